@@ -1,0 +1,450 @@
+"""The configuration of a run: typed sections, YAML recipes, ``a.b=c`` overrides, checked before anything loads."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from siri_train.schedule import LengthSchedule
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key, what was given and what is accepted."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ArchitectureConfig(Section):
+    """A Qwen2 model built from scratch (used by the embedded task's supervised stage)."""
+
+    hidden_size: int = Field(64, gt=0)
+    intermediate_size: int = Field(128, gt=0)
+    layers: int = Field(3, gt=0)
+    heads: int = Field(4, gt=0)
+    kv_heads: int = Field(2, gt=0)
+    max_position_embeddings: int = Field(512, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ArchitectureConfig:
+        if self.hidden_size % self.heads or self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads ({self.heads}) must divide hidden_size ({self.hidden_size}) and kv_heads "
+                f"({self.kv_heads}) must divide heads"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    path: str = "embedded"
+    """A folder or hub id that ``from_pretrained`` loads; ``embedded``: the demo's shipped start."""
+    convert_from: str | None = None
+    """``PACKAGE:FILE.gguf`` or a GGUF path, converted into ``path`` once when that does not exist."""
+    scratch: ArchitectureConfig | None = None
+    """Build a model with random weights (embedded task only) instead of loading ``path``."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the weights; the loss and its statistics are float32 in any case."""
+    gradient_checkpointing: bool = False
+    liger: Literal["auto", "on", "off"] = "auto"
+    """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU."""
+
+
+class SourceConfig(Section):
+    """One source of questions."""
+
+    kind: Literal["embedded", "file", "reasoning_gym"]
+    path: str | list[str] = ""
+    """file: JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first that exists."""
+    split: str | None = None
+    question_field: str = "question"
+    answer_field: str = "answer"
+    answer_after: str | None = None
+    """The answer is what follows this mark in ``answer_field`` (GSM8K: ``####``)."""
+    solution_field: str | None = None
+    """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
+    limit: int | None = Field(None, gt=0)
+    offset: int = Field(0, ge=0)
+    task: str = ""
+    """reasoning_gym: the task's name."""
+    size: int = Field(1000, gt=0)
+    """reasoning_gym and embedded: how many questions to generate."""
+    seed: int = 0
+    """reasoning_gym and embedded: seed of the generator. Train and eval must differ."""
+    params: dict[str, Any] = {}
+    """reasoning_gym and embedded: parameters of the generator."""
+    required: bool = True
+    """False: leave the source out, with a notice, when the package it needs is missing."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> SourceConfig:
+        if self.kind == "file" and not self.path:
+            raise ValueError("a source of kind file needs path")
+        if self.kind == "reasoning_gym" and not self.task:
+            raise ValueError("a source of kind reasoning_gym needs task")
+        return self
+
+
+class DataConfig(Section):
+    """Questions and how they are put to the model."""
+
+    train: list[SourceConfig] = Field(default=[SourceConfig(kind="embedded")], min_length=1)
+    eval: list[SourceConfig] = Field(
+        default=[SourceConfig(kind="embedded", seed=1, size=512)], min_length=1
+    )
+    template: Literal["chat", "plain"] = "plain"
+    system: str | None = None
+    instruction: str | None = None
+    """Appended to every question; the default of chat models is DeepScaleR's boxed instruction."""
+    max_prompt_len: int = Field(64, gt=0)
+    """Longer prompts are refused before the run starts, by name."""
+
+
+class ScheduleConfig(Section):
+    """The cap on the response length over the steps (SIRI section 4.3)."""
+
+    shape: Literal["cosine", "stair", "stair-cosine", "constant"] = "cosine"
+    max_len: int = Field(16384, gt=0)
+    min_len: int = Field(8192, gt=0)
+    cycle: int = Field(640, gt=0)
+    stair_order: Literal["compress_first", "phase_centred"] = "compress_first"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScheduleConfig:
+        self.build()  # LengthSchedule knows what it accepts
+        return self
+
+    def build(self) -> LengthSchedule:
+        """The schedule as a function of the step."""
+        return LengthSchedule(
+            shape=self.shape,
+            max_len=self.max_len,
+            min_len=self.min_len,
+            cycle=self.cycle,
+            stair_order=self.stair_order,
+        )
+
+
+class SftConfig(Section):
+    """The supervised stage before RL."""
+
+    steps: int = Field(200, gt=0)
+    batch_size: int = Field(8, gt=0)
+    lr: float = Field(1e-4, gt=0)
+    lr_warmup_steps: int = Field(10, ge=0)
+    min_lr_ratio: float = Field(0.05, ge=0, le=1)
+    """The cosine ends at this share of ``lr``."""
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    grad_clip: float = Field(1.0, gt=0)
+    max_len: int = Field(512, gt=0)
+    """Longer examples are left out and counted."""
+
+
+class RolloutConfig(Section):
+    """Sampling."""
+
+    engine: Literal["transformers"] = "transformers"
+    prompts: int = Field(128, gt=0)
+    """Questions per step."""
+    group_size: int = Field(16, gt=1)
+    """Responses per question."""
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0: off."""
+    batch_rows: int = Field(256, gt=0)
+    """Sequences decoded at a time."""
+
+
+class RewardConfig(Section):
+    """The length-capping reward (SIRI section 3.1): 1 if finished within the cap and right, else 0."""
+
+    verifier: Literal["exact", "math_verify"] = "exact"
+    think: Literal["required", "optional", "none"] = "required"
+    """Whether the answer must follow ``</think>``."""
+    workers: int = Field(1, gt=0)
+    timeout: float = Field(2.0, gt=0)
+    """Seconds per answer (math_verify)."""
+
+
+class AdvantageConfig(Section):
+    """Group-relative advantages (``siri_kernels.group_advantages``)."""
+
+    baseline: Literal["mean", "leave_one_out", "none"] = "mean"
+    scale: Literal["group_std", "batch_std", "none"] = "group_std"
+    eps: float = Field(1e-6, ge=0)
+
+
+class LossConfig(Section):
+    """The clipped loss (``siri_kernels.policy_loss``)."""
+
+    clip_low: float = Field(0.2, ge=0)
+    clip_high: float = Field(0.28, ge=0)
+    dual_clip: float | None = Field(None, gt=1)
+    aggregation: Literal[
+        "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm"
+    ] = "token-mean"
+    entropy_coef: float = Field(0.0, ge=0)
+    old_logprobs: Literal["rollout", "recompute"] = "rollout"
+    """The sampler's own log-probs, or one more forward pass before the first update."""
+    skip_zero_advantage: bool = True
+    """Leave sequences whose advantage is exactly 0 out of forward and backward; they still count
+    in the denominator. Takes effect only where entropy_coef is 0."""
+
+
+class TrainConfig(Section):
+    """The optimiser and the run's length."""
+
+    steps: int = Field(1920, gt=0)
+    mini_batches: int = Field(2, gt=0)
+    """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
+    token_budget: int = Field(16384, gt=0)
+    """Padded tokens (prompt and response) per forward pass."""
+    lr: float = Field(1e-6, gt=0)
+    lr_warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = Field(1.0, gt=0)
+    tail: float = Field(1e-2, ge=0)
+    """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
+
+
+class EvalConfig(Section):
+    """Evaluation on held-out questions, one generation pass at the largest budget."""
+
+    every: int = Field(40, ge=0)
+    """Steps between evaluations; 0: only at the start, the cycle's ends and the end."""
+    samples: int = Field(1, gt=0)
+    temperature: float = Field(1.0, ge=0)
+    """0: greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    budgets: list[int] = []
+    """Token budgets at which accuracy is counted; empty: both ends of the schedule."""
+    at_start: bool = True
+
+
+class CheckpointConfig(Section):
+    """What is kept."""
+
+    every: int = Field(20, ge=0)
+    """Steps between checkpoints; cycle ends and the last step are always kept. 0: only those."""
+    keep_last: int = Field(2, gt=0)
+    """Of the periodic ones."""
+
+
+class MonitorConfig(Section):
+    """What is written besides the metrics."""
+
+    rollouts_every: int = Field(10, ge=0)
+    """Steps between dumps of sample responses; 0: none."""
+    rollouts_kept: int = Field(16, gt=0)
+    """Responses per dump."""
+    halt_on_alarm: bool = False
+    """Stop at the first alarm instead of recording it and going on."""
+
+
+class RunConfig(Section):
+    """Everything a run needs; ``siri-train train RECIPE --dry-run`` prints it resolved."""
+
+    name: str = "siri"
+    seed: int = 0
+    output: str = ""
+    """The run's folder; empty: runs/NAME."""
+    device: str = "auto"
+    """auto: a GPU if there is one."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads of torch; tiny models are fastest with 1."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    sft: SftConfig | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    monitor: MonitorConfig = MonitorConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, value: str) -> str:
+        if not value or "/" in value or value.startswith("."):
+            raise ValueError("name must be usable as a folder's name")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        sequences = self.rollout.prompts * self.rollout.group_size
+        if self.train.mini_batches > sequences:
+            raise ValueError(
+                f"train.mini_batches ({self.train.mini_batches}) must not exceed "
+                f"rollout.prompts x rollout.group_size ({sequences})"
+            )
+        longest = self.data.max_prompt_len + self.schedule.max_len
+        if self.train.token_budget < longest:
+            raise ValueError(
+                f"train.token_budget ({self.train.token_budget}) must hold one sequence: "
+                f"data.max_prompt_len + schedule.max_len = {longest}"
+            )
+        if any(b < 1 for b in self.eval.budgets):
+            raise ValueError(f"eval.budgets must be positive, got {self.eval.budgets}")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def budgets(self) -> list[int]:
+        """Evaluation budgets in tokens, ascending; the last one is what is generated."""
+        return sorted(set(self.eval.budgets or [self.schedule.min_len, self.schedule.max_len]))
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Locate a recipe: a file as given, or the packaged one of that name.
+
+    Raises ConfigError naming the packaged recipes and the nearest one.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    packaged = {p.name: p for p in sorted(RECIPES.glob("*.yaml"))}
+    for name in (path.name, f"{path.name}.yaml"):
+        if name in packaged and (len(path.parts) == 1 or path.parts[-2] == "recipes"):
+            return packaged[name]
+    near = difflib.get_close_matches(path.name, list(packaged), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(
+        f"recipe {str(recipe)!r}: no such file, and not one of the packaged recipes "
+        f"({', '.join(packaged)}){hint}"
+    )
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe, apply ``a.b=c`` overrides, validate.
+
+    Args:
+        recipe: YAML file or the name of a packaged recipe.
+        overrides: ``key.sub=value`` strings; values are YAML, list items are addressed by number
+            (``data.train.0.limit=10``).
+
+    Raises:
+        ConfigError: unreadable YAML, malformed override, unknown key (the nearest valid one is
+            named), or a value outside what the key accepts.
+    """
+    path = find_recipe(recipe)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(raw).__name__}")
+    raw.setdefault("name", path.stem)
+    return parse_config(raw, overrides, where=str(path))
+
+
+def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> RunConfig:
+    """Validate a plain mapping, after applying ``overrides``. See :func:`load_config`."""
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(item)}" for item in error.errors())
+        raise ConfigError(f"{where} is not valid:\n{problems}") from error
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"override {override!r}: expected KEY.SUBKEY=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: value is not YAML: {error}") from error
+    parts = key.strip().split(".")
+    node: Any = raw
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(node, list):
+            node = node[_list_index(node, part, override)]
+            continue
+        if node.get(part) is None:
+            # Sections a recipe leaves out exist with their defaults; an unknown name is caught, with
+            # the nearest valid one, when the whole is validated.
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"override {override!r}: {'.'.join(parts[: depth + 1])} has no subkeys")
+    if isinstance(node, list):
+        node[_list_index(node, parts[-1], override)] = value
+    else:
+        node[parts[-1]] = value
+
+
+def _list_index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(
+            f"override {override!r}: {part!r} is not an item of a list of {len(node)} (0 to {len(node) - 1})"
+        )
+    return int(part)
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as 'key: what was given, what is accepted'."""
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location) or "(top level)"
+    given = item.get("input")
+    if item["type"] == "extra_forbidden":
+        accepted = _fields_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], accepted, n=1, cutoff=0.4)
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else ""
+        return f"{key}: unknown key; {hint or 'accepted here: ' + ', '.join(accepted)}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error" or isinstance(given, dict):
+        return f"{key}: {message}"
+    if isinstance(given, float) and not math.isfinite(given):
+        message = "must be a finite number"
+    return f"{key}: got {given!r}; {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(location: Iterable[str]) -> list[str]:
+    """Names valid inside the section at ``location``."""
+    model: type[BaseModel] = RunConfig
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            continue  # an index into a list of sections
+        found = [m for m in _section_types(field.annotation)]
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def _section_types(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    inner = getattr(annotation, "__args__", ())
+    return [model for argument in inner for model in _section_types(argument)]

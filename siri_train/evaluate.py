@@ -1,0 +1,122 @@
+"""Evaluation on held-out questions: accuracy at every budget from one generation pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from siri_train.config import EvalConfig
+from siri_train.data.sources import EncodedQuestion
+from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.rewards import Response, Verifier, length_capping_reward
+from siri_train.rollout import Engine, SamplingParams
+
+
+def evaluate(
+    engine: Engine,
+    questions: Sequence[EncodedQuestion],
+    config: EvalConfig,
+    budgets: Sequence[int],
+    *,
+    eos_ids: frozenset[int],
+    decode: Callable[[Sequence[Any]], list[str]],
+    verifier: Verifier,
+    think: str,
+    counter: BacktrackCounter,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Grade ``config.samples`` responses to every question at every budget.
+
+    Responses are generated once, at the largest budget. Cutting one at a smaller budget b can only
+    turn a right answer into an unfinished one, so accuracy at b counts the right responses that
+    finished within b tokens.
+
+    Args:
+        engine: samples the responses.
+        questions: held-out questions.
+        config: samples per question, temperature, top_p.
+        budgets: response lengths in tokens, ascending.
+        eos_ids, decode, verifier, think, counter: as in training.
+        seed: of the sampler.
+        progress: called with (responses done, all).
+
+    Returns:
+        One row of ``eval.jsonl`` less step and name: budgets, accuracy (avg@samples) with a 95 %
+        interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
+        truncated share, backtracking words per 1000 tokens, and how many were asked.
+    """
+    groups = engine.generate(
+        [q.prompt_ids for q in questions],
+        SamplingParams(
+            max_tokens=budgets[-1],
+            n=config.samples,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            stop_token_ids=eos_ids,
+            seed=seed,
+        ),
+        progress,
+    )
+    completions = [completion for group in groups for completion in group]
+    texts = decode(completions)
+    grades = length_capping_reward(
+        [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)],
+        [question.answer for question in questions for _ in range(config.samples)],
+        verifier=verifier,
+        think=think,
+    )
+    lengths = [len(c.token_ids) for c in completions]
+    row: dict[str, Any] = {
+        "budgets": list(budgets),
+        "accuracy": [],
+        "accuracy_interval": [],
+        "pass_at_k": [],
+        "tokens_at": [],
+        "truncated_frac": [],
+    }
+    for budget in budgets:
+        right = [
+            grade.reward == 1 and length <= budget
+            for grade, length in zip(grades, lengths, strict=True)
+        ]
+        per_question = [
+            right[i : i + config.samples] for i in range(0, len(right), config.samples)
+        ]
+        means = [sum(answers) / len(answers) for answers in per_question]
+        cut = [
+            length > budget or completion.truncated
+            for completion, length in zip(completions, lengths, strict=True)
+        ]
+        row["accuracy"].append(sum(means) / len(means))
+        row["accuracy_interval"].append(list(interval(means)))
+        row["pass_at_k"].append(sum(any(answers) for answers in per_question) / len(means))
+        row["tokens_at"].append(sum(min(length, budget) for length in lengths) / len(lengths))
+        row["truncated_frac"].append(sum(cut) / len(cut))
+    row["tokens"] = row["tokens_at"][-1]
+    row["backtrack_per_1k"] = counter.per_1k(texts, lengths)["backtrack_per_1k"]
+    row["questions"], row["samples"] = len(questions), config.samples
+    return row
+
+
+def interval(means: Sequence[float], z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of the mean over questions.
+
+    Wilson's score interval, with the number of questions as the sample size and each question's
+    variance replaced by that of its mean when several samples were drawn; so it never leaves
+    [0, 1] and is not empty at 0 or 1.
+
+    Args:
+        means: for each question the share of right answers.
+    """
+    n = len(means)
+    p = sum(means) / n
+    between = sum((m - p) ** 2 for m in means) / n
+    # Averaging several samples shrinks the variance below the binomial p(1-p): the design effect.
+    effect = between / (p * (1 - p)) if 0 < p < 1 else 1.0
+    n_effective = n / max(effect, 1e-3)
+    centre = (p + z * z / (2 * n_effective)) / (1 + z * z / n_effective)
+    half = z / (1 + z * z / n_effective)
+    half *= math.sqrt(p * (1 - p) / n_effective + z * z / (4 * n_effective**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

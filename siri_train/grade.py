@@ -1,0 +1,88 @@
+"""Grading a checkpoint on its own: ``siri-train eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siri_train.checkpoint import write_json
+from siri_train.config import ConfigError, RunConfig, load_config
+from siri_train.data.sources import encode_questions, read_sources
+from siri_train.evaluate import evaluate
+from siri_train.model import choose_device, load_policy, max_positions
+from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.monitor.progress import Progress
+from siri_train.rewards import make_verifier
+from siri_train.rollout import TransformersEngine
+
+
+def grade_checkpoint(
+    checkpoint: Path, recipe: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Accuracy at every budget, pass@k and mean tokens of a checkpoint.
+
+    Args:
+        checkpoint: a folder that ``from_pretrained`` loads.
+        recipe: whose ``data.eval``, ``eval`` and ``reward`` sections are used; default: the
+            ``config.yaml`` of the run that the checkpoint lies in.
+        overrides: ``a.b=c``.
+
+    Returns:
+        The row described in :func:`siri_train.evaluate.evaluate`, also written to
+        ``CHECKPOINT/eval.json``.
+
+    Raises:
+        ConfigError: no such folder, no recipe to be found, or the sections name something missing.
+    """
+    if not (checkpoint / "config.json").is_file():
+        raise ConfigError(f"eval: {checkpoint} is not a checkpoint (config.json is missing)")
+    config = _config_of(checkpoint, recipe, overrides)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    questions = read_sources(config.data.eval, "test")
+    model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
+    positions = max_positions(model)
+    longest = config.data.max_prompt_len + config.budgets[-1]
+    if positions is not None and longest > positions:
+        raise ConfigError(
+            f"eval.budgets: data.max_prompt_len + {config.budgets[-1]} = {longest} tokens, but the "
+            f"model has {positions} positions"
+        )
+    policy = load_policy(model, choose_device(config.device))
+    engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
+    encoded = encode_questions(questions, policy.tokenizer, config.data)
+    progress = Progress("eval", len(encoded) * config.eval.samples)
+    with make_verifier(
+        config.reward.verifier, workers=config.reward.workers, timeout=config.reward.timeout
+    ) as verifier:
+        row = evaluate(
+            engine,
+            encoded,
+            config.eval,
+            config.budgets,
+            eos_ids=policy.eos_ids,
+            decode=lambda done: policy.tokenizer.batch_decode(
+                [c.token_ids for c in done], skip_special_tokens=True
+            ),
+            verifier=verifier,
+            think=config.reward.think,
+            counter=BacktrackCounter(),
+            seed=config.seed + 7,
+            progress=lambda done, total: progress.update(done, "responses"),
+        )
+    write_json(checkpoint / "eval.json", row)
+    return row
+
+
+def _config_of(checkpoint: Path, recipe: str | None, overrides: Sequence[str]) -> RunConfig:
+    if recipe is not None:
+        return load_config(recipe, overrides)
+    for folder in checkpoint.resolve().parents[:3]:
+        if (folder / "config.yaml").is_file():
+            return load_config(folder / "config.yaml", overrides)
+    raise ConfigError(
+        f"eval: {checkpoint} does not lie in a run's folder; give --recipe for the questions"
+    )

@@ -1,0 +1,181 @@
+"""The policy: loading, end-of-sequence ids, and log-probs of packed responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from siri_kernels import LogprobHead
+from siri_train.config import ConfigError, ModelConfig
+from siri_train.convert import ConversionError, convert_gguf
+from siri_train.data import embedded
+from siri_train.data.prompts import eos_token_ids
+from siri_train.packing import MicroBatch
+
+# Heads whose logits are scaled in a way `LogprobHead` does not know would train on wrong numbers.
+_UNSUPPORTED_HEADS = ("logit_scale", "logits_scaling")
+
+
+@dataclass
+class Policy:
+    """A causal language model with what training needs to know about it.
+
+    Args:
+        model: the transformers model; its language-model head is read through ``head``.
+        tokenizer: its tokenizer.
+        eos_ids: the end-of-sequence set.
+        head: log-probs straight from hidden states (``siri_kernels.LogprobHead``).
+        softcap: final logit soft-capping of the architecture, if any.
+    """
+
+    model: Any
+    tokenizer: Any
+    eos_ids: frozenset[int]
+    head: LogprobHead
+    softcap: float | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_token_id(self) -> int:
+        """An id to pad with; it is always masked."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else min(self.eos_ids)
+
+    def token_logprobs(
+        self, batch: MicroBatch, *, temperature: float = 1.0, tail: float = 1e-2
+    ) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy of every response token, packed.
+
+        The transformer runs on rows padded at the right, where causal attention needs no mask; the
+        head sees only the hidden states that predict a response token.
+
+        Args:
+            batch: what to score; [T] response tokens in all.
+            temperature: of the sampling distribution.
+            tail: see ``siri_kernels.linear_logprob``.
+
+        Returns:
+            logprobs [T] and entropy [T], float32, both differentiable.
+        """
+        hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        hidden = hidden.flatten(0, 1)[batch.predictors]
+        out = self.head(
+            hidden, batch.targets, temperature=temperature, tail=tail, softcap=self.softcap
+        )
+        return out.logprobs, out.entropy
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``from_pretrained`` loads: config, safetensors, tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def resolve_model_path(config: ModelConfig) -> str:
+    """The folder (or hub id) to load, converting a GGUF file first where the recipe says so.
+
+    Raises:
+        ConfigError: a local path that does not exist and nothing to convert it from.
+    """
+    if config.path == "embedded":
+        return str(embedded.START_FOLDER)
+    path = Path(config.path)
+    if path.exists():
+        return str(path)
+    if config.convert_from:
+        print(f"model: converting {config.convert_from} to {path} (once)", flush=True)
+        try:
+            convert_gguf(config.convert_from, path, dtype=config.dtype)
+        except ConversionError as error:
+            raise ConfigError(f"model.convert_from: {error}") from error
+        return str(path)
+    if len(path.parts) == 2 and not config.path.startswith((".", "/", "models/", "runs/")):
+        return config.path  # a hub id, NAME/MODEL
+    raise ConfigError(
+        f"model.path: {config.path!r} does not exist; give a folder that from_pretrained loads, a "
+        "hub id, or set model.convert_from=PACKAGE:FILE.gguf"
+    )
+
+
+def load_policy(config: ModelConfig, device: torch.device, path: str | Path | None = None) -> Policy:
+    """Load model and tokenizer for training.
+
+    Args:
+        config: the recipe's model section.
+        device: where to put the weights.
+        path: load from here (a checkpoint) instead of ``config.path``.
+
+    Raises:
+        ConfigError: the folder is missing, or the architecture scales its logits in a way that is
+            not supported.
+    """
+    if config.scratch is not None and path is None:
+        model, tokenizer = embedded.scratch_model(config.scratch)
+    else:
+        source = str(path) if path is not None else resolve_model_path(config)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model.path: {source!r} cannot be loaded: {error}") from error
+    for name in _UNSUPPORTED_HEADS:
+        value = getattr(model.config, name, None)
+        if value not in (None, 1.0):
+            raise ConfigError(
+                f"model.path: {type(model).__name__} scales its logits ({name}={value}), which the "
+                "log-prob head does not support yet"
+            )
+    model.to(device)
+    if config.liger == "on" or (config.liger == "auto" and device.type == "cuda"):
+        _apply_liger(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return Policy(
+        model=model,
+        tokenizer=tokenizer,
+        eos_ids=eos_token_ids(tokenizer, model.config, model.generation_config),
+        head=LogprobHead(model.get_output_embeddings()),
+        softcap=getattr(model.config, "final_logit_softcapping", None),
+    )
+
+
+def max_positions(config: ModelConfig) -> int | None:
+    """Positions the model was built for, read from its config without loading weights."""
+    if config.scratch is not None:
+        return config.scratch.max_position_embeddings
+    try:
+        loaded = AutoConfig.from_pretrained(resolve_model_path(config))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path: {config.path!r} cannot be read: {error}") from error
+    return getattr(loaded, "max_position_embeddings", None)
+
+
+def _apply_liger(model: Any) -> None:
+    """Swap in Liger's RMSNorm, SwiGLU and RoPE kernels; the head and the loss stay ours."""
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+    _apply_liger_kernel_to_instance(
+        model=model, cross_entropy=False, fused_linear_cross_entropy=False
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the GPU if there is one. Raises ConfigError for a device torch does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {name!r} is not available here: {error}") from error
+    return device

@@ -1,0 +1,59 @@
+"""Alarms: the signatures of a run that trains on nothing or on noise, each with a cause and an action."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def check(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Alarms raised by the newest row of ``metrics.jsonl``.
+
+    Args:
+        row: the newest row.
+        history: the rows before it, oldest first.
+
+    Returns:
+        ``{"step", "alarm", "value", "cause", "action"}`` for each alarm.
+    """
+    found = []
+
+    def alarm(name: str, value: Any, cause: str, action: str) -> None:
+        found.append(
+            {"step": row["step"], "alarm": name, "value": value, "cause": cause, "action": action}
+        )
+
+    if row["truncated_frac"] == 1.0:
+        alarm(
+            "all-truncated",
+            row["truncated_frac"],
+            f"no response finished within the cap of {row['cap']} tokens, so every reward is 0",
+            "raise schedule.min_len, or start from a model that answers shorter",
+        )
+    elif row["groups_all_zero"] == 1.0:
+        alarm(
+            "all-zero-rewards",
+            row["groups_all_zero"],
+            "no response of this step was right",
+            "easier questions, a supervised stage first, or check reward.verifier on rollouts/",
+        )
+    if row["grad_norm"] is None and row["groups_all_zero"] < 1.0 and row["groups_all_one"] < 1.0:
+        mixed = 1.0 - row["groups_all_zero"] - row["groups_all_one"]
+        if mixed > 1e-9:
+            alarm(
+                "non-finite-gradient",
+                None,
+                "the gradient was infinite or NaN; the update was skipped",
+                "lower train.lr or train.grad_clip; look for infinite log-probs in rollouts/",
+            )
+    norms = [r["grad_norm"] for r in history[-50:] if r.get("grad_norm")]
+    if row["grad_norm"] and len(norms) >= 20:
+        typical = sorted(norms)[len(norms) // 2]
+        if row["grad_norm"] > 20 * typical:
+            alarm(
+                "grad-norm-spike",
+                row["grad_norm"],
+                f"20 times the median of the last {len(norms)} steps ({typical:.3g})",
+                "often the step before a collapse: lower train.lr or resume before this step",
+            )
+    return found

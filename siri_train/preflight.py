@@ -1,0 +1,83 @@
+"""Every check that can be made before weights are loaded and work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from siri_train.config import ConfigError, RunConfig
+from siri_train.data import embedded
+from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
+from siri_train.model import choose_device, max_positions, resolve_model_path
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks have read on their way.
+
+    Args:
+        train_questions, eval_questions: encoded with the model's tokenizer.
+        start: the supervised stage's checkpoint if the run has one, else None.
+    """
+
+    train_questions: list[EncodedQuestion]
+    eval_questions: list[EncodedQuestion]
+    start: Path | None
+
+
+def preflight(config: RunConfig) -> Checked:
+    """Check what the configuration names, cheapest first.
+
+    Raises:
+        ConfigError: a device that is not there, missing or malformed data (file, line, reason),
+            a prompt over ``data.max_prompt_len``, questions in both train and eval, a missing
+            model, or a cap over the model's positions.
+    """
+    choose_device(config.device)
+    train = read_sources(config.data.train, "train")
+    evaluation = read_sources(config.data.eval, "test")
+    positions = max_positions(config.model)
+    longest = config.data.max_prompt_len + max(config.schedule.max_len, *config.budgets)
+    if positions is not None and longest > positions:
+        raise ConfigError(
+            f"schedule.max_len: data.max_prompt_len ({config.data.max_prompt_len}) + the longest "
+            f"response ({longest - config.data.max_prompt_len}) = {longest} tokens, but the model "
+            f"has {positions} positions; at most {positions - config.data.max_prompt_len} fit"
+        )
+    start = supervised_folder(config)
+    found = start if config.sft is not None and (start / "config.json").is_file() else None
+    if config.sft is not None and found is None and config.model.path != "embedded":
+        print(
+            f"{config.name}: the recipe's supervised stage has not been run ({start} is missing); "
+            "training starts from the base model. Run `siri-train sft` first for a useful start.",
+            flush=True,
+        )
+    if config.model.scratch is not None and found is None:
+        tokenizer = embedded.tokenizer()
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(str(found or resolve_model_path(config.model)))
+    checked = Checked(
+        train_questions=encode_questions(train, tokenizer, config.data),
+        eval_questions=encode_questions(evaluation, tokenizer, config.data),
+        start=found,
+    )
+    _refuse_leak(checked)
+    return checked
+
+
+def supervised_folder(config: RunConfig) -> Path:
+    """Where ``siri-train sft`` writes and ``siri-train train`` looks for the supervised start."""
+    return config.run_dir / "sft"
+
+
+def _refuse_leak(checked: Checked) -> None:
+    """Held-out questions must not be trained on."""
+    trained = {q.prompt_ids for q in checked.train_questions}
+    shared = [q.id for q in checked.eval_questions if q.prompt_ids in trained]
+    if len(shared) > 0.01 * len(checked.eval_questions):
+        raise ConfigError(
+            f"data.eval: {len(shared)} of {len(checked.eval_questions)} questions are also in "
+            f"data.train (the first: {shared[0]}); give eval another file, split, offset or seed"
+        )

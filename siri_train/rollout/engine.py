@@ -1,0 +1,81 @@
+"""The small interface every rollout engine implements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample.
+
+    Args:
+        max_tokens: response length cap of this call; the schedule moves it from step to step.
+        n: responses per prompt.
+        temperature: 0 is greedy.
+        top_p, top_k: nucleus and top-k truncation; 1.0 and 0 are off.
+        stop_token_ids: the end-of-sequence *set*; many chat models have several ids.
+        seed: the same seed, prompts and weights give the same responses.
+    """
+
+    max_tokens: int
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, got {self.n}")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be >= 0, got {self.top_k}")
+
+
+@dataclass
+class Completion:
+    """One response.
+
+    Args:
+        token_ids: sampled ids; the last one is in ``stop_token_ids`` iff the response finished.
+        logprobs: the sampler's log-prob of each, after temperature and truncation.
+        finish_reason: ``"stop"`` (an end-of-sequence id was sampled) or ``"length"`` (cut by the
+            cap). Truncation is read from here, never from the length.
+        entropies: entropy in nats of each token's sampling distribution, where the engine has it.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["stop", "length"]
+    entropies: list[float] | None = field(default=None, repr=False)
+
+    @property
+    def truncated(self) -> bool:
+        """Cut by the cap before it finished."""
+        return self.finish_reason == "length"
+
+
+class Engine(Protocol):
+    """What the loop asks of a rollout engine."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Sample ``params.n`` responses to every prompt, in the order of the prompts."""
+        ...
+
+    def sync(self) -> None:
+        """Make the engine use the trainer's current weights."""
+        ...

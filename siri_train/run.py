@@ -1,0 +1,308 @@
+"""A run: its folder, everything it needs loaded, what it writes, where it resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siri_train.checkpoint import (
+    checkpoints,
+    load_state,
+    prune,
+    save_checkpoint,
+    write_json,
+    write_manifest,
+)
+from siri_train.config import ConfigError, RunConfig
+from siri_train.data.sources import QuestionSampler
+from siri_train.evaluate import evaluate
+from siri_train.model import choose_device, load_policy
+from siri_train.monitor import alarms
+from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.monitor.progress import Progress
+from siri_train.preflight import preflight
+from siri_train.report import write_report
+from siri_train.rewards import Grade, make_verifier
+from siri_train.rollout import Completion, TransformersEngine
+from siri_train.step import make_optimizer
+
+
+class AlarmHalt(RuntimeError):
+    """The run stopped at an alarm because ``monitor.halt_on_alarm`` is set."""
+
+
+class Run:
+    """The state of one training run. Open it with :meth:`open`, use it as a context manager."""
+
+    def __init__(self, config: RunConfig, resume: str = "auto") -> None:
+        self.config = config
+        self.dir = config.run_dir
+        self.schedule = config.schedule.build()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+
+        source = self._resume_from(resume)
+        checked = preflight(config)
+        self.eval_questions = checked.eval_questions
+        self.sampler = QuestionSampler(
+            checked.train_questions, config.rollout.prompts, config.seed
+        )
+        self.policy = load_policy(config.model, choose_device(config.device), source or checked.start)
+        self.optimizer = make_optimizer(self.policy, config.train)
+        self.start_step = load_state(source, self.optimizer) if source else 0
+        self.engine = TransformersEngine(
+            self.policy.model, self.policy.pad_token_id, config.rollout.batch_rows
+        )
+        self.verifier = make_verifier(
+            config.reward.verifier, workers=config.reward.workers, timeout=config.reward.timeout
+        )
+        self.counter = BacktrackCounter()
+
+        self.dir.mkdir(parents=True, exist_ok=True)
+        (self.dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        self.rows = _keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
+        self.evals = _keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1)
+        _keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
+        self.progress = Progress(config.name, config.train.steps, self.start_step)
+        if self.start_step:
+            print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
+
+    @classmethod
+    def open(cls, config: RunConfig, resume: str = "auto") -> Run:
+        """Check, load and resume; nothing is written before every check has passed.
+
+        Raises:
+            ConfigError: see :func:`siri_train.preflight.preflight`; a checkpoint that does not
+                exist; or a folder that already holds a run with ``resume="never"``.
+        """
+        return cls(config, resume)
+
+    def __enter__(self) -> Run:
+        self.verifier.__enter__()
+        if self.start_step == 0 and self.config.eval.at_start and not self.evals:
+            self._evaluate(0, "start")
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.verifier.__exit__(*exc)
+
+    def _resume_from(self, resume: str) -> Path | None:
+        if resume not in ("auto", "never"):
+            folder = Path(resume)
+            if not folder.is_dir():
+                raise ConfigError(f"--resume: {resume!r} is neither auto, never nor a folder")
+            return folder
+        found = checkpoints(self.dir)
+        if resume == "never" and (found or (self.dir / "metrics.jsonl").exists()):
+            raise ConfigError(
+                f"{self.dir} already holds a run; give another output=FOLDER, remove it, or use "
+                "--resume auto"
+            )
+        if not found:
+            return None
+        newest = max(found)
+        if newest > self.config.train.steps:
+            raise ConfigError(
+                f"{self.dir} has already done {newest} steps, train.steps is "
+                f"{self.config.train.steps}"
+            )
+        return found[newest]
+
+    def decode(self, completions: Sequence[Completion]) -> list[str]:
+        """The responses' text without special tokens."""
+        return self.policy.tokenizer.batch_decode(
+            [c.token_ids for c in completions], skip_special_tokens=True
+        )
+
+    def backtracking(self, texts: Sequence[str], completions: Sequence[Completion]) -> float:
+        """Backtracking words ("wait", "hold on") per 1000 response tokens."""
+        lengths = [len(c.token_ids) for c in completions]
+        return self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Append a row to ``metrics.jsonl``, check it for alarms, show it."""
+        _append(self.dir / "metrics.jsonl", row)
+        raised = alarms.check(row, self.rows)
+        self.rows.append(row)
+        for alarm in raised:
+            _append(self.dir / "alarms.jsonl", alarm)
+        names = ", ".join(alarm["alarm"] for alarm in raised)
+        self.progress.update(
+            row["step"] + 1,
+            f"cap {row['cap']}  reward {row['reward_mean']:.2f}  "
+            f"length {row['response_len_mean']:.0f}  cut {row['truncated_frac']:.0%}"
+            + (f"  ALARM {names}" if names else ""),
+        )
+        if raised and self.config.monitor.halt_on_alarm:
+            first = raised[0]
+            raise AlarmHalt(f"{first['alarm']}: {first['cause']}; {first['action']}")
+
+    def dump_rollouts(
+        self,
+        step: int,
+        pairs: Sequence[tuple[Any, Completion]],
+        texts: Sequence[str],
+        grades: Sequence[Grade],
+    ) -> None:
+        """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
+        monitor = self.config.monitor
+        last = step + 1 == self.config.train.steps
+        if not monitor.rollouts_every or (step % monitor.rollouts_every and not last):
+            return
+        path = self.dir / "rollouts" / f"step_{step:06d}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        stride = max(1, len(pairs) // monitor.rollouts_kept)
+        with path.open("w", encoding="utf-8") as file:
+            for (question, completion), text, grade in list(
+                zip(pairs, texts, grades, strict=True)
+            )[::stride]:
+                row = {
+                    "prompt": question.prompt,
+                    "response": text,
+                    "reward": grade.reward,
+                    "truncated": completion.truncated,
+                    "tokens": len(completion.token_ids),
+                    "answer": grade.answer,
+                    "gold": question.answer,
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def after_step(self, done: int) -> None:
+        """Evaluate and save where the schedule or the recipe asks for it.
+
+        Args:
+            done: steps done, counting the one that has just been recorded.
+        """
+        steps, every = self.config.train.steps, self.config.eval.every
+        low = done in self.schedule.compressed_ends(done)
+        high = done in self.schedule.expanded_ends(done)
+        end = low or high or done == steps
+        if end or (every and done % every == 0):
+            self._evaluate(done, "siri-low" if low else "siri-high" if high else None)
+        periodic = self.config.checkpoint.every
+        if end or (periodic and done % periodic == 0):
+            save_checkpoint(self.dir, done, self.policy, self.optimizer)
+            self._update_manifest(done)
+            prune(self.dir, self.config.checkpoint.keep_last, self._kept(done))
+            write_report(self.dir)
+
+    def finish(self) -> None:
+        """Write ``summary.json`` and the report."""
+        if self.start_step == self.config.train.steps:
+            print(f"{self.config.name}: all {self.start_step} steps are done", flush=True)
+        self._update_manifest(self.config.train.steps)
+        write_json(self.dir / "summary.json", self.summary())
+        print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Start, siri-low and siri-high (or the last step of a constant cap) as in summary.json."""
+        entries = []
+        for row in self.evals:
+            if row["step"] == 0:
+                entries.append(self._summary_entry("start", row))
+        ends = {end["which"]: end["step"] for end in self._ends(self.config.train.steps)}
+        for name, step in ends.items():
+            entries += [self._summary_entry(name, r) for r in self.evals if r["step"] == step]
+        if not ends:
+            name = "constant-cap" if self.schedule.shape == "constant" else "last"
+            final = [r for r in self.evals if r["step"] == self.config.train.steps]
+            entries += [self._summary_entry(name, r) for r in final]
+        return entries
+
+    def _summary_entry(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+        saved = checkpoints(self.dir).get(row["step"])
+        return {
+            "name": name,
+            "step": row["step"],
+            "accuracy": row["accuracy"][-1],
+            "accuracy_interval": row["accuracy_interval"][-1],
+            "tokens": row["tokens"],
+            "path": str(saved.relative_to(self.dir)) if saved else self.config.model.path,
+            "low_budget": row["budgets"][0],
+            "accuracy_low_budget": row["accuracy"][0],
+            "accuracy_low_budget_interval": row["accuracy_interval"][0],
+            "backtrack_per_1k": row["backtrack_per_1k"],
+        }
+
+    def _evaluate(self, step: int, name: str | None) -> None:
+        if any(row["step"] == step for row in self.evals):
+            return
+        self.progress.interrupt()
+        row = evaluate(
+            self.engine,
+            self.eval_questions,
+            self.config.eval,
+            self.config.budgets,
+            eos_ids=self.policy.eos_ids,
+            decode=self.decode,
+            verifier=self.verifier,
+            think=self.config.reward.think,
+            counter=self.counter,
+            seed=self.config.seed + 7,
+        )
+        row = {"step": step, "name": name, **row}
+        _append(self.dir / "eval.jsonl", row)
+        self.evals.append(row)
+        print(
+            f"{self.config.name}: evaluation after {step} steps: "
+            + ", ".join(
+                f"{accuracy:.1%} within {budget} tokens"
+                for accuracy, budget in zip(row["accuracy"], row["budgets"], strict=True)
+            )
+            + f", mean length {row['tokens']:.1f}",
+            flush=True,
+        )
+
+    def _ends(self, done: int) -> list[dict[str, Any]]:
+        """The cycle ends reached after ``done`` steps that have been evaluated, in order."""
+        lows = self.schedule.compressed_ends(done)
+        highs = self.schedule.expanded_ends(done)
+        rows = {row["step"]: row for row in self.evals}
+        return [
+            {
+                "which": "siri-low" if step in lows else "siri-high",
+                "cycle": self.schedule.cycle_index(step - 1),
+                "step": step,
+                "path": f"checkpoints/step_{step:06d}",
+                "accuracy": rows[step]["accuracy"][-1],
+                "tokens": rows[step]["tokens"],
+            }
+            for step in sorted({*lows, *highs})
+            if step in rows
+        ]
+
+    def _update_manifest(self, done: int) -> None:
+        write_manifest(self.dir, self._ends(done))
+
+    def _kept(self, done: int) -> set[int]:
+        ends = {*self.schedule.compressed_ends(done), *self.schedule.expanded_ends(done)}
+        return ends | {self.config.train.steps}
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _keep_rows(path: Path, below: int) -> list[dict[str, Any]]:
+    """Drop the rows at or past step ``below``, which the resumed run writes again."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # half a line: the process was killed while it wrote this step
+        if row["step"] < below:
+            kept.append(row)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    os.replace(aside, path)
+    return kept
