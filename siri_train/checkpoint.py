@@ -1,4 +1,4 @@
-"""Checkpoints: folders that ``from_pretrained`` loads, with the trainer's state, and the siri-low/high manifest."""
+"""Checkpoints that ``from_pretrained`` loads, with trainer state, and the siri-low/high manifest."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Half of the log lines of a download-free run would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = _parser().parse_args(argv)
     from siri_train.config import ConfigError
     from siri_train.run import AlarmHalt
@@ -52,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("recipe", help="a YAML file, or the name of a packaged recipe")
         sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="override a value")
 
-    sub = command("demo", _demo, "the whole method on a CPU in minutes; ends with a table and a page")
+    sub = command(
+        "demo", _demo, "the whole method on a CPU in minutes; ends with a table and a page"
+    )
     sub.add_argument("--out", default="runs/demo", help="folder of the run (default: %(default)s)")
     sub.add_argument("--seed", type=int, default=0)
 
@@ -68,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="resolved configuration and memory estimate only"
     )
 
-    sub = command("eval", _eval, "accuracy of a checkpoint at every budget from one generation pass")
+    sub = command(
+        "eval", _eval, "accuracy of a checkpoint at every budget from one generation pass"
+    )
     sub.add_argument("checkpoint", help="a folder that from_pretrained loads")
     sub.add_argument("overrides", nargs="*", metavar="a.b=c")
     sub.add_argument("--recipe", help="default: the config.yaml of the checkpoint's run")
@@ -83,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="override a value")
     sub.add_argument("--svg", metavar="FILE", help="default: schedule.svg beside the run")
 
-    sub = command("export", _export, "copy siri-low or siri-high out of a run, without trainer state")
+    sub = command(
+        "export", _export, "copy siri-low or siri-high out of a run, without trainer state"
+    )
     sub.add_argument("folder", help="the run's folder")
     sub.add_argument("--which", choices=("low", "high"), required=True)
     sub.add_argument("--out", help="default: RUN/export/siri-low or siri-high")
@@ -93,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("out", help="the folder to write")
     sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
 
-    command("doctor", _doctor, "what is installed, which backends and engines work here, and why not")
+    command(
+        "doctor", _doctor, "what is installed, which backends and engines work here, and why not"
+    )
     return parser
 
 

@@ -1,4 +1,7 @@
-"""The configuration of a run: typed sections, YAML recipes, ``a.b=c`` overrides, checked before anything loads."""
+"""The configuration of a run: typed sections, YAML recipes, ``a.b=c`` overrides.
+
+All of it is checked before anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -177,9 +180,9 @@ class RewardConfig(Section):
     verifier: Literal["exact", "math_verify"] = "exact"
     think: Literal["required", "optional", "none"] = "required"
     """Whether the answer must follow ``</think>``."""
-    workers: int = Field(1, gt=0)
-    timeout: float = Field(2.0, gt=0)
-    """Seconds per answer (math_verify)."""
+    workers: int = Field(2, gt=0)
+    timeout: float = Field(1.0, gt=0)
+    """Seconds of processor time per answer (math_verify)."""
 
 
 class AdvantageConfig(Section):
@@ -213,7 +216,7 @@ class TrainConfig(Section):
     steps: int = Field(1920, gt=0)
     mini_batches: int = Field(2, gt=0)
     """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
-    token_budget: int = Field(16384, gt=0)
+    token_budget: int = Field(32768, gt=0)
     """Padded tokens (prompt and response) per forward pass."""
     lr: float = Field(1e-6, gt=0)
     lr_warmup_steps: int = Field(0, ge=0)
@@ -365,7 +368,9 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(raw, overrides, where=str(path))
 
 
-def parse_config(raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config") -> RunConfig:
+def parse_config(
+    raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config"
+) -> RunConfig:
     """Validate a plain mapping, after applying ``overrides``. See :func:`load_config`."""
     for override in overrides:
         _apply_override(raw, override)
@@ -396,7 +401,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             node[part] = {}
         node = node[part]
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"override {override!r}: {'.'.join(parts[: depth + 1])} has no subkeys")
+            raise ConfigError(
+                f"override {override!r}: {'.'.join(parts[: depth + 1])} has no subkeys"
+            )
     if isinstance(node, list):
         node[_list_index(node, parts[-1], override)] = value
     else:

@@ -1,4 +1,4 @@
-"""``siri-train demo``: the whole method on a CPU in minutes, beside a control without a schedule."""
+"""``siri-train demo``: the whole method on a CPU, beside a control without a schedule."""
 
 from __future__ import annotations
 

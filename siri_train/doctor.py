@@ -30,12 +30,16 @@ def doctor() -> str:
     lines = [f"siri-kernels on Python {platform.python_version()}, {platform.platform()}", ""]
     for name, purpose in _PACKAGES.items():
         version = _version(name)
-        lines.append(f"  {'ok' if version else '--':3} {name:14} {version or 'missing':14} {purpose}")
+        lines.append(
+            f"  {'ok' if version else '--':3} {name:14} {version or 'missing':14} {purpose}"
+        )
     lines += ["", "Devices"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(index).total_memory / 2**30
-            lines.append(f"  ok  cuda:{index} {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+            lines.append(
+                f"  ok  cuda:{index} {torch.cuda.get_device_name(index)}, {memory:.0f} GiB"
+            )
     else:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
         lines.append(f"  --  no GPU that torch can use (torch is {built})")

@@ -10,6 +10,7 @@ from siri_train.config import EvalConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.rewards import Response, Verifier, length_capping_reward
+from siri_train.rewards.extract import ThinkMode
 from siri_train.rollout import Engine, SamplingParams
 
 
@@ -22,7 +23,7 @@ def evaluate(
     eos_ids: frozenset[int],
     decode: Callable[[Sequence[Any]], list[str]],
     verifier: Verifier,
-    think: str,
+    think: ThinkMode,
     counter: BacktrackCounter,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
@@ -81,9 +82,7 @@ def evaluate(
             grade.reward == 1 and length <= budget
             for grade, length in zip(grades, lengths, strict=True)
         ]
-        per_question = [
-            right[i : i + config.samples] for i in range(0, len(right), config.samples)
-        ]
+        per_question = [right[i : i + config.samples] for i in range(0, len(right), config.samples)]
         means = [sum(answers) / len(answers) for answers in per_question]
         cut = [
             length > budget or completion.truncated

@@ -15,8 +15,8 @@ from siri_train.evaluate import evaluate
 from siri_train.model import choose_device, load_policy, max_positions
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
-from siri_train.rewards import make_verifier
 from siri_train.rollout import TransformersEngine
+from siri_train.run import build_verifier
 
 
 def grade_checkpoint(
@@ -55,9 +55,8 @@ def grade_checkpoint(
     engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
     encoded = encode_questions(questions, policy.tokenizer, config.data)
     progress = Progress("eval", len(encoded) * config.eval.samples)
-    with make_verifier(
-        config.reward.verifier, workers=config.reward.workers, timeout=config.reward.timeout
-    ) as verifier:
+    verifier = build_verifier(config.reward)
+    try:
         row = evaluate(
             engine,
             encoded,
@@ -73,6 +72,8 @@ def grade_checkpoint(
             seed=config.seed + 7,
             progress=lambda done, total: progress.update(done, "responses"),
         )
+    finally:
+        verifier.close()
     write_json(checkpoint / "eval.json", row)
     return row
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from siri_kernels import LogprobHead
 from siri_train.config import ConfigError, ModelConfig
@@ -16,6 +17,9 @@ from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
 from siri_train.packing import MicroBatch
+
+# One bar per checkpoint is noise in a loop that saves every few steps.
+transformers_logging.disable_progress_bar()
 
 # Heads whose logits are scaled in a way `LogprobHead` does not know would train on wrong numbers.
 _UNSUPPORTED_HEADS = ("logit_scale", "logits_scaling")
@@ -105,7 +109,9 @@ def resolve_model_path(config: ModelConfig) -> str:
     )
 
 
-def load_policy(config: ModelConfig, device: torch.device, path: str | Path | None = None) -> Policy:
+def load_policy(
+    config: ModelConfig, device: torch.device, path: str | Path | None = None
+) -> Policy:
     """Load model and tokenizer for training.
 
     Args:
@@ -117,6 +123,8 @@ def load_policy(config: ModelConfig, device: torch.device, path: str | Path | No
         ConfigError: the folder is missing, or the architecture scales its logits in a way that is
             not supported.
     """
+    model: Any
+    tokenizer: Any
     if config.scratch is not None and path is None:
         model, tokenizer = embedded.scratch_model(config.scratch)
     else:

@@ -1,4 +1,4 @@
-"""Cutting a set of responses into micro-batches: padded rows for the transformer, packed tokens for the loss."""
+"""Micro-batches: padded rows for the transformer, packed response tokens for the loss."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -54,9 +55,8 @@ def preflight(config: RunConfig) -> Checked:
             "training starts from the base model. Run `siri-train sft` first for a useful start.",
             flush=True,
         )
-    if config.model.scratch is not None and found is None:
-        tokenizer = embedded.tokenizer()
-    else:
+    tokenizer: Any = embedded.tokenizer()
+    if config.model.scratch is None or found is not None:
         tokenizer = AutoTokenizer.from_pretrained(str(found or resolve_model_path(config.model)))
     checked = Checked(
         train_questions=encode_questions(train, tokenizer, config.data),

@@ -18,7 +18,7 @@ from siri_train.checkpoint import (
     write_json,
     write_manifest,
 )
-from siri_train.config import ConfigError, RunConfig
+from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.evaluate import evaluate
 from siri_train.model import choose_device, load_policy
@@ -27,7 +27,7 @@ from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
 from siri_train.preflight import preflight
 from siri_train.report import write_report
-from siri_train.rewards import Grade, make_verifier
+from siri_train.rewards import Grade, Verifier, make_verifier
 from siri_train.rollout import Completion, TransformersEngine
 from siri_train.step import make_optimizer
 
@@ -50,18 +50,16 @@ class Run:
         source = self._resume_from(resume)
         checked = preflight(config)
         self.eval_questions = checked.eval_questions
-        self.sampler = QuestionSampler(
-            checked.train_questions, config.rollout.prompts, config.seed
+        self.sampler = QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)
+        self.policy = load_policy(
+            config.model, choose_device(config.device), source or checked.start
         )
-        self.policy = load_policy(config.model, choose_device(config.device), source or checked.start)
         self.optimizer = make_optimizer(self.policy, config.train)
         self.start_step = load_state(source, self.optimizer) if source else 0
         self.engine = TransformersEngine(
             self.policy.model, self.policy.pad_token_id, config.rollout.batch_rows
         )
-        self.verifier = make_verifier(
-            config.reward.verifier, workers=config.reward.workers, timeout=config.reward.timeout
-        )
+        self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()
 
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -84,13 +82,12 @@ class Run:
         return cls(config, resume)
 
     def __enter__(self) -> Run:
-        self.verifier.__enter__()
         if self.start_step == 0 and self.config.eval.at_start and not self.evals:
             self._evaluate(0, "start")
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        self.verifier.__exit__(*exc)
+        self.verifier.close()
 
     def _resume_from(self, resume: str) -> Path | None:
         if resume not in ("auto", "never"):
@@ -159,9 +156,9 @@ class Run:
         path.parent.mkdir(exist_ok=True)
         stride = max(1, len(pairs) // monitor.rollouts_kept)
         with path.open("w", encoding="utf-8") as file:
-            for (question, completion), text, grade in list(
-                zip(pairs, texts, grades, strict=True)
-            )[::stride]:
+            for (question, completion), text, grade in list(zip(pairs, texts, grades, strict=True))[
+                ::stride
+            ]:
                 row = {
                     "prompt": question.prompt,
                     "response": text,
@@ -283,6 +280,14 @@ class Run:
     def _kept(self, done: int) -> set[int]:
         ends = {*self.schedule.compressed_ends(done), *self.schedule.expanded_ends(done)}
         return ends | {self.config.train.steps}
+
+
+def build_verifier(config: RewardConfig) -> Verifier:
+    """The recipe's answer check. Raises ConfigError when the package it needs is missing."""
+    try:
+        return make_verifier(config.verifier, workers=config.workers, timeout=config.timeout)
+    except ImportError as error:
+        raise ConfigError(f"reward.verifier: {error}") from error
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The supervised stage before RL: next-token loss on worked solutions, so that RL starts with rewards to tell apart."""
+"""The supervised stage before RL, so that RL starts with rewards to tell apart."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 
 from siri_train.config import ConfigError, RunConfig, SftConfig
 from siri_train.data import embedded
+from siri_train.data.rows import DataError
 from siri_train.data.sources import read_sources
 from siri_train.data.supervised import SupervisedExample, supervised_examples
 from siri_train.model import Policy, choose_device, load_policy
@@ -98,28 +99,37 @@ def supervised_step(
     return value
 
 
-def _batches(config: RunConfig, sft: SftConfig, policy: Policy) -> Iterator[list[SupervisedExample]]:
+def _batches(
+    config: RunConfig, sft: SftConfig, policy: Policy
+) -> Iterator[list[SupervisedExample]]:
     questions = [q for q in read_sources(config.data.train, "train") if q.solution]
     if not questions:
-        raise ConfigError("data.train: no source has solutions; set solution_field for the sft stage")
+        raise ConfigError(
+            "data.train: no source has solutions; set solution_field for the sft stage"
+        )
     if config.data.train[0].kind == "embedded":
         examples, skipped = embedded.supervised_examples(questions, policy.tokenizer), 0
     else:
-        examples, skipped = supervised_examples(
-            questions,
-            policy.tokenizer,
-            template=config.data.template,
-            system=config.data.system,
-            instruction=config.data.instruction,
-            max_len=sft.max_len,
-            think=config.reward.think == "required",
-        )
+        try:
+            examples, skipped = supervised_examples(
+                questions,
+                policy.tokenizer,
+                template=config.data.template,
+                system=config.data.system,
+                instruction=config.data.instruction,
+                max_len=sft.max_len,
+                think=config.reward.think == "required",
+            )
+        except DataError as error:
+            raise ConfigError(f"data.train: {error}") from error
     if len(examples) < sft.batch_size:
         raise ConfigError(
             f"sft.batch_size: {sft.batch_size}, but only {len(examples)} examples fit into sft.max_len "
             f"({skipped} are longer than {sft.max_len} tokens)"
         )
-    print(f"{config.name} sft: {len(examples)} examples, {skipped} longer ones left out", flush=True)
+    print(
+        f"{config.name} sft: {len(examples)} examples, {skipped} longer ones left out", flush=True
+    )
     return _shuffled(examples, sft.batch_size, config.seed)
 
 
@@ -135,7 +145,9 @@ def _shuffled(
             pool = sorted(
                 order[start : start + batch_size * _POOL], key=lambda e: len(e.response_ids)
             )
-            cut = [pool[i : i + batch_size] for i in range(0, len(pool) - batch_size + 1, batch_size)]
+            cut = [
+                pool[i : i + batch_size] for i in range(0, len(pool) - batch_size + 1, batch_size)
+            ]
             rng.shuffle(cut)
             yield from cut
 

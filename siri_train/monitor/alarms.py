@@ -1,4 +1,4 @@
-"""Alarms: the signatures of a run that trains on nothing or on noise, each with a cause and an action."""
+"""Alarms: signs of a run that trains on nothing or on noise, each with cause and action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a run in the terminal: one line, rewritten on a terminal, every few seconds elsewhere."""
+"""Progress in the terminal: one line rewritten there, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 

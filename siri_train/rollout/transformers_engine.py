@@ -111,8 +111,13 @@ class TransformersEngine:
             token, logprob, entropy = sample(out.logits[:, -1], params, generator)
             was_ended, ended = ended, ended | torch.isin(token, stops)
             rows = zip(
-                live, token.tolist(), logprob.tolist(), entropy.tolist(), was_ended.tolist(),
-                ended.tolist(), strict=True,
+                live,
+                token.tolist(),
+                logprob.tolist(),
+                entropy.tolist(),
+                was_ended.tolist(),
+                ended.tolist(),
+                strict=True,
             )
             for index, tok, lp, ent, before, now in rows:
                 if before:

@@ -1,0 +1,150 @@
+"""From a question's text to the token ids that the model reads, and the ids that end its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Template = Literal["chat", "plain"]
+
+BOXED_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
+"""What DeepScaleR appends to every question (rllm, scripts/data/deepscaler_dataset.py)."""
+
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
+"""Tokens with which chat templates end a turn, though ``tokenizer.eos_token`` may be another."""
+
+
+def encode_prompt(
+    tokenizer: Any,
+    question_text: str,
+    *,
+    template: Template = "chat",
+    system: str | None = None,
+    instruction: str | None = None,
+) -> list[int]:
+    r"""Token ids of one prompt, template included.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        question_text: the question.
+        template: ``"chat"``: the tokenizer's chat template, up to where the answer begins;
+            ``"plain"``: the text as it is, after the tokenizer's beginning-of-sequence token if it
+            adds one.
+        system: the system message; with ``"plain"`` a paragraph before the question. None leaves a
+            chat template its own default.
+        instruction: appended to the question after a blank. None: ``BOXED_INSTRUCTION`` with
+            ``"chat"``, nothing with ``"plain"``; ``""``: nothing.
+
+    Returns:
+        P token ids, P > 0; never a tensor or ``BatchEncoding``.
+
+    Raises:
+        ValueError: an empty question, an unknown template, a tokenizer without chat template, or a
+            prompt without tokens.
+    """
+    if template not in ("chat", "plain"):
+        raise ValueError(f"template: got {template!r}, takes 'chat' or 'plain'")
+    if not question_text.strip():
+        raise ValueError("question_text: is empty")
+    if instruction is None:
+        instruction = BOXED_INSTRUCTION if template == "chat" else ""
+    asked = f"{question_text} {instruction}" if instruction else question_text
+    if template == "chat":
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("template: this tokenizer has no chat template; choose 'plain'")
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": asked})
+        encoded = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        ids = _as_list(encoded)
+    else:
+        text = f"{system}\n\n{asked}" if system else asked
+        ids = _as_list(tokenizer(text))
+        # T5-like tokenizers close every text; the model would read the end before it answers.
+        while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+            ids.pop()
+    if not ids:
+        raise ValueError(f"the prompt has no tokens: {asked[:60]!r}")
+    return ids
+
+
+def eos_token_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
+    """Every token id that ends an answer.
+
+    Sampling must stop at each, and a response that ends with one has finished. The tokenizer alone
+    is not enough: Qwen's base tokenizer ends with ``<|endoftext|>``, its chat template with
+    ``<|im_end|>``, and the generation config lists both.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        configs: the model's config, generation config, or mappings; each may have an
+            ``eos_token_id`` that is an int, a list or None. None is skipped.
+
+    Returns:
+        The union of the tokenizer's end-of-sequence token, the configs' and the chat template's
+        turn end.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = _ids(getattr(tokenizer, "eos_token_id", None))
+    for config in configs:
+        if isinstance(config, Mapping):
+            found |= _ids(config.get("eos_token_id"))
+        else:
+            found |= _ids(getattr(config, "eos_token_id", None))
+    found |= set(_turn_ends(tokenizer))
+    if not found:
+        raise ValueError("neither the tokenizer nor the configs name an end-of-sequence token")
+    return frozenset(found)
+
+
+def answer_end_id(tokenizer: Any, template: Template) -> int:
+    """The token id that a supervised answer ends with.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: ``"chat"``: the chat template's turn end if it has one, else, and with
+            ``"plain"``, the tokenizer's end-of-sequence token.
+
+    Returns:
+        One token id, a member of ``eos_token_ids``.
+
+    Raises:
+        ValueError: the tokenizer has none.
+    """
+    own = getattr(tokenizer, "eos_token_id", None)
+    ends = _turn_ends(tokenizer) if template == "chat" else []
+    if isinstance(own, int) and (own in ends or not ends):
+        return own
+    if ends:
+        return ends[0]
+    raise ValueError("the tokenizer names no end-of-sequence token")
+
+
+def _turn_ends(tokenizer: Any) -> list[int]:
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return []
+    # Several named templates come as a mapping.
+    text = template if isinstance(template, str) else str(template)
+    added = tokenizer.get_added_vocab()
+    return [added[token] for token in TURN_ENDS if token in added and token in text]
+
+
+def _ids(value: Any) -> set[int]:
+    if value is None:
+        return set()
+    return {int(value)} if isinstance(value, int) else {int(item) for item in value}
+
+
+def _as_list(encoded: Any) -> list[int]:
+    """Plain ids from whatever a tokenizer of some version returned."""
+    if hasattr(encoded, "keys"):
+        encoded = encoded["input_ids"]
+    if hasattr(encoded, "tolist"):
+        encoded = encoded.tolist()
+    if len(encoded) == 1 and isinstance(encoded[0], (list, tuple)):
+        encoded = encoded[0]
+    return [int(token) for token in encoded]

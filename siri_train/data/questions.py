@@ -1,0 +1,351 @@
+"""Questions with a known answer: from files, from the hub, or generated."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from siri_train.data.rows import (
+    SUFFIXES,
+    DataError,
+    MissingDataError,
+    Row,
+    describe_missing,
+    nearest,
+    read_rows,
+)
+
+__all__ = [
+    "REASONING_GYM_TASKS",
+    "DataError",
+    "MissingDataError",
+    "Question",
+    "find_first",
+    "load_questions",
+    "read_rows",
+    "reasoning_gym_questions",
+]
+
+HUB = "hub:"
+
+REASONING_GYM_TASKS = (
+    "aiw",
+    "basic_arithmetic",
+    "binary_alternation",
+    "chain_sum",
+    "circuit_logic",
+    "count_bits",
+    "count_primes",
+    "gcd",
+    "gsm_symbolic",
+    "largest_island",
+    "lcm",
+    "leg_counting",
+    "letter_counting",
+    "maze",
+    "number_sequence",
+    "products",
+    "rectangle_count",
+    "rotten_oranges",
+    "self_reference",
+    "simple_equations",
+    "simple_geometry",
+)
+"""Tasks whose gold answer is always an integer, so that comparing numbers is a fair check. Others
+have scorers that pay for wrong answers (game_of_life_halting, acre) or answers in other digits
+(base_conversion)."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question whose answer can be checked.
+
+    Attributes:
+        id: unique within its source and stable between runs.
+        prompt: the question's text, without template or instruction.
+        answer: the right answer.
+        solution: a worked solution as the source has it, or None.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    solution: str | None = None
+
+
+def load_questions(
+    path: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    question_field: str = "question",
+    answer_field: str = "answer",
+    answer_after: str | None = None,
+    solution_field: str | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[Question]:
+    """Load questions from a file, a folder or the hub.
+
+    Args:
+        path: a ``.jsonl``, ``.json`` or ``.parquet`` file; a folder with ``SPLIT.jsonl`` (or the
+            other suffixes, or ``SPLIT-*.parquet``); or ``"hub:OWNER/NAME"`` or
+            ``"hub:OWNER/NAME:CONFIG"``, each with an optional ``@REVISION`` behind it.
+        split: which part of a folder or hub set; a file is read whole.
+        question_field: the column of the question. Dots descend into structures. A chat list
+            (``[{"role": ..., "content": ...}]``) gives its last user message.
+        answer_field: the column of the answer; ``"reward_model.ground_truth"`` and
+            ``"extra_info.answer"`` read DAPO's and DeepScaleR's training files. Text, a number, or
+            a list of one of them.
+        answer_after: the answer is what follows the last occurrence of this mark (GSM8K:
+            ``"####"``). The whole column is then also the solution, unless ``solution_field``
+            names another.
+        solution_field: the column of the worked solution, if there is one; it may be empty.
+        limit: at most this many questions.
+        offset: skip this many rows first.
+
+    Returns:
+        At least one ``Question``. Ids are ``"train-12"``: the file's name and the row's number.
+
+    Raises:
+        DataError: a malformed row (file, line or row, reason), a missing file (the nearest ones),
+            an offset past the end, or no row at all.
+        ImportError: pyarrow or datasets is needed and missing.
+        ValueError: a negative offset or a limit below 1.
+    """
+    if offset < 0:
+        raise ValueError(f"offset: got {offset}, takes 0 or more")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: got {limit}, takes at least 1")
+    stop = None if limit is None else offset + limit
+    questions = [
+        _question(name, row, question_field, answer_field, answer_after, solution_field)
+        for name, row in islice(_rows(path, split), offset, stop)
+    ]
+    if not questions:
+        raise DataError(f"{os.fspath(path)}: no row left after skipping {offset}")
+    return questions
+
+
+def reasoning_gym_questions(task: str, size: int, seed: int, **params: Any) -> list[Question]:
+    """Generate questions with reasoning-gym.
+
+    Args:
+        task: one of ``REASONING_GYM_TASKS``.
+        size: how many.
+        seed: the same seed gives the same questions; training and evaluation must differ in it.
+        params: the task's own parameters (``min_terms=2``).
+
+    Returns:
+        ``size`` questions with integer answers; ``gsm_symbolic`` has solutions too.
+
+    Raises:
+        DataError: a task that is not offered (names the nearest), a parameter that the task does
+            not take, or an answer that is not an integer.
+        ImportError: reasoning-gym, or a package that it needs, is missing.
+        ValueError: size below 1.
+    """
+    if task not in REASONING_GYM_TASKS:
+        raise DataError(
+            f"reasoning-gym task {task!r} is not offered{nearest(task, REASONING_GYM_TASKS)}; "
+            f"tasks with integer answers: {', '.join(REASONING_GYM_TASKS)}"
+        )
+    if size < 1:
+        raise ValueError(f"size: got {size}, takes at least 1")
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise ImportError(
+            f"generated questions need reasoning-gym with its dependencies ({error}): "
+            "pip install reasoning-gym==0.1.25"
+        ) from error
+    try:
+        dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **params)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise DataError(f"reasoning-gym task {task}: parameters {params}: {error}") from error
+    questions = []
+    for index in range(size):
+        entry = dataset[index]
+        answer = str(entry["answer"]).strip()
+        if not re.fullmatch(r"[+-]?[0-9]+", answer):
+            raise DataError(
+                f"reasoning-gym task {task}, item {index}: answer {answer!r} is no integer"
+            )
+        solution = (entry.get("metadata") or {}).get("answer_cot")
+        questions.append(
+            Question(f"{task}-{seed}-{index}", entry["question"].strip(), answer, solution)
+        )
+    return questions
+
+
+def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
+    """The first candidate that exists.
+
+    Args:
+        paths: files, folders or ``"hub:..."`` names, best first; ``~`` is expanded. A hub name
+            counts as existing, so it belongs last.
+
+    Returns:
+        The candidate, expanded.
+
+    Raises:
+        DataError: none exists (``MissingDataError``, listing all), or the list is empty.
+    """
+    if not paths:
+        raise DataError("no path given")
+    tried = []
+    for path in paths:
+        text = os.fspath(path)
+        if text.startswith(HUB):
+            return text
+        text = os.path.expanduser(text)
+        if os.path.exists(text):
+            return text
+        tried.append(text)
+    if len(tried) == 1:
+        raise MissingDataError(describe_missing(Path(tried[0])))
+    raise MissingDataError(f"none of these exists: {', '.join(tried)}")
+
+
+def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]:
+    """(name of the file or set, row) over everything that ``path`` and ``split`` name."""
+    text = os.fspath(path)
+    if text.startswith(HUB):
+        for row in _hub_rows(text, split):
+            yield split, row
+        return
+    source = Path(os.path.expanduser(text))
+    files = _split_files(source, split) if source.is_dir() else [source]
+    for file in files:
+        for row in read_rows(file):
+            yield file.stem, row
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    for suffix in SUFFIXES:
+        if (folder / f"{split}{suffix}").is_file():
+            return [folder / f"{split}{suffix}"]
+    parts = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"*/{split}-*.parquet"))
+    if parts:
+        return parts
+    there = sorted(entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES)
+    raise MissingDataError(
+        f"{folder} has no split {split!r} ({split}.jsonl or another of {', '.join(SUFFIXES)}); "
+        f"it holds {', '.join(there) or 'no data file'}"
+    )
+
+
+def _hub_rows(text: str, split: str) -> Iterator[Row]:
+    match = re.fullmatch(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
+    if match is None:
+        raise DataError(
+            f"{text!r}: expected hub:OWNER/NAME, hub:OWNER/NAME:CONFIG or either @REVISION"
+        )
+    name, config, revision = match.groups()
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"reading {text} needs datasets: pip install datasets") from error
+    try:
+        loaded = datasets.load_dataset(name, config, split=split, revision=revision)
+    except Exception as error:  # network, authentication, unknown name: datasets raises many kinds
+        raise DataError(f"{text}, split {split!r}: {type(error).__name__}: {error}") from error
+    for index, value in enumerate(loaded):
+        yield Row(index, f"{text}, split {split}, row {index}", dict(value))
+
+
+def _question(
+    name: str,
+    row: Row,
+    question_field: str,
+    answer_field: str,
+    answer_after: str | None,
+    solution_field: str | None,
+) -> Question:
+    prompt = _text(_field(row, question_field), row, question_field).strip()
+    column = _text(_field(row, answer_field), row, answer_field)
+    answer, solution = column, None
+    if answer_after is not None:
+        _, mark, answer = column.rpartition(answer_after)
+        if not mark:
+            raise DataError(
+                f"{row.where}: {answer_after!r} does not occur in field {answer_field!r}"
+            )
+        solution = column
+    if solution_field is not None:
+        value = _field(row, solution_field)
+        solution = None if value is None else _text(value, row, solution_field).strip() or None
+    answer = answer.strip()
+    if not prompt:
+        raise DataError(f"{row.where}: field {question_field!r} is empty")
+    if not answer:
+        raise DataError(f"{row.where}: field {answer_field!r} holds no answer")
+    return Question(f"{name}-{row.number}", prompt, answer, solution)
+
+
+def _field(row: Row, name: str) -> Any:
+    """The value of a possibly dotted field."""
+    if name in row.fields:
+        return row.fields[name]
+    value: Any = row.fields
+    walked: list[str] = []
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            inside = f" in {'.'.join(walked)!r}" if walked else ""
+            if not isinstance(value, dict):
+                raise DataError(
+                    f"{row.where}: no field {name!r}: {'.'.join(walked)!r} has no fields"
+                )
+            raise DataError(
+                f"{row.where}: no field {part!r}{inside}; it has {', '.join(map(str, value))}"
+                f"{nearest(part, map(str, value))}"
+            )
+        value = value[part]
+        walked.append(part)
+    return value
+
+
+def _text(value: Any, row: Row, name: str) -> str:
+    """The text of a field: a string, a number, a chat list, or a list of one of these."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, list) and value and all(_is_message(item) for item in value):
+        asked = [item["content"] for item in value if item["role"] == "user"]
+        if not asked:
+            raise DataError(f"{row.where}: field {name!r} is a chat without a user message")
+        return _content(asked[-1], row, name)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, int, float)):
+        return _text(value[0], row, name)
+    raise DataError(
+        f"{row.where}: field {name!r}: expected text, a number or a chat, got {_kind(value)}"
+    )
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, dict) and "role" in item and "content" in item
+
+
+def _content(content: Any, row: Row, name: str) -> str:
+    """A message's content: text, or a list of parts of which the text ones count."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(part for part in parts if isinstance(part, str))
+    raise DataError(
+        f"{row.where}: field {name!r}: a message's content is {_kind(content)}, not text"
+    )
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return type(value).__name__

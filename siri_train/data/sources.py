@@ -1,0 +1,165 @@
+"""From a recipe's sources to questions with encoded prompts, and which ones a step sees."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siri_train.config import ConfigError, DataConfig, SourceConfig
+from siri_train.data import embedded
+from siri_train.data.prompts import encode_prompt
+from siri_train.data.questions import (
+    Question,
+    find_first,
+    load_questions,
+    reasoning_gym_questions,
+)
+from siri_train.data.rows import DataError
+
+
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """A question as token ids.
+
+    Args:
+        id: unique within its source.
+        prompt_ids: what the model reads, template included.
+        answer: the right answer, as text.
+        prompt: the question's text.
+        solution: a worked solution, where the source has one.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    answer: str
+    prompt: str
+    solution: str | None = None
+
+
+def read_sources(sources: Sequence[SourceConfig], default_split: str) -> list[Question]:
+    """All questions of a list of sources, in order.
+
+    Args:
+        sources: the recipe's ``data.train`` or ``data.eval``.
+        default_split: for folders and hub sets whose source names no split.
+
+    Raises:
+        ConfigError: a missing file or package, a malformed row (file, line and reason), or no
+            question at all.
+    """
+    questions: list[Question] = []
+    for source in sources:
+        try:
+            questions += _read(source, default_split)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+        except ImportError as error:
+            if source.required:
+                raise ConfigError(f"data source {source.kind}: {error}") from error
+            print(f"data: {source.kind} {source.task} left out: {error}", flush=True)
+    if not questions:
+        raise ConfigError("data: the sources hold no question")
+    return questions
+
+
+def _read(source: SourceConfig, default_split: str) -> list[Question]:
+    if source.kind == "embedded":
+        return embedded.questions(
+            source.size, seed=source.seed, held_out=default_split == "test", **source.params
+        )
+    if source.kind == "reasoning_gym":
+        return reasoning_gym_questions(source.task, source.size, source.seed, **source.params)
+    paths = [source.path] if isinstance(source.path, str) else source.path
+    return load_questions(
+        find_first(paths),
+        split=source.split or default_split,
+        question_field=source.question_field,
+        answer_field=source.answer_field,
+        answer_after=source.answer_after,
+        solution_field=source.solution_field,
+        limit=source.limit,
+        offset=source.offset,
+    )
+
+
+def encode_questions(
+    questions: Sequence[Question], tokenizer: Any, config: DataConfig
+) -> list[EncodedQuestion]:
+    """Encode every prompt with the recipe's template.
+
+    Raises:
+        ConfigError: prompts over ``data.max_prompt_len`` (how many, the longest one's id).
+    """
+    encoded = [
+        EncodedQuestion(
+            id=q.id,
+            prompt_ids=tuple(
+                encode_prompt(
+                    tokenizer,
+                    q.prompt,
+                    template=config.template,
+                    system=config.system,
+                    instruction=config.instruction,
+                )
+            ),
+            answer=q.answer,
+            prompt=q.prompt,
+            solution=q.solution,
+        )
+        for q in questions
+    ]
+    longest = max(encoded, key=lambda q: len(q.prompt_ids))
+    if len(longest.prompt_ids) > config.max_prompt_len:
+        over = sum(len(q.prompt_ids) > config.max_prompt_len for q in encoded)
+        raise ConfigError(
+            f"data.max_prompt_len: {over} of {len(encoded)} prompts are longer than "
+            f"{config.max_prompt_len} tokens; the longest, {longest.id}, has "
+            f"{len(longest.prompt_ids)}"
+        )
+    return encoded
+
+
+class QuestionSampler:
+    """Which questions a step sees: a new permutation every epoch, a pure function of the step.
+
+    A resumed run therefore sees what the uninterrupted one would have seen.
+
+    Args:
+        questions: all training questions.
+        per_step: questions a step.
+        seed: of the permutations.
+
+    Raises:
+        ConfigError: fewer questions than one step takes.
+    """
+
+    def __init__(self, questions: Sequence[EncodedQuestion], per_step: int, seed: int) -> None:
+        if len(questions) < per_step:
+            raise ConfigError(
+                f"rollout.prompts: {per_step} questions a step, but the training data holds only "
+                f"{len(questions)}"
+            )
+        self.questions = questions
+        self.per_step = per_step
+        self.seed = seed
+        self._orders: dict[int, list[int]] = {}
+
+    def __call__(self, step: int) -> list[EncodedQuestion]:
+        """The questions of 0-based ``step``."""
+        first = step * self.per_step
+        return [
+            self.questions[
+                self._order(position // len(self.questions))[position % len(self.questions)]
+            ]
+            for position in range(first, first + self.per_step)
+        ]
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            order = list(range(len(self.questions)))
+            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1}
+            self._orders[epoch] = order
+        return self._orders[epoch]

@@ -1,0 +1,149 @@
+r"""Worked solutions as supervised examples that end in ``\boxed{}``.
+
+A model that never boxes its answers earns no reward, and all-zero groups teach nothing. A short
+supervised stage on solutions in the form that the reward reads gives RL something to tell apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from siri_train.data.prompts import Template, answer_end_id, encode_prompt
+from siri_train.data.questions import Question
+from siri_train.data.rows import DataError
+from siri_train.rewards.exact import exact_match
+from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, last_boxed, last_boxed_span
+
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
+_TAIL = re.compile(r"\s*####\s*(?P<answer>[^\n]*?)\s*\Z")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+
+
+@dataclass(frozen=True)
+class SupervisedExample:
+    """A prompt and the response to learn.
+
+    Attributes:
+        prompt_ids: token ids of the prompt, template included; no loss on them.
+        response_ids: token ids of the response, the end-of-sequence token last.
+        weights: loss weight of each response token, or None for all 1.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    weights: list[float] | None = None
+
+
+class SupervisedExamples(NamedTuple):
+    """Examples and how many questions were left out for length."""
+
+    examples: list[SupervisedExample]
+    skipped: int
+
+
+def supervised_text(question: Question, *, think: bool = False) -> str:
+    r"""The response that a question's worked solution becomes.
+
+    GSM8K's calculator annotations (``<<48/2=24>>``) are dropped and its tail (``#### 72``) becomes
+    a last sentence that ends in ``\boxed{72}``, without thousands commas. A solution that already
+    ends in the right box stays as it is; any other gets the sentence appended.
+
+    Args:
+        question: with a solution.
+        think: put the reasoning between ``<think>`` and ``</think>`` and only the last sentence
+            behind it, for rewards that require the mark.
+
+    Returns:
+        The text, whose last box is right by the reward's own check.
+
+    Raises:
+        DataError: no solution, or one whose ``####`` answer is not the question's.
+    """
+    if question.solution is None:
+        raise DataError(f"question {question.id} has no solution to learn from")
+    text = _ANNOTATION.sub("", question.solution).strip()
+    answer = question.answer
+    tail = _TAIL.search(text)
+    if tail is not None:
+        if not exact_match(tail["answer"], answer):
+            raise DataError(
+                f"question {question.id}: the solution ends in {tail['answer']!r}, "
+                f"the answer is {answer!r}"
+            )
+        text = text[: tail.start()]
+    boxed = last_boxed(text)
+    if boxed is not None and exact_match(boxed, answer) and not think:
+        return text
+    reasoning = "\n".join(line.rstrip() for line in text.splitlines())
+    final = f"The final answer is \\boxed{{{_THOUSANDS.sub('', last_boxed(answer) or answer)}}}"
+    if think:
+        return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{final}"
+    return f"{reasoning}\n{final}" if reasoning else final
+
+
+def supervised_examples(
+    questions: Sequence[Question],
+    tokenizer: Any,
+    *,
+    template: Template = "chat",
+    system: str | None = None,
+    instruction: str | None = None,
+    max_len: int | None = None,
+    answer_weight: float = 1.0,
+    think: bool = False,
+) -> SupervisedExamples:
+    """Encode questions and their solutions for the supervised stage.
+
+    Args:
+        questions: each with a solution.
+        tokenizer: a transformers tokenizer.
+        template: as in ``encode_prompt``, like the two following; use what the rollouts use.
+        system: see ``encode_prompt``.
+        instruction: see ``encode_prompt``.
+        max_len: examples of more tokens, prompt and response together, are left out and counted.
+        answer_weight: loss weight of the tokens inside the final box, which are few; every other
+            token, the end of sequence included, weighs 1.
+        think: see ``supervised_text``.
+
+    Returns:
+        ``SupervisedExamples``: examples in the order of the questions, and the count left out.
+
+    Raises:
+        DataError: a question without a usable solution, no question at all, or all left out.
+    """
+    end = answer_end_id(tokenizer, template)
+    examples = []
+    skipped = 0
+    for question in questions:
+        prompt = encode_prompt(
+            tokenizer, question.prompt, template=template, system=system, instruction=instruction
+        )
+        text = supervised_text(question, think=think)
+        response, weights = _encode_response(tokenizer, text, end, answer_weight)
+        if max_len is not None and len(prompt) + len(response) > max_len:
+            skipped += 1
+        else:
+            examples.append(SupervisedExample(prompt, response, weights))
+    if not examples:
+        raise DataError(
+            f"no supervised example: {len(questions)} questions, {skipped} of them longer than "
+            f"{max_len} tokens"
+        )
+    return SupervisedExamples(examples, skipped)
+
+
+def _encode_response(
+    tokenizer: Any, text: str, end: int, answer_weight: float
+) -> tuple[list[int], list[float] | None]:
+    if answer_weight == 1.0:
+        return [*tokenizer(text, add_special_tokens=False)["input_ids"], end], None
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first, last = last_boxed_span(text) or (0, 0)
+    weights = [
+        answer_weight if start < last and stop > first else 1.0
+        for start, stop in encoded["offset_mapping"]
+    ]
+    return [*encoded["input_ids"], end], [*weights, 1.0]

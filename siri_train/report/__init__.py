@@ -1,0 +1,7 @@
+"""The page people look at, the table at the end of a run, and the plots of a schedule."""
+
+from .page import write_report
+from .schedule_plot import plot_svg, plot_text
+from .table import summary_table
+
+__all__ = ["plot_svg", "plot_text", "summary_table", "write_report"]

@@ -1,0 +1,309 @@
+"""Which charts the report shows, from which metrics, and what each of them tells a reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .data import Evaluation, Run, RunFolder, interval, number, series
+from .pareto import Spot
+from .scale import Point, running_mean
+from .svg import Chart, Line, extent
+from .table import COLOUR, accuracy_text
+
+Mark = tuple[float, str, str]
+Span = tuple[float, float, str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with the explanation that stands under it."""
+
+    chart: Chart
+    text: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One chart over the steps: its metrics (key in metrics.jsonl, label) and what they mean."""
+
+    title: str
+    metrics: tuple[tuple[str, str], ...]
+    text: str
+    unit: str = "number"
+    ceiling: float | None = None
+    optional: bool = False
+    from_floor: bool = True
+
+
+SPECS = (
+    Spec(
+        "Accuracy in training",
+        (("accuracy", "all"), ("accuracy_finished", "finished")),
+        "Share of sampled responses that are right. “All” counts a response cut by the cap as "
+        "wrong, “finished” leaves those out: the gap between the two is what the cap costs.",
+        "percent",
+        1.0,
+        from_floor=False,
+    ),
+    Spec(
+        "Entropy",
+        (("entropy", ""),),
+        "How undecided the policy is about its next token, in nats. With SIRI it tends to fall "
+        "while the cap tightens and to recover as it opens; stuck near zero, exploration is over.",
+    ),
+    Spec(
+        "Responses cut by the cap",
+        (("truncated_frac", ""),),
+        "Share of sampled responses that reached the cap unfinished and so got no reward. This "
+        "is the pressure that shortens responses; near 100 % nothing is left to learn from.",
+        "percent",
+        1.0,
+    ),
+    Spec(
+        "Groups that teach nothing",
+        (("groups_all_zero", "all wrong"), ("groups_all_one", "all right")),
+        "Responses to the same question are compared with each other. Where all are wrong, or all "
+        "are right, there is nothing to compare and the question gives no gradient.",
+        "share",
+    ),
+    Spec(
+        "Backtracking",
+        (("backtrack_per_1k", ""),),
+        "“wait” and “hold on” per 1,000 response tokens: how often a response turns back on "
+        "itself. The paper sees them suppressed in compression and coming back in expansion.",
+    ),
+    Spec(
+        "Gradient norm",
+        (("grad_norm", ""),),
+        "Size of the gradient before clipping. Lone spikes are harmless; a steady climb is the "
+        "usual first sign that a run is about to break.",
+    ),
+    Spec(
+        "Clipped tokens",
+        (("clip_frac_low", "low"), ("clip_frac_high", "high")),
+        "Share of tokens whose update the clip held back, at the lower and at the upper bound. "
+        "High values mean that the policy moves far from the one that wrote the responses.",
+        "percent",
+        1.0,
+    ),
+    Spec(
+        "Sampling against training",
+        (("rollout_kl", ""),),
+        "Distance between the probabilities at sampling time and the trainer's own for the same "
+        "tokens. It should stay near zero: what grows here is an error of the engine.",
+        optional=True,
+    ),
+    Spec(
+        "Throughput",
+        (("rollout_tokens_per_s", "rollout"), ("train_tokens_per_s", "train")),
+        "Response tokens per second, in writing them (rollout) and in learning from them (train). "
+        "Shorter responses leave less to run side by side, so this moves with the cap.",
+        "tokens",
+    ),
+)
+
+
+def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
+    """The charts that the folder has data for, and the titles of those it has none for."""
+    spans, marks = phases(folder), ends(folder)
+    result: list[Figure] = []
+    missing: list[str] = []
+    candidates = [(_length(folder), False), (_held_out(folder), False)]
+    candidates += [(_from_spec(spec, folder), spec.optional) for spec in SPECS]
+    for (chart, text), optional in candidates:
+        if extent(chart) is None:
+            missing += [] if optional else [chart.title]
+            continue
+        low, high = (extent(chart) or ((0.0, 0.0),))[0]
+        within = [mark for mark in marks if low <= mark[0] <= high + 1]
+        # the first chart names the phases, on the others the shading is enough
+        shades = [(a, b, css, "" if result else label) for a, b, css, label in spans]
+        result.append(
+            Figure(
+                Chart(
+                    chart.title, chart.lines, chart.unit, chart.x_label, shades, within,
+                    chart.floor, chart.ceiling, chart.from_floor,
+                ),
+                text,
+            )
+        )  # fmt: skip
+    return result, missing
+
+
+def colours(folder: RunFolder) -> dict[str, str]:
+    """Run name to colour class: SIRI blue, controls grey, further runs in colours of their own."""
+    others = iter(["siri", "alt1", "alt2", "alt3"] * len(folder.runs))
+    alone = all(run.control for run in folder.runs)
+    return {
+        run.name: "control" if run.control and not alone else next(others) for run in folder.runs
+    }
+
+
+def phases(folder: RunFolder) -> list[Span]:
+    """Stretches of compression and expansion of the first run that has them."""
+    for run in folder.runs:
+        spans: list[Span] = []
+        for row in run.metrics:
+            phase, step = row.get("phase"), float(row["step"])
+            if phase not in ("compression", "expansion"):
+                continue
+            if spans and spans[-1][2] == phase:
+                spans[-1] = (spans[-1][0], step + 1, phase, phase)
+            else:
+                spans.append((step, step + 1, phase, phase))
+        if spans:
+            return spans
+    return []
+
+
+def ends(folder: RunFolder) -> list[Mark]:
+    """The steps of the siri-low and siri-high checkpoints, from the manifest or the summary."""
+    found: dict[str, float] = {}
+    for row in folder.summary:
+        step = number(row.get("step"))
+        if row.get("name") in ("siri-low", "siri-high") and step is not None:
+            found[row["name"]] = step
+    for run in folder.runs:
+        for name in ("siri-low", "siri-high"):
+            entry = run.manifest.get(name)
+            step = number(entry.get("step")) if isinstance(entry, dict) else None
+            if step is not None and not run.control:
+                found[name] = step
+    return [(step, COLOUR[name], COLOUR[name]) for name, step in sorted(found.items())]
+
+
+def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
+    """The accuracy-length plane: each run's path, and the checkpoints to label."""
+    chosen = colours(folder)
+    paths = []
+    for run in folder.runs:
+        path = [_spot(one, run, chosen[run.name]) for one in run.evals]
+        paths.append((chosen[run.name], [spot for spot in path if spot is not None]))
+    named = []
+    for row in folder.summary:
+        tokens, accuracy = number(row.get("tokens")), number(row.get("accuracy"))
+        if tokens is None or accuracy is None:
+            continue
+        name = str(row.get("name", ""))
+        bounds = row.get("accuracy_interval")
+        text = accuracy_text(accuracy, bounds)
+        tip = f"{name}: {text}, {tokens:,.1f} tokens"
+        css = COLOUR.get(name, "other")
+        named.append(Spot(tokens, accuracy, interval(bounds), css, tip, name))
+    if not named:  # a run that is still going: the latest evaluation of each name
+        latest = {(run.name, one.name): (one, run) for run in folder.runs for one in run.evals}
+        for one, run in latest.values():
+            spot = _spot(one, run, COLOUR.get(one.name or "", "other"))
+            if one.name and spot is not None:
+                named.append(replace(spot, label=one.name))
+    # a control that was not evaluated at step 0 still started where the others did
+    start = next((spot for spot in named if spot.label == "start"), None)
+    for run, (_, spots_of_run) in zip(folder.runs, paths, strict=True):
+        if start and spots_of_run and not any(one.step == 0 for one in run.evals):
+            spots_of_run.insert(0, start)
+    return paths, named
+
+
+def _spot(one: Evaluation, run: Run, css: str) -> Spot | None:
+    if one.tokens is None or one.best is None:
+        return None
+    name = f" ({one.name})" if one.name else ""
+    text = accuracy_text(one.best, one.best_interval)
+    tip = f"{run.label} after {one.step:,} steps{name}: {text}, {one.tokens:,.1f} tokens"
+    return Spot(one.tokens, one.best, one.best_interval, css, tip)
+
+
+def _length(folder: RunFolder) -> tuple[Chart, str]:
+    """The cap and how long responses are under it."""
+    chosen, several = colours(folder), len(folder.runs) > 1
+    lines = []
+    for run in folder.runs:
+        css, prefix = chosen[run.name], f"{run.label} " if several else ""
+        middle, upper = (series(run.metrics, f"response_len_{p}") for p in ("p50", "p95"))
+        band = [(x, low, high) for (x, low), (_, high) in zip(middle, upper, strict=True)]
+        lines.append(
+            Line(
+                f"{prefix}mean", series(run.metrics, "response_len_mean"), css,
+                band=() if css == "control" else band,
+            )
+        )  # fmt: skip
+        lines.append(
+            Line(
+                f"{prefix}cap", series(run.metrics, "cap"),
+                "control" if css == "control" else "cap", "dashed",
+            )
+        )  # fmt: skip
+    text = (
+        "Dashed: the cap on response tokens at each step. Solid: the mean response; the band runs "
+        "from the median to the 95th percentile. Shaded background: compression. Length usually "
+        "follows the cap with a delay, and the band touching the cap means that responses are cut."
+    )
+    return Chart("Cap and response length", lines, "tokens"), text
+
+
+def _held_out(folder: RunFolder) -> tuple[Chart, str]:
+    """Evaluations over the steps, at the largest and the smallest budget."""
+    chosen, several = colours(folder), len(folder.runs) > 1
+    lines = []
+    both = False
+    for run in folder.runs:
+        css, prefix = chosen[run.name], f"{run.label} " if several else ""
+        budgets = sorted({budget for one in run.evals for budget in one.budgets})
+        for budget in [budgets[-1], *budgets[:1]] if len(budgets) > 1 else budgets:
+            points: list[Point] = []
+            bars = []
+            for one in run.evals:
+                if budget in one.budgets:
+                    place = one.budgets.index(budget)
+                    points.append((float(one.step), one.accuracy[place]))
+                    bounds = one.intervals[place]
+                    if bounds and one.accuracy[place] is not None:
+                        bars.append((float(one.step), *bounds))
+            low = len(budgets) > 1 and budget == budgets[0]
+            both = both or low
+            lines.append(
+                Line(f"{prefix}at {budget:,}", points, css, "rings" if low else "dots", bars=bars)
+            )
+    text = (
+        "Accuracy on questions never trained on, after so many steps, with its interval; “at” "
+        "names the budget in tokens."
+    )
+    if both:
+        text += (
+            " Hollow: the same answers cut at the smallest budget, where a long way round counts "
+            "as wrong."
+        )
+    chart = Chart(
+        "Held-out accuracy", lines, "percent", "steps done", ceiling=1.0, from_floor=False
+    )
+    return chart, text
+
+
+def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
+    chosen, several = colours(folder), len(folder.runs) > 1
+    lines, text = [], spec.text
+    averaged = 0
+    for run in folder.runs:
+        for index, (key, label) in enumerate(spec.metrics):
+            raw = series(run.metrics, key)
+            window = max(5, len(raw) // 30)
+            points, behind = raw, ()
+            if len(raw) >= 40:
+                averaged = max(averaged, window)
+                points, behind = running_mean(raw, window), raw  # type: ignore[assignment]
+            name = " ".join(filter(None, [run.label if several else "", label]))
+            look = "dashed" if index else "line"
+            # a lone curve is named by the title above it
+            lines.append(
+                Line(
+                    name or spec.title.lower(), points, chosen[run.name], look, behind,
+                    beside="end" if name else "nowhere",
+                )
+            )  # fmt: skip
+    if averaged:
+        text += f" Faint: single steps; strong: the mean over about {averaged} steps."
+    unit, ceiling = spec.unit, spec.ceiling
+    if unit == "share":  # written as a share of the groups, or as their number
+        biggest = max([y for line in lines for _, y in line.points if y is not None], default=0.0)
+        unit, ceiling = ("percent", 1.0) if biggest <= 1 else ("number", None)
+    return Chart(spec.title, lines, unit, ceiling=ceiling, from_floor=spec.from_floor), text

@@ -1,0 +1,300 @@
+"""Reading a run folder for its report: whatever is there, and a note for whatever is not.
+
+A report is wanted most when a run has died, so nothing here raises on a missing, half-written or
+odd file: the data come back with gaps and the notes say why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+CONTROL_NAMES = ("constant", "constant-cap", "control", "baseline")
+SAMPLE_ROWS = 64
+"""Rollout rows looked at a step: a paper-sized step has thousands and the page shows three."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One row of eval.jsonl with budgets in ascending order; None where a number is missing."""
+
+    step: int
+    name: str | None
+    budgets: tuple[int, ...]
+    accuracy: tuple[float | None, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    tokens: float | None
+    tokens_at: tuple[float | None, ...] = ()
+    truncated: tuple[float | None, ...] = ()
+    backtrack: float | None = None
+    questions: int | None = None
+    samples: int | None = None
+
+    @property
+    def best(self) -> float | None:
+        """Accuracy at the largest budget."""
+        return self.accuracy[-1] if self.accuracy else None
+
+    @property
+    def best_interval(self) -> tuple[float, float] | None:
+        """Interval of the accuracy at the largest budget."""
+        return self.intervals[-1] if self.intervals else None
+
+
+@dataclass
+class Run:
+    """One training run: its metrics, evaluations and samples."""
+
+    name: str
+    folder: Path
+    metrics: list[Row] = field(default_factory=list)
+    evals: list[Evaluation] = field(default_factory=list)
+    alarms: list[Row] = field(default_factory=list)
+    manifest: Row = field(default_factory=dict)
+    config: str | None = None
+    samples: list[tuple[int, list[Row]]] = field(default_factory=list)
+
+    @property
+    def control(self) -> bool:
+        """Whether this is the constant-cap run that SIRI is compared with."""
+        constant = all(row.get("phase") == "constant" for row in self.metrics)
+        return self.name.lower() in CONTROL_NAMES or (constant and bool(self.metrics))
+
+    @property
+    def label(self) -> str:
+        """The name shown beside this run's curves."""
+        return "SIRI" if self.name.lower() == "siri" else self.name
+
+
+@dataclass
+class RunFolder:
+    """Everything the report shows, and notes on everything it cannot show."""
+
+    folder: Path
+    runs: list[Run]
+    summary: list[Row]
+    notes: list[str]
+
+
+def number(value: object) -> float | None:
+    """``value`` as a float that can be drawn, else None: NaN, null and words all leave a gap."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        result = float(value)
+    except OverflowError:
+        return None
+    return result if math.isfinite(result) and abs(result) < 1e100 else None
+
+
+def interval(value: object) -> tuple[float, float] | None:
+    """``value`` as (low, high) if it is two finite numbers in order, else None."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None or low > high else (low, high)
+
+
+def series(rows: list[Row], key: str) -> list[tuple[float, float | None]]:
+    """(step, value) of one metric over the steps; None where a row has no finite value."""
+    return [(float(row["step"]), number(row.get(key))) for row in rows]
+
+
+def read_run_folder(folder: Path) -> RunFolder:
+    """Read a run folder, or a folder of runs, without failing on anything that is missing.
+
+    Args:
+        folder: holds a run's files itself, or sub-folders that do (``siri/`` and ``constant/`` of
+            the demo), or both. ``summary.json`` lies at the top.
+
+    Returns:
+        The runs with their rows sorted by step (the last row wins where a resumed run wrote a step
+        twice), the summary, and notes in plain words on what is missing or could not be read.
+
+    Raises:
+        FileNotFoundError: if ``folder`` itself does not exist.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run_dir: got {str(folder)!r}, which is no folder")
+    notes: list[str] = []
+    inner = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and path.name not in ("checkpoints", "rollouts") and _holds_run(path)
+    ]
+    runs = [_read_run(path, f"{path.name}/", notes) for path in inner]
+    if not inner or _holds_run(folder):
+        runs.insert(0, _read_run(folder, "", notes))
+    else:  # files that belong to all sub-runs together
+        shared = Run(folder.name, folder, alarms=_rows(folder / "alarms.jsonl", "", notes))
+        shared.config = _text(folder / "config.yaml")
+        shared.manifest = _json(folder / "checkpoints" / "manifest.json", "", notes, dict) or {}
+        first = next((run for run in runs if not run.control), runs[0])
+        first.alarms = shared.alarms + first.alarms
+        first.manifest = first.manifest or shared.manifest
+        first.config = first.config or shared.config
+    for run in runs:
+        if run.config is None and not any(other.config for other in runs):
+            notes.append(f"{run.name}: config.yaml is missing, so the configuration is not shown.")
+    summary = _json(folder / "summary.json", "", notes, list)
+    if summary is None:
+        notes.append(
+            "summary.json is missing, so there is no headline table. A run writes it when it ends."
+        )
+    rows = [row for row in summary or [] if isinstance(row, dict)]
+    runs.sort(key=lambda run: run.control)  # stable: controls are drawn and named last
+    return RunFolder(folder, runs, rows, notes)
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("metrics.jsonl", "eval.jsonl"))
+
+
+def _read_run(folder: Path, prefix: str, notes: list[str]) -> Run:
+    run = Run(folder.resolve().name, folder)
+    for name, needed_for in (
+        ("metrics.jsonl", "the curves over the steps"),
+        ("eval.jsonl", "the accuracy-length plane and the held-out accuracy"),
+    ):
+        if not (folder / name).is_file():
+            notes.append(f"{prefix}{name} is missing, which is where {needed_for} come from.")
+    by_step = {row["step"]: row for row in _steps(folder / "metrics.jsonl", prefix, notes)}
+    run.metrics = [by_step[step] for step in sorted(by_step)]
+    evals = [_evaluation(row) for row in _steps(folder / "eval.jsonl", prefix, notes)]
+    by_key = {(one.step, one.name): one for one in evals}
+    run.evals = sorted(by_key.values(), key=lambda one: (one.step, one.name or ""))
+    run.alarms = _rows(folder / "alarms.jsonl", prefix, notes)
+    run.config = _text(folder / "config.yaml")
+    run.manifest = _json(folder / "checkpoints" / "manifest.json", prefix, notes, dict) or {}
+    if not run.manifest and not run.control:
+        notes.append(
+            f"{prefix}checkpoints/manifest.json is missing, so no siri-low or siri-high "
+            "checkpoint is marked by it."
+        )
+    run.samples = _samples(folder / "rollouts", prefix, notes)
+    return run
+
+
+def _samples(folder: Path, prefix: str, notes: list[str]) -> list[tuple[int, list[Row]]]:
+    """Rows of the first and the last rollout file that can be read."""
+    found: dict[int, Path] = {}
+    if folder.is_dir():
+        for path in folder.glob("step_*.jsonl"):
+            match = re.fullmatch(r"step_(\d+)\.jsonl", path.name)
+            if match:
+                found[int(match[1])] = path
+    if not found:
+        notes.append(f"{prefix}rollouts/ holds no responses, so no samples are shown.")
+        return []
+    return [
+        (step, _rows(found[step], f"{prefix}rollouts/", notes, SAMPLE_ROWS))
+        for step in sorted({min(found), max(found)})
+    ]
+
+
+def _evaluation(row: Row) -> Evaluation:
+    def listed(key: str) -> list[Any]:
+        value = row.get(key)
+        return list(value) if isinstance(value, (list, tuple)) else []
+
+    def at(values: list[Any], index: int) -> Any:
+        return values[index] if index < len(values) else None
+
+    budgets = [number(value) for value in listed("budgets")]
+    order = sorted(
+        (i for i, value in enumerate(budgets) if value is not None),
+        key=lambda i: budgets[i] or 0.0,
+    )
+    name, questions, samples = row.get("name"), number(row.get("questions")), row.get("samples")
+    count = number(samples)
+    return Evaluation(
+        step=row["step"],
+        name=name if isinstance(name, str) else None,
+        budgets=tuple(int(budgets[i] or 0) for i in order),
+        accuracy=tuple(number(at(listed("accuracy"), i)) for i in order),
+        intervals=tuple(interval(at(listed("accuracy_interval"), i)) for i in order),
+        tokens=number(row.get("tokens")),
+        tokens_at=tuple(number(at(listed("tokens_at"), i)) for i in order),
+        truncated=tuple(number(at(listed("truncated_frac"), i)) for i in order),
+        backtrack=number(row.get("backtrack_per_1k")),
+        questions=None if questions is None else int(questions),
+        samples=None if count is None else int(count),
+    )
+
+
+def _steps(path: Path, prefix: str, notes: list[str]) -> Iterator[Row]:
+    """Rows with a usable step number, as a plain int."""
+    dropped = 0
+    for row in _rows(path, prefix, notes):
+        step = number(row.get("step"))
+        if step is None or not 0 <= step < 1e12:
+            dropped += 1
+        else:
+            yield {**row, "step": int(step)}
+    if dropped:
+        notes.append(f"{prefix}{path.name}: {dropped} row(s) without a step number were left out.")
+
+
+def _rows(path: Path, prefix: str, notes: list[str], most: int | None = None) -> list[Row]:
+    """The objects of a JSON-lines file; lines that are none are counted in a note."""
+    rows: list[Row] = []
+    broken: list[int] = []
+    last = 0
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for last, line in enumerate(islice(lines, most), start=1):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                    except (ValueError, RecursionError):
+                        row = None
+                    if isinstance(row, dict):
+                        rows.append(row)
+                    else:
+                        broken.append(last)
+    except FileNotFoundError:
+        return rows
+    except OSError as error:
+        notes.append(f"{prefix}{path.name} could not be read ({error.strerror}).")
+        return rows
+    if broken and broken[-1] == last and most is None:
+        notes.append(
+            f"{prefix}{path.name}: the last line is half-written and was left out "
+            "(the run was stopped while writing it, or is still going)."
+        )
+        broken.pop()
+    if broken:
+        where = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        notes.append(f"{prefix}{path.name}: line(s) {where} hold no JSON object; left out.")
+    return rows
+
+
+def _json(path: Path, prefix: str, notes: list[str], kind: type) -> Any:
+    """The content of a JSON file if it is of ``kind``; None, with a note, if it is not."""
+    text = _text(path)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        expected = "a list" if kind is list else "an object"
+        notes.append(f"{prefix}{path.name} holds no JSON {expected.split()[1]}; it was left out.")
+        return kind()
+    return value
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None

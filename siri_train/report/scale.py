@@ -1,0 +1,87 @@
+"""Numbers on charts: round ticks, readable labels, fewer points, running means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Point = tuple[float, "float | None"]
+
+
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) within [low, high], at most ``most``."""
+    span = high - low
+    if not (math.isfinite(span) and span > 0):
+        return [low]
+    step = 10.0 ** math.floor(math.log10(span / most))
+    while span / step > most - 1:
+        # 1 -> 2 -> 5 -> 10
+        step *= 2.5 if str(f"{step:e}")[0] == "2" else 2
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def rounded(low: float, high: float, most: int) -> tuple[float, float]:
+    """[low, high] widened to whole tick steps, and never empty."""
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size:  # flat, but for rounding errors
+        pad = size * 0.1 or 1.0
+        low, high = low - pad, high + pad
+    marks = ticks(low, high, most)
+    step = marks[1] - marks[0] if len(marks) > 1 else (high - low) / 2
+    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+
+
+def show(value: float, unit: str, step: float | None = None) -> str:
+    """``value`` as people read it: "64.1 %", "12,288", "0.0031"; ``step``: the ticks' distance."""
+    if unit == "percent":
+        digits = 1 if step is None else min(max(0, -math.floor(math.log10(step * 100) + 1e-9)), 4)
+        return f"{100 * value:.{digits}f} %"
+    if step is not None and (1e-6 <= step < 1e6):
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        return f"{value:,.{digits}f}"
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:,.3g} M"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.3g}" if size < 100 else f"{value:.1f}"
+
+
+def running_mean(points: Sequence[Point], window: int) -> list[Point]:
+    """Centred mean over ``window`` points, over what is there; a gap stays a gap."""
+    half = window // 2
+    result: list[Point] = []
+    for index, (x, y) in enumerate(points):
+        near = [v for _, v in points[max(0, index - half) : index + half + 1] if v is not None]
+        result.append((x, None if y is None else sum(near) / len(near)))
+    return result
+
+
+def thin(points: Sequence[Point], most: int) -> list[Point]:
+    """At most about ``most`` points that draw the same curve: each bucket's lowest and highest.
+
+    Means would hide the spikes that a reader looks for.
+    """
+    if len(points) <= most:
+        return list(points)
+    size = math.ceil(2 * len(points) / most)
+    kept: list[Point] = []
+    for start in range(0, len(points), size):
+        bucket = points[start : start + size]
+        there = [(y, i) for i, (_, y) in enumerate(bucket) if y is not None]
+        chosen = {min(there)[1], max(there)[1]} if there else {0}
+        # a gap at the bucket's end must stay one, or the line would jump it
+        chosen |= {i for i in (0, len(bucket) - 1) if bucket[i][1] is None}
+        kept += [bucket[i] for i in sorted(chosen)]
+    if kept[-1] != points[-1]:
+        kept.append(points[-1])
+    return kept
+
+
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """A generous guess of how wide ``text`` is in a system font of ``size``."""
+    usual = 0.64 if bold else 0.57
+    return sum(1.0 if ord(char) > 0x2E80 else usual for char in text) * size

@@ -1,0 +1,183 @@
+"""A schedule to look at: in the terminal (braille dots) and as a self-contained SVG."""
+
+from __future__ import annotations
+
+from ..schedule import LengthSchedule
+from .scale import ticks
+from .svg import Chart, Line, coordinate, render
+
+_STYLE = """
+svg{--ink:#1d2129;--soft:#5a6270;--grid:#e6e8ec;--card:#fff;--shade:#f4efe6;--siri:#0a6cb0;
+--low:#b84f00;--high:#00795a}
+@media(prefers-color-scheme:dark){svg{--ink:#e7e9ed;--soft:#a2a9b5;--grid:#31363f;--card:#1b1e24;
+--shade:#262520;--siri:#6cb8f6;--low:#f2a254;--high:#4fcba2}}
+svg{background:var(--card)}.siri{--c:var(--siri)}.low{--c:var(--low)}.high{--c:var(--high)}
+text{font:12px system-ui,sans-serif;fill:var(--soft)}.note{font-size:11px}
+.label,.note.low,.note.high{fill:var(--c);font-weight:600}.heading{font-size:14px;fill:var(--ink);
+font-weight:600}.grid{stroke:var(--grid)}.axis{stroke:var(--soft)}.span{fill:none}
+.span.compression{fill:var(--shade)}.curve{fill:none;stroke:var(--c);stroke-width:2.2;
+stroke-linejoin:round}.dot{fill:var(--c)}.thread,.guide{visibility:hidden}
+"""
+
+_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+
+
+def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int = 14) -> str:
+    """The cap over ``steps`` steps as a plot of braille characters.
+
+    Args:
+        schedule: what to plot.
+        steps: the curve runs from step 0 to ``steps``.
+        width, height: characters of the whole plot; at least 24 by 5. Below it stands one more
+            line that names the marks.
+
+    Returns:
+        Lines without colour codes: caps at the left, steps below, ``▼`` where siri-low is taken and
+        ``▲`` where siri-high is.
+
+    Raises:
+        ValueError: if ``steps`` is below 1 or the plot is too small to read.
+    """
+    _check(steps)
+    if width < 24 or height < 5:
+        raise ValueError(f"width, height: got {width} x {height}; takes at least 24 x 5")
+    top, bottom = schedule.max_len, schedule.min_len
+    if schedule.shape == "constant" or top == bottom:
+        top, bottom = top + 1, top - 1  # a flat line in the middle
+    middle = (top + bottom) / 2
+    margin = len(f"{top:,}") + 2
+    columns, rows = width - margin, height - 2
+    cells = [[0] * columns for _ in range(rows)]
+    dots = 4 * rows - 1
+
+    def level(step: int) -> int:
+        return round((top - schedule.exact(step)) / (top - bottom) * dots)
+
+    before = None
+    for x in range(2 * columns):
+        y = level(round(x * steps / (2 * columns - 1)))
+        # a jump (the stair) is drawn as the line it is
+        for dot in (
+            range(min(y, before or y), max(y, before or y) + 1) if before is not None else [y]
+        ):
+            cells[dot // 4][x // 2] |= _BITS[dot % 4][x % 2]
+        before = y
+    grid = [[chr(0x2800 + cell) if cell else " " for cell in row] for row in cells]
+    low, high = schedule.compressed_ends(steps), schedule.expanded_ends(steps)
+    for ends, sign in ((low, "▼"), (high, "▲")):
+        for step in ends:
+            grid[level(_shown_at(schedule, step)) // 4][round(step / steps * (columns - 1))] = sign
+    names = {0: f"{top:,}", rows - 1: f"{bottom:,}"}
+    if schedule.shape == "constant" or schedule.max_len == schedule.min_len:
+        names = {rows // 2: f"{schedule.max_len:,}"}
+    elif rows >= 5 and rows % 2:
+        names[rows // 2] = f"{middle:,.0f}" if middle == int(middle) else f"{middle:,.1f}"
+    lines = []
+    for index, row in enumerate(grid):
+        name = names.get(index, "")
+        lines.append(f"{name:>{margin - 2}} {'┤' if name else '│'}{''.join(row)}".rstrip())
+    axis, under = ["─"] * columns, [" "] * (columns + margin)
+    free = 0
+    for value in _step_ticks(schedule, steps, max(2, columns // 9)):
+        column = round(value / steps * (columns - 1))
+        axis[column] = "┬"
+        text = f"{value:,.0f}"
+        start = min(max(margin + column - len(text) // 2, free), len(under) - len(text))
+        if start >= free:
+            under[start : start + len(text)] = text
+            free = start + len(text) + 1
+    lines.append(" " * (margin - 1) + "└" + "".join(axis))
+    lines.append("".join(under).rstrip())
+    lines.append(" " * margin + _marks_text(low, high))
+    return "\n".join(lines).rstrip()
+
+
+def plot_svg(schedule: LengthSchedule, steps: int) -> str:
+    """The cap over ``steps`` steps as a self-contained SVG document.
+
+    Args:
+        schedule: what to plot.
+        steps: the curve runs from step 0 to ``steps``.
+
+    Returns:
+        An SVG with a title and description for screen readers, axes, shaded compression phases and
+        the siri-low and siri-high points, in colours that follow the reader's light or dark mode.
+
+    Raises:
+        ValueError: if ``steps`` is below 1.
+    """
+    _check(steps)
+    # a paper-long run has more steps than the picture has pixels; the corners are kept
+    half = schedule.cycle // 2
+    stride = max(1, steps // 1200)
+    shown = sorted({*range(0, steps, stride), *range(0, steps + 1, half), steps}
+                   | {t - 1 for t in range(half, steps + 1, half)})  # fmt: skip
+    lines = []
+    for name, css, beside, taken in (
+        ("siri-low", "low", "below", schedule.compressed_ends(steps)),
+        ("siri-high", "high", "above", schedule.expanded_ends(steps)),
+    ):
+        if taken:
+            ends = [(float(step), float(schedule(_shown_at(schedule, step)))) for step in taken]
+            lines.append(Line(name, ends, css, "dots", beside=beside if len(taken) < 8 else "end"))
+    lines.append(Line("cap", [(float(t), float(schedule(t))) for t in shown], "siri"))
+    spans = []
+    for start in range(0, steps, half):
+        phase = schedule.phase(start)
+        if phase != "constant":
+            spans.append((float(start), float(min(start + half, steps)), phase, phase))
+    title = (
+        f"Response-length cap: {schedule.shape}, {schedule.max_len:,} to {schedule.min_len:,} "
+        f"tokens, {schedule.cycle:,}-step cycle"
+    )
+    if schedule.shape == "constant":
+        title = f"Response-length cap: constant {schedule.max_len:,} tokens"
+    top = float(schedule.max_len)
+    bottom = top if schedule.shape == "constant" else float(schedule.min_len)
+    chart = Chart(
+        title, lines, "tokens", spans=spans,
+        x_ticks=_step_ticks(schedule, steps, 10),
+        y_ticks=[y for y in sorted({top, (top + bottom) / 2, bottom}) if y == int(y)],
+    )  # fmt: skip
+    width, height, head = 820, 340, 34
+    inner = render(chart, width, height, "schedule")
+    body = inner[inner.index(">") + 1 : inner.rindex("</svg>")]
+    x = coordinate(14.0)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + head}" '
+        'role="img" aria-labelledby="schedule-t schedule-d">'
+        f"<style>{_STYLE}</style>"
+        f'<text class="heading" x="{x}" y="24">{title}</text>'
+        f'<g transform="translate(0 {head})">{body}</g></svg>\n'
+    )
+
+
+def _shown_at(schedule: LengthSchedule, end: int) -> int:
+    """The step whose cap marks a checkpoint: the extreme itself, or for a stair, which has jumped
+    by then, the last step before it."""
+    return end - 1 if schedule.shape == "stair" else end
+
+
+def _step_ticks(schedule: LengthSchedule, steps: int, most: int) -> list[float]:
+    """Steps to label: half cycles, else whole cycles, else round numbers; not over ``most``."""
+    for stride in (schedule.cycle // 2, schedule.cycle):
+        if 1 <= steps // stride < most:
+            return [float(step) for step in range(0, steps + 1, stride)]
+    return [tick for tick in ticks(0, steps, most) if tick == int(tick)]
+
+
+def _marks_text(low: list[int], high: list[int]) -> str:
+    """Which sign means what, and after how many steps each is taken."""
+    said = []
+    for sign, name, taken in (("▼", "siri-low", low), ("▲", "siri-high", high)):
+        if taken:
+            shown = [f"{step:,}" for step in taken]
+            if len(shown) > 4:
+                shown = [*shown[:3], "…", shown[-1]]
+            said.append(f"{sign} {name} after {' '.join(shown)}")
+    return "   ".join(said)
+
+
+def _check(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}; takes a whole number of at least 1")

@@ -1,0 +1,101 @@
+r"""The process in which math-verify runs; started by ``MathVerifier`` as a script, never imported.
+
+Reads one JSON object a line, ``{"answer": str, "gold": str}``, writes one, ``{"equal": bool}``. A
+process of its own because math-verify evaluates what a model wrote (``9^{9^{9^{9}}}``), and because
+its time limit needs a main thread and disarms every other alarm of the process it runs in.
+Arguments: seconds of processor time for one item, bytes of address space.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+
+class _OutOfTime(BaseException):
+    """Not an Exception: math-verify and sympy swallow those."""
+
+
+def _on_timer(signum: int, frame: object) -> None:
+    raise _OutOfTime
+
+
+def main() -> None:
+    """Announce readiness, then answer line by line until the input ends."""
+    limit_s, memory = float(sys.argv[1]), int(sys.argv[2])
+    # Run as a script, this folder is first on the path; its modules must not shadow anyone's.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    # Whatever a library prints must not end up between the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    # Ctrl-C reaches the whole terminal; the parent decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    try:
+        grade = _grader()
+        grade("x^2+2x+1", "(x+1)^2")  # the first comparison is slow: caches, lazy imports
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
+        return
+    _limit_memory(memory)
+    signal.signal(signal.SIGPROF, _on_timer)
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+
+    for line in sys.stdin:
+        item = json.loads(line)
+        equal = False
+        try:
+            try:
+                # Processor time, not wall time: a busy machine must not turn right into wrong. The
+                # timer repeats, in case the first exception is lost inside a C callback.
+                signal.setitimer(signal.ITIMER_PROF, limit_s, 0.25)
+                equal = grade(item["answer"], item["gold"])
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+        except (_OutOfTime, Exception):
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            equal = False
+        print(json.dumps({"equal": equal}), file=answers, flush=True)
+
+
+def _grader():
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    # Only a box is read, never a loose number; see rewards/extract.py.
+    config = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
+
+    def read(answer: str) -> list[object]:
+        return parse(
+            f"\\boxed{{{answer}}}",
+            extraction_config=config,
+            fallback_mode="no_fallback",
+            parsing_timeout=None,  # the timer in main() bounds it
+        )
+
+    def grade(answer: str, gold: str) -> bool:
+        right, given = read(gold), read(answer)
+        return bool(right and given and verify(right, given, timeout_seconds=None))
+
+    return grade
+
+
+def _limit_memory(limit: int) -> None:
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, OSError, ValueError):
+        pass  # a guard, not a need: the time limits remain
+
+
+if __name__ == "__main__":
+    main()

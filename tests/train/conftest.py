@@ -1,0 +1,53 @@
+"""Fixtures of the trainer's tests: a tiny run that takes a second or two."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from siri_train.config import ArchitectureConfig, ModelConfig, RunConfig, parse_config
+from siri_train.model import Policy, load_policy
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "threads": 1,
+    "model": {
+        "path": "scratch",
+        "scratch": {"hidden_size": 32, "intermediate_size": 64, "layers": 2},
+    },
+    "data": {
+        "train": [{"kind": "embedded", "size": 64}],
+        "eval": [{"kind": "embedded", "size": 16, "seed": 1}],
+        "max_prompt_len": 24,
+    },
+    "schedule": {"max_len": 24, "min_len": 8, "cycle": 4},
+    "rollout": {"prompts": 4, "group_size": 4},
+    "train": {"steps": 4, "lr": 1e-3, "token_budget": 1024},
+    "eval": {"every": 0},
+    "checkpoint": {"every": 1, "keep_last": 2},
+    "monitor": {"rollouts_every": 2},
+}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Any:
+    """``tiny("a.b=c", ...)``: a tiny valid configuration with its run in ``tmp_path/run``."""
+
+    def make(*overrides: str) -> RunConfig:
+        return parse_config(copy.deepcopy(TINY), [f"output={tmp_path / 'run'}", *overrides])
+
+    return make
+
+
+@pytest.fixture
+def policy() -> Policy:
+    """A random tiny Qwen2 policy."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
+    )
+    return load_policy(config, torch.device("cpu"))

@@ -1,0 +1,87 @@
+"""Evaluation: every budget from one pass equals a pass at that budget; intervals that cover."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from siri_train.config import EvalConfig
+from siri_train.data.sources import EncodedQuestion
+from siri_train.evaluate import evaluate, interval
+from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.rewards import make_verifier
+from siri_train.rollout import Completion, SamplingParams
+
+
+class Scripted:
+    """An engine whose answers are known: (tokens, right or wrong) for every question."""
+
+    def __init__(self, script: list[list[tuple[int, bool]]]) -> None:
+        self.script = script
+
+    def generate(
+        self, prompts: object, params: SamplingParams, progress: object = None
+    ) -> list[list[Completion]]:
+        return [
+            [
+                Completion([int(right)] * min(length, params.max_tokens), [0.0] * length,
+                           "stop" if length <= params.max_tokens else "length")
+                for length, right in answers
+            ]
+            for answers in self.script
+        ]  # fmt: skip
+
+    def sync(self) -> None: ...
+
+
+def run(script: list[list[tuple[int, bool]]], budgets: list[int]) -> dict[str, list[float]]:
+    questions = [EncodedQuestion(str(i), (1,), "7", "") for i in range(len(script))]
+    return evaluate(
+        Scripted(script), questions, EvalConfig(samples=len(script[0])), budgets,
+        eos_ids=frozenset({2}),
+        decode=lambda done: [
+            "wait </think> \\boxed{7}" if c.token_ids[0] else "</think> \\boxed{3}" for c in done
+        ],
+        verifier=make_verifier("exact"), think="required", counter=BacktrackCounter(), seed=0,
+    )  # fmt: skip
+
+
+def test_budgets_from_one_pass_equal_separate_passes() -> None:
+    rng = random.Random(0)
+    script = [[(rng.randrange(1, 40), rng.random() < 0.6) for _ in range(3)] for _ in range(50)]
+    budgets = [5, 12, 20, 30]
+    together = run(script, budgets)
+    for i, budget in enumerate(budgets):
+        alone = run(script, [budget])
+        for key in ("accuracy", "pass_at_k", "tokens_at", "truncated_frac", "accuracy_interval"):
+            assert together[key][i] == pytest.approx(alone[key][0]), key
+
+
+def test_counts_by_hand() -> None:
+    row = run([[(4, True), (9, True)], [(4, False), (30, True)]], [8, 20])
+    assert row["accuracy"] == [0.25, 0.5]
+    assert row["pass_at_k"] == [0.5, 0.5]
+    assert row["tokens"] == (4 + 9 + 4 + 20) / 4
+    assert row["truncated_frac"] == [0.5, 0.25]
+    assert row["backtrack_per_1k"] == pytest.approx(1000 * 3 / 37)
+
+
+def test_interval_covers_the_true_accuracy() -> None:
+    rng = random.Random(1)
+    for p in (0.05, 0.5, 0.97):
+        hits = 0
+        for _ in range(400):
+            low, high = interval([float(rng.random() < p) for _ in range(120)])
+            hits += low <= p <= high
+        assert 0.92 <= hits / 400 <= 0.99
+
+
+def test_interval_at_the_ends_and_with_several_samples() -> None:
+    low, high = interval([1.0] * 50)
+    assert 0.9 < low < 1 and high == 1
+    low, high = interval([0.0] * 50)
+    assert low == 0 and 0 < high < 0.1
+    single = interval([1.0, 0.0] * 50)
+    averaged = interval([0.6, 0.4] * 50)  # less spread between questions, a narrower interval
+    assert averaged[1] - averaged[0] < single[1] - single[0]

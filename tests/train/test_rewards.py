@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siri_train.rewards import (
+    ExactVerifier,
+    Grade,
+    Response,
+    exact_match,
+    final_answer,
+    last_boxed,
+    length_capping_reward,
+    make_verifier,
+)
+from siri_train.rewards.exact import as_number, exact_verdict, normalise
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"so \boxed{7}", "7"),
+        (r"\boxed{ 7 }", "7"),
+        (r"\boxed {7}", "7"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed{1} then \fbox{2}", "2"),
+        (r"\boxed{41}. Wait, \boxed{42}", "42"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        (r"\boxed{a \\ {b}}", r"a \\ {b}"),
+        (r"\\boxed{7}", "7"),
+        (r"x \\\boxed{7}", "7"),
+        (r"{ an open brace, \boxed{7}", "7"),
+        (r"} a closed one, \boxed{7}", "7"),
+        (r"\boxed{41} and then \boxed{42", "41"),
+        (r"\boxed{ {7 }", None),
+        (r"\boxed{42", None),
+        (r"\boxed 42", None),
+        (r"\boxedanswer{42}", None),
+        ("the answer is 42", None),
+        (r"\boxed{}", ""),
+        ("", None),
+    ],
+)
+def test_last_boxed(text: str, content: str | None) -> None:
+    assert last_boxed(text) == content
+
+
+def test_last_boxed_is_linear_in_open_boxes() -> None:
+    # 50 000 boxes that never close would take minutes if each were scanned to the end.
+    assert last_boxed(r"\boxed{1}" + r"\boxed{" * 50_000) == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "required", "optional", "none"),
+    [
+        (r"<think> 6*7 </think> \boxed{42}", "42", "42", "42"),
+        (r"6*7 </think> \boxed{42}", "42", "42", "42"),  # the prompt opened the thoughts
+        (r"\boxed{41}</think> \boxed{42}", "42", "42", "42"),
+        (r"a </think> \boxed{1} </think> \boxed{2}", "2", "2", "2"),
+        (r"<think> maybe \boxed{42}", None, None, "42"),  # cut while thinking
+        (r"maybe \boxed{42} </think> it is 42", None, None, "42"),
+        (r"a </think> b <think> \boxed{42}", None, None, "42"),  # thoughts opened again
+        (r"\boxed{42}", None, "42", "42"),
+        ("the answer is 42 because 6*7 is 42 and 5 is", None, None, None),
+        ("a </think> the answer is 42", None, None, None),
+        (r"a </think> the answer is \boxed{42", None, None, None),
+    ],
+)
+def test_final_answer(
+    text: str, required: str | None, optional: str | None, none: str | None
+) -> None:
+    assert final_answer(text) == required
+    assert final_answer(text, think="optional") == optional
+    assert final_answer(text, think="none") == none
+
+
+def test_final_answer_refuses_an_unknown_mode() -> None:
+    with pytest.raises(ValueError, match="'sometimes'.*required, optional, none"):
+        final_answer("", think="sometimes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("42", "42"),
+        (" 42 ", "42"),
+        ("+42", "42"),
+        ("- 42", "-42"),
+        ("−42", "-42"),
+        ("-0", "0"),
+        ("070", "70"),
+        ("3.0", "3"),
+        ("3.", "3"),
+        (".5", "0.5"),
+        ("1,000", "1000"),
+        ("1{,}000", "1000"),
+        (r"1,\!000", "1000"),
+        (r"1\,000", "1000"),
+        ("1,234,567.50", "1234567.5"),
+        ("$18", "18"),
+        (r"\$18", "18"),
+        ("$42$", "42"),
+        ("{42}", "42"),
+        (r"42^\circ", "42"),
+        (r"42^{\circ}", "42"),
+        (r"42\text{ cm}", "42"),
+        (r"42\text{ cm}^2", "42"),
+        (r"42~\mathrm{km}", "42"),
+        (r"\text{42}", "42"),
+        ("3/4", "0.75"),
+        (r"\frac{3}{4}", "3/4"),
+        (r"\dfrac{6}{8}", "3/4"),
+        (r"\tfrac34", "3/4"),
+        (r"-\frac{1}{2}", "-1/2"),
+        (r"\frac{-1}{2}", "-0.5"),
+        (r"\frac{84}{2}", "42"),
+        (r"12\%", "12%"),
+        (r"\text{Tuesday}", "Tuesday"),
+        (r"\left( 1, 2 \right)", "(1,2)"),
+        ("x = 3", "x=3"),
+        ("B", r"\text{B}"),
+        ("42", r"\boxed{42}"),
+        ("42", "The answer is $\\boxed{42}$."),
+    ],
+)
+def test_exact_match_accepts(answer: str, gold: str) -> None:
+    assert exact_match(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("41", "42"),
+        ("", "42"),
+        ("", ""),
+        ("$", "$"),
+        ("0.333", "1/3"),
+        ("5.0000001", "5"),
+        ("1/0", "1/0.0"),
+        ("10", r"10\%"),
+        ("10%", "10"),
+        ("10%", "0.1"),
+        ("1/10", "10%"),
+        ("4 1 42", "4142"),
+        ("41 42", "4142"),
+        ("41,42", "42"),
+        ("12,34", "1234"),
+        (r"42\text{ or 43}", "42"),
+        ("x", "X"),
+        ("42x", "42"),
+        ("40+2", "42"),
+        ("9" * 5000, "9" * 4999),
+    ],
+)
+def test_exact_match_refuses(answer: str, gold: str) -> None:
+    assert not exact_match(answer, gold)
+
+
+def test_exact_verdict_is_undecided_only_where_something_must_be_evaluated() -> None:
+    assert exact_verdict("41", "42") is False
+    assert exact_verdict("10%", "x") is False
+    assert exact_verdict(r"2\sqrt{3}", r"\sqrt{12}") is None
+    assert exact_verdict("200,100", "100,200") is None  # two solutions, perhaps
+
+
+def test_long_answers_cost_nothing() -> None:
+    assert exact_match("x" * 5000, " " + "x" * 5000)
+    for hostile in ("^" + " " * 200_000, "{" * 200_000, "1 " * 100_000, r"\text{" * 50_000):
+        assert not exact_match(hostile, "42")
+        assert not exact_match("42", hostile)
+
+
+@given(st.text(alphabet=r"\{}()[]$%^_=+-*/.,~ 0123456789xab" + "\n−°٣", max_size=40))
+def test_any_text_is_compared_without_an_error(text: str) -> None:
+    assert exact_match(text, text) == bool(normalise(text))
+    assert exact_verdict(text, "42") in (True, False, None)
+    assert normalise(normalise(text)) is not None
+    final_answer(f"</think> \\boxed{{{text}}}")
+
+
+def test_as_number() -> None:
+    assert as_number("12%") == (Fraction(12), True)
+    assert as_number(normalise(r"-\frac12")) == (Fraction(-1, 2), False)
+    assert as_number("1/0") is None
+    assert as_number("٣") is None  # other digits than 0-9
+    assert as_number("1e3") is None
+
+
+class _Down(ExactVerifier):
+    """A verifier whose processes do not start."""
+
+    def verdicts(self, pairs):  # type: ignore[no-untyped-def]
+        return [None] * len(pairs)
+
+
+def test_length_capping_reward() -> None:
+    done = r"<think> 6*7 </think> \boxed{42}"
+    grades = length_capping_reward(
+        [
+            Response(done, "stop"),
+            Response(done, "length"),  # right, but cut: the cap decides
+            Response(r"</think> \boxed{41}", "stop"),
+            Response(r"\boxed{42}", "stop"),  # a box in the thoughts only
+            Response("the answer is 42 because 6*7 is 42 and 5 is", "length"),
+            Response(done, "abort"),
+        ],
+        ["42"] * 6,
+        verifier=ExactVerifier(),
+    )
+    assert grades[:5] == [
+        Grade(1.0, True, "42", False),
+        Grade(0.0, True, "42", True),
+        Grade(0.0, False, "41", False),
+        Grade(0.0, False, None, False),
+        Grade(0.0, False, None, True),
+    ]
+    assert math.isnan(grades[5].reward) and not grades[5].truncated
+
+
+def test_length_capping_reward_without_think_marks() -> None:
+    (grade,) = length_capping_reward(
+        [Response(r"6*7 is \boxed{42}", "stop")], ["42"], verifier=ExactVerifier(), think="none"
+    )
+    assert grade.reward == 1.0
+
+
+def test_what_cannot_be_scored_is_nan_but_what_was_cut_is_zero() -> None:
+    text = r"</think> \boxed{x}"
+    stopped, cut = length_capping_reward(
+        [Response(text, "stop"), Response(text, "length")], ["y", "y"], verifier=_Down()
+    )
+    assert math.isnan(stopped.reward) and not stopped.correct
+    assert cut.reward == 0.0 and cut.truncated
+
+
+def test_length_capping_reward_checks_its_input() -> None:
+    with pytest.raises(ValueError, match="golds: got 2 for 1 responses"):
+        length_capping_reward([Response("", "stop")], ["1", "2"], verifier=ExactVerifier())
+    with pytest.raises(ValueError, match=r"responses\[0\].finish_reason: got 'eos'"):
+        length_capping_reward(
+            [Response("", "eos")],  # type: ignore[arg-type]
+            ["1"],
+            verifier=ExactVerifier(),
+        )
+    assert length_capping_reward([], [], verifier=ExactVerifier()) == []
+
+
+def test_make_verifier() -> None:
+    with make_verifier("exact") as verifier:
+        assert verifier.grade_many([("3.0", "3"), (None, "3"), ("4", "3")]) == [True, False, False]
+        assert verifier.verdicts([(None, "3")]) == [False]
+    with pytest.raises(ValueError, match="'sympy', takes 'exact' or 'math_verify'"):
+        make_verifier("sympy")  # type: ignore[arg-type]

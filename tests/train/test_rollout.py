@@ -1,0 +1,133 @@
+"""The transformers engine: the model's distribution, exact caps, ragged batches, all stop ids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from siri_train.model import Policy
+from siri_train.packing import Sample, micro_batches
+from siri_train.rollout import SamplingParams, TransformersEngine
+from siri_train.rollout.transformers_engine import sample
+
+PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
+
+
+def engine(policy: Policy, rows: int = 256) -> TransformersEngine:
+    return TransformersEngine(policy.model, policy.pad_token_id, rows)
+
+
+def params(policy: Policy, **changes: object) -> SamplingParams:
+    values = {"max_tokens": 12, "n": 5, "stop_token_ids": policy.eos_ids, "seed": 3, **changes}
+    return SamplingParams(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_equal_the_trainers_own(policy: Policy, temperature: float) -> None:
+    groups = engine(policy).generate(PROMPTS, params(policy, temperature=temperature))
+    samples = [
+        Sample(prompt, c.token_ids, c.logprobs)
+        for prompt, group in zip(PROMPTS, groups, strict=True)
+        for c in group
+    ]
+    for batch in micro_batches(samples, 64, policy.device):
+        logprobs, entropy = policy.token_logprobs(batch, temperature=temperature)
+        torch.testing.assert_close(logprobs, batch.old_logprobs, atol=2e-5, rtol=0)
+        wanted = torch.tensor(
+            [e for i in batch.order for e in groups[i // 5][i % 5].entropies or []]
+        )
+        torch.testing.assert_close(entropy, wanted, atol=2e-5, rtol=0)
+
+
+def test_cap_is_exact_and_the_finish_reason_decides(policy: Policy) -> None:
+    groups = engine(policy).generate(PROMPTS, params(policy, n=40))
+    assert [len(group) for group in groups] == [40] * 3
+    completions = [c for group in groups for c in group]
+    reasons = {c.finish_reason for c in completions}
+    assert reasons == {"stop", "length"}  # a random model does both
+    for c in completions:
+        ended = [token in policy.eos_ids for token in c.token_ids]
+        assert len(c.token_ids) == len(c.logprobs) == len(c.entropies or []) <= 12
+        assert not any(ended[:-1])
+        assert ended[-1] == (c.finish_reason == "stop") == (not c.truncated)
+        if c.truncated:
+            assert len(c.token_ids) == 12
+
+
+def test_an_answer_that_ends_exactly_at_the_cap_has_finished(policy: Policy) -> None:
+    everything = frozenset(range(policy.model.config.vocab_size))
+    groups = engine(policy).generate(
+        PROMPTS, params(policy, max_tokens=1, stop_token_ids=everything)
+    )
+    assert all(c.finish_reason == "stop" for group in groups for c in group)
+
+
+def test_greedy_rows_do_not_depend_on_the_batch(policy: Policy) -> None:
+    together = engine(policy).generate(PROMPTS, params(policy, n=1, temperature=0, max_tokens=20))
+    for prompt, group in zip(PROMPTS, together, strict=True):
+        alone = engine(policy).generate([prompt], params(policy, n=1, temperature=0, max_tokens=20))
+        assert alone[0][0].token_ids == group[0].token_ids
+
+
+def test_seed_repeats_and_batch_rows_split(policy: Policy) -> None:
+    first = engine(policy).generate(PROMPTS, params(policy))
+    again = engine(policy).generate(PROMPTS, params(policy))
+    other = engine(policy).generate(PROMPTS, params(policy, seed=4))
+    ids = [[c.token_ids for c in g] for g in first]
+    assert ids == [[c.token_ids for c in g] for g in again]
+    assert ids != [[c.token_ids for c in g] for g in other]
+    calls: list[tuple[int, int]] = []
+    split = engine(policy, rows=4).generate(
+        PROMPTS, params(policy), lambda d, t: calls.append((d, t))
+    )
+    assert [len(g) for g in split] == [5, 5, 5]
+    assert calls == [(4, 15), (8, 15), (12, 15), (15, 15)]
+
+
+def test_sampling_follows_the_distribution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.tensor([[1.0, 0.0, 2.0, -1.0]]).repeat(40_000, 1)
+    params_ = SamplingParams(max_tokens=1, temperature=0.8)
+    token, logprob, entropy = sample(logits, params_, generator)
+    want = (logits[0] / 0.8).softmax(-1)
+    torch.testing.assert_close(torch.bincount(token, minlength=4) / 40_000, want, atol=0.01, rtol=0)
+    torch.testing.assert_close(logprob, want.log()[token])
+    torch.testing.assert_close(entropy[0], -(want * want.log()).sum())
+
+
+def test_top_k_and_top_p_keep_the_right_set_and_renormalise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    logits = probs.log()[None].repeat(5000, 1)
+    token, logprob, _ = sample(logits, SamplingParams(max_tokens=1, top_k=2), generator)
+    assert set(token.tolist()) == {0, 1}
+    torch.testing.assert_close(logprob.exp()[token == 0][0], torch.tensor(0.625))
+    # 0.5 + 0.3 does not reach 0.85, so the third is needed; the fourth is not.
+    token, _, entropy = sample(logits, SamplingParams(max_tokens=1, top_p=0.85), generator)
+    assert set(token.tolist()) == {0, 1, 2}
+    kept = probs[:3] / probs[:3].sum()
+    torch.testing.assert_close(entropy[0], -(kept * kept.log()).sum())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"n": 0}, "n must"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+    ],
+)
+def test_bad_sampling_parameters_are_named(changes: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        SamplingParams(**{"max_tokens": 4, **changes})  # type: ignore[arg-type]
+
+
+def test_empty_prompt_is_named_and_dropout_mode_survives(policy: Policy) -> None:
+    policy.model.train()
+    with pytest.raises(ValueError, match=r"prompts\[1\]"):
+        engine(policy).generate([[1], []], params(policy))
+    engine(policy).generate([[1, 3]], params(policy))
+    assert policy.model.training

@@ -1,0 +1,163 @@
+"""The update: one gradient however the step is cut, and nothing computed for nothing."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+
+from siri_train.config import LossConfig, TrainConfig
+from siri_train.model import Policy
+from siri_train.packing import Sample, micro_batches
+from siri_train.step import learning_rate, make_optimizer, score, update
+
+
+def samples(count: int, seed: int = 0) -> list[Sample]:
+    rng = random.Random(seed)
+    return [
+        Sample(
+            [1, *(rng.randrange(10, 40) for _ in range(rng.randrange(2, 8))), 3],
+            [rng.randrange(4, 40) for _ in range(rng.randrange(1, 12))],
+            advantage=rng.choice([-1.2, -0.3, 0.0, 0.7, 1.5]),
+        )
+        for _ in range(count)
+    ]
+
+
+def gradient(policy: Policy, batch: list[Sample], loss: LossConfig, budget: int) -> torch.Tensor:
+    """What one update would change, as one vector (SGD with step 1 and no clipping)."""
+    trial = copy.deepcopy(policy.model)
+    own = Policy(
+        trial,
+        policy.tokenizer,
+        policy.eos_ids,
+        type(policy.head)(trial.get_output_embeddings()),
+        None,
+    )
+    before = torch.cat([p.detach().flatten() for p in trial.parameters()]).clone()
+    optimizer = torch.optim.SGD(trial.parameters(), lr=1.0)
+    config = TrainConfig(mini_batches=1, token_budget=budget, grad_clip=1e9)
+    update(own, optimizer, batch, config, loss, temperature=1.0, constant_length=24, seed=0)
+    return torch.cat([p.detach().flatten() for p in trial.parameters()]) - before
+
+
+@pytest.mark.parametrize(
+    "aggregation", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm"]
+)
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.01])
+def test_gradient_does_not_depend_on_how_the_step_is_cut(
+    policy: Policy, aggregation: str, entropy_coef: float
+) -> None:
+    batch = samples(24)
+    score(policy, batch, 1024, 1.0)
+    loss = LossConfig(aggregation=aggregation, entropy_coef=entropy_coef)  # type: ignore[arg-type]
+    whole = gradient(policy, batch, loss, budget=4096)
+    assert whole.norm() > 1e-3
+    for budget in (24, 60, 200):
+        cut = gradient(policy, batch, loss, budget)
+        assert (cut - whole).norm() < 1e-5 * whole.norm()
+
+
+def test_zero_advantage_sequences_cost_nothing_but_count(policy: Policy) -> None:
+    batch = samples(24)
+    score(policy, batch, 1024, 1.0)
+    skipped = gradient(policy, batch, LossConfig(), 4096)
+    computed = gradient(policy, batch, LossConfig(skip_zero_advantage=False), 4096)
+    assert (skipped - computed).norm() < 1e-5 * computed.norm()
+    live = [s for s in batch if s.advantage != 0]
+    alone = gradient(policy, live, LossConfig(), 4096)
+    share = sum(len(s.response_ids) for s in live) / sum(len(s.response_ids) for s in batch)
+    torch.testing.assert_close(skipped, alone * share, atol=1e-6, rtol=1e-3)
+
+
+def test_first_update_is_on_policy_and_reports_no_drift(policy: Policy) -> None:
+    batch = samples(16)
+    score(policy, batch, 256, 1.0)
+    config = TrainConfig(mini_batches=2, token_budget=1024, lr=1e-2)
+    stats = update(
+        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        temperature=1.0, constant_length=24, seed=0,
+    )  # fmt: skip
+    assert abs(stats.rollout_kl or 0.0) < 1e-5
+    assert stats.ratio_max is not None and stats.ratio_max > 1.0  # the second update is off-policy
+    assert stats.grad_norm is not None and stats.grad_norm > 0
+    assert stats.trained_tokens == sum(len(s.response_ids) for s in batch if s.advantage != 0)
+
+
+def test_update_raises_the_probability_of_rewarded_responses(policy: Policy) -> None:
+    batch = samples(16)
+    score(policy, batch, 1024, 1.0)
+    before = [sum(s.old_logprobs) for s in batch]
+    config = TrainConfig(mini_batches=1, token_budget=1024, lr=3e-3)
+    optimizer = make_optimizer(policy, config)
+    for _ in range(5):
+        update(
+            policy,
+            optimizer,
+            batch,
+            config,
+            LossConfig(),
+            temperature=1.0,
+            constant_length=24,
+            seed=0,
+        )
+    score(policy, batch, 1024, 1.0)
+    moved = [
+        (sum(s.old_logprobs) - old) * s.advantage
+        for s, old in zip(batch, before, strict=True)
+        if s.advantage
+    ]
+    assert sum(moved) > 0
+
+
+def test_no_signal_changes_nothing(policy: Policy) -> None:
+    batch = [Sample(s.prompt_ids, s.response_ids) for s in samples(8)]
+    score(policy, batch, 1024, 1.0)
+    before = copy.deepcopy(policy.model.state_dict())
+    config = TrainConfig(mini_batches=2, token_budget=1024, lr=1.0)
+    stats = update(
+        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        temperature=1.0, constant_length=24, seed=0,
+    )  # fmt: skip
+    assert stats.grad_norm is None and stats.trained_tokens == 0 and stats.loss == 0
+    assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
+
+
+def test_infinite_gradient_skips_the_update(policy: Policy) -> None:
+    batch = samples(8)
+    score(policy, batch, 1024, 1.0)
+    with torch.no_grad():
+        policy.model.model.norm.weight[0] = float("inf")
+    before = policy.model.model.layers[0].mlp.up_proj.weight.clone()
+    config = TrainConfig(mini_batches=1, token_budget=1024)
+    stats = update(
+        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        temperature=1.0, constant_length=24, seed=0,
+    )  # fmt: skip
+    assert stats.skipped_updates == 1 and stats.grad_norm is None
+    assert torch.equal(policy.model.model.layers[0].mlp.up_proj.weight, before)
+
+
+def test_micro_batches_hold_every_sample_once_within_the_budget() -> None:
+    batch = samples(50, seed=4)
+    cut = micro_batches(batch, 64, torch.device("cpu"))
+    assert sorted(i for b in cut for i in b.order) == list(range(50))
+    widths = [b.input_ids.shape[1] for b in cut]
+    assert widths == sorted(widths, reverse=True)  # the largest first: out of memory shows at once
+    for b in cut:
+        assert b.input_ids.numel() <= 64
+        assert b.cu_seqlens.dtype == torch.int32 and b.cu_seqlens[-1] == b.tokens
+        flat = b.input_ids.flatten()
+        assert torch.equal(flat[b.predictors + 1], b.targets)
+    with pytest.raises(ValueError, match="token_budget is 5"):
+        micro_batches(batch, 5, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"samples\[0\] has no response"):
+        micro_batches([Sample([1], [])], 64, torch.device("cpu"))
+
+
+def test_warm_up_is_linear_and_then_constant() -> None:
+    config = TrainConfig(lr=1.0, lr_warmup_steps=4)
+    assert [learning_rate(t, config) for t in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert learning_rate(0, TrainConfig(lr=2.0)) == 2.0
