@@ -1,4 +1,4 @@
-"""Checkpoints that ``from_pretrained`` loads, with trainer state, and the siri-low/high manifest."""
+"""Checkpoints that ``from_pretrained`` loads, trainer state, and the siri-low/high manifest."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the key, what was given and what is accepted."""
+    """A configuration that cannot run; the message names the key, what it got and what it takes."""
 
 
 class Section(BaseModel):
@@ -57,7 +57,7 @@ class ModelConfig(Section):
     path: str = "embedded"
     """A folder or hub id that ``from_pretrained`` loads; ``embedded``: the demo's shipped start."""
     convert_from: str | None = None
-    """``PACKAGE:FILE.gguf`` or a GGUF path, converted into ``path`` once when that does not exist."""
+    """``PACKAGE:FILE.gguf`` or a GGUF path, converted into ``path`` once when that is missing."""
     scratch: ArchitectureConfig | None = None
     """Build a model with random weights (embedded task only) instead of loading ``path``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -72,7 +72,7 @@ class SourceConfig(Section):
 
     kind: Literal["embedded", "file", "reasoning_gym"]
     path: str | list[str] = ""
-    """file: JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first that exists."""
+    """file: JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
     split: str | None = None
     question_field: str = "question"
     answer_field: str = "answer"
@@ -175,7 +175,7 @@ class RolloutConfig(Section):
 
 
 class RewardConfig(Section):
-    """The length-capping reward (SIRI section 3.1): 1 if finished within the cap and right, else 0."""
+    """The length-capping reward (SIRI section 3.1): 1 if right and finished in time, else 0."""
 
     verifier: Literal["exact", "math_verify"] = "exact"
     think: Literal["required", "optional", "none"] = "required"
@@ -396,8 +396,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             node = node[_list_index(node, part, override)]
             continue
         if node.get(part) is None:
-            # Sections a recipe leaves out exist with their defaults; an unknown name is caught, with
-            # the nearest valid one, when the whole is validated.
+            # Sections a recipe leaves out exist with their defaults; an unknown name is caught
+            # when the whole is validated, which names the nearest valid one.
             node[part] = {}
         node = node[part]
         if not isinstance(node, (dict, list)):
@@ -413,7 +413,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 def _list_index(node: list[Any], part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
         raise ConfigError(
-            f"override {override!r}: {part!r} is not an item of a list of {len(node)} (0 to {len(node) - 1})"
+            f"override {override!r}: {part!r} is not an item of a list of {len(node)}; the first is 0"
         )
     return int(part)
 

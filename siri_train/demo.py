@@ -14,16 +14,16 @@ from siri_train.monitor.progress import duration
 from siri_train.report import summary_table, write_report
 
 INTRODUCTION = """\
-SIRI on a CPU: a model of {parameters:,} parameters that was taught to think wastefully (it re-checks
-behind "wait" and writes every step out) learns by reinforcement which thoughts pay.
+SIRI on a CPU: a model of {parameters:,} parameters that was taught to think wastefully (it
+re-checks behind "wait" and writes every step out) learns by reinforcement which thoughts pay.
   task      {example}
   control   {steps} steps with the cap fixed at {max_len} tokens
-  SIRI      {steps} steps with the cap swinging {max_len} -> {min_len} -> {max_len}, {cycles:g} cycles
+  SIRI      {steps} steps, the cap swinging {max_len} -> {min_len} -> {max_len}, {cycles:g} cycles
 """
 
 
 def demo(out: Path, seed: int = 0) -> list[dict[str, Any]]:
-    """Train a control and a SIRI run from the shipped start, then write summary.json and report.html.
+    """Train a control and a SIRI run from the shipped start; write summary.json and report.html.
 
     A second call with the same folder and seed reuses whatever is finished and continues the rest.
 

@@ -124,8 +124,8 @@ def _batches(
             raise ConfigError(f"data.train: {error}") from error
     if len(examples) < sft.batch_size:
         raise ConfigError(
-            f"sft.batch_size: {sft.batch_size}, but only {len(examples)} examples fit into sft.max_len "
-            f"({skipped} are longer than {sft.max_len} tokens)"
+            f"sft.batch_size: {sft.batch_size}, but only {len(examples)} examples fit into "
+            f"sft.max_len ({skipped} are longer than {sft.max_len} tokens)"
         )
     print(
         f"{config.name} sft: {len(examples)} examples, {skipped} longer ones left out", flush=True
