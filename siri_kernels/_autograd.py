@@ -1,0 +1,36 @@
+"""Double backward is refused with a message that names the operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class _Refuse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, op: str, grad: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
+        ctx.op = op
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> Any:
+        raise NotImplementedError(
+            f"{ctx.op}: its gradient cannot be differentiated again (double backward); "
+            "backend='reference' is plain PyTorch and can"
+        )
+
+
+def refuse_double_backward(
+    op: str, grads: tuple[torch.Tensor | None, ...], sources: tuple[torch.Tensor | None, ...]
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients as they are, but under ``create_graph=True`` tied to an error for whoever goes on.
+
+    Call it last in ``backward``; ``sources`` are the tensors the gradients depend on.
+    """
+    if not torch.is_grad_enabled():
+        return grads
+    roots = [s for s in sources if s is not None and s.requires_grad]
+    if not roots:
+        return grads
+    return tuple(None if g is None else _Refuse.apply(op, g, *roots) for g in grads)

@@ -1,0 +1,124 @@
+"""``group_advantages``: the public function and its checks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from siri_kernels import _checks as check
+from siri_kernels._backend import resolve_backend
+from siri_kernels.group_advantages import portable, reference
+
+OP = "group_advantages"
+BASELINES = ("mean", "leave_one_out", "none")
+SCALES = ("group_std", "batch_std", "none")
+REWARD_DTYPES = (
+    *check.FLOATS,
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
+
+
+class GroupAdvantages(NamedTuple):
+    """Advantages [B] float32, and of each group mean, std [G] float32 and degenerate [G] bool."""
+
+    advantages: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    degenerate: torch.Tensor
+
+
+def group_advantages(
+    rewards: torch.Tensor,
+    groups: int | torch.Tensor,
+    *,
+    baseline: str = "mean",
+    scale: str = "group_std",
+    eps: float = 1e-6,
+    correction: int = 1,
+    backend: str | None = None,
+) -> GroupAdvantages:
+    """How much better than its group each answer is: ``(reward - baseline) / (std + eps)``.
+
+    The defaults are GRPO (DeepSeekMath, arXiv 2402.03300, section 4.1.2; SIRI, arXiv 2509.25176,
+    section 3.2) with verl's eps; TRL adds 1e-4. ``scale="none"`` is Dr. GRPO (arXiv 2503.20783),
+    ``baseline="leave_one_out"`` RLOO (arXiv 2402.14740), ``scale="batch_std"`` Lite PPO
+    (arXiv 2508.08221). Example, one group [1, 1, 0, 0, 0, 0, 0, 0]: +1.6202 and -0.5401; RLOO
+    without scale: +0.8571 and -0.2857.
+
+    Args:
+        rewards: [B], any float or integer dtype, finite. NaN: could not be scored; its advantage
+            is 0 and no mean or std counts it.
+        groups: an int: equal groups of that many consecutive answers; or [B] int64 ids >= 0, equal
+            for answers of one group, in any order, gaps allowed. Ids may stay on the CPU when
+            rewards are on a GPU. Ids on a GPU are the one case that waits for it: their number of
+            groups, the length of three results, has to be read.
+        baseline: "mean" of the group; "leave_one_out": mean of the others; "none": 0.
+        scale: "group_std", "batch_std" (of all scored rewards about their own mean) or "none".
+        eps: added to the std, number >= 0.
+        correction: 1: unbiased std (Bessel), as TRL and verl; 0: population std.
+        backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
+            not there yet.
+
+    Returns:
+        GroupAdvantages: advantages [B]; mean and std [G] of the group's scored rewards (std 0 for
+        fewer than two, mean 0 for none); degenerate [G]: all scored rewards equal, so that there is
+        nothing to learn. G counts the distinct groups, in order of first answer for an int and of
+        ascending id otherwise. float32, without gradient.
+
+        An advantage is exactly 0 where the reward is NaN; where baseline and std are those of a
+        single answer; in a degenerate group, whatever the size of its rewards, unless
+        ``baseline="none"``; and where the std it would be divided by is 0.
+
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape, device or value, no rewards, B not a multiple of the group size;
+            negative ids and infinite rewards (read on a CPU, elsewhere under
+            ``SIRI_KERNELS_CHECK=1``); an unknown option.
+        NotImplementedError: ``backend="triton"``.
+    """
+    backend = resolve_backend(OP, backend)
+    _check(rewards, groups)
+    check.choice(OP, "baseline", baseline, BASELINES)
+    check.choice(OP, "scale", scale, SCALES)
+    check.number(OP, "eps", eps, at_least=0)
+    if isinstance(correction, bool) or correction not in (0, 1):
+        raise ValueError(f"{OP}: correction must be 0 or 1; got {correction!r}")
+    implementation = reference if backend == "reference" else portable
+    with torch.no_grad():
+        advantages, mean, std, degenerate = implementation.group_advantages(
+            rewards, groups, baseline, scale, float(eps), correction
+        )
+    return GroupAdvantages(advantages.float(), mean.float(), std.float(), degenerate)
+
+
+def _check(rewards: torch.Tensor, groups: int | torch.Tensor) -> None:
+    check.tensor(OP, "rewards", rewards)
+    check.dtype(OP, "rewards", rewards, REWARD_DTYPES)
+    if rewards.dim() != 1 or len(rewards) == 0:
+        raise ValueError(
+            f"{OP}: rewards must have shape [B] with B >= 1; got {check.describe(rewards)}"
+        )
+    if check.may_read(rewards) and bool(rewards.isinf().any()):
+        raise ValueError(f"{OP}: rewards must be finite or NaN (not scored); got an infinity")
+    if isinstance(groups, torch.Tensor):
+        check.dtype(OP, "groups", groups, (torch.int64,))
+        check.shape(OP, "groups", groups, rewards.shape, "that of rewards, [B]")
+        if groups.device.type != "cpu":
+            check.device(OP, "groups", groups, "rewards", rewards.device)
+        if check.may_read(groups) and bool((groups < 0).any()):
+            raise ValueError(f"{OP}: groups must hold ids >= 0; got {int(groups.min())}")
+    elif isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(
+            f"{OP}: groups must be an int or a [B] int64 tensor; got {type(groups).__name__}"
+        )
+    elif groups < 1 or len(rewards) % groups:
+        raise ValueError(
+            f"{OP}: groups as an int must be >= 1 and divide the number of rewards, "
+            f"{len(rewards)}; got {groups}"
+        )

@@ -1,0 +1,59 @@
+"""Grouped advantages as a loop over groups, in float64: the specification."""
+
+from __future__ import annotations
+
+import torch
+
+
+def group_advantages(
+    rewards: torch.Tensor,
+    groups: int | torch.Tensor,
+    baseline: str,
+    scale: str,
+    eps: float,
+    correction: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    r = rewards.double()
+    if isinstance(groups, int):
+        ids = torch.arange(len(r), device=r.device) // groups
+    else:
+        ids = groups.to(r.device)
+    advantages = torch.zeros_like(r)
+    means, stds, degenerate = [], [], []
+    batch_std = _std(r[~r.isnan()], correction)
+    for group in ids.unique():
+        members = ((ids == group) & ~r.isnan()).nonzero()[:, 0]
+        x = r[members]
+        n = len(x)
+        mean = x.mean() if n else r.new_zeros(())
+        std = _std(x, correction)
+        constant = n == 0 or bool((x == x[0]).all())
+        means.append(mean)
+        stds.append(std)
+        degenerate.append(constant)
+
+        if baseline == "none":
+            a = x
+        elif constant:
+            a = torch.zeros_like(x)
+        elif baseline == "mean":
+            a = x - mean
+        else:
+            a = x - (x.sum() - x) / (n - 1)
+        if scale != "none":
+            divisor = std if scale == "group_std" else batch_std
+            a = a / (divisor + eps) if divisor > 0 else torch.zeros_like(a)
+        advantages[members] = a
+    return (
+        advantages,
+        torch.stack(means),
+        torch.stack(stds),
+        torch.tensor(degenerate, device=r.device),
+    )
+
+
+def _std(x: torch.Tensor, correction: int) -> torch.Tensor:
+    """Standard deviation; exactly 0 where there are fewer than two values or all are equal."""
+    if len(x) < 2 or bool((x == x[0]).all()):
+        return x.new_zeros(())
+    return x.std(correction=correction)

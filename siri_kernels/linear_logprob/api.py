@@ -1,0 +1,264 @@
+"""``linear_logprob``: the public function, its checks and its autograd."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from siri_kernels import _checks as check
+from siri_kernels._autograd import refuse_double_backward
+from siri_kernels._backend import resolve_backend
+from siri_kernels.linear_logprob import portable, reference
+from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxStats
+
+OP = "linear_logprob"
+
+
+def linear_logprob(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    temperature: float | torch.Tensor = 1.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    tail: float = 1e-2,
+    backend: str | None = None,
+    process_group: Any = None,
+) -> LogprobOutput:
+    """Log-prob of each target and entropy of each distribution, without storing logits.
+
+    With ``raw = hidden @ weight.T + bias``, the logits are, in this order, ``raw``, then
+    ``softcap * tanh(raw / softcap)`` where a softcap is given, then divided by ``temperature``.
+    Returns ``log_softmax(logits)[target]`` and ``-sum p log p`` of every row. No tensor of the size
+    of the logits ever exists, in forward or backward.
+
+    Args:
+        hidden: [..., D] bfloat16, float16, float32 or float64, any strides.
+        weight: [V, D], dtype of ``hidden``; under ``torch.autocast`` the two may differ and are
+            multiplied in autocast's dtype.
+        targets: [...] int64, each in 0..V-1 or ``ignore_index``.
+        bias: [V] floating point, added before the softcap.
+        temperature: number > 0, or a tensor [...] of them, one per token. It gets no gradient: a
+            tensor that requires one is refused.
+        softcap: number > 0, as ``final_logit_softcapping`` of Gemma; None: no cap.
+        ignore_index: rows with this target are skipped: results 0, gradients 0, nothing computed
+            on a CPU, and a NaN in them goes nowhere.
+        tail: the most relative L1 error of the logit gradient that backward may make, a finite
+            number >= 0. Every backend of this version computes the gradient of every row exactly
+            (error 0), whatever ``tail``.
+        backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
+            not there yet.
+        process_group: vocabulary-parallel shards of ``weight``; not there yet.
+
+    Returns:
+        LogprobOutput: logprobs [...] and entropy [...], in nats, float32 (float64 if ``hidden`` is
+        float64), both differentiable once with respect to ``hidden``, ``weight`` and ``bias``.
+        Log-probs are never above 0 and keep their relative precision where ``1 - p`` is below the
+        rounding of fp32. Gradients are accumulated in fp32 and rounded once. Backward skips rows
+        whose incoming gradients are exactly zero, and inputs that need no gradient. A row with a
+        NaN gives NaN for itself alone. Runs on the same machine with the same number of threads
+        repeat bit for bit.
+
+    Raises:
+        TypeError: wrong type or dtype, or ``hidden`` and ``weight`` differ outside autocast.
+        ValueError: wrong shape, device or value, a target out of range (checked on a CPU, elsewhere
+            under ``SIRI_KERNELS_CHECK=1``), an unknown backend.
+        NotImplementedError: ``backend="triton"``, ``process_group``, double backward.
+    """
+    backend = resolve_backend(OP, backend)
+    gemm_dtype = _check(hidden, weight, targets, bias)
+    rule = check_rule(OP, temperature, softcap, targets, hidden.device)
+    check_targets(OP, targets, weight.shape[0], ignore_index)
+    check.number(OP, "tail", tail, at_least=0)
+    if process_group is not None:
+        raise NotImplementedError(
+            f"{OP}: process_group (vocabulary-parallel weight) is not there yet; it takes None"
+        )
+    lead = targets.shape
+    rows, flat = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    if backend == "reference":
+        with _no_autocast(hidden.device):
+            rows, weight = rows.to(gemm_dtype), weight.to(gemm_dtype)
+            out = reference.linear_logprob(rows, weight, flat, bias, rule, ignore_index)
+    else:
+        out = LogprobOutput(
+            *_LinearLogprob.apply(rows, weight, flat, bias, rule, ignore_index, gemm_dtype)
+        )
+    return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    # Autocast would turn the fp32 products below into 16-bit ones.
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+class _LinearLogprob(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        bias: torch.Tensor | None,
+        rule: LogitRule,
+        ignore_index: int,
+        gemm_dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        counted = targets != ignore_index
+        index = counted_rows(counted)
+        rows, row_targets = select(index, hidden, targets)
+        with _no_autocast(hidden.device):
+            stats = portable.forward(rows, weight, row_targets, bias, rule.rows(index), gemm_dtype)
+        stats = spread(stats, index, counted)
+        ctx.set_materialize_grads(False)
+        temperature = rule.temperature if isinstance(rule.temperature, torch.Tensor) else None
+        ctx.save_for_backward(hidden, weight, targets, bias, temperature, counted, *stats)
+        ctx.rule, ctx.gemm_dtype = rule, gemm_dtype
+        return stats.logprobs, stats.entropy
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
+        hidden, weight, targets, bias, _, counted, *saved = ctx.saved_tensors
+        grad_logprobs, grad_entropy = upstream
+        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
+        with torch.no_grad(), _no_autocast(hidden.device):
+            index = active_rows(counted, grad_logprobs, grad_entropy)
+            rows, row_targets, *stats = select(index, hidden, targets, *saved)
+            if grad_logprobs is None:
+                grad_logprobs = torch.zeros_like(saved[0])
+            grad_logprobs, grad_entropy = select(index, grad_logprobs, grad_entropy)
+            d_hidden, d_weight, d_bias = portable.backward(
+                rows,
+                weight,
+                row_targets,
+                bias,
+                ctx.rule.rows(index),
+                ctx.gemm_dtype,
+                SoftmaxStats(*stats),
+                grad_logprobs,
+                grad_entropy,
+                needs,
+            )
+            if d_hidden is not None and index is not None:
+                d_hidden = torch.zeros_like(hidden).index_copy_(0, index, d_hidden)
+        grads = (d_hidden, d_weight, None, d_bias, None, None, None)
+        return refuse_double_backward(OP, grads, (hidden, weight, bias, *upstream))
+
+
+# What linear_logprob and selective_logprob share: which rows are worth computing.
+
+
+def counted_rows(counted: torch.Tensor) -> torch.Tensor | None:
+    """Indices of the counted rows; None: take all (reading the mask would wait for a GPU)."""
+    if counted.device.type != "cpu" or bool(counted.all()):
+        return None
+    return counted.nonzero()[:, 0]
+
+
+def active_rows(counted: torch.Tensor, *upstream: torch.Tensor | None) -> torch.Tensor | None:
+    """Indices of the rows with any gradient to give (NaN is one); None: all of them."""
+    active = torch.zeros_like(counted)
+    for grad in upstream:
+        if grad is not None:
+            active |= grad != 0
+    index = (active & counted).nonzero()[:, 0]
+    return None if len(index) == len(counted) else index
+
+
+def select(index: torch.Tensor | None, *tensors: Any) -> tuple[Any, ...]:
+    return tensors if index is None else tuple(t if t is None else t[index] for t in tensors)
+
+
+def spread(stats: SoftmaxStats, index: torch.Tensor | None, counted: torch.Tensor) -> SoftmaxStats:
+    """Statistics of the computed rows to the places of all rows, 0 where not counted."""
+    if index is None:
+        return SoftmaxStats(*(s.masked_fill(~counted, 0) for s in stats))
+    return SoftmaxStats(*(s.new_zeros(counted.shape).index_copy_(0, index, s) for s in stats))
+
+
+# Checks
+
+
+def _check(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None
+) -> torch.dtype:
+    """Checks the tensors; the dtype in which ``hidden`` and ``weight`` are multiplied."""
+    for name, value in (("hidden", hidden), ("weight", weight), ("targets", targets)):
+        check.tensor(OP, name, value)
+    check.dtype(OP, "hidden", hidden)
+    check.dtype(OP, "weight", weight)
+    check.device(OP, "weight", weight, "hidden", hidden.device)
+    if weight.dim() != 2 or 0 in weight.shape:
+        raise ValueError(
+            f"{OP}: weight must have shape [V, D] with V, D >= 1; got {check.describe(weight)}"
+        )
+    if hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{OP}: hidden must have shape [..., D] with D = {weight.shape[1]}, the width of "
+            f"weight; got {check.describe(hidden)}"
+        )
+    check.dtype(OP, "targets", targets, (torch.int64,))
+    check.device(OP, "targets", targets, "hidden", hidden.device)
+    check.shape(OP, "targets", targets, hidden.shape[:-1], "hidden.shape[:-1]")
+    if bias is not None:
+        check.tensor(OP, "bias", bias)
+        check.dtype(OP, "bias", bias)
+        check.device(OP, "bias", bias, "hidden", hidden.device)
+        check.shape(OP, "bias", bias, weight.shape[:1], "[V]")
+    kind = hidden.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if autocast and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    if weight.dtype != hidden.dtype:
+        raise TypeError(
+            f"{OP}: weight must have the dtype of hidden, {hidden.dtype}, unless torch.autocast is "
+            f"on; got {check.describe(weight)}"
+        )
+    return hidden.dtype
+
+
+def check_rule(
+    op: str,
+    temperature: float | torch.Tensor,
+    softcap: float | None,
+    targets: torch.Tensor,
+    device: torch.device,
+) -> LogitRule:
+    """Checks temperature and softcap; the rule with one temperature, or a flat tensor of them."""
+    if softcap is not None:
+        softcap = check.number(op, "softcap", softcap, above=0)
+    if not isinstance(temperature, torch.Tensor):
+        return LogitRule(check.number(op, "temperature", temperature, above=0), softcap)
+    check.dtype(op, "temperature", temperature)
+    check.device(op, "temperature", temperature, "hidden", device)
+    if temperature.dim() > 0:
+        check.shape(op, "temperature", temperature, targets.shape, "that of targets")
+    if temperature.requires_grad:
+        raise ValueError(
+            f"{op}: temperature gets no gradient; pass temperature.detach(), or divide before"
+        )
+    if check.may_read(temperature) and not bool(((temperature > 0) & temperature.isfinite()).all()):
+        raise ValueError(f"{op}: temperature must hold finite numbers > 0; got {temperature}")
+    return LogitRule(temperature.expand(targets.shape).reshape(-1), softcap)
+
+
+def check_targets(op: str, targets: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(
+            f"{op}: ignore_index must be an int; got {ignore_index!r} "
+            f"({type(ignore_index).__name__})"
+        )
+    if not check.may_read(targets):
+        return
+    bad = ((targets < 0) | (targets >= vocabulary)) & (targets != ignore_index)
+    if bool(bad.any()):
+        raise ValueError(
+            f"{op}: targets must lie in 0..{vocabulary - 1} or be ignore_index = {ignore_index}; "
+            f"got {int(targets[bad][0])} ({int(bad.sum())} out of range)"
+        )

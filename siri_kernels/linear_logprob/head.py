@@ -1,0 +1,85 @@
+"""``LogprobHead``: :func:`linear_logprob` as a module that takes the place of an LM head."""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from siri_kernels.linear_logprob.api import linear_logprob
+from siri_kernels.linear_logprob.types import LogprobOutput
+
+
+class LogprobHead(nn.Linear):
+    """An LM head that can give log-probs and entropy of targets without storing logits.
+
+    Takes the place of a model's ``lm_head`` (``model.lm_head = LogprobHead(model.lm_head)``). It
+    holds the very parameters of the head it is made of, under the same names, so that tied weights
+    stay tied, optimisers keep their parameters and checkpoints load as before. It is an
+    ``nn.Linear``: called with hidden states alone it returns logits as that did.
+
+    Called as a module (not through its ``weight``), so that hooks that gather a sharded weight
+    (FSDP2) cover it.
+
+    Args:
+        head: the ``nn.Linear`` [V, D] to take over (its bias too), an ``nn.Embedding`` [V, D] to
+            tie to, or the ``nn.Parameter`` [V, D] itself.
+
+    Raises:
+        TypeError: ``head`` is none of these.
+        ValueError: a parameter that is not a matrix.
+    """
+
+    def __init__(self, head: nn.Linear | nn.Embedding | nn.Parameter) -> None:
+        weight: torch.Tensor
+        bias: nn.Parameter | None = None
+        if isinstance(head, nn.Linear):
+            weight, bias = head.weight, head.bias
+        elif isinstance(head, nn.Embedding):
+            weight = head.weight
+        elif isinstance(head, nn.Parameter):
+            weight = head
+        else:
+            raise TypeError(
+                "LogprobHead: head must be an nn.Linear, nn.Embedding or nn.Parameter; got "
+                f"{type(head).__name__}"
+            )
+        if weight.dim() != 2:
+            raise ValueError(
+                f"LogprobHead: head must have a weight of shape [V, D]; got {list(weight.shape)}"
+            )
+        # On the meta device: nn.Linear's own parameters are never allocated nor initialised.
+        super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        self.weight = weight
+        self.bias = bias  # type: ignore[assignment]
+        if isinstance(head, nn.Module):
+            self.train(head.training)
+
+    @overload
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+    @overload
+    def forward(
+        self, hidden: torch.Tensor, targets: torch.Tensor, **options: Any
+    ) -> LogprobOutput: ...
+
+    def forward(
+        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, **options: Any
+    ) -> torch.Tensor | LogprobOutput:
+        """Log-probs and entropy of ``targets``; without targets, logits.
+
+        Args:
+            hidden: [..., D].
+            targets: [...] int64, or None.
+            **options: keyword arguments of :func:`siri_kernels.linear_logprob` but ``bias``.
+        """
+        if targets is None:
+            if options:
+                raise TypeError(
+                    f"LogprobHead: targets are missing; without them no options are taken, got "
+                    f"{sorted(options)}"
+                )
+            return F.linear(hidden, self.weight, self.bias)
+        return linear_logprob(hidden, self.weight, targets, bias=self.bias, **options)

@@ -1,0 +1,198 @@
+"""Tiled PyTorch: a block of rows times a tile of the vocabulary at a time, in fp32, on any device.
+
+The vocabulary is the outer loop, so a tile of ``weight`` is widened to fp32 once, and its gradient
+is complete, and rounded, when its turn ends.
+
+On a CPU every block has the same number of rows (the last one is padded) and the number depends on
+the vocabulary alone, so that a row meets the same GEMM kernel, and gets the same bits, in any batch
+(each row of a GEMM's result is one order of sums in MKL and oneDNN for a given shape; tested).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from siri_kernels.linear_logprob.softmax_fold import (
+    Fold,
+    FoldState,
+    GradientRule,
+    finish,
+    gradient_rule,
+    logit_gradient,
+)
+from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+
+
+def tile_shape(vocabulary: int, device: torch.device) -> tuple[int, int]:
+    """Rows in a block and ids in a tile; of V alone, never of T."""
+    if device.type == "cpu":
+        # A tile and its scratch stay in a core's L2 while a dozen elementwise passes go over them.
+        ids = min(vocabulary, 2048)
+        return min(1024, 2 ** ((2**18 // ids).bit_length() - 1)), ids
+    return 2048, min(vocabulary, 16384)
+
+
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of logits, sums and accumulated gradients."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Tiles:
+    """The loop over blocks of rows and tiles of ids, and the logits of each."""
+
+    def __init__(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        rule: LogitRule,
+        gemm_dtype: torch.dtype,
+    ) -> None:
+        self.weight, self.bias, self.softcap = weight, bias, rule.softcap
+        self.acc = widened(gemm_dtype)
+        # Tensor cores take 16-bit inputs and give fp32; elsewhere the inputs are widened, exactly.
+        self.mixed = hidden.device.type == "cuda" and gemm_dtype != self.acc
+        self.gemm = gemm_dtype
+        self.rows, self.ids = tile_shape(weight.shape[0], hidden.device)
+        self.pad = hidden.device.type == "cpu"
+        self.total = hidden.shape[0]
+        self.hidden = self.blocks(hidden)
+        temperature = rule.temperature
+        self.temperature: list[float | torch.Tensor]
+        if isinstance(temperature, torch.Tensor):
+            self.temperature = list(self.blocks(temperature.to(self.acc), fill=1))
+        else:
+            self.temperature = [temperature] * len(self.hidden)
+        size = (self.hidden[0].shape[0] if self.hidden else 0) * self.ids
+        self.buffers = [hidden.new_empty(size, dtype=self.acc) for _ in range(2)]
+
+    def blocks(self, x: torch.Tensor, fill: float = 0) -> list[torch.Tensor]:
+        """``x`` in blocks of rows; on a CPU the last one is filled up."""
+        whole = self.total // self.rows * self.rows if self.pad else self.total
+        blocks = list(x[:whole].split(self.rows)) if whole else []
+        if whole < self.total:
+            last = x.new_full((self.rows, *x.shape[1:]), fill)
+            last[: self.total - whole] = x[whole:]
+            blocks.append(last)
+        return blocks
+
+    def starts(self) -> range:
+        return range(0, self.weight.shape[0], self.ids)
+
+    def weight_tile(self, start: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A tile of ``weight`` as the GEMM takes it, and of ``bias``."""
+        stop = start + self.ids
+        tile = self.weight[start:stop].to(self.gemm)
+        bias = None if self.bias is None else self.bias[start:stop].to(self.acc)
+        return tile if self.mixed else tile.to(self.acc), bias
+
+    def scratch(self, which: int, rows: int, ids: int) -> torch.Tensor:
+        return self.buffers[which][: rows * ids].view(rows, ids)
+
+    def raw(
+        self, block: int, tile: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raw logits of a block and a tile, in a buffer, and the block as the GEMM took it."""
+        x = self.hidden[block].to(self.gemm)
+        out = self.scratch(0, x.shape[0], tile.shape[0])
+        if self.mixed:
+            torch.mm(x, tile.t(), out_dtype=self.acc, out=out)
+        else:
+            x = x.to(self.acc)
+            torch.mm(x, tile.t(), out=out)
+        if bias is not None:
+            out.add_(bias)
+        return out, x
+
+    def logits(self, raw: torch.Tensor, block: int) -> torch.Tensor:
+        """Softcap, then temperature, in place."""
+        if self.softcap is not None:
+            raw.div_(self.softcap).tanh_().mul_(self.softcap)
+        temperature = self.temperature[block]
+        if isinstance(temperature, torch.Tensor):
+            raw.div_(temperature[:, None])
+        elif temperature != 1.0:
+            raw.div_(temperature)
+        return raw
+
+
+def forward(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    rule: LogitRule,
+    gemm_dtype: torch.dtype,
+) -> SoftmaxStats:
+    """Statistics of every row of ``hidden`` [T, D]; all targets count."""
+    tiles = Tiles(hidden, weight, bias, rule, gemm_dtype)
+    folds = [Fold(t, tiles.acc) for t in tiles.blocks(targets)]
+    for start in tiles.starts():
+        tile, bias_tile = tiles.weight_tile(start)
+        for block, fold in enumerate(folds):
+            z = tiles.logits(tiles.raw(block, tile, bias_tile)[0], block)
+            fold.add(z, start, tiles.scratch(1, *z.shape))
+    if not folds:
+        return SoftmaxStats(*(hidden.new_zeros(0, dtype=tiles.acc) for _ in range(4)))
+    states = zip(*(fold.state() for fold in folds), strict=True)
+    stats = finish(FoldState(*(torch.cat(column) for column in states)))
+    return SoftmaxStats(*(s[: tiles.total] for s in stats))
+
+
+def backward(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    rule: LogitRule,
+    gemm_dtype: torch.dtype,
+    stats: SoftmaxStats,
+    grad_logprobs: torch.Tensor,
+    grad_entropy: torch.Tensor | None,
+    needs: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of ``hidden``, ``weight`` and ``bias`` (None where not needed), exact."""
+    tiles = Tiles(hidden, weight, bias, rule, gemm_dtype)
+    acc, (need_hidden, need_weight, need_bias) = tiles.acc, needs
+    whole_rule = gradient_rule(stats, grad_logprobs, grad_entropy, rule.temperature)
+    columns = [
+        [None] * len(tiles.hidden) if column is None else tiles.blocks(column)
+        for column in whole_rule
+    ]
+    block_rules = [GradientRule(*row) for row in zip(*columns, strict=True)]
+    block_targets = tiles.blocks(targets)
+    d_hidden = [torch.zeros_like(h, dtype=acc) for h in tiles.hidden] if need_hidden else []
+    d_weight = torch.empty_like(weight) if need_weight else None
+    d_bias = torch.empty_like(bias) if bias is not None and need_bias else None
+    for start in tiles.starts():
+        tile, bias_tile = tiles.weight_tile(start)
+        n = tile.shape[0]
+        d_tile = tile.new_zeros(tile.shape, dtype=acc) if need_weight else None
+        d_bias_tile = tile.new_zeros(n, dtype=acc) if d_bias is not None else None
+        left = tiles.total
+        for block, block_rule in enumerate(block_rules):
+            raw, x = tiles.raw(block, tile, bias_tile)
+            slope = None
+            if tiles.softcap is not None:
+                slope = (raw / tiles.softcap).tanh_().square_().neg_().add_(1)
+            z = tiles.logits(raw, block)
+            scratch = tiles.scratch(1, *z.shape)
+            dz = logit_gradient(z, block_targets[block], start, block_rule, scratch)
+            if slope is not None:
+                dz.mul_(slope)
+            if need_hidden:
+                d_hidden[block].addmm_(dz, tile.to(acc))
+            real = min(left, dz.shape[0])  # a padding row has no gradient to give
+            left -= real
+            if d_tile is not None:
+                d_tile.addmm_(dz[:real].t(), x[:real].to(acc))
+            if d_bias_tile is not None:
+                d_bias_tile += dz[:real].sum(0)
+        if d_weight is not None and d_tile is not None:
+            d_weight[start : start + n] = d_tile
+        if d_bias is not None and d_bias_tile is not None:
+            d_bias[start : start + n] = d_bias_tile
+    if not need_hidden:
+        return None, d_weight, d_bias
+    whole = torch.cat(d_hidden)[: tiles.total] if d_hidden else torch.zeros_like(hidden)
+    return whole.to(hidden.dtype), d_weight, d_bias

@@ -1,0 +1,66 @@
+"""Log-prob and entropy in plain eager PyTorch: the specification, and the oracle of the tests.
+
+Stores all logits. Runs in float64 when given float64, else in float32, and is differentiated by
+autograd (twice, if asked).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput
+
+
+def linear_logprob(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    rule: LogitRule,
+    ignore_index: int,
+) -> LogprobOutput:
+    """``hidden`` [T, D], ``weight`` [V, D], ``targets`` [T], ``bias`` [V]."""
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    rows = (targets != ignore_index).nonzero()[:, 0]
+    raw = F.linear(
+        hidden[rows].to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    )
+    return _scatter(_from_raw(raw, targets[rows], rule.rows(rows)), rows, len(targets))
+
+
+def selective_logprob(
+    logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule, ignore_index: int
+) -> LogprobOutput:
+    """``logits`` [T, V], ``targets`` [T]."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    rows = (targets != ignore_index).nonzero()[:, 0]
+    raw = logits[rows].to(dtype)
+    return _scatter(_from_raw(raw, targets[rows], rule.rows(rows)), rows, len(targets))
+
+
+def _from_raw(raw: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> LogprobOutput:
+    logits = raw
+    if rule.softcap is not None:
+        logits = rule.softcap * torch.tanh(logits / rule.softcap)
+    temperature = rule.temperature
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.to(logits.dtype)[:, None]
+    logits = logits / temperature
+    if logits.shape[1] == 1:  # one token: certain of it, whatever its logit (NaN stays NaN)
+        zero = logits[:, 0] - logits[:, 0]
+        return LogprobOutput(zero, zero)
+    target = targets[:, None]
+    # log p = -log(1 + exp(lse of the others - z)): right to the last bit where lse - z would be 0.
+    others = logits.scatter(1, target, float("-inf")).logsumexp(1)
+    gap = others - logits.gather(1, target)[:, 0]
+    logprobs = -torch.logaddexp(gap, torch.zeros_like(gap))
+    log_softmax = torch.log_softmax(logits, 1)
+    # A token of probability 0 adds nothing (0 * -inf would be NaN).
+    entropy = -(log_softmax.exp() * log_softmax.clamp(min=-1e4)).sum(1)
+    return LogprobOutput(logprobs, entropy)
+
+
+def _scatter(out: LogprobOutput, rows: torch.Tensor, total: int) -> LogprobOutput:
+    """Counted rows to their places among ``total``, zeros elsewhere."""
+    return LogprobOutput(*(values.new_zeros(total).index_put((rows,), values) for values in out))

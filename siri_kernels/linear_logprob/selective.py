@@ -1,0 +1,135 @@
+"""``selective_logprob``: the same results from logits that already exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from siri_kernels import _checks as check
+from siri_kernels._autograd import refuse_double_backward
+from siri_kernels._backend import resolve_backend
+from siri_kernels.linear_logprob import reference
+from siri_kernels.linear_logprob.api import active_rows, check_rule, check_targets, counted_rows
+from siri_kernels.linear_logprob.portable import tile_shape, widened
+from siri_kernels.linear_logprob.softmax_fold import Fold, finish, gradient_rule, logit_gradient
+from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxStats
+
+OP = "selective_logprob"
+
+
+def selective_logprob(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor = 1.0,
+    ignore_index: int = -100,
+    backend: str | None = None,
+) -> LogprobOutput:
+    """Log-prob of each target and entropy of each distribution, from given logits.
+
+    ``log_softmax(logits / temperature)[target]`` and ``-sum p log p``, without a second tensor of
+    the size of the logits but the gradient that backward returns. A logit of -inf is probability 0.
+
+    Args:
+        logits: [..., V] bfloat16, float16, float32 or float64, any strides.
+        targets: [...] int64, each in 0..V-1 or ``ignore_index``.
+        temperature: number > 0, or a tensor [...] of them, one per token, without gradient.
+        ignore_index: rows with this target are skipped: results 0, gradients 0.
+        backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
+            not there yet.
+
+    Returns:
+        LogprobOutput: as :func:`siri_kernels.linear_logprob` gives, with the same precision:
+        float32 (float64 for float64 logits), both differentiable once.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as :func:`siri_kernels.linear_logprob`.
+    """
+    backend = resolve_backend(OP, backend)
+    check.tensor(OP, "logits", logits)
+    check.tensor(OP, "targets", targets)
+    check.dtype(OP, "logits", logits)
+    check.dtype(OP, "targets", targets, (torch.int64,))
+    if logits.dim() == 0 or logits.shape[-1] == 0:
+        raise ValueError(
+            f"{OP}: logits must have shape [..., V] with V >= 1; got {check.describe(logits)}"
+        )
+    check.device(OP, "targets", targets, "logits", logits.device)
+    check.shape(OP, "targets", targets, logits.shape[:-1], "logits.shape[:-1]")
+    rule = check_rule(OP, temperature, None, targets, logits.device)
+    check_targets(OP, targets, logits.shape[-1], ignore_index)
+    lead = targets.shape
+    rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    if backend == "reference":
+        out = reference.selective_logprob(rows, flat, rule, ignore_index)
+    else:
+        out = LogprobOutput(*_SelectiveLogprob.apply(rows, flat, rule, ignore_index))
+    return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
+
+
+class _Blocks:
+    """Widened logits of a block of rows and a tile of ids, divided by the temperature."""
+
+    def __init__(self, logits: torch.Tensor, rule: LogitRule, index: torch.Tensor | None) -> None:
+        self.logits, self.rule = logits, rule
+        rows, self.ids = tile_shape(logits.shape[1], logits.device)
+        if index is None:
+            index = torch.arange(len(logits), device=logits.device)
+        self.rows = index.split(rows) if len(index) else ()
+        self.acc = widened(logits.dtype)
+
+    def tiles(self, rows: torch.Tensor) -> Any:
+        rule = self.rule.rows(rows)
+        for start in range(0, self.logits.shape[1], self.ids):
+            tile = self.logits[:, start : start + self.ids].index_select(0, rows).to(self.acc)
+            if isinstance(rule.temperature, torch.Tensor):
+                tile.div_(rule.temperature[:, None])
+            elif rule.temperature != 1.0:
+                tile.div_(rule.temperature)
+            yield start, tile
+
+
+class _SelectiveLogprob(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule, ignore_index: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        counted = targets != ignore_index
+        blocks = _Blocks(logits, rule, counted_rows(counted))
+        stats = SoftmaxStats(*(logits.new_zeros(len(logits), dtype=blocks.acc) for _ in range(4)))
+        for rows in blocks.rows:
+            fold = Fold(targets[rows], blocks.acc)
+            for start, tile in blocks.tiles(rows):
+                fold.add(tile, start, torch.empty_like(tile))
+            for whole, part in zip(stats, finish(fold.state()), strict=True):
+                whole[rows] = part
+        for whole in stats:
+            whole.masked_fill_(~counted, 0)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, targets, counted, *stats)
+        ctx.rule = rule
+        return stats.logprobs, stats.entropy
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
+        logits, targets, counted, *saved = ctx.saved_tensors
+        grad_logprobs, grad_entropy = upstream
+        with torch.no_grad():
+            if grad_logprobs is None:
+                grad_logprobs = torch.zeros_like(saved[0])
+            blocks = _Blocks(logits, ctx.rule, active_rows(counted, grad_logprobs, grad_entropy))
+            grad = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+            for rows in blocks.rows:
+                block_targets = targets[rows]
+                row_rule = gradient_rule(
+                    SoftmaxStats(*(s[rows] for s in saved)),
+                    grad_logprobs[rows],
+                    None if grad_entropy is None else grad_entropy[rows],
+                    ctx.rule.rows(rows).temperature,
+                )
+                for start, tile in blocks.tiles(rows):
+                    scratch = torch.empty_like(tile)
+                    dz = logit_gradient(tile, block_targets, start, row_rule, scratch)
+                    grad[:, start : start + tile.shape[1]].index_copy_(0, rows, dz.to(grad.dtype))
+        return refuse_double_backward(OP, (grad, None, None, None), (logits, *upstream))

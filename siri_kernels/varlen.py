@@ -1,0 +1,314 @@
+"""Packed sequences: [B, L] padded <-> [T] packed, cutting at a length cap, next-token alignment.
+
+``cu_seqlens`` is flash-attention's: [B+1] int32, where sequence ``i`` is ``cu_seqlens[i]`` up to
+``cu_seqlens[i+1]`` of the packed tokens, so 0 first and T last; sequences may be empty. Everything
+runs on the tensors' device. Where the size of a result depends on values (``pack``, ``cut``, and
+``unpack`` without ``length``), a GPU is waited for once, unless the size is given.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from siri_kernels import _checks as check
+
+__all__ = [
+    "Cut",
+    "Packed",
+    "align_to_tokens",
+    "check_cu_seqlens",
+    "cu_seqlens_from",
+    "cut",
+    "lengths",
+    "next_token_targets",
+    "pack",
+    "sequence_ids",
+    "unpack",
+]
+
+
+class Packed(NamedTuple):
+    """values [T, ...] and cu_seqlens [B+1]."""
+
+    values: torch.Tensor
+    cu_seqlens: torch.Tensor
+
+
+class Cut(NamedTuple):
+    """values [T', ...], cu_seqlens [B+1], truncated [B] bool, kept [T'] int64 into the input."""
+
+    values: torch.Tensor
+    cu_seqlens: torch.Tensor
+    truncated: torch.Tensor
+    kept: torch.Tensor
+
+
+def check_cu_seqlens(
+    cu_seqlens: torch.Tensor, total: int | None = None, op: str = "varlen"
+) -> None:
+    """Refuses a ``cu_seqlens`` that is not one.
+
+    Args:
+        cu_seqlens: [B+1] int32.
+        total: T, the number of packed tokens it must end at; None: not compared.
+        op: named in the error.
+
+    Raises:
+        TypeError: not an int32 tensor.
+        ValueError: wrong shape; and, read on a CPU, elsewhere only under ``SIRI_KERNELS_CHECK=1``:
+            the first entry is not 0, an entry is smaller than the one before, the last is not
+            ``total``.
+    """
+    check.tensor(op, "cu_seqlens", cu_seqlens)
+    check.dtype(op, "cu_seqlens", cu_seqlens, (torch.int32,))
+    if cu_seqlens.dim() != 1 or len(cu_seqlens) == 0:
+        raise ValueError(
+            f"{op}: cu_seqlens must have shape [B+1]; got {check.describe(cu_seqlens)}"
+        )
+    if not check.may_read(cu_seqlens):
+        return
+    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+    if first != 0:
+        raise ValueError(f"{op}: cu_seqlens must start with 0; got {first}")
+    falls = (cu_seqlens[1:] < cu_seqlens[:-1]).nonzero()[:, 0]
+    if len(falls):
+        at = int(falls[0])
+        raise ValueError(
+            f"{op}: cu_seqlens must never fall; got {int(cu_seqlens[at])} then "
+            f"{int(cu_seqlens[at + 1])} at entry {at + 1}"
+        )
+    if total is not None and last != total:
+        raise ValueError(
+            f"{op}: cu_seqlens must end at the number of packed tokens, {total}; got {last}"
+        )
+
+
+def lengths(cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """Length of every sequence, [B] int32."""
+    check_cu_seqlens(cu_seqlens)
+    return cu_seqlens[1:] - cu_seqlens[:-1]
+
+
+def cu_seqlens_from(lengths: torch.Tensor) -> torch.Tensor:
+    """``cu_seqlens`` [B+1] int32 of sequences of ``lengths`` [B] (any integer dtype, >= 0).
+
+    Raises:
+        TypeError, ValueError: not integers, not [B], negative (read on a CPU).
+    """
+    _check_lengths("cu_seqlens_from", lengths)
+    zero = torch.zeros(1, dtype=torch.int32, device=lengths.device)
+    return torch.cat([zero, lengths.cumsum(0, dtype=torch.int32)])
+
+
+def sequence_ids(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
+    """Which sequence each of the ``total`` packed tokens belongs to, [T] int64. Never waits."""
+    check_cu_seqlens(cu_seqlens, total)
+    tokens = torch.arange(total, dtype=torch.int32, device=cu_seqlens.device)
+    return torch.searchsorted(cu_seqlens[1:].contiguous(), tokens, right=True)
+
+
+def pack(
+    padded: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+    *,
+    mask: torch.Tensor | None = None,
+    total: int | None = None,
+) -> Packed:
+    """Padded sequences to packed ones; differentiable.
+
+    Args:
+        padded: [B, L, ...], any dtype.
+        lengths: [B] integers in 0..L: sequence ``i`` is ``padded[i, :lengths[i]]``. Or:
+        mask: [B, L] bool, the entries to keep, anywhere in a row (left padding, holes).
+        total: number of entries kept, when known: then nothing waits for a GPU.
+
+    Returns:
+        Packed: values [T, ...] in row order, cu_seqlens [B+1].
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, shape, device; lengths out of 0..L or ``total``
+            that is not their sum (read on a CPU); not exactly one of lengths and mask.
+    """
+    op = "pack"
+    check.tensor(op, "padded", padded)
+    if padded.dim() < 2:
+        raise ValueError(f"{op}: padded must have shape [B, L, ...]; got {check.describe(padded)}")
+    rows, width = padded.shape[:2]
+    if (lengths is None) == (mask is None):
+        raise ValueError(f"{op}: exactly one of lengths and mask must be given")
+    if lengths is not None:
+        _check_lengths(op, lengths, rows, width)
+        check.device(op, "lengths", lengths, "padded", padded.device)
+        keep = torch.arange(width, device=padded.device) < lengths[:, None]
+    else:
+        keep = check.tensor(op, "mask", mask)
+        check.dtype(op, "mask", keep, (torch.bool,))
+        check.device(op, "mask", keep, "padded", padded.device)
+        check.shape(op, "mask", keep, (rows, width), "[B, L]")
+    cu_seqlens = cu_seqlens_from(keep.sum(1))
+    flat = padded.reshape(rows * width, *padded.shape[2:])
+    if total is None:
+        index = keep.reshape(-1).nonzero()[:, 0]
+    else:
+        check_cu_seqlens(cu_seqlens, total, op=op)
+        index = torch.nonzero_static(keep.reshape(-1), size=total)[:, 0]
+    return Packed(flat.index_select(0, index), cu_seqlens)
+
+
+def unpack(
+    values: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    *,
+    length: int | None = None,
+    padding_value: float = 0,
+) -> torch.Tensor:
+    """Packed sequences to padded ones, each at the start of its row; differentiable.
+
+    Args:
+        values: [T, ...].
+        cu_seqlens: [B+1] int32.
+        length: L, at least the longest sequence; None: the longest (waits for a GPU).
+        padding_value: what stands after a sequence's end.
+
+    Returns:
+        [B, L, ...] of the dtype of ``values``.
+
+    Raises:
+        TypeError, ValueError: as :func:`check_cu_seqlens`; ``length`` too short (read on a CPU).
+    """
+    op = "unpack"
+    total = _check_packed(op, values, cu_seqlens)
+    sizes = cu_seqlens[1:] - cu_seqlens[:-1]
+    if length is None:
+        length = int(sizes.max()) if len(sizes) else 0
+    elif check.may_read(sizes) and len(sizes) and int(sizes.max()) > length:
+        raise ValueError(
+            f"{op}: length must be at least the longest sequence, {int(sizes.max())}; got {length}"
+        )
+    ids = sequence_ids(cu_seqlens, total)
+    place = torch.arange(total, device=values.device) - cu_seqlens[ids]
+    padded = values.new_full((len(sizes), length, *values.shape[1:]), padding_value)
+    return padded.index_put((ids, place), values)
+
+
+def cut(values: torch.Tensor, cu_seqlens: torch.Tensor, cap: int | torch.Tensor) -> Cut:
+    """Cuts every sequence at a length cap; differentiable. Waits for a GPU once (the new T).
+
+    Args:
+        values: [T, ...].
+        cu_seqlens: [B+1] int32.
+        cap: tokens to keep of a sequence at most, an int >= 0 or [B] integers of them.
+
+    Returns:
+        Cut: values [T', ...], cu_seqlens [B+1], truncated [B] bool (something was cut off: a
+        sequence of exactly ``cap`` tokens is whole), and kept [T'] int64 of the tokens kept, to
+        cut further tensors alike (``other[kept]``).
+
+    Raises:
+        TypeError, ValueError: as :func:`check_cu_seqlens`; a cap that is not such a number.
+    """
+    op = "cut"
+    total = _check_packed(op, values, cu_seqlens)
+    sizes = cu_seqlens[1:] - cu_seqlens[:-1]
+    if isinstance(cap, torch.Tensor):
+        _check_lengths(op, cap, len(sizes), name="cap")
+        check.device(op, "cap", cap, "values", values.device)
+    elif isinstance(cap, bool) or not isinstance(cap, int):
+        raise TypeError(f"{op}: cap must be an int or a [B] tensor; got {type(cap).__name__}")
+    elif cap < 0:
+        raise ValueError(f"{op}: cap must be >= 0; got {cap}")
+    kept = torch.minimum(sizes, torch.as_tensor(cap, device=sizes.device)).to(torch.int32)
+    ids = sequence_ids(cu_seqlens, total)
+    place = torch.arange(total, device=values.device) - cu_seqlens[ids]
+    index = (place < kept[ids]).nonzero()[:, 0]
+    return Cut(values.index_select(0, index), cu_seqlens_from(kept), sizes > kept, index)
+
+
+def next_token_targets(
+    tokens: torch.Tensor, cu_seqlens: torch.Tensor, ignore_index: int = -100
+) -> torch.Tensor:
+    """What each position predicts: the next token of its sequence; ``ignore_index`` at its end.
+
+    The hidden state of position t predicts token t+1. The result goes with the model's hidden
+    states into :func:`siri_kernels.linear_logprob`, where ignored positions cost nothing. Never
+    waits for a GPU.
+
+    Args:
+        tokens: [T] int64.
+        cu_seqlens: [B+1] int32.
+        ignore_index: for the last position of each sequence.
+
+    Returns:
+        [T] int64.
+
+    Raises:
+        TypeError, ValueError: as :func:`check_cu_seqlens`; ``tokens`` not [T] int64.
+    """
+    op = "next_token_targets"
+    total = _check_packed(op, tokens, cu_seqlens)
+    check.dtype(op, "tokens", tokens, (torch.int64,))
+    check.shape(op, "tokens", tokens, (total,), "[T]")
+    ids = sequence_ids(cu_seqlens, total)
+    last = torch.ones_like(tokens, dtype=torch.bool)
+    last[:-1] = ids[1:] != ids[:-1]
+    return tokens.roll(-1).masked_fill(last, ignore_index)
+
+
+def align_to_tokens(
+    values: torch.Tensor, cu_seqlens: torch.Tensor, fill: float = 0.0
+) -> torch.Tensor:
+    """From "at the position that predicts it" to "at the token": one place on within each sequence.
+
+    The inverse shift of :func:`next_token_targets`: entry t of the result belongs to token t.
+    Differentiable; never waits for a GPU.
+
+    Args:
+        values: [T, ...], for instance log-probs by position.
+        cu_seqlens: [B+1] int32.
+        fill: for the first token of each sequence, which nothing predicts.
+
+    Returns:
+        [T, ...].
+
+    Raises:
+        TypeError, ValueError: as :func:`check_cu_seqlens`.
+    """
+    total = _check_packed("align_to_tokens", values, cu_seqlens)
+    ids = sequence_ids(cu_seqlens, total)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[1:] = ids[1:] != ids[:-1]
+    first = first.view(-1, *[1] * (values.dim() - 1))
+    return values.roll(1, 0).masked_fill(first, fill)
+
+
+def _check_packed(op: str, values: torch.Tensor, cu_seqlens: torch.Tensor) -> int:
+    check.tensor(op, "values", values)
+    if values.dim() == 0:
+        raise ValueError(f"{op}: values must have shape [T, ...]; got {check.describe(values)}")
+    check_cu_seqlens(cu_seqlens, len(values), op=op)
+    check.device(op, "cu_seqlens", cu_seqlens, "values", values.device)
+    return len(values)
+
+
+def _check_lengths(
+    op: str,
+    lengths: torch.Tensor,
+    rows: int | None = None,
+    width: int | None = None,
+    name: str = "lengths",
+) -> None:
+    check.tensor(op, name, lengths)
+    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    check.dtype(op, name, lengths, integers)
+    if lengths.dim() != 1 or (rows is not None and len(lengths) != rows):
+        expected = "[B]" if rows is None else f"[B] = [{rows}]"
+        raise ValueError(f"{op}: {name} must have shape {expected}; got {check.describe(lengths)}")
+    if not check.may_read(lengths) or len(lengths) == 0:
+        return
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 0 or (width is not None and high > width):
+        bound = ">= 0" if width is None else f"in 0..{width}, the width of padded"
+        got = low if low < 0 else high
+        raise ValueError(f"{op}: {name} must be {bound}; got {got}")

@@ -1,0 +1,73 @@
+"""Inputs and comparisons shared by the kernel tests."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def make_linear(tokens, width, vocabulary, dtype=torch.float64, peak=1.0):
+    """Random inputs; ``peak`` pulls each row towards its target, so that some are nearly sure."""
+    weight = torch.randn(vocabulary, width, dtype=torch.float64) / math.sqrt(width)
+    targets = torch.randint(0, vocabulary, (tokens,))
+    hidden = torch.randn(tokens, width, dtype=torch.float64)
+    hidden = hidden + peak * torch.rand(tokens, 1, dtype=torch.float64) * weight[targets] * 5
+    return hidden.to(dtype), weight.to(dtype), targets
+
+
+def upstream(tokens):
+    return torch.randn(tokens, dtype=torch.float64), torch.randn(tokens, dtype=torch.float64)
+
+
+def eager_logprob(hidden, weight, targets, bias=None, temperature=1.0, softcap=None):
+    """What a trainer writes without this library, in the dtype of its inputs; all rows count."""
+    return eager_selective(
+        torch.nn.functional.linear(hidden, weight, bias), targets, temperature, softcap
+    )
+
+
+def eager_selective(logits, targets, temperature=1.0, softcap=None):
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.to(logits.dtype)[..., None]
+    log_softmax = torch.log_softmax(logits / temperature, -1)
+    logprobs = log_softmax.gather(-1, targets[..., None])[..., 0]
+    return logprobs, -(log_softmax.exp() * log_softmax).sum(-1)
+
+
+def gradients(out, inputs, upstream):
+    """Gradients of the sum of each output times its upstream gradient."""
+    loss = sum((o * u.to(o.dtype)).sum() for o, u in zip(out, upstream, strict=True))
+    return torch.autograd.grad(loss, inputs)
+
+
+def error(got, exact):
+    """Largest absolute error, and root of the mean square of it."""
+    gap = got.double() - exact.double()
+    return gap.abs().max().item(), gap.square().mean().sqrt().item()
+
+
+def assert_no_worse(got, eager, exact, factor=2.0, floor=0.0):
+    """flash-attention's rule: no more than ``factor`` times the error of eager PyTorch in the same
+    dtype; ``floor`` is a few roundings, where eager happens to be exact."""
+    assert got.shape == exact.shape
+    for ours, theirs in zip(error(got, exact), error(eager, exact), strict=True):
+        assert ours <= factor * theirs + floor, f"error {ours:.3g}, eager's {theirs:.3g}"
+
+
+def leaves(*tensors):
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+class NoHostRead(TorchDispatchMode):
+    """Fails on every operation that would wait for a GPU."""
+
+    waits = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "unique", "_unique2")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in self.waits, f"{name} waits for the GPU"
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from siri_kernels import LogprobHead, linear_logprob
+
+
+class Model(nn.Module):
+    def __init__(self, tied=False, bias=False):
+        super().__init__()
+        self.embed = nn.Embedding(30, 8)
+        self.lm_head = nn.Linear(8, 30, bias=bias)
+        if tied:
+            self.lm_head.weight = self.embed.weight
+
+    def forward(self, tokens, *args, **kwargs):
+        return self.lm_head(self.embed(tokens), *args, **kwargs)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_hidden_alone_gives_the_same_logits(bias):
+    model, tokens = Model(bias=bias), torch.randint(0, 30, (2, 5))
+    before = model(tokens)
+    model.lm_head = LogprobHead(model.lm_head)
+    assert torch.equal(model(tokens), before)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_names_and_checkpoints_stay(tied):
+    model = Model(tied=tied, bias=True)
+    parameters, saved = dict(model.named_parameters()), model.state_dict()
+    model.lm_head = LogprobHead(model.lm_head)
+    after = dict(model.named_parameters())
+    assert list(after) == list(parameters) and list(model.state_dict()) == list(saved)
+    assert all(after[name] is parameters[name] for name in after)
+    assert (model.lm_head.weight is model.embed.weight) == tied
+    other = Model(tied=tied, bias=True)
+    other.lm_head = LogprobHead(other.lm_head)
+    other.load_state_dict(saved)
+    tokens = torch.randint(0, 30, (7,))
+    assert torch.equal(other(tokens), model(tokens))
+
+
+def test_targets_give_logprobs_with_gradient_to_all_parameters():
+    model = Model(tied=True, bias=True)
+    model.lm_head = LogprobHead(model.lm_head)
+    tokens, targets = torch.randint(0, 30, (2, 5)), torch.randint(0, 30, (2, 5))
+    out = model(tokens, targets, temperature=0.7)
+    (out.logprobs.sum() + out.entropy.sum()).backward()
+    weight, bias = (p.detach().clone().requires_grad_() for p in model.lm_head.parameters())
+    want = linear_logprob(
+        weight[tokens], weight, targets, bias=bias, temperature=0.7, backend="reference"
+    )
+    torch.testing.assert_close(tuple(out), tuple(want))
+    (want.logprobs.sum() + want.entropy.sum()).backward()
+    torch.testing.assert_close(model.embed.weight.grad, weight.grad)
+    torch.testing.assert_close(model.lm_head.bias.grad, bias.grad)
+
+
+def test_made_of_an_embedding_or_a_parameter():
+    embedding = nn.Embedding(12, 4)
+    hidden, targets = torch.randn(3, 4), torch.tensor([0, 5, 11])
+    for source, weight in ((embedding, embedding.weight), (embedding.weight, embedding.weight)):
+        head = LogprobHead(source)
+        assert head.weight is weight and list(head.state_dict()) == ["weight"]
+        assert (head.in_features, head.out_features) == (4, 12)
+        torch.testing.assert_close(
+            tuple(head(hidden, targets)), tuple(linear_logprob(hidden, weight, targets))
+        )
+
+
+def test_is_a_linear_in_the_mode_dtype_and_device_of_the_head():
+    head = LogprobHead(nn.Linear(4, 6).bfloat16().eval())
+    assert isinstance(head, nn.Linear) and not head.training
+    assert head.weight.dtype == torch.bfloat16
+    assert head(torch.randn(2, 4).bfloat16()).dtype == torch.bfloat16
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="head must be an nn.Linear.*got str"):
+        LogprobHead("lm_head")
+    with pytest.raises(ValueError, match=r"weight of shape \[V, D\]; got \[3\]"):
+        LogprobHead(nn.Parameter(torch.randn(3)))
+    with pytest.raises(TypeError, match="targets are missing.*temperature"):
+        LogprobHead(nn.Linear(4, 6))(torch.randn(2, 4), temperature=2.0)
