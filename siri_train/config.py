@@ -72,7 +72,7 @@ class SourceConfig(Section):
 
     kind: Literal["embedded", "file", "reasoning_gym"]
     path: str | list[str] = ""
-    """file: JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
+    """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
     split: str | None = None
     question_field: str = "question"
     answer_field: str = "answer"
@@ -413,7 +413,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 def _list_index(node: list[Any], part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
         raise ConfigError(
-            f"override {override!r}: {part!r} is not an item of a list of {len(node)}; the first is 0"
+            f"override {override!r}: {part!r} is not an item of a list of {len(node)} (from 0)"
         )
     return int(part)
 

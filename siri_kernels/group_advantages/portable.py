@@ -83,7 +83,7 @@ def group_advantages(
     degenerate = by.reduce(drop, "min") == 0
     centred = drop - by.expand(mean_drop)
     squares = by.reduce(centred.square().masked_fill(~scored, 0), "sum")
-    std = _std(squares, count, correction).masked_fill(degenerate, 0)
+    std = _std(squares, count, correction)
 
     if baseline == "none":
         advantages = r
@@ -91,8 +91,6 @@ def group_advantages(
         advantages = centred
     else:  # r - (sum - r) / (n - 1) = (r - mean) * n / (n - 1)
         advantages = centred * by.expand(count / (count - 1).clamp(min=1))
-    if baseline != "none":
-        advantages = advantages.masked_fill(by.expand(degenerate), 0)
     if scale != "none":
         divisor = by.expand(std) if scale == "group_std" else _batch_std(r, scored, correction)
         advantages = (advantages / (divisor + eps)).masked_fill(divisor == 0, 0)
@@ -109,4 +107,4 @@ def _batch_std(r: torch.Tensor, scored: torch.Tensor, correction: int) -> torch.
     top = r.masked_fill(~scored, float("-inf")).amax()
     drop = (r - top).masked_fill(~scored, 0)
     centred = (drop - drop.sum() / count.clamp(min=1)).masked_fill(~scored, 0)
-    return _std(centred.square().sum(), count, correction).masked_fill(drop.amin() == 0, 0)
+    return _std(centred.square().sum(), count, correction)

@@ -57,6 +57,7 @@ class Tiles:
         self.pad = hidden.device.type == "cpu"
         self.total = hidden.shape[0]
         self.hidden = self.blocks(hidden)
+        self.padded = sum(len(block) for block in self.hidden)
         temperature = rule.temperature
         self.temperature: list[float | torch.Tensor]
         if isinstance(temperature, torch.Tensor):
@@ -161,7 +162,8 @@ def backward(
     ]
     block_rules = [GradientRule(*row) for row in zip(*columns, strict=True)]
     block_targets = tiles.blocks(targets)
-    d_hidden = [torch.zeros_like(h, dtype=acc) for h in tiles.hidden] if need_hidden else []
+    whole = hidden.new_zeros(tiles.padded if need_hidden else 0, hidden.shape[1], dtype=acc)
+    d_hidden = whole.split(tiles.rows)
     d_weight = torch.empty_like(weight) if need_weight else None
     d_bias = torch.empty_like(bias) if bias is not None and need_bias else None
     for start in tiles.starts():
@@ -194,5 +196,4 @@ def backward(
             d_bias[start : start + n] = d_bias_tile
     if not need_hidden:
         return None, d_weight, d_bias
-    whole = torch.cat(d_hidden)[: tiles.total] if d_hidden else torch.zeros_like(hidden)
-    return whole.to(hidden.dtype), d_weight, d_bias
+    return whole[: tiles.total].to(hidden.dtype), d_weight, d_bias

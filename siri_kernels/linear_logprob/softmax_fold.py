@@ -117,6 +117,8 @@ def gradient_rule(
     temperature: float | torch.Tensor,
 ) -> GradientRule:
     """Rule of all rows, from what forward saved and the gradients that come in."""
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.to(grad_logprobs.dtype)
     at_target = -grad_logprobs * torch.expm1(stats.logprobs)
     scale = torch.exp(-stats.log_sum) / temperature
     if grad_entropy is None:

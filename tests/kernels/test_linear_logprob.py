@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from siri_kernels import linear_logprob
+from siri_kernels import linear_logprob, selective_logprob
 from siri_kernels.linear_logprob import portable
 from siri_kernels.linear_logprob.portable import tile_shape
 
@@ -354,3 +354,20 @@ def test_a_nan_gradient_is_not_mistaken_for_none():
     grad[2] = float("nan")
     (d_hidden,) = torch.autograd.grad(out.logprobs, inputs[0], grad)
     assert d_hidden[2].isnan().all() and (d_hidden[[0, 1, 3, 4, 5]] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("one_for_all", [False, True])
+def test_temperature_tensor_of_any_float_dtype(dtype, one_for_all):
+    (hidden, weight), targets = leaves(torch.randn(6, 4), torch.randn(9, 4)), torch.arange(6)
+    temperature = torch.tensor(0.75) if one_for_all else torch.tensor([0.5, 1, 2, 1.5, 0.75, 4])
+    want = linear_logprob(hidden, weight, targets, temperature=temperature)
+    out = linear_logprob(hidden, weight, targets, temperature=temperature.to(dtype))
+    up = upstream(6)
+    torch.testing.assert_close(tuple(out), tuple(want))
+    got = gradients(out, (hidden, weight), up)
+    torch.testing.assert_close(got, gradients(want, (hidden, weight), up))
+    logits = (hidden @ weight.t()).detach().requires_grad_()
+    again = selective_logprob(logits, targets, temperature=temperature.to(dtype))
+    (d_logits,) = gradients(again, (logits,), up)
+    torch.testing.assert_close(d_logits @ weight, got[0], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,1 @@
+"""Benchmarks: every claim measured, correctness first, ratios to eager PyTorch in the same run."""

@@ -1,0 +1,37 @@
+"""Benchmark inputs: a head and hidden states whose softmax has a chosen entropy and a long tail."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def head_inputs(
+    tokens: int, dim: int, vocab: int, entropy: float, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states [T, D], weight [V, D] (float32) and targets [T] sampled from the softmax.
+
+    Rows of the weight fall in length as the rank's logarithm, like token frequencies, and the
+    hidden states are scaled until 64 rows have the wanted mean ``entropy`` in nats.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rank = torch.arange(1, vocab + 1, dtype=torch.float32)
+    weight = torch.randn(vocab, dim, generator=generator) / dim**0.5
+    weight[:, 0] = -rank.log() / 4  # a Zipf tail, carried by one direction of the hidden states
+    hidden = torch.randn(tokens, dim, generator=generator)
+    hidden[:, 0] = 1.0
+    low, high = 0.0, 400.0
+    for _ in range(40):
+        scale = (low + high) / 2
+        logits = (hidden[:64] * scale) @ weight.T
+        logp = logits.log_softmax(-1)
+        if -(logp.exp() * logp).sum(-1).mean() > entropy:
+            low = scale
+        else:
+            high = scale
+    hidden *= high
+    targets = torch.empty(tokens, dtype=torch.long)
+    for start in range(0, tokens, 256):
+        probs = (hidden[start : start + 256] @ weight.T).softmax(-1)
+        targets[start : start + 256] = torch.multinomial(probs, 1, generator=generator)[:, 0]
+    return hidden, weight, targets

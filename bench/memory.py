@@ -1,0 +1,60 @@
+"""Peak memory of a piece of CPU code, counted at PyTorch's operators."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of storages created by operators while the mode is on, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.seen: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = {
+            t.untyped_storage()._cdata
+            for t in tree_flatten((args, kwargs))[0]
+            if isinstance(t, torch.Tensor)
+        }
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_flatten(out)[0]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self.seen:
+                    self._add(storage)
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self.seen[key] = size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.live -= self.seen.pop(key, 0)
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Most bytes of tensors alive at once while ``run`` runs, beyond what it was given.
+
+    What ``run`` returns counts too; scratch inside a single operator does not show.
+    """
+    gc.collect()
+    mode = _Live()
+    with mode:
+        out = run()
+    del out
+    return mode.peak
