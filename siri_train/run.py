@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from siri_train.checkpoint import (
     checkpoints,
@@ -50,6 +51,7 @@ class Run:
         source = self._resume_from(resume)
         checked = preflight(config)
         self.eval_questions = checked.eval_questions
+        self.start = checked.start
         self.sampler = QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)
         self.policy = load_policy(
             config.model, choose_device(config.device), source or checked.start
@@ -62,6 +64,7 @@ class Run:
         self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()
 
+        self._compare_with_before()
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         self.rows = _keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
@@ -110,6 +113,22 @@ class Run:
                 f"{self.config.train.steps}"
             )
         return found[newest]
+
+    def _compare_with_before(self) -> None:
+        """Say what changed since the run was started; another seed would be another run."""
+        path = self.dir / "config.yaml"
+        if not path.exists():
+            return
+        before = flatten(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        now = flatten(self.config.model_dump(mode="json"))
+        changed = [key for key in now if now[key] != before.get(key)]
+        if "seed" in changed:
+            raise ConfigError(
+                f"seed: {self.dir} was started with seed {before.get('seed')}, now it is "
+                f"{self.config.seed}; give another output=FOLDER"
+            )
+        for key in changed:
+            print(f"{self.config.name}: {key} was {before.get(key)}, is now {now[key]}", flush=True)
 
     def decode(self, completions: Sequence[Completion]) -> list[str]:
         """The responses' text without special tokens."""
@@ -214,13 +233,14 @@ class Run:
 
     def _summary_entry(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
         saved = checkpoints(self.dir).get(row["step"])
+        start = "sft" if self.start is not None else self.config.model.path
         return {
             "name": name,
             "step": row["step"],
             "accuracy": row["accuracy"][-1],
             "accuracy_interval": row["accuracy_interval"][-1],
             "tokens": row["tokens"],
-            "path": str(saved.relative_to(self.dir)) if saved else self.config.model.path,
+            "path": str(saved.relative_to(self.dir)) if saved else start,
             "low_budget": row["budgets"][0],
             "accuracy_low_budget": row["accuracy"][0],
             "accuracy_low_budget_interval": row["accuracy_interval"][0],
@@ -280,6 +300,17 @@ class Run:
     def _kept(self, done: int) -> set[int]:
         ends = {*self.schedule.compressed_ends(done), *self.schedule.expanded_ends(done)}
         return ends | {self.config.train.steps}
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def build_verifier(config: RewardConfig) -> Verifier:

@@ -127,7 +127,7 @@ def update(
             if number == 0:
                 # Before the first update the trainer still is the policy that sampled: what the
                 # log-probs differ by is the mismatch between sampler and trainer.
-                drift += float((batch.old_logprobs - logprobs.detach()).sum())
+                drift += float(result.metrics["approx_kl"]) * batch.tokens
                 first_tokens += batch.tokens
         parameters = [p for p in policy.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip))

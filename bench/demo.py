@@ -1,0 +1,95 @@
+"""``python -m bench.demo``: run the demo for several seeds and write down what came out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siri_train.demo import demo
+
+RESULTS = Path(__file__).parent / "results" / "cpu"
+NAMES = {
+    "start": "start",
+    "constant-cap": "constant cap",
+    "siri-low": "siri-low",
+    "siri-high": "siri-high",
+}
+
+
+def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
+    """Means over the seeds, with the range in brackets; intervals are those of one run."""
+    runs = [{entry["name"]: entry for entry in summary} for summary in summaries.values()]
+    low_budget = runs[0]["start"]["low_budget"]
+    lines = [
+        f"| | accuracy (95 % interval) | mean tokens | accuracy, change | tokens, change "
+        f"| accuracy within {low_budget} tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, label in NAMES.items():
+        entries = [run[name] for run in runs]
+        accuracy = [e["accuracy"] for e in entries]
+        tokens = [e["tokens"] for e in entries]
+        half = [(e["accuracy_interval"][1] - e["accuracy_interval"][0]) / 2 for e in entries]
+        short = [e["accuracy_low_budget"] for e in entries]
+        better = [
+            e["accuracy"] / run["start"]["accuracy"] - 1
+            for e, run in zip(entries, runs, strict=True)
+        ]
+        fewer = [
+            e["tokens"] / run["start"]["tokens"] - 1 for e, run in zip(entries, runs, strict=True)
+        ]
+        change = ["", ""] if name == "start" else [f"{mean(better):+.0%}", f"{mean(fewer):+.0%}"]
+        lines.append(
+            f"| {label} | {spread(accuracy, '.1%')} ± {mean(half):.1%} | {spread(tokens, '.1f')} "
+            f"| {change[0]} | {change[1]} | {spread(short, '.1%')} |"
+        )
+    count = len(runs)
+    lines += ["", f"Mean of {count} seeds{' (smallest to largest)' if count > 1 else ''}, CPU."]
+    return "\n".join(lines) + "\n"
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def spread(values: list[float], form: str) -> str:
+    """``mean (smallest to largest)``; only the mean when they agree as printed."""
+    least, most = format(min(values), form), format(max(values), form)
+    text = format(mean(values), form)
+    return text if least == most else f"{text} ({least} to {most})"
+
+
+def main() -> None:
+    """Run, write ``demo.json`` and ``demo.md``, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/bench-demo"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    summaries, seconds = {}, {}
+    for seed in arguments.seeds:
+        started = time.monotonic()
+        summaries[seed] = demo(arguments.runs / f"seed{seed}", seed)
+        seconds[seed] = time.monotonic() - started
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    result = {
+        "device": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seconds": seconds,
+        "seeds": summaries,
+    }
+    (arguments.out / "demo.json").write_text(json.dumps(result, indent=2) + "\n")
+    (arguments.out / "demo.md").write_text(table(summaries))
+    print(table(summaries))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The embedded task: questions, start, and what the demo promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from siri_train.config import ConfigError
+from siri_train.data import arithmetic as task
+from siri_train.data import embedded
+from siri_train.demo import demo, demo_config
+from siri_train.rewards import Response, length_capping_reward, make_verifier
+
+
+def test_held_out_questions_are_never_trained_on() -> None:
+    train = {q.prompt for q in embedded.questions(2000, seed=0)}
+    held_out = {q.prompt for q in embedded.questions(500, seed=1, held_out=True)}
+    assert len(train) == 2000 and len(held_out) == 500
+    assert not train & held_out
+
+
+def test_questions_repeat_by_seed_and_their_answers_are_right() -> None:
+    questions = embedded.questions(200, seed=5)
+    assert questions == embedded.questions(200, seed=5)
+    assert questions != embedded.questions(200, seed=6)
+    for question in questions:
+        words = question.prompt.split()
+        value = int(words[1])
+        for operation in words[2:-2]:
+            operand = int(operation[1:])
+            value = {"+": value + operand, "-": value - operand, "*": value * operand}[operation[0]]
+            value %= 10
+        assert question.answer == str(value)
+
+
+def test_wrong_parameters_are_named() -> None:
+    with pytest.raises(ConfigError, match="sizes"):
+        embedded.questions(4, sizes=3)
+    with pytest.raises(ConfigError, match=r"data\.size"):
+        embedded.questions(5000, min_operations=1, max_operations=1)
+
+
+def test_tokenizer_is_one_token_a_word_and_survives_saving(tmp_path: Path) -> None:
+    tokenizer = embedded.tokenizer()
+    embedded.scratch_model(demo_architecture())[0].save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    for question in embedded.questions(50):
+        ids = [task.WORD_ID[word] for word in question.prompt.split()]
+        assert tokenizer.encode(question.prompt) == ids == loaded.encode(question.prompt)
+    for example in embedded.supervised_examples(embedded.questions(50), tokenizer):
+        text = loaded.decode(example.response_ids, skip_special_tokens=True)
+        assert text == tokenizer.decode(example.response_ids, skip_special_tokens=True)
+        assert text.split() == [task.WORDS[i] for i in example.response_ids[:-1]]
+
+
+def test_the_reward_reads_the_tasks_own_chains() -> None:
+    questions = embedded.questions(300)
+    tokenizer = embedded.tokenizer()
+    examples = embedded.supervised_examples(questions, tokenizer)
+    texts = [tokenizer.decode(e.response_ids, skip_special_tokens=True) for e in examples]
+    grades = length_capping_reward(
+        [Response(text, "stop") for text in texts],
+        [q.answer for q in questions],
+        verifier=make_verifier("exact"),
+    )
+    share = sum(g.reward for g in grades) / len(grades)
+    assert 0.3 < share < 0.95  # the chains slip, on purpose
+    for grade, example in zip(grades, examples, strict=True):
+        assert grade.answer is not None
+        assert grade.answer.strip() == task.WORDS[example.response_ids[-3]]
+
+
+def demo_architecture():  # type: ignore[no-untyped-def]
+    from siri_train.config import ArchitectureConfig
+
+    return ArchitectureConfig()
+
+
+def test_the_shipped_start_is_small_and_loads() -> None:
+    sizes = [path.stat().st_size for path in embedded.START_FOLDER.iterdir()]
+    assert sum(sizes) < 500_000
+    model = AutoModelForCausalLM.from_pretrained(embedded.START_FOLDER)
+    assert model.config.model_type == "qwen2"
+    assert 50_000 < sum(p.numel() for p in model.parameters()) < 200_000
+    assert embedded.start_parameters() == sum(
+        p.numel() for name, p in model.named_parameters() if name != "lm_head.weight"
+    )
+    assert len(AutoTokenizer.from_pretrained(embedded.START_FOLDER)) == len(task.WORDS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_demo_gets_shorter_and_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Margins well inside what bench/results/cpu/demo.json reports, so that a seed cannot fail."""
+    summary = {entry["name"]: entry for entry in demo(tmp_path / "demo")}
+    assert list(summary) == ["start", "constant-cap", "siri-low", "siri-high"]
+    start, low, high = summary["start"], summary["siri-low"], summary["siri-high"]
+    assert low["tokens"] < 0.65 * start["tokens"]
+    assert low["accuracy"] > 1.2 * start["accuracy"]
+    assert high["accuracy"] > 1.3 * start["accuracy"]
+    assert high["tokens"] < start["tokens"]
+    out = capsys.readouterr().out
+    assert "ETA" in out and "siri-high" in out and "report.html" in out
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "siri-low" in page and "constant" in page
+    for run in ("siri", "constant"):
+        rows = (tmp_path / "demo" / run / "metrics.jsonl").read_text().splitlines()
+        assert len(rows) == demo_config(tmp_path, 0, "cosine").train.steps
+        assert json.loads(rows[0])["step"] == 0
+    for entry in summary.values():
+        if entry["name"] != "start":
+            AutoModelForCausalLM.from_pretrained(tmp_path / "demo" / entry["path"])
+
+    again = demo(tmp_path / "demo")  # reuses everything
+    assert again == list(summary.values())
+    with pytest.raises(ConfigError, match="seed"):
+        demo(tmp_path / "demo", seed=1)
