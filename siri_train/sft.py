@@ -53,7 +53,7 @@ def supervise(config: RunConfig) -> Path:
     policy.model.train()
     with log.open("w", encoding="utf-8") as file:
         for step in range(sft.steps):
-            lr = _learning_rate(step, sft)
+            lr = learning_rate(step, sft)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             loss = supervised_step(policy, optimizer, next(batches), config.train.token_budget, sft)
@@ -152,7 +152,7 @@ def _shuffled(
             yield from cut
 
 
-def _learning_rate(step: int, config: SftConfig) -> float:
+def learning_rate(step: int, config: SftConfig) -> float:
     """Linear warm-up, then a cosine down to ``min_lr_ratio``."""
     warm = min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))

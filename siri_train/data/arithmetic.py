@@ -2,21 +2,21 @@
 
 A question is a start digit and a list of distinct operations, all taken modulo 10:
 
-    <bos> 4 +3 *7 -5 +6 ? <think>
+    <bos> 4 +3 *7 +5 +6 ? <think>
 
 A chain of thought copies the operations and writes running results.  The fewer results it writes, the
 cheaper it is, and the more has to be done in the head:
 
-    verbose   "+3 = 7"       every result behind '='                  3 tokens per operation
-    terse     "+3 7"         every result                             2 tokens per operation
-    merge     "+3 *7 9"      one result for two or three operations   1.5 or 1.33 per operation
+    one by one    "+3 = 7 *7 = 9"    every result                      3 tokens per operation
+    two at once   "+3 *7 = 9"        every second result               2 tokens per operation
+    three         "+3 *7 +5 = 4"     every third result                1.7 tokens per operation
 
 A single operation is one of a few hundred facts that a tiny model knows well.  A merged one is one of
 thousands, which it only half knows, and no amount of practice in a short RL run changes that: tokens
 buy accuracy.  The supervised chains are wasteful on purpose: many are verbose, some results are wrong,
 and whole passes are repeated behind the word 'wait', long after two passes agree.
 
-    4 +3 = 7 *7 = 9 -5 = 4 +6 = 0 wait 4 +3 = 7 *7 = 9 -5 = 4 +6 = 0 </think> \\boxed{ 0 } <eos>
+    4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 wait 4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 </think> \\boxed{ 0 } <eos>
 """
 
 from __future__ import annotations
@@ -30,11 +30,7 @@ THINK, END_THINK, WAIT = "<think>", "</think>", "wait"
 BOX_OPEN, BOX_CLOSE, ASK, EQUALS = "\\boxed{", "}", "?", "="
 
 DIGITS = tuple(str(digit) for digit in range(10))
-OPERATIONS = (
-    tuple(f"+{n}" for n in range(1, 10))
-    + tuple(f"-{n}" for n in range(1, 10))
-    + tuple(f"*{n}" for n in range(2, 10))
-)
+OPERATIONS = tuple(f"+{n}" for n in range(1, 10)) + tuple(f"*{n}" for n in range(2, 10))
 WORDS = (
     (PAD, BOS, EOS, THINK, END_THINK, WAIT, BOX_OPEN, BOX_CLOSE, ASK, EQUALS) + DIGITS + OPERATIONS
 )
@@ -47,15 +43,13 @@ class TaskConfig:
 
     min_operations: int = 3
     max_operations: int = 10
-    operators: str = "+-*"
-    verbose_rates: tuple[float, ...] = (0.0, 0.5, 1.0)  # share of '=' written; drawn per chain
-    merge_rates: tuple[float, ...] = (0.0, 0.3, 0.6, 1.0)  # share of merged steps; drawn per chain
-    triple_rate: float = 0.25  # share of the merged steps that take three operations, not two
-    step_error: float = 0.05  # a written result is replaced by a random digit this often
-    merge_error: float = 0.05  # the same for merged steps
-    single_pass_rate: float = 0.2  # share of chains that never re-check
-    stop_rate: float = 0.4  # chance of stopping each time two passes in a row agree
-    max_passes: int = 4
+    merge_rates: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)  # share of merged steps; drawn per chain
+    triple_rate: float = 0.3  # share of the merged steps that take three operations, not two
+    equals_rates: tuple[float, ...] = (1.0,)  # share of results behind '='; drawn per chain
+    slip_rate: float = 0.12  # a written result is replaced by a random digit this often
+    single_pass_rate: float = 0.1  # share of chains that never re-check
+    stop_rate: float = 0.3  # chance of stopping each time two passes in a row agree
+    max_passes: int = 3
 
 
 @dataclass(frozen=True)
@@ -78,28 +72,25 @@ class Question:
 
 
 def apply_operation(value: int, operation: str) -> int:
-    """Result of one operation word ('+3', '-5', '*7') modulo 10."""
+    """Result of one operation word ('+3', '*7') modulo 10."""
     operand = int(operation[1:])
     if operation[0] == "+":
         return (value + operand) % 10
-    if operation[0] == "-":
-        return (value - operand) % 10
     return (value * operand) % 10
 
 
 def make_question(rng: random.Random, config: TaskConfig = TaskConfig()) -> Question:
     """Draw a question; its size is uniform between the configured bounds."""
     size = rng.randint(config.min_operations, config.max_operations)
-    allowed = [word for word in OPERATIONS if word[0] in config.operators]
-    return Question(rng.randrange(10), tuple(rng.sample(allowed, size)))
+    return Question(rng.randrange(10), tuple(rng.sample(OPERATIONS, size)))
 
 
 def _write_pass(
     rng: random.Random,
     question: Question,
     config: TaskConfig,
-    verbose_rate: float,
     merge_rate: float,
+    equals_rate: float,
 ) -> tuple[list[str], int]:
     """One walk over the operations: its words and the digit it arrives at."""
     value, position, size = question.start, 0, len(question.operations)
@@ -112,10 +103,10 @@ def _write_pass(
         for operation in step:
             value = apply_operation(value, operation)
         position += len(step)
-        if rng.random() < (config.step_error if len(step) == 1 else config.merge_error):
+        if rng.random() < config.slip_rate:
             value = rng.randrange(10)
         words += step
-        if rng.random() < verbose_rate:
+        if rng.random() < equals_rate:
             words.append(EQUALS)
         words.append(str(value))
     return words, value
@@ -125,12 +116,12 @@ def make_chain(
     rng: random.Random, question: Question, config: TaskConfig = TaskConfig()
 ) -> list[str]:
     """A wasteful supervised response: passes with slips, re-checks, the boxed last result."""
-    verbose_rate = rng.choice(config.verbose_rates)
     merge_rate = rng.choice(config.merge_rates)
-    words, value = _write_pass(rng, question, config, verbose_rate, merge_rate)
+    equals_rate = rng.choice(config.equals_rates)
+    words, value = _write_pass(rng, question, config, merge_rate, equals_rate)
     if rng.random() >= config.single_pass_rate:
         for _ in range(config.max_passes - 1):
-            again, new_value = _write_pass(rng, question, config, verbose_rate, merge_rate)
+            again, new_value = _write_pass(rng, question, config, merge_rate, equals_rate)
             words += [WAIT] + again
             agree, value = new_value == value, new_value
             if agree and rng.random() < config.stop_rate:
