@@ -41,7 +41,7 @@ def questions(size: int, seed: int = 0, held_out: bool = False, **params: Any) -
         raise ConfigError(f"data params of the embedded task: {error}") from error
     rng = random.Random(f"{seed}/{held_out}")
     found: dict[str, Question] = {}
-    for attempt in range(200 * size):
+    for attempt in range(1000 + 50 * size):
         question = task.make_question(rng, config)
         solution = " ".join(task.make_chain(rng, question, config))
         prompt = " ".join(question.prompt_words)

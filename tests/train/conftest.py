@@ -15,16 +15,13 @@ from siri_train.model import Policy, load_policy
 TINY: dict[str, Any] = {
     "name": "tiny",
     "threads": 1,
-    "model": {
-        "path": "scratch",
-        "scratch": {"hidden_size": 32, "intermediate_size": 64, "layers": 2},
-    },
+    "model": {"path": "embedded"},
     "data": {
         "train": [{"kind": "embedded", "size": 64}],
         "eval": [{"kind": "embedded", "size": 16, "seed": 1}],
         "max_prompt_len": 24,
     },
-    "schedule": {"max_len": 24, "min_len": 8, "cycle": 4},
+    "schedule": {"max_len": 56, "min_len": 24, "cycle": 4},
     "rollout": {"prompts": 4, "group_size": 4},
     "train": {"steps": 4, "lr": 1e-3, "token_budget": 1024},
     "eval": {"every": 0},

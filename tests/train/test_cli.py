@@ -16,7 +16,7 @@ from tests.train.conftest import TINY
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(yaml.safe_dump({**TINY, "sft": {"steps": 2, "batch_size": 4}}))
+    Path("tiny.yaml").write_text(yaml.safe_dump({**TINY, "model": {"scratch": {}}, "sft": {"steps": 2, "batch_size": 4}}))
     return "tiny.yaml"
 
 
@@ -32,7 +32,7 @@ def test_sft_train_resume_eval_report_export(
 
     assert main(["eval", str(run / "checkpoints" / "step_000004"), "eval.samples=2"]) == 0
     graded = json.loads((run / "checkpoints" / "step_000004" / "eval.json").read_text())
-    assert graded["budgets"] == [8, 24] and graded["samples"] == 2 and graded["questions"] == 16
+    assert graded["budgets"] == [24, 56] and graded["samples"] == 2 and graded["questions"] == 16
 
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0

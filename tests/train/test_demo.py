@@ -40,7 +40,7 @@ def test_wrong_parameters_are_named() -> None:
     with pytest.raises(ConfigError, match="sizes"):
         embedded.questions(4, sizes=3)
     with pytest.raises(ConfigError, match=r"data\.size"):
-        embedded.questions(5000, min_operations=1, max_operations=1)
+        embedded.questions(400, min_operations=1, max_operations=1)
 
 
 def test_tokenizer_is_one_token_a_word_and_survives_saving(tmp_path: Path) -> None:

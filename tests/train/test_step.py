@@ -18,8 +18,8 @@ def samples(count: int, seed: int = 0) -> list[Sample]:
     rng = random.Random(seed)
     return [
         Sample(
-            [1, *(rng.randrange(10, 40) for _ in range(rng.randrange(2, 8))), 3],
-            [rng.randrange(4, 40) for _ in range(rng.randrange(1, 12))],
+            [1, *(rng.randrange(10, 37) for _ in range(rng.randrange(2, 8))), 3],
+            [rng.randrange(4, 37) for _ in range(rng.randrange(1, 12))],
             advantage=rng.choice([-1.2, -0.3, 0.0, 0.7, 1.5]),
         )
         for _ in range(count)
