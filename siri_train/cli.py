@@ -112,7 +112,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _sft(arguments: argparse.Namespace) -> int:
-    from siri_train.config import load_config
+    from siri_train.recipe import load_config
     from siri_train.sft import supervise
 
     supervise(load_config(arguments.recipe, arguments.overrides))
@@ -120,7 +120,7 @@ def _sft(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from siri_train.config import load_config
+    from siri_train.recipe import load_config
 
     config = load_config(arguments.recipe, arguments.overrides)
     if arguments.dry_run:
@@ -154,7 +154,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
-    from siri_train.config import load_config
+    from siri_train.recipe import load_config
     from siri_train.report.schedule_plot import plot_svg, plot_text
 
     config = load_config(arguments.recipe, arguments.overrides)

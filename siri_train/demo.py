@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from siri_train.checkpoint import write_json
-from siri_train.config import RunConfig, load_config
+from siri_train.config import RunConfig
 from siri_train.data import embedded
 from siri_train.loop import train
 from siri_train.monitor.progress import duration
+from siri_train.recipe import load_config
 from siri_train.report import summary_table, write_report
 
 INTRODUCTION = """\

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from siri_train.checkpoint import write_json
-from siri_train.config import ConfigError, RunConfig, load_config
+from siri_train.config import ConfigError, RunConfig
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.evaluate import evaluate
 from siri_train.model import choose_device, load_policy, max_positions
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
+from siri_train.recipe import load_config
 from siri_train.rollout import TransformersEngine
 from siri_train.run import build_verifier
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train.config import ArchitectureConfig, ModelConfig, RunConfig, parse_config
+from siri_train.config import ArchitectureConfig, ModelConfig, RunConfig
 from siri_train.model import Policy, load_policy
+from siri_train.recipe import parse_config
 
 TINY: dict[str, Any] = {
     "name": "tiny",

@@ -16,7 +16,9 @@ from tests.train.conftest import TINY
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(yaml.safe_dump({**TINY, "model": {"scratch": {}}, "sft": {"steps": 2, "batch_size": 4}}))
+    Path("tiny.yaml").write_text(
+        yaml.safe_dump({**TINY, "model": {"scratch": {}}, "sft": {"steps": 2, "batch_size": 4}})
+    )
     return "tiny.yaml"
 
 
