@@ -4,17 +4,17 @@ A question is a start digit and a list of distinct operations, all taken modulo 
 
     <bos> 4 +3 *7 +5 +6 ? <think>
 
-A chain of thought copies the operations and writes running results.  The fewer results it writes, the
-cheaper it is, and the more has to be done in the head:
+A chain of thought copies the operations and writes running results.  The fewer results it writes,
+the cheaper it is, and the more has to be done in the head:
 
-    one by one    "+3 = 7 *7 = 9"    every result                      3 tokens per operation
-    two at once   "+3 *7 = 9"        every second result               2 tokens per operation
-    three         "+3 *7 +5 = 4"     every third result                1.7 tokens per operation
+    one by one    "+3 = 7 *7 = 9"    every result            3 tokens per operation
+    two at once   "+3 *7 = 9"        every second result     2 tokens per operation
+    three         "+3 *7 +5 = 4"     every third result      1.7 tokens per operation
 
-A single operation is one of a few hundred facts that a tiny model knows well.  A merged one is one of
-thousands, which it only half knows, and no amount of practice in a short RL run changes that: tokens
-buy accuracy.  The supervised chains are wasteful on purpose: many are verbose, some results are wrong,
-and whole passes are repeated behind the word 'wait', long after two passes agree.
+A single operation is one of 170 facts, which a tiny model knows by heart.  Two at once are 2720
+facts, three are 40800, and it knows them less and less well: tokens buy accuracy.  The supervised
+chains are wasteful and careless on purpose: results are wrong now and then, and whole passes are
+repeated behind the word 'wait', often after two passes already agree.
 
     4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 wait 4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 </think> \\boxed{ 0 } <eos>
 """
@@ -42,7 +42,7 @@ class TaskConfig:
     """Sizes of the questions and the habits of the supervised chains of thought."""
 
     min_operations: int = 3
-    max_operations: int = 10
+    max_operations: int = 9
     merge_rates: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)  # share of merged steps; drawn per chain
     triple_rate: float = 0.3  # share of the merged steps that take three operations, not two
     equals_rates: tuple[float, ...] = (1.0,)  # share of results behind '='; drawn per chain

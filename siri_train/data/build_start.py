@@ -71,9 +71,9 @@ STAGES = (
         600,
         3e-3,
         2.0,
-        task.TaskConfig(slip_rate=0.02, single_pass_rate=0.2, stop_rate=0.5),
+        task.TaskConfig(max_operations=10, slip_rate=0.02, single_pass_rate=0.2, stop_rate=0.5),
     ),
-    Stage("habits", 250, 1.5e-3, 1.5, task.TaskConfig()),
+    Stage("habits", 250, 1.5e-3, 1.5, task.TaskConfig(max_operations=10)),
 )
 
 

@@ -37,7 +37,7 @@ def test_two_supervised_and_three_siri_steps(
     """From rollouts to a checkpoint that from_pretrained loads; killed in between, it resumes."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     run = tmp_path / "run"
     common = [
         "recipes/smollm2-135m.yaml",
