@@ -125,7 +125,7 @@ class Run:
         if "seed" in changed:
             raise ConfigError(
                 f"seed: {self.dir} was started with seed {before.get('seed')}, now it is "
-                f"{self.config.seed}; give another output=FOLDER"
+                f"{self.config.seed}; give another folder (output=FOLDER, demo: --out FOLDER)"
             )
         for key in changed:
             print(f"{self.config.name}: {key} was {before.get(key)}, is now {now[key]}", flush=True)
