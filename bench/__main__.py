@@ -7,10 +7,7 @@ rounds as the yard-stick. Results go to ``bench/results/<device>/``.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +18,9 @@ from torch import Tensor
 
 from bench.inputs import head_inputs
 from bench.memory import peak_bytes
+from bench.results_io import RESULTS, write
 from siri_kernels import linear_logprob
 
-RESULTS = Path(__file__).parent / "results"
 Case = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -128,21 +125,8 @@ def main() -> None:
     for shape in ((1024, 576, 49152, 0.5), (1024, 576, 49152, 3.0), (512, 896, 151936, 0.5)):
         print(f"bench: {shape}", flush=True)
         rows.append(measure(*shape, rounds=arguments.rounds))
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    result = {
-        "device": platform.processor() or platform.machine(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit,
-        "rows": rows,
-    }
-    (arguments.out / "linear_logprob.json").write_text(json.dumps(result, indent=2) + "\n")
-    (arguments.out / "linear_logprob.md").write_text(table(rows))
-    print(table(rows))
+    measured = {"threads": arguments.threads, "rows": rows}
+    write(arguments.out, "linear_logprob", measured, table(rows))
 
 
 if __name__ == "__main__":

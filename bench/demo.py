@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.results_io import RESULTS, write
 from siri_train.demo import demo
 
-RESULTS = Path(__file__).parent / "results" / "cpu"
 NAMES = {
     "start": "start",
     "constant-cap": "constant cap",
@@ -71,24 +67,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-demo"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
     arguments = parser.parse_args()
     summaries, seconds = {}, {}
     for seed in arguments.seeds:
         started = time.monotonic()
         summaries[seed] = demo(arguments.runs / f"seed{seed}", seed)
         seconds[seed] = time.monotonic() - started
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    result = {
-        "device": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "seconds": seconds,
-        "seeds": summaries,
-    }
-    (arguments.out / "demo.json").write_text(json.dumps(result, indent=2) + "\n")
-    (arguments.out / "demo.md").write_text(table(summaries))
-    print(table(summaries))
+    write(arguments.out, "demo", {"seconds": seconds, "seeds": summaries}, table(summaries))
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ class Run:
         _append(self.dir / "eval.jsonl", row)
         self.evals.append(row)
         print(
-            f"{self.config.name}: evaluation after {step} steps: "
+            f"{self.config.name}: evaluation at step {step}: "
             + ", ".join(
                 f"{accuracy:.1%} within {budget} tokens"
                 for accuracy, budget in zip(row["accuracy"], row["budgets"], strict=True)
