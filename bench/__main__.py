@@ -122,7 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
-    for shape in ((1024, 576, 49152, 0.5), (1024, 576, 49152, 3.0), (512, 896, 151936, 0.5)):
+    for shape in ((1024, 576, 49152, 0.5), (1024, 576, 49152, 3.0), (256, 896, 151936, 0.5)):
         print(f"bench: {shape}", flush=True)
         rows.append(measure(*shape, rounds=arguments.rounds))
     measured = {"threads": arguments.threads, "rows": rows}
