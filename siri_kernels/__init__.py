@@ -15,6 +15,7 @@ from siri_kernels.linear_logprob import (
     LogprobOutput,
     linear_logprob,
     selective_logprob,
+    take_backward_stats,
 )
 from siri_kernels.policy_loss import PolicyLoss, policy_loss
 
@@ -29,5 +30,6 @@ __all__ = [
     "linear_logprob",
     "policy_loss",
     "selective_logprob",
+    "take_backward_stats",
     "varlen",
 ]

@@ -1,10 +1,23 @@
-"""Double backward is refused with a message that names the operation."""
+"""Double backward is refused by name; ``torch.compile`` calls an operation without tracing it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
+from torch._compile import _disable_dynamo
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def untraced(function: F) -> F:
+    """One graph break, at the call: the checks and the lists read sizes, which no graph can hold.
+
+    ``torch.compiler.disable`` does the same, but imports the compiler (a second) together with
+    this library; so it is done at the first call, as PyTorch does in its own modules.
+    """
+    return cast(F, _disable_dynamo(function))
 
 
 class _Refuse(torch.autograd.Function):

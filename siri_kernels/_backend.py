@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
+import torch
+
 BACKENDS = ("triton", "portable", "reference")
 
 
-def resolve_backend(op: str, backend: str | None) -> str:
-    """The implementation of ``op`` that ``backend`` asks for; None: the fastest there is."""
+def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor | None = None) -> str:
+    """The implementation of ``op`` that ``backend`` asks for; None: the fastest there is.
+
+    Args:
+        tensor: the input that says where an operation with Triton kernels runs; None: it has none.
+    """
     if backend is None:
-        return "portable"
+        return "triton" if tensor is not None and _on_gpu(tensor) else "portable"
     if backend not in BACKENDS:
         raise ValueError(
             f"{op}: backend must be None, {', '.join(map(repr, BACKENDS))}; got {backend!r}"
         )
-    if backend == "triton":
+    if backend == "triton" and tensor is None:
         raise NotImplementedError(
             f"{op}: the Triton backend is not there yet (see CHANGELOG.md; issues 3 and 4 of the "
             "roadmap); backend=None, 'portable' and 'reference' are"
         )
+    if backend == "triton" and not (_on_gpu(tensor) or _interpreted()):
+        raise ValueError(
+            f"{op}: backend='triton' takes tensors on a GPU, with Triton installed (on a CPU only "
+            "under TRITON_INTERPRET=1); backend=None, 'portable' and 'reference' take any"
+        )
     return backend
+
+
+def _on_gpu(tensor: object) -> bool:
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.device.type == "cuda"
+        and importlib.util.find_spec("triton") is not None
+    )
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -2,8 +2,8 @@
 
 ``cu_seqlens`` is flash-attention's: [B+1] int32, where sequence ``i`` is ``cu_seqlens[i]`` up to
 ``cu_seqlens[i+1]`` of the packed tokens, so 0 first and T last; sequences may be empty. Everything
-runs on the tensors' device. Where the size of a result depends on values (``pack``, ``cut``, and
-``unpack`` without ``length``), a GPU is waited for once, unless the size is given.
+runs on the tensors' device. Where the size of a result depends on values (``pack``, ``cut``,
+``unpack``), a GPU is waited for once, unless the size is given.
 """
 
 from __future__ import annotations
@@ -193,13 +193,20 @@ def unpack(
     return padded.index_put((ids, place), values)
 
 
-def cut(values: torch.Tensor, cu_seqlens: torch.Tensor, cap: int | torch.Tensor) -> Cut:
-    """Cuts every sequence at a length cap; differentiable. Waits for a GPU once (the new T).
+def cut(
+    values: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    cap: int | torch.Tensor,
+    *,
+    total: int | None = None,
+) -> Cut:
+    """Cuts every sequence at a length cap; differentiable.
 
     Args:
         values: [T, ...].
         cu_seqlens: [B+1] int32.
         cap: tokens to keep of a sequence at most, an int >= 0 or [B] integers of them.
+        total: T', the number of tokens kept, when known: then nothing waits for a GPU.
 
     Returns:
         Cut: values [T', ...], cu_seqlens [B+1], truncated [B] bool (something was cut off: a
@@ -207,10 +214,11 @@ def cut(values: torch.Tensor, cu_seqlens: torch.Tensor, cap: int | torch.Tensor)
         cut further tensors alike (``other[kept]``).
 
     Raises:
-        TypeError, ValueError: as :func:`check_cu_seqlens`; a cap that is not such a number.
+        TypeError, ValueError: as :func:`check_cu_seqlens`; a cap that is not such a number;
+            ``total`` that is not what is kept (read on a CPU).
     """
     op = "cut"
-    total = _check_packed(op, values, cu_seqlens)
+    before = _check_packed(op, values, cu_seqlens)
     sizes = cu_seqlens[1:] - cu_seqlens[:-1]
     if isinstance(cap, torch.Tensor):
         _check_lengths(op, cap, len(sizes), name="cap")
@@ -220,10 +228,16 @@ def cut(values: torch.Tensor, cu_seqlens: torch.Tensor, cap: int | torch.Tensor)
     elif cap < 0:
         raise ValueError(f"{op}: cap must be >= 0; got {cap}")
     kept = torch.minimum(sizes, torch.as_tensor(cap, device=sizes.device)).to(torch.int32)
-    ids = sequence_ids(cu_seqlens, total)
-    place = torch.arange(total, device=values.device) - cu_seqlens[ids]
-    index = (place < kept[ids]).nonzero()[:, 0]
-    return Cut(values.index_select(0, index), cu_seqlens_from(kept), sizes > kept, index)
+    after = cu_seqlens_from(kept)
+    ids = sequence_ids(cu_seqlens, before)
+    place = torch.arange(before, device=values.device) - cu_seqlens[ids]
+    keep = place < kept[ids]
+    if total is None:
+        index = keep.nonzero()[:, 0]
+    else:
+        check_cu_seqlens(after, total, op=op)
+        index = torch.nonzero_static(keep, size=total)[:, 0]
+    return Cut(values.index_select(0, index), after, sizes > kept, index)
 
 
 def next_token_targets(

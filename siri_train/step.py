@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from siri_kernels import policy_loss
+from siri_kernels import policy_loss, take_backward_stats
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
 from siri_train.packing import Sample, micro_batches
@@ -28,6 +28,8 @@ class UpdateStats:
     means: dict[str, float] = field(default_factory=dict)
     ratio_max: float | None = None
     rollout_kl: float | None = None
+    dense_row_frac: float | None = None
+    tail_mass_max: float | None = None
 
 
 def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
@@ -89,6 +91,7 @@ def update(
     drift = 0.0
     first_tokens = 0
     grad_norms = []
+    take_backward_stats()  # forget what others did before
     policy.model.train()
     for number, start in enumerate(range(0, len(order), size)):
         mini = [samples[i] for i in order[start : start + size]]
@@ -141,6 +144,10 @@ def update(
         stats.grad_norm = sum(grad_norms) / len(grad_norms)
     if stats.trained_tokens:
         stats.means = {name: total / stats.trained_tokens for name, total in sums.items()}
+    head = take_backward_stats()
+    if head is not None:
+        stats.dense_row_frac = float(head.dense_row_frac)
+        stats.tail_mass_max = float(head.tail_mass_max)
     if first_tokens:
         stats.rollout_kl = drift / first_tokens
     return stats

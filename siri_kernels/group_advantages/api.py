@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +13,7 @@ from siri_kernels.group_advantages import portable, reference
 OP = "group_advantages"
 BASELINES = ("mean", "leave_one_out", "none")
 SCALES = ("group_std", "batch_std", "none")
+SINGLETONS = ("zero", "verl")
 REWARD_DTYPES = (
     *check.FLOATS,
     torch.bool,
@@ -41,6 +42,8 @@ def group_advantages(
     scale: str = "group_std",
     eps: float = 1e-6,
     correction: int = 1,
+    singleton: str = "zero",
+    num_groups: int | None = None,
     backend: str | None = None,
 ) -> GroupAdvantages:
     """How much better than its group each answer is: ``(reward - baseline) / (std + eps)``.
@@ -56,14 +59,17 @@ def group_advantages(
             is 0 and no mean or std counts it.
         groups: an int: equal groups of that many consecutive answers; or [B] int64 ids >= 0, equal
             for answers of one group, in any order, gaps allowed. Ids may stay on the CPU when
-            rewards are on a GPU. Ids on a GPU are the one case that waits for it: their number of
-            groups, the length of three results, has to be read.
+            rewards are on a GPU. Ids on a GPU without ``num_groups`` are the one case that waits
+            for it: their number of groups, the length of three results, has to be read.
         baseline: "mean" of the group; "leave_one_out": mean of the others; "none": 0.
         scale: "group_std", "batch_std" (of all scored rewards about their own mean) or "none".
         eps: added to the std, number >= 0.
         correction: 1: unbiased std (Bessel), as TRL and verl; 0: population std.
-        backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
-            not there yet.
+        singleton: a single scored answer of a group has, "zero": advantage 0; "verl": its reward
+            as advantage, over 1 + eps with "group_std", as if mean 0 and std 1 were known.
+        num_groups: with ids: they are below it and G is num_groups, also where an id has no answer
+            (mean 0, std 0, degenerate).
+        backend: None (fastest there is), "triton", "portable" or "reference".
 
     Returns:
         GroupAdvantages: advantages [B]; mean and std [G] of the group's scored rewards (std 0 for
@@ -71,33 +77,37 @@ def group_advantages(
         nothing to learn. G counts the distinct groups, in order of first answer for an int and of
         ascending id otherwise. float32, without gradient.
 
-        An advantage is exactly 0 where the reward is NaN; where baseline and std are those of a
-        single answer; in a degenerate group, whatever the size of its rewards, unless
-        ``baseline="none"``; and where the std it would be divided by is 0.
+        An advantage is exactly 0 where the reward is NaN; in a degenerate group, whatever the size
+        of its rewards, unless ``baseline="none"`` or it is verl's singleton; and where the std it
+        would be divided by is 0.
 
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value, no rewards, B not a multiple of the group size;
-            negative ids and infinite rewards (read on a CPU, elsewhere under
+            ids out of range and infinite rewards (read on a CPU, elsewhere under
             ``SIRI_KERNELS_CHECK=1``); an unknown option.
-        NotImplementedError: ``backend="triton"``.
     """
-    backend = resolve_backend(OP, backend)
-    _check(rewards, groups)
+    backend = resolve_backend(OP, backend, rewards)
+    _check(rewards, groups, num_groups)
     check.choice(OP, "baseline", baseline, BASELINES)
     check.choice(OP, "scale", scale, SCALES)
+    check.choice(OP, "singleton", singleton, SINGLETONS)
     check.number(OP, "eps", eps, at_least=0)
     if isinstance(correction, bool) or correction not in (0, 1):
         raise ValueError(f"{OP}: correction must be 0 or 1; got {correction!r}")
-    implementation = reference if backend == "reference" else portable
-    with torch.no_grad():
+    implementation: Any = reference if backend == "reference" else portable
+    if backend == "triton":
+        from siri_kernels.group_advantages import launch  # Triton may not be installed
+
+        implementation = launch
+    with torch.no_grad(), torch.cuda.device_of(rewards):
         advantages, mean, std, degenerate = implementation.group_advantages(
-            rewards, groups, baseline, scale, float(eps), correction
+            rewards, groups, baseline, scale, float(eps), correction, singleton, num_groups
         )
     return GroupAdvantages(advantages.float(), mean.float(), std.float(), degenerate)
 
 
-def _check(rewards: torch.Tensor, groups: int | torch.Tensor) -> None:
+def _check(rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None) -> None:
     check.tensor(OP, "rewards", rewards)
     check.dtype(OP, "rewards", rewards, REWARD_DTYPES)
     if rewards.dim() != 1 or len(rewards) == 0:
@@ -113,6 +123,18 @@ def _check(rewards: torch.Tensor, groups: int | torch.Tensor) -> None:
             check.device(OP, "groups", groups, "rewards", rewards.device)
         if check.may_read(groups) and bool((groups < 0).any()):
             raise ValueError(f"{OP}: groups must hold ids >= 0; got {int(groups.min())}")
+        if num_groups is None:
+            return
+        if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+            raise TypeError(
+                f"{OP}: num_groups must be None or an int; got {type(num_groups).__name__}"
+            )
+        if num_groups < 1 or (check.may_read(groups) and int(groups.max()) >= num_groups):
+            raise ValueError(
+                f"{OP}: num_groups must be >= 1 and larger than every id; got {num_groups}"
+            )
+    elif num_groups is not None:
+        raise ValueError(f"{OP}: num_groups is for groups given as ids; got {num_groups}")
     elif isinstance(groups, bool) or not isinstance(groups, int):
         raise TypeError(
             f"{OP}: groups must be an int or a [B] int64 tensor; got {type(groups).__name__}"

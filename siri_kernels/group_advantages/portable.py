@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-_NARROW = (
+NARROW = (
     torch.float32,
     torch.bfloat16,
     torch.float16,
@@ -50,18 +50,38 @@ class Equal:
 class Ragged:
     """Groups by id, in any order. Sorting them fixes the order of every sum."""
 
-    def __init__(self, ids: torch.Tensor, device: torch.device) -> None:
-        _, group, counts = ids.unique(return_inverse=True, return_counts=True)
-        order = group.argsort(stable=True)
-        self.group, self.order = group.to(device), order.to(device)
-        self.offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(device)
+    def __init__(self, ids: torch.Tensor, num_groups: int | None, device: torch.device) -> None:
+        self.group, self.order, self.offsets = (t.to(device) for t in sort_groups(ids, num_groups))
 
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
-        # unsafe: without it torch reads the offsets back to check them.
-        return torch.segment_reduce(values[self.order], how, offsets=self.offsets, unsafe=True)
+        # initial: what torch gives a group without answers. unsafe: without it torch reads the
+        # offsets back to check them.
+        initial = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}[how]
+        return torch.segment_reduce(
+            values[self.order], how, offsets=self.offsets, unsafe=True, initial=initial
+        )
 
     def expand(self, per_group: torch.Tensor) -> torch.Tensor:
         return per_group[self.group]
+
+
+def sort_groups(
+    ids: torch.Tensor, num_groups: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Group [B] of every answer, order [B] that sorts by group, offsets [G+1] into that order.
+
+    Waits for a GPU if the number of groups is not given.
+    """
+    in_order, order = ids.sort(stable=True)
+    if num_groups is None:
+        starts = torch.ones_like(in_order, dtype=torch.bool)
+        starts[1:] = in_order[1:] != in_order[:-1]
+        group = torch.empty_like(ids)
+        group[order] = starts.cumsum(0) - 1
+        offsets = torch.cat([starts.nonzero()[:, 0], ids.new_tensor([len(ids)])])
+        return group, order, offsets
+    groups = torch.arange(num_groups + 1, device=ids.device)
+    return ids, order, torch.searchsorted(in_order, groups)
 
 
 def group_advantages(
@@ -71,16 +91,22 @@ def group_advantages(
     scale: str,
     eps: float,
     correction: int,
+    singleton: str,
+    num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     # float32 holds the narrow types exactly; differences of the others are taken in float64.
-    r = rewards.to(torch.float32 if rewards.dtype in _NARROW else torch.float64)
-    by: Grouping = Equal(groups) if isinstance(groups, int) else Ragged(groups, rewards.device)
+    r = rewards.to(torch.float32 if rewards.dtype in NARROW else torch.float64)
+    by: Grouping
+    if isinstance(groups, int):
+        by = Equal(groups)
+    else:
+        by = Ragged(groups, num_groups, rewards.device)
     scored = ~r.isnan()
     count = by.reduce(scored.to(r.dtype), "sum")
     top = by.reduce(r.masked_fill(~scored, float("-inf")), "max").masked_fill(count == 0, 0)
     drop = (r - by.expand(top)).masked_fill(~scored, 0)  # <= 0
     mean_drop = by.reduce(drop, "sum") / count.clamp(min=1)
-    degenerate = by.reduce(drop, "min") == 0
+    degenerate = by.reduce(drop, "min") >= 0
     centred = drop - by.expand(mean_drop)
     squares = by.reduce(centred.square().masked_fill(~scored, 0), "sum")
     std = _std(squares, count, correction)
@@ -91,8 +117,13 @@ def group_advantages(
         advantages = centred
     else:  # r - (sum - r) / (n - 1) = (r - mean) * n / (n - 1)
         advantages = centred * by.expand(count / (count - 1).clamp(min=1))
+    divisors = std
+    if singleton == "verl":
+        alone = count == 1
+        advantages = torch.where(by.expand(alone), r, advantages)
+        divisors = std.masked_fill(alone, 1)
     if scale != "none":
-        divisor = by.expand(std) if scale == "group_std" else _batch_std(r, scored, correction)
+        divisor = by.expand(divisors) if scale == "group_std" else _batch_std(r, scored, correction)
         advantages = (advantages / (divisor + eps)).masked_fill(divisor == 0, 0)
     return advantages.masked_fill(~scored, 0), top + mean_drop, std, degenerate
 

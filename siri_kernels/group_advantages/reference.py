@@ -12,6 +12,8 @@ def group_advantages(
     scale: str,
     eps: float,
     correction: int,
+    singleton: str,
+    num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     r = rewards.double()
     if isinstance(groups, int):
@@ -21,7 +23,7 @@ def group_advantages(
     advantages = torch.zeros_like(r)
     means, stds, degenerate = [], [], []
     batch_std = _std(r[~r.isnan()], correction)
-    for group in ids.unique():
+    for group in ids.unique() if num_groups is None else range(num_groups):
         members = ((ids == group) & ~r.isnan()).nonzero()[:, 0]
         x = r[members]
         n = len(x)
@@ -32,7 +34,8 @@ def group_advantages(
         stds.append(std)
         degenerate.append(constant)
 
-        if baseline == "none":
+        alone = n == 1 and singleton == "verl"  # mean 0, std 1
+        if baseline == "none" or alone:
             a = x
         elif constant:
             a = torch.zeros_like(x)
@@ -41,7 +44,9 @@ def group_advantages(
         else:
             a = x - (x.sum() - x) / (n - 1)
         if scale != "none":
-            divisor = std if scale == "group_std" else batch_std
+            divisor = batch_std
+            if scale == "group_std":
+                divisor = torch.ones_like(std) if alone else std
             a = a / (divisor + eps) if divisor > 0 else torch.zeros_like(a)
         advantages[members] = a
     return (

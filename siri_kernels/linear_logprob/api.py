@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from siri_kernels import _checks as check
-from siri_kernels._autograd import refuse_double_backward
+from siri_kernels._autograd import untraced
 from siri_kernels._backend import resolve_backend
-from siri_kernels.linear_logprob import portable, reference
-from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxStats
+from siri_kernels.linear_logprob import reference
+from siri_kernels.linear_logprob.op import OP, LinearLogprob, Plan, no_autocast
+from siri_kernels.linear_logprob.slots import slots_for
+from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput
 
-OP = "linear_logprob"
 
-
+@untraced
 def linear_logprob(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -47,9 +47,12 @@ def linear_logprob(
         softcap: number > 0, as ``final_logit_softcapping`` of Gemma; None: no cap.
         ignore_index: rows with this target are skipped: results 0, gradients 0, nothing computed
             on a CPU, and a NaN in them goes nowhere.
-        tail: the most relative L1 error of the logit gradient that backward may make, a finite
-            number >= 0. Every backend of this version computes the gradient of every row exactly
-            (error 0), whatever ``tail``.
+        tail: the most relative L1 error that backward may make in the gradient of the raw logits
+            of this call, a finite number >= 0; 0: none. Forward keeps a short list of the entries
+            of each row that matter, and backward recomputes only the rows whose left-out mass
+            would cost too much (see :mod:`.certificate`;
+            :func:`~siri_kernels.linear_logprob.take_backward_stats` says how many). Small
+            vocabularies, and tensors that are not on a CPU, are recomputed whole in this version.
         backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
             not there yet.
         process_group: vocabulary-parallel shards of ``weight``; not there yet.
@@ -73,7 +76,7 @@ def linear_logprob(
     gemm_dtype = _check(hidden, weight, targets, bias)
     rule = check_rule(OP, temperature, softcap, targets, hidden.device)
     check_targets(OP, targets, weight.shape[0], ignore_index)
-    check.number(OP, "tail", tail, at_least=0)
+    tail = check.number(OP, "tail", tail, at_least=0)
     if process_group is not None:
         raise NotImplementedError(
             f"{OP}: process_group (vocabulary-parallel weight) is not there yet; it takes None"
@@ -81,105 +84,23 @@ def linear_logprob(
     lead = targets.shape
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     if backend == "reference":
-        with _no_autocast(hidden.device):
+        with no_autocast(hidden.device):
             rows, weight = rows.to(gemm_dtype), weight.to(gemm_dtype)
             out = reference.linear_logprob(rows, weight, flat, bias, rule, ignore_index)
     else:
-        out = LogprobOutput(
-            *_LinearLogprob.apply(rows, weight, flat, bias, rule, ignore_index, gemm_dtype)
-        )
+        plan = Plan(rule, ignore_index, gemm_dtype, tail, _slots(hidden, weight, bias, tail))
+        out = LogprobOutput(*LinearLogprob.apply(rows, weight, flat, bias, plan))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
 
 
-def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    # Autocast would turn the fp32 products below into 16-bit ones.
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
-class _LinearLogprob(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        targets: torch.Tensor,
-        bias: torch.Tensor | None,
-        rule: LogitRule,
-        ignore_index: int,
-        gemm_dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        counted = targets != ignore_index
-        index = counted_rows(counted)
-        rows, row_targets = select(index, hidden, targets)
-        with _no_autocast(hidden.device):
-            stats = portable.forward(rows, weight, row_targets, bias, rule.rows(index), gemm_dtype)
-        stats = spread(stats, index, counted)
-        ctx.set_materialize_grads(False)
-        temperature = rule.temperature if isinstance(rule.temperature, torch.Tensor) else None
-        ctx.save_for_backward(hidden, weight, targets, bias, temperature, counted, *stats)
-        ctx.rule, ctx.gemm_dtype = rule, gemm_dtype
-        return stats.logprobs, stats.entropy
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
-        hidden, weight, targets, bias, _, counted, *saved = ctx.saved_tensors
-        grad_logprobs, grad_entropy = upstream
-        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
-        with torch.no_grad(), _no_autocast(hidden.device):
-            index = active_rows(counted, grad_logprobs, grad_entropy)
-            rows, row_targets, *stats = select(index, hidden, targets, *saved)
-            if grad_logprobs is None:
-                grad_logprobs = torch.zeros_like(saved[0])
-            grad_logprobs, grad_entropy = select(index, grad_logprobs, grad_entropy)
-            d_hidden, d_weight, d_bias = portable.backward(
-                rows,
-                weight,
-                row_targets,
-                bias,
-                ctx.rule.rows(index),
-                ctx.gemm_dtype,
-                SoftmaxStats(*stats),
-                grad_logprobs,
-                grad_entropy,
-                needs,
-            )
-            if d_hidden is not None and index is not None:
-                d_hidden = torch.zeros_like(hidden).index_copy_(0, index, d_hidden)
-        grads = (d_hidden, d_weight, None, d_bias, None, None, None)
-        return refuse_double_backward(OP, grads, (hidden, weight, bias, *upstream))
-
-
-# What linear_logprob and selective_logprob share: which rows are worth computing.
-
-
-def counted_rows(counted: torch.Tensor) -> torch.Tensor | None:
-    """Indices of the counted rows; None: take all (reading the mask would wait for a GPU)."""
-    if counted.device.type != "cpu" or bool(counted.all()):
-        return None
-    return counted.nonzero()[:, 0]
-
-
-def active_rows(counted: torch.Tensor, *upstream: torch.Tensor | None) -> torch.Tensor | None:
-    """Indices of the rows with any gradient to give (NaN is one); None: all of them."""
-    active = torch.zeros_like(counted)
-    for grad in upstream:
-        if grad is not None:
-            active |= grad != 0
-    index = (active & counted).nonzero()[:, 0]
-    return None if len(index) == len(counted) else index
-
-
-def select(index: torch.Tensor | None, *tensors: Any) -> tuple[Any, ...]:
-    return tensors if index is None else tuple(t if t is None else t[index] for t in tensors)
-
-
-def spread(stats: SoftmaxStats, index: torch.Tensor | None, counted: torch.Tensor) -> SoftmaxStats:
-    """Statistics of the computed rows to the places of all rows, 0 where not counted."""
-    if index is None:
-        return SoftmaxStats(*(s.masked_fill(~counted, 0) for s in stats))
-    return SoftmaxStats(*(s.new_zeros(counted.shape).index_copy_(0, index, s) for s in stats))
+def _slots(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, tail: float
+) -> int:
+    if hidden.device.type != "cpu":  # the lists of the portable backend read sizes
+        return 0
+    inputs = [x for x in (hidden, weight, bias) if x is not None]
+    needed = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return slots_for(len(weight), tail, needed)
 
 
 # Checks

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 
+from siri_kernels.linear_logprob.slots import Collector, Slots
 from siri_kernels.linear_logprob.softmax_fold import (
     Fold,
     FoldState,
@@ -20,15 +21,17 @@ from siri_kernels.linear_logprob.softmax_fold import (
     gradient_rule,
     logit_gradient,
 )
+from siri_kernels.linear_logprob.sparse import WeightGradient
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 
 
 def tile_shape(vocabulary: int, device: torch.device) -> tuple[int, int]:
     """Rows in a block and ids in a tile; of V alone, never of T."""
     if device.type == "cpu":
-        # A tile and its scratch stay in a core's L2 while a dozen elementwise passes go over them.
+        # Tall enough for the GEMM to reuse a tile of weight, and still (nearly) in a core's L2
+        # while a dozen elementwise passes go over it: 128 rows cost the GEMM 10 %.
         ids = min(vocabulary, 2048)
-        return min(1024, 2 ** ((2**18 // ids).bit_length() - 1)), ids
+        return min(1024, 2 ** ((2**19 // ids).bit_length() - 1)), ids
     return 2048, min(vocabulary, 16384)
 
 
@@ -47,7 +50,9 @@ class Tiles:
         bias: torch.Tensor | None,
         rule: LogitRule,
         gemm_dtype: torch.dtype,
+        few: bool = False,
     ) -> None:
+        """``few``: blocks need not be larger than there are rows (bits may differ by batch)."""
         self.weight, self.bias, self.softcap = weight, bias, rule.softcap
         self.acc = widened(gemm_dtype)
         # Tensor cores take 16-bit inputs and give fp32; elsewhere the inputs are widened, exactly.
@@ -56,6 +61,8 @@ class Tiles:
         self.rows, self.ids = tile_shape(weight.shape[0], hidden.device)
         self.pad = hidden.device.type == "cpu"
         self.total = hidden.shape[0]
+        if few:
+            self.rows = min(self.rows, max(1, -(-self.total // 16) * 16))
         self.hidden = self.blocks(hidden)
         self.padded = sum(len(block) for block in self.hidden)
         temperature = rule.temperature
@@ -105,6 +112,14 @@ class Tiles:
             out.add_(bias)
         return out, x
 
+    def target_logits(self, block: int, targets: torch.Tensor) -> torch.Tensor:
+        """Each row's target logit, but for the order of the GEMM's sums."""
+        x = self.hidden[block].to(self.gemm).to(self.acc)
+        raw = (x * self.weight[targets].to(self.gemm)).sum(1)
+        if self.bias is not None:
+            raw += self.bias[targets].to(self.acc)
+        return self.logits(raw[:, None], block)[:, 0]
+
     def logits(self, raw: torch.Tensor, block: int) -> torch.Tensor:
         """Softcap, then temperature, in place."""
         if self.softcap is not None:
@@ -124,10 +139,16 @@ def forward(
     bias: torch.Tensor | None,
     rule: LogitRule,
     gemm_dtype: torch.dtype,
+    slots: Slots | None = None,
 ) -> SoftmaxStats:
-    """Statistics of every row of ``hidden`` [T, D]; all targets count."""
+    """Statistics of every row of ``hidden`` [T, D], their lists in ``slots``; all targets count."""
     tiles = Tiles(hidden, weight, bias, rule, gemm_dtype)
     folds = [Fold(t, tiles.acc) for t in tiles.blocks(targets)]
+    if slots is not None:
+        for block, fold in enumerate(folds):
+            first = block * tiles.rows
+            part = slots.block(first, first + tiles.rows)
+            fold.collector = Collector(part, tiles.target_logits(block, fold.targets))
     for start in tiles.starts():
         tile, bias_tile = tiles.weight_tile(start)
         for block, fold in enumerate(folds):
@@ -135,6 +156,9 @@ def forward(
             fold.add(z, start, tiles.scratch(1, *z.shape))
     if not folds:
         return SoftmaxStats(*(hidden.new_zeros(0, dtype=tiles.acc) for _ in range(4)))
+    for fold in folds:
+        if fold.collector is not None:
+            fold.collector.finish()
     states = zip(*(fold.state() for fold in folds), strict=True)
     stats = finish(FoldState(*(torch.cat(column) for column in states)))
     return SoftmaxStats(*(s[: tiles.total] for s in stats))
@@ -151,9 +175,13 @@ def backward(
     grad_logprobs: torch.Tensor,
     grad_entropy: torch.Tensor | None,
     needs: tuple[bool, bool, bool],
+    more: WeightGradient | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of ``hidden``, ``weight`` and ``bias`` (None where not needed), exact."""
-    tiles = Tiles(hidden, weight, bias, rule, gemm_dtype)
+    """Gradients of ``hidden``, ``weight`` and ``bias`` (None where not needed), exact.
+
+    ``more`` is added to those of ``weight`` and ``bias``, before they are rounded.
+    """
+    tiles = Tiles(hidden, weight, bias, rule, gemm_dtype, few=more is not None)
     acc, (need_hidden, need_weight, need_bias) = tiles.acc, needs
     whole_rule = gradient_rule(stats, grad_logprobs, grad_entropy, rule.temperature)
     columns = [
@@ -190,6 +218,12 @@ def backward(
                 d_tile.addmm_(dz[:real].t(), x[:real].to(acc))
             if d_bias_tile is not None:
                 d_bias_tile += dz[:real].sum(0)
+        if more is not None and d_tile is not None:
+            ids, rows = more.rows(start, start + n)
+            d_tile.index_add_(0, ids - start, rows)
+        if more is not None and d_bias_tile is not None:
+            ids, values = more.bias(start, start + n)
+            d_bias_tile.index_add_(0, ids - start, values)
         if d_weight is not None and d_tile is not None:
             d_weight[start : start + n] = d_tile
         if d_bias is not None and d_bias_tile is not None:

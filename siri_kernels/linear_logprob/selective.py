@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from siri_kernels import _checks as check
-from siri_kernels._autograd import refuse_double_backward
+from siri_kernels._autograd import refuse_double_backward, untraced
 from siri_kernels._backend import resolve_backend
 from siri_kernels.linear_logprob import reference
-from siri_kernels.linear_logprob.api import active_rows, check_rule, check_targets, counted_rows
+from siri_kernels.linear_logprob.api import check_rule, check_targets
+from siri_kernels.linear_logprob.op import active_rows, counted_rows
 from siri_kernels.linear_logprob.portable import tile_shape, widened
 from siri_kernels.linear_logprob.softmax_fold import Fold, finish, gradient_rule, logit_gradient
 from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxStats
@@ -18,6 +19,7 @@ from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxS
 OP = "selective_logprob"
 
 
+@untraced
 def selective_logprob(
     logits: torch.Tensor,
     targets: torch.Tensor,

@@ -12,10 +12,18 @@ from typing import NamedTuple
 
 import torch
 
+from siri_kernels.linear_logprob.slots import Collector
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
 # exp of it is 0 in float64 too; finite, so that 0 * log 0 is 0 and not NaN.
 LOG_ZERO = -800.0
+LOWEST = {torch.float32: -87.0, torch.float64: -708.0}
+
+
+def exp_(z: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """exp of logits less their maximum. ``z`` stops where it would be subnormal, or 0 by underflow:
+    both take a hundred times longer, and a few 1e-38 beside a sum of 1 or more are nothing."""
+    return torch.exp(z.clamp_(min=LOWEST[z.dtype]), out=out)
 
 
 def softplus(x: torch.Tensor) -> torch.Tensor:
@@ -35,8 +43,10 @@ class FoldState(NamedTuple):
 class Fold:
     """Running softmax of a block of rows."""
 
-    def __init__(self, targets: torch.Tensor, dtype: torch.dtype) -> None:
-        self.targets = targets
+    def __init__(
+        self, targets: torch.Tensor, dtype: torch.dtype, collector: Collector | None = None
+    ) -> None:
+        self.targets, self.collector = targets, collector
         self.target_logit = targets.new_full(targets.shape, float("-inf"), dtype=dtype)
         self.max = self.target_logit
         self.sum: torch.Tensor | None = None
@@ -47,21 +57,22 @@ class Fold:
         inside, column, at_target = target_entry(z, self.targets, start)
         self.target_logit = torch.where(inside, at_target, self.target_logit)
         z.scatter_(1, column, at_target.masked_fill(inside, float("-inf"))[:, None])
-        new_max = torch.maximum(self.max, z.amax(1))
+        top = z.amax(1)
+        new_max = torch.maximum(self.max, top)
         # Nothing seen yet but -inf: any finite shift will do.
         shift = new_max.clamp(min=torch.finfo(z.dtype).min)
-        z.sub_(shift[:, None]).clamp_(min=LOG_ZERO)
-        exp = torch.exp(z, out=scratch)
+        exp = exp_(z.sub_(shift[:, None]), scratch)
         total = exp.sum(1)
-        dev = z.mul_(exp).sum(1)
-        if self.sum is None or self.dev is None:
-            self.sum, self.dev = total, dev
-        else:
+        if self.sum is not None and self.dev is not None:
             step = (self.max - shift).clamp_(min=LOG_ZERO)
             scale = step.exp()
-            self.dev = (self.dev + step * self.sum) * scale + dev
-            self.sum = self.sum * scale + total
-        self.max = new_max
+            before = (self.dev + step * self.sum) * scale
+            total = self.sum * scale + total
+        if self.collector is not None:
+            self.collector.add(z, shift, top, total, start)
+        dev = z.mul_(exp).sum(1)
+        self.dev = dev if self.dev is None else before + dev
+        self.sum, self.max = total, new_max
 
     def state(self) -> FoldState:
         assert self.sum is not None and self.dev is not None
@@ -137,8 +148,8 @@ def logit_gradient(
     ``z`` and ``scratch`` are used up; the result is ``scratch``.
     """
     inside, column, _ = target_entry(z, targets, start)
-    z.sub_(rule.max[:, None]).clamp_(min=LOG_ZERO)
-    grad = torch.exp(z, out=scratch)
+    grad = exp_(z.sub_(rule.max[:, None]), scratch)
+    torch.threshold_(grad, 2 * torch.finfo(z.dtype).tiny, 0)
     if rule.slope is None:
         grad.mul_(rule.offset[:, None])
     else:

@@ -1,6 +1,6 @@
 """Log-probs and advantages of packed answers -> loss and its metrics."""
 
 from siri_kernels.policy_loss.api import policy_loss
-from siri_kernels.policy_loss.types import PolicyLoss
+from siri_kernels.policy_loss.types import ROLLOUT_CORRECTIONS, PolicyLoss, RolloutCorrection
 
-__all__ = ["PolicyLoss", "policy_loss"]
+__all__ = ["ROLLOUT_CORRECTIONS", "PolicyLoss", "RolloutCorrection", "policy_loss"]

@@ -1,4 +1,4 @@
-"""``policy_loss``: the public function, its checks and its autograd."""
+"""``policy_loss``: the public function and its autograd."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ from typing import Any
 
 import torch
 
-from siri_kernels import _checks as check
-from siri_kernels import varlen
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels._backend import resolve_backend
 from siri_kernels.policy_loss import portable, reference
-from siri_kernels.policy_loss.types import LossInputs, LossOptions, PolicyLoss
-
-OP = "policy_loss"
-OBJECTIVES = ("clip", "cispo", "sapo", "gmpo", "reinforce")
-RATIOS = ("token", "sequence")
-AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm")
-KL_ESTIMATORS = ("k1", "k2", "k3")
+from siri_kernels.policy_loss.options import OP, check_inputs, checked_options
+from siri_kernels.policy_loss.types import LossInputs, PolicyLoss, RolloutCorrection
 
 
 def policy_loss(
@@ -30,26 +23,35 @@ def policy_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float | None = None,
+    delta: float | None = None,
+    cispo_bounds: str = "verl",
+    sapo_tau: tuple[float, float] = (1.0, 1.05),
     ratio: str = "token",
     aggregation: str = "token-mean",
     denominator: float | torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
     rollout_logprobs: torch.Tensor | None = None,
-    rollout_correction: Any = None,
+    rollout_correction: RolloutCorrection | str | None = None,
+    off_policy_threshold: float | None = None,
     ref_logprobs: torch.Tensor | None = None,
     kl_coef: float = 0.0,
     kl_estimator: str = "k3",
+    kl_unbiased: bool = False,
+    kl_limit: float | None = None,
     entropy: torch.Tensor | None = None,
     entropy_coef: float = 0.0,
     backend: str | None = None,
 ) -> PolicyLoss:
-    """Clipped policy-gradient loss of packed answers, with its metrics.
+    """Policy-gradient loss of packed answers, with its metrics.
 
-    Per token ``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` with
-    ``r = exp(logprobs - old_logprobs)`` (PPO, arXiv 1707.06347 eq. 7; decoupled bounds: DAPO,
-    arXiv 2503.14476, "clip-higher"; SIRI, arXiv 2509.25176 section 3.2), plus ``kl_coef`` times an
-    estimate of the KL to a reference, minus ``entropy_coef`` times the entropy; then aggregated.
-    Log-ratios are clamped to +-20 before exp, as in verl; beyond, the gradient is 0.
+    Per token an objective of the ratio ``r = exp(logprobs - old_logprobs)`` and the advantage A,
+    times the rollout correction's weight, plus ``kl_coef`` times an estimate of the KL to a
+    reference, minus ``entropy_coef`` times the entropy; then aggregated. docs/losses.md says which
+    options give which paper's or trainer's loss, and where trainers differ.
+
+    Differences of log-probs are clamped to +-20 before anything else, as in verl; beyond, the
+    derivative is 0. So an infinite entry stands for a ratio of exp(20) or exp(-20), of one token;
+    NaN stays NaN.
 
     Args:
         logprobs: [T] floating point, of the policy that learns. The loss is differentiable with
@@ -58,10 +60,20 @@ def policy_loss(
         advantages: [B], one a sequence, or [T]. Where T = B it is read as [B].
         cu_seqlens: [B+1] int32, flash-attention's convention: 0 first, never falling, T last.
             A sequence may have length 0.
-        objective: "clip"; "cispo", "sapo", "gmpo" and "reinforce" are not there yet.
-        clip_low, clip_high: numbers >= 0, clip_low <= 1.
-        dual_clip: number > 1: where A < 0 the loss is at most ``-dual_clip * A``
+        objective: "clip": ``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` (PPO,
+            arXiv 1707.06347 eq. 7; decoupled bounds: DAPO, arXiv 2503.14476; SIRI, arXiv
+            2509.25176 section 3.2). "cispo": ``-w A logprobs`` with w the clipped ratio, a constant
+            (arXiv 2506.13585). "sapo": ``-4/tau sigmoid(tau (r - 1)) A`` (arXiv 2511.20347).
+            "gmpo": ``-r A`` with r the geometric mean over the sequence of ratios clipped to
+            [exp(-clip_low), exp(clip_high)] on the side that the sign of A says (arXiv 2507.20673);
+            r is the sequence's whatever ``ratio``. "reinforce": ``-A logprobs``.
+        clip_low, clip_high: numbers >= 0, clip_low <= 1 but for "gmpo".
+        dual_clip: number > 1: for "clip", where A < 0 the loss is at most ``-dual_clip * A``
             (arXiv 1912.09729; verl uses 3, its DAPO recipe 10). None: off.
+        delta: number >= 1 + clip_high, for "clip", instead of dual_clip: the ratio is at most delta
+            before the minimum is taken (two-sided clipping, INTELLECT-2, arXiv 2505.07291; TRL).
+        cispo_bounds: w is clipped to, "verl": [1 - clip_low, 1 + clip_high]; "trl": [0, clip_high].
+        sapo_tau: numbers > 0, for A > 0 and for the others.
         ratio: "token"; or "sequence": GSPO-token (arXiv 2507.18071 section 4.3), the geometric mean
             of the sequence's counted ratios, of which every token takes its own gradient.
         aggregation: verl's names. With m counted tokens in all and n non-empty sequences (those
@@ -72,55 +84,61 @@ def policy_loss(
             step, when this call sees a part of it. "token-sum-norm" requires it.
         mask: [T] bool, tokens that count; None: all. Whatever the other tensors hold elsewhere,
             infinity and NaN included, has no influence.
-        rollout_logprobs: [T], as the sampler reported them; for metrics.
-        rollout_correction: not there yet: None.
+        rollout_logprobs: [T], as the sampler reported them. NaN, not reported: a weight of 1.
+        rollout_correction: None, a :class:`RolloutCorrection`, or "tis", "mis", "icepop" for the
+            usual ones (``ROLLOUT_CORRECTIONS``): the objective of a token is multiplied with a
+            weight, a constant, made of ``exp(old_logprobs - rollout_logprobs)``.
+        off_policy_threshold: number: the objective is 0 where A < 0 in sequences whose mean of
+            ``sampler - logprobs`` over counted tokens is above it, with rollout_logprobs as the
+            sampler's where given and else old_logprobs (DeepSeek-V3.2, arXiv 2512.02556).
         ref_logprobs: [T], of the reference policy.
         kl_coef: number >= 0; above 0 it needs ``ref_logprobs``.
         kl_estimator: with d = logprobs - ref_logprobs: "k1": d; "k2": d^2 / 2; "k3":
-            exp(-d) - 1 + d. Clamped to +-20 like the log-ratio.
+            exp(-d) - 1 + d.
+        kl_unbiased: the estimate is multiplied with the token's ratio, through which the gradient
+            passes (DeepSeek-V3.2; TRL's use_bias_correction_kl).
+        kl_limit: number > 0: estimates are clamped to +-kl_limit (verl: 10, k3 only). None: not.
         entropy: [T] nats, of the policy that learns; for its metric and bonus.
         entropy_coef: number; other than 0 it needs ``entropy``.
-        backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
-            not there yet.
+        backend: None (fastest there is), "triton", "portable" or "reference".
 
     Returns:
         PolicyLoss: loss 0-d, float32 (float64 for float64 logprobs), and metrics, 0-d and without
         gradient, means over this call's counted tokens whatever the denominator (0 without any):
-        clip_frac_low: r < 1 - clip_low and A < 0; clip_frac_high: r > 1 + clip_high and A > 0;
-        ratio_mean and ratio_max of r; approx_kl: r - 1 - log r of token ratios, an estimate of
-        KL(old || policy); tokens: how many count; entropy, if given; and with rollout_logprobs,
-        rollout_kl: w - 1 - log w with w = exp(old_logprobs - rollout_logprobs), an estimate of
-        KL(rollout || old), and rollout_weight_mean of w. Without a counted token the loss and its
+        clip_frac_low, clip_frac_high: the clip is active, so r past that bound and, but for
+        "cispo", A < 0 or A > 0; ratio_mean and ratio_max of r; approx_kl: r - 1 - log r of token
+        ratios, an estimate of KL(old || policy); tokens: how many count; entropy, if given; ref_kl,
+        with ref_logprobs: the estimate; with rollout_logprobs, rollout_kl: w - 1 - log w with
+        w = exp(old_logprobs - rollout_logprobs), an estimate of KL(rollout || old), and
+        rollout_weight_mean of the correction's weight, of w without one; off_policy_frac, with
+        off_policy_threshold: tokens that it silences. Without a counted token the loss and its
         gradient are 0. No call waits for a GPU.
 
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape, device or value, an unknown option, a missing denominator,
-            ref_logprobs or entropy; cu_seqlens that fall or do not end at T (read on a CPU,
-            elsewhere under ``SIRI_KERNELS_CHECK=1``).
-        NotImplementedError: what is not there yet, double backward.
+            ref_logprobs, rollout_logprobs or entropy; cu_seqlens that fall or do not end at T (read
+            on a CPU, elsewhere under ``SIRI_KERNELS_CHECK=1``).
+        NotImplementedError: double backward.
     """
-    backend = resolve_backend(OP, backend)
-    check.choice(OP, "objective", objective, OBJECTIVES)
-    if objective != "clip":
-        raise NotImplementedError(
-            f"{OP}: objective={objective!r} is not there yet (see CHANGELOG.md and issue 4 of the "
-            "roadmap); 'clip' is"
-        )
-    if rollout_correction is not None:
-        raise NotImplementedError(
-            f"{OP}: rollout_correction is not there yet (see CHANGELOG.md and issue 4 of the "
-            "roadmap); None is, and rollout_logprobs for metrics"
-        )
-    options = _options(
+    backend = resolve_backend(OP, backend, logprobs)
+    options = checked_options(
+        objective,
         clip_low,
         clip_high,
         dual_clip,
+        delta,
+        cispo_bounds,
+        sapo_tau,
         ratio,
         aggregation,
         denominator,
+        rollout_correction,
+        off_policy_threshold,
         kl_coef,
         kl_estimator,
+        kl_unbiased,
+        kl_limit,
         entropy_coef,
     )
     inputs = LossInputs(
@@ -133,17 +151,25 @@ def policy_loss(
         ref_logprobs,
         entropy,
     )
-    _check(inputs, options)
+    check_inputs(inputs, options)
     if backend == "reference":
         return reference.policy_loss(inputs, options)
     with torch.no_grad():
-        result = portable.policy_loss(inputs, options)
-    loss = _WithGradient.apply(result.loss, logprobs, result.d_logprobs, entropy, result.d_entropy)
+        if backend == "triton" and inputs.dtype == torch.float32 and len(logprobs):
+            from siri_kernels.policy_loss import launch  # Triton may not be installed
+
+            with torch.cuda.device_of(logprobs):
+                result = launch.policy_loss(inputs, options)
+        else:  # float64, or nothing to launch for
+            result = portable.policy_loss(inputs, options)
+    loss = _WithGradient.apply(
+        result.loss, logprobs, result.d_logprobs, entropy, result.d_entropy, result.scale
+    )
     return PolicyLoss(loss, result.metrics)
 
 
 class _WithGradient(torch.autograd.Function):
-    """A loss whose gradient was computed along with it."""
+    """A loss whose gradient was computed along with it, but for the factor ``scale``."""
 
     @staticmethod
     def forward(
@@ -153,8 +179,10 @@ class _WithGradient(torch.autograd.Function):
         d_logprobs: torch.Tensor,
         entropy: torch.Tensor | None,
         d_entropy: torch.Tensor | None,
+        scale: torch.Tensor | float,
     ) -> torch.Tensor:
         ctx.save_for_backward(logprobs, d_logprobs, entropy, d_entropy)
+        ctx.scale = scale
         return loss.view_as(loss)
 
     @staticmethod
@@ -162,98 +190,13 @@ class _WithGradient(torch.autograd.Function):
         logprobs, d_logprobs, entropy, d_entropy = ctx.saved_tensors
         to_logprobs = to_entropy = None
         with torch.no_grad():
+            factor = upstream[0] * ctx.scale
             if ctx.needs_input_grad[1]:
-                to_logprobs = (d_logprobs * upstream[0]).to(logprobs.dtype)
+                to_logprobs = (d_logprobs * factor).to(logprobs.dtype)
             if ctx.needs_input_grad[3]:
                 if d_entropy is None:
                     to_entropy = torch.zeros_like(entropy)
                 else:
-                    to_entropy = (d_entropy * upstream[0]).to(entropy.dtype)
-        grads = (None, to_logprobs, None, to_entropy, None)
+                    to_entropy = (d_entropy * factor).to(entropy.dtype)
+        grads = (None, to_logprobs, None, to_entropy, None, None)
         return refuse_double_backward(OP, grads, (logprobs, entropy, upstream[0]))
-
-
-def _options(
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    ratio: str,
-    aggregation: str,
-    denominator: float | torch.Tensor | None,
-    kl_coef: float,
-    kl_estimator: str,
-    entropy_coef: float,
-) -> LossOptions:
-    clip_low = check.number(OP, "clip_low", clip_low, at_least=0, at_most=1)
-    clip_high = check.number(OP, "clip_high", clip_high, at_least=0)
-    if dual_clip is not None:
-        dual_clip = check.number(OP, "dual_clip", dual_clip, above=1)
-    check.choice(OP, "ratio", ratio, RATIOS)
-    check.choice(OP, "aggregation", aggregation, AGGREGATIONS)
-    check.choice(OP, "kl_estimator", kl_estimator, KL_ESTIMATORS)
-    kl_coef = check.number(OP, "kl_coef", kl_coef, at_least=0)
-    entropy_coef = check.number(OP, "entropy_coef", entropy_coef)
-    if aggregation == "token-sum-norm" and denominator is None:
-        raise ValueError(
-            f"{OP}: denominator must be a number > 0 with aggregation='token-sum-norm'; got None"
-        )
-    if isinstance(denominator, torch.Tensor):
-        if denominator.dim() != 0:
-            raise ValueError(
-                f"{OP}: denominator must be a number or a 0-d tensor; got "
-                f"{check.describe(denominator)}"
-            )
-        denominator = denominator.detach()
-        if check.may_read(denominator):
-            check.number(OP, "denominator", denominator.item(), above=0)
-    elif denominator is not None:
-        denominator = check.number(OP, "denominator", denominator, above=0)
-    return LossOptions(
-        clip_low,
-        clip_high,
-        dual_clip,
-        ratio,
-        aggregation,
-        denominator,
-        kl_coef,
-        kl_estimator,
-        entropy_coef,
-    )
-
-
-def _check(x: LossInputs, options: LossOptions) -> None:
-    check.tensor(OP, "logprobs", x.logprobs)
-    check.dtype(OP, "logprobs", x.logprobs)
-    if x.logprobs.dim() != 1:
-        raise ValueError(f"{OP}: logprobs must have shape [T]; got {check.describe(x.logprobs)}")
-    total, device = len(x.logprobs), x.logprobs.device
-    check.tensor(OP, "cu_seqlens", x.cu_seqlens)
-    check.device(OP, "cu_seqlens", x.cu_seqlens, "logprobs", device)
-    varlen.check_cu_seqlens(x.cu_seqlens, total, op=OP)
-    for name in ("old_logprobs", "rollout_logprobs", "ref_logprobs", "entropy"):
-        value = getattr(x, name)
-        if value is not None or name == "old_logprobs":
-            check.tensor(OP, name, value)
-            check.dtype(OP, name, value)
-            check.device(OP, name, value, "logprobs", device)
-            check.shape(OP, name, value, x.logprobs.shape, "that of logprobs, [T]")
-    if x.mask is not None:
-        check.tensor(OP, "mask", x.mask)
-        check.dtype(OP, "mask", x.mask, (torch.bool,))
-        check.device(OP, "mask", x.mask, "logprobs", device)
-        check.shape(OP, "mask", x.mask, x.logprobs.shape, "that of logprobs, [T]")
-    check.tensor(OP, "advantages", x.advantages)
-    check.dtype(OP, "advantages", x.advantages)
-    check.device(OP, "advantages", x.advantages, "logprobs", device)
-    sequences = len(x.cu_seqlens) - 1
-    if x.advantages.dim() != 1 or len(x.advantages) not in (sequences, total):
-        raise ValueError(
-            f"{OP}: advantages must have shape [B] = [{sequences}] or [T] = [{total}]; got "
-            f"{check.describe(x.advantages)}"
-        )
-    if options.kl_coef != 0 and x.ref_logprobs is None:
-        raise ValueError(f"{OP}: ref_logprobs must be given with kl_coef={options.kl_coef}")
-    if options.entropy_coef != 0 and x.entropy is None:
-        raise ValueError(f"{OP}: entropy must be given with entropy_coef={options.entropy_coef}")
-    if isinstance(options.denominator, torch.Tensor) and options.denominator.device.type != "cpu":
-        check.device(OP, "denominator", options.denominator, "logprobs", device)

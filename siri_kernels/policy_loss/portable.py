@@ -1,7 +1,7 @@
-"""The policy loss over packed tokens in vectorised PyTorch, value and gradient in one pass.
+"""The policy loss over packed tokens in PyTorch, value and gradient in one pass.
 
-Nothing here reads a tensor's value on the host. Sums over sequences are differences of running
-counts (integers) or segment reductions, so that every sum has one order.
+Block by block of tokens, so that what lies between input and gradient stays in the cache and costs
+no memory. Nothing here reads a tensor's value on the host; every sum has one order.
 """
 
 from __future__ import annotations
@@ -10,131 +10,218 @@ from typing import NamedTuple
 
 import torch
 
-from siri_kernels import varlen
-from siri_kernels.policy_loss.types import LOG_RATIO_LIMIT, LossInputs, LossOptions
+from siri_kernels.policy_loss import terms
+from siri_kernels.policy_loss.types import LossInputs, LossOptions, metric_names
+
+BLOCK = 1 << 15
 
 
 class LossAndGradient(NamedTuple):
+    """The gradients are still to be multiplied by ``scale``, 0-d or a number; the loss is not."""
+
     loss: torch.Tensor
     d_logprobs: torch.Tensor
     d_entropy: torch.Tensor | None
+    scale: torch.Tensor | float
     metrics: dict[str, torch.Tensor]
 
 
-class _Sequences:
-    """Counted tokens, and sums of them by sequence."""
+class _Block:
+    """The tokens ``start`` to ``stop``: inputs, with zeros where a token does not count."""
 
-    def __init__(self, x: LossInputs) -> None:
-        total = len(x.logprobs)
-        self.cu_seqlens = x.cu_seqlens
-        self.ids = varlen.sequence_ids(x.cu_seqlens, total)
-        mask = x.mask
-        self.mask = torch.ones_like(x.logprobs, dtype=torch.bool) if mask is None else mask
-        running = torch.cat([x.cu_seqlens.new_zeros(1), self.mask.cumsum(0, dtype=torch.int32)])
-        at = running[x.cu_seqlens.long()]
-        self.counts = (at[1:] - at[:-1]).to(x.dtype)  # [B]
-        self.tokens = running[-1].to(x.dtype)
+    def __init__(self, x: LossInputs, start: int, stop: int) -> None:
+        self._x, self._tokens = x, slice(start, stop)
+        self.mask = None if x.mask is None else x.mask[start:stop]
+        offsets = x.cu_seqlens.long().clamp(start, stop)
+        self._offsets = offsets - start
+        self._sizes = offsets.diff()
+        self._ids: torch.Tensor | None = None
+        self.size = stop - start
+        self.logprobs = self.read(x.logprobs)
+        self.old = self.read(x.old_logprobs)
+        if x.advantage_per_token:
+            self.advantages = self.read(x.advantages)
+        else:
+            self.advantages = self.counted(self.spread(x.advantages.to(x.dtype)))
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """[T], 0 where not counted -> [B]; 0 for a sequence without counted tokens."""
+    def read(self, values: torch.Tensor) -> torch.Tensor:
+        """[T] -> [n]."""
+        return self.counted(values[self._tokens].detach().to(self._x.dtype))
+
+    def counted(self, values: torch.Tensor) -> torch.Tensor:
+        # where, not a product: infinity and NaN outside the mask must not come through.
+        return values if self.mask is None else torch.where(self.mask, values, 0)
+
+    def spread(self, per_sequence: torch.Tensor) -> torch.Tensor:
+        """[B] -> [n]."""
+        if self._ids is None:
+            sequences = torch.arange(len(self._sizes), device=self._sizes.device)
+            self._ids = sequences.repeat_interleave(self._sizes, output_size=self.size)
+        return per_sequence.index_select(0, self._ids)
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """[n] -> [B], float64."""
         # unsafe: without it torch reads the offsets back to check them.
-        sums = torch.segment_reduce(
-            values.double(), "sum", offsets=self.cu_seqlens.long(), unsafe=True, initial=0
+        return torch.segment_reduce(
+            values.double(), "sum", offsets=self._offsets, unsafe=True, initial=0
         )
-        return sums.to(values.dtype) / self.counts.clamp(min=1)
-
-    def weights(self, options: LossOptions, dtype: torch.dtype) -> torch.Tensor:
-        """[T]: what the aggregation multiplies each token's loss with; 0 where not counted."""
-        by_sequence = options.aggregation.startswith("seq-mean")
-        divisor: float | torch.Tensor | None = options.denominator
-        if divisor is None:
-            count = (self.counts > 0).sum().to(dtype) if by_sequence else self.tokens
-            divisor = count.clamp(min=1)
-        weights = self.mask.to(dtype) / divisor
-        if options.aggregation == "seq-mean-token-mean":
-            weights = weights / self.counts.clamp(min=1)[self.ids]
-        return weights
 
 
 def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     """Loss, its gradient with respect to logprobs and entropy, and metrics."""
-    dtype, limit = x.dtype, LOG_RATIO_LIMIT
-    sequences = _Sequences(x)
-    mask = sequences.mask
+    total, device = len(x.logprobs), x.logprobs.device
+    sequences = _per_sequence(x, options)
+    d_logprobs = torch.empty(total, dtype=x.dtype, device=device)
+    d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
+    names = ["loss", *metric_names(x, options)]
+    sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
 
-    def counted(values: torch.Tensor) -> torch.Tensor:
-        # where, not a product: infinity and NaN outside the mask must not come through.
-        return torch.where(mask, values, 0)
+    for start, stop in _blocks(x):
+        block = _Block(x, start, stop)
+        if block.mask is None:
+            sums["tokens"] += block.size
+        else:
+            sums["tokens"] += block.mask.sum()
+        loss, slope = _losses(x, options, block, sequences, sums)
+        if x.entropy is not None:
+            entropy = block.read(x.entropy)
+            sums["entropy"] += entropy.sum()
+            if options.entropy_coef != 0:
+                loss = loss - options.entropy_coef * entropy
+        slope = block.counted(slope)
+        weight: torch.Tensor | float = 1.0
+        if options.aggregation == "seq-mean-token-mean":
+            weight = block.spread(sequences["weight"])
+            loss = loss * weight
+        sums["loss"] += loss.sum()
+        torch.mul(slope, weight, out=d_logprobs[start:stop])
+        if d_entropy is not None:
+            ones = block.counted(torch.ones_like(slope))
+            torch.mul(ones, -options.entropy_coef * weight, out=d_entropy[start:stop])
 
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        return counted(values).sum() / sequences.tokens.clamp(min=1)
+    divisor: float | torch.Tensor
+    if options.denominator is not None:
+        divisor = options.denominator
+        divisor = divisor.double() if isinstance(divisor, torch.Tensor) else divisor
+    elif options.aggregation.startswith("seq-mean"):
+        divisor = (sequences["count"] > 0).double().sum().clamp(min=1)
+    else:
+        divisor = sums["tokens"].clamp(min=1)
+    loss = (sums.pop("loss") / divisor).to(x.dtype)
+    for name in sums.keys() - {"tokens", "ratio_max"}:
+        sums[name] = sums[name] / sums["tokens"].clamp(min=1)
+    metrics = {name: value.to(x.dtype) for name, value in sums.items()}
+    return LossAndGradient(loss, d_logprobs, d_entropy, 1 / divisor, metrics)
 
-    logprobs, old = x.logprobs.to(dtype), x.old_logprobs.to(dtype)
-    advantages = x.advantages.to(dtype)
-    if not x.advantage_per_token:
-        advantages = advantages[sequences.ids]
-    advantages = counted(advantages)
-    token_log_ratio = counted(logprobs - old)
-    log_ratio = token_log_ratio
-    if options.ratio == "sequence":
-        log_ratio = sequences.mean(token_log_ratio)[sequences.ids]
-    inside = log_ratio.abs() <= limit
-    ratio = log_ratio.clamp(-limit, limit).exp()
 
-    low, high = 1 - options.clip_low, 1 + options.clip_high
-    clipped_low = (ratio < low) & (advantages < 0)
-    clipped_high = (ratio > high) & (advantages > 0)
-    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(low, high))
-    flat = clipped_low | clipped_high | ~inside
-    if options.dual_clip is not None:
-        ceiling = -advantages * options.dual_clip
-        beyond = (advantages < 0) & (loss > ceiling)
-        loss, flat = torch.where(beyond, ceiling, loss), flat | beyond
-    d_loss = (-advantages * ratio).masked_fill(flat, 0)
+def _blocks(x: LossInputs) -> list[tuple[int, int]]:
+    total = len(x.logprobs)
+    size = max(BLOCK, x.sequences)  # a block's cost grows with the number of sequences too
+    return [(start, min(start + size, total)) for start in range(0, total, size)]
 
-    if x.ref_logprobs is not None and options.kl_coef != 0:
-        raw = counted(logprobs - x.ref_logprobs.to(dtype))
-        kl, d_kl = _kl(raw, options.kl_estimator)
-        loss = loss + options.kl_coef * kl
-        d_loss = d_loss + options.kl_coef * d_kl
-    d_entropy = None
-    weights = sequences.weights(options, dtype)
-    if x.entropy is not None and options.entropy_coef != 0:
-        loss = loss - options.entropy_coef * counted(x.entropy.to(dtype))
-        d_entropy = -options.entropy_coef * weights
 
-    token_log_ratio = token_log_ratio.clamp(-limit, limit)
-    metrics = {
-        "clip_frac_low": mean(clipped_low.to(dtype)),
-        "clip_frac_high": mean(clipped_high.to(dtype)),
-        "ratio_mean": mean(ratio),
-        "ratio_max": _max(counted(ratio)),
-        "approx_kl": mean(token_log_ratio.expm1() - token_log_ratio),
-        "tokens": sequences.tokens,
-    }
-    if x.entropy is not None:
-        metrics["entropy"] = mean(x.entropy.to(dtype))
+def _per_sequence(x: LossInputs, options: LossOptions) -> dict[str, torch.Tensor]:
+    """What depends on a whole sequence, [B] each: empty when nothing does."""
+    count = x.cu_seqlens.diff().double()
+    by_weight = options.correction is not None and options.correction.level != "token"
+    names = ["log_ratio"] * options.sequence_ratio + ["gap"] * by_weight
+    names += ["drift"] * (options.off_policy_threshold is not None)
+    if names or (x.mask is not None and options.aggregation.startswith("seq-mean")):
+        sums = {name: torch.zeros_like(count) for name in ("count", *names)}
+        for start, stop in _blocks(x):
+            block = _Block(x, start, stop)
+            for name, values in _to_be_summed(x, options, block, names).items():
+                sums[name] += block.sums(values)
+        if x.mask is not None:
+            count = sums["count"]
+        divisor = count.clamp(min=1)
+        out = {name: (sums[name] / divisor).to(x.dtype) for name in names}
+        if by_weight and options.correction.level == "sequence":  # type: ignore[union-attr]
+            out["gap"] = sums["gap"].to(x.dtype)
+    else:
+        out, divisor = {}, count.clamp(min=1)
+    out["count"], out["weight"] = count, (1 / divisor).to(x.dtype)
+    return out
+
+
+def _to_be_summed(
+    x: LossInputs, options: LossOptions, block: _Block, names: list[str]
+) -> dict[str, torch.Tensor]:
+    values = {}
+    if block.mask is not None:
+        values["count"] = block.mask
+    if "log_ratio" in names:
+        ratio, _ = terms.log_ratio(block.logprobs, block.old)
+        if options.objective == "gmpo":
+            ratio, _, _ = terms.one_sided(ratio, block.advantages, options)
+        values["log_ratio"] = ratio
+    if "gap" in names:
+        assert x.rollout_logprobs is not None
+        values["gap"] = terms.evidence(terms.finite(block.old), block.read(x.rollout_logprobs))
+    if "drift" in names:
+        sampler = x.old_logprobs if x.rollout_logprobs is None else x.rollout_logprobs
+        values["drift"] = -terms.evidence(block.logprobs, block.read(sampler))
+    return values
+
+
+def _losses(
+    x: LossInputs,
+    options: LossOptions,
+    block: _Block,
+    sequences: dict[str, torch.Tensor],
+    sums: dict[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of each token but for the entropy bonus, and its derivative; adds to the metrics."""
+
+    def note(name: str, values: torch.Tensor) -> None:
+        sums[name] += block.counted(values).sum()
+
+    def note_zeros(name: str, values: torch.Tensor) -> None:
+        """Where a token does not count all it is made of is 0, and so is this."""
+        sums[name] += values.sum()
+
+    log_ratio, raw = terms.log_ratio(block.logprobs, block.old)
+    note_zeros("approx_kl", log_ratio.expm1() - log_ratio)
+    if options.sequence_ratio:
+        ratio = block.spread(sequences["log_ratio"].exp())
+    else:
+        ratio = log_ratio.exp()
+    counted_ratio = block.counted(ratio)
+    sums["ratio_mean"] += counted_ratio.sum()
+    sums["ratio_max"] = torch.maximum(sums["ratio_max"], counted_ratio.max())
+    loss, slope, clipped_low, clipped_high = terms.objective(
+        log_ratio, raw, ratio, block.advantages, block.logprobs, options
+    )
+    if clipped_low is not None and clipped_high is not None:
+        counts = note if options.objective == "cispo" else note_zeros  # cispo's look at no sign
+        counts("clip_frac_low", clipped_low)
+        counts("clip_frac_high", clipped_high)
+
     if x.rollout_logprobs is not None:
-        gap = counted(old - x.rollout_logprobs.to(dtype)).clamp(-limit, limit)
-        metrics["rollout_kl"] = mean(gap.expm1() - gap)
-        metrics["rollout_weight_mean"] = mean(gap.exp())
-    # A token that is not counted has loss 0 already, and its weight is 0 too.
-    return LossAndGradient((weights * loss).sum(), weights * d_loss, d_entropy, metrics)
+        gap = terms.evidence(terms.finite(block.old), block.read(x.rollout_logprobs))
+        note_zeros("rollout_kl", gap.expm1() - gap)
+        if options.correction is None:
+            note("rollout_weight_mean", gap.exp_())
+        else:
+            if options.correction.level == "token":
+                weight = terms.correction_weight(gap, options.correction)
+            else:
+                weight = terms.correction_weight(sequences["gap"], options.correction)
+                weight = block.spread(weight)
+            note("rollout_weight_mean", weight)
+            loss, slope = loss * weight, slope * weight
+    if options.off_policy_threshold is not None:
+        far = block.spread(sequences["drift"] > options.off_policy_threshold)
+        dropped = (block.advantages < 0).logical_and_(far)
+        note_zeros("off_policy_frac", dropped)
+        loss, slope = loss.masked_fill(dropped, 0), slope.masked_fill(dropped, 0)
 
-
-def _kl(raw: torch.Tensor, estimator: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Estimate of KL(policy || reference) from ``raw = logprobs - ref``, and its derivative."""
-    delta = raw.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    if estimator == "k1":
-        value, slope = delta, torch.ones_like(delta)
-    elif estimator == "k2":
-        value, slope = delta.square() / 2, delta
-    else:  # k3
-        grown = (-delta).expm1()
-        value, slope = grown + delta, -grown
-    return value, slope.masked_fill(raw.abs() > LOG_RATIO_LIMIT, 0)
-
-
-def _max(values: torch.Tensor) -> torch.Tensor:
-    """Largest of values >= 0; 0 if there are none."""
-    return torch.cat([values, values.new_zeros(1)]).max()
+    if x.ref_logprobs is not None:
+        kl, d_kl, both = terms.kl(block.logprobs, block.read(x.ref_logprobs), options)
+        if options.kl_unbiased:
+            weight = log_ratio.exp()
+            kl, d_kl = weight * kl, weight * torch.where(log_ratio == raw, both, d_kl)
+        note_zeros("ref_kl", kl)
+        if options.with_kl:
+            loss, slope = loss + options.kl_coef * kl, slope + options.kl_coef * d_kl
+    return loss, slope

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import torch
 
-from siri_kernels.policy_loss.types import LOG_RATIO_LIMIT, LossInputs, LossOptions, PolicyLoss
+from siri_kernels.policy_loss.types import (
+    LARGE,
+    LOG_RATIO_LIMIT,
+    LossInputs,
+    LossOptions,
+    PolicyLoss,
+    metric_names,
+)
+
+Seen = dict[str, list[torch.Tensor]]
 
 
 def policy_loss(x: LossInputs, options: LossOptions) -> PolicyLoss:
     bounds = x.cu_seqlens.tolist()
     # Per non-empty sequence: the loss of its counted tokens.
     losses: list[torch.Tensor] = []
-    seen: dict[str, list[torch.Tensor]] = {}
+    seen: Seen = {}
     for i, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         tokens = torch.arange(start, stop, device=x.logprobs.device)
         if x.mask is not None:
             tokens = tokens[x.mask[start:stop]]
         if len(tokens):
             advantage = x.advantages[tokens if x.advantage_per_token else i].detach()
-            losses.append(_sequence(x, options, tokens, advantage.to(x.dtype), seen))
+            advantage = advantage.to(x.dtype).expand(len(tokens))
+            losses.append(_sequence(x, options, tokens, advantage, seen))
     if not losses:
         zero = x.logprobs.new_zeros((), dtype=x.dtype)
         # A sum over no token: zero, with a gradient of zeros.
         loss = x.logprobs[:0].to(x.dtype).sum()
         if x.entropy is not None:
             loss = loss + x.entropy[:0].to(x.dtype).sum()
-        names = ["clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl"]
-        names += ["tokens"] + ["entropy"] * (x.entropy is not None)
-        names += ["rollout_kl", "rollout_weight_mean"] * (x.rollout_logprobs is not None)
-        return PolicyLoss(loss, dict.fromkeys(names, zero))
+        return PolicyLoss(loss, dict.fromkeys(metric_names(x, options), zero))
 
     token_count, sequence_count = sum(len(loss) for loss in losses), len(losses)
     if options.aggregation == "seq-mean-token-mean":
@@ -50,52 +57,139 @@ def _sequence(
     options: LossOptions,
     tokens: torch.Tensor,
     advantage: torch.Tensor,
-    seen: dict[str, list[torch.Tensor]],
+    seen: Seen,
 ) -> torch.Tensor:
     """Losses of the counted tokens of a sequence; appends what the metrics are means of."""
 
     def note(name: str, values: torch.Tensor) -> None:
-        seen.setdefault(name, []).append(values)
+        seen.setdefault(name, []).append(values.to(x.dtype).expand(len(tokens)))
 
-    limit = LOG_RATIO_LIMIT
     logprobs = x.logprobs[tokens].to(x.dtype)
-    old = x.old_logprobs[tokens].detach().to(x.dtype)
-    log_ratio = logprobs - old
-    if options.ratio == "token":
-        ratio = log_ratio.clamp(-limit, limit).exp()
-    else:
-        # GSPO-token: the value is the sequence's, the gradient of each token its own.
-        mean = log_ratio.mean().detach()
-        ratio = (mean + logprobs - logprobs.detach()).clamp(-limit, limit).exp()
-    low, high = 1 - options.clip_low, 1 + options.clip_high
-    loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(low, high))
-    if options.dual_clip is not None:
-        loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * options.dual_clip), loss)
-    note("clip_frac_low", ((ratio < low) & (advantage < 0)).to(x.dtype))
-    note("clip_frac_high", ((ratio > high) & (advantage > 0)).to(x.dtype))
+    old = _constant(x.old_logprobs, tokens, x.dtype)
+    log_ratio = _limited(logprobs - old)
+    note("approx_kl", log_ratio.expm1() - log_ratio)
+    ratio = _ratio(log_ratio, advantage, options)
     note("ratio_mean", ratio)
     note("ratio_max", ratio)
-    token_log_ratio = log_ratio.clamp(-limit, limit)
-    note("approx_kl", token_log_ratio.expm1() - token_log_ratio)
+    clipped_low, clipped_high = _clipped(log_ratio, ratio, advantage, options)
+    note("clip_frac_low", clipped_low)
+    note("clip_frac_high", clipped_high)
 
-    if x.ref_logprobs is not None and options.kl_coef != 0:
-        delta = logprobs - x.ref_logprobs[tokens].detach().to(x.dtype)
-        delta = delta.clamp(-limit, limit)
-        if options.kl_estimator == "k1":
-            kl = delta
-        elif options.kl_estimator == "k2":
-            kl = delta.square() / 2
-        else:
-            kl = (-delta).expm1() + delta
-        loss = loss + options.kl_coef * kl
+    loss = _objective(logprobs, ratio, advantage, options)
+    if x.rollout_logprobs is not None:
+        gap = _evidence(old, x.rollout_logprobs, tokens)
+        note("rollout_kl", gap.expm1() - gap)
+        weight = _weight(gap, options)
+        note("rollout_weight_mean", weight)
+        if options.correction is not None:
+            loss = loss * weight
+    if options.off_policy_threshold is not None:
+        sampler = x.old_logprobs if x.rollout_logprobs is None else x.rollout_logprobs
+        drift = -_evidence(logprobs.detach(), sampler, tokens).mean()
+        dropped = (advantage < 0) & (drift > options.off_policy_threshold)
+        note("off_policy_frac", dropped)
+        loss = torch.where(dropped, 0, loss)
+
+    if x.ref_logprobs is not None:
+        kl = _kl(_limited(logprobs - _constant(x.ref_logprobs, tokens, x.dtype)), options)
+        if options.kl_unbiased:
+            kl = kl * log_ratio.exp()
+        note("ref_kl", kl)
+        if options.with_kl:
+            loss = loss + options.kl_coef * kl
     if x.entropy is not None:
         entropy = x.entropy[tokens].to(x.dtype)
         note("entropy", entropy)
         if options.entropy_coef != 0:
             loss = loss - options.entropy_coef * entropy
-    if x.rollout_logprobs is not None:
-        gap = old - x.rollout_logprobs[tokens].detach().to(x.dtype)
-        gap = gap.clamp(-limit, limit)
-        note("rollout_kl", gap.expm1() - gap)
-        note("rollout_weight_mean", gap.exp())
     return loss
+
+
+def _ratio(log_ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions) -> torch.Tensor:
+    if options.objective == "gmpo":
+        low, high = options.bounds
+        # One-sided: what would make the step more cautious stays.
+        log_ratio = torch.where(
+            advantage > 0,
+            log_ratio.clamp(max=high),
+            torch.where(advantage < 0, log_ratio.clamp(min=low), 0),
+        )
+    if options.sequence_ratio:
+        # GSPO-token: the value is the sequence's, the gradient of each token its own.
+        log_ratio = log_ratio.mean().detach() + (log_ratio - log_ratio.detach())
+    return log_ratio.exp()
+
+
+def _clipped(
+    log_ratio: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    low, high = options.bounds
+    if options.objective == "cispo":  # the weight is clipped whatever the sign
+        return ratio < low, ratio > high
+    if options.objective == "gmpo":
+        return (log_ratio < low) & (advantage < 0), (log_ratio > high) & (advantage > 0)
+    if options.objective == "clip":
+        return (ratio < low) & (advantage < 0), (ratio > high) & (advantage > 0)
+    never = torch.zeros_like(advantage, dtype=torch.bool)
+    return never, never
+
+
+def _objective(
+    logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
+) -> torch.Tensor:
+    low, high = options.bounds
+    if options.objective == "clip":
+        free = ratio if options.delta is None else ratio.clamp(max=options.delta)
+        loss = torch.maximum(-advantage * free, -advantage * ratio.clamp(low, high))
+        if options.dual_clip is not None:
+            capped = torch.minimum(loss, -advantage * options.dual_clip)
+            loss = torch.where(advantage < 0, capped, loss)
+        return loss
+    if options.objective == "cispo":
+        return -ratio.clamp(low, high).detach() * advantage * logprobs.clamp(-LARGE, LARGE)
+    if options.objective == "sapo":
+        positive, negative = options.sapo_tau
+        tau = torch.where(advantage > 0, positive, negative)
+        return -advantage * torch.sigmoid(tau * (ratio - 1)) * 4 / tau
+    if options.objective == "gmpo":
+        return -advantage * ratio
+    return -advantage * logprobs.clamp(-LARGE, LARGE)  # reinforce
+
+
+def _weight(gap: torch.Tensor, options: LossOptions) -> torch.Tensor:
+    """What the correction multiplies the objective with; the raw weight without a correction."""
+    correction = options.correction
+    if correction is None:
+        return gap.exp()
+    if correction.level != "token":
+        gap = gap.sum() if correction.level == "sequence" else gap.mean()
+    weight = _limited(gap).exp()
+    if correction.mode == "truncate":
+        return weight.clamp(correction.low, correction.high)
+    kept = (weight >= correction.low) & (weight <= correction.high)
+    return torch.where(kept, weight if correction.mode == "mask" else 1, 0)
+
+
+def _kl(delta: torch.Tensor, options: LossOptions) -> torch.Tensor:
+    """Estimate of KL(policy || reference) from ``delta = logprobs - ref``."""
+    if options.kl_estimator == "k1":
+        kl = delta
+    elif options.kl_estimator == "k2":
+        kl = delta.square() / 2
+    else:
+        kl = (-delta).expm1() + delta
+    return kl if options.kl_limit is None else kl.clamp(-options.kl_limit, options.kl_limit)
+
+
+def _evidence(ours: torch.Tensor, sampler: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """``ours`` minus the sampler's log-prob, 0 where the sampler reported NaN: no evidence."""
+    return _limited(ours - _constant(sampler, tokens, ours.dtype)).nan_to_num(nan=0.0)
+
+
+def _constant(values: torch.Tensor, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Without gradient and infinities."""
+    return values[tokens].detach().to(dtype).clamp(-LARGE, LARGE)
+
+
+def _limited(log_ratio: torch.Tensor) -> torch.Tensor:
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)

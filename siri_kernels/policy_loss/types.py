@@ -7,8 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-# Before exp: exp(20) = 5e8 is far past any clip bound and far from overflow. As verl.
+# Every difference of log-probs is clamped to +-20 before anything else: exp(20) = 5e8 is far past
+# any clip bound and far from overflow. As verl; TRL and Liger do not clamp.
 LOG_RATIO_LIMIT = 20.0
+
+# An infinite log-prob stands for this: finite, so that no difference is infinity - infinity, and
+# past every clamp.
+LARGE = 1e30
 
 
 class PolicyLoss(NamedTuple):
@@ -16,6 +21,34 @@ class PolicyLoss(NamedTuple):
 
     loss: torch.Tensor
     metrics: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class RolloutCorrection:
+    """How a weight ``w = pi_old / pi_rollout`` corrects for a sampler that is not the policy.
+
+    It multiplies the objective, never the KL or the entropy bonus, and gets no gradient. Its tokens
+    stay in every denominator.
+    """
+
+    mode: str = "truncate"
+    """"truncate": w clamped to [low, high] (TIS); "mask": w where low <= w <= high, else 0 (MIS,
+    IcePop); "reject": 1 where low <= w <= high, else 0 (rejection sampling)."""
+    level: str = "token"
+    """What w is: "token": the token's own; "sequence": the product over the sequence's counted
+    tokens; "geometric": their geometric mean."""
+    high: float = 2.0
+    """Number > 0."""
+    low: float = 0.0
+    """Number >= 0, at most ``high``."""
+
+
+# Names for the usual ones, with the bounds of their authors or of the trainer that has them.
+ROLLOUT_CORRECTIONS = {
+    "tis": RolloutCorrection("truncate", "token", high=2.0),  # verl's default
+    "mis": RolloutCorrection("mask", "sequence", high=3.0),  # TRL's default
+    "icepop": RolloutCorrection("mask", "token", high=5.0, low=0.5),
+}
 
 
 @dataclass(frozen=True)
@@ -37,21 +70,73 @@ class LossInputs:
         return torch.float64 if self.logprobs.dtype == torch.float64 else torch.float32
 
     @property
+    def sequences(self) -> int:
+        return len(self.cu_seqlens) - 1
+
+    @property
     def advantage_per_token(self) -> bool:
         """False when the shape says [B], also where T = B."""
-        return len(self.advantages) != len(self.cu_seqlens) - 1
+        return len(self.advantages) != self.sequences
 
 
 @dataclass(frozen=True)
 class LossOptions:
     """The numbers and names, checked."""
 
+    objective: str
     clip_low: float
     clip_high: float
     dual_clip: float | None
+    delta: float | None
+    cispo_bounds: str
+    sapo_tau: tuple[float, float]
     ratio: str
     aggregation: str
     denominator: float | torch.Tensor | None
+    correction: RolloutCorrection | None
+    off_policy_threshold: float | None
     kl_coef: float
     kl_estimator: str
+    kl_unbiased: bool
+    kl_limit: float | None
     entropy_coef: float
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of the ratio; of the token's log-ratio for GMPO."""
+        if self.objective == "gmpo":
+            return -self.clip_low, self.clip_high
+        if self.objective == "cispo" and self.cispo_bounds == "trl":
+            return 0.0, self.clip_high
+        return 1 - self.clip_low, 1 + self.clip_high
+
+    @property
+    def ceiling(self) -> float | None:
+        """The loss of a token with A < 0 is at most ``-ceiling * A``.
+
+        ``delta`` caps the ratio before the minimum with the clipped one is taken. As it is at least
+        1 + clip_high, that is dual clip for A < 0, and for A > 0 it changes nothing.
+        """
+        return self.dual_clip if self.delta is None else self.delta
+
+    @property
+    def sequence_ratio(self) -> bool:
+        return self.ratio == "sequence" or self.objective == "gmpo"
+
+    @property
+    def with_kl(self) -> bool:
+        return self.kl_coef != 0
+
+
+def metric_names(x: LossInputs, options: LossOptions) -> list[str]:
+    """The metrics of a call, in the order in which the backends hold them."""
+    names = ["clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl", "tokens"]
+    if x.entropy is not None:
+        names.append("entropy")
+    if x.ref_logprobs is not None:
+        names.append("ref_kl")
+    if x.rollout_logprobs is not None:
+        names += ["rollout_kl", "rollout_weight_mean"]
+    if options.off_policy_threshold is not None:
+        names.append("off_policy_frac")
+    return names

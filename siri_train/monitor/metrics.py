@@ -78,9 +78,8 @@ def step_metrics(
         "clip_frac_high": stats.means.get("clip_frac_high"),
         "ratio_max": stats.ratio_max,
         "rollout_kl": stats.rollout_kl,
-        # The backward pass is exact for every row until the certified sparse one replaces it.
-        "dense_row_frac": 1.0 if stats.trained_tokens else None,
-        "tail_mass_max": 0.0 if stats.trained_tokens else None,
+        "dense_row_frac": stats.dense_row_frac,
+        "tail_mass_max": stats.tail_mass_max,
         "backtrack_per_1k": backtrack_per_1k,
         "tokens": tokens,
         "rollout_tokens_per_s": tokens / max(time_rollout, 1e-9),

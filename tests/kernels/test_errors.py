@@ -107,6 +107,15 @@ CASES = [
     (grouped, {"eps": -1e-6}, ValueError, "eps must be a finite number >= 0"),
     (grouped, {"eps": NAN}, ValueError, "eps .* got nan"),
     (grouped, {"correction": 2}, ValueError, "correction must be 0 or 1; got 2"),
+    (grouped, {"singleton": "one"}, ValueError, "singleton must be one of 'zero', 'verl'"),
+    (grouped, {"num_groups": 2}, ValueError, "num_groups is for groups given as ids; got 2"),
+    (
+        grouped,
+        {"groups": torch.tensor([0, 1, 2, 0, 1, 1]), "num_groups": 2},
+        ValueError,
+        "num_groups must be >= 1 and larger than every id; got 2",
+    ),
+    (grouped, {"groups": torch.zeros(6).long(), "num_groups": 2.0}, TypeError, "num_groups must"),
     # policy_loss
     (policy, {"logprobs": torch.randn(5, 1)}, ValueError, r"logprobs must have shape \[T\]"),
     (policy, {"logprobs": torch.ones(5).long()}, TypeError, "logprobs must have dtype"),
@@ -138,8 +147,17 @@ CASES = [
     (policy, {"entropy": torch.randn(6)}, ValueError, "entropy must have shape"),
     (policy, {"entropy": torch.randn(5, device=META)}, ValueError, "entropy must be on the device"),
     (policy, {"objective": "ppo"}, ValueError, "objective must be one of 'clip'.*got 'ppo'"),
-    (policy, {"objective": "cispo"}, NotImplementedError, "objective='cispo' is not there yet"),
-    (policy, {"rollout_correction": 2.0}, NotImplementedError, "rollout_correction is not there"),
+    (policy, {"rollout_correction": 2.0}, TypeError, "rollout_correction must be .* got float"),
+    (policy, {"rollout_correction": "is"}, ValueError, "one of 'tis', 'mis', 'icepop'; got 'is'"),
+    (policy, {"rollout_correction": "tis"}, ValueError, "rollout_logprobs must be given with"),
+    (policy, {"delta": 1.2}, ValueError, "delta must be a finite number >= 1.28; got 1.2"),
+    (policy, {"delta": 4.0, "dual_clip": 3.0}, ValueError, "delta and dual_clip cap the same"),
+    (policy, {"cispo_bounds": "liger"}, ValueError, "cispo_bounds must be one of 'verl', 'trl'"),
+    (policy, {"sapo_tau": 1.0}, TypeError, "sapo_tau must be two numbers"),
+    (policy, {"sapo_tau": (1.0, 0.0)}, ValueError, "sapo_tau must be a finite number > 0"),
+    (policy, {"off_policy_threshold": NAN}, ValueError, "off_policy_threshold .* got nan"),
+    (policy, {"kl_unbiased": 1}, TypeError, "kl_unbiased must be a bool; got 1"),
+    (policy, {"kl_limit": 0.0}, ValueError, "kl_limit must be a finite number > 0; got 0.0"),
     (policy, {"clip_low": NAN}, ValueError, "clip_low .* got nan"),
     (policy, {"clip_low": 1.1}, ValueError, "clip_low must be .* >= 0 and <= 1; got 1.1"),
     (policy, {"clip_high": -0.1}, ValueError, "clip_high must be .* got -0.1"),
@@ -166,8 +184,13 @@ def test_refused(call, changes, kind, message):
 
 
 @pytest.mark.parametrize("call", [linear, selective, grouped, policy])
-def test_backends(call):
-    with pytest.raises(NotImplementedError, match="Triton backend is not there yet.*CHANGELOG"):
+def test_backends(monkeypatch, call):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    if call in (grouped, policy):
+        kind, message = ValueError, "backend='triton' takes tensors on a GPU"
+    else:
+        kind, message = NotImplementedError, "Triton backend is not there yet.*CHANGELOG"
+    with pytest.raises(kind, match=message):
         call(backend="triton")
     with pytest.raises(ValueError, match="None, 'triton', 'portable', 'reference'; got 'cuda'"):
         call(backend="cuda")
@@ -205,6 +228,7 @@ def test_public_names():
         "linear_logprob",
         "policy_loss",
         "selective_logprob",
+        "take_backward_stats",
         "varlen",
     ]
     for name in siri_kernels.__all__:

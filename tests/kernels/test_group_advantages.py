@@ -94,6 +94,54 @@ def test_a_group_of_one(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_verls_group_of_one(backend):
+    rewards = torch.tensor([3.0, 1.0, 0.0, NAN, 2.0])
+    ids = torch.tensor([4, 0, 0, 9, 9])  # 9: one scored
+    options = {"singleton": "verl", "backend": backend}
+    alone = [0, 4]
+    for baseline in BASELINES:
+        for scale, divisor in (("group_std", 1 + 1e-6), ("none", 1.0)):
+            got = group_advantages(rewards, ids, baseline=baseline, scale=scale, **options)
+            torch.testing.assert_close(got.advantages[alone], rewards[alone] / divisor)
+            want = group_advantages(rewards, ids, baseline=baseline, scale=scale, backend=backend)
+            assert torch.equal(got.advantages[1:4], want.advantages[1:4])
+            assert got.degenerate.tolist() == [False, True, True]
+    batch = group_advantages(rewards, ids, scale="batch_std", **options)
+    std = rewards[~rewards.isnan()].std()
+    torch.testing.assert_close(batch.advantages[alone], rewards[alone] / (std + 1e-6))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_known_number_of_groups_needs_no_look_at_the_ids(monkeypatch, backend):
+    from siri_kernels import _checks
+
+    rewards, ids = torch.tensor([1.0, 0.0, 5.0, 0.0]), torch.tensor([3, 1, 1, 3])
+    want = group_advantages(rewards, ids)
+    if backend == "portable":
+        monkeypatch.setattr(_checks, "may_read", lambda tensor: False)  # as on a GPU
+        with NoHostRead():
+            got = group_advantages(rewards, ids, num_groups=5, backend=backend)
+    else:
+        got = group_advantages(rewards, ids, num_groups=5, backend=backend)
+    assert torch.equal(got.advantages, want.advantages)
+    assert got.mean.tolist() == [0, 2.5, 0, 0.5, 0]
+    assert got.degenerate.tolist() == [True, False, True, False, True]
+    torch.testing.assert_close(got.std[[1, 3]], want.std)
+    assert (got.std[[0, 2, 4]] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 4096])
+def test_a_million_rewards(size):
+    rewards = torch.rand(1 << 20)
+    order = torch.randperm(1 << 20)
+    want = group_advantages(rewards, size)
+    ids = torch.arange(1 << 20) // size
+    got = group_advantages(rewards[order], ids[order])
+    torch.testing.assert_close(got.advantages, want.advantages[order], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.std, want.std, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_ids_in_any_order_with_gaps(backend):
     rewards = torch.randn(40)
     ids = torch.tensor([7, 2, 900, 3])[torch.randint(0, 4, (40,))]
@@ -153,9 +201,11 @@ def test_no_gradient_flows_and_runs_repeat_bit_for_bit():
     unscored=st.sampled_from([0.0, 0.3, 1.0]),
     correction=st.integers(0, 1),
     eps=st.sampled_from([0.0, 1e-6, 1e-2]),
+    singleton=st.sampled_from(["zero", "verl"]),
+    num_groups=st.sampled_from([None, 99]),
     seed=st.integers(0, 2**31),
 )
-def test_portable_equals_reference(sizes, baseline, scale, kind, unscored, correction, eps, seed):
+def test_portable_equals_reference(sizes, kind, unscored, num_groups, seed, **options):
     torch.manual_seed(seed)
     total = sum(sizes)
     ids = torch.repeat_interleave(torch.randperm(99)[: len(sizes)], torch.tensor(sizes))
@@ -172,11 +222,9 @@ def test_portable_equals_reference(sizes, baseline, scale, kind, unscored, corre
             group_advantages(
                 rewards,
                 groups,
-                baseline=baseline,
-                scale=scale,
-                correction=correction,
-                eps=eps,
+                num_groups=None if isinstance(groups, int) else num_groups,
                 backend=backend,
+                **options,
             )
             for backend in BACKENDS
         )

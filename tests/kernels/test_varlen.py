@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from siri_kernels import linear_logprob, varlen
 
+from .helpers import NoHostRead
+
 ragged = st.lists(st.integers(0, 7), min_size=0, max_size=8)
 
 
@@ -72,6 +74,21 @@ def test_cut(sizes, cap, each):
     assert out.cu_seqlens.dtype == torch.int32
     assert out.truncated.tolist() == [n > c for n, c in zip(sizes, per_sequence, strict=True)]
     assert torch.equal(values[out.kept], out.values)
+    known = varlen.cut(values, cu(*sizes), caps, total=len(out.values))
+    assert all(torch.equal(a, b) for a, b in zip(known, out, strict=True))
+
+
+def test_with_known_sizes_nothing_is_read_on_the_host(monkeypatch):
+    from siri_kernels import _checks
+
+    monkeypatch.setattr(_checks, "may_read", lambda tensor: False)  # as on a GPU
+    padded, lengths, cu_seqlens = torch.randn(3, 4), torch.tensor([4, 0, 2]), cu(4, 0, 2)
+    with NoHostRead():
+        packed = varlen.pack(padded, lengths, total=6)
+        varlen.unpack(packed.values, packed.cu_seqlens, length=4)
+        varlen.cut(packed.values, packed.cu_seqlens, 3, total=5)
+        varlen.align_to_tokens(packed.values, cu_seqlens)
+        varlen.next_token_targets(torch.zeros(6, dtype=torch.int64), cu_seqlens)
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,6 +176,11 @@ def test_check_cu_seqlens(bad, kind, message):
         (lambda: varlen.unpack(torch.randn(5), cu(3, 2), length=2), ValueError, "sequence, 3; got"),
         (lambda: varlen.cut(torch.randn(5), cu(3, 2), -1), ValueError, "cap must be >= 0"),
         (lambda: varlen.cut(torch.randn(5), cu(3, 2), 1.5), TypeError, "cap must be an int"),
+        (
+            lambda: varlen.cut(torch.randn(5), cu(3, 2), 2, total=5),
+            ValueError,
+            "cut: cu_seqlens must end at the number of packed tokens, 5; got 4",
+        ),
         (
             lambda: varlen.next_token_targets(torch.zeros(5), cu(3, 2)),
             TypeError,

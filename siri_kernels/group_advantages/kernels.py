@@ -1,0 +1,354 @@
+"""Grouped advantages in Triton: one launch, two for the standard deviation of a batch.
+
+(Ids of more than SCAN_LIMIT answers, or of an unknown number of groups, are sorted before.)
+
+A program takes a tile of groups, one a row, so that rewards are read from memory once. Groups of
+more than COLUMNS answers are walked in steps of COLUMNS, thrice, out of the cache. As in
+``portable``, rewards are taken relative to the largest of their group before anything is summed: a
+constant group is all zeros, exactly. Every sum has one order and there are no atomics.
+
+With ids a group is a stretch of ``order``, which sorts the answers by group; ``offsets`` says where
+each begins.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+COLUMNS = 4096  # widest tile
+TILE = 1024  # rewards of a tile of groups that are narrower
+PARTIALS = 1024  # programs at most: what the second launch adds up in every program
+SCAN_LIMIT = 1 << 14  # answers up to which ids are compared, each with each, rather than sorted
+SCAN_ROWS, SCAN_COLUMNS = 32, 64
+
+
+@triton.jit
+def _load(rewards, order, begin, place, inside, EQUAL: tl.constexpr, WIDE: tl.constexpr):
+    """Rewards of a tile, where they lie, and which were scored."""
+    answers = begin + place
+    if not EQUAL:
+        answers = tl.load(order + answers, mask=inside, other=0)
+    r = tl.load(rewards + answers, mask=inside, other=0)
+    # float32 holds the narrow types exactly; differences of the others are taken in float64.
+    r = r.to(tl.float64) if WIDE else r.to(tl.float32)
+    return r, answers, inside & (r == r)
+
+
+@triton.jit
+def _advantages(
+    r,
+    top,
+    mean_drop,
+    count,
+    std,
+    scored,
+    eps,
+    BASELINE: tl.constexpr,
+    SCALE: tl.constexpr,
+    VERL: tl.constexpr,
+):
+    """Of a tile whose rows have these statistics; a batch's std is divided by later."""
+    value = (r - top).to(tl.float32) - mean_drop
+    if BASELINE == "none":
+        value = r.to(tl.float32)
+    elif BASELINE == "leave_one_out":
+        value = value * (count / tl.maximum(count - 1.0, 1.0))
+    if VERL:
+        value = tl.where(count == 1.0, r.to(tl.float32), value)
+        std = tl.where(count == 1.0, 1.0, std)
+    if SCALE == "group_std":
+        value = tl.where(std == 0.0, 0.0, value / (std + eps))
+    return tl.where(scored, value, 0.0)
+
+
+@triton.jit(do_not_specialize=["size", "num_groups", "tiles_each"])
+def group_kernel(
+    rewards,
+    order,
+    offsets,
+    advantages,
+    means,
+    stds,
+    degenerate,
+    partials,
+    size,
+    num_groups,
+    tiles_each,
+    eps,
+    correction,
+    EQUAL: tl.constexpr,
+    ONE_TILE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BASELINE: tl.constexpr,
+    SCALE: tl.constexpr,
+    VERL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Groups' statistics and advantages; for "batch_std" also count, mean and sum of squares."""
+    program = tl.program_id(0)
+    columns = tl.arange(0, COLUMNS)[None, :]
+    lowest = float("-inf")
+    seen = tl.zeros([1], tl.float32)
+    seen_mean = tl.zeros([1], tl.float64 if WIDE else tl.float32)
+    seen_squares = tl.zeros([1], tl.float32)
+    for tile in range(program * tiles_each, (program + 1) * tiles_each):
+        group = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        there = group < num_groups
+        if EQUAL:
+            begin = group * size
+            width = tl.where(there, size, 0)
+        else:
+            begin = tl.load(offsets + group, mask=there, other=0)
+            width = tl.load(offsets + group + 1, mask=there, other=0) - begin
+        begin = begin[:, None]
+        steps = 1 if ONE_TILE else tl.cdiv(tl.max(width), COLUMNS)
+        width = width[:, None]
+
+        count = tl.zeros([ROWS], tl.float32)
+        top = tl.full([ROWS], lowest, tl.float64 if WIDE else tl.float32)
+        for step in range(steps):
+            place = step * COLUMNS + columns
+            r, _, scored = _load(rewards, order, begin, place, place < width, EQUAL, WIDE)
+            count += tl.sum(scored.to(tl.float32), 1)
+            top = tl.maximum(top, tl.max(tl.where(scored, r, lowest), 1))
+        top = tl.where(count == 0.0, 0.0, top)
+
+        total = tl.zeros([ROWS], tl.float32)
+        least = tl.zeros([ROWS], tl.float32)
+        for step in range(steps):
+            place = step * COLUMNS + columns
+            r, _, scored = _load(rewards, order, begin, place, place < width, EQUAL, WIDE)
+            drop = tl.where(scored, (r - top[:, None]).to(tl.float32), 0.0)
+            total += tl.sum(drop, 1)
+            least = tl.minimum(least, tl.min(drop, 1))
+        mean_drop = total / tl.maximum(count, 1.0)
+
+        squares = tl.zeros([ROWS], tl.float32)
+        for step in range(steps):
+            place = step * COLUMNS + columns
+            r, _, scored = _load(rewards, order, begin, place, place < width, EQUAL, WIDE)
+            centred = (r - top[:, None]).to(tl.float32) - mean_drop[:, None]
+            squares += tl.sum(tl.where(scored, centred * centred, 0.0), 1)
+        std = tl.sqrt_rn(squares / tl.maximum(count - correction, 1.0))
+
+        for step in range(steps):
+            place = step * COLUMNS + columns
+            inside = place < width
+            r, answers, scored = _load(rewards, order, begin, place, inside, EQUAL, WIDE)
+            value = _advantages(
+                r,
+                top[:, None],
+                mean_drop[:, None],
+                count[:, None],
+                std[:, None],
+                scored,
+                eps,
+                BASELINE,
+                SCALE,
+                VERL,
+            )
+            tl.store(advantages + answers, value, mask=inside)
+        mean = top + mean_drop
+        tl.store(means + group, mean.to(tl.float32), mask=there)
+        tl.store(stds + group, std, mask=there)
+        tl.store(degenerate + group, (least == 0.0).to(tl.int8), mask=there)
+
+        if SCALE == "batch_std":  # Chan, Golub, LeVeque: two samples' statistics make the union's
+            tile_count = tl.sum(count)
+            highest = tl.max(tl.where(count > 0, mean, lowest))  # so that equal means give it
+            highest = tl.where(tile_count > 0, highest, 0.0)
+            below = tl.where(count > 0, mean - highest, 0.0)
+            tile_mean = highest + tl.sum(below * count) / tl.maximum(tile_count, 1.0)
+            away = tl.where(count > 0, (mean - tile_mean).to(tl.float32), 0.0)
+            tile_squares = tl.sum(squares + away * away * count)
+            both = tl.maximum(seen + tile_count, 1.0)
+            gap = (tile_mean - seen_mean).to(tl.float32)
+            seen_squares += tile_squares + gap * gap * seen * tile_count / both
+            seen_mean += (tile_mean - seen_mean) * (tile_count / both)
+            seen += tile_count
+    if SCALE == "batch_std":
+        place = partials + program * 3 + tl.zeros([1], tl.int32)
+        tl.store(place, seen.to(partials.dtype.element_ty))
+        tl.store(place + 1, seen_mean.to(partials.dtype.element_ty))
+        tl.store(place + 2, seen_squares.to(partials.dtype.element_ty))
+
+
+@triton.jit
+def _scan(rewards, ids, key, at, total, WIDE: tl.constexpr, COLUMNS: tl.constexpr):
+    """COLUMNS rewards, and which of them were scored and belong to which row."""
+    place = at + tl.arange(0, COLUMNS)
+    there = place < total
+    r = tl.load(rewards + place, mask=there, other=0)
+    r = r.to(tl.float64) if WIDE else r.to(tl.float32)
+    same = key[:, None] == tl.load(ids + place, mask=there, other=-1)[None, :]
+    return r[None, :], same & (there & (r == r))[None, :]
+
+
+@triton.jit(do_not_specialize=["total", "num_groups", "answer_programs"])
+def scan_kernel(
+    rewards,
+    ids,
+    advantages,
+    means,
+    stds,
+    degenerate,
+    partials,
+    total,
+    num_groups,
+    answer_programs,
+    eps,
+    correction,
+    WIDE: tl.constexpr,
+    BASELINE: tl.constexpr,
+    SCALE: tl.constexpr,
+    VERL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Without a sort: each row, an answer or a group, goes through all answers, out of the cache.
+
+    For up to SCAN_LIMIT answers. The first programs take the answers, the others the groups.
+    """
+    program = tl.program_id(0)
+    lowest = float("-inf")
+    answers = program * ROWS + tl.arange(0, ROWS)
+    groups = (program - answer_programs) * ROWS + tl.arange(0, ROWS)
+    of_answers = program < answer_programs
+    inside = of_answers & (answers < total)
+    key = tl.load(ids + answers, mask=inside, other=-1)
+    key = tl.where(of_answers | (groups >= num_groups), key, groups)
+
+    count = tl.zeros([ROWS], tl.float32)
+    top = tl.full([ROWS], lowest, tl.float64 if WIDE else tl.float32)
+    for at in range(0, total, COLUMNS):
+        r, same = _scan(rewards, ids, key, at, total, WIDE, COLUMNS)
+        count += tl.sum(same.to(tl.float32), 1)
+        top = tl.maximum(top, tl.max(tl.where(same, r, lowest), 1))
+    top = tl.where(count == 0.0, 0.0, top)
+    summed = tl.zeros([ROWS], tl.float32)
+    least = tl.zeros([ROWS], tl.float32)
+    for at in range(0, total, COLUMNS):
+        r, same = _scan(rewards, ids, key, at, total, WIDE, COLUMNS)
+        drop = tl.where(same, (r - top[:, None]).to(tl.float32), 0.0)
+        summed += tl.sum(drop, 1)
+        least = tl.minimum(least, tl.min(drop, 1))
+    mean_drop = summed / tl.maximum(count, 1.0)
+    squares = tl.zeros([ROWS], tl.float32)
+    for at in range(0, total, COLUMNS):
+        r, same = _scan(rewards, ids, key, at, total, WIDE, COLUMNS)
+        centred = (r - top[:, None]).to(tl.float32) - mean_drop[:, None]
+        squares += tl.sum(tl.where(same, centred * centred, 0.0), 1)
+    std = tl.sqrt_rn(squares / tl.maximum(count - correction, 1.0))
+    mean = top + mean_drop
+
+    r = tl.load(rewards + answers, mask=inside, other=0)
+    r = r.to(tl.float64) if WIDE else r.to(tl.float32)
+    value = _advantages(r, top, mean_drop, count, std, r == r, eps, BASELINE, SCALE, VERL)
+    tl.store(advantages + answers, value, mask=inside)
+    there = (program >= answer_programs) & (groups < num_groups)
+    tl.store(means + groups, mean.to(tl.float32), mask=there)
+    tl.store(stds + groups, std, mask=there)
+    tl.store(degenerate + groups, (least == 0.0).to(tl.int8), mask=there)
+    if SCALE == "batch_std":
+        scored = tl.where(there, count, 0.0)
+        tile_count = tl.sum(scored)
+        highest = tl.max(tl.where(scored > 0, mean, lowest))
+        highest = tl.where(tile_count > 0, highest, 0.0)
+        below = tl.where(scored > 0, mean - highest, 0.0)
+        tile_mean = highest + tl.sum(below * scored) / tl.maximum(tile_count, 1.0)
+        away = tl.where(scored > 0, (mean - tile_mean).to(tl.float32), 0.0)
+        tile_squares = tl.sum(tl.where(there, squares, 0.0) + away * away * scored)
+        place = partials + (program - answer_programs) * 3 + tl.arange(0, 1)
+        of_groups = (program >= answer_programs) & (tl.arange(0, 1) == 0)
+        nothing = tl.zeros([1], partials.dtype.element_ty)
+        tl.store(place, nothing + tile_count.to(partials.dtype.element_ty), mask=of_groups)
+        tl.store(place + 1, nothing + tile_mean.to(partials.dtype.element_ty), mask=of_groups)
+        tl.store(place + 2, nothing + tile_squares.to(partials.dtype.element_ty), mask=of_groups)
+
+
+@triton.jit(do_not_specialize=["total", "programs"])
+def batch_kernel(
+    advantages,
+    partials,
+    total,
+    programs,
+    eps,
+    correction,
+    PARTIALS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Divides by the batch's standard deviation, which every program makes of the partials."""
+    index = tl.arange(0, PARTIALS)
+    there = index < programs
+    count = tl.load(partials + index * 3, mask=there, other=0.0)
+    mean = tl.load(partials + index * 3 + 1, mask=there, other=0.0)
+    squares = tl.load(partials + index * 3 + 2, mask=there, other=0.0)
+    scored = tl.sum(count)
+    highest = tl.max(tl.where(count > 0, mean, float("-inf")))
+    highest = tl.where(scored > 0, highest, 0.0)
+    below = tl.where(count > 0, mean - highest, 0.0)
+    middle = highest + tl.sum(count * below) / tl.maximum(scored, 1.0)
+    away = tl.where(count > 0, mean - middle, 0.0)
+    variance = tl.sum(squares + away * away * count) / tl.maximum(scored - correction, 1.0)
+    std = tl.sqrt_rn(variance.to(tl.float32))
+    place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    value = tl.load(advantages + place, mask=place < total, other=0.0)
+    value = tl.where(std == 0.0, 0.0, value / (std + eps))
+    tl.store(advantages + place, value, mask=place < total)
+
+
+def warps(columns):
+    """Of group_kernel: with four the widest tiles spill."""
+    return 8 if columns > 1024 else 4
+
+
+def aot_configs():
+    """What :mod:`siri_kernels.aot` compiles."""
+    types = dict.fromkeys(("rewards", "advantages", "means", "stds"), "*fp32")
+    types |= {
+        "ids": "*i64",
+        "order": "*i64",
+        "offsets": "*i64",
+        "degenerate": "*i8",
+        "partials": "*fp64",
+    }
+    types |= dict.fromkeys(
+        "size num_groups tiles_each total programs answer_programs".split(), "i32"
+    )
+    types |= dict.fromkeys(("eps", "correction"), "fp32")
+
+    def config(kernel, **constants):
+        options = {"num_warps": warps(constants["COLUMNS"]) if kernel is group_kernel else 4}
+        return kernel, {n: t for n, t in types.items() if n in kernel.arg_names}, constants, options
+
+    shapes = (True, True, TILE // 16, 16), (True, False, 1, COLUMNS), (False, False, TILE // 32, 32)
+    for equal, one_tile, rows, columns in shapes:
+        for baseline, scale, verl in (
+            ("mean", "group_std", False),
+            ("leave_one_out", "none", False),
+            ("mean", "batch_std", True),
+        ):
+            yield config(
+                group_kernel,
+                EQUAL=equal,
+                ONE_TILE=one_tile,
+                WIDE=False,
+                BASELINE=baseline,
+                SCALE=scale,
+                VERL=verl,
+                ROWS=rows,
+                COLUMNS=columns,
+            )
+            if not equal:
+                yield config(
+                    scan_kernel,
+                    WIDE=False,
+                    BASELINE=baseline,
+                    SCALE=scale,
+                    VERL=verl,
+                    ROWS=SCAN_ROWS,
+                    COLUMNS=SCAN_COLUMNS,
+                )
+    yield config(batch_kernel, PARTIALS=PARTIALS, TILE=TILE)

@@ -1,0 +1,125 @@
+"""Which rows backward may take from their lists, so that the whole gradient is right to ``tail``.
+
+Leaving entries out of row t's logit gradient costs ``cost[t]`` in the L1 norm; the whole gradient
+of row t has an L1 norm of at least ``norm[t]``. A row is certified when its cost is at most
+``tail`` times the mean norm of the rows. The costs of all certified rows then sum to at most
+``tail`` times the sum of the norms: the relative L1 error of the call's logit gradient is at most
+``tail``, whatever the distributions and the incoming gradients are.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import torch
+
+
+def certified_rows(
+    cost: torch.Tensor, norm: torch.Tensor, rows: int | torch.Tensor, tail: float
+) -> torch.Tensor:
+    """[T] bool; ``rows`` is the number of those with a gradient (the others: cost and norm 0)."""
+    # A row with NaN or infinity must not decide about the others; it is never certified itself.
+    mean = norm.where(norm.isfinite(), 0).sum() / rows
+    return (cost <= tail * mean) & cost.isfinite()
+
+
+def left_out(
+    stats_logprobs: torch.Tensor,
+    stats_entropy: torch.Tensor,
+    kept: torch.Tensor,
+    kept_entropy: torch.Tensor,
+    grad_logprobs: torch.Tensor,
+    grad_entropy: torch.Tensor | None,
+    log_eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mass outside each row's list, and a bound of the L1 norm of its logit gradient.
+
+    The entries left out have ``dz_j = -p_j (g_logp + g_H (log p_j + H))`` and ``p_j < eps``.
+
+    Args:
+        stats_logprobs, stats_entropy: [T] of the whole row.
+        kept: [T] sum of p over the list, target not counted.
+        kept_entropy: [T] sum of -p log p over the list, target not counted.
+        log_eps: log of the probability that every entry left out stays below.
+    """
+    others = -torch.expm1(stats_logprobs)
+    mass = (others - kept).clamp_(min=0)
+    # The sums are fp32: a few roundings on top, lest a difference that rounds to 0 certify.
+    rounding = 8 * torch.finfo(mass.dtype).eps
+    cost = grad_logprobs.abs() * (mass + rounding * others)
+    if grad_entropy is not None:
+        logprobs = stats_logprobs.clamp(min=-800.0)  # probability 0 adds nothing
+        rest = stats_entropy + logprobs.exp() * logprobs - kept_entropy
+        # sum of p |log p + H|: all log p + H are negative where H < -log eps.
+        sign = torch.where(stats_entropy < -log_eps, -1.0, 1.0)
+        moved = (rest + sign * stats_entropy * mass).clamp_(min=0) + rounding * stats_entropy
+        cost = cost + grad_entropy.abs() * moved
+    return mass, cost
+
+
+class BackwardStats(NamedTuple):
+    """What the backward passes did, as 0-d tensors on the device they ran on."""
+
+    dense_row_frac: torch.Tensor  # rows recomputed, of those with a gradient
+    tail_mass_max: torch.Tensor  # most probability mass left out of a row
+    entries_kept: torch.Tensor  # mean entries used of a row that was not recomputed
+
+
+class _Totals(NamedTuple):
+    rows: torch.Tensor
+    dense: torch.Tensor
+    entries: torch.Tensor
+    tail_mass: torch.Tensor
+
+
+_lock = threading.Lock()  # autograd runs the backward of each device in a thread of its own
+_totals: _Totals | None = None
+
+
+def report(
+    rows: int | torch.Tensor,
+    dense: int | torch.Tensor,
+    entries: int | torch.Tensor,
+    tail_mass: float | torch.Tensor,
+    device: torch.device,
+) -> None:
+    """Adds one backward pass to what :func:`take_backward_stats` will tell."""
+    global _totals
+
+    def scalar(x: float | torch.Tensor) -> torch.Tensor:
+        if isinstance(x, torch.Tensor):
+            return x.to(torch.float64)
+        return torch.full((), x, dtype=torch.float64, device=device)  # filled there: no copy
+
+    new = _Totals(scalar(rows), scalar(dense), scalar(entries), scalar(tail_mass))
+    with _lock:
+        old = _totals
+        if old is not None and old.rows.device == device:
+            new = _Totals(
+                old.rows + new.rows,
+                old.dense + new.dense,
+                old.entries + new.entries,
+                torch.maximum(old.tail_mass, new.tail_mass),
+            )
+        _totals = new
+
+
+def take_backward_stats() -> BackwardStats | None:
+    """What the backward passes of ``linear_logprob`` did in this process since the last call.
+
+    None if there was none. Call it once a step, after ``backward``: micro-batches are added up
+    (shares and means over all their rows, the largest of the masses). Nothing waits for a GPU;
+    ``float()`` of a field does.
+    """
+    global _totals
+    with _lock:
+        totals, _totals = _totals, None
+    if totals is None:
+        return None
+    sparse = totals.rows - totals.dense
+    return BackwardStats(
+        (totals.dense / totals.rows.clamp(min=1)).float(),
+        totals.tail_mass.float(),
+        (totals.entries / sparse.clamp(min=1)).float(),
+    )

@@ -1,0 +1,172 @@
+"""The checks of every argument of the policy loss, alone and against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from siri_kernels import _checks as check
+from siri_kernels import varlen
+from siri_kernels.policy_loss.types import (
+    ROLLOUT_CORRECTIONS,
+    LossInputs,
+    LossOptions,
+    RolloutCorrection,
+)
+
+OP = "policy_loss"
+OBJECTIVES = ("clip", "cispo", "sapo", "gmpo", "reinforce")
+RATIOS = ("token", "sequence")
+AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+CISPO_BOUNDS = ("verl", "trl")
+CORRECTION_MODES = ("truncate", "mask", "reject")
+CORRECTION_LEVELS = ("token", "sequence", "geometric")
+
+
+def checked_options(
+    objective: Any,
+    clip_low: Any,
+    clip_high: Any,
+    dual_clip: Any,
+    delta: Any,
+    cispo_bounds: Any,
+    sapo_tau: Any,
+    ratio: Any,
+    aggregation: Any,
+    denominator: Any,
+    rollout_correction: Any,
+    off_policy_threshold: Any,
+    kl_coef: Any,
+    kl_estimator: Any,
+    kl_unbiased: Any,
+    kl_limit: Any,
+    entropy_coef: Any,
+) -> LossOptions:
+    check.choice(OP, "objective", objective, OBJECTIVES)
+    in_log_space = objective == "gmpo"
+    clip_low = check.number(
+        OP, "clip_low", clip_low, at_least=0, at_most=None if in_log_space else 1
+    )
+    clip_high = check.number(OP, "clip_high", clip_high, at_least=0)
+    if dual_clip is not None:
+        dual_clip = check.number(OP, "dual_clip", dual_clip, above=1)
+    if delta is not None:
+        delta = check.number(OP, "delta", delta, at_least=1 + clip_high)
+        if dual_clip is not None:
+            raise ValueError(f"{OP}: delta and dual_clip cap the same loss; give one of them")
+    check.choice(OP, "cispo_bounds", cispo_bounds, CISPO_BOUNDS)
+    check.choice(OP, "ratio", ratio, RATIOS)
+    check.choice(OP, "aggregation", aggregation, AGGREGATIONS)
+    check.choice(OP, "kl_estimator", kl_estimator, KL_ESTIMATORS)
+    if not isinstance(kl_unbiased, bool):
+        raise TypeError(f"{OP}: kl_unbiased must be a bool; got {kl_unbiased!r}")
+    if kl_limit is not None:
+        kl_limit = check.number(OP, "kl_limit", kl_limit, above=0)
+    if off_policy_threshold is not None:
+        off_policy_threshold = check.number(OP, "off_policy_threshold", off_policy_threshold)
+    return LossOptions(
+        objective,
+        clip_low,
+        clip_high,
+        dual_clip,
+        delta,
+        cispo_bounds,
+        _tau(sapo_tau),
+        ratio,
+        aggregation,
+        _denominator(denominator, aggregation),
+        _correction(rollout_correction),
+        off_policy_threshold,
+        check.number(OP, "kl_coef", kl_coef, at_least=0),
+        kl_estimator,
+        kl_unbiased,
+        kl_limit,
+        check.number(OP, "entropy_coef", entropy_coef),
+    )
+
+
+def _tau(value: Any) -> tuple[float, float]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{OP}: sapo_tau must be two numbers, for A > 0 and A <= 0; got {value!r}")
+    positive, negative = (check.number(OP, "sapo_tau", tau, above=0) for tau in value)
+    return positive, negative
+
+
+def _denominator(value: Any, aggregation: str) -> float | torch.Tensor | None:
+    if value is None:
+        if aggregation == "token-sum-norm":
+            raise ValueError(
+                f"{OP}: denominator must be a number > 0 with aggregation='token-sum-norm'; "
+                "got None"
+            )
+        return None
+    if not isinstance(value, torch.Tensor):
+        return check.number(OP, "denominator", value, above=0)
+    if value.dim() != 0:
+        raise ValueError(
+            f"{OP}: denominator must be a number or a 0-d tensor; got {check.describe(value)}"
+        )
+    value = value.detach()
+    if check.may_read(value):
+        check.number(OP, "denominator", value.item(), above=0)
+    return value
+
+
+def _correction(value: Any) -> RolloutCorrection | None:
+    if value is None:
+        return None
+    name = "rollout_correction"
+    if isinstance(value, str):
+        check.choice(OP, name, value, tuple(ROLLOUT_CORRECTIONS))
+        return ROLLOUT_CORRECTIONS[value]
+    if not isinstance(value, RolloutCorrection):
+        raise TypeError(
+            f"{OP}: {name} must be None, a RolloutCorrection or one of "
+            f"{', '.join(map(repr, ROLLOUT_CORRECTIONS))}; got {type(value).__name__}"
+        )
+    check.choice(OP, f"{name}.mode", value.mode, CORRECTION_MODES)
+    check.choice(OP, f"{name}.level", value.level, CORRECTION_LEVELS)
+    high = check.number(OP, f"{name}.high", value.high, above=0)
+    low = check.number(OP, f"{name}.low", value.low, at_least=0, at_most=high)
+    return RolloutCorrection(value.mode, value.level, high, low)
+
+
+def check_inputs(x: LossInputs, options: LossOptions) -> None:
+    check.tensor(OP, "logprobs", x.logprobs)
+    check.dtype(OP, "logprobs", x.logprobs)
+    if x.logprobs.dim() != 1:
+        raise ValueError(f"{OP}: logprobs must have shape [T]; got {check.describe(x.logprobs)}")
+    total, device = len(x.logprobs), x.logprobs.device
+    check.tensor(OP, "cu_seqlens", x.cu_seqlens)
+    check.device(OP, "cu_seqlens", x.cu_seqlens, "logprobs", device)
+    varlen.check_cu_seqlens(x.cu_seqlens, total, op=OP)
+    for name in ("old_logprobs", "rollout_logprobs", "ref_logprobs", "entropy"):
+        value = getattr(x, name)
+        if value is not None or name == "old_logprobs":
+            check.tensor(OP, name, value)
+            check.dtype(OP, name, value)
+            check.device(OP, name, value, "logprobs", device)
+            check.shape(OP, name, value, x.logprobs.shape, "that of logprobs, [T]")
+    if x.mask is not None:
+        check.tensor(OP, "mask", x.mask)
+        check.dtype(OP, "mask", x.mask, (torch.bool,))
+        check.device(OP, "mask", x.mask, "logprobs", device)
+        check.shape(OP, "mask", x.mask, x.logprobs.shape, "that of logprobs, [T]")
+    check.tensor(OP, "advantages", x.advantages)
+    check.dtype(OP, "advantages", x.advantages)
+    check.device(OP, "advantages", x.advantages, "logprobs", device)
+    if x.advantages.dim() != 1 or len(x.advantages) not in (x.sequences, total):
+        raise ValueError(
+            f"{OP}: advantages must have shape [B] = [{x.sequences}] or [T] = [{total}]; got "
+            f"{check.describe(x.advantages)}"
+        )
+    if options.with_kl and x.ref_logprobs is None:
+        raise ValueError(f"{OP}: ref_logprobs must be given with kl_coef={options.kl_coef}")
+    if options.entropy_coef != 0 and x.entropy is None:
+        raise ValueError(f"{OP}: entropy must be given with entropy_coef={options.entropy_coef}")
+    if options.correction is not None and x.rollout_logprobs is None:
+        raise ValueError(f"{OP}: rollout_logprobs must be given with rollout_correction")
+    if isinstance(options.denominator, torch.Tensor) and options.denominator.device.type != "cpu":
+        check.device(OP, "denominator", options.denominator, "logprobs", device)

@@ -1,0 +1,140 @@
+"""Value and derivative of each token's loss, in PyTorch: what ``portable`` sums up.
+
+All tensors are [n], of one dtype and finite where the token counts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from siri_kernels.policy_loss.types import (
+    LARGE,
+    LOG_RATIO_LIMIT,
+    LossOptions,
+    RolloutCorrection,
+)
+
+
+class Terms(NamedTuple):
+    """A token's loss, its derivative by the token's log-prob, and where the clip is active."""
+
+    loss: torch.Tensor
+    slope: torch.Tensor
+    clipped_low: torch.Tensor | None
+    clipped_high: torch.Tensor | None
+
+
+def log_ratio(logprobs: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``logprobs - other``, clamped, and before it was."""
+    raw = logprobs - finite(other)
+    return raw.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT), raw
+
+
+def finite(values: torch.Tensor) -> torch.Tensor:
+    return values.clamp(-LARGE, LARGE)
+
+
+def evidence(ours: torch.Tensor, sampler: torch.Tensor) -> torch.Tensor:
+    """``ours`` minus the sampler's log-prob, 0 where the sampler reported NaN: no evidence."""
+    return log_ratio(ours, sampler)[0].nan_to_num_(nan=0.0)
+
+
+def one_sided(
+    x: torch.Tensor, advantages: torch.Tensor, options: LossOptions
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """GMPO's clip of a log-ratio by the sign of the advantage, and where it is active."""
+    low, high = options.bounds
+    clipped_low = (x < low) & (advantages < 0)
+    clipped_high = (x > high) & (advantages > 0)
+    clipped = x.masked_fill(clipped_low, low).masked_fill(clipped_high, high)
+    return clipped.masked_fill(advantages == 0, 0), clipped_low, clipped_high
+
+
+def objective(
+    x: torch.Tensor,
+    raw: torch.Tensor,
+    ratio: torch.Tensor,
+    advantages: torch.Tensor,
+    logprobs: torch.Tensor,
+    options: LossOptions,
+) -> Terms:
+    """Of a ratio whose own derivative by the token's log-prob is itself (GSPO-token).
+
+    Args:
+        x, raw: the token's log-ratio, clamped and before.
+        ratio: the token's or the sequence's.
+    """
+    low, high = options.bounds
+    if options.objective == "clip":
+        negative = -advantages
+        loss = negative * ratio
+        clipped = negative * ratio.clamp(low, high)
+        flat = (clipped > loss).logical_or_(x != raw)  # x != raw: past the clamp, or NaN
+        slope = loss.masked_fill(flat, 0)
+        loss = torch.maximum(loss, clipped)
+        if options.ceiling is not None:
+            ceiling = negative * options.ceiling
+            beyond = (advantages < 0).logical_and_(loss > ceiling)
+            loss = torch.where(beyond, ceiling, loss)
+            slope.masked_fill_(beyond, 0)
+        clipped_low = (ratio < low).logical_and_(advantages < 0)
+        clipped_high = (ratio > high).logical_and_(advantages > 0)
+        return Terms(loss, slope, clipped_low, clipped_high)
+    if options.objective == "cispo":
+        slope = -ratio.clamp(low, high) * advantages
+        return Terms(*_linear(slope, logprobs), ratio < low, ratio > high)
+    if options.objective == "sapo":
+        positive, negative_tau = options.sapo_tau
+        tau = torch.where(advantages > 0, positive, negative_tau).to(ratio.dtype)
+        gate = (tau * (ratio - 1)).sigmoid_()
+        loss = -advantages * gate * 4 / tau
+        slope = -4 * advantages * gate * (1 - gate) * ratio
+        return Terms(loss, slope.masked_fill_(x != raw, 0), None, None)
+    if options.objective == "gmpo":
+        _, clipped_low, clipped_high = one_sided(x, advantages, options)
+        loss = -advantages * ratio
+        slope = loss.masked_fill(clipped_low | clipped_high | (x != raw), 0)
+        return Terms(loss, slope, clipped_low, clipped_high)
+    return Terms(*_linear(-advantages, logprobs), None, None)  # reinforce
+
+
+def _linear(slope: torch.Tensor, logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    bounded = finite(logprobs)
+    return slope * bounded, slope.masked_fill(bounded != logprobs, 0)
+
+
+def correction_weight(gap: torch.Tensor, correction: RolloutCorrection) -> torch.Tensor:
+    """From the log of the raw weight, whatever its level."""
+    weight = gap.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp_()
+    if correction.mode == "truncate":
+        return weight.clamp_(correction.low, correction.high)
+    lost = (weight < correction.low).logical_or_(weight > correction.high)
+    if correction.mode == "reject":
+        return (~lost).to(weight.dtype)
+    return weight.masked_fill_(lost, 0)
+
+
+def kl(
+    logprobs: torch.Tensor, ref: torch.Tensor, options: LossOptions
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Estimate of KL(policy || reference), its derivative, and the sum of the two.
+
+    The sum is the derivative of the estimate times the ratio, over the ratio. k3 and its derivative
+    cancel in it but for delta, so it is not formed from them.
+    """
+    delta, raw = log_ratio(logprobs, ref)
+    if options.kl_estimator == "k1":
+        value, slope, both = delta, torch.ones_like(delta), delta + 1
+    elif options.kl_estimator == "k2":
+        value, slope = delta.square() / 2, delta
+        both = value + slope
+    else:  # k3
+        grown = (-delta).expm1_()
+        value, slope, both = grown + delta, -grown, delta
+    flat = delta != raw
+    if options.kl_limit is not None:
+        flat.logical_or_(value.abs() > options.kl_limit)
+        value = value.clamp(-options.kl_limit, options.kl_limit)
+    return value, slope.masked_fill(flat, 0), torch.where(flat, value, both)

@@ -1,0 +1,194 @@
+"""The Triton kernels of grouped advantages: on a GPU where there is one, else interpreted.
+
+Triton has to be told before it is imported, so that without a GPU everything below runs in a fresh
+process that the first test starts.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siri_kernels import group_advantages
+
+from .test_group_advantages import BASELINES, NAN, SCALES
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+direct = pytest.mark.skipif(
+    not INTERPRETED and DEVICE == "cpu", reason="runs in the process of test_interpreted"
+)
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the tests below run here")
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_interpreted(which):
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", which, __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:] + run.stderr[-2000:]
+
+
+def assert_right(rewards, groups, **options):
+    on_device = groups.to(DEVICE) if isinstance(groups, torch.Tensor) else groups
+    got = group_advantages(rewards.to(DEVICE), on_device, backend="triton", **options)
+    want = group_advantages(rewards, groups, backend="reference", **options)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a.cpu(), b, rtol=4e-6, atol=2e-6)
+    assert torch.equal(got.advantages.cpu() == 0, want.advantages == 0)
+
+
+@direct
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("singleton", ["zero", "verl"])
+def test_options(baseline, scale, singleton):
+    rewards = torch.randn(48)
+    rewards[::7] = NAN
+    ids = torch.cat([torch.randint(0, 9, (40,)), torch.arange(100, 108)])
+    for groups in (1, 16, ids):
+        options = {"baseline": baseline, "scale": scale, "singleton": singleton}
+        assert_right(rewards, groups, **options)
+
+
+@direct
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+    + [torch.float16, torch.bfloat16, torch.float32, torch.float64],
+)
+def test_dtypes(dtype):
+    rewards = torch.tensor([1, 0, 0, 1, 1, 0, 1, 1]).to(dtype)
+    assert_right(rewards, 4, scale="batch_std")
+
+
+@direct
+@pytest.mark.parametrize("level", [0.1, 1e4, -1e4 / 3])
+@pytest.mark.parametrize("scale", ["group_std", "batch_std"])
+def test_a_constant_group_gives_exact_zeros(level, scale):
+    rewards = torch.cat([torch.full((35,), level), torch.randn(7)]).to(DEVICE)
+    for groups in (7, (torch.arange(42) // 7).to(DEVICE)):
+        out = group_advantages(rewards, groups, scale=scale, backend="triton")
+        assert (out.advantages[:35] == 0).all() and (out.advantages[35:] != 0).all()
+        assert (out.std[:5] == 0).all() and out.degenerate.tolist() == [True] * 5 + [False]
+    nothing = group_advantages(
+        rewards[:35], 7, scale="batch_std", baseline="none", backend="triton"
+    )
+    assert (nothing.advantages == 0).all(), "no std to divide by"
+
+
+@direct
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_large_mean_costs_no_precision(scale):
+    small = torch.randint(0, 8, (64,)).float() / 8  # exact next to 1e4
+    got = group_advantages((small + 1e4).to(DEVICE), 16, scale=scale, backend="triton")
+    want = group_advantages(small, 16, scale=scale, backend="reference")
+    torch.testing.assert_close(got.advantages.cpu(), want.advantages, rtol=1e-5, atol=1e-5)
+    large = torch.tensor([2**40, 2**40 + 1, 2**40, 2**40 + 1]).to(DEVICE)
+    assert_right(large.cpu(), 4, scale=scale)
+
+
+@direct
+def test_nothing_scored():
+    for scale in SCALES:
+        assert_right(torch.full((6,), NAN), 3, scale=scale)
+
+
+@direct
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_known_groups_with_and_without_a_sort(monkeypatch, scale, limit):
+    from siri_kernels.group_advantages import kernels
+
+    monkeypatch.setattr(kernels, "SCAN_LIMIT", limit)
+    rewards, ids = torch.randn(150) + 3, torch.randint(0, 40, (150,))
+    rewards[::9] = NAN
+    for num_groups in (40, 75):
+        assert_right(rewards, ids, scale=scale, singleton="verl", num_groups=num_groups)
+
+
+@direct
+@pytest.mark.parametrize("scale", SCALES)
+def test_groups_wider_than_a_tile_and_many_of_them(monkeypatch, scale):
+    from siri_kernels.group_advantages import kernels
+
+    monkeypatch.setattr(kernels, "COLUMNS", 16)
+    monkeypatch.setattr(kernels, "TILE", 64)
+    monkeypatch.setattr(kernels, "PARTIALS", 4)
+    rewards = torch.randn(120) + 3
+    ids = torch.randint(0, 5, (120,)) * torch.randint(0, 2, (120,)) + torch.arange(120) // 50
+    for groups in (40, 2, ids, torch.arange(120).flip(0)):
+        assert_right(rewards, groups, scale=scale)
+
+
+@direct
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.slow)])
+def test_equals_reference(examples):
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        sizes=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+        baseline=st.sampled_from(BASELINES),
+        scale=st.sampled_from(SCALES),
+        kind=st.sampled_from(["binary", "normal", "constant"]),
+        unscored=st.sampled_from([0.0, 0.3, 1.0]),
+        correction=st.integers(0, 1),
+        eps=st.sampled_from([1e-6, 1e-2]),
+        singleton=st.sampled_from(["zero", "verl"]),
+        num_groups=st.sampled_from([None, 99]),
+        seed=st.integers(0, 2**31),
+    )
+    def run(sizes, kind, unscored, num_groups, seed, **options):
+        torch.manual_seed(seed)
+        total = sum(sizes)
+        ids = torch.repeat_interleave(torch.randperm(99)[: len(sizes)], torch.tensor(sizes))
+        ids = ids[torch.randperm(total)]
+        rewards = {
+            "binary": torch.randint(0, 2, (total,)).float(),
+            "normal": torch.randn(total),
+            "constant": torch.full((total,), 0.1),
+        }[kind]
+        rewards[torch.rand(total) < unscored] = NAN
+        assert_right(rewards, ids, num_groups=num_groups, **options)
+        assert_right(rewards, sizes[0] if total % sizes[0] == 0 else total, **options)
+
+    run()
+
+
+@direct
+def test_runs_repeat_bit_for_bit():
+    rewards, ids = torch.randn(500).to(DEVICE), torch.randint(0, 20, (500,)).to(DEVICE)
+    first = group_advantages(rewards, ids, scale="batch_std", backend="triton")
+    for _ in range(2):
+        again = group_advantages(rewards, ids, scale="batch_std", backend="triton")
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@direct
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("scale, launches", [("group_std", 1), ("batch_std", 2)])
+@pytest.mark.parametrize("by_id", [False, True])
+def test_launches_and_waits_on_a_gpu(scale, launches, by_id):
+    from torch.profiler import ProfilerActivity, profile
+
+    rewards = torch.randn(1 << 14 if by_id else 1 << 20, device="cuda")
+    groups, options = 16, {"scale": scale, "backend": "triton"}
+    if by_id:
+        groups = torch.randint(0, 1024, rewards.shape, device="cuda")
+        options["num_groups"] = 1024
+    group_advantages(rewards, groups, **options)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            group_advantages(rewards, groups, **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    names = [e.name for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(names) == launches, names
