@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow bench lint format clean
+.PHONY: setup demo test test-slow test-peers aot bench lint format clean
 
 setup: $(READY)
 
@@ -21,6 +21,13 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+test-peers: $(READY)
+	sh scripts/peers.sh .peers
+	PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity
+
+aot: $(READY)
+	$(BIN)/python -m siri_kernels.aot --check
+
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m bench
@@ -35,4 +42,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .peers .pytest_cache .ruff_cache .mypy_cache build *.egg-info
