@@ -24,8 +24,8 @@ def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor | None = 
         )
     if backend == "triton" and tensor is None:
         raise NotImplementedError(
-            f"{op}: the Triton backend is not there yet (see CHANGELOG.md; issues 3 and 4 of the "
-            "roadmap); backend=None, 'portable' and 'reference' are"
+            f"{op}: the Triton backend is not there yet (see CHANGELOG.md); backend=None, "
+            "'portable' and 'reference' are"
         )
     if backend == "triton" and not (_on_gpu(tensor) or _interpreted()):
         raise ValueError(
