@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from siri_train.config import ConfigError
+from siri_train.files import replace_text, written_aside
 from siri_train.model import Policy
 
 _STATE = "trainer_state.pt"
@@ -35,15 +35,10 @@ def save_checkpoint(
         optimizer: None for weights without trainer state.
     """
     folder = run_dir / "checkpoints" / checkpoint_name(step)
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    policy.save(aside)
-    state = {"step": step, "optimizer": optimizer.state_dict() if optimizer else None}
-    torch.save(state, aside / _STATE)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(aside, folder)
+    with written_aside(folder) as aside:
+        policy.save(aside)
+        state = {"step": step, "optimizer": optimizer.state_dict() if optimizer else None}
+        torch.save(state, aside / _STATE)
     return folder
 
 
@@ -83,11 +78,8 @@ def prune(run_dir: Path, keep_last: int, protected: set[int]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file in one move, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Replace a JSON file in one move."""
+    replace_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_manifest(run_dir: Path, ends: list[dict[str, Any]]) -> dict[str, Any]:
@@ -129,8 +121,11 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     folder = Path(out) if out else run_dir / "export" / which
     if folder.exists():
         raise ConfigError(f"--out: {folder} already exists")
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(run_dir / end["path"], aside, ignore=shutil.ignore_patterns(_STATE))
-    os.replace(aside, folder)
+    with written_aside(folder) as aside:
+        shutil.copytree(
+            run_dir / end["path"],
+            aside,
+            ignore=shutil.ignore_patterns(_STATE),
+            dirs_exist_ok=True,
+        )
     return folder

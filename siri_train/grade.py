@@ -12,9 +12,10 @@ from siri_train.checkpoint import write_json
 from siri_train.config import ConfigError, RunConfig
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.evaluate import evaluate
-from siri_train.model import choose_device, load_policy, max_positions
+from siri_train.model import choose_device, load_policy
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
+from siri_train.preflight import check_positions
 from siri_train.recipe import load_config
 from siri_train.rollout import TransformersEngine
 from siri_train.run import build_verifier
@@ -45,13 +46,7 @@ def grade_checkpoint(
         torch.set_num_threads(config.threads)
     questions = read_sources(config.data.eval, "test")
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
-    positions = max_positions(model)
-    longest = config.data.max_prompt_len + config.budgets[-1]
-    if positions is not None and longest > positions:
-        raise ConfigError(
-            f"eval.budgets: data.max_prompt_len + {config.budgets[-1]} = {longest} tokens, but the "
-            f"model has {positions} positions"
-        )
+    check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")
     policy = load_policy(model, choose_device(config.device))
     engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
     encoded = encode_questions(questions, policy.tokenizer, config.data)
@@ -64,9 +59,7 @@ def grade_checkpoint(
             config.eval,
             config.budgets,
             eos_ids=policy.eos_ids,
-            decode=lambda done: policy.tokenizer.batch_decode(
-                [c.token_ids for c in done], skip_special_tokens=True
-            ),
+            decode=policy.decode,
             verifier=verifier,
             think=config.reward.think,
             counter=BacktrackCounter(),

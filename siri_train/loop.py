@@ -55,7 +55,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
             time_rollout = time.perf_counter() - started
 
             # Reward: 1 if finished within the cap and right, else 0 (SIRI section 3.1).
-            texts = run.decode(completions)
+            texts = policy.decode(completions)
             grades = length_capping_reward(
                 [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)],
                 [question.answer for question, _ in pairs],

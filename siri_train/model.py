@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
 from siri_train.packing import MicroBatch
+from siri_train.rollout.engine import Completion
 
 # One bar per checkpoint is noise in a loop that saves every few steps.
 transformers_logging.disable_progress_bar()
@@ -76,6 +78,12 @@ class Policy:
             hidden, batch.targets, temperature=temperature, tail=tail, softcap=self.softcap
         )
         return out.logprobs, out.entropy
+
+    def decode(self, completions: Sequence[Completion]) -> list[str]:
+        """The responses' text without special tokens."""
+        return self.tokenizer.batch_decode(
+            [c.token_ids for c in completions], skip_special_tokens=True
+        )
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``from_pretrained`` loads: config, safetensors, tokenizer."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from siri_train.config import ConfigError, RunConfig
+from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import choose_device, max_positions, resolve_model_path
@@ -39,14 +39,8 @@ def preflight(config: RunConfig) -> Checked:
     choose_device(config.device)
     train = read_sources(config.data.train, "train")
     evaluation = read_sources(config.data.eval, "test")
-    positions = max_positions(config.model)
-    longest = config.data.max_prompt_len + max(config.schedule.max_len, *config.budgets)
-    if positions is not None and longest > positions:
-        raise ConfigError(
-            f"schedule.max_len: data.max_prompt_len ({config.data.max_prompt_len}) + the longest "
-            f"response ({longest - config.data.max_prompt_len}) = {longest} tokens, but the model "
-            f"has {positions} positions; at most {positions - config.data.max_prompt_len} fit"
-        )
+    longest = max(config.schedule.max_len, *config.budgets)
+    check_positions(config.model, config.data.max_prompt_len, longest, key="schedule.max_len")
     start = supervised_folder(config)
     found = start if config.sft is not None and (start / "config.json").is_file() else None
     if config.sft is not None and found is None and config.model.path != "embedded":
@@ -65,6 +59,21 @@ def preflight(config: RunConfig) -> Checked:
     )
     _refuse_leak(checked)
     return checked
+
+
+def check_positions(model: ModelConfig, prompt: int, response: int, key: str) -> None:
+    """Refuse responses that would run over the model's positions.
+
+    Raises:
+        ConfigError: naming ``key``, the tokens needed and what fits.
+    """
+    positions = max_positions(model)
+    if positions is not None and prompt + response > positions:
+        raise ConfigError(
+            f"{key}: data.max_prompt_len ({prompt}) + the longest response ({response}) = "
+            f"{prompt + response} tokens, but the model has {positions} positions; at most "
+            f"{positions - prompt} fit"
+        )
 
 
 def supervised_folder(config: RunConfig) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from siri_train.checkpoint import (
 from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.evaluate import evaluate
+from siri_train.files import replace_text
 from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
@@ -49,6 +49,7 @@ class Run:
         torch.manual_seed(config.seed)
 
         source = self._resume_from(resume)
+        self._compare_with_before()
         checked = preflight(config)
         self.eval_questions = checked.eval_questions
         self.start = checked.start
@@ -64,7 +65,6 @@ class Run:
         self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()
 
-        self._compare_with_before()
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         self.rows = _keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
@@ -129,12 +129,6 @@ class Run:
             )
         for key in changed:
             print(f"{self.config.name}: {key} was {before.get(key)}, is now {now[key]}", flush=True)
-
-    def decode(self, completions: Sequence[Completion]) -> list[str]:
-        """The responses' text without special tokens."""
-        return self.policy.tokenizer.batch_decode(
-            [c.token_ids for c in completions], skip_special_tokens=True
-        )
 
     def backtracking(self, texts: Sequence[str], completions: Sequence[Completion]) -> float:
         """Backtracking words ("wait", "hold on") per 1000 response tokens."""
@@ -257,7 +251,7 @@ class Run:
             self.config.eval,
             self.config.budgets,
             eos_ids=self.policy.eos_ids,
-            decode=self.decode,
+            decode=self.policy.decode,
             verifier=self.verifier,
             think=self.config.reward.think,
             counter=self.counter,
@@ -338,7 +332,5 @@ def _keep_rows(path: Path, below: int) -> list[dict[str, Any]]:
             continue  # half a line: the process was killed while it wrote this step
         if row["step"] < below:
             kept.append(row)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    os.replace(aside, path)
+    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     return kept

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from siri_train.data import embedded
 from siri_train.data.rows import DataError
 from siri_train.data.sources import read_sources
 from siri_train.data.supervised import SupervisedExample, supervised_examples
+from siri_train.files import written_aside
 from siri_train.model import Policy, choose_device, load_policy
 from siri_train.monitor.progress import Progress
 from siri_train.packing import Sample, micro_batches
@@ -60,11 +59,8 @@ def supervise(config: RunConfig) -> Path:
             file.write(json.dumps({"step": step, "loss": loss, "lr": lr}) + "\n")
             file.flush()
             progress.update(step + 1, f"loss {loss:.3f}")
-    aside = folder.with_name(".sft.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    policy.save(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
+    with written_aside(folder) as aside:
+        policy.save(aside)
     print(f"{config.name}: supervised start in {folder}", flush=True)
     return folder
 

@@ -139,14 +139,3 @@ def make_drill(rng: random.Random, config: TaskConfig = TaskConfig(), steps: int
         value = apply_operation(value, operation)
         words += [operation, str(value)]
     return words
-
-
-def extract_answer(response_words: list[str]) -> str | None:
-    """Digit in the last complete box after '</think>', or None."""
-    if END_THINK not in response_words:
-        return None
-    tail = response_words[response_words.index(END_THINK) + 1 :]
-    for index in range(len(tail) - 3, -1, -1):
-        if tail[index] == BOX_OPEN and tail[index + 2] == BOX_CLOSE and tail[index + 1] in DIGITS:
-            return tail[index + 1]
-    return None

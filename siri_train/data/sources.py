@@ -28,14 +28,12 @@ class EncodedQuestion:
         prompt_ids: what the model reads, template included.
         answer: the right answer, as text.
         prompt: the question's text.
-        solution: a worked solution, where the source has one.
     """
 
     id: str
     prompt_ids: tuple[int, ...]
     answer: str
     prompt: str
-    solution: str | None = None
 
 
 def read_sources(sources: Sequence[SourceConfig], default_split: str) -> list[Question]:
@@ -106,7 +104,6 @@ def encode_questions(
             ),
             answer=q.answer,
             prompt=q.prompt,
-            solution=q.solution,
         )
         for q in questions
     ]
