@@ -179,8 +179,14 @@ class SiriGRPOTrainer(GRPOTrainer):
         self._options.check("SiriGRPOTrainer")
         refused = {
             "top_entropy_quantile": (self.top_entropy_quantile < 1, "it masks the objective alone"),
-            "use_adaptive_entropy": (self.use_adaptive_entropy, "its controller lies in TRL's loss"),
-            "output_router_logits": (self.aux_loss_enabled, "the auxiliary loss lies in TRL's loss"),
+            "use_adaptive_entropy": (
+                self.use_adaptive_entropy,
+                "its controller lies in TRL's loss",
+            ),
+            "output_router_logits": (
+                self.aux_loss_enabled,
+                "the auxiliary loss lies in TRL's loss",
+            ),
             "multi_objective_aggregation": (
                 self.multi_objective_aggregation != "sum_then_normalize",
                 "advantages are those of the weighted sum of rewards",
