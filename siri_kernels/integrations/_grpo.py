@@ -1,4 +1,4 @@
-"""The losses that TRL and Liger know by ``loss_type``, from padded log-probs, by ``policy_loss``."""
+"""What TRL and Liger know by ``loss_type``, from padded log-probs, by ``policy_loss``."""
 
 from __future__ import annotations
 

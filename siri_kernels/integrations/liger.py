@@ -14,9 +14,9 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
     """Takes the place of ``liger_kernel.chunked_loss.LigerFusedLinearGRPOLoss``.
 
     The constructor's and call's parameters are Liger's, in its order. ``compiled`` and
-    ``chunk_size`` say how Liger computes and have no effect here. Differences that remain: gradients
-    come with ``backward`` instead of with ``forward``; gradients of ``lin_weight`` and ``bias`` are
-    accumulated in float32; only rows that ``attention_mask`` counts are computed.
+    ``chunk_size`` say how Liger computes and have no effect here. Differences that remain:
+    gradients come with ``backward`` instead of with ``forward``; those of ``lin_weight`` and
+    ``bias`` are accumulated in float32; only rows that ``attention_mask`` counts are computed.
 
     Args:
         beta: KL coefficient, >= 0; estimator k3.

@@ -293,7 +293,7 @@ class SiriGRPOTrainer(GRPOTrainer):
             values["kl"] = metrics["ref_kl"]
         low, high = metrics["clip_frac_low"], metrics["clip_frac_high"]
         if self.loss_type == "cispo":
-            values["cispo_clip_ratio"] = high
+            values["siri/clip_high"] = high  # of any advantage; TRL's ratio takes A > 0 alone
         elif self.loss_type not in ("sapo", "vespo"):
             values["clip_ratio/low_mean"], values["clip_ratio/high_mean"] = low, high
             values["clip_ratio/region_mean"] = low + high
