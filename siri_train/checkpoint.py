@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from siri_train.config import ConfigError
-from siri_train.files import replace_text, written_aside
+from siri_train.files import WriteError, replace_text, written_aside
 from siri_train.model import Policy
 
 _STATE = "trainer_state.pt"
@@ -25,7 +25,7 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(WriteError):
     """A checkpoint could not be written; what was there before is untouched."""
 
 
@@ -191,7 +191,9 @@ def write_json(path: Path, value: Any) -> None:
     replace_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_manifest(run_dir: Path, ends: list[dict[str, Any]]) -> dict[str, Any]:
+def write_manifest(
+    run_dir: Path, ends: list[dict[str, Any]], best: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Write ``checkpoints/manifest.json``.
 
     Args:
@@ -199,14 +201,23 @@ def write_manifest(run_dir: Path, ends: list[dict[str, Any]]) -> dict[str, Any]:
         ends: for every cycle end reached, in order: ``{"which": "siri-low" | "siri-high",
             "cycle", "step", "path", "accuracy", "tokens"}``; with ``checkpoint.lag`` also
             ``siri-low-lagged`` and ``siri-high-lagged``.
+        best: the row of ``eval.jsonl`` that ``checkpoint.best`` picks, if it picks one.
 
     Returns:
         The manifest: the last compressed end as siri-low, the last expanded end as siri-high
-        (None before the first), and all ends under ``cycles``.
+        (None before the first), the best one as best where there is one, and all ends under
+        ``cycles``.
     """
     manifest: dict[str, Any] = {"siri-low": None, "siri-high": None, "cycles": ends}
     for end in ends:
         manifest[end["which"]] = {k: end[k] for k in ("step", "path", "accuracy", "tokens")}
+    if best is not None:
+        manifest["best"] = {
+            "step": best["step"],
+            "path": f"checkpoints/{checkpoint_name(best['step'])}",
+            "accuracy": best["accuracy"][-1],
+            "tokens": best["tokens"],
+        }
     write_json(run_dir / "checkpoints" / "manifest.json", manifest)
     return manifest
 

@@ -243,6 +243,9 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; cycle ends and the last step are always kept. 0: only those."""
     keep_last: int = Field(2, gt=0)
     """Of the periodic ones."""
+    best: Literal["accuracy", "accuracy_low_budget", "pass_at_k"] | None = None
+    """Keep the best evaluated one too: by accuracy or pass@k at the largest budget, or accuracy
+    at the smallest; of equals the one with fewer tokens. See ``eval.every``."""
     lag: int = Field(0, ge=0)
     """Steps after each cycle end for one more evaluated checkpoint, siri-low-lagged and
     siri-high-lagged (the paper's length lags the cap by 100 to 200 steps); 0: none."""

@@ -2,22 +2,96 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+class WriteError(RuntimeError):
+    """A file of the run could not be written; what was there before is untouched."""
+
+
+@contextmanager
+def room_needed(folder: Path, advice: str) -> Iterator[None]:
+    """Turn a full disk or a used-up quota inside the block into a WriteError that says so.
+
+    Args:
+        folder: where the block writes; its free space is named.
+        advice: what is safe and what to do, ends the message.
+
+    Raises:
+        WriteError: in place of the OSError that the full disk gave; others pass unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        free = shutil.disk_usage(folder).free / 2**30
+        raise WriteError(f"{folder}: {error} ({free:.2f} GiB free). {advice}") from error
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file in one move, so that a reader never sees half of it."""
+    """Replace a file in one move, so that a reader never sees half of it.
+
+    On an error the old file stays and nothing is left beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
     os.replace(aside, path)
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append one line of JSON and synchronise it; a line that does not fit leaves no half of it.
+
+    Raises:
+        OSError: as the system gave it; the file is as long as before.
+    """
+    line = (json.dumps(row) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):  # a disk that fills up takes a part first
+                written += os.write(descriptor, line[written:])
+            os.fsync(descriptor)  # before the checkpoint that counts on it
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def keep_rows(path: Path, below: int) -> list[dict[str, Any]]:
+    """Drop the rows at or past step ``below``, which a resumed run writes again; the others."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # half a line: the process was killed while it wrote this step
+        if row["step"] < below:
+            kept.append(row)
+    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    return kept
 
 
 @contextmanager

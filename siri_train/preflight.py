@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
@@ -21,11 +21,13 @@ class Checked:
     Args:
         train_questions, eval_questions: encoded with the model's tokenizer.
         start: the supervised stage's checkpoint if the run has one, else None.
+        tokenizer: the model's.
     """
 
     train_questions: list[EncodedQuestion]
     eval_questions: list[EncodedQuestion]
     start: Path | None
+    tokenizer: Any = None
 
 
 def preflight(config: RunConfig) -> Checked:
@@ -56,6 +58,7 @@ def preflight(config: RunConfig) -> Checked:
         train_questions=encode_questions(train, tokenizer, config.data),
         eval_questions=encode_questions(evaluation, tokenizer, config.data),
         start=found,
+        tokenizer=tokenizer,
     )
     _refuse_leak(checked)
     return checked
@@ -74,6 +77,18 @@ def check_positions(model: ModelConfig, prompt: int, response: int, key: str) ->
             f"{prompt + response} tokens, but the model has {positions} positions; at most "
             f"{positions - prompt} fit"
         )
+
+
+def model_shape(config: RunConfig, start: Path | None) -> Any:
+    """The configuration of the recipe's model (transformers' ``PretrainedConfig``).
+
+    Args:
+        config: the recipe.
+        start: the supervised stage's checkpoint if there is one.
+    """
+    if config.model.scratch is not None and start is None:
+        return embedded.scratch_config(config.model.scratch)
+    return AutoConfig.from_pretrained(str(start or resolve_model_path(config.model)))
 
 
 def supervised_folder(config: RunConfig) -> Path:

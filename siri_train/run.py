@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from siri_train import retention
 from siri_train.checkpoint import (
     checkpoints,
     load_state,
@@ -24,15 +25,16 @@ from siri_train.checkpoint import (
 from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.evaluate import evaluate
-from siri_train.files import recover, replace_text
+from siri_train.files import append_row, keep_rows, recover, replace_text, room_needed
 from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
-from siri_train.preflight import preflight
+from siri_train.preflight import model_shape, preflight
 from siri_train.report import write_report
 from siri_train.rewards import Grade, Verifier, make_verifier
 from siri_train.rollout import Completion, TransformersEngine
+from siri_train.same_model import require_same_model
 from siri_train.step import make_optimizer
 
 
@@ -54,6 +56,9 @@ class Run:
         source = self._resume_from(resume)
         self._compare_with_before()
         checked = preflight(config)
+        if source:
+            shape = model_shape(config, checked.start)
+            require_same_model(source, shape, checked.tokenizer, config.model.path)
         self.eval_questions = checked.eval_questions
         self.start = checked.start
         self.sampler = QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)
@@ -71,9 +76,9 @@ class Run:
         self.dir.mkdir(parents=True, exist_ok=True)
         replace_text(self.dir / "config.yaml", config.to_yaml())
         self._set_aside_newer()
-        self.rows = _keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
-        self.evals = _keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1)
-        _keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
+        self.rows = keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
+        self.evals = keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1)
+        keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
         self.progress = Progress(config.name, config.train.steps, self.start_step)
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -84,17 +89,24 @@ class Run:
 
         Raises:
             ConfigError: see :func:`siri_train.preflight.preflight`; a checkpoint that does not
-                exist; or a folder that already holds a run with ``resume="never"``.
+                exist or holds another model; or a folder that already holds a run with
+                ``resume="never"``.
+            WriteError: the disk is full.
         """
-        return cls(config, resume)
+        with _room(config.run_dir):
+            return cls(config, resume)
 
     def __enter__(self) -> Run:
         if self.start_step == 0 and self.config.eval.at_start and not self.evals:
-            self._evaluate(0, "start")
+            with _room(self.dir):
+                self._evaluate(0, "start")
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.verifier.close()
+        if isinstance(error, OSError):
+            with _room(self.dir):
+                raise error
 
     def _resume_from(self, resume: str) -> Path | None:
         recover(self.dir / "checkpoints")
@@ -154,11 +166,11 @@ class Run:
 
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``, check it for alarms, show it."""
-        _append(self.dir / "metrics.jsonl", row)
+        append_row(self.dir / "metrics.jsonl", row)
         raised = alarms.check(row, self.rows)
         self.rows.append(row)
         for alarm in raised:
-            _append(self.dir / "alarms.jsonl", alarm)
+            append_row(self.dir / "alarms.jsonl", alarm)
         names = ", ".join(alarm["alarm"] for alarm in raised)
         self.progress.update(
             row["step"] + 1,
@@ -182,23 +194,22 @@ class Run:
         last = step + 1 == self.config.train.steps
         if not monitor.rollouts_every or (step % monitor.rollouts_every and not last):
             return
-        path = self.dir / "rollouts" / f"step_{step:06d}.jsonl"
-        path.parent.mkdir(exist_ok=True)
         stride = max(1, len(pairs) // monitor.rollouts_kept)
-        with path.open("w", encoding="utf-8") as file:
-            for (question, completion), text, grade in list(zip(pairs, texts, grades, strict=True))[
-                ::stride
-            ]:
-                row = {
-                    "prompt": question.prompt,
-                    "response": text,
-                    "reward": grade.reward,
-                    "truncated": completion.truncated,
-                    "tokens": len(completion.token_ids),
-                    "answer": grade.answer,
-                    "gold": question.answer,
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        lines = []
+        for (question, completion), text, grade in list(zip(pairs, texts, grades, strict=True))[
+            ::stride
+        ]:
+            row = {
+                "prompt": question.prompt,
+                "response": text,
+                "reward": grade.reward,
+                "truncated": completion.truncated,
+                "tokens": len(completion.token_ids),
+                "answer": grade.answer,
+                "gold": question.answer,
+            }
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        replace_text(self.dir / "rollouts" / f"step_{step:06d}.jsonl", "".join(lines))
 
     def after_step(self, done: int) -> None:
         """Evaluate and save where the schedule or the recipe asks for it.
@@ -207,12 +218,12 @@ class Run:
             done: steps done, counting the one that has just been recorded.
         """
         steps, every = self.config.train.steps, self.config.eval.every
-        name = self._ends_at(done).get(done)
+        name = self._named(done).get(done)
         end = name is not None or done == steps
         if end or (every and done % every == 0):
             self._evaluate(done, name)
         periodic = self.config.checkpoint.every
-        if end or (periodic and done % periodic == 0):
+        if end or (periodic and done % periodic == 0) or self._best_step(done) == done:
             save_checkpoint(self.dir, done, self.policy, self.optimizer)
             self._update_manifest(done)
             prune(self.dir, self.config.checkpoint.keep_last, self._kept(done))
@@ -274,7 +285,7 @@ class Run:
             seed=self.config.seed + 7,
         )
         row = {"step": step, "name": name, **row}
-        _append(self.dir / "eval.jsonl", row)
+        append_row(self.dir / "eval.jsonl", row)
         self.evals.append(row)
         print(
             f"{self.config.name}: evaluation at step {step}: "
@@ -300,25 +311,39 @@ class Run:
                 "accuracy": rows[step]["accuracy"][-1],
                 "tokens": rows[step]["tokens"],
             }
-            for step, which in sorted(self._ends_at(done).items())
+            for step, which in sorted(self._named(done).items())
             if step in rows
         ]
 
-    def _ends_at(self, done: int) -> dict[int, str]:
-        """What is kept by name after ``done`` steps: the ends of cycles, and with
-        ``checkpoint.lag`` the points that many steps after each."""
-        ends = dict.fromkeys(self.schedule.compressed_ends(done), "siri-low")
-        ends |= dict.fromkeys(self.schedule.expanded_ends(done), "siri-high")
-        lag = self.config.checkpoint.lag
-        if lag:
-            ends |= {s + lag: f"{name}-lagged" for s, name in ends.items() if s + lag <= done}
-        return ends
+    def _named(self, done: int) -> dict[int, str]:
+        return retention.ends(self.schedule, done, self.config.checkpoint.lag)
+
+    def _best(self, done: int) -> dict[str, Any] | None:
+        """The best evaluation of what is saved, or, after ``done`` steps, could be now."""
+        available = {*checkpoints(self.dir), done} - {0}
+        return retention.best(self.evals, self.config.checkpoint.best, available)
+
+    def _best_step(self, done: int) -> int | None:
+        row = self._best(done)
+        return row["step"] if row else None
 
     def _update_manifest(self, done: int) -> None:
-        write_manifest(self.dir, self._ends(done))
+        write_manifest(self.dir, self._ends(done), self._best(done))
 
     def _kept(self, done: int) -> set[int]:
-        return {*self._ends_at(done), self.config.train.steps}
+        kept = {*self._named(done), self.config.train.steps, self._best_step(done)}
+        return {step for step in kept if step is not None}
+
+
+def _room(folder: Path) -> AbstractContextManager[None]:
+    """Say what a full disk means for the run, in place of the bare error."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return room_needed(
+        folder,
+        "The checkpoints and the metrics up to here are whole; make room and run the same command "
+        "again",
+    )
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -338,26 +363,3 @@ def build_verifier(config: RewardConfig) -> Verifier:
         return make_verifier(config.verifier, workers=config.workers, timeout=config.timeout)
     except ImportError as error:
         raise ConfigError(f"reward.verifier: {error}") from error
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # before the checkpoint that counts on it
-
-
-def _keep_rows(path: Path, below: int) -> list[dict[str, Any]]:
-    """Drop the rows at or past step ``below``, which the resumed run writes again."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # half a line: the process was killed while it wrote this step
-        if row["step"] < below:
-            kept.append(row)
-    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-    return kept

@@ -84,7 +84,12 @@ def tokenizer() -> Qwen2Tokenizer:
 
 def scratch_model(architecture: ArchitectureConfig) -> tuple[Any, Qwen2Tokenizer]:
     """A Qwen2 model with random weights and its tokenizer."""
-    config = Qwen2Config(
+    return Qwen2ForCausalLM(scratch_config(architecture)).float(), tokenizer()
+
+
+def scratch_config(architecture: ArchitectureConfig) -> Qwen2Config:
+    """What :func:`scratch_model` builds, without its weights."""
+    return Qwen2Config(
         vocab_size=len(task.WORDS),
         hidden_size=architecture.hidden_size,
         intermediate_size=architecture.intermediate_size,
@@ -98,7 +103,6 @@ def scratch_model(architecture: ArchitectureConfig) -> tuple[Any, Qwen2Tokenizer
         bos_token_id=task.WORD_ID[task.BOS],
         eos_token_id=task.WORD_ID[task.EOS],
     )
-    return Qwen2ForCausalLM(config).float(), tokenizer()
 
 
 def supervised_examples(

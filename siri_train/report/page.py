@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from datetime import datetime, timezone
 from pathlib import Path
+
+from siri_train.files import replace_text
 
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
@@ -38,9 +39,7 @@ def write_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     page = build_page(read_run_folder(run_dir))
     path = run_dir / "report.html"
-    draft = run_dir / f".report.html.{os.getpid()}"
-    draft.write_text(page, encoding="utf-8")
-    os.replace(draft, path)
+    replace_text(path, page)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train import checkpoint
+from siri_train import checkpoint, retention
+from siri_train import run as run_module
 from siri_train.checkpoint import CheckpointError, checkpoints, problem
 from siri_train.cli import main
 from siri_train.config import ConfigError
-from siri_train.files import recover, written_aside
+from siri_train.files import WriteError, recover, written_aside
 from siri_train.loop import train
 from siri_train.run import Run
 
@@ -201,6 +203,117 @@ def test_lagged_checkpoints(tiny: Any) -> None:
     assert list(checkpoints(run)) == [4, 6, 8, 10]
     with pytest.raises(ConfigError, match=r"checkpoint\.lag \(4\)"):
         tiny("schedule.cycle=8", "checkpoint.lag=4")
+
+
+def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of given evaluations the best stays; of equal ones the shorter; before training: none."""
+    given = iter([(0.9, 50), (0.3, 40), (0.5, 40), (0.5, 40), (0.5, 30), (0.4, 9)])
+
+    def evaluate(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        accuracy, tokens = next(given)
+        return {
+            "budgets": [24, 56], "accuracy": [0.1, accuracy], "accuracy_interval": [[0, 1]] * 2,
+            "pass_at_k": [0, 0], "tokens": tokens, "backtrack_per_1k": 0.0,
+        }  # fmt: skip
+
+    monkeypatch.setattr("siri_train.run.evaluate", evaluate)
+    options = ["schedule.cycle=10", "eval.every=2", "checkpoint.every=0", "checkpoint.keep_last=1"]
+    run = train(tiny("train.steps=4", *options, "checkpoint.best=accuracy"))
+    assert list(checkpoints(run)) == [2, 4]  # 4 is the last and the best, 2 was
+
+    def manifest() -> dict[str, Any]:
+        return json.loads((run / "checkpoints" / "manifest.json").read_text())
+
+    assert manifest()["best"] == {
+        "step": 4, "path": "checkpoints/step_000004", "accuracy": 0.5, "tokens": 40,
+    }  # fmt: skip
+    train(tiny("train.steps=7", *options, "checkpoint.best=accuracy"))
+    assert [row["step"] for row in rows(run / "eval.jsonl")] == [0, 2, 4, 5, 6, 7]
+    assert list(checkpoints(run)) == [4, 5, 6, 7]  # newest unprotected, siri-low, best, last
+    assert manifest()["best"]["step"] == 6 and manifest()["siri-low"]["step"] == 5
+
+
+def test_best_counts_only_what_can_be_loaded() -> None:
+    evaluations = [
+        {"step": step, "accuracy": [low, high], "pass_at_k": [0, high / 2], "tokens": 10}
+        for step, low, high in ((2, 0.6, 0.9), (4, 0.4, 0.7), (6, 0.5, 0.7))
+    ]
+    for metric, step in (("accuracy", 4), ("accuracy_low_budget", 6), ("pass_at_k", 4)):
+        assert (retention.best(evaluations, metric, {4, 6}) or {})["step"] == step
+    assert retention.best(evaluations, "accuracy", {2, 4, 6}) == evaluations[0]
+    assert retention.best(evaluations, "accuracy", set()) is None
+    assert retention.best(evaluations, None, {2}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("hidden_size", "hidden_size is 64 there, 128 in the recipe's"),
+        ("architecture", "model_type is 'llama' there, 'qwen2' in the recipe's"),
+        ("tokens", "tokenizer has 38 tokens, the recipe's 37"),
+        ("swapped", "as token"),
+    ],
+)
+def test_another_models_checkpoint_is_refused(
+    run: Path, tiny: Any, change: str, reason: str
+) -> None:
+    newest = run / "checkpoints" / "step_000003"
+    overrides = ["train.steps=4"]
+    if change == "hidden_size":
+        overrides.append("model.scratch={hidden_size: 128}")
+    elif change == "architecture":
+        config = json.loads((newest / "config.json").read_text())
+        config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+        (newest / "config.json").write_text(json.dumps(config))
+    else:
+        tokenizer = json.loads((newest / "tokenizer.json").read_text())
+        words = tokenizer["added_tokens"]
+        if change == "tokens":
+            words.append({**words[-1], "id": 37, "content": " surplus"})
+        else:
+            words[-1]["content"], words[-2]["content"] = words[-2]["content"], words[-1]["content"]
+        (newest / "tokenizer.json").write_text(json.dumps(tokenizer))
+    index = json.loads((newest / "checkpoint.json").read_text())
+    for name in ("config.json", "tokenizer.json"):  # whole, but of another model
+        index["files"][name] = checkpoint._size_and_crc(newest / name)
+    (newest / "checkpoint.json").write_text(json.dumps(index))
+    before = (run / "metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match=reason) as caught:
+        train(tiny(*overrides), resume=str(newest))
+    assert str(newest) in str(caught.value) and "embedded" in str(caught.value)
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "eval.jsonl"])
+def test_a_full_disk_at_an_append_stops_cleanly(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """The third row of the file meets the kernel's limit in mid-line; then there is room again."""
+    real = run_module.append_row
+    asked: list[Path] = []
+
+    def limited(path: Path, row: dict[str, Any]) -> None:
+        asked.append(path) if path.name == file else None
+        if path.name != file or len(asked) != 3:
+            return real(path, row)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+        try:
+            real(path, row)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    config = tiny("train.steps=4", "eval.every=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "append_row", limited)
+        with pytest.raises(WriteError, match="GiB free.*run the same command again"):
+            train(config)
+    found = (config.run_dir / file).read_text()
+    assert len(found.splitlines()) == 2 and found.endswith("\n")  # no half of the third
+    assert all(problem(folder) is None for folder in checkpoints(config.run_dir).values())
+    train(config)
+    assert [row["step"] for row in rows(config.run_dir / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert [row["step"] for row in rows(config.run_dir / "eval.jsonl")] == [0, 1, 2, 3, 4]
 
 
 def test_recover_after_a_kill_between_the_two_renames(tmp_path: Path) -> None:
