@@ -260,6 +260,12 @@ class MonitorConfig(Section):
     """Responses per dump."""
     halt_on_alarm: bool = False
     """Stop at the first alarm instead of recording it and going on."""
+    tensorboard: bool = False
+    """Also write RUN/tensorboard. The three trackers come with the extra ``loggers``."""
+    wandb: str | None = None
+    """Also log to this project of Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
+    trackio: str | None = None
+    """Also log to this project of Trackio, on this machine (``trackio show``)."""
 
 
 class RunConfig(Section):

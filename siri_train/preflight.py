@@ -12,6 +12,7 @@ from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import choose_device, max_positions, resolve_model_path
+from siri_train.monitor.loggers import require_packages
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def preflight(config: RunConfig) -> Checked:
             model, or a cap over the model's positions.
     """
     choose_device(config.device)
+    require_packages(config.monitor)
     train = read_sources(config.data.train, "train")
     evaluation = read_sources(config.data.eval, "test")
     longest = max(config.schedule.max_len, *config.budgets)

@@ -29,6 +29,7 @@ from siri_train.files import append_row, keep_rows, recover, replace_text, room_
 from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.monitor.loggers import Trackers
 from siri_train.monitor.progress import Progress
 from siri_train.preflight import model_shape, preflight
 from siri_train.report import write_report
@@ -79,6 +80,7 @@ class Run:
         self.rows = keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
         self.evals = keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1)
         keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
+        self.trackers = Trackers.open(config, self.start_step)
         self.progress = Progress(config.name, config.train.steps, self.start_step)
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -104,6 +106,7 @@ class Run:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.verifier.close()
+        self.trackers.close()
         if isinstance(error, OSError):
             with _room(self.dir):
                 raise error
@@ -167,6 +170,7 @@ class Run:
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``, check it for alarms, show it."""
         append_row(self.dir / "metrics.jsonl", row)
+        self.trackers.log("train", row, row["step"] + 1)
         raised = alarms.check(row, self.rows)
         self.rows.append(row)
         for alarm in raised:
@@ -286,6 +290,7 @@ class Run:
         )
         row = {"step": step, "name": name, **row}
         append_row(self.dir / "eval.jsonl", row)
+        self.trackers.log("eval", row, step)
         self.evals.append(row)
         print(
             f"{self.config.name}: evaluation at step {step}: "

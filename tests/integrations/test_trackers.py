@@ -1,0 +1,109 @@
+"""TensorBoard, W&B and Trackio, the real packages without a network, read back from the disk."""
+
+from __future__ import annotations
+
+import copy
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siri_train.loop import train
+from siri_train.recipe import parse_config
+from tests.train.conftest import TINY
+
+pytest.importorskip("tensorboard", reason="the trackers are not installed (make test-peers)")
+wandb = pytest.importorskip("wandb")
+trackio = pytest.importorskip("trackio")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from trackio.sqlite_storage import SQLiteStorage  # noqa: E402
+from wandb.proto import wandb_internal_pb2  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of 3 steps, stopped and resumed after step 2, with all three trackers."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        # Read when trackio is imported, which pytest has done.
+        patch.setattr("trackio.sqlite_storage.TRACKIO_DIR", folder / "trackio")
+        for steps in (2, 3):
+            trackers = ["monitor.tensorboard=true", "monitor.wandb=one", "monitor.trackio=two"]
+            overrides = [f"output={folder / 'run'}", f"train.steps={steps}", *trackers]
+            train(parse_config(copy.deepcopy(TINY), overrides))
+        yield folder
+
+
+def expected(folder: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """The caps and the accuracies at the smaller budget by step, from the JSONL files."""
+
+    def rows(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (folder / "run" / name).read_text().splitlines()]
+
+    caps = [(row["step"] + 1, row["cap"]) for row in rows("metrics.jsonl")]
+    accuracies = [(row["step"], row["accuracy"][0]) for row in rows("eval.jsonl")]
+    assert [step for step, _ in caps] == [1, 2, 3]
+    assert [step for step, _ in accuracies] == [0, 2, 3]
+    return caps, accuracies
+
+
+def test_tensorboard(folder: Path) -> None:
+    caps, accuracies = expected(folder)
+    events = EventAccumulator(str(folder / "run" / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/cap")] == caps
+    found = [(e.step, e.value) for e in events.Scalars("eval/accuracy@24")]
+    assert dict(found) == pytest.approx(dict(accuracies))
+    assert "config/text_summary" in events.Tags()["tensors"]
+
+
+def test_trackio(folder: Path) -> None:
+    caps, accuracies = expected(folder)
+    (run,) = SQLiteStorage.get_runs("two")  # resumed, not a second one
+    logs = SQLiteStorage.get_logs("two", run)
+    assert [(r["step"], r["train/cap"]) for r in logs if "train/cap" in r] == caps
+    found = [(r["step"], r["eval/accuracy@24"]) for r in logs if "eval/accuracy@24" in r]
+    assert dict(found) == pytest.approx(dict(accuracies))
+    assert SQLiteStorage.get_run_config("two", run)["rollout"]["group_size"] == 4
+
+
+def test_wandb(folder: Path) -> None:
+    caps, accuracies = expected(folder)
+    rows, runs = [], set()
+    for file in sorted((folder / "run" / "wandb").glob("offline-run-*/*.wandb")):
+        for data in leveldb_records(file.read_bytes()):
+            record = wandb_internal_pb2.Record.FromString(data)
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                rows.append(
+                    {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+                )
+            elif record.WhichOneof("record_type") == "run":
+                runs.add((record.run.project, record.run.run_id, record.run.display_name))
+    ((project, _, name),) = runs  # both parts are one run
+    assert (project, name) == ("one", "tiny")
+    assert [(r["step"], r["train/cap"]) for r in rows if "train/cap" in r] == caps
+    found = [(r["step"], r["eval/accuracy@24"]) for r in rows if "eval/accuracy@24" in r]
+    assert dict(found) == pytest.approx(dict(accuracies))
+
+
+def leveldb_records(data: bytes) -> Iterator[bytes]:
+    """Records of W&B's file: a header of 7 bytes, then LevelDB's log format in 32 KiB blocks."""
+    position, parts = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield parts
+            parts = b""
