@@ -29,6 +29,7 @@ from siri_train.files import append_row, keep_rows, recover, replace_text, room_
 from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.monitor.live import figures
 from siri_train.monitor.loggers import Trackers
 from siri_train.monitor.progress import Progress
 from siri_train.preflight import model_shape, preflight
@@ -105,6 +106,7 @@ class Run:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.progress.close()
         self.verifier.close()
         self.trackers.close()
         if isinstance(error, OSError):
@@ -177,10 +179,7 @@ class Run:
             append_row(self.dir / "alarms.jsonl", alarm)
         names = ", ".join(alarm["alarm"] for alarm in raised)
         self.progress.update(
-            row["step"] + 1,
-            f"cap {row['cap']}  reward {row['reward_mean']:.2f}  "
-            f"length {row['response_len_mean']:.0f}  cut {row['truncated_frac']:.0%}"
-            + (f"  ALARM {names}" if names else ""),
+            row["step"] + 1, f"ALARM {names}" if names else "", figures(row, self.evals)
         )
         if raised and self.config.monitor.halt_on_alarm:
             first = raised[0]

@@ -1,9 +1,15 @@
-"""Progress in the terminal: one line rewritten there, a line every few seconds elsewhere."""
+"""Progress: a live display in a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from siri_train.monitor.live import Figure, LiveDisplay
 
 
 def duration(seconds: float) -> str:
@@ -17,7 +23,9 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows ``label  step/total  message  ETA``.
+    """Shows ``label  step/total  figures  message  ETA``.
+
+    In a terminal one line is rewritten, or with figures a display of several (``live.py``).
 
     Args:
         label: what is running.
@@ -30,18 +38,37 @@ class Progress:
         self.label, self.total, self.first, self.every = label, total, done, every
         self.started = time.monotonic()
         self.shown = -float("inf")
-        self.tty = sys.stdout.isatty()
+        self.tty = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self.display: LiveDisplay | None = None
 
-    def update(self, done: int, message: str) -> None:
-        """Show that ``done`` of ``total`` steps are finished."""
+    def update(self, done: int, message: str, figures: Mapping[str, Figure] | None = None) -> None:
+        """Show that ``done`` of ``total`` steps are finished.
+
+        Args:
+            done: steps finished.
+            message: the rest of the line.
+            figures: by name, each shown with its history where the output is a terminal.
+        """
         now = time.monotonic()
-        if done < self.total and now - self.shown < (0.1 if self.tty else self.every):
-            return
-        self.shown = now
         elapsed = now - self.started
         left = elapsed / max(1, done - self.first) * (self.total - done)
         eta = f"ETA {duration(left)}" if done < self.total else f"in {duration(elapsed)}"
-        line = f"{self.label}  {done}/{self.total}  {message}  {eta}"
+        if self.tty and figures:
+            if self.display is None:
+                from siri_train.monitor.live import LiveDisplay
+
+                self.display = LiveDisplay(self.label, self.total)
+            self.display.update(done, eta, message, figures)
+            if done >= self.total:
+                self.close()
+            return
+        if done < self.total and now - self.shown < (0.1 if self.tty else self.every):
+            return
+        self.shown = now
+        shown = "  ".join(f"{name} {figure.text}" for name, figure in (figures or {}).items())
+        line = "  ".join(
+            p for p in (f"{self.label}  {done}/{self.total}", shown, message, eta) if p
+        )
         if self.tty:
             print(f"\r\033[K{line}", end="\n" if done >= self.total else "", flush=True)
         else:
@@ -49,5 +76,11 @@ class Progress:
 
     def interrupt(self) -> None:
         """Leave the line so that something else can be printed."""
-        if self.tty:
+        if self.tty and self.display is None:
             print(flush=True)
+
+    def close(self) -> None:
+        """Give the terminal back; the last state stays on it. Safe to call twice."""
+        if self.display is not None:
+            self.display.stop()
+            self.display = None

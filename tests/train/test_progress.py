@@ -1,0 +1,123 @@
+"""The live display in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from siri_train.loop import train
+from siri_train.monitor.live import ASCII, Figure, LiveDisplay, figures, sparkline
+from siri_train.monitor.progress import Progress
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@contextmanager
+def terminal(kind: str = "xterm-256color") -> Iterator[list[str]]:
+    """Standard output is a pseudo-terminal inside; the list holds afterwards what it was sent."""
+    reader, writer = os.openpty()
+    chunks: list[bytes] = []
+    written: list[str] = []
+
+    def drain() -> None:
+        while True:
+            try:
+                chunks.append(os.read(reader, 65536))
+            except OSError:  # the other end is closed
+                return
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch, os.fdopen(writer, "w", encoding="utf-8") as stream:
+        # In the body of a test: pytest sets its own between a fixture and its test.
+        patch.setattr(sys, "stdout", stream)
+        patch.setenv("TERM", kind)
+        patch.setenv("COLUMNS", "100")
+        yield written
+        assert sys.stdout is stream  # given back
+    thread.join(5)
+    os.close(reader)
+    written.append(b"".join(chunks).decode())
+
+
+def test_a_run_in_a_terminal_shows_cap_length_accuracy_and_time_left(tiny: Any) -> None:
+    with terminal() as written:
+        train(tiny("train.steps=4", "eval.every=2"))
+    (raw,) = written
+    assert "\x1b[" in raw and "\x1b[?25h" in raw  # drawn in place, the cursor shown again
+    text = ESCAPES.sub("", raw)
+    for step, cap in enumerate((56, 40, 24, 40), start=1):
+        assert re.search(rf"tiny .*{step}/4 .*(ETA|in) \d+ s", text)
+        assert re.search(rf"cap +{cap} ", text)
+    assert re.search(r"length +\d+", text) and re.search(r"accuracy +\d+%", text)
+    assert re.search(r"held-out +\d+%", text)
+    assert "evaluation at step 2" in text  # printed above, not lost
+    last = text[text.rindex("cap ") :].splitlines()[0]
+    assert last.split()[2] == "█▅▁▅"  # 56, 40, 24, 40
+
+
+def test_an_interrupted_run_gives_the_terminal_back(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from siri_train.run import Run
+
+    def stop(self: Run, done: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "after_step", stop)
+    with terminal() as written, pytest.raises(KeyboardInterrupt):
+        train(tiny("train.steps=4"))
+    (raw,) = written
+    assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")
+
+
+def test_elsewhere_plain_lines(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny("train.steps=2"))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\r" not in out
+    assert re.search(
+        r"^tiny  2/2  cap 40  length \d+  accuracy \d+%  cut \d+%  held-out", out, re.M
+    )
+
+
+def test_a_dumb_terminal_gets_lines() -> None:
+    with terminal("dumb") as written:
+        Progress("run", 2).update(1, "now", {"cap": Figure(5, "5 tokens")})
+    assert written[0].strip() == "run  1/2  cap 5 tokens  now  ETA 0 s"
+
+
+def test_sparkline() -> None:
+    assert sparkline([], 8) == ""
+    assert sparkline([3, 3], 8) == "▄▄"
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([7, 7, 0, 0, 7, 7], 3) == "█▁█"  # averaged, the whole history shows
+    assert sparkline([0.0, 1.0], 8, "ab") == "ab"
+    with pytest.raises(ValueError, match="width 0"):
+        sparkline([1], 0)
+
+
+def test_ascii_where_the_terminal_is_not_unicode() -> None:
+    raw = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    display = LiveDisplay("run", 2, Console(file=raw, force_terminal=True, width=80))
+    for done, value in ((1, 0.0), (2, 1.0)):
+        display.update(done, "ETA 1 s", "", {"accuracy": Figure(value, f"{value:.0%}")})
+    display.stop()
+    raw.flush()
+    text = ESCAPES.sub("", raw.buffer.getvalue().decode("ascii"))  # nothing else was written
+    assert ASCII[0] + ASCII[-1] in text
+
+
+def test_figures_of_a_step_without_accuracy() -> None:
+    row = {"cap": 9, "response_len_mean": 4.4, "accuracy": None, "truncated_frac": 0.5}
+    shown = figures(row, [])
+    assert shown["accuracy"] == Figure(None, "-") and shown["length"].text == "4"
+    assert "held-out" not in shown
