@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from siri_train.files import replace_text, written_aside
 from siri_train.model import Policy
 
 _STATE = "trainer_state.pt"
+_INDEX = "checkpoint.json"
+_FORMAT = 1
 
 
 def checkpoint_name(step: int) -> str:
@@ -21,53 +25,158 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; what was there before is untouched."""
+
+
 def save_checkpoint(
     run_dir: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer | None
 ) -> Path:
-    """Write ``checkpoints/step_XXXXXX`` aside and rename it into place.
+    """Write ``checkpoints/step_XXXXXX`` aside, synchronise it, and rename it into place.
 
-    A folder that carries the name is therefore complete. An existing one is replaced.
+    A folder that carries the name is therefore complete. An existing one is replaced. It holds the
+    model and tokenizer as ``from_pretrained`` loads them, the optimiser and the random number
+    generators' states, and ``checkpoint.json``: every file's size and CRC-32.
 
     Args:
         run_dir: the run's folder.
         step: optimiser steps done.
         policy: model and tokenizer.
         optimizer: None for weights without trainer state.
+
+    Raises:
+        CheckpointError: it could not be written (a full disk, a quota, no permission).
     """
     folder = run_dir / "checkpoints" / checkpoint_name(step)
-    with written_aside(folder) as aside:
-        policy.save(aside)
-        state = {"step": step, "optimizer": optimizer.state_dict() if optimizer else None}
-        torch.save(state, aside / _STATE)
+    try:
+        with written_aside(folder) as aside:
+            policy.save(aside)
+            state = {
+                "step": step,
+                "optimizer": optimizer.state_dict() if optimizer else None,
+                "rng": _rng_state(),
+            }
+            torch.save(state, aside / _STATE)
+            files = {path.name: _size_and_crc(path) for path in sorted(aside.iterdir())}
+            write_json(aside / _INDEX, {"format": _FORMAT, "step": step, "files": files})
+    except Exception as error:  # safetensors and torch.save each have an error of their own
+        there = checkpoints(run_dir)
+        kept = f"the newest one is {there[max(there)]}" if there else "there is none yet"
+        free = shutil.disk_usage(run_dir).free / 2**30
+        raise CheckpointError(
+            f"{folder} could not be written: {error} ({free:.2f} GiB free). Nothing that was "
+            f"saved before is lost, {kept}; make room and run the same command again"
+        ) from error
     return folder
 
 
 def checkpoints(run_dir: Path) -> dict[int, Path]:
-    """Complete checkpoints of a run by step, ascending."""
+    """Checkpoints of a run by step, ascending; :func:`problem` says whether one is whole."""
     found = {}
     for folder in sorted((run_dir / "checkpoints").glob("step_*")):
         number = folder.name.removeprefix("step_")
-        if number.isdigit() and (folder / _STATE).is_file():
+        if number.isdigit() and folder.is_dir():
             found[int(number)] = folder
     return found
 
 
+def problem(folder: Path) -> str | None:
+    """Why ``folder`` cannot be resumed from, or None if it is a whole checkpoint.
+
+    Reads every file that ``checkpoint.json`` lists and compares size and CRC-32.
+    """
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        version, files = index["format"], dict(index["files"])
+    except FileNotFoundError:
+        return f"not a checkpoint of siri-train ({_INDEX} is missing)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_INDEX} is damaged: {error}"
+    if version != _FORMAT:
+        return f"{_INDEX}: format {version!r}, this version reads {_FORMAT}"
+    for name, (size, crc) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} is damaged: {path.stat().st_size} bytes, {size} were written"
+        if _size_and_crc(path) != [size, crc]:
+            return f"{name} is damaged: its CRC-32 is not what was written"
+    if _STATE not in files:
+        return f"not a checkpoint of siri-train ({_STATE} is missing)"
+    return None
+
+
+def require_good(folder: Path, run_dir: Path) -> None:
+    """Refuse a damaged or foreign checkpoint.
+
+    Raises:
+        ConfigError: the reason, and the run's newest checkpoint that is whole.
+    """
+    reason = problem(folder)
+    if reason is None:
+        return
+    others = [path for _, path in sorted(checkpoints(run_dir).items(), reverse=True)]
+    good = next((p for p in others if p != folder and problem(p) is None), None)
+    hint = f"the newest good one is {good}: use --resume {good}" if good else "no other is whole"
+    raise ConfigError(f"{folder}: {reason}; {hint}")
+
+
 def load_state(folder: Path, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the optimiser; returns the steps done.
+    """Restore the optimiser and the random number generators; returns the steps done.
 
     Raises:
         ConfigError: the folder holds no trainer state, or one of another model.
     """
     path = folder / _STATE
-    if not path.is_file():
-        raise ConfigError(f"{folder}: not a checkpoint of siri-train ({_STATE} is missing)")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["optimizer"] is not None:
+            _same_shapes(state["optimizer"], optimizer)
             optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError, EOFError) as error:
+        _restore_rng(state["rng"])
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
         raise ConfigError(f"{path}: cannot be resumed from: {error}") from error
     return int(state["step"])
+
+
+def _same_shapes(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """``load_state_dict`` compares the number of parameters only."""
+    ids = [i for group in state["param_groups"] for i in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in zip(ids, parameters, strict=True):
+        moment = state["state"].get(number, {}).get("exp_avg")
+        if moment is not None and moment.shape != parameter.shape:
+            raise ValueError(
+                f"the optimiser's state is another model's: {tuple(moment.shape)} where this one "
+                f"has {tuple(parameter.shape)}"
+            )
+
+
+def _rng_state() -> dict[str, Any]:
+    """States of every generator that a step may draw from, as ``weights_only`` loads them."""
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def _restore_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+
+
+def _size_and_crc(path: Path) -> list[int]:
+    size = crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return [size, crc]
 
 
 def prune(run_dir: Path, keep_last: int, protected: set[int]) -> None:
@@ -88,7 +197,8 @@ def write_manifest(run_dir: Path, ends: list[dict[str, Any]]) -> dict[str, Any]:
     Args:
         run_dir: the run's folder.
         ends: for every cycle end reached, in order: ``{"which": "siri-low" | "siri-high",
-            "cycle", "step", "path", "accuracy", "tokens"}``.
+            "cycle", "step", "path", "accuracy", "tokens"}``; with ``checkpoint.lag`` also
+            ``siri-low-lagged`` and ``siri-high-lagged``.
 
     Returns:
         The manifest: the last compressed end as siri-low, the last expanded end as siri-high
@@ -125,7 +235,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
         shutil.copytree(
             run_dir / end["path"],
             aside,
-            ignore=shutil.ignore_patterns(_STATE),
+            ignore=shutil.ignore_patterns(_STATE, _INDEX),
             dirs_exist_ok=True,
         )
     return folder

@@ -20,12 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = _parser().parse_args(argv)
+    from siri_train.checkpoint import CheckpointError
     from siri_train.config import ConfigError
     from siri_train.run import AlarmHalt
 
     try:
         return arguments.run(arguments) or 0
-    except (ConfigError, AlarmHalt) as error:
+    except (ConfigError, AlarmHalt, CheckpointError) as error:
         print(f"siri-train {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -243,6 +243,9 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; cycle ends and the last step are always kept. 0: only those."""
     keep_last: int = Field(2, gt=0)
     """Of the periodic ones."""
+    lag: int = Field(0, ge=0)
+    """Steps after each cycle end for one more evaluated checkpoint, siri-low-lagged and
+    siri-high-lagged (the paper's length lags the cap by 100 to 200 steps); 0: none."""
 
 
 class MonitorConfig(Section):
@@ -294,6 +297,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"train.mini_batches ({self.train.mini_batches}) must not exceed "
                 f"rollout.prompts x rollout.group_size ({sequences})"
+            )
+        if 2 * self.checkpoint.lag >= self.schedule.cycle:
+            raise ValueError(
+                f"checkpoint.lag ({self.checkpoint.lag}) must be less than half of schedule.cycle "
+                f"({self.schedule.cycle}), where the next end lies"
             )
         longest = self.data.max_prompt_len + self.schedule.max_len
         if self.train.token_budget < longest:

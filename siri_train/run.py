@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from siri_train.checkpoint import (
     checkpoints,
     load_state,
     prune,
+    require_good,
     save_checkpoint,
     write_json,
     write_manifest,
@@ -21,7 +24,7 @@ from siri_train.checkpoint import (
 from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.evaluate import evaluate
-from siri_train.files import replace_text
+from siri_train.files import recover, replace_text
 from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
@@ -66,7 +69,8 @@ class Run:
         self.counter = BacktrackCounter()
 
         self.dir.mkdir(parents=True, exist_ok=True)
-        (self.dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        replace_text(self.dir / "config.yaml", config.to_yaml())
+        self._set_aside_newer()
         self.rows = _keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
         self.evals = _keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1)
         _keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
@@ -93,10 +97,12 @@ class Run:
         self.verifier.close()
 
     def _resume_from(self, resume: str) -> Path | None:
+        recover(self.dir / "checkpoints")
         if resume not in ("auto", "never"):
             folder = Path(resume)
             if not folder.is_dir():
                 raise ConfigError(f"--resume: {resume!r} is neither auto, never nor a folder")
+            require_good(folder, self.dir)
             return folder
         found = checkpoints(self.dir)
         if resume == "never" and (found or (self.dir / "metrics.jsonl").exists()):
@@ -112,7 +118,18 @@ class Run:
                 f"{self.dir} has already done {newest} steps, train.steps is "
                 f"{self.config.train.steps}"
             )
+        require_good(found[newest], self.dir)
         return found[newest]
+
+    def _set_aside_newer(self) -> None:
+        """Rename checkpoints past the one resumed from: they belong to a history that is now
+        written anew, and the next ``--resume auto`` must not continue it."""
+        for step, folder in checkpoints(self.dir).items():
+            if step > self.start_step:
+                aside = folder.with_name(f"abandoned_{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+                print(f"{self.config.name}: {folder} set aside as {aside.name}", flush=True)
 
     def _compare_with_before(self) -> None:
         """Say what changed since the run was started; another seed would be another run."""
@@ -190,11 +207,10 @@ class Run:
             done: steps done, counting the one that has just been recorded.
         """
         steps, every = self.config.train.steps, self.config.eval.every
-        low = done in self.schedule.compressed_ends(done)
-        high = done in self.schedule.expanded_ends(done)
-        end = low or high or done == steps
+        name = self._ends_at(done).get(done)
+        end = name is not None or done == steps
         if end or (every and done % every == 0):
-            self._evaluate(done, "siri-low" if low else "siri-high" if high else None)
+            self._evaluate(done, name)
         periodic = self.config.checkpoint.every
         if end or (periodic and done % periodic == 0):
             save_checkpoint(self.dir, done, self.policy, self.optimizer)
@@ -272,28 +288,37 @@ class Run:
 
     def _ends(self, done: int) -> list[dict[str, Any]]:
         """The cycle ends reached after ``done`` steps that have been evaluated, in order."""
-        lows = self.schedule.compressed_ends(done)
-        highs = self.schedule.expanded_ends(done)
         rows = {row["step"]: row for row in self.evals}
         return [
             {
-                "which": "siri-low" if step in lows else "siri-high",
-                "cycle": self.schedule.cycle_index(step - 1),
+                "which": which,
+                "cycle": self.schedule.cycle_index(
+                    step - 1 - (self.config.checkpoint.lag if which.endswith("lagged") else 0)
+                ),
                 "step": step,
                 "path": f"checkpoints/step_{step:06d}",
                 "accuracy": rows[step]["accuracy"][-1],
                 "tokens": rows[step]["tokens"],
             }
-            for step in sorted({*lows, *highs})
+            for step, which in sorted(self._ends_at(done).items())
             if step in rows
         ]
+
+    def _ends_at(self, done: int) -> dict[int, str]:
+        """What is kept by name after ``done`` steps: the ends of cycles, and with
+        ``checkpoint.lag`` the points that many steps after each."""
+        ends = dict.fromkeys(self.schedule.compressed_ends(done), "siri-low")
+        ends |= dict.fromkeys(self.schedule.expanded_ends(done), "siri-high")
+        lag = self.config.checkpoint.lag
+        if lag:
+            ends |= {s + lag: f"{name}-lagged" for s, name in ends.items() if s + lag <= done}
+        return ends
 
     def _update_manifest(self, done: int) -> None:
         write_manifest(self.dir, self._ends(done))
 
     def _kept(self, done: int) -> set[int]:
-        ends = {*self.schedule.compressed_ends(done), *self.schedule.expanded_ends(done)}
-        return ends | {self.config.train.steps}
+        return {*self._ends_at(done), self.config.train.steps}
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -318,6 +343,8 @@ def build_verifier(config: RewardConfig) -> Verifier:
 def _append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # before the checkpoint that counts on it
 
 
 def _keep_rows(path: Path, below: int) -> list[dict[str, Any]]:

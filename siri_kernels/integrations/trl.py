@@ -1,0 +1,171 @@
+"""TRL (1.16): ``linear_logprob`` in place of the kernel under TRL's fused LM head."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import torch
+
+from siri_kernels.linear_logprob import linear_logprob
+
+_PARAMETERS = (
+    "ctx", "hidden", "weight", "bias", "targets", "temperature", "chunk_size",
+    "final_logit_softcapping", "logit_scale", "outputs",
+)  # fmt: skip
+_OUTPUTS = ("log_probs", "entropy")  # what ours gives, in the order TRL unpacks
+_SEAM = "_ChunkedLogProbFunction"
+
+
+@dataclass
+class FusedHead:
+    """Stands where TRL's kernel stood; counts, so that one can see that it is in use.
+
+    Attributes:
+        tail: most relative L1 error of the logit gradient, see ``linear_logprob``.
+        backend: as there.
+        calls: forward passes of the head so far.
+        rows: rows scored in them.
+    """
+
+    tail: float = 1e-2
+    backend: str | None = None
+    calls: int = 0
+    rows: int = 0
+
+    def apply(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        temperature: float,
+        chunk_size: int,
+        final_logit_softcapping: float | None = None,
+        logit_scale: float = 1.0,
+        outputs: tuple[str, ...] = _OUTPUTS,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """TRL's call: hidden [N, D], weight [V, D], bias [V], targets [N] -> five results [N].
+
+        The last three, which no GRPO-like trainer asks for, are None; ``chunk_size`` is TRL's
+        tiling and has no meaning here.
+
+        Raises:
+            NotImplementedError: one of those three is asked for (TRL's SFT does).
+            ValueError: ``logit_scale`` <= 0, and as ``linear_logprob``.
+        """
+        missing = [name for name in outputs if name not in _OUTPUTS]
+        if missing:
+            raise NotImplementedError(
+                f"fused_lm_head: outputs {missing} are asked for; takes {list(_OUTPUTS)}. Leave "
+                "the block for trainers that need them"
+            )
+        if not logit_scale > 0:
+            raise ValueError(f"fused_lm_head: logit_scale must be > 0; got {logit_scale}")
+        if hidden.dtype != weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
+            # cast_lm_head_to_fp32: TRL's kernel casts tile by tile, here it is one copy.
+            weight = weight.to(hidden.dtype)
+        self.calls += 1
+        self.rows += len(targets)
+        # softcap(scale * raw) / temperature, without touching a tensor for the scale.
+        cap = None if final_logit_softcapping is None else final_logit_softcapping / logit_scale
+        out = linear_logprob(
+            hidden,
+            weight,
+            targets,
+            bias=bias,
+            temperature=temperature / logit_scale,
+            softcap=cap,
+            tail=self.tail,
+            backend=self.backend,
+        )
+        return out.logprobs, out.entropy if "entropy" in outputs else None, None, None, None
+
+
+@contextlib.contextmanager
+def fused_lm_head(*, tail: float = 1e-2, backend: str | None = None) -> Iterator[FusedHead]:
+    """Within the block every fused LM head of TRL runs on :func:`siri_kernels.linear_logprob`.
+
+    TRL's GRPO-like trainers score completions through one function object, looked up at each call;
+    it is replaced on entry and put back on exit, also after an error. Before that TRL's contract is
+    checked: the function's parameters, its use by ``add_fused_lm_head``, and its values on a small
+    random problem with scale, softcap, temperature and bias.
+
+    Args:
+        tail, backend: as ``linear_logprob``; ``tail=0.0`` is exact.
+
+    Yields:
+        FusedHead: its ``calls`` and ``rows`` say how much went through.
+
+    Raises:
+        ImportError: TRL is not installed.
+        RuntimeError: TRL's contract is another one than 1.16's, or a block is open already.
+    """
+    import trl.trainer.utils as utils
+
+    original = getattr(utils, _SEAM, None)
+    if isinstance(original, FusedHead):
+        raise RuntimeError("fused_lm_head: a block is open already; it takes one at a time")
+    _check_contract(original, utils)
+    head = FusedHead(tail, backend)
+    setattr(utils, _SEAM, head)
+    try:
+        yield head
+    finally:
+        setattr(utils, _SEAM, original)
+
+
+def _check_contract(original: Any, utils: Any) -> None:
+    if not hasattr(original, "forward"):
+        raise _changed(f"trl.trainer.utils.{_SEAM} is {original!r}, not an autograd.Function")
+    parameters = tuple(inspect.signature(original.forward).parameters)
+    if parameters != _PARAMETERS:
+        raise _changed(f"its parameters are {parameters}, known is {_PARAMETERS}")
+    builder = getattr(utils, "add_fused_lm_head", None)
+    if builder is None or _SEAM not in _names(builder.__code__):
+        raise _changed(f"add_fused_lm_head does not look up {_SEAM} any more")
+    _check_values(original)
+
+
+def _names(code: CodeType) -> set[str]:
+    """Every global name that a function and those defined in it read."""
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _names(constant)
+    return found
+
+
+@torch.no_grad()
+def _check_values(original: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((5, 8), (11, 8), (11,))
+    )
+    targets = torch.randint(0, 11, (5,), generator=generator)
+    call = (hidden, weight, bias, targets, 0.7, 256, 5.0, 1.5, _OUTPUTS)
+    try:
+        theirs = original.apply(*call)
+        log_probs, entropy, *rest = theirs
+    except Exception as error:
+        raise _changed(f"a call as 1.16 takes it fails: {error!r}") from error
+    ours = FusedHead(tail=0.0).apply(*call)
+    for name, got, want in zip(_OUTPUTS, ours, (log_probs, entropy), strict=False):
+        assert got is not None
+        if want is None or want.shape != got.shape or not torch.allclose(got, want, atol=1e-4):
+            raise _changed(f"{name} of a small problem is {want}, ours {got}")
+    if len(rest) != 3:
+        raise _changed(f"it returns {len(theirs)} results, known are 5")
+
+
+def _changed(what: str) -> RuntimeError:
+    import trl
+
+    return RuntimeError(
+        f"fused_lm_head: TRL {trl.__version__} has another kernel contract than 1.16: {what}. "
+        "Train without the block, or with TRL 1.16"
+    )

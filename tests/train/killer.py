@@ -1,0 +1,101 @@
+"""Runs a recipe in forked processes, kills them at random moments, and lets the last one finish.
+
+    python -m tests.train.killer CONFIG.yaml KILLS
+
+Forking saves the imports of every attempt; nothing is computed before the fork. Each child tells
+the parent over a pipe where it is; the parent picks a phase in turn (rollout, update, checkpoint),
+waits for the child to enter it and a random time more, and sends SIGKILL. A run that finishes
+before its kill starts anew in an empty folder. Prints the kills in each phase as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import siri_train.loop
+import siri_train.run
+from siri_train.recipe import load_config
+from siri_train.rollout import TransformersEngine
+
+PHASES = ("rollout", "update", "checkpoint")
+LONGEST = {"rollout": 0.1, "update": 0.04, "checkpoint": 0.03}  # seconds after the phase began
+
+
+def child(config: Any, pipe: int) -> None:
+    def announced(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            os.write(pipe, b"%d" % PHASES.index(name))
+            try:
+                return function(*args, **kwargs)
+            finally:
+                os.write(pipe, b"-")
+
+        return call
+
+    TransformersEngine.generate = announced("rollout", TransformersEngine.generate)  # type: ignore[method-assign]
+    siri_train.loop.update = announced("update", siri_train.loop.update)
+    siri_train.run.save_checkpoint = announced("checkpoint", siri_train.run.save_checkpoint)
+    siri_train.loop.train(config)
+
+
+def attempt(config: Any, target: str | None, draw: random.Random) -> str | None:
+    """One process; returns the phase it was killed in, None if it was not killed in one."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        status = 1
+        try:
+            sys.stdout = open(os.devnull, "w")
+            child(config, writer)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    wanted, phase = draw.randint(1, 3), b"-"
+    while target is not None and (phase := os.read(reader, 1)):
+        if phase == b"%d" % PHASES.index(target):
+            wanted -= 1
+            if wanted == 0:
+                break
+    if target is not None and phase:
+        time.sleep(draw.uniform(0, LONGEST[target]))
+        os.kill(pid, signal.SIGKILL)
+    elif target is None:
+        while os.read(reader, 4096):
+            pass
+    later = os.read(reader, 4096) if phase else b""
+    os.close(reader)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        here = later[-1:] or phase
+        return target if here == b"-" else PHASES[int(here)]
+    assert os.WEXITSTATUS(status) == 0, f"an attempt failed (to be killed in {target})"
+    return None
+
+
+def main(path: str, kills: int) -> None:
+    config = load_config(path)
+    draw = random.Random(20261124)
+    hit = dict.fromkeys(PHASES, 0)
+    while sum(hit.values()) < kills:
+        phase = attempt(config, min(hit, key=lambda name: hit[name]), draw)
+        if phase is not None:
+            hit[phase] += 1
+        else:  # finished: start anew
+            shutil.rmtree(Path(config.run_dir))
+    attempt(config, None, draw)
+    print(json.dumps(hit))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,227 @@
+"""Checkpoints: killed at any moment, damaged, foreign, on a full disk, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from siri_train import checkpoint
+from siri_train.checkpoint import CheckpointError, checkpoints, problem
+from siri_train.cli import main
+from siri_train.config import ConfigError
+from siri_train.files import recover, written_aside
+from siri_train.loop import train
+from siri_train.run import Run
+
+ROOT = Path(__file__).parents[2]
+TIMING = {"time_rollout", "time_train", "rollout_tokens_per_s", "train_tokens_per_s",
+          "peak_memory_gb"}  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in kept]
+
+
+def test_kill_at_random_moments_changes_nothing(tiny: Any, tmp_path: Path) -> None:
+    _kill_and_compare(tiny, tmp_path, kills=6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_kills_change_nothing(tiny: Any, tmp_path: Path) -> None:
+    _kill_and_compare(tiny, tmp_path, kills=50)
+
+
+def _kill_and_compare(tiny: Any, tmp_path: Path, kills: int) -> None:
+    """SIGKILL in rollout, update and checkpoint write in turn; see tests/train/killer.py."""
+    steps = 8
+    whole = tiny(f"train.steps={steps}", f"output={tmp_path / 'whole'}", "train.lr_warmup_steps=3")
+    cut = tiny(f"train.steps={steps}", f"output={tmp_path / 'cut'}", "train.lr_warmup_steps=3")
+    train(whole)
+    (tmp_path / "config.yaml").write_text(cut.to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.killer", str(tmp_path / "config.yaml"), str(kills)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    hit = json.loads(done.stdout.splitlines()[-1])
+    assert sum(hit.values()) == kills
+    assert min(hit.values()) >= kills // 4, hit  # every phase was hit
+
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        assert rows(tmp_path / "whole" / name) == rows(tmp_path / "cut" / name)
+    for name in ("checkpoints/manifest.json", "summary.json"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "cut" / name).read_text()
+    assert list(checkpoints(whole.run_dir)) == list(checkpoints(cut.run_dir))
+    last = f"checkpoints/step_{steps:06d}"
+    one, two = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / run / last).state_dict()
+        for run in ("whole", "cut")
+    )
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    a, b = (
+        torch.load(tmp_path / run / last / "trainer_state.pt", weights_only=True)["optimizer"]
+        for run in ("whole", "cut")
+    )
+    for number, state in a["state"].items():
+        assert all(torch.equal(state[key], b["state"][number][key]) for key in state)
+
+
+@pytest.fixture
+def run(tiny: Any) -> Path:
+    return train(tiny("train.steps=3"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        ("flip", "CRC-32"),
+        ("cut", "bytes"),
+        ("remove", "model.safetensors is missing"),
+        ("index", "checkpoint.json is damaged"),
+        ("format", "format 99"),
+        ("foreign", "checkpoint.json is missing"),
+    ],
+)
+def test_damaged_is_refused_and_the_newest_good_one_named(
+    run: Path, tiny: Any, harm: str, reason: str
+) -> None:
+    newest = run / "checkpoints" / "step_000003"
+    weights, index = newest / "model.safetensors", newest / "checkpoint.json"
+    data = bytearray(weights.read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 1
+        weights.write_bytes(data)
+    elif harm == "cut":
+        weights.write_bytes(data[:-7])
+    elif harm == "remove":
+        weights.unlink()
+    elif harm == "index":
+        index.write_text('{"format": 1, "fil')
+    elif harm == "format":
+        index.write_text('{"format": 99, "files": {}}')
+    else:
+        index.unlink()
+    before = (run / "metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match=reason) as caught:
+        train(tiny("train.steps=4"))
+    good = run / "checkpoints" / "step_000002"
+    assert f"--resume {good}" in str(caught.value)
+    assert (run / "metrics.jsonl").read_text() == before
+
+    train(tiny("train.steps=4"), resume=str(good))
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert problem(run / "checkpoints" / "step_000003") is None
+    assert (run / "checkpoints" / "abandoned_step_000003").is_dir()
+
+
+def test_another_models_state_is_refused(run: Path, tiny: Any) -> None:
+    newest = run / "checkpoints" / "step_000003"
+    state = torch.load(newest / "trainer_state.pt", weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.ones(3, 3)
+    torch.save(state, newest / "trainer_state.pt")
+    index = json.loads((newest / "checkpoint.json").read_text())
+    index["files"]["trainer_state.pt"] = checkpoint._size_and_crc(newest / "trainer_state.pt")
+    (newest / "checkpoint.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="another model"):
+        train(tiny("train.steps=4"))
+
+
+def test_a_resumed_branch_is_not_left_for_the_old_one(
+    run: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Run, row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "record", stop)
+        train(tiny("train.steps=4"), resume=str(run / "checkpoints" / "step_000001"))
+    train(tiny("train.steps=4"))
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+# Any file past this size fails as on a full disk: a real error of the kernel, in mid-write.
+FULL = """
+import resource, signal, sys
+from siri_train.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+sys.exit(main(["train", sys.argv[1], "train.steps=4"]))
+"""
+
+
+def test_a_write_that_fails_stops_cleanly_and_loses_nothing(
+    run: Path, tiny: Any, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny("train.steps=3").to_yaml())
+    held = {path: path.read_bytes() for path in (run / "checkpoints").glob("step_*/*")}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(recipe)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr and "GiB free" in done.stderr
+    assert f"the newest one is {run / 'checkpoints' / 'step_000003'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in held} == held
+    assert not list((run / "checkpoints").glob(".*"))
+    assert main(["train", str(recipe), "train.steps=4"]) == 0  # room again
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+def test_saving_reports_any_error_as_its_own(
+    run: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        train(tiny("train.steps=4"))
+
+
+def test_lagged_checkpoints(tiny: Any) -> None:
+    run = train(
+        tiny("schedule.cycle=8", "train.steps=10", "checkpoint.lag=2", "checkpoint.every=0")
+    )
+    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
+    assert {k: v["step"] for k, v in manifest.items() if k != "cycles"} == {
+        "siri-low": 4, "siri-low-lagged": 6, "siri-high": 8, "siri-high-lagged": 10,
+    }  # fmt: skip
+    assert [end["cycle"] for end in manifest["cycles"]] == [1, 1, 1, 1]
+    assert list(checkpoints(run)) == [4, 6, 8, 10]
+    with pytest.raises(ConfigError, match=r"checkpoint\.lag \(4\)"):
+        tiny("schedule.cycle=8", "checkpoint.lag=4")
+
+
+def test_recover_after_a_kill_between_the_two_renames(tmp_path: Path) -> None:
+    for name in (".a.old", ".a.partial", ".b.old", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    recover(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "a" / "x").read_text() == ".a.old"
+    assert (tmp_path / "b" / "x").read_text() == "b"
+
+
+def test_an_error_in_the_block_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("old")
+    with pytest.raises(OSError, match="full"), written_aside(tmp_path / "a") as aside:
+        (aside / "x").write_text("new")
+        raise OSError("full")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "x").read_text() == "old"
+    with written_aside(tmp_path / "a") as aside:
+        (aside / "x").write_text("new")
+    assert (tmp_path / "a" / "x").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
