@@ -14,7 +14,7 @@ from siri_train.packing import Sample
 from siri_train.rewards import Response, length_capping_reward
 from siri_train.rollout import SamplingParams
 from siri_train.run import Run
-from siri_train.step import learning_rate, score, update
+from siri_train.step import learning_rate, live, score, update
 
 
 def train(config: RunConfig, resume: str = "auto") -> Path:
@@ -82,7 +82,8 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                 )
             ]
             if config.loss.old_logprobs == "recompute":
-                score(policy, samples, config.train.token_budget, config.rollout.temperature)
+                needed = live(samples, config.loss)
+                score(policy, needed, config.train.token_budget, config.rollout.temperature)
             for group in run.optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.train)
             stats = update(

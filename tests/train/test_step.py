@@ -29,13 +29,7 @@ def samples(count: int, seed: int = 0) -> list[Sample]:
 def gradient(policy: Policy, batch: list[Sample], loss: LossConfig, budget: int) -> torch.Tensor:
     """What one update would change, as one vector (SGD with step 1 and no clipping)."""
     trial = copy.deepcopy(policy.model)
-    own = Policy(
-        trial,
-        policy.tokenizer,
-        policy.eos_ids,
-        type(policy.head)(trial.get_output_embeddings()),
-        None,
-    )
+    own = Policy(trial, policy.tokenizer, policy.eos_ids, None)
     before = torch.cat([p.detach().flatten() for p in trial.parameters()]).clone()
     optimizer = torch.optim.SGD(trial.parameters(), lr=1.0)
     config = TrainConfig(mini_batches=1, token_budget=budget, grad_clip=1e9)
