@@ -10,7 +10,7 @@ import torch
 
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
-from siri_train.packing import Sample, micro_batches
+from siri_train.packing import Sample
 from siri_train.step import learning_rate, make_optimizer, score, update
 
 
@@ -132,23 +132,6 @@ def test_infinite_gradient_skips_the_update(policy: Policy) -> None:
     )  # fmt: skip
     assert stats.skipped_updates == 1 and stats.grad_norm is None
     assert torch.equal(policy.model.model.layers[0].mlp.up_proj.weight, before)
-
-
-def test_micro_batches_hold_every_sample_once_within_the_budget() -> None:
-    batch = samples(50, seed=4)
-    cut = micro_batches(batch, 64, torch.device("cpu"))
-    assert sorted(i for b in cut for i in b.order) == list(range(50))
-    widths = [b.input_ids.shape[1] for b in cut]
-    assert widths == sorted(widths, reverse=True)  # the largest first: out of memory shows at once
-    for b in cut:
-        assert b.input_ids.numel() <= 64
-        assert b.cu_seqlens.dtype == torch.int32 and b.cu_seqlens[-1] == b.tokens
-        flat = b.input_ids.flatten()
-        assert torch.equal(flat[b.predictors + 1], b.targets)
-    with pytest.raises(ValueError, match="token_budget is 5"):
-        micro_batches(batch, 5, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"samples\[0\] has no response"):
-        micro_batches([Sample([1], [])], 64, torch.device("cpu"))
 
 
 def test_warm_up_is_linear_and_then_constant() -> None:
