@@ -244,10 +244,8 @@ def _sdpa(
     return (joined if layout.inverse is None else joined[layout.inverse])[None]
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    if _inside.get():
-        return None
-    return sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return None if _inside.get() else sdpa_mask(*args, **kwargs)
 
 
 def _varlen() -> Any:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -20,31 +22,34 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def start(device_type: str, timeout_minutes: float = 60.0) -> bool:
-    """Join the process group that torchrun describes; True if this call opened it.
+@contextmanager
+def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
+    """Join the process group that torchrun describes for as long as the body runs.
 
-    Without torchrun's environment (``RANK``, ``WORLD_SIZE``) there is nothing to join. On a GPU
-    both gloo (objects on the CPU) and nccl (tensors) are opened and the process takes the GPU
-    ``LOCAL_RANK``.
+    Without torchrun's environment (``RANK``, ``WORLD_SIZE``), or inside another session, nothing
+    happens. On a GPU both gloo (objects on the CPU) and nccl (tensors) are opened and the process
+    takes the GPU ``LOCAL_RANK``. Ranks other than 0 print nothing; their errors are still shown.
 
     Args:
-        device_type: ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``.
         timeout_minutes: a collective that takes longer is an error; ranks wait for one another
             while the slowest samples, so this is long.
     """
     if dist.is_initialized() or "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return False
+        yield
+        return
     backend = "gloo"
-    if device_type == "cuda":
+    if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
-    return True
-
-
-def stop() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_available() and dist.is_initialized():
+    try:
+        if is_main():
+            yield
+        else:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                yield
+    finally:
         dist.destroy_process_group()
 
 
@@ -87,6 +92,22 @@ def from_main(value: Result) -> Result:
     return box[0]
 
 
+def on_main(function: Callable[..., Result], *args: Any) -> Result:
+    """Rank 0's ``function(*args)`` on every rank; what it raises is raised on every rank."""
+    if world_size() == 1:
+        return function(*args)
+    outcome: tuple[bool, Any] = (True, None)
+    if is_main():
+        try:
+            outcome = (True, function(*args))
+        except Exception as error:  # the others wait for this broadcast: they must get something
+            outcome = (False, error)
+    fine, value = from_main(outcome)
+    if not fine:
+        raise value
+    return value
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """Run the body on rank 0 before the others, who then find what it left on the disk."""
@@ -125,41 +146,50 @@ def total(values: Sequence[float]) -> list[float]:
 
 def shard(
     model: nn.Module,
+    device: torch.device,
     *,
+    methods: Mapping[str, Callable[..., Any]] | None = None,
     reshard_after_forward: bool = True,
-    param_dtype: torch.dtype | None = None,
-    reduce_dtype: torch.dtype | None = torch.float32,
+    compute_dtype: torch.dtype | None = None,
     offload: bool = False,
 ) -> None:
     """Shard a transformers model over all ranks with FSDP2 (``fully_shard``), in place.
 
     Every decoder layer is a unit of its own; embedding, final norm and head belong to the root
-    (a tied head and its embedding must be gathered together).
+    (a tied head and its embedding must be gathered together). Gradients are averaged over the
+    ranks, in float32.
 
     Args:
-        model: a causal language model; its ``base_model`` has ``layers``.
+        model: a causal language model, the same on every rank; its ``base_model`` has ``layers``.
+            Best on the CPU: one layer at a time goes to ``device``, where only its shard stays.
+        device: where this rank computes.
+        methods: functions that take the model first, to be attached to it under these names and to
+            gather weights as ``model(...)`` does.
         reshard_after_forward: free a layer's gathered weights after its forward pass and gather
             them again in backward; False trades that memory for less communication.
-        param_dtype: dtype of gathered weights and of the computation (bfloat16 over float32
+        compute_dtype: dtype of gathered weights and of the computation (bfloat16 over float32
             weights is mixed precision with float32 master weights); None: as they are stored.
-        reduce_dtype: dtype of the gradient's reduction.
         offload: keep weights, gradients and optimiser state in CPU memory between uses.
 
     Raises:
         ValueError: no process group, or a model without a list of ``layers``.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
 
     if not dist.is_initialized():
         raise ValueError("shard: no process group; start the program with torchrun")
     layers = getattr(getattr(model, "base_model", None), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(f"shard: {type(model).__name__}.base_model has no ModuleList 'layers'")
-    device = next(model.parameters()).device
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (world_size(),)),
-        "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32),
     }
     if offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
@@ -168,6 +198,10 @@ def shard(
         layer._siri_reshard_after_forward = reshard_after_forward  # type: ignore[assignment]
     # The root is used first in forward and first in backward: gathering it twice in a row is waste.
     fully_shard(model, reshard_after_forward=False, **options)
+    for name, method in (methods or {}).items():
+        setattr(model, name, MethodType(method, model))
+        register_fsdp_forward_method(model, name)
+    model.siri_device = device  # type: ignore[assignment]
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -215,35 +249,61 @@ def full_state_dict(model: nn.Module) -> dict[str, Any]:
     return state if is_main() else {}
 
 
-def sharded_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
-) -> dict[str, Any]:
-    """``{"model": …, "optimizer": …}`` for ``torch.distributed.checkpoint.save``.
+def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state for ``torch.distributed.checkpoint``, keyed by parameter names.
 
-    Each rank's part holds its own shards (DTensors); optimiser state is keyed by parameter name,
-    so it can be loaded on another number of ranks.
+    Each rank's part holds its own shards (DTensors), so it can be loaded on another number of
+    ranks. Collective.
     """
-    from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments}
+    return {"optimizer": get_optimizer_state_dict(model, optimizer)}
 
 
-def load_sharded_state(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
-    state: dict[str, Any],
+def save_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Every rank writes its :func:`sharded_state` into ``folder``. Collective."""
+    import torch.distributed.checkpoint as checkpoint
+
+    checkpoint.save(sharded_state(model, optimizer), checkpoint_id=folder)
+
+
+def load_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put back what :func:`save_sharded_state` wrote, on any number of ranks. Collective.
+
+    Raises:
+        ValueError: the folder holds the state of another model.
+    """
+    import torch.distributed.checkpoint as checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+    state = sharded_state(model, optimizer)
+    try:
+        checkpoint.load(state, checkpoint_id=folder, no_dist=world_size() == 1)
+    except (CheckpointException, RuntimeError) as error:
+        raise ValueError(f"the optimiser's state is another model's: {error}") from error
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+
+
+def load_whole_state(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put back what :func:`sharded_state` gave and ``torch.distributed.checkpoint.load`` filled.
+    """Put an unsharded ``optimizer.state_dict()`` of one process into a sharded optimiser.
 
-    To load: ``state = sharded_state(model, optimizer)``, ``dcp.load(state, checkpoint_id=folder)``,
-    then this. Collective.
+    Args:
+        state: parameters are numbered in the order of the optimiser's groups, the same as here.
     """
-    from torch.distributed.checkpoint.state_dict import set_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
+    names = {id(p): name for name, p in model.named_parameters()}
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    named: dict[str, Any] = {
+        "state": {order[number]: value for number, value in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [order[number] for number in group["params"]]}
+            for group in state["param_groups"]
+        ],
+    }
+    set_optimizer_state_dict(
+        model, optimizer, named, options=StateDictOptions(full_state_dict=True)
     )

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from siri_kernels import LogprobHead
-from siri_train import attention
+from siri_train import attention, distributed
 from siri_train.attention import Layout
-from siri_train.config import ConfigError, ModelConfig
+from siri_train.config import ConfigError, DistributedConfig, ModelConfig
 from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
@@ -49,8 +49,9 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where this rank computes."""
+        placed = getattr(self.model, "siri_device", None)
+        return next(self.model.parameters()).device if placed is None else placed
 
     @property
     def pad_token_id(self) -> int:
@@ -94,10 +95,22 @@ class Policy:
             [c.token_ids for c in completions], skip_special_tokens=True
         )
 
-    def save(self, folder: Path) -> None:
-        """Write a folder that ``from_pretrained`` loads: config, safetensors, tokenizer."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a folder that ``from_pretrained`` loads: config, safetensors, tokenizer.
+
+        Args:
+            folder: where to.
+            weights: :meth:`weights`, collected before; needed where the model is sharded.
+        """
+        self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The whole state of a sharded model on the CPU of rank 0, empty on the others; None where
+        nothing is sharded. Every rank must call it."""
+        if not distributed.is_sharded(self.model):
+            return None
+        return distributed.full_state_dict(self.model)
 
 
 def token_logprobs(
@@ -161,7 +174,10 @@ def resolve_model_path(config: ModelConfig) -> str:
 
 
 def load_policy(
-    config: ModelConfig, device: torch.device, path: str | Path | None = None
+    config: ModelConfig,
+    device: torch.device,
+    path: str | Path | None = None,
+    sharding: DistributedConfig | None = None,
 ) -> Policy:
     """Load model and tokenizer for training.
 
@@ -169,6 +185,8 @@ def load_policy(
         config: the recipe's model section.
         device: where to put the weights.
         path: load from here (a checkpoint) instead of ``config.path``.
+        sharding: shard the weights over the ranks of the process group so; None: every process has
+            all of them.
 
     Raises:
         ConfigError: the folder is missing, or the architecture scales its logits in a way that is
@@ -195,11 +213,21 @@ def load_policy(
                 "log-prob head does not support yet"
             )
     prepare(model)
-    model.to(device)
+    if sharding is None:
+        model.to(device)
     if config.liger == "on" or (config.liger == "auto" and device.type == "cuda"):
         _apply_liger(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if sharding is not None:
+        distributed.shard(
+            model,
+            device,
+            methods={"siri_token_logprobs": token_logprobs},
+            reshard_after_forward=sharding.reshard_after_forward,
+            compute_dtype=getattr(torch, sharding.compute_dtype or "", None),
+            offload=sharding.offload,
+        )
     return Policy(
         model=model,
         tokenizer=tokenizer,

@@ -168,9 +168,7 @@ def clip_gradients(model: torch.nn.Module, max_norm: float) -> float:
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-def _batches(
-    policy: Policy, samples: Sequence[Sample], token_budget: int
-) -> Iterator[MicroBatch]:
+def _batches(policy: Policy, samples: Sequence[Sample], token_budget: int) -> Iterator[MicroBatch]:
     return micro_batches(
         samples,
         token_budget,
@@ -191,7 +189,9 @@ class _Sums:
         ratio_max = metrics["ratio_max"]
         known = self.largest
         self.largest = ratio_max if known is None else torch.maximum(known, ratio_max)
-        values = {k: v * tokens for k, v in metrics.items() if k not in ("ratio_max", "tokens")}
+        values: dict[str, Tensor | float] = {
+            k: v * tokens for k, v in metrics.items() if k not in ("ratio_max", "tokens")
+        }
         values |= {"loss": loss.detach(), "tokens": tokens}
         if first:
             values |= {"drift": values["approx_kl"], "first_tokens": tokens}
