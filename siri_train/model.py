@@ -132,7 +132,8 @@ def token_logprobs(
     with attention.packed_forward(layout) as packed:
         hidden = model.base_model(input_ids=input_ids, **packed).last_hidden_state
     out = model.get_output_embeddings()(hidden[0, predictors], targets, **options)
-    return out.logprobs, out.entropy
+    # Copies: FSDP2 hooks into what is returned and warns about views.
+    return out.logprobs.clone(), out.entropy.clone()
 
 
 def prepare(model: Any) -> None:
