@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -205,10 +206,10 @@ def shard(
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether :func:`shard` has been applied."""
-    from torch.distributed.tensor import DTensor
+    """Whether :func:`shard` has been applied (also while the weights are gathered)."""
+    from torch.distributed.fsdp import FSDPModule
 
-    return any(isinstance(p, DTensor) for p in model.parameters())
+    return isinstance(model, FSDPModule)
 
 
 @contextmanager
@@ -279,7 +280,10 @@ def load_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Op
 
     state = sharded_state(model, optimizer)
     try:
-        checkpoint.load(state, checkpoint_id=folder, no_dist=world_size() == 1)
+        with warnings.catch_warnings():
+            # One process may load what several have written; torch warns that it is alone.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            checkpoint.load(state, checkpoint_id=folder, no_dist=world_size() == 1)
     except (CheckpointException, RuntimeError) as error:
         raise ValueError(f"the optimiser's state is another model's: {error}") from error
     set_optimizer_state_dict(model, optimizer, state["optimizer"])
