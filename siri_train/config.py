@@ -167,6 +167,9 @@ class RolloutConfig(Section):
     """0: off."""
     batch_rows: int = Field(256, gt=0)
     """Sequences decoded at a time."""
+    shards: int = Field(0, ge=0)
+    """Questions are sampled in this many parts, each with a seed of its own and shared among the
+    ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
 
 
 class RewardConfig(Section):
@@ -212,7 +215,7 @@ class TrainConfig(Section):
     mini_batches: int = Field(2, gt=0)
     """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
     token_budget: int = Field(32768, gt=0)
-    """Padded tokens (prompt and response) per forward pass."""
+    """Tokens (prompt and response) per forward pass and rank, packed without padding."""
     lr: float = Field(1e-6, gt=0)
     lr_warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -268,6 +271,20 @@ class MonitorConfig(Section):
     """Also log to this project of Trackio, on this machine (``trackio show``)."""
 
 
+class DistributedConfig(Section):
+    """Several processes: ``torchrun --nproc-per-node N -m siri_train train RECIPE``; FSDP2."""
+
+    reshard_after_forward: bool = True
+    """Free each layer's gathered weights after its forward pass; False: faster, more memory."""
+    compute_dtype: Literal["bfloat16"] | None = None
+    """Mixed precision: gathered weights and computation in this dtype over the stored weights
+    (``model.dtype: float32`` makes these the master copy); null: as stored."""
+    offload: bool = False
+    """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
+    timeout_minutes: float = Field(60.0, gt=0)
+    """Longest wait for another rank, which may be sampling or checking answers."""
+
+
 class RunConfig(Section):
     """Everything a run needs; ``siri-train train RECIPE --dry-run`` prints it resolved."""
 
@@ -291,6 +308,7 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @field_validator("name")
     @classmethod

@@ -19,12 +19,11 @@ class WriteError(RuntimeError):
 
 
 @contextmanager
-def room_needed(folder: Path, advice: str) -> Iterator[None]:
+def room_needed(folder: Path) -> Iterator[None]:
     """Turn a full disk or a used-up quota inside the block into a WriteError that says so.
 
     Args:
-        folder: where the block writes; its free space is named.
-        advice: what is safe and what to do, ends the message.
+        folder: the run's, where the block writes; its free space is named.
 
     Raises:
         WriteError: in place of the OSError that the full disk gave; others pass unchanged.
@@ -34,8 +33,12 @@ def room_needed(folder: Path, advice: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        free = shutil.disk_usage(folder).free / 2**30
-        raise WriteError(f"{folder}: {error} ({free:.2f} GiB free). {advice}") from error
+        there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(there).free / 2**30
+        raise WriteError(
+            f"{folder}: {error} ({free:.2f} GiB free). The checkpoints and the metrics up to here "
+            "are whole; make room and run the same command again"
+        ) from error
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from siri_train import retention
+from siri_train import distributed, retention
 from siri_train.checkpoint import (
     checkpoints,
     load_state,
@@ -24,9 +23,10 @@ from siri_train.checkpoint import (
 )
 from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
+from siri_train.distributed import on_main
 from siri_train.evaluate import evaluate
 from siri_train.files import append_row, keep_rows, recover, replace_text, room_needed
-from siri_train.model import choose_device, load_policy
+from siri_train.model import Policy, choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.live import figures
@@ -35,7 +35,7 @@ from siri_train.monitor.progress import Progress
 from siri_train.preflight import model_shape, preflight
 from siri_train.report import write_report
 from siri_train.rewards import Grade, Verifier, make_verifier
-from siri_train.rollout import Completion, TransformersEngine
+from siri_train.rollout import Completion, Engine, SharedEngine, TransformersEngine
 from siri_train.same_model import require_same_model
 from siri_train.step import make_optimizer
 
@@ -55,9 +55,10 @@ class Run:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
 
-        source = self._resume_from(resume)
-        self._compare_with_before()
-        checked = preflight(config)
+        source = on_main(self._resume_from, resume)
+        on_main(self._compare_with_before)
+        with distributed.main_first():  # a model that must be converted is, once
+            checked = preflight(config)
         if source:
             shape = model_shape(config, checked.start)
             require_same_model(source, shape, checked.tokenizer, config.model.path)
@@ -65,23 +66,20 @@ class Run:
         self.start = checked.start
         self.sampler = QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)
         self.policy = load_policy(
-            config.model, choose_device(config.device), source or checked.start
+            config.model,
+            choose_device(config.device),
+            source or checked.start,
+            config.distributed if distributed.world_size() > 1 else None,
         )
         self.optimizer = make_optimizer(self.policy, config.train)
-        self.start_step = load_state(source, self.optimizer) if source else 0
-        self.engine = TransformersEngine(
-            self.policy.model, self.policy.pad_token_id, config.rollout.batch_rows
-        )
+        self.start_step = load_state(source, self.optimizer, self.policy.model) if source else 0
+        self.engine = build_engine(config, self.policy)
         self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()
 
-        self.dir.mkdir(parents=True, exist_ok=True)
-        replace_text(self.dir / "config.yaml", config.to_yaml())
-        self._set_aside_newer()
-        self.rows = keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
-        self.evals = keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1)
-        keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
-        self.trackers = Trackers.open(config, self.start_step)
+        self.rows, self.evals = on_main(self._prepare_folder)
+        self.trackers = Trackers([])
+        on_main(self._open_trackers)
         self.progress = Progress(config.name, config.train.steps, self.start_step)
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -96,12 +94,12 @@ class Run:
                 ``resume="never"``.
             WriteError: the disk is full.
         """
-        with _room(config.run_dir):
+        with room_needed(config.run_dir):
             return cls(config, resume)
 
     def __enter__(self) -> Run:
         if self.start_step == 0 and self.config.eval.at_start and not self.evals:
-            with _room(self.dir):
+            with room_needed(self.dir):
                 self._evaluate(0, "start")
         return self
 
@@ -110,7 +108,7 @@ class Run:
         self.verifier.close()
         self.trackers.close()
         if isinstance(error, OSError):
-            with _room(self.dir):
+            with room_needed(self.dir):
                 raise error
 
     def _resume_from(self, resume: str) -> Path | None:
@@ -137,6 +135,20 @@ class Run:
             )
         require_good(found[newest], self.dir)
         return found[newest]
+
+    def _prepare_folder(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Write the configuration and cut the logs back to the start; their rows until then."""
+        self.dir.mkdir(parents=True, exist_ok=True)
+        replace_text(self.dir / "config.yaml", self.config.to_yaml())
+        self._set_aside_newer()
+        keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
+        return (
+            keep_rows(self.dir / "metrics.jsonl", below=self.start_step),
+            keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1),
+        )
+
+    def _open_trackers(self) -> None:
+        self.trackers = Trackers.open(self.config, self.start_step)
 
     def _set_aside_newer(self) -> None:
         """Rename checkpoints past the one resumed from: they belong to a history that is now
@@ -171,12 +183,7 @@ class Run:
 
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``, check it for alarms, show it."""
-        append_row(self.dir / "metrics.jsonl", row)
-        self.trackers.log("train", row, row["step"] + 1)
-        raised = alarms.check(row, self.rows)
-        self.rows.append(row)
-        for alarm in raised:
-            append_row(self.dir / "alarms.jsonl", alarm)
+        raised = on_main(self._append_row, row)
         names = ", ".join(alarm["alarm"] for alarm in raised)
         self.progress.update(
             row["step"] + 1, f"ALARM {names}" if names else "", figures(row, self.evals)
@@ -184,6 +191,15 @@ class Run:
         if raised and self.config.monitor.halt_on_alarm:
             first = raised[0]
             raise AlarmHalt(f"{first['alarm']}: {first['cause']}; {first['action']}")
+
+    def _append_row(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        append_row(self.dir / "metrics.jsonl", row)
+        self.trackers.log("train", row, row["step"] + 1)
+        raised = alarms.check(row, self.rows)
+        self.rows.append(row)
+        for alarm in raised:
+            append_row(self.dir / "alarms.jsonl", alarm)
+        return raised
 
     def dump_rollouts(
         self,
@@ -195,6 +211,8 @@ class Run:
         """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
         monitor = self.config.monitor
         last = step + 1 == self.config.train.steps
+        if not distributed.is_main():
+            return
         if not monitor.rollouts_every or (step % monitor.rollouts_every and not last):
             return
         stride = max(1, len(pairs) // monitor.rollouts_kept)
@@ -226,14 +244,20 @@ class Run:
         if end or (every and done % every == 0):
             self._evaluate(done, name)
         periodic = self.config.checkpoint.every
-        if end or (periodic and done % periodic == 0) or self._best_step(done) == done:
+        if end or (periodic and done % periodic == 0) or on_main(self._best_step, done) == done:
             save_checkpoint(self.dir, done, self.policy, self.optimizer)
-            self._update_manifest(done)
-            prune(self.dir, self.config.checkpoint.keep_last, self._kept(done))
-            write_report(self.dir)
+            on_main(self._after_checkpoint, done)
+
+    def _after_checkpoint(self, done: int) -> None:
+        self._update_manifest(done)
+        prune(self.dir, self.config.checkpoint.keep_last, self._kept(done))
+        write_report(self.dir)
 
     def finish(self) -> None:
         """Write ``summary.json`` and the report."""
+        on_main(self._finish)
+
+    def _finish(self) -> None:
         if self.start_step == self.config.train.steps:
             print(f"{self.config.name}: all {self.start_step} steps are done", flush=True)
         self._update_manifest(self.config.train.steps)
@@ -288,8 +312,7 @@ class Run:
             seed=self.config.seed + 7,
         )
         row = {"step": step, "name": name, **row}
-        append_row(self.dir / "eval.jsonl", row)
-        self.trackers.log("eval", row, step)
+        on_main(self._append_evaluation, row)
         self.evals.append(row)
         print(
             f"{self.config.name}: evaluation at step {step}: "
@@ -300,6 +323,10 @@ class Run:
             + f", mean length {row['tokens']:.1f}",
             flush=True,
         )
+
+    def _append_evaluation(self, row: dict[str, Any]) -> None:
+        append_row(self.dir / "eval.jsonl", row)
+        self.trackers.log("eval", row, row["step"])
 
     def _ends(self, done: int) -> list[dict[str, Any]]:
         """The cycle ends reached after ``done`` steps that have been evaluated, in order."""
@@ -339,17 +366,6 @@ class Run:
         return {step for step in kept if step is not None}
 
 
-def _room(folder: Path) -> AbstractContextManager[None]:
-    """Say what a full disk means for the run, in place of the bare error."""
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    return room_needed(
-        folder,
-        "The checkpoints and the metrics up to here are whole; make room and run the same command "
-        "again",
-    )
-
-
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}
@@ -359,6 +375,22 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def build_engine(config: RunConfig, policy: Policy) -> Engine:
+    """The recipe's rollout engine, shared among the ranks.
+
+    Raises:
+        ConfigError: ``rollout.shards`` is not a multiple of the number of ranks.
+    """
+    engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
+    shards = config.rollout.shards or distributed.world_size()
+    if shards == 1:
+        return engine
+    try:
+        return SharedEngine(engine, shards, lambda: distributed.gathered(policy.model))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_verifier(config: RewardConfig) -> Verifier:

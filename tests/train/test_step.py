@@ -10,7 +10,7 @@ import torch
 
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
-from siri_train.packing import Sample, micro_batches
+from siri_train.packing import Sample
 from siri_train.step import learning_rate, make_optimizer, score, update
 
 
@@ -29,13 +29,7 @@ def samples(count: int, seed: int = 0) -> list[Sample]:
 def gradient(policy: Policy, batch: list[Sample], loss: LossConfig, budget: int) -> torch.Tensor:
     """What one update would change, as one vector (SGD with step 1 and no clipping)."""
     trial = copy.deepcopy(policy.model)
-    own = Policy(
-        trial,
-        policy.tokenizer,
-        policy.eos_ids,
-        type(policy.head)(trial.get_output_embeddings()),
-        None,
-    )
+    own = Policy(trial, policy.tokenizer, policy.eos_ids, None)
     before = torch.cat([p.detach().flatten() for p in trial.parameters()]).clone()
     optimizer = torch.optim.SGD(trial.parameters(), lr=1.0)
     config = TrainConfig(mini_batches=1, token_budget=budget, grad_clip=1e9)
@@ -138,23 +132,6 @@ def test_infinite_gradient_skips_the_update(policy: Policy) -> None:
     )  # fmt: skip
     assert stats.skipped_updates == 1 and stats.grad_norm is None
     assert torch.equal(policy.model.model.layers[0].mlp.up_proj.weight, before)
-
-
-def test_micro_batches_hold_every_sample_once_within_the_budget() -> None:
-    batch = samples(50, seed=4)
-    cut = micro_batches(batch, 64, torch.device("cpu"))
-    assert sorted(i for b in cut for i in b.order) == list(range(50))
-    widths = [b.input_ids.shape[1] for b in cut]
-    assert widths == sorted(widths, reverse=True)  # the largest first: out of memory shows at once
-    for b in cut:
-        assert b.input_ids.numel() <= 64
-        assert b.cu_seqlens.dtype == torch.int32 and b.cu_seqlens[-1] == b.tokens
-        flat = b.input_ids.flatten()
-        assert torch.equal(flat[b.predictors + 1], b.targets)
-    with pytest.raises(ValueError, match="token_budget is 5"):
-        micro_batches(batch, 5, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"samples\[0\] has no response"):
-        micro_batches([Sample([1], [])], 64, torch.device("cpu"))
 
 
 def test_warm_up_is_linear_and_then_constant() -> None:
