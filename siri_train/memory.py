@@ -1,0 +1,239 @@
+"""Memory of a run, per rank, before it starts: counted from the shapes, not measured.
+
+Three moments are counted, because each can be the largest: the backward pass of one row, the
+optimiser's step, and sampling. Counts follow what autograd keeps for a decoder layer with RMSNorm,
+grouped-query attention that keeps no scores (flash) and a gated MLP; other architectures are
+estimated as if they were that. ``tests/train/test_memory.py`` holds them against measured peaks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from siri_kernels.linear_logprob.portable import tile_shape
+from siri_kernels.linear_logprob.slots import slots_for
+from siri_train.config import RunConfig
+
+GB = 10**9
+
+# Bytes of an entry of the lists while linear_logprob's CPU path sorts them: ids and rows in int64,
+# four float32 values, and the merged copies of all.
+_ENTRY = 80
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its memory.
+
+    Args:
+        parameters: of the whole model.
+        layer: parameters of one decoder layer.
+        layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary: sizes.
+        tied: embedding and head are one matrix.
+    """
+
+    parameters: int
+    layer: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+
+    @staticmethod
+    def of(config: Any) -> Shape:
+        """Of a transformers configuration; parameters are counted on a model without storage."""
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        return Shape(
+            parameters=sum(p.numel() for p in model.parameters()),
+            layer=max(
+                sum(p.numel() for p in layer.parameters()) for layer in model.base_model.layers
+            ),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            heads=heads,
+            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            vocabulary=text.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+        )
+
+    @property
+    def root(self) -> int:
+        """Parameters outside of the layers: embedding, last norm, head."""
+        return self.parameters - self.layers * self.layer
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank at its three peaks, by what they are for.
+
+    Args:
+        training: in the backward pass of a full row, from the second row on.
+        optimizer: in the optimiser's step.
+        rollout: while sampling at the largest cap.
+        logits_saved: of ``training``: what the log-prob head keeps a row instead of logits.
+        logits_eager: what eager PyTorch would keep for the logits of the same row, more or less.
+    """
+
+    training: dict[str, int] = field(default_factory=dict)
+    optimizer: dict[str, int] = field(default_factory=dict)
+    rollout: dict[str, int] = field(default_factory=dict)
+    logits_saved: int = 0
+    logits_eager: int = 0
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Bytes of each moment."""
+        return {
+            "training": sum(self.training.values()),
+            "optimizer": sum(self.optimizer.values()),
+            "rollout": sum(self.rollout.values()),
+        }
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the largest moment."""
+        return max(self.totals.values())
+
+
+def estimate(config: RunConfig, shape: Shape, *, ranks: int = 1, gpu: bool = True) -> Memory:
+    """Memory of one rank of ``config``.
+
+    Args:
+        config: the recipe.
+        shape: its model's.
+        ranks: processes that share the model (FSDP2); 1: the whole model on one device.
+        gpu: on a GPU (Liger's layers, the optimiser's temporaries) or on a CPU.
+    """
+    stored = torch.finfo(getattr(torch, config.model.dtype)).bits // 8
+    sharded = ranks > 1
+    mixed = sharded and config.distributed.compute_dtype is not None
+    computed = 2 if mixed else stored
+    tokens = config.train.token_budget
+    share = -(-shape.parameters // ranks)
+    # With offload the shards live in the CPU's memory.
+    here = 0 if sharded and config.distributed.offload else 1
+    weights = {"weights": share * stored * here}
+    gradients = {"gradients": share * stored * here}
+    moments = {"AdamW moments": 2 * share * stored * here}
+
+    fused = gpu and config.model.liger != "off"
+    kept = layer_saves(shape, computed, fused) * tokens
+    head = head_saves(shape, config, computed)
+    # Backward is largest at its start, in the head, or in the last layer, when the head's is gone.
+    if config.model.gradient_checkpointing:
+        inputs, again = shape.layers * shape.hidden * computed * tokens, kept
+    else:
+        inputs, again = shape.layers * kept, 0
+    in_head = {
+        "activations for backward": inputs + norm_saves(shape, computed, fused) * tokens,
+        "log-prob head, saved": head,
+        "transient": head_transients(shape, config, computed, gpu),
+    }
+    in_layer = {
+        "activations for backward": inputs,
+        "one layer's, computed again": again,
+        "transient": layer_transients(shape, computed) * tokens,
+    }
+    largest = max(in_head, in_layer, key=lambda parts: sum(parts.values()))
+    training = {**weights, **gradients, **moments, **largest}
+    if shape.tied:
+        # Its two gradients meet at the end of backward; until then the head's waits.
+        training["gradient of the tied head"] = shape.vocabulary * shape.hidden * computed
+    if sharded:
+        training["gathered weights"] = _gathered(config, shape, computed)
+        # One layer's gradient and the copy that is reduced, in float32; the root's own likewise.
+        training["gradients being reduced"] = (2 * shape.layer + shape.root) * (computed + 4)
+    optimizer = {**weights, **gradients, **moments, "transient": _step(shape, stored, ranks, gpu)}
+    rollout = {**weights, **moments, **_sampling(config, shape, computed, sharded)}
+    return Memory(
+        training=training,
+        optimizer=optimizer,
+        rollout=rollout,
+        logits_saved=head,
+        logits_eager=8 * shape.vocabulary * tokens,
+    )
+
+
+def norm_saves(shape: Shape, width: int, fused: bool) -> int:
+    """Bytes a token that an RMSNorm keeps for backward, its output included.
+
+    Transformers' own computes in float32: from 16-bit inputs it keeps a float32 copy, the
+    normalised values and the output. Liger's keeps input and output.
+    """
+    if fused:
+        return 2 * width * shape.hidden
+    return (3 * width if width == 4 else 4 + 2 * width) * shape.hidden
+
+
+def layer_saves(shape: Shape, width: int, fused: bool) -> int:
+    """Bytes a token that autograd keeps of one decoder layer.
+
+    Two norms; queries, keys and values after the rotation, attention's output and the log-sum-exp
+    of each head; of the MLP gate, up, their product, and the activated gate unless Liger computes
+    it again.
+    """
+    attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim * width + 4 * shape.heads
+    mlp = (3 if fused else 4) * shape.intermediate * width
+    return 2 * norm_saves(shape, width, fused) + attention + mlp
+
+
+def layer_transients(shape: Shape, width: int) -> int:
+    """Bytes a token of gradients alive at once in a layer's backward: the MLP's, at its middle."""
+    return (2 * shape.intermediate + 2 * shape.hidden) * width
+
+
+def head_saves(shape: Shape, config: RunConfig, width: int) -> int:
+    """Bytes that the log-prob head keeps of a row: hidden states, statistics and, for backward,
+    the list of each token's largest logits (``siri_kernels.linear_logprob``)."""
+    slots = slots_for(shape.vocabulary, config.train.tail, True)
+    return (shape.hidden * width + 8 * slots + 6 * 8) * config.train.token_budget
+
+
+def head_transients(shape: Shape, config: RunConfig, width: int, gpu: bool) -> int:
+    """Bytes at the peak of the head's backward: its weight's gradient, the hidden states' in
+    float32 and in their own dtype, two tiles of logits; on a CPU also the lists' entries, sorted
+    (all slots filled: a trained model fills few)."""
+    rows, ids = tile_shape(shape.vocabulary, torch.device("cuda" if gpu else "cpu"))
+    weight = 0 if shape.tied else shape.vocabulary * shape.hidden * width
+    hidden = shape.hidden * (4 + width) * config.train.token_budget
+    entries = 0 if gpu else slots_for(shape.vocabulary, config.train.tail, True)
+    return weight + hidden + 2 * 4 * rows * ids + _ENTRY * entries * config.train.token_budget
+
+
+def _gathered(config: RunConfig, shape: Shape, width: int) -> int:
+    if not config.distributed.reshard_after_forward:
+        return shape.parameters * width
+    return (shape.root + 2 * shape.layer) * width  # this layer and the next, fetched ahead
+
+
+def _step(shape: Shape, stored: int, ranks: int, gpu: bool) -> int:
+    """Temporaries of ``torch.optim.AdamW``: of all parameters at once on a GPU (foreach), of the
+    largest one on a CPU."""
+    if gpu:
+        return -(-shape.parameters // ranks) * stored
+    return 2 * max(shape.vocabulary, shape.intermediate) * shape.hidden * stored
+
+
+def _sampling(config: RunConfig, shape: Shape, width: int, sharded: bool) -> dict[str, int]:
+    """The transformers engine: whole weights, a cache of the longest sequences, logits."""
+    rows = config.rollout.batch_rows
+    length = config.data.max_prompt_len + config.schedule.max_len
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+    return {
+        "gathered weights": shape.parameters * width if sharded else 0,
+        "KV cache": rows * length * cache,
+        "logits of a token": rows * shape.vocabulary * 3 * 4,
+    }
