@@ -221,6 +221,11 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = Field(1.0, gt=0)
+    """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
+    master_weights: bool = True
+    """Keep a float32 copy of bfloat16 weights in the optimiser; steps of 1e-6 vanish without."""
+    rehearse: Literal["auto", "always", "never"] = "auto"
+    """Try the largest possible row before training; auto: on a GPU."""
     tail: float = Field(1e-2, ge=0)
     """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
 

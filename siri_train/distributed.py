@@ -56,12 +56,17 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
 
 def rank() -> int:
     """This process's number, 0 without a process group."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if active() else 0
 
 
 def world_size() -> int:
     """Processes in the group, 1 without one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if active() else 1
+
+
+def active() -> bool:
+    """Whether there is a process group, which may be of one process."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def is_main() -> bool:

@@ -31,11 +31,12 @@ from siri_train.model import Policy, choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
+from siri_train.optimizer import make_optimizer
 from siri_train.preflight import preflight
+from siri_train.rehearsal import rehearse
 from siri_train.report import write_report
 from siri_train.rewards import Grade, Verifier, make_verifier
 from siri_train.rollout import Completion, Engine, SharedEngine, TransformersEngine
-from siri_train.step import make_optimizer
 
 
 class AlarmHalt(RuntimeError):
@@ -64,10 +65,13 @@ class Run:
             config.model,
             choose_device(config.device),
             source or checked.start,
-            config.distributed if distributed.world_size() > 1 else None,
+            config.distributed if distributed.active() else None,
         )
-        self.optimizer = make_optimizer(self.policy, config.train)
+        self.optimizer = make_optimizer(self.policy.model, config.train)
         self.start_step = load_state(source, self.optimizer, self.policy.model) if source else 0
+        wanted = config.train.rehearse
+        if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
+            rehearse(self.policy, self.optimizer, config)
         self.engine = build_engine(config, self.policy)
         self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()
