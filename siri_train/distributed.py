@@ -255,6 +255,29 @@ def full_state_dict(model: nn.Module) -> dict[str, Any]:
     return state if is_main() else {}
 
 
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load whole tensors, the same on every rank, into a model that may be sharded.
+
+    Args:
+        state: some of the model's weights under their names; the others stay as they are.
+
+    Raises:
+        ValueError: a name or shape that the model does not have.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+    for name, value in state.items():
+        if shapes.get(name) != value.shape:
+            raise ValueError(
+                f"{name}: {list(value.shape)} was saved, the model has "
+                f"{list(shapes[name]) if name in shapes else 'no such weight'}"
+            )
+    set_model_state_dict(
+        model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False)
+    )
+
+
 def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's state for ``torch.distributed.checkpoint``, keyed by parameter names.
 

@@ -64,7 +64,8 @@ class Run:
         self.policy = load_policy(
             config.model,
             choose_device(config.device),
-            source or checked.start,
+            # Checkpoints of adapters hold merged weights: these start from the base again.
+            checked.start if config.model.lora else source or checked.start,
             config.distributed if distributed.active() else None,
         )
         self.optimizer = make_optimizer(self.policy.model, config.train)
