@@ -56,7 +56,7 @@ def save_checkpoint(
     shards = folder.with_name(f".{folder.name}.{_SHARDS}.partial")
     sharded = optimizer is not None and distributed.is_sharded(policy.model)
     try:
-        weights = policy.weights()  # every rank takes part
+        weights, adapters = policy.weights()  # every rank takes part
         if sharded:
             assert optimizer is not None
             distributed.on_main(shutil.rmtree, shards, True)
@@ -72,6 +72,8 @@ def save_checkpoint(
                     "optimizer": optimizer.state_dict() if optimizer and not sharded else None,
                     "rng": _rng_state(),
                 }
+                if adapters is not None:
+                    state["adapters"] = adapters
                 torch.save(state, aside / _STATE)
                 files = {
                     path.relative_to(aside).as_posix(): _size_and_crc(path)
@@ -155,6 +157,8 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.M
     path = folder / _STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if "adapters" in state:
+            distributed.load_weights(model, state["adapters"])
         if (folder / _SHARDS).is_dir():
             distributed.load_sharded_state(folder / _SHARDS, model, optimizer)
         elif state["optimizer"] is not None:

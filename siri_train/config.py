@@ -46,6 +46,18 @@ class ArchitectureConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """Train low-rank adapters (peft) instead of all weights; checkpoints hold merged weights."""
+
+    rank: int = Field(32, gt=0)
+    alpha: float = Field(64.0, gt=0)
+    """The adapters' product is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the layers that get adapters, as ``[q_proj, v_proj]``; all-linear: all of the
+    transformer, not the head."""
+
+
 class ModelConfig(Section):
     """The policy."""
 
@@ -59,7 +71,13 @@ class ModelConfig(Section):
     """Dtype of the weights; the loss and its statistics are float32 in any case."""
     gradient_checkpointing: bool = False
     liger: Literal["auto", "on", "off"] = "auto"
-    """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU."""
+    """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU, where they can be had."""
+    lora: LoraConfig | None = None
+
+    @field_validator("liger", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class SourceConfig(Section):
@@ -221,6 +239,11 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = Field(1.0, gt=0)
+    """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
+    master_weights: bool = True
+    """Keep a float32 copy of bfloat16 weights in the optimiser; steps of 1e-6 vanish without."""
+    rehearse: Literal["auto", "always", "never"] = "auto"
+    """Try the largest possible row before training; auto: on a GPU."""
     tail: float = Field(1e-2, ge=0)
     """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
 

@@ -56,12 +56,17 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
 
 def rank() -> int:
     """This process's number, 0 without a process group."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if active() else 0
 
 
 def world_size() -> int:
     """Processes in the group, 1 without one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if active() else 1
+
+
+def active() -> bool:
+    """Whether there is a process group, which may be of one process."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def is_main() -> bool:
@@ -248,6 +253,29 @@ def full_state_dict(model: nn.Module) -> dict[str, Any]:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(model, options=options)
     return state if is_main() else {}
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load whole tensors, the same on every rank, into a model that may be sharded.
+
+    Args:
+        state: some of the model's weights under their names; the others stay as they are.
+
+    Raises:
+        ValueError: a name or shape that the model does not have.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+    for name, value in state.items():
+        if shapes.get(name) != value.shape:
+            raise ValueError(
+                f"{name}: {list(value.shape)} was saved, the model has "
+                f"{list(shapes[name]) if name in shapes else 'no such weight'}"
+            )
+    set_model_state_dict(
+        model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False)
+    )
 
 
 def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

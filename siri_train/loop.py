@@ -11,11 +11,13 @@ from siri_kernels import group_advantages
 from siri_train import distributed
 from siri_train.config import RunConfig
 from siri_train.monitor.metrics import step_metrics
+from siri_train.optimizer import learning_rate
 from siri_train.packing import Sample
+from siri_train.rehearsal import out_of_memory_named
 from siri_train.rewards import Response, length_capping_reward
 from siri_train.rollout import SamplingParams
 from siri_train.run import Run
-from siri_train.step import learning_rate, live, score, update
+from siri_train.step import live, score, update
 
 
 def train(config: RunConfig, resume: str = "auto") -> Path:
@@ -88,21 +90,22 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     pairs, advantages.advantages.tolist(), strict=True
                 )
             ]
-            if config.loss.old_logprobs == "recompute":
-                needed = live(samples, config.loss)
-                score(policy, needed, config.train.token_budget, config.rollout.temperature)
             for group in run.optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.train)
-            stats = update(
-                policy,
-                run.optimizer,
-                samples,
-                config.train,
-                config.loss,
-                temperature=config.rollout.temperature,
-                constant_length=config.schedule.max_len,
-                seed=seed,
-            )
+            with out_of_memory_named(config, policy.device, f"the update of step {step}"):
+                if config.loss.old_logprobs == "recompute":
+                    needed = live(samples, config.loss)
+                    score(policy, needed, config.train.token_budget, config.rollout.temperature)
+                stats = update(
+                    policy,
+                    run.optimizer,
+                    samples,
+                    config.train,
+                    config.loss,
+                    temperature=config.rollout.temperature,
+                    constant_length=config.schedule.max_len,
+                    seed=seed,
+                )
             run.engine.sync()
             time_train = time.perf_counter() - started
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from siri_kernels import LogprobHead
-from siri_train import attention, distributed
+from siri_train import attention, distributed, lora
 from siri_train.attention import Layout
 from siri_train.config import ConfigError, DistributedConfig, ModelConfig
 from siri_train.convert import ConversionError, convert_gguf
@@ -40,12 +40,14 @@ class Policy:
         tokenizer: its tokenizer.
         eos_ids: the end-of-sequence set.
         softcap: final logit soft-capping of the architecture, if any.
+        lora_scaling: alpha / rank where only adapters are trained, else None.
     """
 
     model: Any
     tokenizer: Any
     eos_ids: frozenset[int]
     softcap: float | None
+    lora_scaling: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -105,12 +107,20 @@ class Policy:
         self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
-    def weights(self) -> dict[str, Tensor] | None:
-        """The whole state of a sharded model on the CPU of rank 0, empty on the others; None where
-        nothing is sharded. Every rank must call it."""
-        if not distributed.is_sharded(self.model):
-            return None
-        return distributed.full_state_dict(self.model)
+    def weights(self) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+        """What :meth:`save` writes and the adapters beside it; every rank must call it.
+
+        Returns:
+            The whole weights, adapters merged, on the CPU of rank 0 where the model is sharded
+            (empty on the others); None where they are the model's own. And the adapters, or None.
+        """
+        sharded, adapted = distributed.is_sharded(self.model), self.lora_scaling is not None
+        if not sharded and not adapted:
+            return None, None
+        state = distributed.full_state_dict(self.model)
+        if self.lora_scaling is None:
+            return state, None
+        return lora.merged(state, self.lora_scaling), lora.adapters(state)
 
 
 def token_logprobs(
@@ -217,7 +227,10 @@ def load_policy(
     if sharding is None:
         model.to(device)
     if config.liger == "on" or (config.liger == "auto" and device.type == "cuda"):
-        _apply_liger(model)
+        apply_liger(model, required=config.liger == "on")
+    if config.lora is not None:
+        lora.add_lora(model, config.lora)
+        model.to(next(model.parameters()).device)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if sharding is not None:
@@ -234,6 +247,7 @@ def load_policy(
         tokenizer=tokenizer,
         eos_ids=eos_token_ids(tokenizer, model.config, model.generation_config),
         softcap=getattr(model.config, "final_logit_softcapping", None),
+        lora_scaling=config.lora.alpha / config.lora.rank if config.lora else None,
     )
 
 
@@ -248,13 +262,36 @@ def max_positions(config: ModelConfig) -> int | None:
     return getattr(loaded, "max_position_embeddings", None)
 
 
-def _apply_liger(model: Any) -> None:
-    """Swap in Liger's RMSNorm, SwiGLU and RoPE kernels; the head and the loss stay ours."""
-    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+def apply_liger(model: Any, required: bool) -> bool:
+    """Swap in Liger's RMSNorm, SwiGLU and RoPE kernels; the head and the loss stay ours.
 
+    Args:
+        model: a transformers model; its modules are changed in place.
+        required: whether it is an error where they cannot be had.
+
+    Returns:
+        Whether it was done.
+
+    Raises:
+        ConfigError: ``required``, and liger-kernel is missing or has nothing for this model.
+    """
+    kind = model.config.model_type
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+        problem = "" if kind in MODEL_TYPE_TO_APPLY_LIGER_FN else f"has no kernels for {kind!r}"
+    except ImportError as error:
+        problem = f"cannot be imported ({error})"
+    if problem:
+        if required:
+            raise ConfigError(f"model.liger: on, but liger-kernel {problem}; use auto or off")
+        print(f"model.liger: auto: left out, liger-kernel {problem}", flush=True)
+        return False
     _apply_liger_kernel_to_instance(
         model=model, cross_entropy=False, fused_linear_cross_entropy=False
     )
+    return True
 
 
 def choose_device(name: str) -> torch.device:

@@ -32,12 +32,13 @@ from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.live import figures
 from siri_train.monitor.loggers import Trackers
 from siri_train.monitor.progress import Progress
+from siri_train.optimizer import make_optimizer
 from siri_train.preflight import model_shape, preflight
+from siri_train.rehearsal import rehearse
 from siri_train.report import write_report
 from siri_train.rewards import Grade, Verifier, make_verifier
 from siri_train.rollout import Completion, Engine, SharedEngine, TransformersEngine
 from siri_train.same_model import require_same_model
-from siri_train.step import make_optimizer
 
 
 class AlarmHalt(RuntimeError):
@@ -68,11 +69,15 @@ class Run:
         self.policy = load_policy(
             config.model,
             choose_device(config.device),
-            source or checked.start,
-            config.distributed if distributed.world_size() > 1 else None,
+            # Checkpoints of adapters hold merged weights: these start from the base again.
+            checked.start if config.model.lora else source or checked.start,
+            config.distributed if distributed.active() else None,
         )
-        self.optimizer = make_optimizer(self.policy, config.train)
+        self.optimizer = make_optimizer(self.policy.model, config.train)
         self.start_step = load_state(source, self.optimizer, self.policy.model) if source else 0
+        wanted = config.train.rehearse
+        if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
+            rehearse(self.policy, self.optimizer, config)
         self.engine = build_engine(config, self.policy)
         self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from siri_kernels import policy_loss, take_backward_stats
+from siri_kernels import PolicyLoss, policy_loss, take_backward_stats
 from siri_train import distributed
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
+from siri_train.optimizer import step_if_finite
 from siri_train.packing import MicroBatch, Sample, micro_batches
 
 
@@ -33,22 +33,6 @@ class UpdateStats:
     rollout_kl: float | None = None
     dense_row_frac: float | None = None
     tail_mass_max: float | None = None
-
-
-def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    matrices = [p for p in policy.model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in policy.model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Constant after a linear warm-up over ``lr_warmup_steps``; ``step`` counts from 0."""
-    return config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
 
 
 @torch.no_grad()
@@ -110,35 +94,18 @@ def update(
             continue
         optimizer.zero_grad(set_to_none=True)
         for batch in _batches(policy, mini, train.token_budget):
-            logprobs, entropy = policy.token_logprobs(
-                batch, temperature=temperature, tail=train.tail
+            result = backward(
+                policy, batch, train, loss, temperature=temperature, denominator=denominator
             )
-            result = policy_loss(
-                logprobs,
-                batch.old_logprobs,
-                batch.advantages,
-                batch.cu_seqlens,
-                clip_low=loss.clip_low,
-                clip_high=loss.clip_high,
-                dual_clip=loss.dual_clip,
-                aggregation=loss.aggregation,
-                denominator=denominator,
-                entropy=entropy,
-                entropy_coef=loss.entropy_coef,
-            )
-            # FSDP averages gradients over the ranks; the denominator already counts all of them.
-            weight = distributed.world_size() if batch.counts else 0
-            (result.loss * weight).backward()
             if batch.counts:
                 # Before the first update the trainer still is the policy that sampled: what the
                 # log-probs differ by then is the mismatch between sampler and trainer.
                 sums.add(result.loss, result.metrics, batch.tokens, first=number == 0)
-        norm = clip_gradients(policy.model, train.grad_clip)
-        if math.isfinite(norm):
-            optimizer.step()
-            grad_norms.append(norm)
-        else:
+        norm = step_if_finite(optimizer, train.grad_clip)
+        if norm is None:
             stats.skipped_updates += 1
+        else:
+            grad_norms.append(norm)
     optimizer.zero_grad(set_to_none=True)
     if grad_norms:
         stats.grad_norm = sum(grad_norms) / len(grad_norms)
@@ -157,15 +124,44 @@ def live(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
     return [s for s in samples if s.advantage != 0]
 
 
-def clip_gradients(model: torch.nn.Module, max_norm: float) -> float:
-    """Scale all gradients, of all ranks, to a global norm of at most ``max_norm``.
+def backward(
+    policy: Policy,
+    batch: MicroBatch,
+    train: TrainConfig,
+    loss: LossConfig,
+    *,
+    temperature: float,
+    denominator: float,
+) -> PolicyLoss:
+    """Add one row's part of an update's gradient.
+
+    Args:
+        batch: the row.
+        train, loss: the recipe's sections.
+        temperature: of the sampling distribution.
+        denominator: counted over all rows of the update, of all ranks.
 
     Returns:
-        The norm before; infinite or NaN if any gradient is, which the caller must not step on.
+        The row's loss and metrics.
     """
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    logprobs, entropy = policy.token_logprobs(batch, temperature=temperature, tail=train.tail)
+    result = policy_loss(
+        logprobs,
+        batch.old_logprobs,
+        batch.advantages,
+        batch.cu_seqlens,
+        clip_low=loss.clip_low,
+        clip_high=loss.clip_high,
+        dual_clip=loss.dual_clip,
+        aggregation=loss.aggregation,
+        denominator=denominator,
+        entropy=entropy,
+        entropy_coef=loss.entropy_coef,
+    )
+    # FSDP averages gradients over the ranks; the denominator already counts all of them.
+    weight = distributed.world_size() if batch.counts else 0
+    (result.loss * weight).backward()
+    return result
 
 
 def _batches(policy: Policy, samples: Sequence[Sample], token_budget: int) -> Iterator[MicroBatch]:

@@ -155,7 +155,7 @@ def policies(folder: Path) -> dict[str, Any]:
         results[f"{name} logits"] = logits
         local = sum(p.to_local().numel() for p in policy.model.parameters())  # type: ignore[attr-defined]
         results[f"{name} share"] = local / sum(p.numel() for p in policy.model.parameters())
-    weights = policy.weights()
+    weights, _ = policy.weights()
     if distributed.is_main():
         policy.save(folder / "saved", weights)
     return results

@@ -10,8 +10,9 @@ import torch
 
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
+from siri_train.optimizer import make_optimizer
 from siri_train.packing import Sample
-from siri_train.step import learning_rate, make_optimizer, score, update
+from siri_train.step import score, update
 
 
 def samples(count: int, seed: int = 0) -> list[Sample]:
@@ -71,7 +72,7 @@ def test_first_update_is_on_policy_and_reports_no_drift(policy: Policy) -> None:
     score(policy, batch, 256, 1.0)
     config = TrainConfig(mini_batches=2, token_budget=1024, lr=1e-2)
     stats = update(
-        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        policy, make_optimizer(policy.model, config), batch, config, LossConfig(),
         temperature=1.0, constant_length=24, seed=0,
     )  # fmt: skip
     assert abs(stats.rollout_kl or 0.0) < 1e-5
@@ -85,7 +86,7 @@ def test_update_raises_the_probability_of_rewarded_responses(policy: Policy) -> 
     score(policy, batch, 1024, 1.0)
     before = [sum(s.old_logprobs) for s in batch]
     config = TrainConfig(mini_batches=1, token_budget=1024, lr=3e-3)
-    optimizer = make_optimizer(policy, config)
+    optimizer = make_optimizer(policy.model, config)
     for _ in range(5):
         update(
             policy,
@@ -112,7 +113,7 @@ def test_no_signal_changes_nothing(policy: Policy) -> None:
     before = copy.deepcopy(policy.model.state_dict())
     config = TrainConfig(mini_batches=2, token_budget=1024, lr=1.0)
     stats = update(
-        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        policy, make_optimizer(policy.model, config), batch, config, LossConfig(),
         temperature=1.0, constant_length=24, seed=0,
     )  # fmt: skip
     assert stats.grad_norm is None and stats.trained_tokens == 0 and stats.loss == 0
@@ -127,14 +128,8 @@ def test_infinite_gradient_skips_the_update(policy: Policy) -> None:
     before = policy.model.model.layers[0].mlp.up_proj.weight.clone()
     config = TrainConfig(mini_batches=1, token_budget=1024)
     stats = update(
-        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        policy, make_optimizer(policy.model, config), batch, config, LossConfig(),
         temperature=1.0, constant_length=24, seed=0,
     )  # fmt: skip
     assert stats.skipped_updates == 1 and stats.grad_norm is None
     assert torch.equal(policy.model.model.layers[0].mlp.up_proj.weight, before)
-
-
-def test_warm_up_is_linear_and_then_constant() -> None:
-    config = TrainConfig(lr=1.0, lr_warmup_steps=4)
-    assert [learning_rate(t, config) for t in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert learning_rate(0, TrainConfig(lr=2.0)) == 2.0
