@@ -52,9 +52,10 @@ def linear_logprob(
             of each row that matter, and backward recomputes only the rows whose left-out mass
             would cost too much (see :mod:`.certificate`;
             :func:`~siri_kernels.linear_logprob.take_backward_stats` says how many). Small
-            vocabularies, and tensors that are not on a CPU, are recomputed whole in this version.
-        backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
-            not there yet.
+            vocabularies, and "portable" on a GPU, are recomputed whole.
+        backend: None (fastest there is: "triton" on a GPU but for float64, else "portable"),
+            "triton" (forward does not wait for the GPU, backward reads two numbers once),
+            "portable" or "reference".
         process_group: vocabulary-parallel shards of ``weight``; not there yet.
 
     Returns:
@@ -70,10 +71,17 @@ def linear_logprob(
         TypeError: wrong type or dtype, or ``hidden`` and ``weight`` differ outside autocast.
         ValueError: wrong shape, device or value, a target out of range (checked on a CPU, elsewhere
             under ``SIRI_KERNELS_CHECK=1``), an unknown backend.
-        NotImplementedError: ``backend="triton"``, ``process_group``, double backward.
+        NotImplementedError: ``process_group``, double backward.
     """
-    backend = resolve_backend(OP, backend)
+    asked, backend = backend, resolve_backend(OP, backend, hidden)
     gemm_dtype = _check(hidden, weight, targets, bias)
+    if backend == "triton" and gemm_dtype == torch.float64:
+        if asked is not None:
+            raise ValueError(
+                f"{OP}: backend='triton' takes bfloat16, float16 and float32; got hidden "
+                f"{check.describe(hidden)}; backend=None and 'portable' take float64"
+            )
+        backend = "portable"
     rule = check_rule(OP, temperature, softcap, targets, hidden.device)
     check_targets(OP, targets, weight.shape[0], ignore_index)
     tail = check.number(OP, "tail", tail, at_least=0)
@@ -88,18 +96,18 @@ def linear_logprob(
             rows, weight = rows.to(gemm_dtype), weight.to(gemm_dtype)
             out = reference.linear_logprob(rows, weight, flat, bias, rule, ignore_index)
     else:
-        plan = Plan(rule, ignore_index, gemm_dtype, tail, _slots(hidden, weight, bias, tail))
+        triton = backend == "triton"
+        lists = triton or hidden.device.type == "cpu"  # elsewhere they would read sizes
+        slots = _slots((hidden, weight, bias), tail) if lists else 0
+        plan = Plan(rule, ignore_index, gemm_dtype, tail, slots, triton)
         out = LogprobOutput(*LinearLogprob.apply(rows, weight, flat, bias, plan))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
 
 
-def _slots(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, tail: float
-) -> int:
-    if hidden.device.type != "cpu":  # the lists of the portable backend read sizes
-        return 0
-    inputs = [x for x in (hidden, weight, bias) if x is not None]
-    needed = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+def _slots(inputs: tuple[torch.Tensor | None, ...], tail: float) -> int:
+    needed = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    weight = inputs[1]
+    assert weight is not None
     return slots_for(len(weight), tail, needed)
 
 

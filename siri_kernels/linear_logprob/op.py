@@ -12,7 +12,7 @@ from siri_kernels.linear_logprob import portable, sparse
 from siri_kernels.linear_logprob.certificate import certified_rows, report
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import gradient_rule
-from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats, select
 
 OP = "linear_logprob"
 Grads = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]
@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     gemm_dtype: torch.dtype
     tail: float
     slots: int  # 0: no lists, backward recomputes every row
+    triton: bool = False
 
 
 class LinearLogprob(torch.autograd.Function):
@@ -46,14 +47,20 @@ class LinearLogprob(torch.autograd.Function):
         plan: Plan,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         counted = targets != plan.ignore_index
-        index = counted_rows(counted)
+        index = None if plan.triton else counted_rows(counted)
         rows, row_targets = select(index, hidden, targets)
         rule, slots = plan.rule.rows(index), None
         if plan.slots:
             acc = portable.widened(plan.gemm_dtype)
             slots = Slots.empty(len(rows), plan.slots, rows, acc)
+        problem = (rows, weight, row_targets, bias, rule, plan.gemm_dtype)
         with no_autocast(hidden.device):
-            stats = portable.forward(rows, weight, row_targets, bias, rule, plan.gemm_dtype, slots)
+            if plan.triton:
+                from siri_kernels.linear_logprob import launch  # imports Triton
+
+                stats = launch.forward(launch.Problem(*problem), slots)
+            else:
+                stats = portable.forward(*problem, slots)
         stats = spread(stats, index, counted)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, targets, bias, counted, *stats, *(slots or ()))
@@ -65,10 +72,19 @@ class LinearLogprob(torch.autograd.Function):
         hidden, weight, targets, bias, counted, *saved = ctx.saved_tensors
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
         stats, slots = SoftmaxStats(*saved[:4]), Slots(*saved[4:]) if saved[4:] else None
+        plan = ctx.plan
         with torch.no_grad(), no_autocast(hidden.device):
-            grads = _backward(
-                hidden, weight, targets, bias, counted, stats, slots, upstream, ctx.plan, needs
-            )
+            if plan.triton:
+                from siri_kernels.linear_logprob import launch, launch_backward
+
+                problem = launch.Problem(hidden, weight, targets, bias, plan.rule, plan.gemm_dtype)
+                grads = launch_backward.backward(
+                    problem, counted, stats, slots, upstream, plan.tail, needs
+                )
+            else:
+                grads = _backward(
+                    hidden, weight, targets, bias, counted, stats, slots, upstream, plan, needs
+                )
         d_hidden, d_weight, d_bias = grads
         return refuse_double_backward(
             OP, (d_hidden, d_weight, None, d_bias, None), (hidden, weight, bias, *upstream)
@@ -195,10 +211,6 @@ def active_rows(counted: torch.Tensor, *upstream: torch.Tensor | None) -> torch.
             active |= grad != 0
     index = (active & counted).nonzero()[:, 0]
     return None if len(index) == len(counted) else index
-
-
-def select(index: torch.Tensor | None, *tensors: Any) -> tuple[Any, ...]:
-    return tensors if index is None else tuple(t if t is None else t[index] for t in tensors)
 
 
 def spread(stats: SoftmaxStats, index: torch.Tensor | None, counted: torch.Tensor) -> SoftmaxStats:
