@@ -10,7 +10,7 @@ from siri_kernels import _checks as check
 from siri_kernels._autograd import refuse_double_backward, untraced
 from siri_kernels._backend import resolve_backend
 from siri_kernels.linear_logprob import reference
-from siri_kernels.linear_logprob.api import check_rule, check_targets
+from siri_kernels.linear_logprob.checks import check_rule, check_targets
 from siri_kernels.linear_logprob.op import active_rows, counted_rows, spread
 from siri_kernels.linear_logprob.portable import tile_shape, widened
 from siri_kernels.linear_logprob.softmax_fold import Fold, finish, gradient_rule, logit_gradient
