@@ -12,7 +12,7 @@ from siri_kernels.linear_logprob import portable, sparse
 from siri_kernels.linear_logprob.certificate import certified_rows, report
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import gradient_rule
-from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats, select
 
 OP = "linear_logprob"
 Grads = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]
@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     gemm_dtype: torch.dtype
     tail: float
     slots: int  # 0: no lists, backward recomputes every row
+    triton: bool = False
 
 
 class LinearLogprob(torch.autograd.Function):
@@ -45,16 +46,7 @@ class LinearLogprob(torch.autograd.Function):
         bias: torch.Tensor | None,
         plan: Plan,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        counted = targets != plan.ignore_index
-        index = counted_rows(counted)
-        rows, row_targets = select(index, hidden, targets)
-        rule, slots = plan.rule.rows(index), None
-        if plan.slots:
-            acc = portable.widened(plan.gemm_dtype)
-            slots = Slots.empty(len(rows), plan.slots, rows, acc)
-        with no_autocast(hidden.device):
-            stats = portable.forward(rows, weight, row_targets, bias, rule, plan.gemm_dtype, slots)
-        stats = spread(stats, index, counted)
+        stats, slots, counted = forward_of(hidden, weight, targets, bias, plan)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, targets, bias, counted, *stats, *(slots or ()))
         ctx.plan = plan
@@ -65,8 +57,8 @@ class LinearLogprob(torch.autograd.Function):
         hidden, weight, targets, bias, counted, *saved = ctx.saved_tensors
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
         stats, slots = SoftmaxStats(*saved[:4]), Slots(*saved[4:]) if saved[4:] else None
-        with torch.no_grad(), no_autocast(hidden.device):
-            grads = _backward(
+        with torch.no_grad():
+            grads = gradients_of(
                 hidden, weight, targets, bias, counted, stats, slots, upstream, ctx.plan, needs
             )
         d_hidden, d_weight, d_bias = grads
@@ -75,7 +67,61 @@ class LinearLogprob(torch.autograd.Function):
         )
 
 
-def _backward(
+def forward_of(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: Plan,
+) -> tuple[SoftmaxStats, Slots | None, torch.Tensor]:
+    """Statistics of all rows, the lists, and which rows count.
+
+    The portable backend lists counted rows only.
+    """
+    counted = targets != plan.ignore_index
+    index = None if plan.triton else counted_rows(counted)
+    rows, row_targets = select(index, hidden, targets)
+    rule, slots = plan.rule.rows(index), None
+    if plan.slots:
+        slots = Slots.empty(len(rows), plan.slots, rows, portable.widened(plan.gemm_dtype))
+    problem = (rows, weight, row_targets, bias, rule, plan.gemm_dtype)
+    with no_autocast(hidden.device):
+        if plan.triton:
+            from siri_kernels.linear_logprob import launch  # imports Triton
+
+            stats = launch.forward(launch.Problem(*problem), slots)
+        else:
+            stats = portable.forward(*problem, slots)
+    return spread(stats, index, counted), slots, counted
+
+
+def gradients_of(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    counted: torch.Tensor,
+    stats: SoftmaxStats,
+    slots: Slots | None,
+    upstream: tuple[torch.Tensor | None, ...],
+    plan: Plan,
+    needs: tuple[bool, bool, bool],
+) -> Grads:
+    """Gradients of ``hidden``, ``weight`` and ``bias`` from what :func:`forward_of` gave."""
+    with no_autocast(hidden.device):
+        if plan.triton:
+            from siri_kernels.linear_logprob import launch, launch_backward
+
+            problem = launch.Problem(hidden, weight, targets, bias, plan.rule, plan.gemm_dtype)
+            return launch_backward.backward(
+                problem, counted, stats, slots, upstream, plan.tail, needs
+            )
+        return _portable_backward(
+            hidden, weight, targets, bias, counted, stats, slots, upstream, plan, needs
+        )
+
+
+def _portable_backward(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
@@ -195,10 +241,6 @@ def active_rows(counted: torch.Tensor, *upstream: torch.Tensor | None) -> torch.
             active |= grad != 0
     index = (active & counted).nonzero()[:, 0]
     return None if len(index) == len(counted) else index
-
-
-def select(index: torch.Tensor | None, *tensors: Any) -> tuple[Any, ...]:
-    return tensors if index is None else tuple(t if t is None else t[index] for t in tensors)
 
 
 def spread(stats: SoftmaxStats, index: torch.Tensor | None, counted: torch.Tensor) -> SoftmaxStats:

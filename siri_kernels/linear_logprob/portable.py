@@ -51,15 +51,20 @@ class Tiles:
         rule: LogitRule,
         gemm_dtype: torch.dtype,
         few: bool = False,
+        shape: tuple[int, int] | None = None,
     ) -> None:
-        """``few``: blocks need not be larger than there are rows (bits may differ by batch)."""
+        """``few``: blocks need not be larger than there are rows (bits may differ by batch).
+
+        ``shape``: rows and ids of a tile (None: :func:`tile_shape`), of which none is filled up.
+        """
         self.weight, self.bias, self.softcap = weight, bias, rule.softcap
         self.acc = widened(gemm_dtype)
         # Tensor cores take 16-bit inputs and give fp32; elsewhere the inputs are widened, exactly.
         self.mixed = hidden.device.type == "cuda" and gemm_dtype != self.acc
         self.gemm = gemm_dtype
-        self.rows, self.ids = tile_shape(weight.shape[0], hidden.device)
-        self.pad = hidden.device.type == "cpu"
+        self.rows, self.ids = shape or tile_shape(weight.shape[0], hidden.device)
+        self.ids = min(self.ids, weight.shape[0])
+        self.pad = hidden.device.type == "cpu" and shape is None
         self.total = hidden.shape[0]
         if few:
             self.rows = min(self.rows, max(1, -(-self.total // 16) * 16))
@@ -98,11 +103,11 @@ class Tiles:
         return self.buffers[which][: rows * ids].view(rows, ids)
 
     def raw(
-        self, block: int, tile: torch.Tensor, bias: torch.Tensor | None
+        self, block: int, tile: torch.Tensor, bias: torch.Tensor | None, buffer: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Raw logits of a block and a tile, in a buffer, and the block as the GEMM took it."""
         x = self.hidden[block].to(self.gemm)
-        out = self.scratch(0, x.shape[0], tile.shape[0])
+        out = self.scratch(buffer, x.shape[0], tile.shape[0])
         if self.mixed:
             torch.mm(x, tile.t(), out_dtype=self.acc, out=out)
         else:
