@@ -67,7 +67,17 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", default="auto", metavar="auto|never|PATH", help="default: %(default)s"
     )
     sub.add_argument(
-        "--dry-run", action="store_true", help="resolved configuration and memory estimate only"
+        "--dry-run",
+        action="store_true",
+        help="only show the resolved configuration, memory per rank, tokens a step, expected hours",
+    )
+    planned = sub.add_argument_group("what --dry-run plans for")
+    planned.add_argument("--ranks", type=_positive, help="processes; default: torchrun's, else 1")
+    planned.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="of one GPU; default: this machine's"
+    )
+    planned.add_argument(
+        "--rates", metavar="FOLDER", help="a run whose measured rates to use; default: this one"
     )
 
     sub = command(
@@ -105,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from siri_train.demo import demo
 
@@ -127,7 +144,14 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from siri_train.dry_run import dry_run
 
-        print(dry_run(config))
+        print(
+            dry_run(
+                config,
+                ranks=arguments.ranks,
+                memory_gb=arguments.gpu_memory,
+                rates_from=arguments.rates,
+            )
+        )
         return 0
     from siri_train.loop import train
 

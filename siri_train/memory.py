@@ -32,12 +32,14 @@ class Shape:
     Args:
         parameters: of the whole model.
         layer: parameters of one decoder layer.
+        linears: the layers of a decoder layer that LoRA can adapt: name, inputs, outputs.
         layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary: sizes.
         tied: embedding and head are one matrix.
     """
 
     parameters: int
     layer: int
+    linears: tuple[tuple[str, int, int], ...]
     layers: int
     hidden: int
     intermediate: int
@@ -54,10 +56,14 @@ class Shape:
             model: Any = AutoModelForCausalLM.from_config(config)
         text = config.get_text_config()
         heads = text.num_attention_heads
+        layer = model.base_model.layers[-1]
         return Shape(
             parameters=sum(p.numel() for p in model.parameters()),
-            layer=max(
-                sum(p.numel() for p in layer.parameters()) for layer in model.base_model.layers
+            layer=sum(p.numel() for p in layer.parameters()),
+            linears=tuple(
+                (name.rpartition(".")[2], module.in_features, module.out_features)
+                for name, module in layer.named_modules()
+                if isinstance(module, torch.nn.Linear)
             ),
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
@@ -68,6 +74,15 @@ class Shape:
             vocabulary=text.vocab_size,
             tied=bool(config.tie_word_embeddings),
         )
+
+    def trained(self, config: RunConfig) -> int:
+        """Parameters with gradients: all, or those of the adapters."""
+        lora = config.model.lora
+        if lora is None:
+            return self.parameters
+        wanted = None if lora.targets == "all-linear" else lora.targets
+        sizes = (i + o for name, i, o in self.linears if wanted is None or name in wanted)
+        return self.layers * lora.rank * sum(sizes)
 
     @property
     def root(self) -> int:
@@ -122,12 +137,16 @@ def estimate(config: RunConfig, shape: Shape, *, ranks: int = 1, gpu: bool = Tru
     mixed = sharded and config.distributed.compute_dtype is not None
     computed = 2 if mixed else stored
     tokens = config.train.token_budget
-    share = -(-shape.parameters // ranks)
+    trained = shape.trained(config)
     # With offload the shards live in the CPU's memory.
-    here = 0 if sharded and config.distributed.offload else 1
-    weights = {"weights": share * stored * here}
-    gradients = {"gradients": share * stored * here}
-    moments = {"AdamW moments": 2 * share * stored * here}
+    here = 0.0 if sharded and config.distributed.offload else 1.0 / ranks
+    masters = stored < 4 and config.train.master_weights
+    weights = {"weights": int(shape.parameters * stored * here)}
+    gradients = {"gradients": int(trained * stored * here)}
+    moments = {
+        "AdamW moments": int(2 * trained * (4 if masters else stored) * here),
+        "float32 master weights": int(4 * trained * here) if masters else 0,
+    }
 
     fused = gpu and config.model.liger != "off"
     kept = layer_saves(shape, computed, fused) * tokens
@@ -140,23 +159,25 @@ def estimate(config: RunConfig, shape: Shape, *, ranks: int = 1, gpu: bool = Tru
     in_head = {
         "activations for backward": inputs + norm_saves(shape, computed, fused) * tokens,
         "log-prob head, saved": head,
-        "transient": head_transients(shape, config, computed, gpu),
+        "gradients on their way": head_transients(shape, config, computed, gpu),
     }
     in_layer = {
         "activations for backward": inputs,
         "one layer's, computed again": again,
-        "transient": layer_transients(shape, computed) * tokens,
+        "gradients on their way": layer_transients(shape, computed) * tokens,
     }
     largest = max(in_head, in_layer, key=lambda parts: sum(parts.values()))
     training = {**weights, **gradients, **moments, **largest}
-    if shape.tied:
+    if shape.tied and config.model.lora is None:
         # Its two gradients meet at the end of backward; until then the head's waits.
         training["gradient of the tied head"] = shape.vocabulary * shape.hidden * computed
     if sharded:
         training["gathered weights"] = _gathered(config, shape, computed)
         # One layer's gradient and the copy that is reduced, in float32; the root's own likewise.
         training["gradients being reduced"] = (2 * shape.layer + shape.root) * (computed + 4)
-    optimizer = {**weights, **gradients, **moments, "transient": _step(shape, stored, ranks, gpu)}
+    # AdamW is fused; in front of masters every gradient is widened first.
+    widened = {"gradients in float32": int(4 * trained * here) if masters else 0}
+    optimizer = {**weights, **gradients, **moments, **widened}
     rollout = {**weights, **moments, **_sampling(config, shape, computed, sharded)}
     return Memory(
         training=training,
@@ -207,7 +228,8 @@ def head_transients(shape: Shape, config: RunConfig, width: int, gpu: bool) -> i
     float32 and in their own dtype, two tiles of logits; on a CPU also the lists' entries, sorted
     (all slots filled: a trained model fills few)."""
     rows, ids = tile_shape(shape.vocabulary, torch.device("cuda" if gpu else "cpu"))
-    weight = 0 if shape.tied else shape.vocabulary * shape.hidden * width
+    frozen = shape.tied or config.model.lora is not None
+    weight = 0 if frozen else shape.vocabulary * shape.hidden * width
     hidden = shape.hidden * (4 + width) * config.train.token_budget
     entries = 0 if gpu else slots_for(shape.vocabulary, config.train.tail, True)
     return weight + hidden + 2 * 4 * rows * ids + _ENTRY * entries * config.train.token_budget
@@ -219,14 +241,6 @@ def _gathered(config: RunConfig, shape: Shape, width: int) -> int:
     return (shape.root + 2 * shape.layer) * width  # this layer and the next, fetched ahead
 
 
-def _step(shape: Shape, stored: int, ranks: int, gpu: bool) -> int:
-    """Temporaries of ``torch.optim.AdamW``: of all parameters at once on a GPU (foreach), of the
-    largest one on a CPU."""
-    if gpu:
-        return -(-shape.parameters // ranks) * stored
-    return 2 * max(shape.vocabulary, shape.intermediate) * shape.hidden * stored
-
-
 def _sampling(config: RunConfig, shape: Shape, width: int, sharded: bool) -> dict[str, int]:
     """The transformers engine: whole weights, a cache of the longest sequences, logits."""
     rows = config.rollout.batch_rows
@@ -234,6 +248,7 @@ def _sampling(config: RunConfig, shape: Shape, width: int, sharded: bool) -> dic
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
     return {
         "gathered weights": shape.parameters * width if sharded else 0,
-        "KV cache": rows * length * cache,
+        # A layer's cache grows by being copied: one of them is there twice.
+        "KV cache": rows * length * cache * (shape.layers + 1) // shape.layers,
         "logits of a token": rows * shape.vocabulary * 3 * 4,
     }

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from siri_train import lora
 from siri_train.config import ConfigError
 from siri_train.loop import train
+from siri_train.memory import Shape
 from siri_train.model import load_policy
 
 from ..train.conftest import tiny  # noqa: F401
@@ -75,3 +76,14 @@ def test_a_run_of_adapters_resumes_to_the_bit(tiny: Any, tmp_path: Path) -> None
 def test_layers_that_do_not_exist_are_refused(tiny: Any) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match="model.lora.targets"):
         load_policy(tiny("model.lora.targets=[nowhere]").model, CPU)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "[q_proj, down_proj]"])
+def test_the_memory_estimate_counts_adapters_as_peft_makes_them(
+    tiny: Any,  # noqa: F811
+    targets: str,
+) -> None:
+    config = tiny("model.lora.rank=4", f"model.lora.targets={targets}")
+    model = load_policy(config.model, CPU).model
+    real = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert Shape.of(model.config).trained(config) == real > 0
