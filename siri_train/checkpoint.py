@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import zlib
@@ -11,11 +12,13 @@ from typing import Any
 
 import torch
 
+from siri_train import distributed
 from siri_train.config import ConfigError
 from siri_train.files import replace_text, written_aside
 from siri_train.model import Policy
 
 _STATE = "trainer_state.pt"
+_SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model was sharded
 _INDEX = "checkpoint.json"
 _FORMAT = 1
 
@@ -36,7 +39,9 @@ def save_checkpoint(
 
     A folder that carries the name is therefore complete. An existing one is replaced. It holds the
     model and tokenizer as ``from_pretrained`` loads them, the optimiser and the random number
-    generators' states, and ``checkpoint.json``: every file's size and CRC-32.
+    generators' states, and ``checkpoint.json``: every file's size and CRC-32. Of a sharded model
+    each rank writes its part of the optimiser's state (``optimizer/``), and rank 0 the rest; every
+    rank must call this.
 
     Args:
         run_dir: the run's folder.
@@ -48,17 +53,36 @@ def save_checkpoint(
         CheckpointError: it could not be written (a full disk, a quota, no permission).
     """
     folder = run_dir / "checkpoints" / checkpoint_name(step)
+    shards = folder.with_name(f".{folder.name}.{_SHARDS}.partial")
+    sharded = optimizer is not None and distributed.is_sharded(policy.model)
     try:
-        with written_aside(folder) as aside:
-            policy.save(aside)
-            state = {
-                "step": step,
-                "optimizer": optimizer.state_dict() if optimizer else None,
-                "rng": _rng_state(),
-            }
-            torch.save(state, aside / _STATE)
-            files = {path.name: _size_and_crc(path) for path in sorted(aside.iterdir())}
-            write_json(aside / _INDEX, {"format": _FORMAT, "step": step, "files": files})
+        weights, adapters = policy.weights()  # every rank takes part
+        if sharded:
+            assert optimizer is not None
+            distributed.on_main(shutil.rmtree, shards, True)
+            distributed.save_sharded_state(shards, policy.model, optimizer)
+
+        def write() -> None:
+            with written_aside(folder) as aside:
+                policy.save(aside, weights)
+                if sharded:
+                    os.replace(shards, aside / _SHARDS)
+                state = {
+                    "step": step,
+                    "optimizer": optimizer.state_dict() if optimizer and not sharded else None,
+                    "rng": _rng_state(),
+                }
+                if adapters is not None:
+                    state["adapters"] = adapters
+                torch.save(state, aside / _STATE)
+                files = {
+                    path.relative_to(aside).as_posix(): _size_and_crc(path)
+                    for path in sorted(aside.rglob("*"))
+                    if path.is_file()
+                }
+                write_json(aside / _INDEX, {"format": _FORMAT, "step": step, "files": files})
+
+        distributed.on_main(write)
     except Exception as error:  # safetensors and torch.save each have an error of their own
         there = checkpoints(run_dir)
         kept = f"the newest one is {there[max(there)]}" if there else "there is none yet"
@@ -122,8 +146,10 @@ def require_good(folder: Path, run_dir: Path) -> None:
     raise ConfigError(f"{folder}: {reason}; {hint}")
 
 
-def load_state(folder: Path, optimizer: torch.optim.Optimizer) -> int:
+def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:
     """Restore the optimiser and the random number generators; returns the steps done.
+
+    A checkpoint of any number of ranks is resumed on any number of ranks.
 
     Raises:
         ConfigError: the folder holds no trainer state, or one of another model.
@@ -131,9 +157,16 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer) -> int:
     path = folder / _STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["optimizer"] is not None:
+        if "adapters" in state:
+            distributed.load_weights(model, state["adapters"])
+        if (folder / _SHARDS).is_dir():
+            distributed.load_sharded_state(folder / _SHARDS, model, optimizer)
+        elif state["optimizer"] is not None:
             _same_shapes(state["optimizer"], optimizer)
-            optimizer.load_state_dict(state["optimizer"])
+            if distributed.is_sharded(model):
+                distributed.load_whole_state(state["optimizer"], model, optimizer)
+            else:
+                optimizer.load_state_dict(state["optimizer"])
         _restore_rng(state["rng"])
     except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
         raise ConfigError(f"{path}: cannot be resumed from: {error}") from error
@@ -235,7 +268,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
         shutil.copytree(
             run_dir / end["path"],
             aside,
-            ignore=shutil.ignore_patterns(_STATE, _INDEX),
+            ignore=shutil.ignore_patterns(_STATE, _INDEX, _SHARDS),
             dirs_exist_ok=True,
         )
     return folder

@@ -46,6 +46,18 @@ class ArchitectureConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """Train low-rank adapters (peft) instead of all weights; checkpoints hold merged weights."""
+
+    rank: int = Field(32, gt=0)
+    alpha: float = Field(64.0, gt=0)
+    """The adapters' product is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the layers that get adapters, as ``[q_proj, v_proj]``; all-linear: all of the
+    transformer, not the head."""
+
+
 class ModelConfig(Section):
     """The policy."""
 
@@ -59,7 +71,13 @@ class ModelConfig(Section):
     """Dtype of the weights; the loss and its statistics are float32 in any case."""
     gradient_checkpointing: bool = False
     liger: Literal["auto", "on", "off"] = "auto"
-    """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU."""
+    """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU, where they can be had."""
+    lora: LoraConfig | None = None
+
+    @field_validator("liger", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class SourceConfig(Section):
@@ -167,6 +185,9 @@ class RolloutConfig(Section):
     """0: off."""
     batch_rows: int = Field(256, gt=0)
     """Sequences decoded at a time."""
+    shards: int = Field(0, ge=0)
+    """Questions are sampled in this many parts, each with a seed of its own and shared among the
+    ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
 
 
 class RewardConfig(Section):
@@ -212,12 +233,17 @@ class TrainConfig(Section):
     mini_batches: int = Field(2, gt=0)
     """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
     token_budget: int = Field(32768, gt=0)
-    """Padded tokens (prompt and response) per forward pass."""
+    """Tokens (prompt and response) per forward pass and rank, packed without padding."""
     lr: float = Field(1e-6, gt=0)
     lr_warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = Field(1.0, gt=0)
+    """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
+    master_weights: bool = True
+    """Keep a float32 copy of bfloat16 weights in the optimiser; steps of 1e-6 vanish without."""
+    rehearse: Literal["auto", "always", "never"] = "auto"
+    """Try the largest possible row before training; auto: on a GPU."""
     tail: float = Field(1e-2, ge=0)
     """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
 
@@ -259,6 +285,20 @@ class MonitorConfig(Section):
     """Stop at the first alarm instead of recording it and going on."""
 
 
+class DistributedConfig(Section):
+    """Several processes: ``torchrun --nproc-per-node N -m siri_train train RECIPE``; FSDP2."""
+
+    reshard_after_forward: bool = True
+    """Free each layer's gathered weights after its forward pass; False: faster, more memory."""
+    compute_dtype: Literal["bfloat16"] | None = None
+    """Mixed precision: gathered weights and computation in this dtype over the stored weights
+    (``model.dtype: float32`` makes these the master copy); null: as stored."""
+    offload: bool = False
+    """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
+    timeout_minutes: float = Field(60.0, gt=0)
+    """Longest wait for another rank, which may be sampling or checking answers."""
+
+
 class RunConfig(Section):
     """Everything a run needs; ``siri-train train RECIPE --dry-run`` prints it resolved."""
 
@@ -282,6 +322,7 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @field_validator("name")
     @classmethod

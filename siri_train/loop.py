@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 
 from siri_kernels import group_advantages
+from siri_train import distributed
 from siri_train.config import RunConfig
 from siri_train.monitor.metrics import step_metrics
+from siri_train.optimizer import learning_rate
 from siri_train.packing import Sample
+from siri_train.rehearsal import out_of_memory_named
 from siri_train.rewards import Response, length_capping_reward
 from siri_train.rollout import SamplingParams
 from siri_train.run import Run
-from siri_train.step import learning_rate, score, update
+from siri_train.step import live, score, update
 
 
 def train(config: RunConfig, resume: str = "auto") -> Path:
@@ -29,7 +32,10 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
         ConfigError: something the configuration names is missing or impossible; raised before
             any work is done.
     """
-    with Run.open(config, resume) as run:
+    with (
+        distributed.session(config.device, config.distributed.timeout_minutes),
+        Run.open(config, resume) as run,
+    ):
         policy, schedule = run.policy, run.schedule
         for step in range(run.start_step, config.train.steps):
             cap = schedule(step)
@@ -56,11 +62,14 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
 
             # Reward: 1 if finished within the cap and right, else 0 (SIRI section 3.1).
             texts = policy.decode(completions)
-            grades = length_capping_reward(
-                [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)],
-                [question.answer for question, _ in pairs],
-                verifier=run.verifier,
-                think=config.reward.think,
+            grades = distributed.spread(
+                lambda part: length_capping_reward(
+                    [Response(text, completion.finish_reason) for text, (_, completion) in part],
+                    [question.answer for _, (question, _) in part],
+                    verifier=run.verifier,
+                    think=config.reward.think,
+                ),
+                list(zip(texts, pairs, strict=True)),
             )
 
             # Advantage: relative to the other responses to the same question (GRPO).
@@ -81,20 +90,22 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     pairs, advantages.advantages.tolist(), strict=True
                 )
             ]
-            if config.loss.old_logprobs == "recompute":
-                score(policy, samples, config.train.token_budget, config.rollout.temperature)
             for group in run.optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.train)
-            stats = update(
-                policy,
-                run.optimizer,
-                samples,
-                config.train,
-                config.loss,
-                temperature=config.rollout.temperature,
-                constant_length=config.schedule.max_len,
-                seed=seed,
-            )
+            with out_of_memory_named(config, policy.device, f"the update of step {step}"):
+                if config.loss.old_logprobs == "recompute":
+                    needed = live(samples, config.loss)
+                    score(policy, needed, config.train.token_budget, config.rollout.temperature)
+                stats = update(
+                    policy,
+                    run.optimizer,
+                    samples,
+                    config.train,
+                    config.loss,
+                    temperature=config.rollout.temperature,
+                    constant_length=config.schedule.max_len,
+                    seed=seed,
+                )
             run.engine.sync()
             time_train = time.perf_counter() - started
 

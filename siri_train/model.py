@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from siri_kernels import LogprobHead
-from siri_train.config import ConfigError, ModelConfig
+from siri_train import attention, distributed, lora
+from siri_train.attention import Layout
+from siri_train.config import ConfigError, DistributedConfig, ModelConfig
 from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
@@ -32,23 +35,25 @@ class Policy:
     """A causal language model with what training needs to know about it.
 
     Args:
-        model: the transformers model; its language-model head is read through ``head``.
+        model: the transformers model; its language-model head is a ``siri_kernels.LogprobHead``
+            and its attention ``siri_train.attention`` (:func:`prepare` makes it so).
         tokenizer: its tokenizer.
         eos_ids: the end-of-sequence set.
-        head: log-probs straight from hidden states (``siri_kernels.LogprobHead``).
         softcap: final logit soft-capping of the architecture, if any.
+        lora_scaling: alpha / rank where only adapters are trained, else None.
     """
 
     model: Any
     tokenizer: Any
     eos_ids: frozenset[int]
-    head: LogprobHead
     softcap: float | None
+    lora_scaling: float | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where this rank computes."""
+        placed = getattr(self.model, "siri_device", None)
+        return next(self.model.parameters()).device if placed is None else placed
 
     @property
     def pad_token_id(self) -> int:
@@ -59,10 +64,10 @@ class Policy:
     def token_logprobs(
         self, batch: MicroBatch, *, temperature: float = 1.0, tail: float = 1e-2
     ) -> tuple[Tensor, Tensor]:
-        """Log-prob and entropy of every response token, packed.
+        """Log-prob and entropy of every response token.
 
-        The transformer runs on rows padded at the right, where causal attention needs no mask; the
-        head sees only the hidden states that predict a response token.
+        The transformer runs on a packed row; the head sees only the hidden states that predict a
+        response token.
 
         Args:
             batch: what to score; [T] response tokens in all.
@@ -72,12 +77,19 @@ class Policy:
         Returns:
             logprobs [T] and entropy [T], float32, both differentiable.
         """
-        hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        hidden = hidden.flatten(0, 1)[batch.predictors]
-        out = self.head(
-            hidden, batch.targets, temperature=temperature, tail=tail, softcap=self.softcap
+        # A sharded model gathers its weights around this method (distributed.shard put it there).
+        call = getattr(self.model, "siri_token_logprobs", None)
+        if call is None:
+            call = MethodType(token_logprobs, self.model)
+        return call(
+            batch.input_ids,
+            batch.layout,
+            batch.predictors,
+            batch.targets,
+            temperature=temperature,
+            tail=tail,
+            softcap=self.softcap,
         )
-        return out.logprobs, out.entropy
 
     def decode(self, completions: Sequence[Completion]) -> list[str]:
         """The responses' text without special tokens."""
@@ -85,10 +97,65 @@ class Policy:
             [c.token_ids for c in completions], skip_special_tokens=True
         )
 
-    def save(self, folder: Path) -> None:
-        """Write a folder that ``from_pretrained`` loads: config, safetensors, tokenizer."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a folder that ``from_pretrained`` loads: config, safetensors, tokenizer.
+
+        Args:
+            folder: where to.
+            weights: :meth:`weights`, collected before; needed where the model is sharded.
+        """
+        self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+
+    def weights(self) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+        """What :meth:`save` writes and the adapters beside it; every rank must call it.
+
+        Returns:
+            The whole weights, adapters merged, on the CPU of rank 0 where the model is sharded
+            (empty on the others); None where they are the model's own. And the adapters, or None.
+        """
+        sharded, adapted = distributed.is_sharded(self.model), self.lora_scaling is not None
+        if not sharded and not adapted:
+            return None, None
+        state = distributed.full_state_dict(self.model)
+        if self.lora_scaling is None:
+            return state, None
+        return lora.merged(state, self.lora_scaling), lora.adapters(state)
+
+
+def token_logprobs(
+    model: Any,
+    input_ids: Tensor,
+    layout: Layout,
+    predictors: Tensor,
+    targets: Tensor,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """The forward pass of :meth:`Policy.token_logprobs` as a method of the model.
+
+    Args:
+        model: see :func:`prepare`.
+        input_ids: [1, N] int64; layout: its sequences.
+        predictors: [T] int64, positions in the row; targets: [T] int64.
+        **options: of ``siri_kernels.linear_logprob``.
+    """
+    with attention.packed_forward(layout) as packed:
+        hidden = model.base_model(input_ids=input_ids, **packed).last_hidden_state
+    out = model.get_output_embeddings()(hidden[0, predictors], targets, **options)
+    # Copies: FSDP2 hooks into what is returned and warns about views.
+    return out.logprobs.clone(), out.entropy.clone()
+
+
+def prepare(model: Any) -> None:
+    """Give a causal language model packed attention and a ``LogprobHead``, in place.
+
+    The head holds the same parameters under the same names, so checkpoints and tied weights stay
+    as they are; ``model(...)`` gives logits as before.
+    """
+    model.set_attn_implementation(attention.NAME)
+    head = model.get_output_embeddings()
+    if not isinstance(head, LogprobHead):
+        model.set_output_embeddings(LogprobHead(head))
 
 
 def resolve_model_path(config: ModelConfig) -> str:
@@ -118,7 +185,10 @@ def resolve_model_path(config: ModelConfig) -> str:
 
 
 def load_policy(
-    config: ModelConfig, device: torch.device, path: str | Path | None = None
+    config: ModelConfig,
+    device: torch.device,
+    path: str | Path | None = None,
+    sharding: DistributedConfig | None = None,
 ) -> Policy:
     """Load model and tokenizer for training.
 
@@ -126,6 +196,8 @@ def load_policy(
         config: the recipe's model section.
         device: where to put the weights.
         path: load from here (a checkpoint) instead of ``config.path``.
+        sharding: shard the weights over the ranks of the process group so; None: every process has
+            all of them.
 
     Raises:
         ConfigError: the folder is missing, or the architecture scales its logits in a way that is
@@ -151,17 +223,31 @@ def load_policy(
                 f"model.path: {type(model).__name__} scales its logits ({name}={value}), which the "
                 "log-prob head does not support yet"
             )
-    model.to(device)
+    prepare(model)
+    if sharding is None:
+        model.to(device)
     if config.liger == "on" or (config.liger == "auto" and device.type == "cuda"):
-        _apply_liger(model)
+        apply_liger(model, required=config.liger == "on")
+    if config.lora is not None:
+        lora.add_lora(model, config.lora)
+        model.to(next(model.parameters()).device)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if sharding is not None:
+        distributed.shard(
+            model,
+            device,
+            methods={"siri_token_logprobs": token_logprobs},
+            reshard_after_forward=sharding.reshard_after_forward,
+            compute_dtype=getattr(torch, sharding.compute_dtype or "", None),
+            offload=sharding.offload,
+        )
     return Policy(
         model=model,
         tokenizer=tokenizer,
         eos_ids=eos_token_ids(tokenizer, model.config, model.generation_config),
-        head=LogprobHead(model.get_output_embeddings()),
         softcap=getattr(model.config, "final_logit_softcapping", None),
+        lora_scaling=config.lora.alpha / config.lora.rank if config.lora else None,
     )
 
 
@@ -176,13 +262,36 @@ def max_positions(config: ModelConfig) -> int | None:
     return getattr(loaded, "max_position_embeddings", None)
 
 
-def _apply_liger(model: Any) -> None:
-    """Swap in Liger's RMSNorm, SwiGLU and RoPE kernels; the head and the loss stay ours."""
-    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+def apply_liger(model: Any, required: bool) -> bool:
+    """Swap in Liger's RMSNorm, SwiGLU and RoPE kernels; the head and the loss stay ours.
 
+    Args:
+        model: a transformers model; its modules are changed in place.
+        required: whether it is an error where they cannot be had.
+
+    Returns:
+        Whether it was done.
+
+    Raises:
+        ConfigError: ``required``, and liger-kernel is missing or has nothing for this model.
+    """
+    kind = model.config.model_type
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+        problem = "" if kind in MODEL_TYPE_TO_APPLY_LIGER_FN else f"has no kernels for {kind!r}"
+    except ImportError as error:
+        problem = f"cannot be imported ({error})"
+    if problem:
+        if required:
+            raise ConfigError(f"model.liger: on, but liger-kernel {problem}; use auto or off")
+        print(f"model.liger: auto: left out, liger-kernel {problem}", flush=True)
+        return False
     _apply_liger_kernel_to_instance(
         model=model, cross_entropy=False, fused_linear_cross_entropy=False
     )
+    return True
 
 
 def choose_device(name: str) -> torch.device:

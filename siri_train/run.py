@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from siri_train import distributed
 from siri_train.checkpoint import (
     checkpoints,
     load_state,
@@ -23,17 +24,19 @@ from siri_train.checkpoint import (
 )
 from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
+from siri_train.distributed import on_main
 from siri_train.evaluate import evaluate
 from siri_train.files import recover, replace_text
-from siri_train.model import choose_device, load_policy
+from siri_train.model import Policy, choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
+from siri_train.optimizer import make_optimizer
 from siri_train.preflight import preflight
+from siri_train.rehearsal import rehearse
 from siri_train.report import write_report
 from siri_train.rewards import Grade, Verifier, make_verifier
-from siri_train.rollout import Completion, TransformersEngine
-from siri_train.step import make_optimizer
+from siri_train.rollout import Completion, Engine, SharedEngine, TransformersEngine
 
 
 class AlarmHalt(RuntimeError):
@@ -51,29 +54,30 @@ class Run:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
 
-        source = self._resume_from(resume)
-        self._compare_with_before()
-        checked = preflight(config)
+        source = on_main(self._resume_from, resume)
+        on_main(self._compare_with_before)
+        with distributed.main_first():  # a model that must be converted is, once
+            checked = preflight(config)
         self.eval_questions = checked.eval_questions
         self.start = checked.start
         self.sampler = QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)
         self.policy = load_policy(
-            config.model, choose_device(config.device), source or checked.start
+            config.model,
+            choose_device(config.device),
+            # Checkpoints of adapters hold merged weights: these start from the base again.
+            checked.start if config.model.lora else source or checked.start,
+            config.distributed if distributed.active() else None,
         )
-        self.optimizer = make_optimizer(self.policy, config.train)
-        self.start_step = load_state(source, self.optimizer) if source else 0
-        self.engine = TransformersEngine(
-            self.policy.model, self.policy.pad_token_id, config.rollout.batch_rows
-        )
+        self.optimizer = make_optimizer(self.policy.model, config.train)
+        self.start_step = load_state(source, self.optimizer, self.policy.model) if source else 0
+        wanted = config.train.rehearse
+        if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
+            rehearse(self.policy, self.optimizer, config)
+        self.engine = build_engine(config, self.policy)
         self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()
 
-        self.dir.mkdir(parents=True, exist_ok=True)
-        replace_text(self.dir / "config.yaml", config.to_yaml())
-        self._set_aside_newer()
-        self.rows = _keep_rows(self.dir / "metrics.jsonl", below=self.start_step)
-        self.evals = _keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1)
-        _keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
+        self.rows, self.evals = on_main(self._prepare_folder)
         self.progress = Progress(config.name, config.train.steps, self.start_step)
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -121,6 +125,17 @@ class Run:
         require_good(found[newest], self.dir)
         return found[newest]
 
+    def _prepare_folder(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Write the configuration and cut the logs back to the start; their rows until then."""
+        self.dir.mkdir(parents=True, exist_ok=True)
+        replace_text(self.dir / "config.yaml", self.config.to_yaml())
+        self._set_aside_newer()
+        _keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
+        return (
+            _keep_rows(self.dir / "metrics.jsonl", below=self.start_step),
+            _keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1),
+        )
+
     def _set_aside_newer(self) -> None:
         """Rename checkpoints past the one resumed from: they belong to a history that is now
         written anew, and the next ``--resume auto`` must not continue it."""
@@ -154,11 +169,7 @@ class Run:
 
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``, check it for alarms, show it."""
-        _append(self.dir / "metrics.jsonl", row)
-        raised = alarms.check(row, self.rows)
-        self.rows.append(row)
-        for alarm in raised:
-            _append(self.dir / "alarms.jsonl", alarm)
+        raised = on_main(self._append_row, row)
         names = ", ".join(alarm["alarm"] for alarm in raised)
         self.progress.update(
             row["step"] + 1,
@@ -170,6 +181,14 @@ class Run:
             first = raised[0]
             raise AlarmHalt(f"{first['alarm']}: {first['cause']}; {first['action']}")
 
+    def _append_row(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        _append(self.dir / "metrics.jsonl", row)
+        raised = alarms.check(row, self.rows)
+        self.rows.append(row)
+        for alarm in raised:
+            _append(self.dir / "alarms.jsonl", alarm)
+        return raised
+
     def dump_rollouts(
         self,
         step: int,
@@ -180,6 +199,8 @@ class Run:
         """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
         monitor = self.config.monitor
         last = step + 1 == self.config.train.steps
+        if not distributed.is_main():
+            return
         if not monitor.rollouts_every or (step % monitor.rollouts_every and not last):
             return
         path = self.dir / "rollouts" / f"step_{step:06d}.jsonl"
@@ -214,12 +235,18 @@ class Run:
         periodic = self.config.checkpoint.every
         if end or (periodic and done % periodic == 0):
             save_checkpoint(self.dir, done, self.policy, self.optimizer)
-            self._update_manifest(done)
-            prune(self.dir, self.config.checkpoint.keep_last, self._kept(done))
-            write_report(self.dir)
+            on_main(self._after_checkpoint, done)
+
+    def _after_checkpoint(self, done: int) -> None:
+        self._update_manifest(done)
+        prune(self.dir, self.config.checkpoint.keep_last, self._kept(done))
+        write_report(self.dir)
 
     def finish(self) -> None:
         """Write ``summary.json`` and the report."""
+        on_main(self._finish)
+
+    def _finish(self) -> None:
         if self.start_step == self.config.train.steps:
             print(f"{self.config.name}: all {self.start_step} steps are done", flush=True)
         self._update_manifest(self.config.train.steps)
@@ -274,7 +301,7 @@ class Run:
             seed=self.config.seed + 7,
         )
         row = {"step": step, "name": name, **row}
-        _append(self.dir / "eval.jsonl", row)
+        on_main(_append, self.dir / "eval.jsonl", row)
         self.evals.append(row)
         print(
             f"{self.config.name}: evaluation at step {step}: "
@@ -330,6 +357,22 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def build_engine(config: RunConfig, policy: Policy) -> Engine:
+    """The recipe's rollout engine, shared among the ranks.
+
+    Raises:
+        ConfigError: ``rollout.shards`` is not a multiple of the number of ranks.
+    """
+    engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
+    shards = config.rollout.shards or distributed.world_size()
+    if shards == 1:
+        return engine
+    try:
+        return SharedEngine(engine, shards, lambda: distributed.gathered(policy.model))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_verifier(config: RewardConfig) -> Verifier:

@@ -21,7 +21,7 @@ from siri_train.monitor.progress import Progress
 from siri_train.packing import Sample, micro_batches
 from siri_train.preflight import supervised_folder
 
-# A pool of this many batches is sorted by length before it is cut: less padding, still shuffled.
+# A pool of this many batches is sorted by length before it is cut: alike rows, still shuffled.
 _POOL = 8
 
 
@@ -85,7 +85,7 @@ def supervised_step(
     total = sum(sum(s.old_logprobs) for s in samples)
     optimizer.zero_grad(set_to_none=True)
     value = 0.0
-    for batch in micro_batches(samples, token_budget, policy.device, policy.pad_token_id):
+    for batch in micro_batches(samples, token_budget, policy.device):
         logprobs, _ = policy.token_logprobs(batch, tail=0.0)
         loss = -(logprobs * batch.old_logprobs).sum() / total
         loss.backward()

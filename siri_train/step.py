@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from siri_kernels import policy_loss, take_backward_stats
+from siri_kernels import PolicyLoss, policy_loss, take_backward_stats
+from siri_train import distributed
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
-from siri_train.packing import Sample, micro_batches
+from siri_train.optimizer import step_if_finite
+from siri_train.packing import MicroBatch, Sample, micro_batches
 
 
 @dataclass
@@ -32,30 +35,22 @@ class UpdateStats:
     tail_mass_max: float | None = None
 
 
-def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    matrices = [p for p in policy.model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in policy.model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Constant after a linear warm-up over ``lr_warmup_steps``; ``step`` counts from 0."""
-    return config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
-
-
 @torch.no_grad()
 def score(policy: Policy, samples: Sequence[Sample], token_budget: int, temperature: float) -> None:
-    """Overwrite every sample's ``old_logprobs`` with the trainer's own log-probs."""
-    for batch in micro_batches(samples, token_budget, policy.device, policy.pad_token_id):
+    """Overwrite every sample's ``old_logprobs`` with the trainer's own log-probs.
+
+    Args:
+        samples: the same on every rank, which share the work.
+    """
+    scored: list[tuple[int, list[float]]] = []
+    for batch in _batches(policy, samples, token_budget):
         logprobs, _ = policy.token_logprobs(batch, temperature=temperature)
-        pieces = logprobs.split(batch.cu_seqlens.diff().tolist())
-        for index, piece in zip(batch.order, pieces, strict=True):
-            samples[index].old_logprobs = piece.tolist()
+        if batch.counts:
+            pieces = logprobs.cpu().split(batch.cu_seqlens.diff().tolist())
+            scored += [(i, p.tolist()) for i, p in zip(batch.order, pieces, strict=True)]
+    for part in distributed.gather(scored):
+        for index, values in part:
+            samples[index].old_logprobs = values
 
 
 def update(
@@ -72,12 +67,12 @@ def update(
     """Update the policy on one step's responses.
 
     The samples are shuffled and cut into ``train.mini_batches`` optimiser updates. Denominators
-    are counted over the whole mini-batch before it is cut into micro-batches, so the gradient does
-    not depend on how it is cut; none of them reads the moving cap (``token-sum-norm`` divides by
-    ``constant_length``, the schedule's ``max_len``).
+    are counted over the whole mini-batch, of all ranks, before it is cut into rows, so the gradient
+    does not depend on how it is cut; none of them reads the moving cap (``token-sum-norm`` divides
+    by ``constant_length``, the schedule's ``max_len``).
 
     Args:
-        samples: the step's responses with old log-probs and advantages.
+        samples: the step's responses with old log-probs and advantages, the same on every rank.
         train, loss: the recipe's sections.
         temperature: of the sampling distribution.
         constant_length: see above.
@@ -87,70 +82,145 @@ def update(
     random.Random(seed).shuffle(order)
     size = -(-len(order) // train.mini_batches)
     stats = UpdateStats()
-    sums: dict[str, float] = {}
-    drift = 0.0
-    first_tokens = 0
+    sums = _Sums()
     grad_norms = []
     take_backward_stats()  # forget what others did before
     policy.model.train()
     for number, start in enumerate(range(0, len(order), size)):
         mini = [samples[i] for i in order[start : start + size]]
         denominator = _denominator(mini, loss.aggregation, constant_length)
-        if loss.skip_zero_advantage and loss.entropy_coef == 0:
-            # Their gradient is exactly zero; the denominator above has counted them.
-            mini = [s for s in mini if s.advantage != 0]
+        mini = live(mini, loss)
         if not mini:
             continue
         optimizer.zero_grad(set_to_none=True)
-        for batch in micro_batches(mini, train.token_budget, policy.device, policy.pad_token_id):
-            logprobs, entropy = policy.token_logprobs(
-                batch, temperature=temperature, tail=train.tail
+        for batch in _batches(policy, mini, train.token_budget):
+            result = backward(
+                policy, batch, train, loss, temperature=temperature, denominator=denominator
             )
-            result = policy_loss(
-                logprobs,
-                batch.old_logprobs,
-                batch.advantages,
-                batch.cu_seqlens,
-                clip_low=loss.clip_low,
-                clip_high=loss.clip_high,
-                dual_clip=loss.dual_clip,
-                aggregation=loss.aggregation,
-                denominator=denominator,
-                entropy=entropy,
-                entropy_coef=loss.entropy_coef,
-            )
-            result.loss.backward()
-            stats.loss += float(result.loss.detach()) / train.mini_batches
-            stats.trained_tokens += batch.tokens
-            for name, value in result.metrics.items():
-                if name == "ratio_max":
-                    stats.ratio_max = max(stats.ratio_max or 0.0, float(value))
-                elif name != "tokens":
-                    sums[name] = sums.get(name, 0.0) + float(value) * batch.tokens
-            if number == 0:
+            if batch.counts:
                 # Before the first update the trainer still is the policy that sampled: what the
-                # log-probs differ by is the mismatch between sampler and trainer.
-                drift += float(result.metrics["approx_kl"]) * batch.tokens
-                first_tokens += batch.tokens
-        parameters = [p for p in policy.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip))
-        if norm == norm and norm != float("inf"):
-            optimizer.step()
-            grad_norms.append(norm)
-        else:
+                # log-probs differ by then is the mismatch between sampler and trainer.
+                sums.add(result.loss, result.metrics, batch.tokens, first=number == 0)
+        norm = step_if_finite(optimizer, train.grad_clip)
+        if norm is None:
             stats.skipped_updates += 1
+        else:
+            grad_norms.append(norm)
     optimizer.zero_grad(set_to_none=True)
     if grad_norms:
         stats.grad_norm = sum(grad_norms) / len(grad_norms)
-    if stats.trained_tokens:
-        stats.means = {name: total / stats.trained_tokens for name, total in sums.items()}
-    head = take_backward_stats()
-    if head is not None:
-        stats.dense_row_frac = float(head.dense_row_frac)
-        stats.tail_mass_max = float(head.tail_mass_max)
-    if first_tokens:
-        stats.rollout_kl = drift / first_tokens
+    sums.over_all_ranks(stats, train.mini_batches)
     return stats
+
+
+def live(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
+    """The samples that can have a gradient.
+
+    Those whose advantage is exactly zero (groups all right or all wrong) have none, unless the
+    loss has an entropy term. They stay in the denominators.
+    """
+    if not loss.skip_zero_advantage or loss.entropy_coef != 0:
+        return list(samples)
+    return [s for s in samples if s.advantage != 0]
+
+
+def backward(
+    policy: Policy,
+    batch: MicroBatch,
+    train: TrainConfig,
+    loss: LossConfig,
+    *,
+    temperature: float,
+    denominator: float,
+) -> PolicyLoss:
+    """Add one row's part of an update's gradient.
+
+    Args:
+        batch: the row.
+        train, loss: the recipe's sections.
+        temperature: of the sampling distribution.
+        denominator: counted over all rows of the update, of all ranks.
+
+    Returns:
+        The row's loss and metrics.
+    """
+    logprobs, entropy = policy.token_logprobs(batch, temperature=temperature, tail=train.tail)
+    result = policy_loss(
+        logprobs,
+        batch.old_logprobs,
+        batch.advantages,
+        batch.cu_seqlens,
+        clip_low=loss.clip_low,
+        clip_high=loss.clip_high,
+        dual_clip=loss.dual_clip,
+        aggregation=loss.aggregation,
+        denominator=denominator,
+        entropy=entropy,
+        entropy_coef=loss.entropy_coef,
+    )
+    # FSDP averages gradients over the ranks; the denominator already counts all of them.
+    weight = distributed.world_size() if batch.counts else 0
+    (result.loss * weight).backward()
+    return result
+
+
+def _batches(policy: Policy, samples: Sequence[Sample], token_budget: int) -> Iterator[MicroBatch]:
+    return micro_batches(
+        samples,
+        token_budget,
+        policy.device,
+        rank=distributed.rank(),
+        ranks=distributed.world_size(),
+    )
+
+
+class _Sums:
+    """Token-weighted sums of a step's metrics, kept on the device until the step is over."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor | float] = {}
+        self.largest: Tensor | None = None
+
+    def add(self, loss: Tensor, metrics: dict[str, Tensor], tokens: int, first: bool) -> None:
+        ratio_max = metrics["ratio_max"]
+        known = self.largest
+        self.largest = ratio_max if known is None else torch.maximum(known, ratio_max)
+        values: dict[str, Tensor | float] = {
+            k: v * tokens for k, v in metrics.items() if k not in ("ratio_max", "tokens")
+        }
+        values |= {"loss": loss.detach(), "tokens": tokens}
+        if first:
+            values |= {"drift": values["approx_kl"], "first_tokens": tokens}
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def over_all_ranks(self, stats: UpdateStats, mini_batches: int) -> None:
+        """Fill in ``stats``; every rank gets the same."""
+        head = take_backward_stats()
+        mine = {name: float(value) for name, value in self.sums.items()}
+        rows = mine.get("tokens", 0.0)
+        if head is not None and rows:
+            mine["dense_rows"] = float(head.dense_row_frac) * rows
+            mine["head_rows"] = rows
+        largest = None if self.largest is None else float(self.largest)
+        tail = None if head is None or not rows else float(head.tail_mass_max)
+        everyone = distributed.gather((mine, largest, tail))
+        sums: dict[str, float] = {}
+        for part, _, _ in everyone:
+            for name, value in part.items():
+                sums[name] = sums.get(name, 0.0) + value
+        tokens = sums.pop("tokens", 0.0)
+        if not tokens:
+            return
+        stats.trained_tokens = int(tokens)
+        stats.loss = sums.pop("loss") / mini_batches
+        if head_rows := sums.pop("head_rows", 0.0):
+            stats.dense_row_frac = sums.pop("dense_rows") / head_rows
+            stats.tail_mass_max = max(t for _, _, t in everyone if t is not None)
+        stats.ratio_max = max(r for _, r, _ in everyone if r is not None)
+        if first := sums.pop("first_tokens", 0.0):
+            stats.rollout_kl = sums.pop("drift") / first
+        stats.means = {name: value / tokens for name, value in sums.items()}
 
 
 def _denominator(samples: Sequence[Sample], aggregation: str, constant_length: int) -> float:

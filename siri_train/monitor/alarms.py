@@ -37,15 +37,13 @@ def check(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[dict[s
             "no response of this step was right",
             "easier questions, a supervised stage first, or check reward.verifier on rollouts/",
         )
-    if row["grad_norm"] is None and row["groups_all_zero"] < 1.0 and row["groups_all_one"] < 1.0:
-        mixed = 1.0 - row["groups_all_zero"] - row["groups_all_one"]
-        if mixed > 1e-9:
-            alarm(
-                "non-finite-gradient",
-                None,
-                "the gradient was infinite or NaN; the update was skipped",
-                "lower train.lr or train.grad_clip; look for infinite log-probs in rollouts/",
-            )
+    if row.get("skipped_updates"):
+        alarm(
+            "non-finite-gradient",
+            row["skipped_updates"],
+            "the gradient was infinite or NaN; the update was skipped",
+            "lower train.lr or train.grad_clip; look for infinite log-probs in rollouts/",
+        )
     norms = [r["grad_norm"] for r in history[-50:] if r.get("grad_norm")]
     if row["grad_norm"] and len(norms) >= 20:
         typical = sorted(norms)[len(norms) // 2]

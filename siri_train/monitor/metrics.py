@@ -22,7 +22,7 @@ METRIC_KEYS = (
     "groups_all_zero", "groups_all_one", "entropy", "loss", "grad_norm", "lr", "clip_frac_low",
     "clip_frac_high", "ratio_max", "rollout_kl", "dense_row_frac", "tail_mass_max",
     "backtrack_per_1k", "tokens", "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
-    "time_train", "peak_memory_gb",
+    "time_train", "peak_memory_gb", "skipped_updates",
 )  # fmt: skip
 """Every key of a row, in the order they are written."""
 
@@ -87,6 +87,7 @@ def step_metrics(
         "time_rollout": time_rollout,
         "time_train": time_train,
         "peak_memory_gb": peak_memory_gb(),
+        "skipped_updates": stats.skipped_updates,
     }
     assert tuple(row) == METRIC_KEYS
     return row

@@ -10,8 +10,9 @@ import torch
 
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
-from siri_train.packing import Sample, micro_batches
-from siri_train.step import learning_rate, make_optimizer, score, update
+from siri_train.optimizer import make_optimizer
+from siri_train.packing import Sample
+from siri_train.step import score, update
 
 
 def samples(count: int, seed: int = 0) -> list[Sample]:
@@ -29,13 +30,7 @@ def samples(count: int, seed: int = 0) -> list[Sample]:
 def gradient(policy: Policy, batch: list[Sample], loss: LossConfig, budget: int) -> torch.Tensor:
     """What one update would change, as one vector (SGD with step 1 and no clipping)."""
     trial = copy.deepcopy(policy.model)
-    own = Policy(
-        trial,
-        policy.tokenizer,
-        policy.eos_ids,
-        type(policy.head)(trial.get_output_embeddings()),
-        None,
-    )
+    own = Policy(trial, policy.tokenizer, policy.eos_ids, None)
     before = torch.cat([p.detach().flatten() for p in trial.parameters()]).clone()
     optimizer = torch.optim.SGD(trial.parameters(), lr=1.0)
     config = TrainConfig(mini_batches=1, token_budget=budget, grad_clip=1e9)
@@ -77,7 +72,7 @@ def test_first_update_is_on_policy_and_reports_no_drift(policy: Policy) -> None:
     score(policy, batch, 256, 1.0)
     config = TrainConfig(mini_batches=2, token_budget=1024, lr=1e-2)
     stats = update(
-        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        policy, make_optimizer(policy.model, config), batch, config, LossConfig(),
         temperature=1.0, constant_length=24, seed=0,
     )  # fmt: skip
     assert abs(stats.rollout_kl or 0.0) < 1e-5
@@ -91,7 +86,7 @@ def test_update_raises_the_probability_of_rewarded_responses(policy: Policy) -> 
     score(policy, batch, 1024, 1.0)
     before = [sum(s.old_logprobs) for s in batch]
     config = TrainConfig(mini_batches=1, token_budget=1024, lr=3e-3)
-    optimizer = make_optimizer(policy, config)
+    optimizer = make_optimizer(policy.model, config)
     for _ in range(5):
         update(
             policy,
@@ -118,7 +113,7 @@ def test_no_signal_changes_nothing(policy: Policy) -> None:
     before = copy.deepcopy(policy.model.state_dict())
     config = TrainConfig(mini_batches=2, token_budget=1024, lr=1.0)
     stats = update(
-        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        policy, make_optimizer(policy.model, config), batch, config, LossConfig(),
         temperature=1.0, constant_length=24, seed=0,
     )  # fmt: skip
     assert stats.grad_norm is None and stats.trained_tokens == 0 and stats.loss == 0
@@ -133,31 +128,8 @@ def test_infinite_gradient_skips_the_update(policy: Policy) -> None:
     before = policy.model.model.layers[0].mlp.up_proj.weight.clone()
     config = TrainConfig(mini_batches=1, token_budget=1024)
     stats = update(
-        policy, make_optimizer(policy, config), batch, config, LossConfig(),
+        policy, make_optimizer(policy.model, config), batch, config, LossConfig(),
         temperature=1.0, constant_length=24, seed=0,
     )  # fmt: skip
     assert stats.skipped_updates == 1 and stats.grad_norm is None
     assert torch.equal(policy.model.model.layers[0].mlp.up_proj.weight, before)
-
-
-def test_micro_batches_hold_every_sample_once_within_the_budget() -> None:
-    batch = samples(50, seed=4)
-    cut = micro_batches(batch, 64, torch.device("cpu"))
-    assert sorted(i for b in cut for i in b.order) == list(range(50))
-    widths = [b.input_ids.shape[1] for b in cut]
-    assert widths == sorted(widths, reverse=True)  # the largest first: out of memory shows at once
-    for b in cut:
-        assert b.input_ids.numel() <= 64
-        assert b.cu_seqlens.dtype == torch.int32 and b.cu_seqlens[-1] == b.tokens
-        flat = b.input_ids.flatten()
-        assert torch.equal(flat[b.predictors + 1], b.targets)
-    with pytest.raises(ValueError, match="token_budget is 5"):
-        micro_batches(batch, 5, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"samples\[0\] has no response"):
-        micro_batches([Sample([1], [])], 64, torch.device("cpu"))
-
-
-def test_warm_up_is_linear_and_then_constant() -> None:
-    config = TrainConfig(lr=1.0, lr_warmup_steps=4)
-    assert [learning_rate(t, config) for t in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert learning_rate(0, TrainConfig(lr=2.0)) == 2.0

@@ -1,0 +1,77 @@
+"""LoRA through peft: only adapters learn, checkpoints hold merged weights, runs resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from siri_train import lora
+from siri_train.config import ConfigError
+from siri_train.loop import train
+from siri_train.model import load_policy
+
+from ..train.conftest import tiny  # noqa: F401
+
+pytest.importorskip("peft", reason="peft is not installed; make test-peers installs it")
+CPU = torch.device("cpu")
+
+
+def state(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(
+        folder / f"checkpoints/step_{step:06d}"
+    ).state_dict()
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "[q_proj, down_proj]"])
+def test_adapters_learn_and_nothing_else(tiny: Any, targets: str) -> None:  # noqa: F811
+    config = tiny("model.lora.rank=4", f"model.lora.targets={targets}", "train.lr=0.01")
+    base = load_policy(config.model.model_copy(update={"lora": None}), CPU).model.state_dict()
+    run = train(config)
+    got = state(run, 4)
+    assert got.keys() == base.keys()
+    wanted = ("proj",) if targets == "all-linear" else ("q_proj", "down_proj")
+    for name, value in base.items():
+        learnt = name.endswith("weight") and any(f"{w}." in name or w in name for w in wanted)
+        difference = got[name] - value
+        assert bool((difference != 0).any()) == learnt, name
+        if learnt:
+            assert torch.linalg.matrix_rank(difference.double(), rtol=1e-4) <= 4
+
+
+def test_merged_weights_are_what_was_trained(tiny: Any) -> None:  # noqa: F811
+    config = tiny("model.lora.rank=4", "model.lora.alpha=12")
+    policy = load_policy(config.model, CPU)
+    with torch.no_grad():
+        for name, p in policy.model.named_parameters():
+            assert p.requires_grad == (".lora_" in name)
+            if ".lora_B" in name:
+                p.normal_(0, 0.1)
+    ids = torch.randint(4, 37, (2, 20))
+    want = policy.model(input_ids=ids).logits
+    weights, adapters = policy.weights()
+    assert weights is not None and adapters is not None and lora.has_lora(policy.model)
+    plain = load_policy(config.model.model_copy(update={"lora": None}), CPU).model
+    before = plain(input_ids=ids).logits
+    plain.load_state_dict(weights)
+    torch.testing.assert_close(plain(input_ids=ids).logits, want, rtol=1e-4, atol=1e-4)
+    assert (before - want).abs().max() > 0.1
+
+
+def test_a_run_of_adapters_resumes_to_the_bit(tiny: Any, tmp_path: Path) -> None:  # noqa: F811
+    recipe = ("model.lora.rank=4", "train.lr=0.01")
+    whole = train(tiny(*recipe, f"output={tmp_path / 'whole'}"))
+    train(tiny(*recipe, f"output={tmp_path / 'cut'}", "train.steps=2"))
+    cut = train(tiny(*recipe, f"output={tmp_path / 'cut'}"))
+    want = state(whole, 4)
+    assert all(torch.equal(value, want[name]) for name, value in state(cut, 4).items())
+    with pytest.raises(ConfigError, match="was saved, the model has"):
+        train(tiny("model.lora.rank=8", f"output={tmp_path / 'cut'}", "train.steps=5"))
+
+
+def test_layers_that_do_not_exist_are_refused(tiny: Any) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match="model.lora.targets"):
+        load_policy(tiny("model.lora.targets=[nowhere]").model, CPU)

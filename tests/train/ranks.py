@@ -1,0 +1,183 @@
+"""What two ranks do in ``test_distributed.py``, in one launch:
+
+    torchrun --nproc-per-node 2 -m tests.train.ranks FOLDER
+
+FOLDER/config.yaml is the recipe of the runs. Results are left in FOLDER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from siri_train import distributed, packing, step
+from siri_train.config import ArchitectureConfig, DistributedConfig, LossConfig, ModelConfig
+from siri_train.config import TrainConfig as Train
+from siri_train.loop import train
+from siri_train.model import Policy, load_policy
+from siri_train.packing import Sample
+from siri_train.recipe import load_config
+
+AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
+SCRATCH = ModelConfig(
+    path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
+)
+
+
+class Recorder(torch.optim.SGD):
+    """Keeps the whole gradient instead of stepping."""
+
+    gradient: torch.Tensor
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        parts = [p.grad for group in self.param_groups for p in group["params"]]
+        whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in parts]
+        self.gradient = torch.cat([p.flatten() for p in whole]).clone()
+
+
+def samples(count: int, seed: int = 0) -> list[Sample]:
+    """Random responses of very unequal lengths; a third have no advantage."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        n = 1 + int(40 * rng.random() ** 2)
+        made.append(
+            Sample(
+                [1, *(rng.randrange(10, 37) for _ in range(rng.randrange(1, 8))), 3],
+                [rng.randrange(4, 37) for _ in range(n)],
+                [-3.6 + 0.3 * rng.random() for _ in range(n)],
+                advantage=rng.choice([-1.2, -0.3, 0.0, 0.0, 0.7, 1.5]),
+            )
+        )
+    return made
+
+
+def random_plan(
+    lengths: list[int], token_budget: int, *, ranks: int = 1, at_least: int = 1
+) -> list[list[list[int]]]:
+    """Another packing than ``packing.plan``: sequences thrown into rows at random."""
+    rng = random.Random(len(lengths))
+    rows: list[list[int]] = [[] for _ in range(ranks * at_least)]
+    for index in range(len(lengths)):
+        rng.choice(rows).append(index)
+    return [rows[start : start + ranks] for start in range(0, len(rows), ranks)]
+
+
+@contextlib.contextmanager
+def cut(micro_batches: int, shuffled: bool) -> Iterator[None]:
+    """Rows of the update: how many rounds, and by which packing."""
+    made = packing.micro_batches
+
+    def fixed(*args: Any, **kwargs: Any) -> Any:
+        return made(*args, **kwargs, at_least=micro_batches)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(step, "micro_batches", fixed))
+        if shuffled:
+            stack.enter_context(mock.patch.object(packing, "plan", random_plan))
+        yield
+
+
+def gradient(policy: Policy, batch: list[Sample], loss: LossConfig) -> tuple[torch.Tensor, Any]:
+    """The gradient of one update over ``batch`` and its statistics."""
+    recorder = Recorder(policy.model.parameters(), lr=1.0)
+    config = Train(mini_batches=1, token_budget=10_000, grad_clip=1e9)
+    stats = step.update(
+        policy, recorder, batch, config, loss, temperature=0.9, constant_length=24, seed=0
+    )
+    return recorder.gradient, stats
+
+
+def cases() -> Iterator[tuple[str, LossConfig, int, bool, list[Sample]]]:
+    """(name, loss, micro-batches, shuffled, samples); the same without ranks and with two."""
+    for aggregation in AGGREGATIONS:
+        for coefficient in (0.0, 0.01):
+            loss = LossConfig(aggregation=aggregation, entropy_coef=coefficient)  # type: ignore[arg-type]
+            for micro_batches in (1, 3):
+                for shuffled in (False, True):
+                    name = f"{aggregation} {coefficient} {micro_batches} {shuffled}"
+                    yield name, loss, micro_batches, shuffled, samples(24)
+    one = [s for s in samples(24) if s.advantage][:1]
+    yield "one sequence", LossConfig(), 1, False, one  # the second rank has ballast only
+
+
+def gradients(sharding: DistributedConfig | None) -> dict[str, Any]:
+    """Every case's gradient and statistics."""
+    torch.manual_seed(0)
+    policy = load_policy(SCRATCH, torch.device("cpu"), sharding=sharding)
+    results = {}
+    for name, loss, micro_batches, shuffled, batch in cases():
+        with cut(micro_batches, shuffled):
+            vector, stats = gradient(policy, batch, loss)
+        results[name] = (vector, vars(stats))
+    return results
+
+
+def collectives() -> dict[str, Any]:
+    """The small helpers, each with what only two ranks can show."""
+    seen: dict[str, Any] = {"rank": distributed.rank(), "ranks": distributed.world_size()}
+    seen["gather"] = distributed.gather(f"rank {distributed.rank()}")
+    seen["from_main"] = distributed.from_main(distributed.rank() + 7)
+    seen["share"] = distributed.share(5)
+    seen["spread"] = distributed.spread(lambda xs: [(x, distributed.rank()) for x in xs], range(5))
+    seen["total"] = distributed.total([1.0, float(distributed.rank())])
+    try:
+        distributed.on_main(lambda: [][distributed.rank()])
+    except IndexError as error:
+        seen["on_main"] = str(error)
+    return seen
+
+
+def policies(folder: Path) -> dict[str, Any]:
+    """Sharded models by every option: log-probs, whole weights for sampling, saved weights."""
+    results = {}
+    for name, sharding in {
+        "plain": DistributedConfig(),
+        "no reshard": DistributedConfig(reshard_after_forward=False),
+        "bfloat16": DistributedConfig(compute_dtype="bfloat16"),
+    }.items():
+        torch.manual_seed(0)
+        config = SCRATCH.model_copy(update={"gradient_checkpointing": name == "no reshard"})
+        policy = load_policy(config, torch.device("cpu"), sharding=sharding)
+        batch = next(packing.micro_batches(samples(8), 10_000, torch.device("cpu")))
+        results[name] = policy.token_logprobs(batch)[0].detach()
+        with distributed.gathered(policy.model), torch.no_grad():
+            # Another number of forward passes on each rank: nothing may wait for the other.
+            for _ in range(1 + 2 * distributed.rank()):
+                logits = policy.model(input_ids=batch.input_ids[:, :9]).logits
+        results[f"{name} logits"] = logits
+        local = sum(p.to_local().numel() for p in policy.model.parameters())  # type: ignore[attr-defined]
+        results[f"{name} share"] = local / sum(p.numel() for p in policy.model.parameters())
+    weights, _ = policy.weights()
+    if distributed.is_main():
+        policy.save(folder / "saved", weights)
+    return results
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    with distributed.session("cpu"):
+        mine = {
+            "collectives": collectives(),
+            "gradients": gradients(DistributedConfig()),
+            "policies": policies(folder),
+        }
+        torch.save(mine, folder / f"rank{distributed.rank()}.pt")
+        recipe = folder / "config.yaml"
+        for resume in ("never", "auto"):
+            steps = 2 if resume == "never" else 4
+            train(load_config(recipe, [f"output={folder / 'cut'}", f"train.steps={steps}"]), resume)
+        train(load_config(recipe, [f"output={folder / 'whole'}", "train.steps=4"]))
+        # A checkpoint of one process, left by the test, continued by two.
+        train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,208 @@
+"""Two gloo ranks under torchrun do what one process does: gradients, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from siri_train import distributed
+from siri_train.checkpoint import problem
+from siri_train.config import ConfigError
+from siri_train.loop import train
+from siri_train.model import load_policy
+from siri_train.packing import micro_batches
+from siri_train.recipe import load_config
+
+from . import ranks
+from .conftest import TINY
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one process and two ranks have done their part."""
+    folder = tmp_path_factory.mktemp("ranks")
+    recipe = copy.deepcopy(TINY)
+    recipe["rollout"]["shards"] = 2  # one process draws what two ranks draw
+    recipe["train"]["token_budget"] = 200  # several rows a rank
+    (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
+    for name, steps in (("alone", 2), ("reference", 4)):
+        overrides = [f"output={folder / name}", f"train.steps={steps}"]
+        train(load_config(folder / "config.yaml", overrides))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "tests.train.ranks", str(folder),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "UserWarning" not in done.stderr, done.stderr
+    assert done.stdout.count("tiny: report") == 4  # rank 0 speaks, rank 1 does not
+    return folder
+
+
+def load(folder: Path, rank: int, part: str) -> dict[str, Any]:
+    return torch.load(folder / f"rank{rank}.pt", weights_only=False)[part]
+
+
+def test_gradient_is_the_same_on_any_ranks_micro_batches_and_packing(folder: Path) -> None:
+    alone = ranks.gradients(None)
+    two = load(folder, 0, "gradients")
+    other = load(folder, 1, "gradients")
+    assert len(alone) == 3 * 2 * 2 * 2 + 1 and alone.keys() == two.keys()
+    for name in alone:
+        first = name.rsplit(" ", 2)[0] + " 1 False" if name != "one sequence" else name
+        want, stats = alone[first]
+        assert want.norm() > 1e-3
+        assert torch.equal(two[name][0], other[name][0]) and two[name][1] == other[name][1]
+        for got, got_stats in (alone[name], two[name]):
+            assert (got - want).norm() < 1e-6 * want.norm(), name
+            assert got_stats["trained_tokens"] == stats["trained_tokens"]
+            assert got_stats["means"] == pytest.approx(stats["means"], rel=1e-5, abs=1e-7)
+            for key in ("loss", "grad_norm", "ratio_max", "rollout_kl"):
+                assert got_stats[key] == pytest.approx(stats[key], rel=1e-4, abs=1e-7), key
+
+
+def test_collectives(folder: Path) -> None:
+    for rank in (0, 1):
+        assert load(folder, rank, "collectives") == {
+            "rank": rank,
+            "ranks": 2,
+            "gather": ["rank 0", "rank 1"],
+            "from_main": 7,
+            "share": slice(0, 2) if rank == 0 else slice(2, 5),
+            "spread": [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)],
+            "total": [2.0, 1.0],
+            "on_main": "list index out of range",  # raised on rank 0, and on the other too
+        }
+
+
+def test_alone_the_collectives_cost_nothing_and_agree() -> None:
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.gather("x") == ["x"] and distributed.from_main(3) == 3
+    assert distributed.share(5) == slice(0, 5)
+    assert distributed.spread(lambda xs: [2 * x for x in xs], range(3)) == [0, 2, 4]
+    assert distributed.total([1.5, 2.0]) == [1.5, 2.0]
+    with pytest.raises(ZeroDivisionError):
+        distributed.on_main(lambda: 1 // 0)
+    with distributed.session("cpu"), distributed.main_first():
+        assert not torch.distributed.is_initialized()  # not under torchrun
+    with pytest.raises(ValueError, match="torchrun"):
+        distributed.shard(torch.nn.Linear(2, 2), torch.device("cpu"))
+
+
+def test_sharded_models_compute_sample_and_save_as_whole_ones(folder: Path) -> None:
+    torch.manual_seed(0)
+    policy = load_policy(ranks.SCRATCH, torch.device("cpu"))
+    batch = next(micro_batches(ranks.samples(8), 10_000, torch.device("cpu")))
+    logprobs = policy.token_logprobs(batch)[0].detach()
+    logits = policy.model(input_ids=batch.input_ids[:, :9]).logits.detach()
+    parts = [load(folder, rank, "policies") for rank in (0, 1)]
+    for part in parts:
+        for name, tolerance in {"plain": 1e-5, "no reshard": 1e-5, "bfloat16": 3e-2}.items():
+            torch.testing.assert_close(part[name], logprobs, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(
+                part[f"{name} logits"].float(), logits, rtol=tolerance, atol=tolerance
+            )
+            assert part[f"{name} logits"].dtype == (
+                torch.bfloat16 if name == "bfloat16" else torch.float32
+            )
+            assert part[f"{name} share"] < 0.6  # a rank holds about half of the weights
+        assert not torch.equal(part["bfloat16"], logprobs)
+    saved = AutoModelForCausalLM.from_pretrained(folder / "saved")
+    assert saved.config.architectures == ["Qwen2ForCausalLM"]
+    for name, value in policy.model.state_dict().items():
+        assert torch.equal(saved.state_dict()[name], value), name
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints" / f"step_{step:06d}"
+    assert problem(folder) is None
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Distance of all weights together: some, as the keys' biases, have no gradient but noise."""
+    return float(torch.cat([(a[name] - b[name]).flatten() for name in b]).norm())
+
+
+MEASURED = ("time_rollout", "time_train", "rollout_tokens_per_s", "train_tokens_per_s")
+
+
+@pytest.mark.parametrize("run", ["whole", "cut", "alone"])
+def test_a_run_on_two_ranks_is_the_run_of_one_process(folder: Path, run: str) -> None:
+    """Uninterrupted; interrupted and resumed; and begun by one process, continued by two."""
+    ours, theirs = rows(folder / run), rows(folder / "reference")
+    assert len(ours) == len(theirs) == 4
+    for row, want in zip(ours, theirs, strict=True):
+        assert row["phase"] == want["phase"]
+        for key in want.keys() - {*MEASURED, "peak_memory_gb", "phase"}:
+            if want[key] is None:  # nothing went through the model
+                assert row[key] is None, key
+            else:
+                near = pytest.approx(want[key], rel=1e-3, abs=1e-6)
+                assert row[key] == near, (row["step"], key)
+    assert sum(row["grad_norm"] is not None for row in ours) >= 3
+    got, want = weights(folder / run, 4), weights(folder / "reference", 4)
+    start = AutoModelForCausalLM.from_pretrained(folder / "reference/checkpoints/step_000002")
+    assert apart(got, want) < 1e-3 * apart(start.state_dict(), want)
+    assert (folder / run / "report.html").exists()
+    manifest = json.loads((folder / run / "checkpoints" / "manifest.json").read_text())
+    assert manifest["siri-low"]["step"] == 2 and manifest["siri-high"]["step"] == 4
+
+
+def test_two_ranks_resume_to_the_bit(folder: Path) -> None:
+    whole, cut = weights(folder / "whole", 4), weights(folder / "cut", 4)
+    for name, value in whole.items():
+        assert torch.equal(value, cut[name]), name
+    shards = {p.name for p in (folder / "cut/checkpoints/step_000004/optimizer").iterdir()}
+    assert {"__0_0.distcp", "__1_0.distcp"} <= shards
+
+
+def test_one_process_continues_what_two_ranks_began(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "cut", tmp_path / "run")
+    overrides = [f"output={tmp_path / 'run'}", "train.steps=4"]
+    config = load_config(folder / "config.yaml", overrides)
+    train(config, resume=str(tmp_path / "run/checkpoints/step_000002"))
+    got, want = weights(tmp_path / "run", 4), weights(folder / "whole", 4)
+    start = weights(tmp_path / "run", 2)
+    assert apart(got, want) < 1e-3 * apart(start, want)
+
+
+def test_shards_must_divide_among_the_ranks(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from siri_train.rollout import SharedEngine
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match="multiple of the 2 ranks, got 3"):
+        SharedEngine(None, 3, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="multiple of the 2 ranks"):
+        from siri_train.run import build_engine
+
+        class Stub:
+            model = pad_token_id = None
+
+        build_engine(tiny("rollout.shards=3"), Stub())  # type: ignore[arg-type]
