@@ -1,6 +1,6 @@
 """Rollouts: token-id prompts in, sampled responses with their log-probs out."""
 
-from siri_train.rollout.engine import Completion, Engine, SamplingParams
+from siri_train.rollout.engine import Completion, Engine, EngineError, SamplingParams
 from siri_train.rollout.transformers_engine import TransformersEngine
 
-__all__ = ["Completion", "Engine", "SamplingParams", "TransformersEngine"]
+__all__ = ["Completion", "Engine", "EngineError", "SamplingParams", "TransformersEngine"]
