@@ -12,6 +12,7 @@ from siri_kernels._backend import resolve_backend
 from siri_kernels.linear_logprob import compiled, reference
 from siri_kernels.linear_logprob.checks import check_rule, check_targets, check_tensors
 from siri_kernels.linear_logprob.op import OP, LinearLogprob, Plan, no_autocast
+from siri_kernels.linear_logprob.shard import Shard
 from siri_kernels.linear_logprob.slots import slots_for
 from siri_kernels.linear_logprob.types import LogprobOutput
 
@@ -57,7 +58,11 @@ def linear_logprob(
         backend: None (fastest there is: "triton" on a GPU but for float64, else "portable"),
             "triton" (forward does not wait for the GPU, backward reads two numbers once),
             "portable" or "reference".
-        process_group: vocabulary-parallel shards of ``weight``; not there yet.
+        process_group: of the ranks over which ``weight`` (and ``bias``) is cut by vocabulary, in
+            equal parts: rank r holds the ids from ``r * len(weight)`` on (fill the last up with a
+            bias of -inf). Every rank passes the same ``hidden`` and ``targets``, counted over the
+            whole vocabulary, and gets the same results, the whole gradient of ``hidden`` and its
+            own of ``weight``. None: ``weight`` is whole.
 
     Returns:
         LogprobOutput: logprobs [...] and entropy [...], in nats, float32 (float64 if ``hidden`` is
@@ -73,7 +78,7 @@ def linear_logprob(
         TypeError: wrong type or dtype, or ``hidden`` and ``weight`` differ outside autocast.
         ValueError: wrong shape, device or value, a target out of range (checked on a CPU, elsewhere
             under ``SIRI_KERNELS_CHECK=1``), an unknown backend.
-        NotImplementedError: ``process_group``, double backward.
+        NotImplementedError: double backward.
     """
     options = (bias, temperature, softcap, ignore_index, tail, backend, process_group)
     if torch.compiler.is_compiling() and backend != "reference" and process_group is None:
@@ -96,12 +101,12 @@ def _eager(
 ) -> LogprobOutput:
     backend, gemm_dtype = _backend(hidden, weight, targets, bias, backend)
     rule = check_rule(OP, temperature, softcap, targets, hidden.device)
-    check_targets(OP, targets, weight.shape[0], ignore_index)
+    shard = None if process_group is None else Shard.of(OP, process_group)
+    if shard is not None and backend == "reference":
+        raise ValueError(f"{OP}: backend='reference' takes no process_group; 'portable' does")
+    shards = 1 if shard is None else shard.size
+    check_targets(OP, targets, shards * weight.shape[0], ignore_index)
     tail = check.number(OP, "tail", tail, at_least=0)
-    if process_group is not None:
-        raise NotImplementedError(
-            f"{OP}: process_group (vocabulary-parallel weight) is not there yet; it takes None"
-        )
     lead = targets.shape
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     if backend == "reference":
@@ -110,7 +115,7 @@ def _eager(
             out = reference.linear_logprob(rows, weight, flat, bias, rule, ignore_index)
     else:
         slots = _slots((hidden, weight, bias), tail, backend)
-        plan = Plan(rule, ignore_index, gemm_dtype, tail, slots, backend == "triton")
+        plan = Plan(rule, ignore_index, gemm_dtype, tail, slots, backend == "triton", shard)
         out = LogprobOutput(*LinearLogprob.apply(rows, weight, flat, bias, plan))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
 

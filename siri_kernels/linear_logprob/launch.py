@@ -14,6 +14,7 @@ import triton.language as tl
 
 from siri_kernels.linear_logprob import kernels, slots
 from siri_kernels.linear_logprob.portable import Tiles
+from siri_kernels.linear_logprob.shard import Shard, is_local
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import FoldState, finish
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
@@ -122,10 +123,14 @@ class _Overlap:
             self.main.wait_stream(self.side)
 
 
-def forward(problem: Problem, found: Slots | None) -> SoftmaxStats:
+def forward(problem: Problem, found: Slots | None, shard: Shard | None = None) -> SoftmaxStats:
     """Statistics of every row, the lists in ``found``; rows to be ignored are computed too."""
-    state = fold(problem, found, None if found is None else target_logits(problem))
-    return finish(state)
+    here = is_local(problem.targets, len(problem.weight))
+    estimate = None if found is None else target_logits(problem)
+    if estimate is not None and shard is not None:
+        estimate = shard.total(torch.where(here, estimate, 0))
+    state = fold(problem, found, estimate)
+    return finish(state if shard is None else shard.merged(state, here))
 
 
 def fold(problem: Problem, lists: Slots | None, estimate: torch.Tensor | None) -> FoldState:

@@ -9,9 +9,10 @@ import torch
 import triton
 
 from siri_kernels.linear_logprob import kernels
-from siri_kernels.linear_logprob.certificate import certified_rows, report
+from siri_kernels.linear_logprob.certificate import Listed, certified_rows, left_out, report
 from siri_kernels.linear_logprob.launch import Problem
-from siri_kernels.linear_logprob.launch_sparse import ByID, Entries, certificate, target_entry
+from siri_kernels.linear_logprob.launch_sparse import ByID, Entries, listed_rows, target_entry
+from siri_kernels.linear_logprob.shard import Shard
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import GradientRule, gradient_rule
 from siri_kernels.linear_logprob.types import SoftmaxStats, select
@@ -28,6 +29,7 @@ def backward(
     upstream: tuple[torch.Tensor | None, ...],
     tail: float,
     needs: tuple[bool, bool, bool],
+    shard: Shard | None = None,
 ) -> Grads:
     """Gradients of ``hidden``, ``weight`` and ``bias``; None where not needed."""
     active = torch.zeros_like(counted)
@@ -47,10 +49,14 @@ def backward(
         report(rows, rows, 0, 0.0, device)
     else:
         head = target_entry(problem, stats, rule)
-        mass, cost, norm = certificate(
-            problem, lists, stats, rule, head, active, grad_logprobs, grad_entropy
+        listed = listed_rows(problem, lists, stats, rule, head, active)
+        if shard is not None:
+            listed = Listed(*shard.total(torch.stack(listed)))
+        mass, cost = left_out(stats, listed, grad_logprobs, grad_entropy, problem.rule.temperature)
+        certified = certified_rows(
+            cost.masked_fill(~active, 0), listed.norm, rows.clamp(min=1), tail
         )
-        certified = active & certified_rows(cost, norm, rows.clamp(min=1), tail)
+        certified &= active
         dense = active & ~certified
         lengths = (lists.found.long().clamp(max=lists.ids.shape[1]) + 1) * certified
         stops, entries = lengths.cumsum(0), lengths.sum()
@@ -61,10 +67,11 @@ def backward(
     d_hidden = d_weight = d_bias = None
     hidden, weight, bias = problem.hidden, problem.weight, problem.bias
     if needs[0]:
+        dtype = hidden.dtype if shard is None else torch.float32  # a part of a sum
         if sparse is not None and counts[1]:
-            d_hidden = sparse.of_hidden(problem)
+            d_hidden = sparse.of_hidden(problem, dtype)
         else:
-            d_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
+            d_hidden = torch.zeros(hidden.shape, dtype=dtype, device=device)
     if needs[1]:
         d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
     if needs[2] and bias is not None:
@@ -77,13 +84,15 @@ def backward(
         part = GradientRule(*select(index, *rule))
         exact = _recomputed(problem.rows(index), part, needs[0], d_weight, d_bias, by_id)
         if d_hidden is not None and exact is not None:
-            d_hidden.index_copy_(0, index, exact)
+            d_hidden.index_copy_(0, index, exact.to(d_hidden.dtype))
     elif by_id is not None:
         by_id.write(d_weight, d_bias, 0, len(weight))
     else:
         for grad in (d_weight, d_bias):
             if grad is not None:
                 grad.zero_()
+    if d_hidden is not None and shard is not None:
+        d_hidden = shard.total(d_hidden).to(hidden.dtype)
     return d_hidden, d_weight, d_bias
 
 
@@ -98,8 +107,7 @@ def _recomputed(
     """Exact gradients of these rows: that of ``hidden`` returned, the others, and what ``by_id``
     adds to them, written."""
     tiles = problem.tiles()
-    hidden, device = problem.hidden, problem.hidden.device
-    total, width = hidden.shape
+    device, (total, width) = problem.hidden.device, problem.hidden.shape
     # cuBLAS's 16-bit products take 16-bit factors; fp16's range needs help.
     out_dtype = problem.gemm_dtype if tiles.mixed else torch.float32
     scale = _scale(rule) if out_dtype == torch.float16 else None
@@ -162,7 +170,7 @@ def _recomputed(
         return None
     if scale is not None:
         d_hidden /= scale
-    return d_hidden.to(hidden.dtype)
+    return d_hidden
 
 
 def _add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:

@@ -7,33 +7,33 @@ from typing import NamedTuple
 import torch
 import triton
 
-from siri_kernels.linear_logprob import slots, sparse_kernels
-from siri_kernels.linear_logprob.certificate import left_out
+from siri_kernels.linear_logprob import sparse_kernels
+from siri_kernels.linear_logprob.certificate import Listed
 from siri_kernels.linear_logprob.launch import GEMM, Problem
+from siri_kernels.linear_logprob.shard import is_local
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import GradientRule
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
 
 def target_entry(problem: Problem, stats: SoftmaxStats, rule: GradientRule) -> torch.Tensor:
-    """[T] gradient of the raw logit of each row's target."""
+    """[T] gradient of the raw logit of each row's target; 0 where it is not here."""
+    at_target = rule.at_target.where(is_local(problem.targets, len(problem.weight)), 0)
     if problem.rule.softcap is None:
-        return rule.at_target
+        return at_target
     cap = (stats.logprobs + (stats.max + stats.log_sum)) * problem.rule.temperature
-    return rule.at_target * (1 - (cap / problem.rule.softcap).clamp(-1, 1).square())
+    return at_target * (1 - (cap / problem.rule.softcap).clamp(-1, 1).square())
 
 
-def certificate(
+def listed_rows(
     problem: Problem,
     lists: Slots,
     stats: SoftmaxStats,
     rule: GradientRule,
     head: torch.Tensor,
     active: torch.Tensor,
-    grad_logprobs: torch.Tensor,
-    grad_entropy: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mass left out, cost and norm of each row, see :mod:`.certificate`; inactive rows: 0."""
+) -> Listed:
+    """What the certificate needs to know of each row's list; inactive rows: 0."""
     kept, kept_entropy, norm = (torch.empty_like(stats.max) for _ in range(3))
     total, most = lists.ids.shape
     if total:
@@ -56,17 +56,7 @@ def certificate(
             BLOCK=min(sparse_kernels.SLOTS, triton.next_power_of_2(most)),
             **problem.rule_options(),
         )
-    mass, cost = left_out(
-        stats.logprobs,
-        stats.entropy,
-        kept,
-        kept_entropy,
-        grad_logprobs,
-        grad_entropy,
-        slots.LOG_EPS,
-    )
-    cost = (cost / problem.rule.temperature).masked_fill(lists.found > most, float("inf"))
-    return mass, cost.masked_fill(~active, 0), norm
+    return Listed(kept, kept_entropy, norm, (lists.found > most).to(norm.dtype))
 
 
 class Entries(NamedTuple):
@@ -117,10 +107,10 @@ class Entries(NamedTuple):
             )
         return Entries(ids, rows, grads, stops, lengths)
 
-    def of_hidden(self, problem: Problem) -> torch.Tensor:
+    def of_hidden(self, problem: Problem, dtype: torch.dtype) -> torch.Tensor:
         """[T, D] what the entries give to the gradient of ``hidden``; 0 for rows without any."""
         hidden, weight = problem.hidden, problem.weight
-        out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        out = torch.empty(hidden.shape, dtype=dtype, device=hidden.device)
         grid, shape = _gather_shape(*hidden.shape)
         sparse_kernels.hidden_kernel[grid](
             weight,

@@ -9,7 +9,8 @@ import torch
 
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels.linear_logprob import portable, sparse
-from siri_kernels.linear_logprob.certificate import certified_rows, report
+from siri_kernels.linear_logprob.certificate import Listed, certified_rows, left_out, report
+from siri_kernels.linear_logprob.shard import Shard
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import gradient_rule
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats, select
@@ -34,6 +35,10 @@ class Plan(NamedTuple):
     tail: float
     slots: int  # 0: no lists, backward recomputes every row
     triton: bool = False
+    shard: Shard | None = None
+
+    def local(self, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+        return targets if self.shard is None else self.shard.local(targets, vocabulary)
 
 
 class LinearLogprob(torch.autograd.Function):
@@ -80,6 +85,7 @@ def forward_of(
     """
     counted = targets != plan.ignore_index
     index = None if plan.triton else counted_rows(counted)
+    targets = plan.local(targets, len(weight))
     rows, row_targets = select(index, hidden, targets)
     rule, slots = plan.rule.rows(index), None
     if plan.slots:
@@ -89,9 +95,9 @@ def forward_of(
         if plan.triton:
             from siri_kernels.linear_logprob import launch  # imports Triton
 
-            stats = launch.forward(launch.Problem(*problem), slots)
+            stats = launch.forward(launch.Problem(*problem), slots, plan.shard)
         else:
-            stats = portable.forward(*problem, slots)
+            stats = portable.forward(*problem, slots, plan.shard)
     return spread(stats, index, counted), slots, counted
 
 
@@ -108,13 +114,14 @@ def gradients_of(
     needs: tuple[bool, bool, bool],
 ) -> Grads:
     """Gradients of ``hidden``, ``weight`` and ``bias`` from what :func:`forward_of` gave."""
+    targets = plan.local(targets, len(weight))
     with no_autocast(hidden.device):
         if plan.triton:
             from siri_kernels.linear_logprob import launch, launch_backward
 
             problem = launch.Problem(hidden, weight, targets, bias, plan.rule, plan.gemm_dtype)
             return launch_backward.backward(
-                problem, counted, stats, slots, upstream, plan.tail, needs
+                problem, counted, stats, slots, upstream, plan.tail, needs, plan.shard
             )
         return _portable_backward(
             hidden, weight, targets, bias, counted, stats, slots, upstream, plan, needs
@@ -152,6 +159,8 @@ def _portable_backward(
         d_hidden, d_weight, d_bias = batch.exact()
     else:
         d_hidden, d_weight, d_bias = batch.from_lists(slots)
+    if d_hidden is not None and plan.shard is not None:
+        d_hidden = plan.shard.total(d_hidden).to(hidden.dtype)
     if d_hidden is not None and index is not None:
         d_hidden = hidden.new_zeros(total, hidden.shape[1]).index_copy_(0, index, d_hidden)
     return d_hidden, d_weight, d_bias
@@ -189,16 +198,25 @@ class _Batch(NamedTuple):
             grad_entropy,
             self.needs,
             more,
+            self.hidden_grad(),
         )
+
+    def hidden_grad(self) -> torch.dtype:
+        """Dtype of the gradient of ``hidden``; a shard's is a part of a sum."""
+        whole = self.plan.shard is None
+        return self.hidden.dtype if whole else portable.widened(self.plan.gemm_dtype)
 
     def from_lists(self, slots: Slots) -> Grads:
         """Certified rows from their lists, the others recomputed."""
         upstream = (self.grad_logprobs, self.grad_entropy)
         gradient = gradient_rule(self.stats, *upstream, self.rule.temperature)
-        entries, mass, cost, norm = sparse.entries(
-            slots, self.targets, self.stats, self.rule, gradient, *upstream
+        entries, listed = sparse.entries(
+            slots, self.targets, len(self.weight), self.stats, self.rule, gradient
         )
-        certified = certified_rows(cost, norm, len(cost), self.plan.tail)
+        if self.plan.shard is not None:
+            listed = Listed(*self.plan.shard.total(torch.stack(listed)))
+        mass, cost = left_out(self.stats, listed, *upstream, self.rule.temperature)
+        certified = certified_rows(cost, listed.norm, len(cost), self.plan.tail)
         dense = (~certified).nonzero()[:, 0]
         entries = entries.of(certified)
         tail_mass = mass.where(certified, 0).max()
@@ -207,7 +225,7 @@ class _Batch(NamedTuple):
         d_hidden = d_weight = d_bias = None
         if self.needs[0]:
             bags = sparse.Operand(self.weight, gemm, acc)
-            d_hidden = bags.bags(entries.id, entries.grad, entries.length).to(self.hidden.dtype)
+            d_hidden = bags.bags(entries.id, entries.grad, entries.length).to(self.hidden_grad())
         more = None
         if self.needs[1] or self.needs[2]:
             more = sparse.WeightGradient(entries, sparse.Operand(self.hidden, gemm, acc))

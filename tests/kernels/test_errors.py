@@ -82,7 +82,7 @@ CASES = [
     (linear, {"tail": -0.1}, ValueError, "tail must be a finite number >= 0; got -0.1"),
     (linear, {"tail": NAN}, ValueError, "tail .* got nan"),
     (linear, {"tail": None}, TypeError, "tail must be"),
-    (linear, {"process_group": object()}, NotImplementedError, "process_group .* not there yet"),
+    (linear, {"process_group": "world"}, TypeError, "process_group must be None or .*'world'"),
     # selective_logprob
     (selective, {"logits": None}, TypeError, "logits must be a torch.Tensor, got NoneType"),
     (selective, {"logits": torch.ones(4, 7).long()}, TypeError, "logits must have dtype"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siri_kernels import linear_logprob
-from siri_kernels.linear_logprob import api, slots, sparse, take_backward_stats
+from siri_kernels.linear_logprob import api, slots, take_backward_stats
 
 from .helpers import eager_logprob, gradients, leaves
 
@@ -177,7 +177,6 @@ def check_certificate(batch):
 def wide_eps(small_lists, monkeypatch):
     """Entries of up to 1e-2 are left out, so that certificates are close calls."""
     monkeypatch.setattr(slots, "LOG_EPS", math.log(1e-2))
-    monkeypatch.setattr(sparse, "LOG_EPS", math.log(1e-2))
 
 
 def test_certificate(wide_eps):

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from siri_kernels import linear_logprob, selective_logprob
 from siri_kernels.linear_logprob import api, slots, take_backward_stats
 
+from . import test_linear_logprob_sharded as sharded
 from .helpers import NoHostRead, eager_logprob, gradients, leaves
 from .test_linear_logprob_sparse import batches, relative, zipf_head
 
@@ -453,3 +454,9 @@ def test_selective(dtype, temperature):
     for mine, true in zip(got[2:], want[2:], strict=True):
         assert mine.dtype == dtype and relative(mine, true) <= ROUNDING[dtype]
         assert (mine[4] == 0).all() and (mine[6] == 0).all() and (mine[5, 9] == 0)
+
+
+@direct
+@pytest.mark.skipif(DEVICE == "cuda", reason="needs a GPU for each process")
+def test_vocabulary_over_two_processes(tmp_path):
+    sharded.check(tmp_path, "triton", [(torch.float32, 1e-2, True), (torch.bfloat16, 0.0, False)])

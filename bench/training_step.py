@@ -1,0 +1,243 @@
+"""The training step beside TRL 1.16's GRPOTrainer: same model, sequences and loss, on a CPU.
+
+    sh scripts/peers.sh .peers && PYTHONPATH=.peers .venv/bin/python -m bench.training_step
+
+SmolLM2-135M-Instruct and GSM8K solutions of their own ragged lengths (see the recipe
+``smollm2-135m.yaml`` for where both come from). Both sides take one optimiser update on the same
+sequences; gradients are compared first. TRL's side is its own ``training_step`` on a generation
+batch made of the same tokens; it pads, as it does after sampling. Rows of both hold about as many
+tokens. Then our step with half of the groups degenerate, skipped and not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.memory import peak_bytes
+from bench.results_io import RESULTS, write
+from siri_train.config import LossConfig, TrainConfig
+from siri_train.data.sources import encode_questions, read_sources
+from siri_train.model import Policy, load_policy
+from siri_train.optimizer import make_optimizer
+from siri_train.packing import Sample
+from siri_train.recipe import load_config
+from siri_train.step import update
+
+TEMPERATURE = 1.0
+ROWS = 4  # sequences in a row of TRL's; ours has as many tokens
+CPU = torch.device("cpu")
+
+
+def real_samples(count: int) -> tuple[Policy, list[Sample]]:
+    """The recipe's model, and prompts with their worked solutions as responses."""
+    config = load_config("recipes/smollm2-135m.yaml")
+    policy = load_policy(config.model, CPU)
+    questions = [q for q in read_sources(config.data.train[:1], "train") if q.solution][:count]
+    prompts = encode_questions(questions, policy.tokenizer, config.data)
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for question, prompt in zip(questions, prompts, strict=True):
+        ids = policy.tokenizer(question.solution, add_special_tokens=False)["input_ids"]
+        advantage = float(torch.randn((), generator=generator))
+        samples.append(
+            Sample(list(prompt.prompt_ids), [*ids, min(policy.eos_ids)], advantage=advantage)
+        )
+    return policy, samples
+
+
+def ours(
+    policy: Policy, samples: list[Sample], skip: bool = True, tail: float = 1e-2
+) -> Callable[[Any], None]:
+    """Our update, with an optimiser or a recorder in its place."""
+    padded = max(len(s.prompt_ids) for s in samples) + max(len(s.response_ids) for s in samples)
+    config = TrainConfig(mini_batches=1, token_budget=ROWS * padded, grad_clip=1e9, tail=tail)
+    loss = LossConfig(clip_high=0.2, skip_zero_advantage=skip)
+
+    def step(optimizer: Any) -> None:
+        update(
+            policy, optimizer, samples, config, loss,
+            temperature=TEMPERATURE, constant_length=1, seed=0,
+        )  # fmt: skip
+
+    return step
+
+
+def theirs(path: str, policy: Policy, samples: list[Sample]) -> tuple[Any, Callable[[Any], None]]:
+    """TRL's trainer, and its accumulation steps over the padded generation batch."""
+    import datasets
+    import trl
+    from transformers import AutoModelForCausalLM
+
+    pad = policy.pad_token_id
+    accumulation = len(samples) // ROWS
+    arguments = trl.GRPOConfig(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, gradient_checkpointing=False,
+        per_device_train_batch_size=ROWS, gradient_accumulation_steps=accumulation,
+        num_generations=ROWS, report_to="none", save_strategy="no", loss_type="dapo",
+        temperature=TEMPERATURE, epsilon=0.2, epsilon_high=0.2, disable_tqdm=True,
+        max_completion_length=512,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=arguments,
+        train_dataset=datasets.Dataset.from_dict({"prompt": ["x"] * len(samples)}),
+        processing_class=policy.tokenizer,
+    )
+    prompt, prompt_mask = _pad([s.prompt_ids for s in samples], pad, left=True)
+    response, response_mask = _pad([s.response_ids for s in samples], pad, left=False)
+    batch = {
+        "prompt_ids": prompt, "prompt_mask": prompt_mask,
+        "completion_ids": response, "completion_mask": response_mask,
+        "advantages": torch.tensor([s.advantage for s in samples]),
+        "old_per_token_logps": _pad([s.old_logprobs for s in samples], 0.0, left=False)[0],
+        "num_items_in_batch": response_mask.sum(),
+    }  # fmt: skip
+    trainer._generate_and_score_completions = lambda _: dict(batch)
+    trainer.current_gradient_accumulation_steps = accumulation
+
+    def step(optimizer: Any) -> None:
+        for _ in range(accumulation):
+            trainer.training_step(trainer.model, {}, None)
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1e9)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return trainer, step
+
+
+def _pad(rows: list[Any], value: float, left: bool) -> tuple[Tensor, Tensor]:
+    width = max(len(row) for row in rows)
+    kind = torch.float32 if isinstance(value, float) else torch.long
+    padded = torch.full((len(rows), width), value, dtype=kind)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        padded[number, place] = torch.tensor(list(row), dtype=kind)
+        mask[number, place] = 1
+    return padded, mask
+
+
+class Recorder:
+    """Stands for an optimiser: keeps the gradients of one update by name."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.named = dict(model.named_parameters())
+        self.param_groups = [{"params": list(self.named.values())}]
+        self.gradients: dict[str, Tensor] = {}
+
+    def step(self) -> None:
+        self.gradients = {n: p.grad for n, p in self.named.items() if p.grad is not None}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.named.values():
+            parameter.grad = None
+
+
+def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Relative distance of two gradients, all weights together."""
+    assert a.keys() == b.keys()
+    difference = sum(float((a[n] - b[n]).double().norm() ** 2) for n in b)
+    return float((difference / sum(float(g.double().norm() ** 2) for g in b.values())) ** 0.5)
+
+
+def compare(count: int, rounds: int) -> tuple[dict[str, Any], str]:
+    """Measure; returns what goes into the JSON and the table."""
+    config = load_config("recipes/smollm2-135m.yaml")
+    policy, samples = real_samples(count)
+    from siri_train.step import score
+
+    score(policy, samples, 4096, TEMPERATURE)  # on-policy: ratios are 1, as in TRL's first update
+    trainer, trl_step = theirs(config.model.path, policy, samples)
+    models = {"TRL 1.16": trainer.model, "ours": policy.model}
+    steps = {"TRL 1.16": trl_step, "ours": ours(policy, samples)}
+
+    # Correctness first, and the peak memory in the same pass.
+    recorders = {name: Recorder(model) for name, model in models.items()}
+    peaks = {}
+    for name, step in steps.items():
+        peaks[name] = peak_bytes(lambda step=step, name=name: step(recorders[name]))  # type: ignore[misc]
+    weights = sum(p.numel() * 4 for p in policy.model.parameters())
+    exact = Recorder(policy.model)
+    ours(policy, samples, tail=0.0)(exact)
+    want = recorders["TRL 1.16"].gradients
+    certified, error = (apart(r.gradients, want) for r in (recorders["ours"], exact))
+    if not error < 1e-3 or not certified < 2e-2:
+        raise SystemExit(f"gradients differ by {error:.1e} ({certified:.1e}): no times reported")
+    for recorder in (*recorders.values(), exact):
+        recorder.zero_grad()
+        recorder.gradients.clear()
+    half = [
+        Sample(s.prompt_ids, s.response_ids, s.old_logprobs, s.advantage * (i // ROWS % 2))
+        for i, s in enumerate(samples)
+    ]
+    steps["ours, half of the groups degenerate"] = ours(policy, half)
+    steps["the same, not skipped"] = ours(policy, half, skip=False)
+    train = TrainConfig(lr=1e-30, weight_decay=0.0)  # the model stays as it is, round by round
+    optimizers = {name: make_optimizer(models.get(name, policy.model), train) for name in models}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            optimizer = optimizers.get(name, optimizers["ours"])
+            start = time.perf_counter()
+            step(optimizer)
+            times[name].append(time.perf_counter() - start)
+
+    tokens = sum(s.length for s in samples)
+    padded = count * (max(len(s.prompt_ids) for s in samples)
+                      + max(len(s.response_ids) for s in samples))  # fmt: skip
+    median = {name: statistics.median(values) for name, values in times.items()}
+    measured = {
+        "model": "SmolLM2-135M-Instruct, float32", "threads": torch.get_num_threads(),
+        "sequences": count, "tokens": tokens, "padded_tokens": padded,
+        "response_lengths": sorted(len(s.response_ids) for s in samples),
+        "seconds": times, "tokens_per_s": {n: tokens / t for n, t in median.items()},
+        "peak_bytes_with_gradients": peaks, "gradient_bytes": weights,
+        "gradient_difference_exact": error, "gradient_difference": certified,
+    }  # fmt: skip
+    base = median["TRL 1.16"]
+    rows = [
+        "| one update, V 49152 | seconds | tokens/s | speed | peak beyond weights | "
+        "of it not gradients |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, value in median.items():
+        peak = peaks.get(name)
+        memory = f"{peak / 2**20:.0f} MiB | {(peak - weights) / 2**20:.0f} MiB" if peak else " | "
+        rows.append(
+            f"| {name} | {value:.1f} | {tokens / value:.0f} | {base / value:.2f} | {memory} |"
+        )
+    note = (
+        f"{count} sequences, {tokens} tokens ({padded} when padded as TRL pads them), "
+        f"{torch.get_num_threads()} threads, median of {rounds}. Gradients "
+        f"differ by {certified:.1e} (tail 1e-2), {error:.1e} (tail 0)."
+    )
+    return measured, "\n".join([*rows, "", note, ""])
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sequences", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
+    arguments = parser.parse_args()
+    if arguments.sequences % (2 * ROWS):
+        parser.error(f"--sequences must be a multiple of {2 * ROWS}, got {arguments.sequences}")
+    torch.set_num_threads(arguments.threads)
+    measured, table = compare(arguments.sequences, arguments.rounds)
+    write(arguments.out, "training_step", measured, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The training step on a GPU: tokens/s, MFU, peak memory, share of the head; one command.
+
+    python -m bench.training_step_gpu      # Qwen2-1.5B's shape, 8K and 16K, Liger on and off
+    python -m bench.training_step_gpu --shape tiny --device cpu   # only to see that it runs
+
+Weights are random, so the final norm is scaled until the softmax has the entropy of a trained
+reasoning model, and targets are drawn from it: otherwise the head would be measured on a softmax
+that no run has. Rows are packed to the token budget; gradient checkpointing is on; weights are
+bfloat16 with float32 masters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from bench.results_io import RESULTS, write
+from siri_kernels import linear_logprob, take_backward_stats
+from siri_train.attention import attention_backend, packed_forward
+from siri_train.config import LossConfig, TrainConfig
+from siri_train.model import Policy, apply_liger, prepare
+from siri_train.optimizer import make_optimizer, step_if_finite
+from siri_train.packing import MicroBatch, Sample, micro_batches
+from siri_train.step import backward
+
+SHAPES: dict[str, dict[str, int]] = {
+    "qwen2-1.5b": dict(
+        vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
+        num_attention_heads=12, num_key_value_heads=2,
+    ),
+    "tiny": dict(
+        vocab_size=8192, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    ),
+}  # fmt: skip
+
+# Dense bfloat16 TFLOP/s by the makers' data sheets, to turn FLOP/s into utilisation.
+PEAK = {"H200": 989, "H100": 989, "A100": 312, "B200": 2250, "L40S": 362, "MI300X": 1307}
+
+
+def build(shape: str, device: torch.device, liger: bool) -> Policy:
+    """A policy with random weights on the device."""
+    torch.manual_seed(0)
+    config = Qwen2Config(**SHAPES[shape], max_position_embeddings=65_536, tie_word_embeddings=True)
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    prepare(model)
+    if liger:
+        apply_liger(model, required=True)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    return Policy(model, None, frozenset({0}), None)
+
+
+@torch.no_grad()
+def hidden_of(policy: Policy, batch: MicroBatch) -> torch.Tensor:
+    """[T, D]: the hidden states that the head sees."""
+    with packed_forward(batch.layout) as packed:
+        hidden = policy.model.base_model(input_ids=batch.input_ids, **packed).last_hidden_state
+    return hidden[0, batch.predictors]
+
+
+@torch.no_grad()
+def sharpen(policy: Policy, batch: MicroBatch, entropy: float) -> None:
+    """Scale the final norm until 64 rows have this mean entropy (nats)."""
+    norm, head = policy.model.base_model.norm.weight, policy.model.get_output_embeddings().weight
+    hidden = hidden_of(policy, batch)
+    rows = hidden[:: max(1, len(hidden) // 64)].float()
+    low, high = 0.0, 1e4
+    for _ in range(40):
+        scale = (low + high) / 2
+        logp = ((rows * scale) @ head.float().T).log_softmax(-1)
+        if -(logp.exp() * logp).sum(-1).mean() > entropy:
+            low = scale
+        else:
+            high = scale
+    norm.mul_(high)
+
+
+@torch.no_grad()
+def settle(policy: Policy, batch: MicroBatch) -> None:
+    """Targets drawn from the model's own softmax, and their log-probs as the old ones."""
+    head = policy.model.get_output_embeddings().weight
+    for start, rows in enumerate(hidden_of(policy, batch).split(1024)):
+        drawn = torch.multinomial((rows @ head.T).float().softmax(-1), 1)[:, 0]
+        batch.targets[start * 1024 : start * 1024 + len(drawn)] = drawn
+    batch.old_logprobs.copy_(policy.token_logprobs(batch)[0])
+
+
+def flops(shape: str, lengths: list[int]) -> float:
+    """Useful floating-point operations of forward and backward; recomputation is not counted."""
+    s = SHAPES[shape]
+    width, kv = s["hidden_size"], s["num_key_value_heads"] / s["num_attention_heads"]
+    layer = width * width * (2 + 2 * kv) + 3 * width * s["intermediate_size"]
+    weights = s["num_hidden_layers"] * layer + s["vocab_size"] * width
+    tokens, pairs = sum(lengths), sum(n * n / 2 for n in lengths)
+    return 6 * weights * tokens + 12 * s["num_hidden_layers"] * width * pairs
+
+
+def measure(
+    shape: str, device: torch.device, context: int, liger: bool, rounds: int, entropy: float
+) -> dict[str, Any]:
+    """One case: two rows of ``context`` tokens, one sequence in the first, three in the second."""
+    policy = build(shape, device, liger)
+    rng = random.Random(0)
+    vocabulary, prompt = SHAPES[shape]["vocab_size"], context // 32
+    lengths = [
+        context - prompt,
+        context // 2 - prompt,
+        context // 4 - prompt,
+        context // 4 - prompt,
+    ]
+    samples = [
+        Sample(
+            [rng.randrange(vocabulary) for _ in range(prompt)],
+            [rng.randrange(vocabulary) for _ in range(n)],
+            [0.0] * n,
+            advantage=rng.choice([-1.0, 1.0]),
+        )
+        for n in lengths
+    ]
+    batches = list(micro_batches(samples, context, device))
+    sharpen(policy, batches[0], entropy)
+    for batch in batches:
+        settle(policy, batch)
+    train, loss = TrainConfig(lr=1e-6), LossConfig()
+    optimizer = make_optimizer(policy.model, train)
+    total = float(sum(b.tokens for b in batches))
+
+    def update() -> None:
+        for batch in batches:
+            backward(policy, batch, train, loss, temperature=1.0, denominator=total)
+        step_if_finite(optimizer, 1.0)
+        optimizer.zero_grad(set_to_none=True)
+
+    update()  # warm-up; the optimiser's state is there from now on
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    take_backward_stats()
+    step = seconds(update, device, rounds)
+    stats = take_backward_stats()
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    head = policy.model.get_output_embeddings().weight
+    inputs = [(hidden_of(policy, b).requires_grad_(), b.targets) for b in batches]
+
+    def head_alone() -> None:
+        for hidden, targets in inputs:
+            linear_logprob(hidden, head, targets).logprobs.sum().backward()
+
+    alone = seconds(head_alone, device, rounds)
+    tokens = sum(s.length for s in samples)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    limit = next((p * 1e12 for key, p in PEAK.items() if key in name), None)
+    rate = flops(shape, [s.length for s in samples]) / step
+    return {
+        "shape": shape, "context": context, "liger": liger, "tokens": tokens, "seconds": step,
+        "attention": attention_backend(device, torch.bfloat16, 128), "entropy": entropy,
+        "tokens_per_s": tokens / step, "tflops": rate / 1e12,
+        "mfu": rate / limit if limit else None, "peak_gib": peak / 2**30,
+        "head_share": alone / step,
+        "dense_row_frac": float(stats.dense_row_frac) if stats is not None else None,
+    }  # fmt: skip
+
+
+def seconds(run: Any, device: torch.device, rounds: int) -> float:
+    """Median time of a call."""
+    times = []
+    for _ in range(rounds):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shape", choices=SHAPES, default="qwen2-1.5b")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--context", type=int, nargs="+", default=[8192, 16_384])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--entropy", type=float, default=0.7, help="nats")
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    rows = []
+    for context in arguments.context:
+        for liger in (False, True) if device.type == "cuda" else (False,):
+            rows.append(
+                measure(
+                    arguments.shape, device, context, liger, arguments.rounds, arguments.entropy
+                )
+            )
+    table = [
+        "| context | Liger | tokens/s | TFLOP/s | MFU | peak GiB | head's share | attention |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        mfu = "" if r["mfu"] is None else f"{r['mfu']:.0%}"
+        table.append(
+            f"| {r['context']} | {'on' if r['liger'] else 'off'} | {r['tokens_per_s']:.0f} | "
+            f"{r['tflops']:.3g} | {mfu} | {r['peak_gib']:.1f} | {r['head_share']:.0%} | "
+            f"{r['attention']} |"
+        )
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    out = arguments.out or RESULTS / name.replace(" ", "-").lower()
+    write(out, f"training_step_{arguments.shape}", {"cases": rows}, "\n".join([*table, ""]))
+
+
+if __name__ == "__main__":
+    main()
