@@ -256,11 +256,14 @@ def write_manifest(
 
 
 def export(run_dir: Path, which: str, out: str | None = None) -> Path:
-    """Copy siri-low or siri-high out of a run, without the trainer's state.
+    """Copy a checkpoint out of a run as ``from_pretrained`` loads it, without the trainer's state.
+
+    Checkpoints of sharded models hold whole weights too, so this needs no ranks.
 
     Args:
         run_dir: the run's folder.
-        which: ``siri-low`` or ``siri-high``.
+        which: a name of the manifest (``siri-low``, ``siri-high-lagged``, ``best``, ...) or a
+            number of steps that is still kept.
         out: where to; default ``RUN/export/WHICH``.
 
     Raises:
@@ -269,9 +272,18 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     manifest = run_dir / "checkpoints" / "manifest.json"
     if not manifest.is_file():
         raise ConfigError(f"{run_dir}: no run of siri-train (checkpoints/manifest.json is missing)")
-    end = json.loads(manifest.read_text(encoding="utf-8")).get(which)
+    if which.isdigit():
+        there = checkpoints(run_dir)
+        if int(which) not in there:
+            kept = ", ".join(map(str, there)) or "none"
+            raise ConfigError(f"{run_dir}: no checkpoint of step {which}; kept are {kept}")
+        which = checkpoint_name(int(which))
+        end = {"path": f"checkpoints/{which}"}
+    else:
+        end = json.loads(manifest.read_text(encoding="utf-8")).get(which)
     if end is None:
-        raise ConfigError(f"{run_dir}: {which} has not been reached yet (see schedule.cycle)")
+        key = "checkpoint.best" if which == "best" else "schedule.cycle and checkpoint.lag"
+        raise ConfigError(f"{run_dir}: {which} has not been reached yet (see {key})")
     folder = Path(out) if out else run_dir / "export" / which
     if folder.exists():
         raise ConfigError(f"--out: {folder} already exists")

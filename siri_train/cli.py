@@ -97,12 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="override a value")
     sub.add_argument("--svg", metavar="FILE", help="default: schedule.svg beside the run")
 
-    sub = command(
-        "export", _export, "copy siri-low or siri-high out of a run, without trainer state"
-    )
+    sub = command("export", _export, "copy a checkpoint out of a run, without trainer state")
     sub.add_argument("folder", help="the run's folder")
-    sub.add_argument("--which", choices=("low", "high"), required=True)
-    sub.add_argument("--out", help="default: RUN/export/siri-low or siri-high")
+    sub.add_argument(
+        "--which",
+        type=_which,
+        required=True,
+        metavar="low|high|low-lagged|high-lagged|best|STEP",
+        help="an end of the last cycle, the best evaluated, or a number of steps",
+    )
+    sub.add_argument("--out", help="default: RUN/export/NAME")
 
     sub = command("convert", _convert, "turn a GGUF file into a folder that from_pretrained loads")
     sub.add_argument("source", help="PACKAGE:FILE.gguf, or the path of a GGUF file")
@@ -113,6 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", _doctor, "what is installed, which backends and engines work here, and why not"
     )
     return parser
+
+
+def _which(text: str) -> str:
+    if text in ("low", "high", "low-lagged", "high-lagged"):
+        return f"siri-{text}"
+    if text == "best" or text.isdigit():
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: takes low, high, low-lagged, high-lagged, best or a number of steps"
+    )
 
 
 def _positive(text: str) -> int:
@@ -199,7 +213,7 @@ def _schedule(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from siri_train.checkpoint import export
 
-    print(export(Path(arguments.folder), f"siri-{arguments.which}", arguments.out))
+    print(export(Path(arguments.folder), arguments.which, arguments.out))
     return 0
 
 

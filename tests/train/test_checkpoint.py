@@ -232,6 +232,22 @@ def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
     assert list(checkpoints(run)) == [4, 5, 6, 7]  # newest unprotected, siri-low, best, last
     assert manifest()["best"]["step"] == 6 and manifest()["siri-low"]["step"] == 5
 
+    for which, folder, step in (("best", "best", 6), ("4", "step_000004", 4)):
+        assert main(["export", str(run), "--which", which]) == 0
+        out = run / "export" / folder
+        got = AutoModelForCausalLM.from_pretrained(out).state_dict()
+        want = AutoModelForCausalLM.from_pretrained(
+            run / "checkpoints" / f"step_{step:06d}"
+        ).state_dict()
+        assert all(torch.equal(value, got[name]) for name, value in want.items())
+        assert not (out / "trainer_state.pt").exists()
+    with pytest.raises(ConfigError, match="no checkpoint of step 2; kept are 4, 5, 6, 7"):
+        checkpoint.export(run, "2")
+    with pytest.raises(ConfigError, match=r"siri-low-lagged .*checkpoint\.lag"):
+        checkpoint.export(run, "siri-low-lagged")
+    with pytest.raises(SystemExit):
+        main(["export", str(run), "--which", "middle"])
+
 
 def test_best_counts_only_what_can_be_loaded() -> None:
     evaluations = [
