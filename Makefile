@@ -23,7 +23,7 @@ test-slow: $(READY)
 
 test-peers: $(READY)
 	sh scripts/peers.sh .peers
-	PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations
+	SIRI_PEERS=1 PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations
 
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check

@@ -10,22 +10,17 @@ import torch
 BACKENDS = ("triton", "portable", "reference")
 
 
-def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor | None = None) -> str:
+def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor) -> str:
     """The implementation of ``op`` that ``backend`` asks for; None: the fastest there is.
 
     Args:
-        tensor: the input that says where an operation with Triton kernels runs; None: it has none.
+        tensor: the input that says where the operation runs.
     """
     if backend is None:
-        return "triton" if tensor is not None and _on_gpu(tensor) else "portable"
+        return "triton" if _on_gpu(tensor) else "portable"
     if backend not in BACKENDS:
         raise ValueError(
             f"{op}: backend must be None, {', '.join(map(repr, BACKENDS))}; got {backend!r}"
-        )
-    if backend == "triton" and tensor is None:
-        raise NotImplementedError(
-            f"{op}: the Triton backend is not there yet (see CHANGELOG.md); backend=None, "
-            "'portable' and 'reference' are"
         )
     if backend == "triton" and not (_on_gpu(tensor) or _interpreted()):
         raise ValueError(

@@ -25,7 +25,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MODULES = ("siri_kernels.group_advantages.kernels", "siri_kernels.policy_loss.kernels")
+MODULES = (
+    "siri_kernels.group_advantages.kernels",
+    "siri_kernels.linear_logprob.kernels",
+    "siri_kernels.linear_logprob.sparse_kernels",
+    "siri_kernels.policy_loss.kernels",
+)
 
 
 class Part(NamedTuple):

@@ -16,7 +16,9 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
     The constructor's and call's parameters are Liger's, in its order. ``compiled`` and
     ``chunk_size`` say how Liger computes and have no effect here. Differences that remain:
     gradients come with ``backward`` instead of with ``forward``; those of ``lin_weight`` and
-    ``bias`` are accumulated in float32; only rows that ``attention_mask`` counts are computed.
+    ``bias`` are accumulated in float32; only rows that ``attention_mask`` counts are computed; the
+    clip share of "cispo" counts tokens at the bound with advantages of either sign, Liger's those
+    with a positive one.
 
     Args:
         beta: KL coefficient, >= 0; estimator k3.

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 import torch
 
+from siri_kernels.linear_logprob import slots
+from siri_kernels.linear_logprob.types import SoftmaxStats
+
 
 def certified_rows(
     cost: torch.Tensor, norm: torch.Tensor, rows: int | torch.Tensor, tail: float
@@ -24,38 +27,42 @@ def certified_rows(
     return (cost <= tail * mean) & cost.isfinite()
 
 
+class Listed(NamedTuple):
+    """Of each row [T], over the entries of its list."""
+
+    kept: torch.Tensor  # sum of p, target not counted
+    kept_entropy: torch.Tensor  # sum of -p log p, target not counted
+    norm: torch.Tensor  # L1 norm of the raw logits' gradient, with the target's
+    over: torch.Tensor  # not 0: the list is not complete
+
+
 def left_out(
-    stats_logprobs: torch.Tensor,
-    stats_entropy: torch.Tensor,
-    kept: torch.Tensor,
-    kept_entropy: torch.Tensor,
+    stats: SoftmaxStats,
+    listed: Listed,
     grad_logprobs: torch.Tensor,
     grad_entropy: torch.Tensor | None,
-    log_eps: float,
+    temperature: float | torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mass outside each row's list, and a bound of the L1 norm of its logit gradient.
+    """Mass outside each row's list, and a bound of the L1 norm of its raw logits' gradient.
 
-    The entries left out have ``dz_j = -p_j (g_logp + g_H (log p_j + H))`` and ``p_j < eps``.
-
-    Args:
-        stats_logprobs, stats_entropy: [T] of the whole row.
-        kept: [T] sum of p over the list, target not counted.
-        kept_entropy: [T] sum of -p log p over the list, target not counted.
-        log_eps: log of the probability that every entry left out stays below.
+    The entries left out have ``dz_j = -p_j (g_logp + g_H (log p_j + H))`` and ``p_j < eps``. A row
+    whose list is not complete costs infinity.
     """
-    others = -torch.expm1(stats_logprobs)
-    mass = (others - kept).clamp_(min=0)
+    others = -torch.expm1(stats.logprobs)
+    mass = (others - listed.kept).clamp_(min=0)
     # The sums are fp32: a few roundings on top, lest a difference that rounds to 0 certify.
     rounding = 8 * torch.finfo(mass.dtype).eps
     cost = grad_logprobs.abs() * (mass + rounding * others)
     if grad_entropy is not None:
-        logprobs = stats_logprobs.clamp(min=-800.0)  # probability 0 adds nothing
-        rest = stats_entropy + logprobs.exp() * logprobs - kept_entropy
+        logprobs = stats.logprobs.clamp(min=-800.0)  # probability 0 adds nothing
+        rest = stats.entropy + logprobs.exp() * logprobs - listed.kept_entropy
         # sum of p |log p + H|: all log p + H are negative where H < -log eps.
-        sign = torch.where(stats_entropy < -log_eps, -1.0, 1.0)
-        moved = (rest + sign * stats_entropy * mass).clamp_(min=0) + rounding * stats_entropy
+        sign = torch.where(stats.entropy < -slots.LOG_EPS, -1.0, 1.0)
+        moved = (rest + sign * stats.entropy * mass).clamp_(min=0) + rounding * stats.entropy
         cost = cost + grad_entropy.abs() * moved
-    return mass, cost
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.to(cost.dtype)
+    return mass, (cost / temperature).masked_fill(listed.over != 0, float("inf"))
 
 
 class BackwardStats(NamedTuple):

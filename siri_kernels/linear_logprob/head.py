@@ -15,10 +15,11 @@ from siri_kernels.linear_logprob.types import LogprobOutput
 class LogprobHead(nn.Linear):
     """An LM head that can give log-probs and entropy of targets without storing logits.
 
-    Takes the place of a model's ``lm_head`` (``model.lm_head = LogprobHead(model.lm_head)``). It
-    holds the very parameters of the head it is made of, under the same names, so that tied weights
-    stay tied, optimisers keep their parameters and checkpoints load as before. It is an
-    ``nn.Linear``: called with hidden states alone it returns logits as that did.
+    Takes the place of a model's ``lm_head`` (``model.lm_head = LogprobHead(model.lm_head)``;
+    :meth:`wrap` does so and gives the model's forward ``targets``). It holds the very parameters of
+    the head it is made of, under the same names, so that tied weights stay tied, optimisers keep
+    their parameters and checkpoints load as before. It is an ``nn.Linear``: called with hidden
+    states alone it returns logits as that did.
 
     Called as a module (not through its ``weight``), so that hooks that gather a sharded weight
     (FSDP2) cover it.
@@ -56,6 +57,37 @@ class LogprobHead(nn.Linear):
         self.bias = bias  # type: ignore[assignment]
         if isinstance(head, nn.Module):
             self.train(head.training)
+
+    @staticmethod
+    def wrap(model: Any) -> Any:
+        """Makes a causal LM of transformers return log-probs of targets instead of logits.
+
+        ``model(input_ids, attention_mask, targets=targets, temperature=0.9)`` then returns
+        :class:`~siri_kernels.linear_logprob.wrap.ModelLogprobs`. ``targets`` [B, L] int64 are
+        aligned with the hidden states: ``targets[:, t]`` is what position ``t`` predicts, -100
+        where nothing counts. Options are ``temperature``, ``tail``, ``ignore_index`` and
+        ``backend`` of :func:`siri_kernels.linear_logprob`; softcaps and factors of the model's
+        logits are its own. Without ``targets`` nothing changes: logits, labels, ``generate``.
+
+        The same object is returned, its head a ``LogprobHead`` of the same parameters, its class a
+        subclass of the same name, so that tied weights, parameter names, state dicts,
+        ``save_pretrained``, copies and pickles stay as they are. The model runs four tokens, on
+        which it is seen that log-probs from hidden states are those of its logits. Wrap it before
+        ``fully_shard``, DDP, PEFT, accelerate and ``torch.compile``. The auxiliary loss of a
+        mixture of experts is not added; its ``router_logits`` are in ``base`` when asked for.
+
+        Args:
+            model: a ``PreTrainedModel`` with a language-model head, weights loaded.
+
+        Raises:
+            TypeError: it is not one, or is inside something else (DDP, PEFT, ...).
+            ValueError: it cannot be wrapped, and why: encoder-decoder, a head that is not an
+                ``nn.Linear``, something between base model and head, logits changed in an unknown
+                way, sharded or unloaded weights, a forward or a head that carries hooks already.
+        """
+        from siri_kernels.linear_logprob.wrap import wrap
+
+        return wrap(model)
 
     @overload
     def forward(self, hidden: torch.Tensor) -> torch.Tensor: ...

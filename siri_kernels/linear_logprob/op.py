@@ -9,10 +9,11 @@ import torch
 
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels.linear_logprob import portable, sparse
-from siri_kernels.linear_logprob.certificate import certified_rows, report
+from siri_kernels.linear_logprob.certificate import Listed, certified_rows, left_out, report
+from siri_kernels.linear_logprob.shard import Shard
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import gradient_rule
-from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats, select
 
 OP = "linear_logprob"
 Grads = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]
@@ -33,6 +34,11 @@ class Plan(NamedTuple):
     gemm_dtype: torch.dtype
     tail: float
     slots: int  # 0: no lists, backward recomputes every row
+    triton: bool = False
+    shard: Shard | None = None
+
+    def local(self, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+        return targets if self.shard is None else self.shard.local(targets, vocabulary)
 
 
 class LinearLogprob(torch.autograd.Function):
@@ -45,16 +51,7 @@ class LinearLogprob(torch.autograd.Function):
         bias: torch.Tensor | None,
         plan: Plan,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        counted = targets != plan.ignore_index
-        index = counted_rows(counted)
-        rows, row_targets = select(index, hidden, targets)
-        rule, slots = plan.rule.rows(index), None
-        if plan.slots:
-            acc = portable.widened(plan.gemm_dtype)
-            slots = Slots.empty(len(rows), plan.slots, rows, acc)
-        with no_autocast(hidden.device):
-            stats = portable.forward(rows, weight, row_targets, bias, rule, plan.gemm_dtype, slots)
-        stats = spread(stats, index, counted)
+        stats, slots, counted = forward_of(hidden, weight, targets, bias, plan)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, targets, bias, counted, *stats, *(slots or ()))
         ctx.plan = plan
@@ -65,8 +62,8 @@ class LinearLogprob(torch.autograd.Function):
         hidden, weight, targets, bias, counted, *saved = ctx.saved_tensors
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
         stats, slots = SoftmaxStats(*saved[:4]), Slots(*saved[4:]) if saved[4:] else None
-        with torch.no_grad(), no_autocast(hidden.device):
-            grads = _backward(
+        with torch.no_grad():
+            grads = gradients_of(
                 hidden, weight, targets, bias, counted, stats, slots, upstream, ctx.plan, needs
             )
         d_hidden, d_weight, d_bias = grads
@@ -75,7 +72,63 @@ class LinearLogprob(torch.autograd.Function):
         )
 
 
-def _backward(
+def forward_of(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: Plan,
+) -> tuple[SoftmaxStats, Slots | None, torch.Tensor]:
+    """Statistics of all rows, the lists, and which rows count.
+
+    The portable backend lists counted rows only.
+    """
+    counted = targets != plan.ignore_index
+    index = None if plan.triton else counted_rows(counted)
+    targets = plan.local(targets, len(weight))
+    rows, row_targets = select(index, hidden, targets)
+    rule, slots = plan.rule.rows(index), None
+    if plan.slots:
+        slots = Slots.empty(len(rows), plan.slots, rows, portable.widened(plan.gemm_dtype))
+    problem = (rows, weight, row_targets, bias, rule, plan.gemm_dtype)
+    with no_autocast(hidden.device):
+        if plan.triton:
+            from siri_kernels.linear_logprob import launch  # imports Triton
+
+            stats = launch.forward(launch.Problem(*problem), slots, plan.shard)
+        else:
+            stats = portable.forward(*problem, slots, plan.shard)
+    return spread(stats, index, counted), slots, counted
+
+
+def gradients_of(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None,
+    counted: torch.Tensor,
+    stats: SoftmaxStats,
+    slots: Slots | None,
+    upstream: tuple[torch.Tensor | None, ...],
+    plan: Plan,
+    needs: tuple[bool, bool, bool],
+) -> Grads:
+    """Gradients of ``hidden``, ``weight`` and ``bias`` from what :func:`forward_of` gave."""
+    targets = plan.local(targets, len(weight))
+    with no_autocast(hidden.device):
+        if plan.triton:
+            from siri_kernels.linear_logprob import launch, launch_backward
+
+            problem = launch.Problem(hidden, weight, targets, bias, plan.rule, plan.gemm_dtype)
+            return launch_backward.backward(
+                problem, counted, stats, slots, upstream, plan.tail, needs, plan.shard
+            )
+        return _portable_backward(
+            hidden, weight, targets, bias, counted, stats, slots, upstream, plan, needs
+        )
+
+
+def _portable_backward(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
@@ -106,6 +159,8 @@ def _backward(
         d_hidden, d_weight, d_bias = batch.exact()
     else:
         d_hidden, d_weight, d_bias = batch.from_lists(slots)
+    if d_hidden is not None and plan.shard is not None:
+        d_hidden = plan.shard.total(d_hidden).to(hidden.dtype)
     if d_hidden is not None and index is not None:
         d_hidden = hidden.new_zeros(total, hidden.shape[1]).index_copy_(0, index, d_hidden)
     return d_hidden, d_weight, d_bias
@@ -143,16 +198,25 @@ class _Batch(NamedTuple):
             grad_entropy,
             self.needs,
             more,
+            self.hidden_grad(),
         )
+
+    def hidden_grad(self) -> torch.dtype:
+        """Dtype of the gradient of ``hidden``; a shard's is a part of a sum."""
+        whole = self.plan.shard is None
+        return self.hidden.dtype if whole else portable.widened(self.plan.gemm_dtype)
 
     def from_lists(self, slots: Slots) -> Grads:
         """Certified rows from their lists, the others recomputed."""
         upstream = (self.grad_logprobs, self.grad_entropy)
         gradient = gradient_rule(self.stats, *upstream, self.rule.temperature)
-        entries, mass, cost, norm = sparse.entries(
-            slots, self.targets, self.stats, self.rule, gradient, *upstream
+        entries, listed = sparse.entries(
+            slots, self.targets, len(self.weight), self.stats, self.rule, gradient
         )
-        certified = certified_rows(cost, norm, len(cost), self.plan.tail)
+        if self.plan.shard is not None:
+            listed = Listed(*self.plan.shard.total(torch.stack(listed)))
+        mass, cost = left_out(self.stats, listed, *upstream, self.rule.temperature)
+        certified = certified_rows(cost, listed.norm, len(cost), self.plan.tail)
         dense = (~certified).nonzero()[:, 0]
         entries = entries.of(certified)
         tail_mass = mass.where(certified, 0).max()
@@ -161,7 +225,7 @@ class _Batch(NamedTuple):
         d_hidden = d_weight = d_bias = None
         if self.needs[0]:
             bags = sparse.Operand(self.weight, gemm, acc)
-            d_hidden = bags.bags(entries.id, entries.grad, entries.length).to(self.hidden.dtype)
+            d_hidden = bags.bags(entries.id, entries.grad, entries.length).to(self.hidden_grad())
         more = None
         if self.needs[1] or self.needs[2]:
             more = sparse.WeightGradient(entries, sparse.Operand(self.hidden, gemm, acc))
@@ -195,10 +259,6 @@ def active_rows(counted: torch.Tensor, *upstream: torch.Tensor | None) -> torch.
             active |= grad != 0
     index = (active & counted).nonzero()[:, 0]
     return None if len(index) == len(counted) else index
-
-
-def select(index: torch.Tensor | None, *tensors: Any) -> tuple[Any, ...]:
-    return tensors if index is None else tuple(t if t is None else t[index] for t in tensors)
 
 
 def spread(stats: SoftmaxStats, index: torch.Tensor | None, counted: torch.Tensor) -> SoftmaxStats:

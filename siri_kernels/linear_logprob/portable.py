@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 
+from siri_kernels.linear_logprob.shard import Shard, is_local
 from siri_kernels.linear_logprob.slots import Collector, Slots
 from siri_kernels.linear_logprob.softmax_fold import (
     Fold,
@@ -51,15 +52,20 @@ class Tiles:
         rule: LogitRule,
         gemm_dtype: torch.dtype,
         few: bool = False,
+        shape: tuple[int, int] | None = None,
     ) -> None:
-        """``few``: blocks need not be larger than there are rows (bits may differ by batch)."""
+        """``few``: blocks need not be larger than there are rows (bits may differ by batch).
+
+        ``shape``: rows and ids of a tile (None: :func:`tile_shape`), of which none is filled up.
+        """
         self.weight, self.bias, self.softcap = weight, bias, rule.softcap
         self.acc = widened(gemm_dtype)
         # Tensor cores take 16-bit inputs and give fp32; elsewhere the inputs are widened, exactly.
         self.mixed = hidden.device.type == "cuda" and gemm_dtype != self.acc
         self.gemm = gemm_dtype
-        self.rows, self.ids = tile_shape(weight.shape[0], hidden.device)
-        self.pad = hidden.device.type == "cpu"
+        self.rows, self.ids = shape or tile_shape(weight.shape[0], hidden.device)
+        self.ids = min(self.ids, weight.shape[0])
+        self.pad = hidden.device.type == "cpu" and shape is None
         self.total = hidden.shape[0]
         if few:
             self.rows = min(self.rows, max(1, -(-self.total // 16) * 16))
@@ -98,11 +104,11 @@ class Tiles:
         return self.buffers[which][: rows * ids].view(rows, ids)
 
     def raw(
-        self, block: int, tile: torch.Tensor, bias: torch.Tensor | None
+        self, block: int, tile: torch.Tensor, bias: torch.Tensor | None, buffer: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Raw logits of a block and a tile, in a buffer, and the block as the GEMM took it."""
         x = self.hidden[block].to(self.gemm)
-        out = self.scratch(0, x.shape[0], tile.shape[0])
+        out = self.scratch(buffer, x.shape[0], tile.shape[0])
         if self.mixed:
             torch.mm(x, tile.t(), out_dtype=self.acc, out=out)
         else:
@@ -115,6 +121,7 @@ class Tiles:
     def target_logits(self, block: int, targets: torch.Tensor) -> torch.Tensor:
         """Each row's target logit, but for the order of the GEMM's sums."""
         x = self.hidden[block].to(self.gemm).to(self.acc)
+        targets = targets.clamp(0, len(self.weight) - 1)
         raw = (x * self.weight[targets].to(self.gemm)).sum(1)
         if self.bias is not None:
             raw += self.bias[targets].to(self.acc)
@@ -140,15 +147,23 @@ def forward(
     rule: LogitRule,
     gemm_dtype: torch.dtype,
     slots: Slots | None = None,
+    shard: Shard | None = None,
 ) -> SoftmaxStats:
-    """Statistics of every row of ``hidden`` [T, D], their lists in ``slots``; all targets count."""
+    """Statistics of every row of ``hidden`` [T, D], their lists in ``slots``; all targets count.
+
+    With a ``shard``, ``targets`` are counted from its first id.
+    """
     tiles = Tiles(hidden, weight, bias, rule, gemm_dtype)
     folds = [Fold(t, tiles.acc) for t in tiles.blocks(targets)]
     if slots is not None:
         for block, fold in enumerate(folds):
             first = block * tiles.rows
             part = slots.block(first, first + tiles.rows)
-            fold.collector = Collector(part, tiles.target_logits(block, fold.targets))
+            estimate = tiles.target_logits(block, fold.targets)
+            if shard is not None:
+                here = is_local(fold.targets, len(weight))
+                estimate = shard.total(torch.where(here, estimate, 0))
+            fold.collector = Collector(part, estimate)
     for start in tiles.starts():
         tile, bias_tile = tiles.weight_tile(start)
         for block, fold in enumerate(folds):
@@ -160,7 +175,11 @@ def forward(
         if fold.collector is not None:
             fold.collector.finish()
     states = zip(*(fold.state() for fold in folds), strict=True)
-    stats = finish(FoldState(*(torch.cat(column) for column in states)))
+    state = FoldState(*(torch.cat(column) for column in states))
+    if shard is not None:
+        whole = torch.cat([fold.targets for fold in folds])
+        state = shard.merged(state, is_local(whole, len(weight)))
+    stats = finish(state)
     return SoftmaxStats(*(s[: tiles.total] for s in stats))
 
 
@@ -176,10 +195,12 @@ def backward(
     grad_entropy: torch.Tensor | None,
     needs: tuple[bool, bool, bool],
     more: WeightGradient | None = None,
+    hidden_grad: torch.dtype | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of ``hidden``, ``weight`` and ``bias`` (None where not needed), exact.
 
-    ``more`` is added to those of ``weight`` and ``bias``, before they are rounded.
+    ``more`` is added to those of ``weight`` and ``bias``, before they are rounded;
+    ``hidden_grad`` is the dtype of that of ``hidden`` (None: its own).
     """
     tiles = Tiles(hidden, weight, bias, rule, gemm_dtype, few=more is not None)
     acc, (need_hidden, need_weight, need_bias) = tiles.acc, needs
@@ -230,4 +251,4 @@ def backward(
             d_bias[start : start + n] = d_bias_tile
     if not need_hidden:
         return None, d_weight, d_bias
-    return whole[: tiles.total].to(hidden.dtype), d_weight, d_bias
+    return whole[: tiles.total].to(hidden_grad or hidden.dtype), d_weight, d_bias

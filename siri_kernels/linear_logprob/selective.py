@@ -10,8 +10,8 @@ from siri_kernels import _checks as check
 from siri_kernels._autograd import refuse_double_backward, untraced
 from siri_kernels._backend import resolve_backend
 from siri_kernels.linear_logprob import reference
-from siri_kernels.linear_logprob.api import check_rule, check_targets
-from siri_kernels.linear_logprob.op import active_rows, counted_rows
+from siri_kernels.linear_logprob.checks import check_rule, check_targets
+from siri_kernels.linear_logprob.op import active_rows, counted_rows, spread
 from siri_kernels.linear_logprob.portable import tile_shape, widened
 from siri_kernels.linear_logprob.softmax_fold import Fold, finish, gradient_rule, logit_gradient
 from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxStats
@@ -38,8 +38,8 @@ def selective_logprob(
         targets: [...] int64, each in 0..V-1 or ``ignore_index``.
         temperature: number > 0, or a tensor [...] of them, one per token, without gradient.
         ignore_index: rows with this target are skipped: results 0, gradients 0.
-        backend: None (fastest there is: today portable), "portable" or "reference"; "triton" is
-            not there yet.
+        backend: None (fastest there is: "triton" on a GPU but for float64, else "portable"),
+            "triton", "portable" or "reference".
 
     Returns:
         LogprobOutput: as :func:`siri_kernels.linear_logprob` gives, with the same precision:
@@ -48,7 +48,7 @@ def selective_logprob(
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`siri_kernels.linear_logprob`.
     """
-    backend = resolve_backend(OP, backend)
+    asked, backend = backend, resolve_backend(OP, backend, logits)
     check.tensor(OP, "logits", logits)
     check.tensor(OP, "targets", targets)
     check.dtype(OP, "logits", logits)
@@ -61,12 +61,22 @@ def selective_logprob(
     check.shape(OP, "targets", targets, logits.shape[:-1], "logits.shape[:-1]")
     rule = check_rule(OP, temperature, None, targets, logits.device)
     check_targets(OP, targets, logits.shape[-1], ignore_index)
+    if backend == "triton" and logits.dtype == torch.float64:
+        if asked is not None:
+            raise ValueError(
+                f"{OP}: backend='triton' takes bfloat16, float16 and float32; got logits "
+                f"{check.describe(logits)}; backend=None and 'portable' take float64"
+            )
+        backend = "portable"
     lead = targets.shape
     rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     if backend == "reference":
         out = reference.selective_logprob(rows, flat, rule, ignore_index)
     else:
-        out = LogprobOutput(*_SelectiveLogprob.apply(rows, flat, rule, ignore_index))
+        triton = backend == "triton"
+        if triton and rows.stride(1) != 1:
+            rows = rows.contiguous()
+        out = LogprobOutput(*_SelectiveLogprob.apply(rows, flat, rule, ignore_index, triton))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
 
 
@@ -95,9 +105,23 @@ class _Blocks:
 class _SelectiveLogprob(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule, ignore_index: int
+        ctx: Any,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        rule: LogitRule,
+        ignore_index: int,
+        triton: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         counted = targets != ignore_index
+        targets = targets.contiguous()
+        ctx.set_materialize_grads(False)
+        ctx.rule, ctx.triton = rule, triton
+        if triton:
+            from siri_kernels.linear_logprob import launch_selective  # imports Triton
+
+            stats = spread(launch_selective.forward(logits, targets, rule), None, counted)
+            ctx.save_for_backward(logits, targets, counted, *stats)
+            return stats.logprobs, stats.entropy
         blocks = _Blocks(logits, rule, counted_rows(counted))
         stats = SoftmaxStats(*(logits.new_zeros(len(logits), dtype=blocks.acc) for _ in range(4)))
         for rows in blocks.rows:
@@ -108,9 +132,7 @@ class _SelectiveLogprob(torch.autograd.Function):
                 whole[rows] = part
         for whole in stats:
             whole.masked_fill_(~counted, 0)
-        ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, targets, counted, *stats)
-        ctx.rule = rule
         return stats.logprobs, stats.entropy
 
     @staticmethod
@@ -120,6 +142,14 @@ class _SelectiveLogprob(torch.autograd.Function):
         with torch.no_grad():
             if grad_logprobs is None:
                 grad_logprobs = torch.zeros_like(saved[0])
+            if ctx.triton:
+                from siri_kernels.linear_logprob import launch_selective
+
+                stats = SoftmaxStats(*saved)
+                grad = launch_selective.backward(
+                    logits, targets, ctx.rule, counted, stats, grad_logprobs, grad_entropy
+                )
+                return refuse_double_backward(OP, (grad, *[None] * 4), (logits, *upstream))
             blocks = _Blocks(logits, ctx.rule, active_rows(counted, grad_logprobs, grad_entropy))
             grad = torch.zeros_like(logits, memory_format=torch.contiguous_format)
             for rows in blocks.rows:
@@ -134,4 +164,4 @@ class _SelectiveLogprob(torch.autograd.Function):
                     scratch = torch.empty_like(tile)
                     dz = logit_gradient(tile, block_targets, start, row_rule, scratch)
                     grad[:, start : start + tile.shape[1]].index_copy_(0, rows, dz.to(grad.dtype))
-        return refuse_double_backward(OP, (grad, None, None, None), (logits, *upstream))
+        return refuse_double_backward(OP, (grad, *[None] * 4), (logits, *upstream))

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from siri_kernels.linear_logprob.certificate import left_out
-from siri_kernels.linear_logprob.slots import LOG_EPS, Slots
+from siri_kernels.linear_logprob.certificate import Listed
+from siri_kernels.linear_logprob.shard import is_local
+from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import LOG_ZERO, GradientRule
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 
@@ -38,16 +39,14 @@ class Entries(NamedTuple):
 def entries(
     slots: Slots,
     targets: torch.Tensor,
+    vocabulary: int,
     stats: SoftmaxStats,
     rule: LogitRule,
     gradient: GradientRule,
-    grad_logprobs: torch.Tensor,
-    grad_entropy: torch.Tensor | None,
-) -> tuple[Entries, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All listed entries; and of each row the mass left out, its cost, and the norm of the rest.
+) -> tuple[Entries, Listed]:
+    """All listed entries, and what the certificate needs to know of each row's.
 
-    Cost and norm are of the raw logits' gradient, see :mod:`.certificate`. A row whose slots did
-    not suffice costs infinity.
+    A target that is not in 0..vocabulary-1 is not here, and gives nothing.
     """
     most = slots.ids.shape[1]
     length = slots.found.clamp(max=most).long()
@@ -64,13 +63,7 @@ def entries(
     p = log_p.exp()
     kept = _sum_of_rows(p, row, len(length))
     kept_entropy = _sum_of_rows(-p * log_p, row, len(length))
-    mass, cost = left_out(
-        stats.logprobs, stats.entropy, kept, kept_entropy, grad_logprobs, grad_entropy, LOG_EPS
-    )
     temperature = rule.temperature
-    if isinstance(temperature, torch.Tensor):
-        temperature = temperature.to(cost.dtype)
-    cost = (cost / temperature).masked_fill_(slots.found > most, float("inf"))
     # The target goes before the others of its row.
     tail_of = torch.arange(len(row)) + row + 1
     head_of = length.cumsum(0) - length + torch.arange(len(length))
@@ -80,17 +73,23 @@ def entries(
         whole[tail_of], whole[head_of] = tail, head
         return whole
 
-    rows = torch.arange(len(length))
+    rows, here = torch.arange(len(length)), is_local(targets, vocabulary)
+    head = gradient.at_target.where(here, 0)
     out = Entries(
-        merged(rows, row), merged(targets, ids), merged(gradient.at_target, grad), length + 1
+        merged(rows, row), merged(targets.where(here, 0), ids), merged(head, grad), length + 1
     )
     if rule.softcap is not None:
         raw = merged(stats.logprobs + (stats.max + stats.log_sum), z) / rule.softcap
-        raw *= temperature[out.row] if isinstance(temperature, torch.Tensor) else temperature
+        raw *= (
+            temperature.to(raw.dtype)[out.row]
+            if isinstance(temperature, torch.Tensor)
+            else temperature
+        )
         # An infinite logit comes from no finite raw one; its gradient is 0 already.
         out.grad.mul_(1 - raw.clamp_(-1, 1).square_())
     norm = _sum_of_rows(out.grad.abs(), out.row, len(length))
-    return out, mass, cost, norm
+    over = (slots.found > most).to(norm.dtype)
+    return out, Listed(kept, kept_entropy, norm, over)
 
 
 def _sum_of_rows(values: torch.Tensor, row: torch.Tensor, rows: int) -> torch.Tensor:

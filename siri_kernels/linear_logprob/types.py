@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,3 +40,8 @@ class LogitRule:
         if index is None or not isinstance(self.temperature, torch.Tensor):
             return self
         return LogitRule(self.temperature[index], self.softcap)
+
+
+def select(index: torch.Tensor | None, *tensors: Any) -> tuple[Any, ...]:
+    """The rows ``index`` of each tensor (None: all of them); None stays None."""
+    return tensors if index is None else tuple(t if t is None else t[index] for t in tensors)

@@ -45,9 +45,10 @@ def recording(base):
     return Recording
 
 
-def trainer_of(base, folder, reward=None, schedule=None, **options):
+def trainer_of(base, folder, reward=None, schedule=None, model=None, **options):
     tokenizer = AutoTokenizer.from_pretrained(START_FOLDER)
-    model = AutoModelForCausalLM.from_pretrained(START_FOLDER)
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(START_FOLDER)
     rows = questions(32, seed=3)
     data = datasets.Dataset.from_dict(
         {"prompt": [q.prompt for q in rows], "answer": [q.answer for q in rows]}
@@ -189,6 +190,15 @@ def test_reward_by_end_token_not_by_length():
         ({"top_entropy_quantile": 0.5}, "top_entropy_quantile"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation"),
         ({"delta": 1.1}, "delta must be at least"),
+        ({"use_adaptive_entropy": True}, "use_adaptive_entropy.*its controller"),
+        (
+            {
+                "beta": 0.1,
+                "use_bias_correction_kl": True,
+                "importance_sampling_level": "sequence",
+            },
+            "use_bias_correction_kl is taken with importance_sampling_level='token'",
+        ),
     ],
 )
 def test_refuses_what_would_be_wrong(tmp_path, options, message):
@@ -196,6 +206,33 @@ def test_refuses_what_would_be_wrong(tmp_path, options, message):
         trainer_of(
             SiriGRPOTrainer, tmp_path, schedule=LengthSchedule("cosine", 16, 8, 4), **options
         )
+
+
+def test_refuses_the_auxiliary_loss_of_a_mixture_of_experts(tmp_path):
+    """Stock TRL adds the router's loss in its own ``_compute_loss``; without it, it is taken."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    model = Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=64, hidden_size=16, intermediate_size=32, moe_intermediate_size=16,
+            num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, num_experts=4,
+            num_experts_per_tok=2, head_dim=8,
+        )
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="output_router_logits.*auxiliary loss"):
+        trainer_of(SiriGRPOTrainer, tmp_path, model=model, router_aux_loss_coef=0.01)
+    trainer = trainer_of(SiriGRPOTrainer, tmp_path, model=model, router_aux_loss_coef=0.0)
+    assert not trainer.aux_loss_enabled
+
+
+def test_a_moving_cap_with_dr_grpo_is_refused_on_any_trainer(tmp_path):
+    """The stock trainer too: the callback refuses when it is bound, before the first step."""
+    schedule = LengthSchedule("cosine", 16, 8, 4)
+    stock = trainer_of(trl.GRPOTrainer, tmp_path, loss_type="dr_grpo")
+    with pytest.raises(ValueError, match="'dr_grpo' with a cap that moves.*dapo"):
+        SiriLengthCallback(schedule).bind(stock)
+    assert stock.max_completion_length == 24  # untouched
+    SiriLengthCallback(LengthSchedule("cosine", 16, 16, 4)).bind(stock)  # it does not move
 
 
 def test_dr_grpo_with_a_constant_cap_is_taken(tmp_path):

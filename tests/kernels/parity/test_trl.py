@@ -1,7 +1,8 @@
 """TRL 1.16's ``GRPOTrainer._compute_loss``, from the installed package, against ours.
 
 The method runs on a stand-in for the trainer that has its options and hands it the log-probs.
-Without TRL the tests skip; docs/losses.md says which options reproduce what.
+Without TRL the tests skip, in ``make test-peers`` they fail; docs/losses.md says which options
+reproduce what.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """verl 0.9.1's losses and estimators, from the installed package, against ours.
 
-Without verl the tests skip; docs/losses.md says which options reproduce what.
+Without verl the tests skip, in ``make test-peers`` they fail; docs/losses.md says which options
+reproduce what.
 """
 
 from __future__ import annotations

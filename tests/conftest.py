@@ -1,0 +1,21 @@
+"""Where the peers are set up, a file of tests that skips for want of one is an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """``make test-peers`` sets ``SIRI_PEERS=1``: TRL, verl and Liger are there, or it fails."""
+    report = yield
+    if report.outcome == "skipped" and os.environ.get("SIRI_PEERS") == "1":
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: SIRI_PEERS=1 and yet skipped ({why})"
+    return report
