@@ -1,7 +1,14 @@
 """Rollouts: token-id prompts in, sampled responses with their log-probs out."""
 
-from siri_train.rollout.engine import Completion, Engine, SamplingParams
+from siri_train.rollout.engine import Completion, Engine, EngineError, SamplingParams
 from siri_train.rollout.shared import SharedEngine
 from siri_train.rollout.transformers_engine import TransformersEngine
 
-__all__ = ["Completion", "Engine", "SamplingParams", "SharedEngine", "TransformersEngine"]
+__all__ = [
+    "Completion",
+    "Engine",
+    "EngineError",
+    "SamplingParams",
+    "SharedEngine",
+    "TransformersEngine",
+]

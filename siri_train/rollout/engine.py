@@ -48,20 +48,30 @@ class Completion:
     Args:
         token_ids: sampled ids; the last one is in ``stop_token_ids`` iff the response finished.
         logprobs: the sampler's log-prob of each, after temperature and truncation.
-        finish_reason: ``"stop"`` (an end-of-sequence id was sampled) or ``"length"`` (cut by the
-            cap). Truncation is read from here, never from the length.
+        finish_reason: ``"stop"`` (an end-of-sequence id was sampled), ``"length"`` (cut by the
+            cap) or ``"abort"`` (cancelled, or the engine lost it). Truncation is read from here,
+            never from the length.
         entropies: entropy in nats of each token's sampling distribution, where the engine has it.
+        error: why an aborted response was.
     """
 
     token_ids: list[int]
     logprobs: list[float]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "abort"]
     entropies: list[float] | None = field(default=None, repr=False)
+    error: str | None = None
 
     @property
     def truncated(self) -> bool:
         """Cut by the cap before it finished."""
         return self.finish_reason == "length"
+
+
+class EngineError(RuntimeError):
+    """The engine cannot go on: out of memory, crashed, unreachable, or its numbers are wrong.
+
+    Nothing of the trainer's state has changed when it is raised: the newest checkpoint is good.
+    """
 
 
 class Engine(Protocol):
@@ -72,10 +82,38 @@ class Engine(Protocol):
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        on_finish: Callable[[int, Completion], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt, in the order of the prompts."""
+        """Sample ``params.n`` responses to every prompt, in the order of the prompts.
+
+        Args:
+            prompts: token ids, at least one each.
+            params: see :class:`SamplingParams`.
+            progress: called with (finished responses, all responses) as they finish.
+            on_finish: called with (index of the prompt, response) as each finishes.
+            cancelled: asked between decoding steps; once true, what is unfinished comes back with
+                the finish reason ``"abort"`` and the tokens it had.
+
+        Raises:
+            ValueError: an empty prompt (its index is named).
+            EngineError: the engine as a whole failed. A single prompt that fails does not raise:
+                its responses come back as ``"abort"`` with ``error`` set.
+        """
         ...
 
     def sync(self) -> None:
         """Make the engine use the trainer's current weights."""
         ...
+
+    def close(self) -> None:
+        """Free what the engine holds; it is not used afterwards."""
+        ...
+
+
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Raise ValueError naming the first prompt without a token."""
+    for index, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ValueError(f"prompts[{index}] is empty: at least one token is needed")

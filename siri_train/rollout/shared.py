@@ -45,13 +45,29 @@ class SharedEngine:
         """Make this rank's engine use the current weights."""
         self.engine.sync()
 
+    def close(self) -> None:
+        """Free what this rank's engine holds."""
+        self.engine.close()
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        on_finish: Callable[[int, Completion], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt; ``prompts`` are the same on every rank."""
+        """Sample ``params.n`` responses to every prompt; ``prompts`` are the same on every rank.
+
+        As :meth:`.Engine.generate`; ``progress``, ``on_finish`` and ``cancelled`` are about the
+        parts that this rank samples.
+        """
+
+        def told(first: int) -> Callable[[int, Completion], None] | None:
+            if on_finish is None:
+                return None
+            return lambda index, completion: on_finish(first + index, completion)
 
         def sample(parts: Sequence[int]) -> list[list[list[Completion]]]:
             done = []
@@ -59,7 +75,11 @@ class SharedEngine:
                 first = len(prompts) * part // self.shards
                 last = len(prompts) * (part + 1) // self.shards
                 own = dataclasses.replace(params, seed=params.seed + part * _APART)
-                groups = self.engine.generate(prompts[first:last], own) if last > first else []
+                groups = []
+                if last > first:
+                    groups = self.engine.generate(
+                        prompts[first:last], own, on_finish=told(first), cancelled=cancelled
+                    )
                 done.append([[_compact(c) for c in group] for group in groups])
                 if progress is not None:
                     progress(last * params.n, len(prompts) * params.n)

@@ -1,23 +1,47 @@
-"""Rollouts with a transformers model in this process: a cached batch loop that drops finished rows.
+"""Rollouts with a transformers model in this process: a continuously refilled, cached batch.
 
-Naive padded ``generate`` keeps decoding every row until the longest one ends. Here rows leave the
-batch and the cache as they finish, which is most of the speed on ragged lengths.
+Naive padded ``generate`` decodes every row until the longest one of its batch ends. Here a row
+leaves the batch and the cache when it finishes, columns that were padding for it go with it, and
+waiting prompts take its place.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from siri_train.rollout.engine import Completion, SamplingParams
+from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
 
-# Shrinking the cache copies it; below this share of live rows the copy pays for itself.
+# Shrinking or growing the cache copies it; it pays for itself below this share of live rows.
 _COMPACT_BELOW = 0.8
+
+
+@dataclass
+class _Batch:
+    """The rows being decoded.
+
+    Args:
+        cache: keys and values of every row, padded at the left, [B, heads, L, head size] a layer.
+        mask: [B, L + 1] int64, 1 at real tokens; the last column is the token about to be read.
+        position: [B, 1] int64, position of that token.
+        ids: [B, 1] int64, that token.
+        live: the index of the response each row belongs to.
+        ended: [B] bool, rows that have finished and wait for the next compaction.
+    """
+
+    cache: Any
+    mask: Tensor
+    position: Tensor
+    ids: Tensor
+    live: list[int]
+    ended: Tensor
 
 
 class TransformersEngine:
@@ -39,107 +63,221 @@ class TransformersEngine:
     def sync(self) -> None:
         """Nothing to do: the engine samples from the trainer's own weights."""
 
+    def close(self) -> None:
+        """Nothing to free: the model is the trainer's."""
+
     @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        on_finish: Callable[[int, Completion], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt.
-
-        Args:
-            prompts: token ids, at least one each.
-            params: see :class:`SamplingParams`.
-            progress: called with (finished responses, all responses) after every batch.
-
-        Returns:
-            For each prompt its ``n`` completions.
+        """Sample ``params.n`` responses to every prompt; see :class:`Engine` for the arguments.
 
         Raises:
             ValueError: an empty prompt (its index is named).
+            EngineError: out of memory; the message says what to lower.
         """
-        for index, prompt in enumerate(prompts):
-            if len(prompt) == 0:
-                raise ValueError(f"prompts[{index}] is empty: at least one token is needed")
+        check_prompts(prompts)
         rows = [index for index in range(len(prompts)) for _ in range(params.n)]
         # Prompts of like length together: less left padding. Ties keep the order of the questions.
         rows.sort(key=lambda index: len(prompts[index]))
-        device = next(self.model.parameters()).device
-        generator = torch.Generator(device).manual_seed(params.seed)
+        run = _Run(self, [list(prompts[index]) for index in rows], params)
         results: list[list[Completion]] = [[] for _ in prompts]
-        with _evaluating(self.model):
-            for start in range(0, len(rows), self.batch_rows):
-                batch = rows[start : start + self.batch_rows]
-                done = self._decode([prompts[index] for index in batch], params, generator, device)
-                for index, completion in zip(batch, done, strict=True):
-                    results[index].append(completion)
-                if progress is not None:
-                    progress(min(start + self.batch_rows, len(rows)), len(rows))
+        finished = 0
+        try:
+            with _evaluating(self.model):
+                while run.busy:
+                    if cancelled is not None and cancelled():
+                        run.abort("cancelled")
+                        break
+                    for row in run.step():
+                        finished += 1
+                        if on_finish is not None:
+                            on_finish(rows[row], run.completions[row])
+                        if progress is not None:
+                            progress(finished, len(rows))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise EngineError(
+                f"the transformers engine ran out of memory: {error}; lower rollout.batch_rows "
+                f"({self.batch_rows}) or schedule.max_len"
+            ) from error
+        for index, completion in zip(rows, run.completions, strict=True):
+            results[index].append(completion)
         return results
 
-    def _decode(
-        self,
-        prompts: list[Sequence[int]],
-        params: SamplingParams,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> list[Completion]:
-        width = max(len(p) for p in prompts)
-        ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.long)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.long)
-            mask[row, width - len(prompt) :] = 1
-        ids, mask = ids.to(device), mask.to(device)
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        stops = torch.tensor(sorted(params.stop_token_ids), dtype=torch.long, device=device)
 
-        completions = [Completion([], [], "length", []) for _ in prompts]
-        live = list(range(len(prompts)))  # the completion each row of the batch belongs to
-        ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+class _Run:
+    """One call of ``generate``: responses waiting, being decoded, finished."""
+
+    def __init__(
+        self, engine: TransformersEngine, prompts: list[list[int]], params: SamplingParams
+    ) -> None:
+        self.model, self.pad = engine.model, engine.pad_token_id
+        self.rows, self.params, self.prompts = engine.batch_rows, params, prompts
+        self.device = next(self.model.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(params.seed)
+        self.stops = torch.tensor(
+            sorted(params.stop_token_ids), dtype=torch.long, device=self.device
+        )
+        self.completions = [Completion([], [], "length", []) for _ in prompts]
+        self.waiting = deque(range(len(prompts)))
+        self.batch: _Batch | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Something waits or is being decoded."""
+        return bool(self.waiting) or self.batch is not None
+
+    def step(self) -> list[int]:
+        """One token for every live row, or the first token of admitted ones.
+
+        Returns:
+            The responses that finished.
+        """
+        live = 0 if self.batch is None else len(self.batch.live)
+        if self.waiting and live <= _COMPACT_BELOW * self.rows:
+            return self._admit([self.waiting.popleft() for _ in range(self._room(live))])
+        assert self.batch is not None
+        batch = self.batch
+        logits = self._forward(batch.ids, batch.mask, batch.position, batch.cache)
+        return self._advance(batch, logits)
+
+    def _room(self, live: int) -> int:
+        return min(self.rows - live, len(self.waiting))
+
+    def abort(self, reason: str) -> None:
+        """Mark what has not finished."""
+        unfinished = set(self.waiting)
+        if self.batch is not None:
+            ended = self.batch.ended.tolist()
+            unfinished |= {i for i, done in zip(self.batch.live, ended, strict=True) if not done}
+        for index in unfinished:
+            self.completions[index].finish_reason = "abort"
+            self.completions[index].error = reason
+        self.waiting.clear()
+        self.batch = None
+
+    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1]
+
+    def _admit(self, chosen: list[int]) -> list[int]:
+        """Read the prompts of waiting responses, draw their first token, join the batch."""
+        prompts = [self.prompts[index] for index in chosen]
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self.pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+            mask[row, width - len(prompt) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache()
-        for step in range(params.max_tokens):
-            out = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
+        logits = self._forward(ids, mask, position, cache)
+        ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
+        others, fresh = self.batch, _Batch(cache, mask, position, ids, chosen, ended)
+        finished = self._advance(fresh, logits)
+        self.batch = _joined(others, self.batch)
+        return finished
+
+    def _advance(self, batch: _Batch, logits: Tensor) -> list[int]:
+        """Draw a token a row, note it, and make ``batch`` ready for the next forward pass."""
+        token, logprob, entropy = sample(logits, self.params, self.generator)
+        was_ended = batch.ended
+        batch.ended = was_ended | torch.isin(token, self.stops)
+        finished = []
+        full = []
+        rows = zip(
+            batch.live,
+            token.tolist(),
+            logprob.tolist(),
+            entropy.tolist(),
+            was_ended.tolist(),
+            batch.ended.tolist(),
+            strict=True,
+        )
+        for row, (index, tok, lp, ent, before, now) in enumerate(rows):
+            if before:
+                continue
+            completion = self.completions[index]
+            completion.token_ids.append(tok)
+            completion.logprobs.append(lp)
+            assert completion.entropies is not None
+            completion.entropies.append(ent)
+            if now:
+                completion.finish_reason = "stop"
+            elif len(completion.token_ids) == self.params.max_tokens:
+                full.append(row)
+            else:
+                continue
+            finished.append(index)
+        batch.ended[full] = True
+        batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], dim=1)
+        batch.position, batch.ids = batch.position[:, -1:] + 1, token[:, None]
+        keep = (~batch.ended).nonzero()[:, 0]
+        if len(keep) == 0:
+            self.batch = None
+            return finished
+        if len(keep) < _COMPACT_BELOW * len(batch.live):
+            _compact(batch, keep)
+        self.batch = batch
+        return finished
+
+
+def _compact(batch: _Batch, keep: Tensor) -> None:
+    """Leave only the rows ``keep``, and drop the columns that are padding in all of them."""
+    batch.cache.batch_select_indices(keep)
+    batch.ids, batch.mask = batch.ids[keep], batch.mask[keep]
+    batch.position, batch.ended = batch.position[keep], batch.ended[keep]
+    batch.live = [batch.live[row] for row in keep.tolist()]
+    first = int(batch.mask.any(0).int().argmax())
+    if first:
+        batch.mask = batch.mask[:, first:]
+        for layer in batch.cache.layers:
+            layer.keys = layer.keys[:, :, first:].contiguous()
+            layer.values = layer.values[:, :, first:].contiguous()
+
+
+def _joined(old: _Batch | None, new: _Batch | None) -> _Batch | None:
+    """Two batches as one, the narrower cache padded at the left."""
+    if old is None or new is None:
+        return new or old
+    if bool(old.ended.any()):
+        _compact(old, (~old.ended).nonzero()[:, 0])
+    width = max(old.mask.shape[1], new.mask.shape[1])
+
+    def widen(x: Tensor, have: int, dim: int) -> Tensor:
+        shape = list(x.shape)
+        shape[dim] = width - have
+        return torch.cat([x.new_zeros(shape), x], dim=dim) if width > have else x
+
+    for a, b in zip(old.cache.layers, new.cache.layers, strict=True):
+        a.keys, a.values = (
+            torch.cat(
+                [widen(x, old.mask.shape[1], 2), widen(y, new.mask.shape[1], 2)],
             )
-            token, logprob, entropy = sample(out.logits[:, -1], params, generator)
-            was_ended, ended = ended, ended | torch.isin(token, stops)
-            rows = zip(
-                live,
-                token.tolist(),
-                logprob.tolist(),
-                entropy.tolist(),
-                was_ended.tolist(),
-                ended.tolist(),
-                strict=True,
-            )
-            for index, tok, lp, ent, before, now in rows:
-                if before:
-                    continue
-                completion = completions[index]
-                completion.token_ids.append(tok)
-                completion.logprobs.append(lp)
-                assert completion.entropies is not None
-                completion.entropies.append(ent)
-                if now:
-                    completion.finish_reason = "stop"
-            keep = (~ended).nonzero()[:, 0]
-            if len(keep) == 0 or step == params.max_tokens - 1:
-                break
-            position = position[:, -1:] + 1
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-            ids = token[:, None]
-            if len(keep) < _COMPACT_BELOW * len(live):
-                cache.batch_select_indices(keep)
-                ids, mask, position, ended = ids[keep], mask[keep], position[keep], ended[keep]
-                live = [live[row] for row in keep.tolist()]
-        return completions
+            for x, y in ((a.keys, b.keys), (a.values, b.values))
+        )
+    return _Batch(
+        old.cache,
+        torch.cat([widen(old.mask, old.mask.shape[1], 1), widen(new.mask, new.mask.shape[1], 1)]),
+        torch.cat([old.position, new.position]),
+        torch.cat([old.ids, new.ids]),
+        old.live + new.live,
+        torch.cat([old.ended, new.ended]),
+    )
 
 
 def sample(

@@ -7,7 +7,7 @@ import torch
 
 from siri_train.model import Policy
 from siri_train.packing import Sample, micro_batches
-from siri_train.rollout import SamplingParams, TransformersEngine
+from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
 from siri_train.rollout.transformers_engine import sample
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
@@ -81,7 +81,7 @@ def test_seed_repeats_and_batch_rows_split(policy: Policy) -> None:
         PROMPTS, params(policy), lambda d, t: calls.append((d, t))
     )
     assert [len(g) for g in split] == [5, 5, 5]
-    assert calls == [(4, 15), (8, 15), (12, 15), (15, 15)]
+    assert calls == [(done, 15) for done in range(1, 16)]
 
 
 def test_sampling_follows_the_distribution() -> None:
@@ -131,3 +131,45 @@ def test_empty_prompt_is_named_and_dropout_mode_survives(policy: Policy) -> None
         engine(policy).generate([[1], []], params(policy))
     engine(policy).generate([[1, 3]], params(policy))
     assert policy.model.training
+
+
+def test_refilling_leaves_every_row_its_own(policy: Policy) -> None:
+    """Greedy rows are the same whoever shares the batch, however often it was refilled."""
+    prompts = [[1, *range(5, 5 + k), 3] for k in (1, 9, 2, 14, 4, 4, 30, 1, 7)]
+    wanted = params(policy, n=1, temperature=0, max_tokens=17, stop_token_ids=frozenset({7, 11}))
+    whole = engine(policy, rows=64).generate(prompts, wanted)
+    for rows in (1, 2, 3, 5):
+        split = engine(policy, rows=rows).generate(prompts, wanted)
+        assert [g[0].token_ids for g in split] == [g[0].token_ids for g in whole]
+    # Sampled rows: log-probs are those of the model that reads prompt and response afresh.
+    groups = engine(policy, rows=3).generate(prompts, params(policy, n=4, max_tokens=25))
+    for prompt, group in zip(prompts, groups, strict=True):
+        for c in group:
+            ids = torch.tensor([[*prompt, *c.token_ids]])
+            logits = policy.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            want = logits.gather(1, torch.tensor(c.token_ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(c.logprobs), want, atol=2e-5, rtol=0)
+
+
+def test_responses_stream_and_can_be_cancelled(policy: Policy) -> None:
+    seen: list[tuple[int, int]] = []
+    groups = engine(policy, rows=4).generate(
+        PROMPTS,
+        params(policy, n=6),
+        on_finish=lambda index, c: seen.append((index, len(c.token_ids))),
+        cancelled=lambda: len(seen) >= 7,
+    )
+    done = [(i, c) for i, group in enumerate(groups) for c in group if c.finish_reason != "abort"]
+    lost = [c for group in groups for c in group if c.finish_reason == "abort"]
+    assert 7 <= len(done) < 18 and len(done) + len(lost) == 18
+    assert sorted(seen) == sorted((i, len(c.token_ids)) for i, c in done)
+    assert all(c.error == "cancelled" and not c.truncated for c in lost)
+
+
+def test_out_of_memory_says_what_to_lower(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    monkeypatch.setattr(policy.model, "forward", full)
+    with pytest.raises(EngineError, match="rollout.batch_rows"):
+        engine(policy).generate(PROMPTS, params(policy))
