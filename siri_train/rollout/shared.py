@@ -92,14 +92,12 @@ class SharedEngine:
 
 def _compact(completion: Completion) -> Completion:
     """Lists of numbers as arrays, for the way between ranks: 4 bytes a number."""
-    kinds = {int: np.int32, float: np.float32}
-    arrays = {
-        field.name: np.array(value, dtype=kinds[type(value[0])])
-        for field in dataclasses.fields(completion)
-        if isinstance(value := getattr(completion, field.name), list)
-        and value
-        and type(value[0]) in kinds
-    }
+    arrays = {}
+    for field in dataclasses.fields(completion):
+        value = getattr(completion, field.name)
+        if isinstance(value, list) and value and all(type(v) in (int, float) for v in value):
+            whole = all(type(v) is int for v in value)
+            arrays[field.name] = np.array(value, dtype=np.int32 if whole else np.float32)
     return dataclasses.replace(completion, **arrays)  # type: ignore[arg-type]
 
 

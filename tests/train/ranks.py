@@ -22,6 +22,7 @@ from siri_train.config import ArchitectureConfig, DistributedConfig, LossConfig,
 from siri_train.config import TrainConfig as Train
 from siri_train.loop import train
 from siri_train.model import Policy, load_policy
+from siri_train.optimizer import MasterAdamW, make_optimizer
 from siri_train.packing import Sample
 from siri_train.recipe import load_config
 
@@ -142,6 +143,7 @@ def policies(folder: Path) -> dict[str, Any]:
         "plain": DistributedConfig(),
         "no reshard": DistributedConfig(reshard_after_forward=False),
         "bfloat16": DistributedConfig(compute_dtype="bfloat16"),
+        "offload": DistributedConfig(offload=True),
     }.items():
         torch.manual_seed(0)
         config = SCRATCH.model_copy(update={"gradient_checkpointing": name == "no reshard"})
@@ -161,6 +163,38 @@ def policies(folder: Path) -> dict[str, Any]:
     return results
 
 
+def masters(folder: Path) -> bool:
+    """bfloat16 weights with float32 masters: saved and loaded by shards, the next step is the same
+    to the bit."""
+    config, learn = ModelConfig(path="embedded", dtype="bfloat16"), Train(lr=1e-5)
+
+    def one_step(policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        step.update(
+            policy, optimizer, samples(24), learn, LossConfig(),
+            temperature=1.0, constant_length=24, seed=0,
+        )  # fmt: skip
+
+    policy = load_policy(config, torch.device("cpu"), sharding=DistributedConfig())
+    optimizer = make_optimizer(policy.model, learn)
+    assert isinstance(optimizer, MasterAdamW)
+    one_step(policy, optimizer)
+    distributed.save_sharded_state(folder / "masters", policy.model, optimizer)
+    again = load_policy(config, torch.device("cpu"), sharding=DistributedConfig())
+    with torch.no_grad():
+        for p, q in zip(again.model.parameters(), policy.model.parameters(), strict=True):
+            p.copy_(q)
+    resumed = make_optimizer(again.model, learn)
+    distributed.load_sharded_state(folder / "masters", again.model, resumed)
+    one_step(policy, optimizer)
+    one_step(again, resumed)
+    return all(
+        bool((resumed.state[p][key] == optimizer.state[q][key]).all())
+        and resumed.state[p][key].dtype == torch.float32
+        for p, q in zip(again.model.parameters(), policy.model.parameters(), strict=True)
+        for key in ("master", "exp_avg", "exp_avg_sq")
+    )
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with distributed.session("cpu"):
@@ -168,6 +202,7 @@ def main(folder: Path) -> None:
             "collectives": collectives(),
             "gradients": gradients(DistributedConfig()),
             "policies": policies(folder),
+            "masters": masters(folder),
         }
         torch.save(mine, folder / f"rank{distributed.rank()}.pt")
         recipe = folder / "config.yaml"
