@@ -24,6 +24,7 @@ test-slow: $(READY)
 test-peers: $(READY)
 	sh scripts/peers.sh .peers
 	SIRI_PEERS=1 PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations
+	SIRI_SNIPPETS=peers PYTHONPATH=.peers $(BIN)/python -m pytest tests/test_snippets.py
 
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check

@@ -1,6 +1,6 @@
-"""``python -m bench.readme``: put the measured tables of ``bench/results`` into the README.
+"""``python -m bench.readme``: put the measured tables of ``bench/results`` into README and docs.
 
-The README quotes nothing else: between ``<!-- bench/results/X.md -->`` and ``<!-- end -->`` stands
+They quote nothing else: between ``<!-- bench/results/X.md -->`` and ``<!-- end -->`` stands
 that file, and a test fails when it does not.
 """
 
@@ -23,6 +23,11 @@ def filled(readme: str) -> str:
     )
 
 
+def pages() -> list[Path]:
+    """What may quote tables: the README and ``docs/*.md``."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in pages():
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

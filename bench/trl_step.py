@@ -189,8 +189,7 @@ def table(measured: dict[str, Any]) -> str:
         "",
         f"One step without sampling: SmolLM2-135M, {measured['dtype']}, {rows} x ({prompt} + "
         f"{measured['completions'][1]}) tokens, {measured['completion_tokens']} of them of "
-        "answers; memory beyond weights and their "
-        "gradients; "
+        "answers; memory beyond the weights and their gradients; "
         f"TRL {measured['trl']}, {measured['where']}.",
     ]
     return "\n".join(lines) + "\n"
