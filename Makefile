@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers aot bench lint format clean
+.PHONY: setup demo test test-slow test-peers aot bench bench-gpu lint format clean
 
 setup: $(READY)
 
@@ -32,6 +32,11 @@ aot: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m bench
+
+# On a machine with a GPU: the GPU tests of the kernels, then their speed.
+bench-gpu: $(READY)
+	$(BIN)/python -m pytest tests/kernels -k "triton or head"
+	$(BIN)/python -m bench.gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

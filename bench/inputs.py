@@ -35,3 +35,44 @@ def head_inputs(
         probs = (hidden[start : start + 256] @ weight.T).softmax(-1)
         targets[start : start + 256] = torch.multinomial(probs, 1, generator=generator)[:, 0]
     return hidden, weight, targets
+
+
+def language_inputs(
+    tokens: int, dim: int, vocab: int, entropy: float, seed: int = 0, exponent: float = 2.1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`head_inputs`, with as many small probabilities as a language model has.
+
+    Each row has a token it prefers over a Zipf tail ``rank ** -exponent``, in the ids' order as in
+    a tokenizer. At 0.5 nats about 60 entries a row have probability 1e-5 or more, as many as
+    SmolLM2-135M has on its own answers at that entropy.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rank = torch.arange(1, vocab + 1, dtype=torch.float32)
+    weight = torch.randn(vocab, dim, generator=generator) / dim**0.5
+    weight[:, 0] = -rank.log()
+    preferred = torch.multinomial(1 / rank, tokens, replacement=True, generator=generator)
+    wish = weight[preferred].clone()
+    wish[:, 0] = 0
+    low, high = 0.0, 100.0
+    for _ in range(40):
+        scale = (low + high) / 2
+        hidden = scale * wish
+        hidden[:, 0] = exponent
+        logp = (hidden[:64] @ weight.T).log_softmax(-1)
+        if -(logp.exp() * logp).sum(-1).mean() > entropy:
+            low = scale
+        else:
+            high = scale
+    targets = torch.empty(tokens, dtype=torch.long)
+    for start in range(0, tokens, 256):
+        probs = (hidden[start : start + 256] @ weight.T).softmax(-1)
+        targets[start : start + 256] = torch.multinomial(probs, 1, generator=generator)[:, 0]
+    return hidden, weight, targets
+
+
+def uniform_inputs(tokens: int, dim: int, vocab: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """As :func:`head_inputs`, with logits near 0: the case that no list helps."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = 1e-2 * torch.randn(tokens, dim, generator=generator)
+    weight = torch.randn(vocab, dim, generator=generator) / dim**0.5
+    return hidden, weight, torch.randint(vocab, (tokens,), generator=generator)
