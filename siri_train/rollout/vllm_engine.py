@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -122,6 +121,9 @@ class VllmEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
         write_engine_folder(model, Path(self._folder.name), untie=self.untie)
         self._vllm = importlib.import_module("vllm")
+        # What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more.
+        refused = getattr(importlib.import_module("vllm.exceptions"), "VLLMValidationError", None)
+        self._refusals = (ValueError, refused) if refused is not None else (ValueError,)
         try:
             self.llm = self._vllm.LLM(
                 model=self._folder.name,
@@ -209,11 +211,13 @@ class VllmEngine:
                 request = [{"prompt_token_ids": list(prompt)}] * params.n
                 try:
                     ids = self.llm.enqueue(request, wanted, use_tqdm=False)
-                except ValueError as error:  # this prompt alone; the others go on
+                except self._refusals as error:  # this prompt alone; the others go on
                     for k in range(params.n):
                         finish(index, k, Completion([], [], "abort", error=str(error)))
                     continue
-                call.pending.update({name: (index, k) for k, name in enumerate(ids)})
+                # enqueue answers with vLLM's internal ids, COUNT-RANDOM; outputs carry COUNT alone.
+                names = [name.split("-", 1)[0] for name in ids]
+                call.pending.update({name: (index, k) for k, name in enumerate(names)})
             engine = self.llm.llm_engine
             while engine.has_unfinished_requests():
                 if cancelled is not None and cancelled():

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("vllm", reason="real vLLM has an environment of its own: make test-vllm")
+
 from siri_train.config import ArchitectureConfig, ModelConfig
 from siri_train.model import Policy, load_policy
 from siri_train.rollout.vllm_engine import VllmEngine

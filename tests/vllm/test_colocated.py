@@ -65,9 +65,7 @@ def test_every_stop_id_ends_a_response_even_at_the_cap(engine: VllmEngine, polic
     assert len({c.token_ids[0] for c in sum(groups, []) if not c.truncated}) > 1
 
 
-def test_a_seed_repeats_and_responses_of_a_group_differ(
-    engine: VllmEngine, policy: Policy
-) -> None:
+def test_a_seed_repeats_and_responses_of_a_group_differ(engine: VllmEngine, policy: Policy) -> None:
     def ids(seed: int) -> list[list[list[int]]]:
         groups = engine.generate(PROMPTS, params(policy, seed=seed))
         return [[c.token_ids for c in group] for group in groups]
