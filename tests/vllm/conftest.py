@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-pytest.importorskip("vllm", reason="real vLLM has an environment of its own: make test-vllm")
-
 from siri_train.config import ArchitectureConfig, ModelConfig
 from siri_train.model import Policy, load_policy
 from siri_train.rollout.vllm_engine import VllmEngine
+
+# Not collected elsewhere: `make test` has no vLLM. Asked for by name there, pytest finds nothing
+# and fails.
+if importlib.util.find_spec("vllm") is None:
+    collect_ignore_glob = ["test_*.py"]
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
 
