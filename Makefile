@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers aot bench bench-gpu lint format clean
+.PHONY: setup demo test test-slow test-peers test-vllm aot bench bench-gpu lint format clean
 
 setup: $(READY)
 
@@ -25,6 +25,10 @@ test-peers: $(READY)
 	sh scripts/peers.sh .peers
 	SIRI_PEERS=1 PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations
 	SIRI_SNIPPETS=peers PYTHONPATH=.peers $(BIN)/python -m pytest tests/test_snippets.py
+
+test-vllm:
+	PYTHON="$(PYTHON)" sh scripts/vllm.sh .vllm
+	.vllm/bin/python -m pytest tests/vllm -m 'slow or not slow' --show-capture=no
 
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
@@ -48,4 +52,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .peers .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .peers .vllm .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -1,0 +1,125 @@
+"""``python -m bench.proof``: the head of a 152 000-token model on a CPU, beside eager and TRL 1.16.
+
+T 1024, D 896, V 151 936, float32, one thread, entropy 0.5 nats with a language model's tail, and a
+uniform softmax, all contenders in turns in one process with the bare forward product. TRL comes
+from ``scripts/peers.sh`` (``PYTHONPATH=.peers``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.__main__ import certified, eager, exact, forward_gemm
+from bench.inputs import language_inputs, uniform_inputs
+from bench.memory import peak_bytes
+from bench.results_io import RESULTS, write
+from siri_kernels import take_backward_stats
+
+
+def trl(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
+    """TRL's chunked log-prob with its defaults: chunks of 32 768 ids, entropy without gradient."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+    hidden, weight = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
+    outputs = ("entropy",)
+    logp = ChunkedLogProbFunction.apply(
+        hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs
+    )[0]
+    logp.backward(upstream)
+    return logp.detach(), hidden.grad, weight.grad
+
+
+def measure(inputs: tuple[Tensor, ...], rounds: int) -> dict[str, Any]:
+    """Errors against float64 on 64 rows, then interleaved times, then peak memory."""
+    hidden, weight, targets = inputs
+    upstream = torch.randn(len(hidden), generator=torch.Generator().manual_seed(1))
+    small = (hidden[:64], weight, targets[:64], upstream[:64])
+    oracle = eager(small[0].double(), weight.double(), small[2], small[3].double())
+    bf16 = eager(small[0].bfloat16(), weight.bfloat16(), small[2], small[3])
+    cases: dict[str, Callable[..., Any]] = {
+        "eager": eager, "TRL": trl, "certified": certified, "exact": exact,
+        "forward gemm": forward_gemm,
+    }  # fmt: skip
+
+    def errors(results: Any) -> list[float]:
+        pairs = zip(results, oracle, strict=True)
+        return [float((got - want).norm() / want.norm()) for got, want in pairs]
+
+    wrong = {name: errors(case(*small)) for name, case in cases.items() if "gemm" not in name}
+    wrong["eager bfloat16"] = errors(bf16)
+    for i in range(3):
+        right = wrong["exact"][i] <= 2 * wrong["eager"][i] + 1e-7
+        if not right or wrong["certified"][i] > wrong["eager bfloat16"][i]:
+            raise SystemExit(f"bench: linear_logprob is wrong ({wrong}); no time is reported")
+    full = (hidden, weight, targets, upstream)
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            take_backward_stats()
+            started = time.perf_counter()
+            case(*full)
+            times[name].append(time.perf_counter() - started)
+            if name == "certified":
+                stats = take_backward_stats()
+    grads = hidden.nbytes + weight.nbytes
+    assert stats is not None
+    return {
+        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "all_seconds": times,
+        "peak_mib_beyond_inputs_and_gradients": {
+            name: max(0, peak_bytes(lambda c=case: c(*full)) - grads) / 2**20  # type: ignore[misc]
+            for name, case in cases.items()
+            if "gemm" not in name
+        },
+        "relative_error_logp_dhidden_dweight": wrong,
+        "dense_row_frac": float(stats.dense_row_frac),
+        "entries_kept": float(stats.entries_kept),
+    }
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Ratios of the medians."""
+    lines = [
+        "| softmax | contender | s | / eager | / TRL | / forward GEMM | peak memory | / eager "
+        "| d_hidden error |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        seconds, memory = row["seconds"], row["peak_mib_beyond_inputs_and_gradients"]
+        for case, value in seconds.items():
+            ratios = [value / seconds[other] for other in ("eager", "TRL", "forward gemm")]
+            rest = "| | |"
+            if case in memory:
+                wrong = row["relative_error_logp_dhidden_dweight"][case][1]
+                share = memory[case] / memory["eager"]
+                rest = f"| {memory[case]:.0f} MiB | {share:.3f} | {wrong:.1e} "
+            text = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+            lines.append(f"| {name} | {case} | {value:.2f} | {text} {rest.rstrip('|')}|")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure both inputs, write JSON and Markdown, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.proof", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
+    arguments = parser.parse_args()
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)
+    shape = (arguments.tokens, 896, 151_936)
+    rows = {"0.5 nats": measure(language_inputs(*shape, 0.5), arguments.rounds)}
+    rows["uniform"] = measure(uniform_inputs(*shape), max(1, arguments.rounds - 1))
+    write(arguments.out, "proof", {"shape": shape, "threads": 1, "rows": rows}, table(rows))
+
+
+if __name__ == "__main__":
+    main()

