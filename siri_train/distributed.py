@@ -23,6 +23,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_LEFT: list[Any] = []
+
+
+def leave() -> None:
+    """Leave the process group, together with all ranks.
+
+    The group's object outlives the call: gloo's own threads may let go of it last, and a thread
+    that destroys the group waits for itself ("terminate called without an active exception", one
+    run in some hundreds with two ranks on two cores).
+    """
+    _LEFT.append(dist.group.WORLD)
+    dist.destroy_process_group()
+
+
 @contextmanager
 def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
     """Join the process group that torchrun describes for as long as the body runs.
@@ -51,7 +65,7 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 yield
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 def rank() -> int:

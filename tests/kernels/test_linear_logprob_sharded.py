@@ -11,7 +11,7 @@ import torch.distributed as dist
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_kernels.linear_logprob import api
 
-from .helpers import gradients, leaves
+from .helpers import gradients, leave_process_group, leaves
 from .test_linear_logprob_sparse import relative, zipf_head
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -41,7 +41,7 @@ def worker(rank, folder, cases):
             result = outcome([hidden, *mine], targets, up, options, dist.group.WORLD)
             torch.save(result, f"{folder}/{case}.{rank}.pt")
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
 
 
 def problem(backend, dtype, tail, whole_options):
