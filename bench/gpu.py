@@ -1,9 +1,10 @@
 """``python -m bench.gpu``: the Triton kernels on a GPU, beside eager PyTorch and the bare product.
 
 ``make bench-gpu`` runs the GPU tests and then this. Rows are written to ``--out`` as they are
-measured, the most important first, and a row that is already there is not measured again, so a run
-that was cut goes on where it was. Contenders take turns; of the log-probs, those whose results or
-gradients on 64 rows are more than twice as far from float64 as eager's are not timed. Peers are measured where they are installed, the others named.
+measured, the most important first, and a row that is there from the same commit, GPU, versions and
+settings is not measured again, so a run that was cut goes on where it was. Contenders take turns.
+Of the log-probs, those whose results or gradients on 64 rows are more than twice as far from
+float64 as eager's are not timed. Peers are measured where they are installed, the others named.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def head_row(tokens: int, dim: int, vocab: int, entropy: float | None, rounds: i
     def product() -> Tensor:  # the whole vocabulary, by chunks that fit
         with torch.no_grad():
             for h in hidden.split(8192):
-            last = h @ weight.T
+                last = h @ weight.T
         return last
 
     flush = torch.empty(2**28, dtype=torch.uint8, device="cuda")
