@@ -1,13 +1,15 @@
 """``python -m bench``: the kernels on this machine against eager PyTorch, correctness first.
 
 Contenders take turns in one process, with the bare matrix products of the same shape in the same
-rounds as the yard-stick. Results go to ``bench/results/<device>/``.
+rounds as the yard-stick. Results go to ``bench/results/<device>/``; ``python -m bench compare A B``
+sets two of them side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import compare
 from bench.inputs import head_inputs
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
@@ -150,7 +153,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, write JSON and Markdown, print the table."""
+    """Measure, write JSON and Markdown, print the table; or ``compare A B``."""
+    if sys.argv[1:2] == ["compare"]:
+        compare.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

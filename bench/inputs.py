@@ -42,27 +42,33 @@ def language_inputs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`head_inputs`, with as many small probabilities as a language model has.
 
-    Each row has a token it prefers over a Zipf tail ``rank ** -exponent``, in the ids' order as in
-    a tokenizer. At 0.5 nats about 60 entries a row have probability 1e-5 or more, as many as
-    SmolLM2-135M has on its own answers at that entropy.
+    Each row has a token it prefers over a Zipf tail ``rank ** -exponent``. The ranks follow the
+    ids, as in a tokenizer, but not closely: they are drawn 16 times, and a row has one of the
+    draws, so that rows list different ids. At 0.5 nats about 60 entries a row have probability 1e-5
+    or more, as many as SmolLM2-135M has on its own answers at that entropy.
     """
     generator = torch.Generator().manual_seed(seed)
     rank = torch.arange(1, vocab + 1, dtype=torch.float32)
     weight = torch.randn(vocab, dim, generator=generator) / dim**0.5
-    weight[:, 0] = -rank.log()
+    draws = 16
+    for draw in range(draws):
+        noise = -torch.rand(vocab, generator=generator).clamp(min=1e-9).log().neg().log()
+        order = (rank.log() - 1.5 * noise).argsort()
+        weight[order, draw] = -rank.log()
     preferred = torch.multinomial(1 / rank, tokens, replacement=True, generator=generator)
     wish = weight[preferred].clone()
-    wish[:, 0] = 0
+    wish[:, :draws] = 0
+    tail = torch.zeros(tokens, dim)
+    tail[torch.arange(tokens), torch.randint(draws, (tokens,), generator=generator)] = exponent
     low, high = 0.0, 100.0
     for _ in range(40):
         scale = (low + high) / 2
-        hidden = scale * wish
-        hidden[:, 0] = exponent
-        logp = (hidden[:64] @ weight.T).log_softmax(-1)
+        logp = ((scale * wish + tail)[:64] @ weight.T).log_softmax(-1)
         if -(logp.exp() * logp).sum(-1).mean() > entropy:
             low = scale
         else:
             high = scale
+    hidden = high * wish + tail
     targets = torch.empty(tokens, dtype=torch.long)
     for start in range(0, tokens, 256):
         probs = (hidden[start : start + 256] @ weight.T).softmax(-1)
