@@ -9,21 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from siri_train.rollout_config import RolloutConfig
 from siri_train.schedule import LengthSchedule
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the key, what it got and what it takes."""
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+from siri_train.section import ConfigError as ConfigError  # where everybody looks for it
+from siri_train.section import Section
 
 
 class ArchitectureConfig(Section):
@@ -169,25 +160,6 @@ class SftConfig(Section):
     grad_clip: float = Field(1.0, gt=0)
     max_len: int = Field(512, gt=0)
     """Longer examples are left out and counted."""
-
-
-class RolloutConfig(Section):
-    """Sampling."""
-
-    engine: Literal["transformers"] = "transformers"
-    prompts: int = Field(128, gt=0)
-    """Questions per step."""
-    group_size: int = Field(16, gt=1)
-    """Responses per question."""
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    """0: off."""
-    batch_rows: int = Field(256, gt=0)
-    """Sequences decoded at a time."""
-    shards: int = Field(0, ge=0)
-    """Questions are sampled in this many parts, each with a seed of its own and shared among the
-    ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
 
 
 class RewardConfig(Section):
@@ -367,6 +339,11 @@ class RunConfig(Section):
     def run_dir(self) -> Path:
         """The run's folder."""
         return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt with the longest response, of training or evaluation."""
+        return self.data.max_prompt_len + max(self.schedule.max_len, *self.budgets)
 
     @property
     def budgets(self) -> list[int]:

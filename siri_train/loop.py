@@ -84,6 +84,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
 
             # Log-prob, clipped loss, update. Truncated responses take part with their reward of 0.
             started = time.perf_counter()
+            run.engine.sleep()
             samples = [
                 Sample(question.prompt_ids, completion.token_ids, completion.logprobs, advantage)
                 for (question, completion), advantage in zip(

@@ -63,6 +63,9 @@ class TransformersEngine:
     def sync(self) -> None:
         """Nothing to do: the engine samples from the trainer's own weights."""
 
+    def sleep(self) -> None:
+        """Nothing to give: the model is the trainer's, the cache lives as long as a call."""
+
     def close(self) -> None:
         """Nothing to free: the model is the trainer's."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from siri_train.config import ConfigError
+from siri_train import distributed
 from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
 from siri_train.rollout.weights import (
     interface,
@@ -21,6 +21,7 @@ from siri_train.rollout.weights import (
     push_in_process,
     write_engine_folder,
 )
+from siri_train.section import ConfigError
 
 # What vLLM's CPU attention kernels are compiled for; anything else fails at the first token.
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
@@ -76,13 +77,15 @@ class VllmEngine:
     Args:
         model: the trainer's transformers model.
         max_model_len: longest prompt plus longest response of the run, in tokens.
+        device: the trainer's; by default where the model's parameters are. Under torchrun each
+            rank has a vLLM of its own on its own GPU.
         dtype: what vLLM computes in; the trainer's own by default.
         gpu_memory_utilization: share of a GPU's memory that vLLM may plan with.
         sleep_level: 1 keeps the weights in CPU memory while asleep, 2 drops them; either way
             :meth:`sync` writes them anew. 0: stay awake.
         max_num_seqs: sequences decoded at a time.
         enforce_eager: no CUDA graphs.
-        tensor_parallel_size: GPUs that share the model.
+        lora_scaling: alpha / rank where the trainer trains adapters; vLLM gets them merged.
 
     Raises:
         ConfigError: vLLM is missing, of an unsupported version, or cannot run this model here.
@@ -94,19 +97,21 @@ class VllmEngine:
         model: Any,
         max_model_len: int,
         *,
+        device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         gpu_memory_utilization: float = 0.4,
         sleep_level: int = 1,
         max_num_seqs: int = 256,
         enforce_eager: bool = False,
-        tensor_parallel_size: int = 1,
+        lora_scaling: float | None = None,
     ) -> None:
         self.interface = interface(installed_version())
         parameter = next(model.parameters())
-        check_model(model.config, parameter.device)
-        self.model = model
+        device = device or parameter.device
+        check_model(model.config, device)
+        self.model, self.lora_scaling = model, lora_scaling
         self.dtype = dtype or parameter.dtype
-        on_cpu = parameter.device.type == "cpu"
+        on_cpu = device.type == "cpu"
         self.untie = on_cpu  # see write_engine_folder
         self.sleep_level = 0 if on_cpu else sleep_level
         self.max_model_len = max_model_len
@@ -117,6 +122,9 @@ class VllmEngine:
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # One vLLM a rank, in the ranks' process group instead of one of its own.
+        ranks = {"distributed_executor_backend": "external_launcher"}
+        self._opened_group = not distributed.active()
         threads = torch.get_num_threads()
         self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
         write_engine_folder(model, Path(self._folder.name), untie=self.untie)
@@ -136,10 +144,11 @@ class VllmEngine:
                 enforce_eager=enforce_eager or on_cpu,
                 enable_sleep_mode=self.sleep_level > 0,
                 logprobs_mode="processed_logprobs",  # after temperature; the default is before
-                tensor_parallel_size=tensor_parallel_size,
                 disable_log_stats=True,
+                **(ranks if distributed.world_size() > 1 else {}),
             )
         except Exception as error:
+            self._let_go()
             raise EngineError(
                 f"vLLM did not start: {type(error).__name__}: {error}; on a GPU lower "
                 f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or the longest "
@@ -154,7 +163,10 @@ class VllmEngine:
             weights_tag, cache_tag = self.interface.sleep_tags
             if self._asleep:
                 self.llm.wake_up(tags=[weights_tag])
-            push_in_process(self.llm, named_weights(self.model, self.dtype, untie=self.untie))
+            weights = named_weights(
+                self.model, self.dtype, untie=self.untie, lora_scaling=self.lora_scaling
+            )
+            push_in_process(self.llm, weights)
             if self._asleep:
                 self.llm.wake_up(tags=[cache_tag])
             self._asleep = False
@@ -172,9 +184,19 @@ class VllmEngine:
             self._asleep = True
 
     def close(self) -> None:
-        """Shut vLLM down."""
-        self.llm.llm_engine.engine_core.shutdown()
+        """Shut vLLM down; one that has crashed, as far as it goes."""
+        try:
+            self.llm.llm_engine.engine_core.shutdown()
+        except Exception as error:  # what it crashed of has been raised before
+            print(f"vLLM did not shut down: {type(error).__name__}: {error}", flush=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._folder.cleanup()
+        if self._opened_group:  # else this process would pass for a rank (distributed.active)
+            state = importlib.import_module("vllm.distributed.parallel_state")
+            state.destroy_model_parallel()
+            state.destroy_distributed_environment()
 
     def generate(
         self,
