@@ -1,0 +1,184 @@
+"""The recipe's vLLM server: asked whether it fits before anything is loaded, then connected to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siri_train import distributed
+from siri_train.config import ConfigError, RunConfig
+from siri_train.model import Policy
+from siri_train.rollout.http_client import JsonClient
+from siri_train.rollout.serve import ServerProcess, python_version_of_vllm, server_arguments
+from siri_train.rollout.server_check import Settings, check_settings, read_settings
+from siri_train.rollout.vllm_engine import check_model, installed_version
+from siri_train.rollout.vllm_server import VllmServerEngine, wait_for_server
+from siri_train.rollout.weights import (
+    DiskTransfer,
+    NcclTransfer,
+    interface,
+    named_weights,
+    write_engine_folder,
+)
+
+
+def check_server(config: RunConfig, shape: Any, device: torch.device) -> None:
+    """Refuse a server that cannot serve this recipe.
+
+    Args:
+        config: the recipe, with ``rollout.engine: vllm-server``.
+        shape: the model's configuration (transformers' ``PretrainedConfig``).
+        device: the trainer's.
+
+    Raises:
+        ConfigError: a server that does not fit (see :func:`.check_settings`), or of the trainer's
+            own: vLLM is missing or unsupported, no GPUs are named for it, or ranks are on several
+            machines.
+        EngineError: ``rollout.server.url`` does not answer.
+    """
+    server = config.rollout.server
+    if server.sync == "nccl" and device.type != "cuda":
+        raise ConfigError(
+            f"rollout.server.sync: got nccl, but the trainer works on {device}; takes disk there"
+        )
+    if server.url is not None:
+        client = _client(server.url)
+        wait_for_server(client, 60 * server.start_minutes)
+        return _check(config, read_settings(client), client.url, shape)
+    known = python_version_of_vllm(server.python or sys.executable)
+    interface(known, f"is installed for {server.python or sys.executable}")
+    check_model(shape, device)
+    if device.type == "cuda" and server.gpus is None:
+        raise ConfigError(
+            "rollout.server.gpus: name the server's own GPUs, as \"1\" (they are its "
+            "CUDA_VISIBLE_DEVICES); to share the trainer's set rollout.engine=vllm"
+        )
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if os.environ.get("LOCAL_WORLD_SIZE", ranks) != ranks:
+        raise ConfigError(
+            "rollout.server.url: the ranks are on several machines, where the trainer starts no "
+            "server; start `vllm serve` yourself and name it"
+        )
+
+
+def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
+    """Connect to the recipe's server, or start it, and give it the policy's weights. Collective.
+
+    Raises:
+        ConfigError: as :func:`check_server`.
+        EngineError: the server does not come up, or does not take the weights.
+    """
+    server, shape = config.rollout.server, policy.model.config
+    folder, process = _folder(config), None
+    transfer: DiskTransfer | NcclTransfer = DiskTransfer(folder)
+    untie = written = False
+    if server.sync == "nccl":
+        transfer = NcclTransfer(policy.device)
+    url = server.url
+    if url is None:
+        untie, written = policy.device.type == "cpu", server.sync == "disk"
+        model = folder / "model"
+        if isinstance(transfer, DiskTransfer):
+            transfer.prepare = lambda path: write_engine_folder(policy.model, path, untie=untie)
+            model = transfer.latest
+        dtype = getattr(torch, config.model.dtype)
+        weights = named_weights(
+            policy.model, dtype, untie=untie, lora_scaling=policy.lora_scaling
+        )
+        if distributed.is_main():
+            _clear(folder)
+            if isinstance(transfer, DiskTransfer):
+                transfer.write(weights, "weights_000000")
+            else:
+                write_engine_folder(policy.model, model, untie=untie)
+            process = ServerProcess(
+                model,
+                _arguments(config),
+                config.run_dir / "server.log",
+                python=server.python or sys.executable,
+                gpus=server.gpus,
+                restarts=server.restarts,
+            )
+            url = process.url
+        elif written:
+            for _ in weights:
+                pass
+        url = distributed.from_main(url)
+    elif distributed.is_main():
+        _clear(folder)
+    assert url is not None
+    try:
+        client = _client(url)
+        wait_for_server(client, 60 * server.start_minutes, process)
+        settings = read_settings(client)
+        untied = _check(config, settings, url, shape)
+        if server.sync == "nccl":
+            interface(installed_version())
+        return VllmServerEngine(
+            policy.model,
+            client,
+            settings,
+            transfer,
+            vocab_size=shape.vocab_size,
+            untie=untied if server.url is not None else untie,
+            lora_scaling=policy.lora_scaling,
+            process=process,
+            written=written,
+            concurrency=server.concurrency,
+            patience=60 * server.start_minutes,
+            request_timeout=60 * server.request_minutes,
+            retries=server.retries,
+        )
+    except BaseException:
+        if process is not None:
+            process.close()
+        if distributed.is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _check(config: RunConfig, settings: Settings, url: str, shape: Any) -> bool:
+    return check_settings(
+        settings,
+        url,
+        shape=shape,
+        longest=config.longest_sequence,
+        temperature=config.rollout.temperature,
+        sync=config.rollout.server.sync,
+    )
+
+
+def _arguments(config: RunConfig) -> list[str]:
+    """Flags of the trainer's own server; ``rollout.server.args`` come last and win."""
+    nccl = config.rollout.server.sync == "nccl"
+    flags = server_arguments(config.longest_sequence, nccl=nccl)
+    flags += ["--dtype", config.model.dtype, "--generation-config", "vllm", "--disable-log-stats"]
+    if nccl:
+        flags += ["--load-format", "dummy"]
+    return flags + config.rollout.server.args
+
+
+def _client(url: str) -> JsonClient:
+    try:
+        return JsonClient(url, os.environ.get("VLLM_API_KEY"))
+    except ValueError as error:
+        raise ConfigError(f"rollout.server.url: {error}") from error
+
+
+def _folder(config: RunConfig) -> Path:
+    """Where weights are written for the server; one for each run's folder."""
+    run = config.run_dir.resolve()
+    if config.rollout.server.sync_dir is None:
+        return run / "server"
+    return Path(config.rollout.server.sync_dir) / ("siri" + str(run).replace(os.sep, "_"))
+
+
+def _clear(folder: Path) -> None:
+    """Nothing of a run that was killed must be left: weights are as large as the model."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
