@@ -13,8 +13,9 @@ class VllmConfig(Section):
     """vLLM in the trainer's process (``rollout.engine: vllm``); each rank has one of its own."""
 
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
-    """Share of a GPU's memory that vLLM plans with: its weights and its cache. On a CPU the cache
-    is VLLM_CPU_KVCACHE_SPACE GiB (environment; 1 unless set)."""
+    """Share of a GPU's memory that vLLM plans with: its weights and its cache."""
+    cache_gib: float | None = Field(None, gt=0)
+    """GiB for keys and values; null: on a GPU what ``gpu_memory_utilization`` leaves, on a CPU 1."""
     sleep_level: Literal[0, 1, 2] = 1
     """While the trainer works: 0 vLLM keeps its memory, 1 its weights move to the CPU, 2 they are
     dropped. Either way they are written anew after the update. Without effect on a CPU."""
