@@ -1,12 +1,15 @@
-"""The configuration of sampling: ``rollout`` and its subsections."""
+"""The configuration of sampling: ``rollout``, its subsections, ``loss.rollout_correction``."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from siri_train.section import Section
+
+if TYPE_CHECKING:  # torch comes with it, which reading a recipe does without
+    from siri_kernels.policy_loss.types import RolloutCorrection
 
 
 class VllmConfig(Section):
@@ -15,7 +18,7 @@ class VllmConfig(Section):
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory that vLLM plans with: its weights and its cache."""
     cache_gib: float | None = Field(None, gt=0)
-    """GiB for keys and values; null: on a GPU what ``gpu_memory_utilization`` leaves, on a CPU 1."""
+    """GiB for keys and values; null: what ``gpu_memory_utilization`` leaves, on a CPU 1."""
     sleep_level: Literal[0, 1, 2] = 1
     """While the trainer works: 0 vLLM keeps its memory, 1 its weights move to the CPU, 2 they are
     dropped. Either way they are written anew after the update. Without effect on a CPU."""
@@ -76,3 +79,27 @@ class RolloutConfig(Section):
     ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
     vllm: VllmConfig = VllmConfig()
     probe: ProbeConfig = ProbeConfig()
+
+
+class RolloutCorrectionConfig(Section):
+    """The weight for a sampler that is not the policy (``siri_kernels.RolloutCorrection``)."""
+
+    mode: Literal["truncate", "mask", "reject"] = "truncate"
+    """truncate: the ratio clamped to [low, high] (TIS); mask: the ratio inside, else 0 (MIS,
+    IcePop); reject: 1 inside, else 0."""
+    level: Literal["token", "sequence", "geometric"] = "token"
+    """The ratio of a token, the product over the sequence, or its geometric mean."""
+    high: float = Field(2.0, gt=0)
+    low: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RolloutCorrectionConfig:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
+        return self
+
+    def build(self) -> RolloutCorrection:
+        """As ``policy_loss`` takes it."""
+        from siri_kernels.policy_loss.types import RolloutCorrection
+
+        return RolloutCorrection(self.mode, self.level, high=self.high, low=self.low)
