@@ -5,13 +5,14 @@ All of it is checked before anything is loaded. Reading recipes is ``recipe.py``
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from siri_train.rollout_config import RolloutConfig
+from siri_train.rollout_config import RolloutConfig, RolloutCorrectionConfig
 from siri_train.schedule import LengthSchedule
 from siri_train.section import ConfigError as ConfigError  # where everybody looks for it
 from siri_train.section import Section
@@ -193,9 +194,32 @@ class LossConfig(Section):
     entropy_coef: float = Field(0.0, ge=0)
     old_logprobs: Literal["rollout", "recompute"] = "rollout"
     """The sampler's own log-probs, or one more forward pass before the first update."""
+    rollout_correction: RolloutCorrectionConfig | None = None
+    """tis, mis or icepop with their authors' bounds, or mode, level, low and high; null: none.
+    Needs old_logprobs: recompute."""
     skip_zero_advantage: bool = True
     """Leave sequences whose advantage is exactly 0 out of forward and backward; they still count
     in the denominator. Takes effect only where entropy_coef is 0."""
+
+    @field_validator("rollout_correction", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        from siri_kernels.policy_loss.types import ROLLOUT_CORRECTIONS as NAMED
+
+        if value not in NAMED:
+            raise ValueError(f"got {value!r}, takes {', '.join(NAMED)}, or mode, level, low, high")
+        return asdict(NAMED[value])
+
+    @model_validator(mode="after")
+    def _correction_has_two_sides(self) -> LossConfig:
+        if self.rollout_correction is not None and self.old_logprobs != "recompute":
+            raise ValueError(
+                "rollout_correction compares the trainer's old log-probs with the sampler's: set "
+                f"loss.old_logprobs=recompute (it is {self.old_logprobs})"
+            )
+        return self
 
 
 class TrainConfig(Section):

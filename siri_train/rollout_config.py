@@ -1,20 +1,24 @@
-"""The configuration of sampling: ``rollout`` and its subsections."""
+"""The configuration of sampling: ``rollout``, its subsections, ``loss.rollout_correction``."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from siri_train.section import Section
+
+if TYPE_CHECKING:  # torch comes with it, which reading a recipe does without
+    from siri_kernels.policy_loss.types import RolloutCorrection
 
 
 class VllmConfig(Section):
     """vLLM in the trainer's process (``rollout.engine: vllm``); each rank has one of its own."""
 
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
-    """Share of a GPU's memory that vLLM plans with: its weights and its cache. On a CPU the cache
-    is VLLM_CPU_KVCACHE_SPACE GiB (environment; 1 unless set)."""
+    """Share of a GPU's memory that vLLM plans with: its weights and its cache."""
+    cache_gib: float | None = Field(None, gt=0)
+    """GiB for keys and values; null: what ``gpu_memory_utilization`` leaves, on a CPU 1."""
     sleep_level: Literal[0, 1, 2] = 1
     """While the trainer works: 0 vLLM keeps its memory, 1 its weights move to the CPU, 2 they are
     dropped. Either way they are written anew after the update. Without effect on a CPU."""
@@ -43,14 +47,14 @@ class ServerConfig(Section):
     """A vLLM server (``rollout.engine: vllm-server``)."""
 
     url: str | None = None
-    """http://HOST:PORT of a running `vllm serve`; its key, if it has one, is read from VLLM_API_KEY.
+    """http://HOST:PORT of a running `vllm serve`; its key, if it has one, is VLLM_API_KEY.
     null: the trainer starts one on this machine, restarts it when it crashes, and ends it."""
     python: str | None = None
     """For the trainer's own server: interpreter of the environment that has vLLM; null: this."""
     gpus: str | None = None
     """For the trainer's own server: its CUDA_VISIBLE_DEVICES, as "1,2"; not the trainer's GPUs."""
     args: list[str] = []
-    """For the trainer's own server: more flags of `vllm serve`, as [--tensor-parallel-size, "2"]."""
+    """For the trainer's own server: more flags of `vllm serve`: [--tensor-parallel-size, "2"]."""
     restarts: int = Field(3, ge=0)
     """For the trainer's own server: how often in a row it is started again after it ended."""
     sync: Literal["disk", "nccl"] = "disk"
@@ -121,3 +125,27 @@ class RolloutConfig(Section):
     vllm: VllmConfig = VllmConfig()
     server: ServerConfig = ServerConfig()
     probe: ProbeConfig = ProbeConfig()
+
+
+class RolloutCorrectionConfig(Section):
+    """The weight for a sampler that is not the policy (``siri_kernels.RolloutCorrection``)."""
+
+    mode: Literal["truncate", "mask", "reject"] = "truncate"
+    """truncate: the ratio clamped to [low, high] (TIS); mask: the ratio inside, else 0 (MIS,
+    IcePop); reject: 1 inside, else 0."""
+    level: Literal["token", "sequence", "geometric"] = "token"
+    """The ratio of a token, the product over the sequence, or its geometric mean."""
+    high: float = Field(2.0, gt=0)
+    low: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RolloutCorrectionConfig:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
+        return self
+
+    def build(self) -> RolloutCorrection:
+        """As ``policy_loss`` takes it."""
+        from siri_kernels.policy_loss.types import RolloutCorrection
+
+        return RolloutCorrection(self.mode, self.level, high=self.high, low=self.low)

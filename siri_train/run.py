@@ -40,6 +40,7 @@ from siri_train.report import write_report
 from siri_train.rewards import Grade, Verifier, make_verifier
 from siri_train.rollout import Completion
 from siri_train.rollout.build import build_engine
+from siri_train.rollout.probe import SyncProbe
 from siri_train.same_model import require_same_model
 
 
@@ -84,6 +85,12 @@ class Run:
         with ExitStack() as opened:  # what is open is closed again if anything below fails
             self.verifier = opened.enter_context(closing(build_verifier(config.reward)))
             self.engine = opened.enter_context(closing(build_engine(config, self.policy)))
+            self.probe = SyncProbe(
+                self.engine,
+                self.policy,
+                config,
+                [question.prompt_ids for question in checked.train_questions],
+            )
             self.rows, self.evals = on_main(self._prepare_folder)
             self.trackers = Trackers([])
             on_main(self._open_trackers)
@@ -108,13 +115,14 @@ class Run:
             return cls(config, resume)
 
     def __enter__(self) -> Run:
-        if self.start_step == 0 and self.config.eval.at_start and not self.evals:
-            try:
+        try:
+            self.probe.after_sync(self.config.seed)
+            if self.start_step == 0 and self.config.eval.at_start and not self.evals:
                 with room_needed(self.dir):
                     self._evaluate(0, "start")
-            except BaseException:
-                self._opened.close()
-                raise
+        except BaseException:
+            self._opened.close()
+            raise
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

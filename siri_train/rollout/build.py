@@ -81,6 +81,7 @@ def build_engine(config: RunConfig, policy: Policy) -> Engine:
             device=policy.device,
             dtype=getattr(torch, vllm.dtype or config.model.dtype),
             gpu_memory_utilization=vllm.gpu_memory_utilization,
+            cache_gib=vllm.cache_gib,
             sleep_level=vllm.sleep_level,
             max_num_seqs=vllm.max_num_seqs,
             enforce_eager=vllm.enforce_eager,

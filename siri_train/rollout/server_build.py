@@ -55,7 +55,7 @@ def check_server(config: RunConfig, shape: Any, device: torch.device) -> None:
     check_model(shape, device)
     if device.type == "cuda" and server.gpus is None:
         raise ConfigError(
-            "rollout.server.gpus: name the server's own GPUs, as \"1\" (they are its "
+            'rollout.server.gpus: name the server\'s own GPUs, as "1" (they are its '
             "CUDA_VISIBLE_DEVICES); to share the trainer's set rollout.engine=vllm"
         )
     ranks = os.environ.get("WORLD_SIZE", "1")
@@ -87,9 +87,7 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
             transfer.prepare = lambda path: write_engine_folder(policy.model, path, untie=untie)
             model = transfer.latest
         dtype = getattr(torch, config.model.dtype)
-        weights = named_weights(
-            policy.model, dtype, untie=untie, lora_scaling=policy.lora_scaling
-        )
+        weights = named_weights(policy.model, dtype, untie=untie, lora_scaling=policy.lora_scaling)
         if distributed.is_main():
             _clear(folder)
             if isinstance(transfer, DiskTransfer):

@@ -2,10 +2,10 @@
 
     python supervisor.py PARENT_PID RESTARTS LOG COMMAND...
 
-A server that ends is started again, with growing pauses, at most RESTARTS times in a row (one that
-ran for ten minutes counts anew). When the parent dies, of whatever, or this program is told to stop,
-the server's whole session is killed: vLLM's engine and workers are processes of their own, which
-outlive a killed API server. Standard library only, so it starts at once and holds no memory.
+A server that ends is started again, with growing pauses, at most RESTARTS times in a row (one
+that ran for ten minutes counts anew). When the parent dies, of whatever, or this program is told to
+stop, the server's whole session is killed: vLLM's engine and workers are processes of their own.
+Standard library only, so it starts at once and holds no memory.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class VllmEngine:
             rank has a vLLM of its own on its own GPU.
         dtype: what vLLM computes in; the trainer's own by default.
         gpu_memory_utilization: share of a GPU's memory that vLLM may plan with.
+        cache_gib: GiB for keys and values; None: on a GPU what is left of that share, on a CPU 1.
         sleep_level: 1 keeps the weights in CPU memory while asleep, 2 drops them; either way
             :meth:`sync` writes them anew. 0: stay awake.
         max_num_seqs: sequences decoded at a time.
@@ -100,6 +101,7 @@ class VllmEngine:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         gpu_memory_utilization: float = 0.4,
+        cache_gib: float | None = None,
         sleep_level: int = 1,
         max_num_seqs: int = 256,
         enforce_eager: bool = False,
@@ -119,13 +121,15 @@ class VllmEngine:
         # In this process, so that weights are handed over without a copy through a pipe.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # Its INFO and WARNING lines, tracebacks among them, are about what is meant to be so here.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if on_cpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            cache_gib = cache_gib or 1.0
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         # One vLLM a rank, in the ranks' process group instead of one of its own.
         ranks = {"distributed_executor_backend": "external_launcher"}
         self._opened_group = not distributed.active()
-        threads = torch.get_num_threads()
+        threads, set_threads = torch.get_num_threads(), torch.set_num_threads
         self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
         write_engine_folder(model, Path(self._folder.name), untie=self.untie)
         self._vllm = importlib.import_module("vllm")
@@ -141,6 +145,7 @@ class VllmEngine:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 gpu_memory_utilization=gpu_memory_utilization,
+                kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),
                 enforce_eager=enforce_eager or on_cpu,
                 enable_sleep_mode=self.sleep_level > 0,
                 logprobs_mode="processed_logprobs",  # after temperature; the default is before
@@ -150,11 +155,14 @@ class VllmEngine:
         except Exception as error:
             self._let_go()
             raise EngineError(
-                f"vLLM did not start: {type(error).__name__}: {error}; on a GPU lower "
-                f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or the longest "
-                f"sequence ({max_model_len}), on a CPU set VLLM_CPU_KVCACHE_SPACE (GiB)"
+                f"vLLM did not start: {type(error).__name__}: {error}; its memory is set by "
+                f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or "
+                f"rollout.vllm.cache_gib ({cache_gib}), the longest sequence is {max_model_len} "
+                "tokens (data.max_prompt_len + schedule.max_len)"
             ) from error
-        torch.set_num_threads(threads)  # vLLM sets its own
+        finally:  # vLLM sets its own number of threads and takes the function away
+            torch.set_num_threads = set_threads
+            torch.set_num_threads(threads)
         self.sync()
 
     def sync(self) -> None:

@@ -273,7 +273,7 @@ def _write_shards(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
 
 
 class NcclTransfer:
-    """Weights broadcast from the trainer's GPU to the server's workers, packed into buffers of 1 GB.
+    """Weights broadcast from the trainer's GPU to the server's workers, in buffers of 1 GB.
 
     Written against vLLM 0.31 to 0.33 (``nccl_common``, ``packed_tensor``, the routes of
     ``entrypoints/rl``); tested against a fake server and communicator, it has not run on a GPU.
