@@ -15,9 +15,11 @@ from siri_train.section import ConfigError
 
 # torchrun's description of the trainer's ranks, and what the trainer sets for a vLLM of its own
 # process; a server is none of these.
-_NOT_INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-_NOT_INHERITED += ("MASTER_ADDR", "MASTER_PORT", "ROLE_RANK", "ROLE_WORLD_SIZE", "GROUP_WORLD_SIZE")
-_NOT_INHERITED += ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_API_KEY")
+_NOT_INHERITED = {
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_API_KEY"),
+}
 
 
 def server_arguments(max_model_len: int, *, nccl: bool = False) -> list[str]:

@@ -49,7 +49,8 @@ def check_server(config: RunConfig, shape: Any, device: torch.device) -> None:
     if server.url is not None:
         client = _client(server.url)
         wait_for_server(client, 60 * server.start_minutes)
-        return _check(config, read_settings(client), client.url, shape)
+        _check(config, read_settings(client), client.url, shape)
+        return
     known = python_version_of_vllm(server.python or sys.executable)
     interface(known, f"is installed for {server.python or sys.executable}")
     check_model(shape, device)
@@ -86,7 +87,7 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
         if isinstance(transfer, DiskTransfer):
             transfer.prepare = lambda path: write_engine_folder(policy.model, path, untie=untie)
             model = transfer.latest
-        dtype = getattr(torch, config.model.dtype)
+        dtype = getattr(torch, _dtype(config))
         weights = named_weights(policy.model, dtype, untie=untie, lora_scaling=policy.lora_scaling)
         if distributed.is_main():
             _clear(folder)
@@ -147,15 +148,20 @@ def _check(config: RunConfig, settings: Settings, url: str, shape: Any) -> bool:
         shape=shape,
         longest=config.longest_sequence,
         temperature=config.rollout.temperature,
+        dtype=_dtype(config),
         sync=config.rollout.server.sync,
     )
+
+
+def _dtype(config: RunConfig) -> str:
+    return config.rollout.vllm.dtype or config.model.dtype
 
 
 def _arguments(config: RunConfig) -> list[str]:
     """Flags of the trainer's own server; ``rollout.server.args`` come last and win."""
     nccl = config.rollout.server.sync == "nccl"
     flags = server_arguments(config.longest_sequence, nccl=nccl)
-    flags += ["--dtype", config.model.dtype, "--generation-config", "vllm", "--disable-log-stats"]
+    flags += ["--dtype", _dtype(config), "--generation-config", "vllm", "--disable-log-stats"]
     if nccl:
         flags += ["--load-format", "dummy"]
     return flags + config.rollout.server.args

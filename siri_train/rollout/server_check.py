@@ -107,6 +107,7 @@ def check_settings(
     shape: Any,
     longest: int,
     temperature: float,
+    dtype: str,
     sync: str,
 ) -> bool:
     """Refuse a server that would sample something else than what is trained.
@@ -117,6 +118,7 @@ def check_settings(
         shape: the trainer's model configuration (transformers' ``PretrainedConfig``).
         longest: tokens of the longest prompt with the longest response.
         temperature: of the rollouts.
+        dtype: what it must compute in.
         sync: ``rollout.server.sync``.
 
     Returns:
@@ -140,6 +142,12 @@ def check_settings(
             f"takes {settings.max_model_len} tokens, but data.max_prompt_len + the longest "
             f"response = {longest}",
             f"with --max-model-len {longest}",
+        )
+    if settings.dtype != getattr(torch, dtype):
+        raise wrong(
+            f"computes in {settings.dtype}, expected is {dtype} (rollout.vllm.dtype, else "
+            "model.dtype)",
+            f"with --dtype {dtype}",
         )
     if sync == "disk" and settings.load_format == "dummy":
         raise wrong("was started with --load-format dummy, which cannot load files", "without it")

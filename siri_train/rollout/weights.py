@@ -258,7 +258,7 @@ def _write_shards(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
             shard.clear()
             size, count = 0, count + 1
 
-    seen = set()
+    seen: set[int] = set()
     for name, value in weights:
         value = value.cpu().contiguous()
         if size and size + value.nbytes > _SHARD:
