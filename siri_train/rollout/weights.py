@@ -323,8 +323,6 @@ class NcclTransfer:
         """Broadcast ``weights``, in the order of :meth:`describe`, and make the server use them."""
         packed = importlib.import_module("vllm.distributed.weight_transfer.packed_tensor")
         assert self._what is not None
-        if self._group is None:
-            self.connect(server)
 
         def load() -> None:
             server.post("/start_weight_update", {}, _SYNC)
@@ -338,12 +336,14 @@ class NcclTransfer:
             server.post("/finish_weight_update", {}, _SYNC)
 
         try:
+            if self._group is None:
+                self.connect(server)
             exchange(server, version, load)
         except BaseException:
             self._let_go()  # the two sides may be at different places of the stream
             raise
         finally:
-            _drain(weights)
+            _drain(weights)  # other ranks gather with it
 
     def close(self) -> None:
         """Leave the group."""

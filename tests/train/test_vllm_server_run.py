@@ -1,0 +1,164 @@
+"""Whole SIRI runs from a recipe with a server that samples from the weights it was sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from siri_train.cli import main
+from siri_train.config import ConfigError
+from siri_train.loop import train
+from siri_train.model import load_policy, resolve_model_path
+from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
+from tests.train.fake_vllm import FakeVllm, Sampled
+
+
+class Sampler:
+    """Draws with a model of its own, which has the weights that came to the server last."""
+
+    def __init__(self, config: Any) -> None:
+        self.policy = load_policy(config.model, torch.device("cpu"))
+        self.engine = TransformersEngine(self.policy.model, 0)
+        self.lock = threading.Lock()
+
+    def __call__(self, body: dict[str, Any], weights: dict[str, Any] | None) -> Sampled:
+        wanted = body["sampling_params"]
+        params = SamplingParams(
+            max_tokens=wanted["max_tokens"],
+            temperature=wanted["temperature"],
+            top_p=wanted["top_p"],
+            stop_token_ids=frozenset(wanted["stop_token_ids"]),
+            seed=wanted["seed"] % 2**31,
+        )
+        with self.lock:
+            missing = self.policy.model.load_state_dict(weights or {}, strict=False).missing_keys
+            if weights is None:  # a fresh start: some weights, not these
+                with torch.no_grad():
+                    for parameter in self.policy.model.parameters():
+                        parameter.zero_()
+            else:
+                assert missing in ([], ["lm_head.weight"])
+            ((c,),) = self.engine.generate([body["token_ids"]], params)
+        return c.token_ids, list(c.logprobs), c.finish_reason
+
+
+@pytest.fixture
+def fake(tiny: Any) -> Iterator[FakeVllm]:
+    config = tiny()
+    server = FakeVllm(resolve_model_path(config.model), Sampler(config)).start()
+    yield server
+    server.die()
+
+
+def recipe(tiny: Any, fake: FakeVllm, *overrides: str) -> Any:
+    return tiny(
+        "rollout.engine=vllm-server",
+        f"rollout.server.url={fake.url}",
+        "rollout.server.start_minutes=0.3",
+        "train.steps=3",
+        "rollout.prompts=2",
+        "eval.at_start=false",
+        *overrides,
+    )
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    timed = ("time_rollout", "time_train", "rollout_tokens_per_s", "train_tokens_per_s",
+             "peak_memory_gb")  # fmt: skip
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+
+
+def test_a_run_whose_server_is_killed_ends_as_one_whose_server_is_not(
+    tiny: Any, fake: FakeVllm, tmp_path: Path
+) -> None:
+    undisturbed = rows(train(recipe(tiny, fake, f"output={tmp_path / 'calm'}")))
+    assert len(undisturbed) == 3 and all(row["probe_logprob_diff"] < 1e-4 for row in undisturbed)
+    assert any(row["grad_norm"] for row in undisturbed)  # new weights, and the probe saw them
+    assert len(fake.asked("/collective_rpc")) == 4  # at the start and after each step
+
+    answers, deaths = [], []
+
+    def restart() -> None:
+        fake.die()
+        time.sleep(0.4)
+        fake.start()
+
+    def count(route: str, body: Any) -> None:
+        if route == "/inference/v1/generate":
+            answers.append(body)
+            if len(answers) in (20, 30):  # in the second step, and while it is sampled again
+                deaths.append(threading.Thread(target=restart))
+                deaths[-1].start()
+
+    fake.hook = count
+    killed = train(recipe(tiny, fake, f"output={tmp_path / 'killed'}"))
+    for thread in deaths:
+        thread.join()
+    assert len(deaths) == 2
+    assert rows(killed) == undisturbed
+    assert not (killed / "server").exists()  # weights for the server
+
+
+def test_a_server_that_stays_away_ends_the_run_and_the_run_can_be_continued(
+    tiny: Any, fake: FakeVllm, tmp_path: Path
+) -> None:
+    undisturbed = rows(train(recipe(tiny, fake, f"output={tmp_path / 'calm'}")))
+    answers = []
+
+    def die(route: str, body: Any) -> None:
+        if route == "/inference/v1/generate":
+            answers.append(body)
+            if len(answers) == 20:
+                threading.Thread(target=fake.die).start()
+
+    fake.hook = die
+    config = recipe(tiny, fake, f"output={tmp_path / 'lost'}", "rollout.server.start_minutes=0.02")
+    with pytest.raises(EngineError, match="no vLLM server at .*newest checkpoint"):
+        train(config)
+    assert len(rows(config.run_dir)) < 3
+    fake.hook = lambda route, body: None
+    fake.start()
+    assert rows(train(config)) == undisturbed
+
+
+def test_refusals_before_anything_is_loaded(
+    tiny: Any, fake: FakeVllm, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fake.vllm = "0.34.1"
+    with pytest.raises(ConfigError, match="vLLM 0.34.1 runs at"):
+        train(recipe(tiny, fake))
+    fake.vllm = "0.32.0"
+    with pytest.raises(ConfigError, match="--max-model-len 184"):
+        train(recipe(tiny, fake, "schedule.max_len=160"))
+    with pytest.raises(ConfigError, match="rollout.server.sync: got nccl.*takes disk"):
+        train(recipe(tiny, fake, "rollout.server.sync=nccl"))
+    with pytest.raises(ConfigError, match="python is for a server that the trainer starts"):
+        recipe(tiny, fake, "rollout.server.python=python3")
+    with pytest.raises(ConfigError, match="rollout.server.url: got 'localhost'"):
+        train(recipe(tiny, fake, "rollout.server.url=localhost"))
+    assert not (tmp_path / "run").exists()
+    fake.die()
+    path = tmp_path / "recipe.yaml"
+    config = recipe(tiny, fake, "rollout.server.start_minutes=0.01")
+    path.write_text(config.to_yaml())
+    assert main(["train", str(path)]) == 1
+    assert f"no vLLM server at {fake.url}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_own_server_needs_vllm(tiny: Any, tmp_path: Path) -> None:
+    nothing = tmp_path / "python"
+    nothing.write_text("#!/bin/sh\nexit 1\n")
+    nothing.chmod(0o755)
+    config = tiny("rollout.engine=vllm-server", f"rollout.server.python={nothing}")
+    with pytest.raises(ConfigError, match="no vLLM in the environment of"):
+        train(config)
+    assert not (tmp_path / "run").exists()
