@@ -82,7 +82,7 @@ class RolloutConfig(Section):
 
 
 class RolloutCorrectionConfig(Section):
-    """The weight for a sampler that is not the policy (``siri_kernels.RolloutCorrection``)."""
+    """``policy_loss``'s ``rollout_correction``: a weight for a sampler that is not the policy."""
 
     mode: Literal["truncate", "mask", "reject"] = "truncate"
     """truncate: the ratio clamped to [low, high] (TIS); mask: the ratio inside, else 0 (MIS,

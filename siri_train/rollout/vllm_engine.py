@@ -116,7 +116,7 @@ class VllmEngine:
         on_cpu = device.type == "cpu"
         self.untie = on_cpu  # see write_engine_folder
         self.sleep_level = 0 if on_cpu else sleep_level
-        self.max_model_len = max_model_len
+        self.max_num_seqs, self.gpu_memory_utilization = max_num_seqs, gpu_memory_utilization
         self._asleep = False
         # In this process, so that weights are handed over without a copy through a pipe.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -260,14 +260,22 @@ class VllmEngine:
         except Exception as error:
             if call.pending and not isinstance(error, EngineError):
                 self._abandon(call)
+            memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             raise EngineError(
-                f"vLLM failed during a rollout: {type(error).__name__}: {error}; nothing of this "
-                "step has been trained on. Run the same command again to continue from the newest "
-                "checkpoint"
+                f"vLLM failed during a rollout: {type(error).__name__}: {error}; "
+                + (self._less_memory() if memory else "")
+                + "nothing of this step has been trained on. Run the same command again to "
+                "continue from the newest checkpoint"
             ) from error
         for name, (index, k) in call.pending.items():
             call.results[index][k].error = f"vLLM never finished request {name}"
         return call.results
+
+    def _less_memory(self) -> str:
+        return (
+            f"lower rollout.vllm.max_num_seqs ({self.max_num_seqs}) or "
+            f"rollout.vllm.gpu_memory_utilization ({self.gpu_memory_utilization}); "
+        )
 
     def _params(self, params: SamplingParams, index: int, k: int) -> Any:
         stops = sorted(params.stop_token_ids)

@@ -1,7 +1,7 @@
 """The sync probe: every planted fault is caught right after the sync, a clean run never trips.
 
-Here with engines that sample by the trainer's own code from a copy of its weights; tests/vllm plants
-the same faults in a real vLLM.
+Here with engines that sample by transformers from a copy of the weights; tests/vllm plants the same
+faults in a real vLLM.
 """
 
 from __future__ import annotations

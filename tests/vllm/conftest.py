@@ -40,6 +40,10 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def engine(policy: Policy) -> Iterator[VllmEngine]:
+    """One vLLM a file: when one closes, vLLM takes the groups of every other in the process down.
+
+    A test that changes weights puts them back and syncs.
+    """
     made = VllmEngine(policy.model, 128, max_num_seqs=64)
     yield made
     made.close()
