@@ -85,7 +85,7 @@ def update(
     size = -(-len(order) // train.mini_batches)
     stats = UpdateStats()
     sums = _Sums()
-    grad_norms = []
+    grad_norms: list[float] = []
     take_backward_stats()  # forget what others did before
     policy.model.train()
     for start in range(0, len(order), size):
