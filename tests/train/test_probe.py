@@ -82,7 +82,7 @@ FAULTS = {
     "tied head": "tied lm_head",
     "half": "half written",
     "asleep": "slept",
-    "temperature twice": "the sampler applies the temperature twice (0.7)",
+    "temperature twice": "the sampler applies the temperature twice (0.7 is",
     "raw": "those before the temperature",
     "dtype": "trainer float32, sampler float32",
     "nan": "NaN",
@@ -118,6 +118,25 @@ def test_a_clean_engine_never_trips(
         engine.sync()
         difference = probe.after_sync(seed + step)
         assert difference is not None and difference < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [0.9, 1.2])
+def test_a_temperature_twice_is_found_below_the_threshold(
+    policy: Policy, config: Callable[..., RunConfig], temperature: float
+) -> None:
+    """In bfloat16 the noise is as large as what 0.9 for 0.81 makes; but only one of them fits."""
+    move(policy, 0.3, 0)
+    coarse = ("rollout.vllm.dtype=bfloat16", f"rollout.temperature={temperature}")
+    engine = CopyEngine(policy, "dtype")
+    probe = SyncProbe(engine, policy, config(*coarse), PROMPTS)
+    for seed in range(5):
+        engine.fault = "dtype"  # weights in bfloat16 are clean here
+        move(policy, 0.05, seed)
+        engine.sync()
+        assert 1e-4 < probe.look(seed) < probe.threshold / 2
+        engine.fault = "temperature twice"
+        with pytest.raises(SyncError, match="the sampler applies the temperature twice"):
+            probe.look(seed)
 
 
 def test_when_it_looks(policy: Policy, config: Callable[..., RunConfig], tiny: Any) -> None:
