@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from siri_train.config import RunConfig
+from siri_train.loop import train
 from siri_train.model import Policy
 from siri_train.rollout import Completion, SamplingParams, TransformersEngine
 from siri_train.rollout.probe import SyncError, SyncProbe
@@ -171,3 +173,12 @@ def test_an_engine_that_loses_every_response_stops_the_run(
     monkeypatch.setattr(engine, "generate", lambda prompts, params: [[lost] for _ in prompts])
     with pytest.raises(SyncError, match="no response: out of cache"):
         SyncProbe(engine, policy, config(), PROMPTS).after_sync(0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_clean_run_never_trips(tiny: Any, seed: int) -> None:
+    """Transformers: cached decoding against the trainer's packed rows, after every update."""
+    run = train(tiny(f"seed={seed}", "rollout.probe.every=1", "rollout.temperature=0.8"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all(0 < row["probe_logprob_diff"] < 1e-5 for row in rows)
