@@ -85,10 +85,10 @@ def update(
     size = -(-len(order) // train.mini_batches)
     stats = UpdateStats()
     sums = _Sums()
-    grad_norms = []
+    grad_norms: list[float] = []
     take_backward_stats()  # forget what others did before
     policy.model.train()
-    for number, start in enumerate(range(0, len(order), size)):
+    for start in range(0, len(order), size):
         mini = [samples[i] for i in order[start : start + size]]
         denominator = _denominator(mini, loss.aggregation, constant_length)
         mini = live(mini, loss)
@@ -100,7 +100,7 @@ def update(
                 policy, batch, train, loss, temperature=temperature, denominator=denominator
             )
             if batch.counts:
-                sums.add(result, batch, first=number == 0)
+                sums.add(result, batch, first=not grad_norms and not stats.skipped_updates)
         norm = step_if_finite(optimizer, train.grad_clip)
         if norm is None:
             stats.skipped_updates += 1

@@ -116,7 +116,7 @@ class VllmEngine:
         on_cpu = device.type == "cpu"
         self.untie = on_cpu  # see write_engine_folder
         self.sleep_level = 0 if on_cpu else sleep_level
-        self.max_model_len = max_model_len
+        self.max_num_seqs, self.gpu_memory_utilization = max_num_seqs, gpu_memory_utilization
         self._asleep = False
         # In this process, so that weights are handed over without a copy through a pipe.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -155,7 +155,7 @@ class VllmEngine:
         except Exception as error:
             self._let_go()
             raise EngineError(
-                f"vLLM did not start: {type(error).__name__}: {error}; its memory is set by "
+                f"vLLM did not start: {_short(error)}; its memory is set by "
                 f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or "
                 f"rollout.vllm.cache_gib ({cache_gib}), the longest sequence is {max_model_len} "
                 "tokens (data.max_prompt_len + schedule.max_len)"
@@ -180,8 +180,8 @@ class VllmEngine:
             self._asleep = False
         except Exception as error:
             raise EngineError(
-                f"vLLM did not take the new weights: {type(error).__name__}: {error}; the "
-                "trainer's state is untouched, run the same command again to continue from the "
+                f"vLLM did not take the new weights: {_short(error)}; the trainer's "
+                "state is untouched, run the same command again to continue from the "
                 "newest checkpoint"
             ) from error
 
@@ -196,7 +196,7 @@ class VllmEngine:
         try:
             self.llm.llm_engine.engine_core.shutdown()
         except Exception as error:  # what it crashed of has been raised before
-            print(f"vLLM did not shut down: {type(error).__name__}: {error}", flush=True)
+            print(f"vLLM did not shut down: {_short(error)}", flush=True)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -260,14 +260,22 @@ class VllmEngine:
         except Exception as error:
             if call.pending and not isinstance(error, EngineError):
                 self._abandon(call)
+            memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             raise EngineError(
-                f"vLLM failed during a rollout: {type(error).__name__}: {error}; nothing of this "
-                "step has been trained on. Run the same command again to continue from the newest "
-                "checkpoint"
+                f"vLLM failed during a rollout: {_short(error)}; "
+                + (self._less_memory() if memory else "")
+                + "nothing of this step has been trained on. Run the same command again to "
+                "continue from the newest checkpoint"
             ) from error
         for name, (index, k) in call.pending.items():
             call.results[index][k].error = f"vLLM never finished request {name}"
         return call.results
+
+    def _less_memory(self) -> str:
+        return (
+            f"lower rollout.vllm.max_num_seqs ({self.max_num_seqs}) or "
+            f"rollout.vllm.gpu_memory_utilization ({self.gpu_memory_utilization}); "
+        )
 
     def _params(self, params: SamplingParams, index: int, k: int) -> Any:
         stops = sorted(params.stop_token_ids)
@@ -303,6 +311,12 @@ class VllmEngine:
 def response_seed(seed: int, index: int, k: int) -> int:
     """A seed of its own for every response, the same again for the same call."""
     return (seed * 1_000_003 + index * 4099 + k) % 2**63
+
+
+def _short(error: Exception) -> str:
+    """Some of vLLM's messages go on for pages."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) < 600 else f"{text[:600]} ..."
 
 
 def _completion(output: Any) -> Completion:

@@ -85,7 +85,8 @@ def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
     model.config.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["architectures"] = [type(model).__name__]
+    # fully_shard puts its own name in front of the class's.
+    config["architectures"] = [type(model).__name__.removeprefix("FSDP")]
     if untie:
         config["tie_word_embeddings"] = False
     path.write_text(json.dumps(config, indent=1), encoding="utf-8")
