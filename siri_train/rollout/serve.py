@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from siri_train.rollout import supervisor
+from siri_train.rollout.engine import EngineError
+from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable
 from siri_train.rollout.weights import free_port
 from siri_train.section import ConfigError
 
+SAFE = (
+    "nothing of this step has been trained on; run the same command again to continue from the "
+    "newest checkpoint"
+)
+"""How errors of a server end: what is lost, and how to go on."""
+# Seconds that a server may take to say that it is well.
+_HEALTH = 20.0
 # torchrun's description of the trainer's ranks, and what the trainer sets for a vLLM of its own
 # process; a server is none of these.
 _NOT_INHERITED = {
@@ -124,3 +134,50 @@ def log_tail(path: Path, characters: int = 1500) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     told = [line for line in lines if not line.startswith((" - ", "nanobind", "See https"))]
     return "\n".join(told)[-characters:]
+
+
+def wait_for_server(
+    client: JsonClient,
+    patience: float,
+    process: ServerProcess | None = None,
+    lost: str | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> bool:
+    """Return when the server answers ``/health``; asks with growing pauses.
+
+    Args:
+        patience: seconds.
+        process: the server, where it is the trainer's own: one that has given up is not waited for.
+        lost: why it is looked for again, said once.
+        cancelled: once true, return at once.
+
+    Returns:
+        Whether the server is up; False only where the caller has cancelled.
+
+    Raises:
+        EngineError: it does not come up.
+    """
+    until, pause, told = time.monotonic() + patience, 0.25, False
+    while True:
+        try:
+            client.get("/health", _HEALTH)
+            return True
+        except (Unreachable, Refused, Faulty) as error:
+            reason = str(error)
+        if cancelled is not None and cancelled():
+            return False
+        if process is not None and process.gave_up is not None:
+            raise EngineError(
+                f"the vLLM server of this run ended and was started again in vain; the end of "
+                f"{process.log}:\n{process.gave_up}\n{SAFE}"
+            )
+        if time.monotonic() > until:
+            raise EngineError(
+                f"no vLLM server at {client.url} for {patience:.0f} s (rollout.server."
+                f"start_minutes): {lost or reason}; {SAFE}"
+            )
+        if not told:
+            print(f"vLLM server at {client.url}: waiting for it ({lost or reason})", flush=True)
+            told = True
+        time.sleep(min(pause, max(0.0, until - time.monotonic()) + 0.01))
+        pause = min(pause * 1.5, 5.0)

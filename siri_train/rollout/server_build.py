@@ -14,10 +14,15 @@ from siri_train import distributed
 from siri_train.config import ConfigError, RunConfig
 from siri_train.model import Policy
 from siri_train.rollout.http_client import JsonClient
-from siri_train.rollout.serve import ServerProcess, python_version_of_vllm, server_arguments
+from siri_train.rollout.serve import (
+    ServerProcess,
+    python_version_of_vllm,
+    server_arguments,
+    wait_for_server,
+)
 from siri_train.rollout.server_check import Settings, check_settings, read_settings
 from siri_train.rollout.vllm_engine import check_model, installed_version
-from siri_train.rollout.vllm_server import VllmServerEngine, wait_for_server
+from siri_train.rollout.vllm_server import VllmServerEngine
 from siri_train.rollout.weights import (
     DiskTransfer,
     NcclTransfer,

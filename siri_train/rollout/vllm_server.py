@@ -14,21 +14,15 @@ from typing import Any
 from siri_train import distributed
 from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
 from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable
-from siri_train.rollout.serve import ServerProcess
+from siri_train.rollout.serve import SAFE, ServerProcess, wait_for_server
 from siri_train.rollout.server_check import Settings
-from siri_train.rollout.vllm_engine import response_seed
 from siri_train.rollout.weights import DiskTransfer, NcclTransfer, named_weights
+from siri_train.rollout.wire import REQUEST_PREFIX, ROUTE, read_answer, request_body
 
 # Seconds of the small calls; those of a sync have their own limit.
 _SHORT = 20.0
 # Between two looks at what has finished, and whether the caller has cancelled.
 _POLL = 0.1
-# What vLLM sends for a log-prob that is NaN or of an impossible token.
-_NO_LOGPROB = -9999.0
-_SAFE = (
-    "nothing of this step has been trained on; run the same command again to continue from the "
-    "newest checkpoint"
-)
 
 
 class Lost(Exception):
@@ -244,23 +238,9 @@ class VllmServerEngine:
         prompt, params = list(call.prompts[index]), call.params
         if max(prompt) >= self.vocab_size or min(prompt) < 0:
             return _failed(f"token ids must be in [0, {self.vocab_size}), got {max(prompt)}")
-        body = {
-            "request_id": f"{call.name}-{index}-{k}",
-            "token_ids": prompt,
-            "sampling_params": {
-                "max_tokens": params.max_tokens,
-                "temperature": params.temperature,
-                "top_p": params.top_p,
-                "top_k": params.top_k,
-                "stop_token_ids": sorted(params.stop_token_ids),
-                "ignore_eos": True,  # the ids above decide, not the server's folder
-                "seed": response_seed(params.seed, index, k),
-                "logprobs": 0,  # of the sampled token alone
-                "detokenize": False,
-            },
-        }
+        body = request_body(f"{call.name}-{index}-{k}", prompt, params, index, k)
         try:
-            answer = self.client.post("/inference/v1/generate", body, self.request_timeout)
+            answer = self.client.post(ROUTE, body, self.request_timeout)
             completion, versions = read_answer(answer)
             if versions is None:
                 versions = {self.client.get("/weight_info", _SHORT)["weight_version"]}
@@ -271,7 +251,7 @@ class VllmServerEngine:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise EngineError(
                 f"the vLLM server at {self.client.url} answers in a form that is not known here: "
-                f"{type(error).__name__}: {error}; {_SAFE}"
+                f"{type(error).__name__}: {error}; {SAFE}"
             ) from error
         if completion.finish_reason == "abort":
             if call.cancelled:
@@ -294,7 +274,7 @@ class VllmServerEngine:
         if call.attempts[job] > self.retries:
             raise EngineError(
                 f"the vLLM server at {self.client.url} failed {call.attempts[job]} times at the "
-                f"same response (prompt {job[0]}): {lost}{self._log()}; {_SAFE}"
+                f"same response (prompt {job[0]}): {lost}{self._log()}; {SAFE}"
             )
         call.waiting.append(job)
 
@@ -309,8 +289,7 @@ class VllmServerEngine:
 
     def _abort(self, call: _Call, jobs: Any) -> None:
         """Make the server drop what it still works on; as far as it can be reached."""
-        # The route names requests with the prefix that it answers with.
-        names = [f"generate-tokens-{call.name}-{index}-{k}" for index, k in jobs]
+        names = [REQUEST_PREFIX + f"{call.name}-{index}-{k}" for index, k in jobs]
         if not names:
             return
         try:
@@ -330,7 +309,7 @@ class VllmServerEngine:
         except (Unreachable, Refused, Faulty) as error:
             raise EngineError(
                 f"the vLLM server at {self.client.url} was lost ({lost}) and did not take the "
-                f"weights again: {error}{self._log()}; {_SAFE}"
+                f"weights again: {error}{self._log()}; {SAFE}"
             ) from error
         print(
             f"vLLM server at {self.client.url}: back after {time.monotonic() - began:.0f} s with "
@@ -347,81 +326,6 @@ class VllmServerEngine:
         if self.process is None or not self.process.gave_up:
             return ""
         return f"; the end of {self.process.log}:\n{self.process.gave_up}\n"
-
-
-def wait_for_server(
-    client: JsonClient,
-    patience: float,
-    process: ServerProcess | None = None,
-    lost: str | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> bool:
-    """Return when the server answers ``/health``; asks with growing pauses.
-
-    Args:
-        patience: seconds.
-        process: the server, where it is the trainer's own: one that has given up is not waited for.
-        lost: why it is looked for again, said once.
-        cancelled: once true, return at once.
-
-    Returns:
-        Whether the server is up; False only where the caller has cancelled.
-
-    Raises:
-        EngineError: it does not come up.
-    """
-    until, pause, told = time.monotonic() + patience, 0.25, False
-    while True:
-        try:
-            client.get("/health", _SHORT)
-            return True
-        except (Unreachable, Refused, Faulty) as error:
-            reason = str(error)
-        if cancelled is not None and cancelled():
-            return False
-        if process is not None and process.gave_up is not None:
-            raise EngineError(
-                f"the vLLM server of this run ended and was started again in vain; the end of "
-                f"{process.log}:\n{process.gave_up}\n{_SAFE}"
-            )
-        if time.monotonic() > until:
-            raise EngineError(
-                f"no vLLM server at {client.url} for {patience:.0f} s (rollout.server."
-                f"start_minutes): {lost or reason}; {_SAFE}"
-            )
-        if not told:
-            print(f"vLLM server at {client.url}: waiting for it ({lost or reason})", flush=True)
-            told = True
-        time.sleep(min(pause, max(0.0, until - time.monotonic()) + 0.01))
-        pause = min(pause * 1.5, 5.0)
-
-
-def read_answer(answer: Any) -> tuple[Completion, set[str] | None]:
-    """vLLM's answer to one request for one response as ours.
-
-    Returns:
-        The response, NaN where vLLM has no log-prob, and the names of the weights it was sampled
-        with (None: vLLM 0.31 does not say).
-
-    Raises:
-        KeyError, TypeError, ValueError, IndexError: an answer of another form.
-    """
-    (choice,) = answer["choices"]
-    ids = [int(token) for token in choice["token_ids"]]
-    content = (choice.get("logprobs") or {}).get("content") or []
-    values = [entry["logprob"] for entry in content]
-    logprobs = [
-        float("nan") if value is None or value <= _NO_LOGPROB else float(value) for value in values
-    ]
-    reason = choice["finish_reason"]
-    if len(ids) != len(logprobs):
-        raise ValueError(f"{len(ids)} tokens with {len(logprobs)} log-probs")
-    spans = choice.get("weight_versions")
-    versions = None if spans is None else {span["version"] for span in spans}
-    if reason not in ("stop", "length"):
-        error = None if reason == "abort" else f"vLLM ended it with {reason!r}"
-        return Completion(ids, logprobs, "abort", error=error), versions
-    return Completion(ids, logprobs, reason), versions
 
 
 def _failed(message: str) -> Completion:

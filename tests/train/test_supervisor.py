@@ -116,7 +116,9 @@ def test_a_server_process_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_a_log_without_leak_reports(tmp_path: Path) -> None:
-    (tmp_path / "log").write_text("x" * 3000 + "\nwhy\n - leaked type\nnanobind: leaked 64 types!\n")
+    (tmp_path / "log").write_text(
+        "x" * 3000 + "\nwhy\n - leaked type\nnanobind: leaked 64 types!\n"
+    )
     tail = log_tail(tmp_path / "log")
     assert len(tail) == 1500 and tail.endswith("x\nwhy")
 
