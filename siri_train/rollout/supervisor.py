@@ -21,6 +21,9 @@ _POLL = 0.2
 _LONG = 600.0
 
 
+ENDED = "supervisor: the server ended"
+"""What the log says then."""
+
 _told: list[int] = []
 
 
@@ -44,7 +47,7 @@ def main(parent: int, restarts: int, log_path: str, command: list[str]) -> int:
                 began = time.monotonic()
                 status = _serve(parent, command, log.fileno())
                 failures = 1 if time.monotonic() - began > _LONG else failures + 1
-                log.write(f"supervisor: the server ended, status {status}\n".encode())
+                log.write(f"{ENDED}, status {status}\n".encode())
                 if failures > restarts:
                     log.write(f"supervisor: gives up after {restarts} restarts\n".encode())
                     return 1

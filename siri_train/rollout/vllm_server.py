@@ -21,6 +21,8 @@ from siri_train.rollout.wire import REQUEST_PREFIX, ROUTE, read_answer, request_
 
 # Seconds of the small calls; those of a sync have their own limit.
 _SHORT = 20.0
+# Of an answer: malformed, too long, not valid.
+_PROMPT_IS_WRONG = (400, 413, 422)
 # Between two looks at what has finished, and whether the caller has cancelled.
 _POLL = 0.1
 
@@ -244,8 +246,10 @@ class VllmServerEngine:
             completion, versions = read_answer(answer)
             if versions is None:
                 versions = {self.client.get("/weight_info", _SHORT)["weight_version"]}
-        except Refused as refused:  # this prompt alone; the others go on
-            return _failed(refused.message)
+        except Refused as refused:
+            if refused.status in _PROMPT_IS_WRONG:  # it alone; the others go on
+                return _failed(refused.message)
+            raise Lost(str(refused)) from refused
         except (Unreachable, Faulty) as error:
             raise Lost(str(error)) from error
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -265,7 +269,8 @@ class VllmServerEngine:
                 f"the vLLM server at {self.client.url} reports NaN log-probs (prompt {index}): its "
                 "weights are broken, or an update of the trainer was; nothing of this step has "
                 "been trained on. Look at grad_norm and loss of the last steps, continue from a "
-                "checkpoint before them (--resume PATH)"
+                "checkpoint before them (--resume PATH), with a restarted server: NaN stays in its "
+                "cache"
             )
         return completion
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from siri_train.rollout import SamplingParams, TransformersEngine
 
 Sampled = tuple[list[int], list[float | None], str]
 
@@ -187,6 +192,47 @@ def draw(body: dict[str, Any], weights: dict[str, Any] | None) -> Sampled:
     return ids, [-rng.random() for _ in ids], "length"
 
 
+class Sampler:
+    """Draws with a model of its own, which has the weights that came to the server last."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.engine = TransformersEngine(model, 0)
+        self.lock = threading.Lock()
+
+    def __call__(self, body: dict[str, Any], weights: dict[str, Any] | None) -> Sampled:
+        wanted = body["sampling_params"]
+        params = SamplingParams(
+            max_tokens=wanted["max_tokens"],
+            temperature=wanted["temperature"],
+            top_p=wanted["top_p"],
+            stop_token_ids=frozenset(wanted["stop_token_ids"]),
+            seed=wanted["seed"] % 2**31,
+        )
+        with self.lock:
+            missing = self.model.load_state_dict(weights or {}, strict=False).missing_keys
+            if weights is None:  # a fresh start: some weights, not these
+                with torch.no_grad():
+                    for parameter in self.model.parameters():
+                        parameter.zero_()
+            else:
+                assert missing in ([], ["lm_head.weight"])
+            ((c,),) = self.engine.generate([body["token_ids"]], params)
+        return c.token_ids, list(c.logprobs), c.finish_reason
+
+
+def main(arguments: list[str]) -> None:
+    """As an interpreter that is asked to run vLLM's server: ``-m MODULE --model ...``."""
+    options = dict(zip(arguments[2::2], arguments[3::2], strict=False))
+    config = AutoConfig.from_pretrained(options["--model"])
+    torch.set_num_threads(1)
+    fake = FakeVllm(Path(options["--model"]), Sampler(AutoModelForCausalLM.from_config(config)))
+    fake.config["device_config"]["device"] = "cpu"
+    fake.port = int(options["--port"])
+    fake.start()
+    time.sleep(600)
+
+
 def _handler(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def setup(self) -> None:
@@ -223,3 +269,7 @@ def _handler(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

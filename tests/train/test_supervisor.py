@@ -14,7 +14,14 @@ import pytest
 
 from siri_train.config import ConfigError
 from siri_train.rollout import supervisor
-from siri_train.rollout.serve import ServerProcess, log_tail, python_version_of_vllm
+from siri_train.rollout.engine import EngineError
+from siri_train.rollout.http_client import JsonClient
+from siri_train.rollout.serve import (
+    ServerProcess,
+    log_tail,
+    python_version_of_vllm,
+    wait_for_server,
+)
 
 # As vLLM: a leader with a child in its session, which ignores SIGTERM. Both write their numbers.
 SERVER = """
@@ -109,9 +116,15 @@ def test_a_killed_trainer_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_server_process_that_cannot_start_says_why(tmp_path: Path) -> None:
-    process = ServerProcess(tmp_path, [], tmp_path / "run" / "server.log", restarts=0)
+    """At once: a wrong flag would fail as often as it is tried."""
+    log = tmp_path / "run" / "server.log"
+    log.parent.mkdir()
+    log.write_text("supervisor: the server ended, status 1\n")  # of an earlier run
+    process = ServerProcess(tmp_path, ["--no-such-flag"], log, restarts=100)
+    assert process.gave_up is None
     until(lambda: process.gave_up is not None, 60)
-    assert "gives up after 0 restarts" in (process.gave_up or "")
+    with pytest.raises(EngineError, match=r"(?s)does not come back.*server\.log"):
+        wait_for_server(JsonClient(process.url), 60, process)
     process.close()
 
 

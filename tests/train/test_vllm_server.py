@@ -143,7 +143,9 @@ def test_an_answer_of_another_form_ends_the_rollout(
         engine.generate(PROMPTS, params())
 
 
-@pytest.mark.parametrize("fault", [Status(500), Status(503), HangUp(), b"<html>proxy</html>"])
+@pytest.mark.parametrize(
+    "fault", [Status(500), Status(503), Status(429), HangUp(), b"<html>proxy</html>"]
+)
 def test_passing_faults_cost_nothing_but_time(fake: FakeVllm, connect: Any, fault: Any) -> None:
     engine = connect()
     undisturbed = ids(engine.generate(PROMPTS, params()))
@@ -331,6 +333,7 @@ def test_a_server_that_dies_during_a_sync_gets_the_weights_again(
         ({"missing": {"/version": 404}}, "is no vLLM server"),
         ({"missing": {"/server_info": 404}}, "VLLM_SERVER_DEV_MODE=1"),
         ({"missing": {"/inference/v1/generate": 403}}, "--tokens-only"),
+        ({"missing": {"/inference/v1/generate": 401}}, "VLLM_API_KEY"),
         ({"logprobs_mode": "raw_logprobs"}, r"before the temperature \(0\.7\).*processed_logprobs"),
         ({"max_model_len": 79}, "takes 79 tokens.*= 80.*--max-model-len 80"),
         ({"dtype": "torch.bfloat16"}, "torch.bfloat16, expected is float32.*--dtype float32"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,43 +20,16 @@ from siri_train.cli import main
 from siri_train.config import ConfigError
 from siri_train.loop import train
 from siri_train.model import load_policy, resolve_model_path
-from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
-from tests.train.fake_vllm import FakeVllm, Sampled
-
-
-class Sampler:
-    """Draws with a model of its own, which has the weights that came to the server last."""
-
-    def __init__(self, config: Any) -> None:
-        self.policy = load_policy(config.model, torch.device("cpu"))
-        self.engine = TransformersEngine(self.policy.model, 0)
-        self.lock = threading.Lock()
-
-    def __call__(self, body: dict[str, Any], weights: dict[str, Any] | None) -> Sampled:
-        wanted = body["sampling_params"]
-        params = SamplingParams(
-            max_tokens=wanted["max_tokens"],
-            temperature=wanted["temperature"],
-            top_p=wanted["top_p"],
-            stop_token_ids=frozenset(wanted["stop_token_ids"]),
-            seed=wanted["seed"] % 2**31,
-        )
-        with self.lock:
-            missing = self.policy.model.load_state_dict(weights or {}, strict=False).missing_keys
-            if weights is None:  # a fresh start: some weights, not these
-                with torch.no_grad():
-                    for parameter in self.policy.model.parameters():
-                        parameter.zero_()
-            else:
-                assert missing in ([], ["lm_head.weight"])
-            ((c,),) = self.engine.generate([body["token_ids"]], params)
-        return c.token_ids, list(c.logprobs), c.finish_reason
+from siri_train.rollout import EngineError
+from siri_train.rollout.vllm_server import VllmServerEngine
+from tests.train.fake_vllm import FakeVllm, Sampler
 
 
 @pytest.fixture
 def fake(tiny: Any) -> Iterator[FakeVllm]:
     config = tiny()
-    server = FakeVllm(resolve_model_path(config.model), Sampler(config)).start()
+    policy = load_policy(config.model, torch.device("cpu"))
+    server = FakeVllm(resolve_model_path(config.model), Sampler(policy.model)).start()
     yield server
     server.die()
 
@@ -204,6 +178,70 @@ def test_refusals_before_anything_is_loaded(
     assert main(["train", str(path)]) == 1
     assert f"no vLLM server at {fake.url}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def own(tiny: Any, tmp_path: Path) -> Any:
+    """A recipe whose run starts a server of its own, from an interpreter that is the fake."""
+    python = tmp_path / "python"
+    root = Path(__file__).parents[2]
+    python.write_text(
+        "#!/bin/sh\n[ $1 = -c ] && echo 0.32.0 && exit\n"
+        f'cd {root} && exec {sys.executable} -m tests.train.fake_vllm "$@"\n'
+    )
+    python.chmod(0o755)
+
+    def make(*overrides: str) -> Any:
+        return tiny(
+            "rollout.engine=vllm-server",
+            f"rollout.server.python={python}",
+            "model={path: scratch, scratch: {hidden_size: 64, heads: 2, layers: 2}}",
+            *("train.steps=2", "rollout.prompts=2", "eval.at_start=false"),
+            *("loss.entropy_coef=0.01", "rollout.server.start_minutes=2"),
+            *overrides,
+        )
+
+    return make
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_run_with_a_server_of_its_own_which_is_killed(
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = rows(train(own(f"output={tmp_path / 'calm'}")))
+    assert all(row["probe_logprob_diff"] < 1e-4 and row["grad_norm"] for row in undisturbed)
+    started, killed, calls = [], [], []
+    respond = VllmServerEngine._respond
+
+    def count(self: VllmServerEngine, call: Any, *job: Any) -> Any:
+        assert self.process is not None
+        calls.append(job)
+        if call.params.max_tokens > 16 and len(started) < 10:
+            started.append(job)
+            if len(started) == 10:  # in the second step
+                killed.extend(children(self.process._supervisor.pid))
+                os.kill(killed[0], signal.SIGKILL)
+        return respond(self, call, *job)
+
+    monkeypatch.setattr(VllmServerEngine, "_respond", count)
+    config = own(f"output={tmp_path / 'killed'}")
+    assert rows(train(config)) == undisturbed
+    assert killed and not Path(f"/proc/{killed[0]}").exists()
+    log = (config.run_dir / "server.log").read_text()
+    assert log.count("supervisor: start") == 2 and log.count("ended, status -9") == 1
+    assert not (config.run_dir / "server").exists()
+    assert not children(os.getpid()) or "supervisor" not in processes()
+
+
+def processes() -> str:
+    """The command lines of this process's children."""
+    return " ".join(
+        Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in children(os.getpid())
+    )
 
 
 def test_an_own_server_needs_vllm(tiny: Any, tmp_path: Path) -> None:
