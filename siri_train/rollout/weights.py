@@ -71,6 +71,16 @@ def interface(version: str, where: str = "is installed") -> Interface:
         ) from None
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more."""
+    try:
+        module = importlib.import_module("vllm.exceptions")
+    except ImportError:
+        return (ValueError,)
+    refused = getattr(module, "VLLMValidationError", None)
+    return (ValueError,) if refused is None else (ValueError, refused)
+
+
 def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
     """Write the config that vLLM builds its model from; the weights come by sync.
 
