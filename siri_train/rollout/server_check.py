@@ -14,6 +14,7 @@ from siri_train.rollout.engine import EngineError
 from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable
 from siri_train.rollout.vllm_engine import check_model
 from siri_train.rollout.weights import Interface, interface
+from siri_train.rollout.wire import ROUTE
 from siri_train.section import ConfigError
 
 _WAIT = 120.0  # the first /server_info collects the machine's whole environment
@@ -64,11 +65,23 @@ def read_settings(client: JsonClient) -> Settings:
         EngineError: it cannot be reached.
     """
     try:
-        version = client.get("/version", _WAIT)["version"]
-    except (Refused, Faulty, KeyError, TypeError) as error:
-        raise ConfigError(f"rollout.server.url: {client.url} is no vLLM server: {error}") from error
+        return _read(client)
     except Unreachable as error:
         raise EngineError(f"rollout.server.url: {error}") from error
+    except (Faulty, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"rollout.server.url: {client.url} does not answer as a vLLM server does: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(client: JsonClient) -> Settings:
+    try:
+        version = client.get("/version", _WAIT)["version"]
+    except Refused as error:
+        raise ConfigError(f"rollout.server.url: {client.url} is no vLLM server: {error}") from error
     known = interface(version, f"runs at {client.url}")
     try:
         told = client.get("/server_info?config_format=json", _WAIT)["vllm_config"]
@@ -79,7 +92,7 @@ def read_settings(client: JsonClient) -> Settings:
             "`vllm serve` with VLLM_SERVER_DEV_MODE=1 in its environment"
         ) from error
     try:
-        client.post("/inference/v1/generate", {}, _WAIT)
+        client.post(ROUTE, {}, _WAIT)
     except Refused as error:
         if error.status == 401:
             raise ConfigError(

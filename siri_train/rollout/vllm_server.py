@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import uuid
 from collections import deque
@@ -141,8 +142,13 @@ class VllmServerEngine:
             if main or not first:
                 self._send_file()
             return
-        if not first and distributed.world_size() > 1:
-            raise EngineError("the server was restarted, and weights by nccl need every rank")
+        beside = threading.current_thread() is not threading.main_thread()
+        if not first and (beside or distributed.world_size() > 1):
+            # They would be gathered from the other ranks, or taken in the middle of an update.
+            raise EngineError(
+                f"the vLLM server at {self.client.url} was restarted, and weights by nccl cannot "
+                f"be sent again now; {SAFE}, or set rollout.server.sync=disk"
+            )
         if not self.transfer.described:
             self.transfer.describe(self._weights())
         if not main:

@@ -18,8 +18,10 @@ from siri_train.rollout import EngineError, SamplingParams
 from siri_train.rollout.http_client import JsonClient, Unreachable
 from siri_train.rollout.server_check import check_settings, read_settings
 from siri_train.rollout.vllm_server import VllmServerEngine
-from siri_train.rollout.weights import DiskTransfer
+from siri_train.rollout.weights import DiskTransfer, NcclTransfer
 from tests.train.fake_vllm import FakeVllm, HangUp, Status, draw
+from tests.train.test_weight_transfer import FakeGroup
+from tests.train.test_weight_transfer import group as group
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
 
@@ -39,11 +41,12 @@ def connect(fake: FakeVllm, policy: Policy, tmp_path: Path) -> Iterator[Callable
     def make(**changes: Any) -> VllmServerEngine:
         client = JsonClient(fake.url)
         values: dict[str, Any] = {"untie": False, "concurrency": 8, "patience": 10.0, **changes}
+        transfer = values.pop("transfer", None) or DiskTransfer(tmp_path / "weights")
         engine = VllmServerEngine(
             policy.model,
             client,
             read_settings(client),
-            DiskTransfer(tmp_path / "weights"),
+            transfer,
             vocab_size=policy.model.config.vocab_size,
             **values,
         )
@@ -372,6 +375,58 @@ def test_the_wrong_server_is_refused_by_name(
             dtype="float32",
             sync=sync,
         )
+
+
+def test_something_else_answers_there(fake: FakeVllm) -> None:
+    client = JsonClient(fake.url)
+    fake.hook = lambda route, body: b"<html>" if route == "/version" else None
+    with pytest.raises(ConfigError, match="does not answer as a vLLM server does.*not JSON"):
+        read_settings(client)
+    fake.hook = lambda route, body: {"vllm_config": {}} if route == "/server_info" else None
+    with pytest.raises(ConfigError, match="does not answer as a vLLM server does.*model_config"):
+        read_settings(client)
+    fake.die()
+    with pytest.raises(EngineError, match="version: ConnectionRefusedError"):
+        read_settings(client)
+    fake.start()
+
+
+def test_weights_by_nccl(fake: FakeVllm, connect: Any, policy: Policy, group: FakeGroup) -> None:
+    """With a fake communicator: the engine's part of it. It has not run on a GPU."""
+    engine = connect(transfer=NcclTransfer(torch.device("cpu")))
+    weights = dict(policy.model.named_parameters())
+    assert group.received.keys() == weights.keys()
+    assert len(fake.asked("/init_weight_transfer_engine")) == 1
+    undisturbed = ids(engine.generate(PROMPTS, params()))
+    with torch.no_grad():
+        next(policy.model.parameters()).add_(1)
+    engine.sync()
+    assert all(torch.equal(group.received[name], value) for name, value in weights.items())
+    assert len(fake.asked("/init_weight_transfer_engine")) == 1
+
+    done: list[int] = []
+
+    def finish(index: int, c: Any) -> None:
+        done.append(index)
+        if len(done) % 15 == 7:
+            fake._forget()
+
+    assert ids(engine.generate(PROMPTS, params(), on_finish=finish)) == undisturbed
+    assert len(fake.asked("/init_weight_transfer_engine")) == 2  # its workers were others
+    assert fake.label == engine.version
+
+    caught = []
+
+    def beside() -> None:  # rollouts beside the update: weights in the middle of it
+        try:
+            engine.generate(PROMPTS, params(), on_finish=finish)
+        except EngineError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=beside)
+    thread.start()
+    thread.join()
+    assert caught and "weights by nccl cannot be sent again now" in caught[0]
 
 
 def test_a_tied_head_on_a_cpu_is_refused_and_an_untied_copy_is_pushed(
