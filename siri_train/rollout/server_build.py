@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,59 +81,56 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
         EngineError: the server does not come up, or does not take the weights.
     """
     server, shape = config.rollout.server, policy.model.config
-    folder, process = _folder(config), None
+    folder = _folder(config)
     transfer: DiskTransfer | NcclTransfer = DiskTransfer(folder)
-    untie = written = False
     if server.sync == "nccl":
         transfer = NcclTransfer(policy.device)
-    url = server.url
-    if url is None:
-        untie, written = policy.device.type == "cpu", server.sync == "disk"
-        model = folder / "model"
-        if isinstance(transfer, DiskTransfer):
-            transfer.prepare = lambda path: write_engine_folder(policy.model, path, untie=untie)
-            model = transfer.latest
-        dtype = getattr(torch, _dtype(config))
-        weights = named_weights(policy.model, dtype, untie=untie, lora_scaling=policy.lora_scaling)
-        if distributed.is_main():
+    untie = server.url is None and policy.device.type == "cpu"
+    process, url = None, server.url
+    problem: Exception | None = None
+    if distributed.is_main():
+        try:
             _clear(folder)
-            if isinstance(transfer, DiskTransfer):
-                transfer.write(weights, "weights_000000")
-            else:
-                write_engine_folder(policy.model, model, untie=untie)
-            process = ServerProcess(
-                model,
-                _arguments(config),
-                config.run_dir / "server.log",
-                python=server.python or sys.executable,
-                gpus=server.gpus,
-                restarts=server.restarts,
-            )
-            url = process.url
-        elif written:
-            for _ in weights:
-                pass
-        url = distributed.from_main(url)
-    elif distributed.is_main():
-        _clear(folder)
+        except OSError as error:
+            problem = error
+    if url is None:
+        weights: Iterator[tuple[str, Any]] = iter(())
+        if isinstance(transfer, DiskTransfer):
+            dtype = getattr(torch, _dtype(config))
+            scaling = policy.lora_scaling
+            weights = named_weights(policy.model, dtype, untie=untie, lora_scaling=scaling)
+        if distributed.is_main() and problem is None:
+            try:
+                process = _start(config, policy, transfer, weights, untie=untie)
+                url = process.url
+            except Exception as error:  # the other ranks wait: they must get something
+                problem = error
+        for _ in weights:  # sharded ones are gathered by all ranks together
+            pass
+    url, problem = distributed.from_main((url, problem))
+    if problem is not None:
+        raise problem
     assert url is not None
     try:
         client = _client(url)
         wait_for_server(client, 60 * server.start_minutes, process)
         settings = read_settings(client)
         untied = _check(config, settings, url, shape)
-        if server.sync == "nccl":
-            interface(installed_version())
+        if server.sync == "nccl" and _minor(installed_version()) != _minor(settings.version):
+            raise ConfigError(
+                f"rollout.server.sync: nccl needs the same vLLM on both sides; here is "
+                f"{installed_version()}, {url} runs {settings.version}"
+            )
         return VllmServerEngine(
             policy.model,
             client,
             settings,
             transfer,
             vocab_size=shape.vocab_size,
-            untie=untied if server.url is not None else untie,
+            untie=untied or untie,
             lora_scaling=policy.lora_scaling,
             process=process,
-            written=written,
+            written=server.url is None and server.sync == "disk",
             concurrency=server.concurrency,
             patience=60 * server.start_minutes,
             request_timeout=60 * server.request_minutes,
@@ -144,6 +142,37 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
         if distributed.is_main():
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _start(
+    config: RunConfig,
+    policy: Policy,
+    transfer: DiskTransfer | NcclTransfer,
+    weights: Iterator[tuple[str, Any]],
+    *,
+    untie: bool,
+) -> ServerProcess:
+    """A server with the policy's weights, or for nccl with any of its shape."""
+    server = config.rollout.server
+    if isinstance(transfer, DiskTransfer):
+        transfer.prepare = lambda path: write_engine_folder(policy.model, path, untie=untie)
+        transfer.write(weights, "weights_000000")
+        folder = transfer.latest
+    else:
+        folder = _folder(config) / "model"
+        write_engine_folder(policy.model, folder, untie=untie)
+    return ServerProcess(
+        folder,
+        _arguments(config),
+        config.run_dir / "server.log",
+        python=server.python or sys.executable,
+        gpus=server.gpus,
+        restarts=server.restarts,
+    )
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
 
 
 def _check(config: RunConfig, settings: Settings, url: str, shape: Any) -> bool:

@@ -174,9 +174,10 @@ class VllmServerEngine:
 
     def close(self) -> None:
         """End a server of the trainer's own and remove the weights that were written for it."""
-        self.transfer.close()
         if self.process is not None:
             self.process.close()
+        if distributed.is_main():
+            self.transfer.close()
 
     def generate(
         self,
