@@ -96,7 +96,7 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
     if url is None:
         weights: Iterator[tuple[str, Any]] = iter(())
         if isinstance(transfer, DiskTransfer):
-            dtype = getattr(torch, _dtype(config))
+            dtype = getattr(torch, config.sampler_dtype)
             scaling = policy.lora_scaling
             weights = named_weights(policy.model, dtype, untie=untie, lora_scaling=scaling)
         if distributed.is_main() and problem is None:
@@ -182,20 +182,16 @@ def _check(config: RunConfig, settings: Settings, url: str, shape: Any) -> bool:
         shape=shape,
         longest=config.longest_sequence,
         temperature=config.rollout.temperature,
-        dtype=_dtype(config),
+        dtype=config.sampler_dtype,
         sync=config.rollout.server.sync,
     )
-
-
-def _dtype(config: RunConfig) -> str:
-    return config.rollout.vllm.dtype or config.model.dtype
 
 
 def _arguments(config: RunConfig) -> list[str]:
     """Flags of the trainer's own server; ``rollout.server.args`` come last and win."""
     nccl = config.rollout.server.sync == "nccl"
     flags = server_arguments(config.longest_sequence, nccl=nccl)
-    flags += ["--dtype", _dtype(config), "--generation-config", "vllm", "--disable-log-stats"]
+    flags += ["--dtype", config.sampler_dtype, "--generation-config", "vllm", "--disable-log-stats"]
     if nccl:
         flags += ["--load-format", "dummy"]
     return flags + config.rollout.server.args
