@@ -3,6 +3,7 @@ and restarted server, a whole run. It is started once for this file and killed o
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ RECIPE: dict[str, Any] = {
 
 
 def recipe(output: Path, *overrides: str) -> RunConfig:
-    return parse_config(RECIPE, [f"output={output}", *overrides])
+    return parse_config(copy.deepcopy(RECIPE), [f"output={output}", *overrides])
 
 
 @pytest.fixture(scope="module")
