@@ -1,7 +1,8 @@
 """prime-rl: SIRI's loss as the trainer's custom loss.
 
 Under ``[trainer.loss]``: ``type = "custom"`` and
-``import_path = "siri_kernels.integrations.prime_rl.siri_loss"``; options under ``kwargs``. Read against prime-rl at 559b447 (2026-08-21),
+``import_path = "siri_kernels.integrations.prime_rl.siri_loss"``; options under ``kwargs``.
+Read against prime-rl at 559b447 (2026-08-21),
 ``src/prime_rl/trainer/rl/loss.py``: one sample at a time, unpadded; the trainer sums the losses and
 divides by the step's tokens.
 """

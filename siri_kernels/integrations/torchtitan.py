@@ -24,8 +24,9 @@ class SiriLoss(ChunkedLossWrapper):
 
     Same values as ``ChunkedLossWrapper`` around torchtitan's ``DAPOLoss`` but for its clamp of
     log-ratios at 10 (here 20). It is a subclass so that torchtitan's trainers hand over the head
-    and let the model leave it out. Nothing is chunked and the loss is an ordinary graph: hidden states
-    live until ``backward``, logits never do. The head is called as a module, so FSDP2 gathers it.
+    and let the model leave it out. Nothing is chunked and the loss is an ordinary graph: hidden
+    states live until ``backward``, logits never do. The head is called as a module, so that FSDP2
+    gathers it.
     """
 
     @dataclass(kw_only=True, slots=True)

@@ -18,7 +18,8 @@ def arguments(**changes):
     """Defaults of slime's command line at 624b824, but for --calculate-per-token-loss."""
     values = {
         "calculate_per_token_loss": True, "eps_clip": 0.2, "eps_clip_high": 0.28,
-        "eps_clip_c": None, "use_kl_loss": False, "kl_loss_coef": 0.0, "kl_loss_type": "k1", "use_unbiased_kl": False,
+        "eps_clip_c": None, "use_kl_loss": False, "kl_loss_coef": 0.0, "kl_loss_type": "k1",
+        "use_unbiased_kl": False,
         "entropy_coef": 0.0, "use_tis": False, "tis_clip": 2.0, "tis_clip_low": 0.0,
         "use_rollout_logprobs": False, "use_opsm": False, "get_mismatch_metrics": False,
         "custom_tis_function_path": None, "custom_pg_loss_reducer_function_path": None,
