@@ -34,6 +34,7 @@ class Recording(SiriGRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.longest: list[int] = []
+        self.cut: list[float] = []
         self.differences: list[float] = []
         self.weights: list[torch.Tensor] = []
         self.pairs: list[tuple[str, Any, Any]] = []
@@ -43,6 +44,8 @@ class Recording(SiriGRPOTrainer):
         out = super()._generate_and_score_completions(inputs)
         mask = out["completion_mask"].bool()
         apart = (out["sampling_per_token_logps"] - out["old_per_token_logps"])[mask].abs()
+        last = out["completion_ids"].gather(1, mask.sum(1, keepdim=True) - 1)
+        self.cut.append((last != self.processing_class.eos_token_id).float().mean().item())
         self.longest.append(int(mask.sum(1).max()))
         self.differences.append(apart.max().item())
         self.weights.append(self.model.lm_head.weight.detach().clone())
@@ -124,6 +127,8 @@ def test_trl_samples_with_vllm_under_the_cap_and_with_the_new_weights(tmp_path: 
     assert len(set(caps)) > 3 and trainer.longest == caps
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert [row["siri/cap"] for row in rows] == caps
+    assert [row["siri/truncated"] for row in rows] == pytest.approx(trainer.cut)
+    assert 0 < min(trainer.cut) and sum(trainer.cut) < STEPS  # both kinds of answers
     assert head.calls > STEPS
     # Every step's samples are of the weights that the step before left: 1e-5; stale ones are 10
     # and more apart (measured with a sync that does nothing).
