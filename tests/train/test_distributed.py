@@ -136,6 +136,69 @@ def test_sharded_models_compute_sample_and_save_as_whole_ones(folder: Path) -> N
         assert torch.equal(saved.state_dict()[name], value), name
 
 
+def test_the_memory_estimate_of_two_ranks_is_within_15_percent_of_their_peaks(
+    folder: Path,
+) -> None:
+    for rank in (0, 1):
+        cases = load(folder, rank, "memory")
+        assert len(cases) == 9
+        for name, (counted, expected) in cases.items():
+            assert expected == pytest.approx(counted, rel=0.15), name
+
+
+def test_a_head_cut_by_vocabulary_is_the_whole_head(folder: Path) -> None:
+    parts = [load(folder, rank, "cut head") for rank in (0, 1)]
+    alone = ranks.head_gradients(None)
+    assert len(alone) == 9
+    for part in parts:
+        for name, (want, stats) in alone.items():
+            got, got_stats = part["gradients"][name]
+            assert want.norm() > 1e-3 and (got - want).norm() < 1e-6 * want.norm(), name
+            assert got_stats["means"] == pytest.approx(stats["means"], rel=1e-5, abs=1e-7)
+            assert got_stats["loss"] == pytest.approx(stats["loss"], rel=1e-4, abs=1e-7)
+    policy = ranks.untied(None)
+    for rank, part in enumerate(parts):  # each rank with rows of its own
+        batch = next(micro_batches(ranks.samples(8 + rank), 10_000, torch.device("cpu")))
+        logprobs = policy.token_logprobs(batch)[0].detach()
+        torch.testing.assert_close(part["logprobs"], logprobs)
+        torch.testing.assert_close(part["mixed"], logprobs, rtol=3e-2, atol=3e-2)
+        assert not torch.equal(part["mixed"], logprobs)
+        logits = policy.model(input_ids=batch.input_ids[:, :9]).logits
+        torch.testing.assert_close(part["logits"], logits.detach())
+        assert part["share"] == 0.5 and part["resumed"] is True
+    saved = parts[0]["saved"]
+    assert saved.keys() == policy.model.state_dict().keys()
+    assert all(torch.equal(saved[n], value) for n, value in policy.model.state_dict().items())
+
+
+def test_heads_that_cannot_be_cut_are_refused(tiny: Any) -> None:
+    class Mesh:
+        def size(self) -> int:
+            return 3
+
+    policy = ranks.untied(None)
+    with pytest.raises(ValueError, match="64 tokens"):
+        distributed._cut_head(policy.model, Mesh(), torch.device("cpu"))
+    policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(64))
+    with pytest.raises(ValueError, match="head with a bias"):
+        distributed._cut_head(policy.model, Mesh(), torch.device("cpu"))
+    tied = load_policy(ranks.SCRATCH, torch.device("cpu"))
+    with pytest.raises(ValueError, match="tied to its embedding"):
+        distributed._cut_head(tied.model, Mesh(), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="not with offload"):
+        tiny("distributed.vocabulary_parallel_head=true", "distributed.offload=true")
+
+
+def test_what_fails_on_one_rank_fails_on_all_and_loses_nothing(folder: Path) -> None:
+    for rank in (0, 1):
+        seen = load(folder, rank, "one rank fails")
+        assert seen["norm"] is None and seen["stayed"]  # neither rank took the step
+        assert "step_000002 could not be written: rank 1: " in seen["error"]
+        assert "the newest one is" in seen["error"] and "step_000001" in seen["error"]
+        assert seen["left"] == ["step_000001"]
+    assert problem(folder / "full/checkpoints/step_000001") is None
+
+
 def test_master_weights_are_saved_by_shards_and_resumed_to_the_bit(folder: Path) -> None:
     assert load(folder, 0, "masters") is True and load(folder, 1, "masters") is True
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from siri_train import optimizer as optimizer_module
 from siri_train import rehearsal
 from siri_train.config import ConfigError, TrainConfig
 from siri_train.loop import train
@@ -74,6 +75,24 @@ def test_master_weights_follow_float32_where_bfloat16_stands_still() -> None:
         for p, q in zip(bare.parameters(), small(torch.bfloat16).parameters(), strict=True)
     ]
     assert min(still) > 0.9
+
+
+def test_masters_are_stepped_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many gradients are there in float32 at a time; the weights are the same."""
+    whole, cut = small(torch.bfloat16), small(torch.bfloat16)
+    drive(whole, make_optimizer(whole, TrainConfig(lr=1e-3)), 3, 0)
+    sizes = []
+    real = optimizer_module.adamw
+
+    def counted(masters: list[torch.Tensor], *args: Any, **options: Any) -> None:
+        sizes.append(sum(m.numel() for m in masters))
+        real(masters, *args, **options)
+
+    monkeypatch.setattr(optimizer_module, "PIECE", 150)  # of 128 + 64 and 16 + 4
+    monkeypatch.setattr(optimizer_module, "adamw", counted)
+    drive(cut, make_optimizer(cut, TrainConfig(lr=1e-3)), 3, 0)
+    assert sizes == [128, 64, 20] * 3
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), cut.parameters(), strict=True))
 
 
 def test_master_weights_resume_to_the_bit() -> None:
@@ -162,7 +181,7 @@ def test_the_rehearsal_is_the_longest_row_and_changes_nothing(
     optimizer = make_optimizer(policy.model, config.train)
     before, state = copy.deepcopy(policy.model.state_dict()), torch.get_rng_state()
     rehearsal.rehearse(policy, optimizer, config)
-    assert seen == [300]
+    assert seen == [300, 300]  # the second on top of the first one's gradients
     assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and not optimizer.state
     assert all(p.grad is None for p in policy.model.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 
 import pytest
@@ -53,6 +54,54 @@ def test_gradient_does_not_depend_on_how_the_step_is_cut(
     for budget in (24, 60, 200):
         cut = gradient(policy, batch, loss, budget)
         assert (cut - whole).norm() < 1e-5 * whole.norm()
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2, 5])
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean", "token-sum-norm"])
+def test_updates_are_those_of_the_formulas_written_out(
+    policy: Policy, aggregation: str, mini_batches: int
+) -> None:
+    """Sequence by sequence in float64, from logits: every mini-batch has its own denominator, over
+    all of its sequences, and starts from the weights that the one before left."""
+    batch = samples(24, seed=3)
+    score(policy, batch, 1024, 0.8)
+    model = copy.deepcopy(policy.model).double()
+    order = list(range(24))
+    random.Random(7).shuffle(order)
+    cuts = [24 * n // mini_batches for n in range(mini_batches + 1)]
+    start = torch.cat([p.detach().flatten() for p in model.parameters()])
+    clipped = 0
+    for first, last in itertools.pairwise(cuts):
+        mini = [batch[i] for i in order[first:last]]
+        tokens = sum(len(s.response_ids) for s in mini)
+        total = torch.zeros((), dtype=torch.float64)
+        for s in mini:
+            ids = torch.tensor([[*s.prompt_ids, *s.response_ids]])
+            logits = model(input_ids=ids).logits[0, len(s.prompt_ids) - 1 : -1] / 0.8
+            taken = logits.log_softmax(-1).gather(1, torch.tensor(s.response_ids)[:, None])[:, 0]
+            ratio = (taken - torch.tensor(s.old_logprobs, dtype=torch.float64)).exp()
+            inside = ratio.clamp(0.8, 1.28)
+            clipped += int((inside * s.advantage < ratio * s.advantage).sum())
+            surrogate = torch.minimum(ratio * s.advantage, inside * s.advantage)
+            if aggregation == "token-mean":
+                total = total - surrogate.sum() / tokens
+            elif aggregation == "seq-mean-token-mean":
+                total = total - surrogate.mean() / len(mini)
+            else:
+                total = total - surrogate.sum() / (len(mini) * 24)
+        gradients = torch.autograd.grad(total, list(model.parameters()))
+        with torch.no_grad():
+            for p, g in zip(model.parameters(), gradients, strict=True):
+                p -= 0.7 * g
+    want = torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.7)
+    config = TrainConfig(mini_batches=mini_batches, token_budget=60, grad_clip=1e9, tail=0.0)
+    loss = LossConfig(aggregation=aggregation)  # type: ignore[arg-type]
+    update(policy, optimizer, batch, config, loss, temperature=0.8, constant_length=24, seed=7)
+    got = torch.cat([p.detach().flatten() for p in policy.model.parameters()])
+    assert (clipped > 0) == (mini_batches > 1)  # with one update the clip can never act
+    assert (got - want).norm() < 1e-5 * (want - start).norm()
 
 
 def test_zero_advantage_sequences_cost_nothing_but_count(policy: Policy) -> None:
