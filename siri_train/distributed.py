@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -26,13 +27,29 @@ Result = TypeVar("Result")
 _LEFT: list[Any] = []
 
 
-def leave() -> None:
+def leave(wait: float = 60.0) -> None:
     """Leave the process group, together with all ranks.
+
+    A rank that closes its sockets while another still reads resets the connection, which fails
+    there ("Connection reset by peer", after everything was done). So the ranks first count
+    themselves in the store, which is no part of gloo.
 
     The group's object outlives the call: gloo's own threads may let go of it last, and a thread
     that destroys the group waits for itself ("terminate called without an active exception", one
     run in some hundreds with two ranks on two cores).
+
+    Args:
+        wait: seconds for the others at most; 0 where this rank leaves because of an error.
     """
+    until = time.monotonic() + wait
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        here = store.add("siri_train/leaving", 1)
+        while here < dist.get_world_size() and time.monotonic() < until:
+            time.sleep(0.01)
+            here = store.add("siri_train/leaving", 0)
+    except RuntimeError:
+        pass  # the store was another rank's, which has seen all of us and gone
     _LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()
 
@@ -64,8 +81,10 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
         else:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 yield
-    finally:
-        leave()
+    except BaseException:
+        leave(wait=0)
+        raise
+    leave()
 
 
 def rank() -> int:
@@ -221,7 +240,9 @@ def shard(
         fully_shard(layer, reshard_after_forward=reshard_after_forward, **options)
         layer._siri_reshard_after_forward = reshard_after_forward  # type: ignore[assignment]
     if vocabulary_parallel_head:
-        options["ignored_params"] = {_cut_head(model, options["mesh"], device)}
+        from siri_train.vocabulary import cut_head
+
+        options["ignored_params"] = {cut_head(model, options["mesh"], device)}
     # The root is used first in forward and first in backward: gathering it twice in a row is waste.
     fully_shard(model, reshard_after_forward=False, **options)
     for name, method in (methods or {}).items():
@@ -229,19 +250,6 @@ def shard(
         register_fsdp_forward_method(model, name)
     model.siri_device = device  # type: ignore[assignment]
     model.siri_compute_dtype = compute_dtype  # type: ignore[assignment]
-
-
-def _cut_head(model: Any, mesh: Any, device: torch.device) -> nn.Parameter:
-    from siri_train.vocabulary import VocabularyParallelHead
-
-    head = model.get_output_embeddings()
-    if head.weight is model.get_input_embeddings().weight:
-        raise ValueError(
-            "distributed.vocabulary_parallel_head: this model's head is tied to its embedding, "
-            "which every rank gathers anyway; set it to false"
-        )
-    model.set_output_embeddings(VocabularyParallelHead(head, mesh, device))
-    return model.get_output_embeddings().weight
 
 
 def is_sharded(model: nn.Module) -> bool:

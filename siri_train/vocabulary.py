@@ -51,7 +51,8 @@ class VocabularyParallelHead(LogprobHead):
         mine = whole.detach().chunk(ranks)[mesh.get_local_rank()].to(device, copy=True)
         placed = DTensor.from_local(mine, mesh, [Shard(0)], run_check=False)
         super().__init__(nn.Parameter(placed, requires_grad=whole.requires_grad))
-        self.group, self.ranks = mesh.get_group(), ranks
+        self.group: Any = mesh.get_group()
+        self.ranks: int = ranks
         self.whole: Tensor | None = None
 
     def forward(  # type: ignore[override]
@@ -95,6 +96,23 @@ class VocabularyParallelHead(LogprobHead):
             yield
         finally:
             self.whole = None
+
+
+def cut_head(model: Any, mesh: Any, device: torch.device) -> nn.Parameter:
+    """Put a :class:`VocabularyParallelHead` in the place of a model's head; returns its weight.
+
+    Raises:
+        ValueError: the head is tied to the embedding, or cannot be cut.
+    """
+    head = model.get_output_embeddings()
+    if head.weight is model.get_input_embeddings().weight:
+        raise ValueError(
+            "distributed.vocabulary_parallel_head: this model's head is tied to its embedding, "
+            "which every rank gathers anyway; set it to false"
+        )
+    cut = VocabularyParallelHead(head, mesh, device)
+    model.set_output_embeddings(cut)
+    return cut.placed
 
 
 def _all(x: Tensor, group: Any) -> Tensor:

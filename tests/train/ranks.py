@@ -1,6 +1,6 @@
 """What two ranks do in ``test_distributed.py``, in one launch:
 
-    torchrun --nproc-per-node 2 -m tests.train.ranks FOLDER
+    torchrun --nproc-per-node 2 -m tests.train.ranks FOLDER all
 
 FOLDER/config.yaml is the recipe of the runs. Results are left in FOLDER.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import random
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -289,7 +291,7 @@ def untied(cut: bool | None, overrides: tuple[str, ...] = ()) -> Policy:
     """A model with a head of its own: whole, sharded, or with the head cut by vocabulary."""
     torch.manual_seed(0)
     shape = Qwen2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        vocab_size=38, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
     )  # fmt: skip
     if cut is not None:
@@ -325,7 +327,7 @@ def cut_head(folder: Path) -> dict[str, Any]:
             results["logits"] = policy.model(input_ids=batch.input_ids[:, :9]).logits
     weights, _ = policy.weights()
     results["saved"] = weights if distributed.is_main() else {}
-    results["share"] = policy.model.lm_head.weight.to_local().shape[0] / 64
+    results["share"] = policy.model.lm_head.weight.to_local().shape[0] / 38
     mixed = untied(True, ("distributed.compute_dtype=bfloat16",))
     results["mixed"] = mixed.token_logprobs(batch)[0].detach()
 
@@ -379,6 +381,27 @@ def one_rank_fails(folder: Path) -> dict[str, Any]:
     return seen
 
 
+def killed(folder: Path) -> None:
+    """A run of which rank 1 gets SIGKILL while it writes its part of the third checkpoint."""
+    written, calls = distributed.save_sharded_state, []
+
+    def die(path: Path, *args: Any) -> None:
+        calls.append(path)
+        if len(calls) == 3 and distributed.rank() == 1:
+            (path / "__1_0.distcp").parent.mkdir(parents=True, exist_ok=True)
+            (path / "__1_0.distcp").write_bytes(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        written(path, *args)
+
+    distributed.save_sharded_state = die
+    train(load_config(folder / "config.yaml", [f"output={folder / 'killed'}", "train.steps=4"]))
+
+
+def again(folder: Path) -> None:
+    """The same run once more, from what :func:`killed` left."""
+    train(load_config(folder / "config.yaml", [f"output={folder / 'killed'}", "train.steps=4"]))
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with distributed.session("cpu"):
@@ -402,4 +425,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    task = {"all": main, "killed": killed, "again": again}[sys.argv[2]]
+    task(Path(sys.argv[1]))

@@ -17,12 +17,13 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from siri_train import distributed
-from siri_train.checkpoint import problem
+from siri_train.checkpoint import checkpoints, problem
 from siri_train.config import ConfigError
 from siri_train.loop import train
 from siri_train.model import load_policy
 from siri_train.packing import micro_batches
 from siri_train.recipe import load_config
+from siri_train.vocabulary import cut_head
 
 from . import ranks
 from .conftest import TINY
@@ -30,6 +31,22 @@ from .conftest import TINY
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed"
 )
+
+
+def two_ranks(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
+    """Two ranks under torchrun at a task of ``ranks.py``."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "tests.train.ranks", str(folder), task,
+    ]  # fmt: skip
+    return subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, steps in (("alone", 2), ("reference", 4)):
         overrides = [f"output={folder / name}", f"train.steps={steps}"]
         train(load_config(folder / "config.yaml", overrides))
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "tests.train.ranks", str(folder),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = two_ranks(folder, "all")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "UserWarning" not in done.stderr, done.stderr
     assert done.stdout.count("tiny: report") == 4  # rank 0 speaks, rank 1 does not
@@ -177,14 +183,14 @@ def test_heads_that_cannot_be_cut_are_refused(tiny: Any) -> None:
             return 3
 
     policy = ranks.untied(None)
-    with pytest.raises(ValueError, match="64 tokens"):
-        distributed._cut_head(policy.model, Mesh(), torch.device("cpu"))
-    policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(64))
+    with pytest.raises(ValueError, match="38 tokens"):
+        cut_head(policy.model, Mesh(), torch.device("cpu"))
+    policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(38))
     with pytest.raises(ValueError, match="head with a bias"):
-        distributed._cut_head(policy.model, Mesh(), torch.device("cpu"))
+        cut_head(policy.model, Mesh(), torch.device("cpu"))
     tied = load_policy(ranks.SCRATCH, torch.device("cpu"))
     with pytest.raises(ValueError, match="tied to its embedding"):
-        distributed._cut_head(tied.model, Mesh(), torch.device("cpu"))
+        cut_head(tied.model, Mesh(), torch.device("cpu"))
     with pytest.raises(ConfigError, match="not with offload"):
         tiny("distributed.vocabulary_parallel_head=true", "distributed.offload=true")
 
@@ -249,6 +255,23 @@ def test_two_ranks_resume_to_the_bit(folder: Path) -> None:
         assert torch.equal(value, cut[name]), name
     shards = {p.name for p in (folder / "cut/checkpoints/step_000004/optimizer").iterdir()}
     assert {"__0_0.distcp", "__1_0.distcp"} <= shards
+
+
+@pytest.mark.slow
+def test_a_rank_killed_in_its_checkpoint_changes_nothing(folder: Path) -> None:
+    assert two_ranks(folder, "killed").returncode != 0
+    there = checkpoints(folder / "killed")
+    assert max(there) == 2 and problem(there[2]) is None
+    assert list((folder / "killed/checkpoints").glob(".*.partial"))  # what the killed rank left
+    done = two_ranks(folder, "again")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((folder / "killed/checkpoints").glob(".*"))
+    whole, got = weights(folder / "whole", 4), weights(folder / "killed", 4)
+    assert all(torch.equal(value, got[name]) for name, value in whole.items())
+    for ours, theirs in zip(rows(folder / "killed"), rows(folder / "whole"), strict=True):
+        assert {k: v for k, v in ours.items() if k not in (*MEASURED, "peak_memory_gb")} == {
+            k: v for k, v in theirs.items() if k not in (*MEASURED, "peak_memory_gb")
+        }
 
 
 def test_one_process_continues_what_two_ranks_began(folder: Path, tmp_path: Path) -> None:
