@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from siri_train import loop, rehearsal
 from siri_train import optimizer as optimizer_module
-from siri_train import rehearsal
 from siri_train.config import ConfigError, TrainConfig
 from siri_train.loop import train
 from siri_train.model import Policy
@@ -44,11 +44,43 @@ def test_warm_up_is_linear_and_then_constant() -> None:
     assert learning_rate(0, TrainConfig(lr=2.0)) == 2.0
 
 
+def test_each_step_of_a_run_takes_its_learning_rate(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    made = loop.update
+
+    def watch(policy: Policy, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> Any:
+        taken.append({group["lr"] for group in optimizer.param_groups})
+        return made(policy, optimizer, *args, **options)
+
+    monkeypatch.setattr(loop, "update", watch)
+    run = train(tiny("train.steps=3", "train.lr=0.002", "train.lr_warmup_steps=2"))
+    assert taken == [{0.001}, {0.002}, {0.002}]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows] == [0.001, 0.002, 0.002]
+
+
+@pytest.mark.parametrize("bound", [0.5, 1e3])
+def test_gradients_are_clipped_to_a_global_norm(bound: float) -> None:
+    model = small(torch.float32)
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+    norm = step_if_finite(torch.optim.SGD(model.parameters(), lr=1.0), bound)
+    assert norm == pytest.approx(float(gradient.norm()))  # the one before
+    moved = before - torch.cat([p.detach().flatten() for p in model.parameters()])
+    want = gradient * min(1.0, bound / norm)
+    torch.testing.assert_close(moved, want, rtol=1e-4, atol=1e-6)
+
+
 def test_weight_decay_is_for_matrices() -> None:
     optimizer = make_optimizer(small(torch.float32), TrainConfig(weight_decay=0.3))
     decays = [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in optimizer.param_groups]
     assert decays == [(0.3, {2}), (0.0, {1})]
     assert type(optimizer) is torch.optim.AdamW
+    assert all(group["fused"] for group in optimizer.param_groups)
 
 
 def test_master_weights_follow_float32_where_bfloat16_stands_still() -> None:
