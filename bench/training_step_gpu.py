@@ -249,6 +249,12 @@ def in_own_process(arguments: argparse.Namespace, context: int, liger: bool) -> 
     return {"context": context, "liger": liger, "error": reason[:200].replace("|", "/")}
 
 
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    """Where and how it was measured; results written meanwhile make no other commit."""
+    keys = ("device", "cores", "torch", "python", "commit", "rounds", "entropy")
+    return {key: str(result.get(key)).removesuffix("-dirty") for key in keys}
+
+
 def main() -> None:
     """Entry point; exit status 1 if a case failed, 3 if some are left for the next call."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -278,7 +284,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if file.is_file() and not arguments.again:
         before = json.loads(file.read_text())
-        if all(before.get(key) == value for key, value in here.items()):
+        if comparable(before) == comparable(here):
             rows = [row for row in before["cases"] if "error" not in row]
     done = {(row["context"], row["liger"]) for row in rows}
     liger = (False, True) if device.type == "cuda" else (False,)

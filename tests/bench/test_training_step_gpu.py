@@ -49,6 +49,15 @@ def test_it_runs_and_the_same_command_goes_on(
     assert call(monkeypatch, tmp_path, "--context", "128", "256") == 1 and asked[2:] == [256]
     assert call(monkeypatch, tmp_path, "--context", "128", "--again") == 0 and asked[3:] == [128]
 
+    # What was measured in another way is no part of it.
+    result = json.loads(file.read_text())
+    commit = result["commit"].removesuffix("-dirty")
+    for name in (commit, f"{commit}-dirty"):
+        file.write_text(json.dumps(result | {"commit": name}))
+        assert call(monkeypatch, tmp_path, "--context", "128") == 0 and asked[4:] == []
+    file.write_text(json.dumps(result | {"torch": "1.0"}))
+    assert call(monkeypatch, tmp_path, "--context", "128") == 0 and asked[4:] == [128]
+
 
 def test_a_case_that_fails_is_named() -> None:
     arguments = bench.argparse.Namespace(

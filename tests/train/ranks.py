@@ -419,7 +419,8 @@ def main(folder: Path) -> None:
         for resume in ("never", "auto"):
             steps = 2 if resume == "never" else 4
             train(load_config(recipe, [f"output={folder / 'cut'}", f"train.steps={steps}"]), resume)
-        train(load_config(recipe, [f"output={folder / 'whole'}", "train.steps=4"]))
+        whole = [f"output={folder / 'whole'}", "train.steps=4", "train.rehearse=always"]
+        train(load_config(recipe, whole))
         # A checkpoint of one process, left by the test, continued by two.
         train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
 

@@ -116,6 +116,33 @@ def test_zero_advantage_sequences_cost_nothing_but_count(policy: Policy) -> None
     torch.testing.assert_close(skipped, alone * share, atol=1e-6, rtol=1e-3)
 
 
+def test_an_entropy_term_takes_all_sequences(policy: Policy) -> None:
+    batch = samples(24)
+    score(policy, batch, 1024, 1.0)
+    every = sum(len(s.response_ids) for s in batch)
+    needed = sum(len(s.response_ids) for s in batch if s.advantage)
+    for loss, want in ((LossConfig(), needed), (LossConfig(entropy_coef=0.01), every)):
+        optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
+        stats = update(
+            policy, optimizer, batch, TrainConfig(mini_batches=3, token_budget=200), loss,
+            temperature=1.0, constant_length=24, seed=0,
+        )  # fmt: skip
+        assert stats.trained_tokens == want
+    assert needed < every
+
+
+def test_scoring_replaces_what_the_sampler_said(policy: Policy) -> None:
+    batch = samples(9, seed=2)
+    for s in batch:
+        s.old_logprobs = [-50.0] * len(s.response_ids)
+    score(policy, batch, 60, 0.7)
+    for s in batch:
+        logits = policy.model(input_ids=torch.tensor([[*s.prompt_ids, *s.response_ids]])).logits[0]
+        logps = (logits[len(s.prompt_ids) - 1 : -1].double() / 0.7).log_softmax(-1)
+        want = logps.gather(1, torch.tensor(s.response_ids)[:, None])[:, 0]
+        assert list(s.old_logprobs) == pytest.approx(want.tolist(), abs=1e-5)
+
+
 def test_first_update_is_on_policy_and_reports_no_drift(policy: Policy) -> None:
     batch = samples(16)
     score(policy, batch, 256, 1.0)
