@@ -195,6 +195,38 @@ def test_every_backend_gives_the_same_by_its_own_contract(
     torch.testing.assert_close(got[0], want)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen and flex's backward need a GPU")
+@pytest.mark.parametrize(
+    ("backend", "window", "softcap"),
+    [("varlen", None, None), ("varlen", 40, None), ("flex", None, 2.0), ("flex", 40, 2.0)],
+)
+def test_gpu_backends_and_their_gradients(
+    backend: str, window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "attention_backend", lambda *_, **__: backend)
+    for lengths in ([200, 37, 1, 300], [90, 412]):  # another row, of another size
+        total = sum(lengths)
+        given = [torch.randn(1, heads, total, 64) for heads in (4, 2, 2)]
+        up = torch.randn(total, 4, 64)
+        results = []
+        for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+            layout = Layout.of(lengths, torch.device(device))
+            leaves = [x.to(device, dtype).requires_grad_() for x in given]
+            if device == "cuda":
+                out = attention.packed_attention(
+                    torch.nn.Identity(), *leaves, None, scaling=0.2, sliding_window=window,
+                    softcap=softcap, siri_layout=layout,
+                )[0][0]  # fmt: skip
+            else:
+                rows = [x[0].transpose(0, 1) for x in leaves]
+                bounds = (window - 1 if window else -1, 0)
+                out = naive(*rows, layout.cu_seqlens, bounds, 0.2, softcap or 0.0)
+            (out * up.to(device, dtype)).sum().backward()
+            results.append([x.cpu().double() for x in (out.detach(), *(x.grad for x in leaves))])  # type: ignore[union-attr]
+        for want, got in zip(*results, strict=True):
+            assert (got - want).norm() < 2e-2 * want.norm()
+
+
 def test_the_installed_varlen_takes_what_it_is_given() -> None:
     function = attention._varlen()
     assert function is not None  # torch >= 2.11 has it

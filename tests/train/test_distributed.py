@@ -28,9 +28,13 @@ from siri_train.vocabulary import cut_head
 from . import ranks
 from .conftest import TINY
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not torch.distributed.is_available(),
+        reason="this PyTorch is built without torch.distributed",
+    ),
+    pytest.mark.timeout(900),  # a minute on two idle cores; another on a busy machine
+]
 
 
 def two_ranks(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +49,7 @@ def two_ranks(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=840,
     )
 
 
