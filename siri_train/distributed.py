@@ -28,7 +28,7 @@ _LEFT: list[Any] = []
 
 
 def leave(wait: float = 60.0) -> None:
-    """Leave the process group, together with all ranks.
+    """Leave the process group, if there still is one, together with all ranks.
 
     A rank that closes its sockets while another still reads resets the connection, which fails
     there ("Connection reset by peer", after everything was done). So the ranks first count
@@ -41,6 +41,8 @@ def leave(wait: float = 60.0) -> None:
     Args:
         wait: seconds for the others at most; 0 where this rank leaves because of an error.
     """
+    if not active():  # a vLLM in this process takes the group down with itself
+        return
     until = time.monotonic() + wait
     try:
         store = dist.distributed_c10d._get_default_store()
@@ -75,6 +77,7 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    _LEFT.append(dist.group.WORLD)
     try:
         if is_main():
             yield
