@@ -37,10 +37,11 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m bench
 
-# On a machine with a GPU: the GPU tests of the kernels, then their speed.
+# On a machine with a GPU: the GPU tests of the kernels and of attention, then their speed and that of a training step.
 bench-gpu: $(READY)
-	$(BIN)/python -m pytest tests/kernels -k "triton or head"
+	$(BIN)/python -m pytest tests/kernels tests/train/test_attention.py -k "triton or head or gpu"
 	$(BIN)/python -m bench.gpu
+	$(BIN)/python -m bench.training_step_gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

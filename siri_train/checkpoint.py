@@ -84,6 +84,8 @@ def save_checkpoint(
 
         distributed.on_main(write)
     except Exception as error:  # safetensors and torch.save each have an error of their own
+        if distributed.is_main():
+            shutil.rmtree(shards, ignore_errors=True)
         there = checkpoints(run_dir)
         kept = f"the newest one is {there[max(there)]}" if there else "there is none yet"
         free = shutil.disk_usage(run_dir).free / 2**30

@@ -16,6 +16,7 @@ from siri_train.checkpoint import checkpoints, export
 from siri_train.config import ConfigError
 from siri_train.loop import train
 from siri_train.monitor.metrics import METRIC_KEYS
+from siri_train.rollout import TransformersEngine
 from siri_train.run import Run
 from siri_train.sft import supervise
 
@@ -168,9 +169,27 @@ def test_a_constant_cap_has_no_ends(tiny: Any) -> None:
         export(run, "siri-low")
 
 
-def test_old_logprobs_may_be_recomputed(tiny: Any) -> None:
-    run = train(tiny("loss.old_logprobs=recompute", "train.steps=1"))
-    assert len(rows(run / "metrics.jsonl")) == 1
+def test_old_logprobs_are_the_samplers_or_the_trainers_own(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sampler that says every log-prob 0.1 too low."""
+    made = TransformersEngine.generate
+
+    def off(self: Any, *args: Any, **options: Any) -> Any:
+        groups = made(self, *args, **options)
+        for completion in (c for group in groups for c in group):
+            completion.logprobs = [x - 0.1 for x in completion.logprobs]
+        return groups
+
+    monkeypatch.setattr(TransformersEngine, "generate", off)
+    drifts = {}
+    for which in ("rollout", "recompute"):
+        run = train(
+            tiny(f"loss.old_logprobs={which}", "train.steps=1", f"output={tmp_path / which}")
+        )
+        drifts[which] = rows(run / "metrics.jsonl")[0]["rollout_kl"]
+    assert abs(drifts["recompute"]) < 1e-5
+    assert drifts["rollout"] == pytest.approx(math.exp(0.1) - 1 - 0.1, rel=0.05)  # k3
 
 
 @pytest.mark.parametrize(
