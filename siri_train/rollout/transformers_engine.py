@@ -7,6 +7,7 @@ waiting prompts take its place.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
+from siri_train.rollout.engine import (
+    CANCELLED,
+    Completion,
+    EngineError,
+    SamplingParams,
+    check_prompts,
+)
 
 # Shrinking or growing the cache copies it; it pays for itself below this share of live rows.
 _COMPACT_BELOW = 0.8
@@ -45,23 +52,33 @@ class _Batch:
 
 
 class TransformersEngine:
-    """Sample from the trainer's own model; weights are shared, so there is nothing to sync.
+    """Sample from the trainer's own model, or from a copy of it.
 
     Args:
         model: a causal language model with a key-value cache.
         pad_token_id: any valid id; padding is masked.
         batch_rows: sequences decoded at a time.
+        own_weights: sample from a copy as it was at the last :meth:`sync`, so that the trainer may
+            update its weights meanwhile; costs their memory once more.
     """
 
-    def __init__(self, model: Any, pad_token_id: int, batch_rows: int = 256) -> None:
+    def __init__(
+        self, model: Any, pad_token_id: int, batch_rows: int = 256, *, own_weights: bool = False
+    ) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
-        self.model = model
+        self.trainer = model
+        self.model = copy.deepcopy(model).requires_grad_(False) if own_weights else model
         self.pad_token_id = pad_token_id
         self.batch_rows = batch_rows
 
+    @torch.no_grad()
     def sync(self) -> None:
-        """Nothing to do: the engine samples from the trainer's own weights."""
+        """Copy the trainer's weights, where the engine has its own; else there is nothing to do."""
+        if self.model is not self.trainer:
+            pairs = zip(self.model.parameters(), self.trainer.parameters(), strict=True)
+            for mine, trainers in pairs:
+                mine.copy_(trainers)
 
     def close(self) -> None:
         """Nothing to free: the model is the trainer's."""
@@ -93,7 +110,7 @@ class TransformersEngine:
             with _evaluating(self.model):
                 while run.busy:
                     if cancelled is not None and cancelled():
-                        run.abort("cancelled")
+                        run.abort(CANCELLED)
                         break
                     for row in run.step():
                         finished += 1

@@ -140,7 +140,7 @@ def test_another_models_state_is_refused(run: Path, tiny: Any) -> None:
 def test_a_resumed_branch_is_not_left_for_the_old_one(
     run: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Run, row: dict[str, Any]) -> None:
+    def stop(self: Run, row: dict[str, Any], raised: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
