@@ -240,6 +240,8 @@ class _Round:
         return Group(group.position, group.question, list(answers), texts, grades)
 
     def _graded(self, groups: list[Group]) -> list[Group]:
+        if not groups:
+            return []
         pairs = [(group.question, c) for group in groups for c in group.completions]
         texts = self.collector.decode([c for _, c in pairs])
         grades = distributed.spread(self.collector.grade, list(zip(texts, pairs, strict=True)))

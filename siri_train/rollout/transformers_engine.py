@@ -68,7 +68,8 @@ class TransformersEngine:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
         self.trainer = model
-        self.model = copy.deepcopy(model).requires_grad_(False) if own_weights else model
+        # Not frozen: frozen weights take other CPU kernels, whose log-probs differ in the last bit.
+        self.model = copy.deepcopy(model) if own_weights else model
         self.pad_token_id = pad_token_id
         self.batch_rows = batch_rows
 
