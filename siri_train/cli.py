@@ -15,8 +15,11 @@ from siri_train import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``siri-train``. Returns 0, 1 on an error that the user can mend, 130 on ^C, 143 on
-    SIGTERM."""
+    """Entry point of ``siri-train``.
+
+    Returns:
+        0; 1 on an error that the user can mend; 130 after Ctrl-C and 143 after SIGTERM.
+    """
     # Half of the log lines of a download-free run would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return arguments.run(arguments) or 0
-    except (ConfigError, AlarmHalt, WriteError, EngineError) as error:
+    except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
         print(f"siri-train {arguments.command}: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:

@@ -56,7 +56,13 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
             # Log-prob, clipped loss, update. Truncated responses take part with their reward of 0.
             started = time.perf_counter()
             samples = [
-                Sample(question.prompt_ids, completion.token_ids, completion.logprobs, advantage)
+                Sample(
+                    question.prompt_ids,
+                    completion.token_ids,
+                    completion.logprobs,
+                    advantage,
+                    rollout_logprobs=completion.logprobs,
+                )
                 for (question, completion), advantage in zip(
                     batch.pairs, advantages.advantages.tolist(), strict=True
                 )
@@ -79,6 +85,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                 )
             rollouts.wait()  # a batch that is being sampled ahead, from the weights until here
             run.engine.sync()
+            probed = run.probe.after_sync(run.seed(step))
             time_train = time.perf_counter() - started
 
             run.record(
@@ -90,6 +97,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     lr=learning_rate(step, config.train),
                     backtrack_per_1k=run.backtracking(batch),
                     time_train=time_train,
+                    probe_logprob_diff=probed,
                 ),
                 batch.alarms(),
             )

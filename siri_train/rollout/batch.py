@@ -199,10 +199,11 @@ def _packed(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _unpacked(state: list[dict[str, Any]], questions: Sequence[EncodedQuestion]) -> list[Group]:
     def completion(saved: dict[str, Any]) -> Completion:
-        return Completion(**{
+        plain: dict[str, Any] = {
             name: value.tolist() if isinstance(value, Tensor) else value
             for name, value in saved.items()
-        })  # fmt: skip
+        }
+        return Completion(**plain)
 
     return [
         Group(

@@ -54,7 +54,7 @@ class Rollouts:
             self._thread.join()
 
     def __call__(self, step: int) -> RolloutBatch:
-        """The batch of ``step``; asynchronous, the next one is begun.
+        """The batch of ``step``; the engine then sleeps, or asynchronous begins the next one.
 
         Raises:
             Stopped: the run was asked to end; a checkpoint of what is done has been written.
@@ -67,7 +67,9 @@ class Rollouts:
         if batch is None:
             self._end_if_asked(step)
             raise AssertionError("sampling ended without a request to stop")
-        if self.config.rollout.asynchronous and step + 1 < self.config.train.steps:
+        if not self.config.rollout.asynchronous:
+            self.run.engine.sleep()
+        elif step + 1 < self.config.train.steps:
             self._thread = threading.Thread(target=self._ahead, args=(step + 1,), daemon=True)
             self._thread.start()
         return batch

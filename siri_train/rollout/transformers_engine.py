@@ -81,6 +81,9 @@ class TransformersEngine:
             for mine, trainers in pairs:
                 mine.copy_(trainers)
 
+    def sleep(self) -> None:
+        """Nothing to give: the model is the trainer's, the cache lives as long as a call."""
+
     def close(self) -> None:
         """Nothing to free: the model is the trainer's."""
 
@@ -328,7 +331,8 @@ def sample(
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
-    token = torch.multinomial(probs, 1, generator=generator)
+    # NaN draws anything, with NaN as its log-prob: an error here would end a GPU's context.
+    token = torch.multinomial(probs.nan_to_num(1.0), 1, generator=generator)
     entropy = -(probs * logprobs.masked_fill(probs == 0, 0.0)).sum(-1)
     return token[:, 0], logprobs.gather(-1, token)[:, 0], entropy
 

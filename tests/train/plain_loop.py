@@ -1,4 +1,4 @@
-"""The training loop without any scheduling of rollouts, straight from top to bottom: the oracle."""
+"""The oracle: the training loop without any scheduling of rollouts, from top to bottom."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def plain_train(config: RunConfig, behind: int = 0) -> tuple[list[dict[str, Any]
     policy = load_policy(config.model, torch.device("cpu"), checked.start)
     optimizer = make_optimizer(policy.model, config.train)
     sampler = QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)
-    schedule, verifier, size = config.schedule.build(), build_verifier(config.reward), (
-        config.rollout.group_size
+    schedule, verifier, size = (
+        config.schedule.build(),
+        build_verifier(config.reward),
+        (config.rollout.group_size),
     )
     history = [copy.deepcopy(policy.model)]
     rows = []
@@ -59,7 +61,7 @@ def plain_train(config: RunConfig, behind: int = 0) -> tuple[list[dict[str, Any]
         rewards = torch.tensor([grade.reward for grade in grades])
         advantages = group_advantages(rewards, size, eps=config.advantage.eps).advantages
         samples = [
-            Sample(q.prompt_ids, c.token_ids, c.logprobs, a)
+            Sample(q.prompt_ids, c.token_ids, c.logprobs, a, rollout_logprobs=c.logprobs)
             for (q, c), a in zip(pairs, advantages.tolist(), strict=True)
         ]
         for group in optimizer.param_groups:

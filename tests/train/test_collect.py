@@ -208,9 +208,7 @@ def test_log_probs_that_are_not_finite_are_sampled_again_once() -> None:
         collect(Scripted(*drawn(3, seed=4), spoilt={0, 1}), prompts=3)
     engine = Scripted(*drawn(3, seed=4), spoilt={0})
     with pytest.raises(EngineError, match=named):  # weights must not be handed over again
-        collector(engine, prompts=3)(
-            7, 50, questions(3), 0, cancelled=lambda: False, resync=False
-        )
+        collector(engine, prompts=3)(7, 50, questions(3), 0, cancelled=lambda: False, resync=False)
     assert engine.syncs == 0
 
 

@@ -15,7 +15,7 @@ import siri_train.run
 from siri_train.config import ConfigError
 from siri_train.loop import train
 from siri_train.rollout import Completion, EngineError
-from siri_train.run import build_engine
+from siri_train.rollout.build import build_engine
 from tests.train.plain_loop import plain_train
 
 
@@ -70,6 +70,9 @@ class Faulty:
     def sync(self) -> None:
         self.syncs += 1
         self.engine.sync()
+
+    def sleep(self) -> None:
+        self.engine.sleep()
 
     def close(self) -> None:
         self.engine.close()

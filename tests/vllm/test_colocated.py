@@ -143,6 +143,20 @@ def test_a_crash_is_an_engine_error(
     assert largest_difference(policy, after, 1.0, PROMPTS) < 1e-4
 
 
+def test_out_of_memory_names_the_keys(
+    engine: VllmEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.llm.llm_engine, "step", full)
+        with pytest.raises(EngineError, match="2.00 GiB; lower rollout.vllm.max_num_seqs .64"):
+            engine.generate(PROMPTS, params(policy))
+    after = engine.generate(PROMPTS, params(policy))
+    assert largest_difference(policy, after, 1.0, PROMPTS) < 1e-4
+
+
 def test_a_head_size_without_a_kernel_is_refused_before_anything_starts() -> None:
     config = tiny_policy().model.config
     config.hidden_size = 64  # 4 heads of 16
