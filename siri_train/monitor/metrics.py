@@ -43,14 +43,15 @@ def step_metrics(
 
     They are about whole groups, those that dynamic sampling dropped included; what became of the
     others is in the last keys (see :class:`RolloutBatch`). Shares are of responses, except
-    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts
-    truncated responses as wrong, ``accuracy_finished`` is among the finished ones. ``entropy`` is the sampler's, in nats per response token; where the engine does not have
-    it, the trained tokens'. ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained
-    token before the first update, ``rollout_ratio_max`` is the largest trainer/sampler ratio of
-    one, ``rollout_weight_mean`` the mean weight of ``loss.rollout_correction``,
-    ``probe_logprob_diff`` what the sync probe after the step's update found. ``tokens`` are
-    response tokens, ``rollout_tokens_per_s`` counts the discarded ones too; times are seconds. A
-    value that does not exist in this step (no finished response, no mixed group) is None.
+    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts truncated
+    responses as wrong, ``accuracy_finished`` is among the finished ones. ``entropy`` is the
+    sampler's, in nats per response token; where the engine does not have it, the trained tokens'.
+    ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained token before the first
+    update, ``rollout_ratio_max`` is the largest trainer/sampler ratio of one,
+    ``rollout_weight_mean`` the mean weight of ``loss.rollout_correction``, ``probe_logprob_diff``
+    what the sync probe after the step's update found. ``tokens`` are response tokens,
+    ``rollout_tokens_per_s`` counts the discarded ones too; times are seconds. A value that does
+    not exist in this step (no finished response, no mixed group) is None.
     """
     completions = [c for group in batch.seen for c in group.completions]
     grades = [grade for group in batch.seen for grade in group.grades]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from siri_train import distributed
 from siri_train.config import RolloutConfig
 from siri_train.data.sources import EncodedQuestion
-from siri_train.rewards import Grade, Response
+from siri_train.rewards import Grade
 from siri_train.rollout.batch import Group, RolloutBatch
 from siri_train.rollout.engine import (
     CANCELLED,

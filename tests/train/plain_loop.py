@@ -9,11 +9,11 @@ import torch
 
 from siri_kernels import group_advantages
 from siri_train.config import RunConfig
+from siri_train.data.sources import QuestionSampler
 from siri_train.model import load_policy
 from siri_train.optimizer import learning_rate, make_optimizer
 from siri_train.packing import Sample
 from siri_train.preflight import preflight
-from siri_train.data.sources import QuestionSampler
 from siri_train.rewards import Response, length_capping_reward
 from siri_train.rollout import SamplingParams, TransformersEngine
 from siri_train.run import build_verifier
