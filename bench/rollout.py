@@ -6,8 +6,9 @@ SmolLM2-135M-Instruct answers the sums of the recipe ``smollm2-135m.yaml`` at te
 prompts are short, as a prompt is beside an answer of thousands of tokens. Besides the end of
 sequence, a random part of the vocabulary ends a response, the same for both sides, so that lengths
 are as ragged as in training: most are short, a few reach the cap. Both decode the same number of
-rows at a time with float32 weights. Log-probs are compared with the trainer's own first; a side
-whose responses break the cap reports no time.
+rows at a time with float32 weights on one thread; processor time, so that other work on the
+machine does not count. Log-probs are compared with the trainer's own first; a side whose responses
+break the cap reports no time.
 """
 
 from __future__ import annotations
@@ -113,9 +114,9 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             stop_token_ids=params.stop_token_ids,
         )  # fmt: skip
         for name, side in sides.items():
-            started = time.perf_counter()
+            started = time.process_time()
             responses = side(own)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.process_time() - started)
             lengths[name] += [len(r) for r in responses]
             if len(responses) != len(repeated) or max(map(len, responses)) > params.max_tokens:
                 raise SystemExit(f"{name}: wrong responses, no times reported")
@@ -131,9 +132,9 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         for name, values in lengths.items()
     }
     measured = {
-        "model": "SmolLM2-135M-Instruct, float32", "threads": torch.get_num_threads(),
+        "model": "SmolLM2-135M-Instruct, float32", "threads": 1,
         "responses": len(repeated), "rows": rows, "cap": params.max_tokens,
-        "rounds": arguments.rounds, "hazard": arguments.hazard, "seconds": seconds,
+        "rounds": arguments.rounds, "hazard": arguments.hazard, "processor_seconds": seconds,
         "lengths": lengths, "spread": spread, "tokens_per_s": rate, "logprob_difference": off,
     }  # fmt: skip
     base = rate["padded generate"]
@@ -149,7 +150,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )
     prompt = statistics.mean(map(len, prompts))
     note = (
-        f"SmolLM2-135M, float32, {torch.get_num_threads()} threads; {len(prompts)} questions "
+        f"SmolLM2-135M, float32, one thread, processor time; {len(prompts)} questions "
         f"({prompt:.0f} tokens) x {params.n} responses, cap {params.max_tokens}, {rows} rows "
         f"at a time, {arguments.rounds} rounds. Log-probs within {off:.0e} of the trainer's."
     )
@@ -159,16 +160,15 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--cap", type=int, default=192)
-    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--hazard", type=float, default=0.012)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     measured, table = measure(arguments)
     write(arguments.out, "rollout", measured, table)
 
