@@ -365,6 +365,12 @@ class RunConfig(Section):
         return Path(self.output or f"runs/{self.name}")
 
     @property
+    def sampler_dtype(self) -> str:
+        """What vLLM computes in: its own setting, else as the trainer."""
+        own = self.rollout.vllm.dtype
+        return own or self.distributed.compute_dtype or self.model.dtype
+
+    @property
     def longest_sequence(self) -> int:
         """Tokens of the longest prompt with the longest response, of training or evaluation."""
         return self.data.max_prompt_len + max(self.schedule.max_len, *self.budgets)

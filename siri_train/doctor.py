@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import platform
 from importlib import metadata
@@ -62,19 +61,16 @@ def _version(package: str) -> str | None:
 
 
 def _vllm() -> str:
-    from siri_train.rollout.vllm_engine import installed_version
+    from siri_train.rollout.vllm_engine import import_vllm, installed_version
     from siri_train.rollout.weights import interface
     from siri_train.section import ConfigError
 
     try:
         version = installed_version()
         known = interface(version)
+        import_vllm()
     except ConfigError as error:
         return f"--  vllm: {str(error).removeprefix('rollout.engine: ')}"
-    try:
-        importlib.import_module("vllm")
-    except Exception as error:  # a build for another torch or GPU fails in many ways
-        return f"BAD vllm {version} cannot be imported: {type(error).__name__}: {error}"
     where = "tested here" if known.tested else "its interface is known here, not tested"
     return f"ok  vllm {version}: {where}"
 

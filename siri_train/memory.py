@@ -269,7 +269,7 @@ def _sampling(
         vllm = config.rollout.vllm
         if memory_gb is not None and vllm.cache_gib is None:
             return {"vLLM's share": int(vllm.gpu_memory_utilization * memory_gb * GB)}
-        stored = torch.finfo(getattr(torch, vllm.dtype or config.model.dtype)).bits // 8
+        stored = torch.finfo(getattr(torch, config.sampler_dtype)).bits // 8
         return {
             "vLLM's weights": shape.parameters * stored,
             "vLLM's cache": int((vllm.cache_gib or 1.0) * 2**30),

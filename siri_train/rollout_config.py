@@ -27,7 +27,8 @@ class VllmConfig(Section):
     enforce_eager: bool = False
     """No CUDA graphs: starts faster, decodes slower."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """What vLLM computes in; null: as ``model.dtype``."""
+    """What vLLM computes in; null: as the trainer, so ``distributed.compute_dtype``, else
+    ``model.dtype``."""
     tensor_parallel_size: int = Field(1, gt=0)
     """Only 1: a model that needs several GPUs is sampled by ``rollout.engine: vllm-server``."""
 
@@ -50,7 +51,7 @@ class ProbeConfig(Section):
     every: int | None = Field(None, ge=0)
     """Syncs between probes; 0: no probe. null: every sync where the engine has a copy of the
     weights (vLLM), only the first where it samples from the trainer's own."""
-    responses: int = Field(4, gt=0)
+    responses: int = Field(8, gt=0)
     """Responses per probe and rank."""
     tokens: int = Field(16, gt=0)
     """The longest of them."""

@@ -73,7 +73,7 @@ def build_engine(config: RunConfig, policy: Policy) -> Engine:
             policy.model,
             config.longest_sequence,
             device=policy.device,
-            dtype=getattr(torch, vllm.dtype or config.model.dtype),
+            dtype=getattr(torch, config.sampler_dtype),
             gpu_memory_utilization=vllm.gpu_memory_utilization,
             cache_gib=vllm.cache_gib,
             sleep_level=vllm.sleep_level,

@@ -21,9 +21,12 @@ from siri_train.packing import Sample
 from siri_train.rollout.engine import Completion, Engine, EngineError, SamplingParams
 from siri_train.step import score
 
-THRESHOLDS = {"float32": 1e-3, "bfloat16": 0.1}
+THRESHOLDS = {"float32": 1e-3, "bfloat16": 0.2}
 """Default of ``rollout.probe.threshold`` where the coarser side computes in this dtype, in nats.
-Measured noise of a clean run: docs/rollouts.md."""
+A clean run measures 1e-7 and 0.03 to 0.05 (docs/rollouts.md)."""
+
+# Another temperature explains the difference where it leaves less than this share of it.
+_EXPLAINED = 0.5
 
 
 class SyncError(EngineError):
@@ -54,7 +57,7 @@ class SyncProbe:
         self.token_budget = config.train.token_budget
         trainer = config.distributed.compute_dtype or config.model.dtype
         copies = config.rollout.engine != "transformers"
-        sampler = (config.rollout.vllm.dtype or config.model.dtype) if copies else trainer
+        sampler = config.sampler_dtype if copies else trainer
         self.dtypes = {"trainer": trainer, "sampler": sampler}
         self.threshold = self.probe.threshold or max(THRESHOLDS[d] for d in self.dtypes.values())
         # Where the engine samples from the trainer's own weights, one look at the start is enough.
@@ -96,8 +99,10 @@ class SyncProbe:
             raise SyncError(f"sync probe: the engine gave no response: {pairs[0][1].error}")
         differences = self._differences(scored, self.temperature)
         mean = sum(differences) / len(differences)
-        if not mean <= self.threshold:  # NaN is above
-            raise SyncError(self._message(scored, mean, differences))
+        # A temperature near 1 that is applied twice hides below bfloat16's noise, but it fits.
+        mistake = self._wrong_temperature(scored, mean) if mean > self.threshold / 10 else None
+        if mistake or not mean <= self.threshold:  # NaN is above
+            raise SyncError(self._message(differences, mean, mistake))
         return mean
 
     def _differences(
@@ -111,12 +116,7 @@ class SyncProbe:
             for mine, its in zip(sample.old_logprobs, c.logprobs, strict=True)
         ]
 
-    def _message(
-        self,
-        scored: Sequence[tuple[Sequence[int], Completion]],
-        mean: float,
-        differences: Sequence[float],
-    ) -> str:
+    def _message(self, differences: Sequence[float], mean: float, mistake: str | None) -> str:
         causes = [
             "weights that the last sync did not reach, a tied lm_head above all",
             "weights that slept, or were half written, while the engine sampled",
@@ -124,29 +124,34 @@ class SyncProbe:
             f"the dtype (trainer {self.dtypes['trainer']}, sampler {self.dtypes['sampler']}; "
             "rollout.vllm.dtype)",
         ]
-        found = self._temperature_that_fits(scored) if math.isfinite(mean) else None
         if not math.isfinite(mean):
             causes.insert(0, "NaN in the weights or in the engine's arithmetic")
         return (
             f"sync probe: the sampler's log-probs of {len(differences)} fresh tokens are "
             f"{mean:.3g} nats from the trainer's on average, the largest {max(differences):.3g}; "
             f"allowed is {self.threshold:g} (rollout.probe.threshold). "
-            + (f"{found}. " if found else f"Likely causes: {'; '.join(causes)}. ")
+            + (f"{mistake}. " if mistake else f"Likely causes: {'; '.join(causes)}. ")
             + "Nothing has been sampled with these weights for training, and the newest checkpoint "
             "is good"
         )
 
-    def _temperature_that_fits(
-        self, scored: Sequence[tuple[Sequence[int], Completion]]
+    def _wrong_temperature(
+        self, scored: Sequence[tuple[Sequence[int], Completion]], mean: float
     ) -> str | None:
-        """A temperature at which both sides agree, and so the mistake."""
+        """A temperature at which both sides agree much better, and so the mistake."""
         own = self.temperature
         for other, mistake in (
             (own**2, "the sampler applies the temperature twice"),
             (1.0, "the sampler's log-probs are those before the temperature"),
             (math.sqrt(own), "the trainer applies the temperature twice"),
         ):
+            if other == own:
+                continue
             differences = self._differences(scored, other)
-            if other != own and sum(differences) / len(differences) <= self.threshold:
-                return f"At a temperature of {other:g} they agree: {mistake} ({own:g})"
+            left = sum(differences) / len(differences)
+            if left < _EXPLAINED * mean:
+                return (
+                    f"At a temperature of {other:g} it is {left:.2g}: {mistake} ({own:g} is "
+                    "rollout.temperature)"
+                )
         return None

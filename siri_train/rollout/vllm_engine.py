@@ -19,6 +19,7 @@ from siri_train.rollout.weights import (
     interface,
     named_weights,
     push_in_process,
+    refusals,
     write_engine_folder,
 )
 from siri_train.section import ConfigError
@@ -42,6 +43,20 @@ def installed_version() -> str:
         "rollout.engine: vLLM is not installed; pip install 'siri-kernels[vllm]' (without a GPU: "
         "sh scripts/vllm.sh .vllm), or set rollout.engine=transformers"
     )
+
+
+def import_vllm() -> Any:
+    """The module ``vllm``.
+
+    Raises:
+        ConfigError: it cannot be imported; a build for another torch or GPU fails in many ways.
+    """
+    try:
+        return importlib.import_module("vllm")
+    except Exception as error:
+        raise ConfigError(
+            f"rollout.engine: vLLM {installed_version()} cannot be imported: {_short(error)}"
+        ) from error
 
 
 def check_model(config: Any, device: torch.device) -> None:
@@ -119,7 +134,7 @@ class VllmEngine:
         self.max_num_seqs, self.gpu_memory_utilization = max_num_seqs, gpu_memory_utilization
         self._asleep = False
         # In this process, so that weights are handed over without a copy through a pipe.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # Its INFO and WARNING lines, tracebacks among them, are about what is meant to be so here.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -132,10 +147,8 @@ class VllmEngine:
         threads, set_threads = torch.get_num_threads(), torch.set_num_threads
         self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
         write_engine_folder(model, Path(self._folder.name), untie=self.untie)
-        self._vllm = importlib.import_module("vllm")
-        # What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more.
-        refused = getattr(importlib.import_module("vllm.exceptions"), "VLLMValidationError", None)
-        self._refusals = (ValueError, refused) if refused is not None else (ValueError,)
+        self._vllm = import_vllm()
+        self._refusals = refusals()
         try:
             self.llm = self._vllm.LLM(
                 model=self._folder.name,
@@ -163,7 +176,11 @@ class VllmEngine:
         finally:  # vLLM sets its own number of threads and takes the function away
             torch.set_num_threads = set_threads
             torch.set_num_threads(threads)
-        self.sync()
+        try:
+            self.sync()
+        except EngineError:
+            self.close()
+            raise
 
     def sync(self) -> None:
         """Wake vLLM up, give it the trainer's weights, then its cache. Raises EngineError."""
@@ -186,9 +203,19 @@ class VllmEngine:
             ) from error
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the trainer; :meth:`sync` wakes up again. No-op on a CPU."""
+        """Give the GPU's memory to the trainer; :meth:`sync` wakes up again. No-op on a CPU.
+
+        Raises:
+            EngineError: vLLM does not sleep.
+        """
         if self.sleep_level and not self._asleep:
-            self.llm.sleep(level=self.sleep_level)
+            try:
+                self.llm.sleep(level=self.sleep_level)
+            except Exception as error:
+                raise EngineError(
+                    f"vLLM did not go to sleep: {_short(error)}; rollout.vllm.sleep_level=0 does "
+                    "without, where the GPU holds both"
+                ) from error
             self._asleep = True
 
     def close(self) -> None:

