@@ -8,8 +8,11 @@ FOLDER/config.yaml is the recipe of the runs. Results are left in FOLDER.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,10 @@ from siri_train.model import Policy, load_policy
 from siri_train.optimizer import MasterAdamW, make_optimizer
 from siri_train.packing import Sample
 from siri_train.recipe import load_config
+from siri_train.rollout import EngineError, TransformersEngine
+from siri_train.stop import Stopped
 
+DYNAMIC = ("train.steps=3", "rollout.oversample=2", "rollout.max_rounds=2")
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
 SCRATCH = ModelConfig(
     path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
@@ -195,6 +201,36 @@ def masters(folder: Path) -> bool:
     )
 
 
+def rollouts(folder: Path) -> dict[str, str]:
+    """What happens to one rank while it samples ends the run on both, also where neither hears of
+    the other; then a run with dynamic sampling."""
+    generate = TransformersEngine.generate
+
+    def run(name: str, *overrides: str) -> str:
+        try:
+            train(load_config(folder / "config.yaml", [f"output={folder / name}", *overrides]))
+        except (EngineError, Stopped) as error:
+            return str(error)
+        return "finished"
+
+    def failing(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        if params.n > 1 and distributed.rank() == 1:
+            raise EngineError("the engine of rank 1 has crashed")
+        return generate(self, prompts, params, *args, **kwargs)
+
+    def told(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        if params.n > 1 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        return generate(self, prompts, params, *args, **kwargs)
+
+    with mock.patch.object(TransformersEngine, "generate", failing):
+        failed = run("failed")
+    with mock.patch.object(TransformersEngine, "generate", told):
+        stopped = run("stopped")
+    return {"failed": failed, "stopped": stopped, "dynamic": run("dynamic", *DYNAMIC)}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with distributed.session("cpu"):
@@ -210,6 +246,7 @@ def main(folder: Path) -> None:
             steps = 2 if resume == "never" else 4
             train(load_config(recipe, [f"output={folder / 'cut'}", f"train.steps={steps}"]), resume)
         train(load_config(recipe, [f"output={folder / 'whole'}", "train.steps=4"]))
+        torch.save(rollouts(folder), folder / f"rollouts{distributed.rank()}.pt")
         # A checkpoint of one process, left by the test, continued by two.
         train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
 

@@ -216,3 +216,27 @@ def test_a_thread_that_samples_ends_with_its_run(tiny: Any, monkeypatch: Any) ->
 def test_too_few_questions_for_dynamic_sampling_is_named(tiny: Any) -> None:
     with pytest.raises(ConfigError, match=r"rollout\.oversample.*80 .*64"):
         train(tiny("rollout.oversample=2", "rollout.max_rounds=10"))
+
+
+def test_a_saved_batch_of_other_settings_is_sampled_anew(tiny: Any, capsys: Any) -> None:
+    ahead = "rollout.asynchronous=true"
+    run = train(tiny("train.steps=4", ahead))
+    first = str(run / "checkpoints" / "step_000002")
+    kept = last_weights(run, 4)
+    train(tiny("train.steps=4", ahead), resume=first)
+    assert "sampled anew" not in capsys.readouterr().out
+    assert all(torch.equal(value, kept[name]) for name, value in last_weights(run, 4).items())
+    train(tiny("train.steps=4", ahead, "rollout.temperature=0.7"), resume=first)
+    assert "the batch of step 2 that" in (said := capsys.readouterr().out)
+    assert "sampled with other settings; it is sampled anew" in said
+    train(tiny("train.steps=4"), resume=first)  # synchronous: what was sampled ahead is not used
+    assert len(rows(run / "metrics.jsonl")) == 4
+
+
+def test_shards_may_be_ended_early_too(tiny: Any, tmp_path: Path) -> None:
+    """One engine after the other for the parts of a call; what is left over is not begun."""
+    options = ["train.steps=2", "rollout.oversample=3", "rollout.shards=4"]
+    run = train(tiny(*options))
+    metrics = rows(run / "metrics.jsonl")
+    assert all(row["groups"] == 4 for row in metrics)
+    assert any(row["groups_surplus"] for row in metrics)
