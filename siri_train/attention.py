@@ -189,6 +189,9 @@ def packed_attention(
         NotImplementedError: attention sinks.
     """
     if siri_layout is None:
+        one_token = query.shape[2] == 1 and query.shape[1] != key.shape[1]
+        if one_token and attention_mask is not None and not (dropout and module.training):
+            return _decode(query, key, value, attention_mask, scaling), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -224,6 +227,24 @@ def packed_attention(
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     out = function(q, k, v, cu, cu, longest, longest, scale=scaling, window_size=window, **options)
     return out[None], None
+
+
+def _decode(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
+) -> Tensor:
+    """One new token a sequence. Query heads that share a key head become rows of one product, so
+    that keys and values, which are all of the cache, are not repeated.
+
+    Args:
+        query: [B, H, 1, d]; key, value: [B, H_kv, L, d]; mask: [B, 1, 1, L].
+
+    Returns:
+        [B, 1, H, d].
+    """
+    batch, heads, _, size = query.shape
+    rows = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
+    out = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, 1, heads, size)
 
 
 def _sdpa(

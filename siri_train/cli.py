@@ -15,7 +15,11 @@ from siri_train import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``siri-train``. Returns 0, 1 on an error that the user can mend, 130 on ^C."""
+    """Entry point of ``siri-train``.
+
+    Returns:
+        0; 1 on an error that the user can mend; 130 after Ctrl-C and 143 after SIGTERM.
+    """
     # Half of the log lines of a download-free run would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -24,12 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from siri_train.files import WriteError
     from siri_train.rollout import EngineError
     from siri_train.run import AlarmHalt
+    from siri_train.stop import Stopped
 
     try:
         return arguments.run(arguments) or 0
     except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
         print(f"siri-train {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"siri-train: {stopped}", file=sys.stderr)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
         print("\nsiri-train: interrupted; run the same command again to continue", file=sys.stderr)
         return 130

@@ -18,6 +18,7 @@ from siri_kernels.linear_logprob.portable import tile_shape
 from siri_kernels.linear_logprob.slots import slots_for
 from siri_train.config import RunConfig
 from siri_train.optimizer import PIECE
+from siri_train.rollout.cache import ROOM
 
 GB = 10**9
 
@@ -306,7 +307,8 @@ def _sampling(
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
     return {
         "gathered weights": shape.parameters * width if sharded else 0,
+        "the sampler's weights": shape.parameters * width if config.rollout.asynchronous else 0,
         # A layer's cache grows by being copied: one of them is there twice.
-        "KV cache": rows * length * cache * (shape.layers + 1) // shape.layers,
+        "KV cache": rows * (length + ROOM) * cache * (shape.layers + 1) // shape.layers,
         "logits of a token": rows * shape.vocabulary * 3 * 4,
     }

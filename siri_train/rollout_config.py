@@ -123,9 +123,27 @@ class RolloutConfig(Section):
     shards: int = Field(0, ge=0)
     """Questions are sampled in this many parts, each with a seed of its own and shared among the
     ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
+    oversample: float = Field(1.0, ge=1)
+    """Dynamic sampling (DAPO): ask this many times as many questions as groups are wanted, drop
+    groups whose rewards are all equal, and stop sampling when enough of the others are complete.
+    1 and max_rounds 1: off, as in SIRI."""
+    max_rounds: int = Field(1, gt=0)
+    """Dynamic sampling: rounds of questions a step may ask until enough groups are informative;
+    with fewer it goes on with what it has."""
+    keep: Literal["in_order", "first_done"] = "in_order"
+    """Which informative groups dynamic sampling keeps: the first of the questions drawn, whatever
+    their length, or the first to finish, which is faster and favours short answers."""
+    asynchronous: bool = False
+    """Sample the next step's batch, with its own cap, while this one is trained on: one update
+    behind (off-policy by one step). The transformers engine keeps a second copy of the weights."""
     vllm: VllmConfig = VllmConfig()
     server: ServerConfig = ServerConfig()
     probe: ProbeConfig = ProbeConfig()
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether groups whose rewards are all equal are dropped and others asked instead."""
+        return self.oversample > 1 or self.max_rounds > 1
 
 
 class RolloutCorrectionConfig(Section):

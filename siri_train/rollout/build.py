@@ -94,7 +94,12 @@ def build_engine(config: RunConfig, policy: Policy) -> Engine:
 
         engine = build_server_engine(config, policy)
         return engine if shards == 1 else SharedEngine(engine, shards)
-    engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
+    engine = TransformersEngine(
+        policy.model,
+        policy.pad_token_id,
+        config.rollout.batch_rows,
+        own_weights=config.rollout.asynchronous,
+    )
     if shards == 1:
         return engine
     return SharedEngine(engine, shards, lambda: distributed.gathered(policy.model))

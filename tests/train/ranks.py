@@ -14,6 +14,7 @@ import random
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -40,10 +41,13 @@ from siri_train.model import Policy, load_policy, prepare, token_logprobs
 from siri_train.optimizer import MasterAdamW, make_optimizer, step_if_finite
 from siri_train.packing import Sample
 from siri_train.recipe import load_config, parse_config
+from siri_train.rollout import EngineError, TransformersEngine
+from siri_train.stop import Stopped
 from tests.train.conftest import TINY
 from tests.train.test_memory import beyond_given
 
 CHECKPOINTING = "model.gradient_checkpointing=true"
+DYNAMIC = ("train.steps=3", "rollout.oversample=2", "rollout.max_rounds=2")
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
 SCRATCH = ModelConfig(
     path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
@@ -402,6 +406,36 @@ def again(folder: Path) -> None:
     train(load_config(folder / "config.yaml", [f"output={folder / 'killed'}", "train.steps=4"]))
 
 
+def rollouts(folder: Path) -> dict[str, str]:
+    """What happens to one rank while it samples ends the run on both, also where neither hears of
+    the other; then a run with dynamic sampling."""
+    generate = TransformersEngine.generate
+
+    def run(name: str, *overrides: str) -> str:
+        try:
+            train(load_config(folder / "config.yaml", [f"output={folder / name}", *overrides]))
+        except (EngineError, Stopped) as error:
+            return str(error)
+        return "finished"
+
+    def failing(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        if params.n > 1 and distributed.rank() == 1:
+            raise EngineError("the engine of rank 1 has crashed")
+        return generate(self, prompts, params, *args, **kwargs)
+
+    def told(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        if params.n > 1 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        return generate(self, prompts, params, *args, **kwargs)
+
+    with mock.patch.object(TransformersEngine, "generate", failing):
+        failed = run("failed")
+    with mock.patch.object(TransformersEngine, "generate", told):
+        stopped = run("stopped")
+    return {"failed": failed, "stopped": stopped, "dynamic": run("dynamic", *DYNAMIC)}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with distributed.session("cpu"):
@@ -421,6 +455,7 @@ def main(folder: Path) -> None:
             train(load_config(recipe, [f"output={folder / 'cut'}", f"train.steps={steps}"]), resume)
         whole = [f"output={folder / 'whole'}", "train.steps=4", "train.rehearse=always"]
         train(load_config(recipe, whole))
+        torch.save(rollouts(folder), folder / f"rollouts{distributed.rank()}.pt")
         # A checkpoint of one process, left by the test, continued by two.
         train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
 

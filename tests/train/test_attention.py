@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     Gemma2Config,
     Gemma3TextConfig,
     LlamaConfig,
@@ -311,3 +312,30 @@ def test_attention_sinks_are_refused() -> None:
         attention.packed_attention(
             torch.nn.Identity(), q, q, q, None, siri_layout=layout, s_aux=q[0, :, 0, 0]
         )
+    assert attention.attention_backend(CPU, torch.bfloat16, 64) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen2", "qwen2, one head each", "mistral, window 24", "gemma3, windows 12 and none"]
+)
+def test_one_new_token_with_a_cache_equals_transformers_own(name: str) -> None:
+    """Query heads share a key head's rows; sequences of different lengths, padded at the left."""
+    model = make(name).eval()
+    ids, mask = torch.randint(0, 97, (3, 40)), torch.ones(3, 40, dtype=torch.long)
+    mask[0, :25], mask[1, :7] = 0, 0
+    new = torch.randint(0, 97, (3, 1))
+    longer = torch.cat([mask, torch.ones_like(new)], 1)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+
+    @torch.no_grad()
+    def last_logits() -> torch.Tensor:
+        cache = DynamicCache()
+        model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache)
+        return model(
+            input_ids=new, attention_mask=longer, position_ids=position[:, -1:] + 1,
+            past_key_values=cache,
+        ).logits[:, -1]  # fmt: skip
+
+    want = last_logits()
+    prepare(model)
+    torch.testing.assert_close(last_logits(), want, atol=1e-5, rtol=1e-5)

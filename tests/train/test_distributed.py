@@ -64,10 +64,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, steps in (("alone", 2), ("reference", 4)):
         overrides = [f"output={folder / name}", f"train.steps={steps}"]
         train(load_config(folder / "config.yaml", overrides))
+    overrides = [f"output={folder / 'dynamic alone'}", *ranks.DYNAMIC]
+    train(load_config(folder / "config.yaml", overrides))
     done = two_ranks(folder, "all")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "UserWarning" not in done.stderr, done.stderr
-    assert done.stdout.count("tiny: report") == 4  # rank 0 speaks, rank 1 does not
+    assert done.stdout.count("tiny: report") == 5  # rank 0 speaks, rank 1 does not
     return folder
 
 
@@ -91,6 +93,24 @@ def test_gradient_is_the_same_on_any_ranks_micro_batches_and_packing(folder: Pat
             assert got_stats["means"] == pytest.approx(stats["means"], rel=1e-5, abs=1e-7)
             for key in ("loss", "grad_norm", "ratio_max", "rollout_kl"):
                 assert got_stats[key] == pytest.approx(stats[key], rel=1e-4, abs=1e-7), key
+
+
+def test_one_ranks_fault_or_signal_ends_all_and_dynamic_sampling_picks_the_same(
+    folder: Path,
+) -> None:
+    for rank in (0, 1):
+        ended = torch.load(folder / f"rollouts{rank}.pt", weights_only=False)
+        assert ended["failed"] == "the engine of rank 1 has crashed"
+        assert "stopped before step 0" in ended["stopped"]
+        assert ended["dynamic"] == "finished"
+    one, two = (
+        [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("dynamic alone", "dynamic")
+    )
+    assert [r["groups"] for r in one] == [r["groups"] for r in two]
+    for key in ("groups_dropped", "groups_surplus", "reward_mean", "tokens"):
+        assert one[0][key] == two[0][key], key  # before an update has rounded differently
+    assert one[0]["tokens_discarded"] <= two[0]["tokens_discarded"]  # alone it ends early
 
 
 def test_collectives(folder: Path) -> None:

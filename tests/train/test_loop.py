@@ -90,8 +90,8 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     cut = tiny(f"output={tmp_path / 'cut'}", "train.lr_warmup_steps=3")
     record = Run.record
 
-    def die(self: Run, row: dict[str, Any]) -> None:
-        record(self, row)
+    def die(self: Run, row: dict[str, Any], raised: Any) -> None:
+        record(self, row, raised)
         if row["step"] == 2:
             raise Killed
 

@@ -70,7 +70,7 @@ def test_an_interrupted_run_gives_the_terminal_back(
 ) -> None:
     from siri_train.run import Run
 
-    def stop(self: Run, done: int) -> None:
+    def stop(self: Run, done: int, rollouts: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "after_step", stop)
