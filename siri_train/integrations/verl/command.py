@@ -123,7 +123,9 @@ def merged(values: dict[str, Any], extra: Sequence[str]) -> list[str]:
         key, sign, _ = override.partition("=")
         if not sign or not key.strip("+~ "):
             raise ConfigError(f"--set {override!r}: expected KEY=VALUE in verl's keys")
-        words[key.lstrip("+")] = override
+        name = key.lstrip("+")
+        ours_is_new = words.get(name, "").startswith("+") and key == name
+        words[name] = f"+{override}" if ours_is_new else override
     return list(words.values())
 
 
