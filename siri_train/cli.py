@@ -86,10 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--gpus", type=_positive, default=8, help="per node (default: %(default)s)")
     sub.add_argument("--nodes", type=_positive, default=1, help="default: %(default)s")
     sub.add_argument(
-        "--engine", choices=("vllm", "sglang", "trtllm"), default="vllm", help="default: %(default)s"
+        "--engine",
+        choices=("vllm", "sglang", "trtllm"),
+        default="vllm",
+        help="default: %(default)s",
     )
     sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of verl's; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of verl's; repeatable",
     )
 
     sub = command(

@@ -50,10 +50,10 @@ def siri_loss(
         old_log_prob, log_prob, advantages: [B, L] padded, as verl's workers hold them.
         response_mask: [B, L], tokens that count. What the others hold elsewhere has no influence.
         loss_agg_mode: verl's name, one of its five.
-        config: verl's ``ActorConfig``: ``clip_ratio_low``, ``clip_ratio_high`` (``clip_ratio`` where
-            they are None), ``clip_ratio_c`` of the dual clip, which is always on as in ``vanilla``
-            (from exp(20) = 4.9e8 on it never acts), and ``global_batch_info`` with the counts of the
-            whole mini-batch.
+        config: verl's ``ActorConfig``: ``clip_ratio_low`` and ``clip_ratio_high`` (``clip_ratio``
+            where they are None), ``clip_ratio_c`` of the dual clip, which is always on as in
+            ``vanilla`` (from exp(20) = 4.9e8 on it never acts), and ``global_batch_info`` with the
+            counts of the whole mini-batch.
         rollout_is_weights: [B, L] >= 0 or None, the weights of verl's rollout correction.
 
     Returns:

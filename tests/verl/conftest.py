@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from siri_train.config import RunConfig
+from siri_train.data.embedded import START_FOLDER
 from siri_train.recipe import parse_config
 
 # Not collected elsewhere: `make test` has no verl. Asked for by name there, pytest finds nothing
@@ -45,12 +46,40 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded start as a Llama: verl wants a newline in the vocabulary of every Qwen."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    start = AutoModelForCausalLM.from_pretrained(START_FOLDER)
+    shape = start.config.to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+             "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+             "rms_norm_eps", "rope_parameters", "tie_word_embeddings", "bos_token_id",
+             "eos_token_id", "pad_token_id")  # fmt: skip
+    config = LlamaConfig(**{name: shape[name] for name in names}, attention_bias=True)
+    model = LlamaForCausalLM(config)
+    missing, unexpected = model.load_state_dict(start.state_dict(), strict=False)
+    assert not unexpected and all(name.endswith("o_proj.bias") for name in missing)
+    for name, parameter in model.named_parameters():
+        if name.endswith("o_proj.bias"):
+            torch.nn.init.zeros_(parameter)
+    ids = torch.randint(3, config.vocab_size, (2, 30))
+    assert torch.allclose(model(ids).logits, start(ids).logits, atol=1e-4)
+    folder = tmp_path_factory.mktemp("llama") / "start"
+    model.generation_config = start.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(START_FOLDER).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def recipe(tmp_path: Path) -> Any:
+def recipe(tmp_path: Path, llama: Path) -> Any:
     """``recipe("a.b=c", ...)``: a tiny recipe with its run in ``tmp_path/run``."""
 
     def make(*overrides: str) -> RunConfig:
-        return parse_config(copy.deepcopy(TINY), [f"output={tmp_path / 'run'}", *overrides])
+        raw = copy.deepcopy(TINY)
+        return parse_config(raw, [f"output={tmp_path / 'run'}", f"model.path={llama}", *overrides])
 
     return make
 

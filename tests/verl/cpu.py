@@ -1,8 +1,8 @@
 """A CPU as a platform of verl, and a rollout server that is transformers' ``generate``.
 
-verl loads this in every process (``VERL_USE_EXTERNAL_MODULES=tests.verl.cpu``, ``VERL_PLATFORM=cpu``,
-``VERL_ENGINE_DEVICE=cuda``): its own trainer, workers, FSDP engine, agent loops and rewards then run
-without a GPU. Only the two things that need one are replaced, through verl's own registries.
+verl loads this in every process, by ``ENVIRONMENT``: its own trainer, workers, FSDP engine, agent
+loops and rewards then run without a GPU. Only the two things that need one are replaced, through
+verl's own registries.
 """
 
 from __future__ import annotations

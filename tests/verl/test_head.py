@@ -42,9 +42,11 @@ def score(model, ids, labels, upstream):
     model.zero_grad()
     out = model(ids, temperature=0.8, shift_labels=labels, return_dict=True)
     ((out.log_probs * upstream[0]).sum() + (out.entropy * upstream[1]).sum()).backward()
-    return out.log_probs.detach(), out.entropy.detach(), {
-        name: p.grad.clone() for name, p in model.named_parameters()
-    }
+    return (
+        out.log_probs.detach(),
+        out.entropy.detach(),
+        {name: p.grad.clone() for name, p in model.named_parameters()},
+    )
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
@@ -95,7 +97,9 @@ def test_a_wrong_tail_is_refused(head, monkeypatch, text):
 def test_another_contract_is_refused(head, monkeypatch):
     import verl.models.transformers.dense_common as models
 
-    def parameters(self, hidden_states, vocab_weights, input_ids, temperature=1.0, softcap=None): ...
+    def parameters(
+        self, hidden_states, vocab_weights, input_ids, temperature=1.0, softcap=None
+    ): ...
     def values(self, hidden_states, vocab_weights, input_ids, temperature=1.0):
         out = LogprobHead(torch.nn.Parameter(vocab_weights))(hidden_states, input_ids)
         return out.logprobs, out.entropy  # forgets the temperature

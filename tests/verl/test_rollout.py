@@ -81,7 +81,9 @@ def test_validation_rows_keep_verls_own_loop(verl_config):
 
     config, server = verl_config(), ScriptedServer([9] * 100)
     agents = {
-        kind: set(pyarrow.parquet.read_table(config.data[f"{kind}_files"])["agent_name"].to_pylist())
+        kind: set(
+            pyarrow.parquet.read_table(config.data[f"{kind}_files"])["agent_name"].to_pylist()
+        )
         for kind in ("train", "val")
     }
     assert agents == {"train": {"siri_single_turn"}, "val": {"single_turn_agent"}}

@@ -20,8 +20,8 @@ class SiriCheckpoints(CheckpointCallback):
 
     After the save at a compressed or expanded end of the schedule, copies the weights as
     transformers loads them to ``step_NNNNNN`` beside verl's ``global_step_N`` (of which verl keeps
-    the last few), and writes ``manifest.json`` there: ``siri-low``, ``siri-high``, with ``siri.lag``
-    the lagged ones, and all under ``cycles``. Where ``default_local_dir`` is ``RUN/checkpoints``,
+    the last few), and writes ``manifest.json`` there: ``siri-low``, ``siri-high``, the lagged ones
+    with ``siri.lag``, and all under ``cycles``. Where ``default_local_dir`` is ``RUN/checkpoints``,
     ``siri-train export RUN --which low`` finds them.
 
     Raises:
@@ -60,8 +60,8 @@ class SiriCheckpoints(CheckpointCallback):
             )
         if not list(weights.glob("*.safetensors")):
             raise ConfigError(
-                f"{weights} holds no weights; actor_rollout_ref.actor.checkpoint.save_contents must "
-                "contain hf_model"
+                f"{weights} holds no weights; actor_rollout_ref.actor.checkpoint.save_contents "
+                "must contain hf_model"
             )
         folder = Path(checkpoint_dir).parent
         kept = folder / checkpoint_name(global_step)

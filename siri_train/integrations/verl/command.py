@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import copy
+import importlib.metadata
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from typing import Any
 from siri_kernels.integrations import verl as kernels
 from siri_train.config import ConfigError, RunConfig
 from siri_train.data.prompts import prompt_messages
-from siri_train.data.sources import EncodedQuestion
+from siri_train.data.sources import EncodedQuestion, QuestionSampler
 from siri_train.files import replace_text
 from siri_train.integrations.verl.options import PLAIN_TEMPLATE, Machines, verl_options
 from siri_train.integrations.verl.settings import AGENT_LOOP, REWARD_MANAGER, settings_of
@@ -45,18 +46,19 @@ def prepare(
     """
     check_registry()
     checked = preflight(config.model_copy(update={"device": "cpu"}))
-    model = checked.start or resolve_model_path(config.model)
+    QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)  # its check
+    model = str(checked.start or resolve_model_path(config.model))
     folder = (config.run_dir / "verl").resolve()
     options = verl_options(
         config,
         machines,
-        model=str(Path(model).resolve() if Path(model).exists() else model),
+        model=str(Path(model).resolve()) if Path(model).exists() else model,
         train_file=str(folder / "train.parquet"),
         eval_file=str(folder / "eval.parquet"),
     )
     overrides = merged(options.values, extra)
     check_config(overrides)
-    check_prompts(config, checked)
+    check_prompts(config, checked, model)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "train.parquet", config, checked.train_questions, AGENT_LOOP)
     write_rows(folder / "eval.parquet", config, checked.eval_questions, "single_turn_agent")
@@ -73,7 +75,9 @@ def launch(command: Sequence[str]) -> int:
 def as_script(command: Sequence[str]) -> str:
     """The command as a shell script, one key a line."""
     words = list(map(shlex.quote, command))
-    return "#!/bin/sh\nexec " + " ".join(words[:3]) + "".join(f" \\\n  {w}" for w in words[3:]) + "\n"
+    return (
+        "#!/bin/sh\nexec " + " ".join(words[:3]) + "".join(f" \\\n  {w}" for w in words[3:]) + "\n"
+    )
 
 
 def check_registry() -> None:
@@ -179,21 +183,27 @@ def check_config(overrides: Sequence[str]) -> Any:
     return config
 
 
-def check_prompts(config: RunConfig, checked: Checked) -> None:
-    """Sees on some questions that verl's chat template gives the recipe's prompts.
+def check_prompts(config: RunConfig, checked: Checked, model: str) -> None:
+    """Sees on some questions that verl's agent loops make the recipe's prompts of its messages.
 
     Raises:
-        ConfigError: it does not, as with a tokenizer that adds a token to plain text.
+        ConfigError: they do not, as with a tokenizer that adds a token to plain text, or cannot.
     """
-    template = PLAIN_TEMPLATE if config.data.template == "plain" else None
+    from transformers import AutoConfig
+    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+    tokenizer = copy.copy(checked.tokenizer)
+    if config.data.template == "plain":
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    kind = AutoConfig.from_pretrained(model).model_type
+    try:
+        builder = create_continuous_token_builder(tokenizer, hf_model_type=kind)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.path: got {model}; verl cannot build prompts for it: {error}"
+        ) from error
     for question in checked.train_questions[:32]:
-        ids = checked.tokenizer.apply_chat_template(
-            _messages(config, question),
-            chat_template=template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        ids = builder.build_initial_tokens(_messages(config, question))
         if tuple(ids) != question.prompt_ids:
             raise ConfigError(
                 f"data.template: got {config.data.template!r}; verl would make other tokens of "

@@ -18,6 +18,7 @@ NO_DUAL_CLIP = 1e9
 LEFT_OUT = {
     "threads": "verl's workers set their own",
     "sft": "run `siri-train sft` first; its checkpoint is used where it is there",
+    "rollout.engine": "verl's own, by --engine",
     "rollout.batch_rows": "verl's engine schedules itself",
     "rollout.shards": "verl draws other samples than siri-train",
     "reward.workers": "given as reward.num_workers: one process each",
@@ -82,6 +83,10 @@ def verl_options(
         for key, why in LEFT_OUT.items()
         if _get(config, key) != _get(RunConfig(), key)
     ]
+    if config.train.lr_warmup_steps:
+        notes.append(
+            "train.lr_warmup_steps: verl's warm-up starts at 0, so its first step learns nothing"
+        )
     return Options(values, notes)
 
 
@@ -107,8 +112,8 @@ def _refuse_sizes(config: RunConfig, machines: Machines) -> None:
     prompts, parts = config.rollout.prompts, config.train.mini_batches
     if prompts % parts:
         raise ConfigError(
-            f"train.mini_batches: got {parts}; verl takes a divisor of rollout.prompts = {prompts}: "
-            "its mini-batches hold whole groups"
+            f"train.mini_batches: got {parts}; verl takes a divisor of rollout.prompts = {prompts}"
+            ": its mini-batches hold whole groups"
         )
     rows, ranks = prompts // parts * config.rollout.group_size, machines.gpus * machines.nodes
     if rows % ranks:
@@ -212,7 +217,7 @@ def _actor(config: RunConfig) -> dict[str, Any]:
 
 
 def _stored_in_bfloat16(config: RunConfig) -> bool:
-    """Where bfloat16 weights have a float32 master, verl stores float32 and computes in bfloat16."""
+    """bfloat16 weights with a float32 master are verl's fp32, computed with in bfloat16."""
     return config.model.dtype == "bfloat16" and not config.train.master_weights
 
 

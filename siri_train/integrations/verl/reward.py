@@ -23,7 +23,8 @@ class SiriRewardManager(RewardManagerBase):
 
     A response has finished if its last token ends a sequence (the tokenizer's, the generation
     config's and the chat template's end tokens), whatever its length: verl's servers report
-    "completed" for a cut response too. NaN if it could not be scored, see ``length_capping_reward``.
+    "completed" for a cut response too. NaN if it could not be scored, see
+    ``length_capping_reward``.
 
     Args:
         config: verl's whole configuration, with the section ``siri``.
