@@ -212,7 +212,9 @@ def _verl(arguments: argparse.Namespace) -> int:
     for note in notes:
         print(f"siri-train verl: {note}", file=sys.stderr)
     print(command.as_script(words), end="", flush=True)
-    return command.launch(words) if arguments.launch else 0
+    if arguments.launch:
+        command.launch(words)
+    return 0
 
 
 def _eval(arguments: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ device.mem_get_info = lambda *_: (1 << 30, 1 << 30)
 device.get_rng_state = torch.get_rng_state
 device.set_rng_state = torch.set_rng_state
 device.device_count = lambda: 1
+device.get_device_name = lambda *_: "CPU"
 
 
 @PlatformRegistry.register(platform="cpu")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,9 @@ VERL = [
 ]
 
 
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, llama):
     """The run's folder, verl's log, and the metrics of its two steps."""
@@ -48,17 +53,21 @@ def finished(tmp_path_factory, llama):
     (folder / "tiny.yaml").write_text(parse_config(copy.deepcopy(TINY), overrides).to_yaml())
     argv = [sys.executable, "-m", "siri_train", "verl", "tiny.yaml", "--gpus", "1", "--launch"]
     with (folder / "log").open("w") as log:
-        done = subprocess.run(
+        verl = subprocess.Popen(
             [*argv, *(word for key in VERL for word in ("--set", key))],
             cwd=folder,
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0"},
             stdout=log,
             stderr=subprocess.STDOUT,
-            check=False,
-            timeout=280,
+            start_new_session=True,
         )
+        try:
+            verl.wait(timeout=540)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # Ray's daemons, if it had to be stopped
+                os.killpg(verl.pid, signal.SIGKILL)
     text = (folder / "log").read_text()
-    assert done.returncode == 0, text[-6000:]
+    assert verl.returncode == 0, text[-6000:]
     lines = re.findall(r"step:(\d+) - (.*)", text)
     steps = {
         int(step): {

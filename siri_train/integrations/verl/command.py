@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,9 +66,9 @@ def prepare(
     return command, options.notes
 
 
-def launch(command: Sequence[str]) -> int:
-    """Runs verl in this terminal; its exit status."""
-    return subprocess.run(list(command), check=False).returncode
+def launch(command: Sequence[str]) -> None:
+    """Runs verl in the place of this process, so that signals and the exit status are verl's."""
+    os.execv(command[0], list(command))
 
 
 def as_script(command: Sequence[str]) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import BaseModel
 
 from siri_kernels.integrations import verl as kernels
 from siri_train.config import ConfigError, RunConfig
@@ -21,13 +24,28 @@ LEFT_OUT = {
     "rollout.engine": "verl's own, by --engine",
     "rollout.batch_rows": "verl's engine schedules itself",
     "rollout.shards": "verl draws other samples than siri-train",
-    "reward.workers": "given as reward.num_workers: one process each",
     "loss.skip_zero_advantage": "it saves time here and changes no result",
     "train.rehearse": "verl has none",
     "checkpoint.best": "verl keeps no best checkpoint",
     "monitor.rollouts_every": "verl dumps all rollouts or none: trainer.rollout_data_dir",
     "monitor.rollouts_kept": "verl dumps all rollouts or none: trainer.rollout_data_dir",
 }
+
+
+# The values of a key that verl can do, and why no other.
+ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "device": (("auto", "cuda"), "verl trains on GPUs"),
+    "model.scratch": ((None,), "verl loads a model; run `siri-train sft` first"),
+    "advantage.baseline": (("mean",), "siri_grpo is GRPO; verl hands estimators no options"),
+    "advantage.scale": (("group_std", "none"), "verl has norm_adv_by_std_in_grpo alone"),
+    "advantage.eps": ((1e-6,), "verl does not hand it to estimators"),
+    "monitor.halt_on_alarm": ((False,), "the alarms lie in siri-train's loop"),
+    "model.lora.dropout": ((None, 0.0), "verl's LoRA on FSDP has none"),
+}
+
+# Read by siri-train on the way: for the rows, the model's folder, and by RunConfig's properties.
+ELSEWHERE = ("output", "data.train", "data.eval", "data.system", "data.instruction", "eval.budgets",
+             "model.path", "model.convert_from")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,39 +86,65 @@ def verl_options(
     Raises:
         ConfigError: a key whose value verl cannot do, and why.
     """
+    read: Any = _Reads(config)
     _refuse(config, machines)
     values = {
-        **_algorithm(config),
-        **_data(config, train_file, eval_file),
-        **_model(config, model),
-        **_actor(config),
-        **_rollout(config, machines),
-        **_siri(config),
-        **_trainer(config, machines),
+        **_algorithm(read),
+        **_data(read, train_file, eval_file),
+        **_model(read, model),
+        **_actor(read),
+        **_rollout(read, machines),
+        **_siri(read),
+        **_trainer(read, machines),
     }
+    defaults = RunConfig()
+    for key, value in _leaves(config):
+        if value != _get(defaults, key) and not read.covers(key):
+            raise ConfigError(f"{key}: got {value!r}; `siri-train verl` has nothing for it in verl")
     notes = [
         f"{key} = {_get(config, key)!r} is left out: {why}"
         for key, why in LEFT_OUT.items()
-        if _get(config, key) != _get(RunConfig(), key)
+        if _get(config, key) != _get(defaults, key)
     ]
     if config.train.lr_warmup_steps:
-        notes.append(
-            "train.lr_warmup_steps: verl's warm-up starts at 0, so its first step learns nothing"
-        )
+        notes.append("train.lr_warmup_steps: verl's first step has a learning rate of 0")
     return Options(values, notes)
 
 
+class _Reads:
+    """A section that remembers which of its keys were asked for: what nobody asks for is lost."""
+
+    def __init__(self, section: BaseModel, prefix: str = "", seen: set[str] | None = None) -> None:
+        self._section, self._prefix = section, prefix
+        self._seen: set[str] = {*ELSEWHERE, *LEFT_OUT, *ACCEPTED} if seen is None else seen
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._section, name)
+        if name not in type(self._section).model_fields:
+            # A method or property reads the whole section; of the run, see ELSEWHERE.
+            self._seen |= {self._prefix.rstrip(".")}
+            return value
+        if isinstance(value, BaseModel):
+            return _Reads(value, f"{self._prefix}{name}.", self._seen)
+        self._seen.add(f"{self._prefix}{name}")
+        return value
+
+    def covers(self, key: str) -> bool:
+        parts = key.split(".")
+        return any(".".join(parts[: n + 1]) in self._seen for n in range(len(parts)))
+
+
+def _leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _refuse(config: RunConfig, machines: Machines) -> None:
-    accepted: dict[str, tuple[tuple[Any, ...], str]] = {
-        "device": (("auto", "cuda"), "verl trains on GPUs"),
-        "model.scratch": ((None,), "verl loads a model; run `siri-train sft` first"),
-        "advantage.baseline": (("mean",), "siri_grpo is GRPO; verl hands estimators no options"),
-        "advantage.scale": (("group_std", "none"), "verl has norm_adv_by_std_in_grpo alone"),
-        "advantage.eps": ((1e-6,), "verl does not hand it to estimators"),
-        "monitor.halt_on_alarm": ((False,), "the alarms lie in siri-train's loop"),
-        "model.lora.dropout": ((None, 0.0), "verl's LoRA on FSDP has none"),
-    }
-    for key, (values, why) in accepted.items():
+    for key, (values, why) in ACCEPTED.items():
         got = _get(config, key)
         if got not in values:
             takes = " or ".join(map(repr, values))
@@ -290,7 +334,7 @@ def _trainer(config: RunConfig, machines: Machines) -> dict[str, Any]:
     }
 
 
-def _get(config: RunConfig, key: str) -> Any:
+def _get(config: Any, key: str) -> Any:
     """The value at a dotted key; None below a section that is not there."""
     value: Any = config
     for part in key.split("."):
