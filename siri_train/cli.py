@@ -208,12 +208,12 @@ def _verl(arguments: argparse.Namespace) -> int:
     from siri_train.integrations.verl.options import Machines
 
     machines = Machines(arguments.gpus, arguments.nodes, arguments.engine)
-    words, notes = command.prepare(config, machines, arguments.set)
-    for note in notes:
+    prepared = command.prepare(config, machines, arguments.set)
+    for note in prepared.notes:
         print(f"siri-train verl: {note}", file=sys.stderr)
-    print(command.as_script(words), end="", flush=True)
+    print(command.as_script(prepared.command), end="", flush=True)
     if arguments.launch:
-        command.launch(words)
+        command.launch(prepared.command)
     return 0
 
 

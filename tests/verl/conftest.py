@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ try:
 except importlib.metadata.PackageNotFoundError:
     collect_ignore_glob = ["test_*.py"]
 else:
+    import verl.utils.experimental.torch_functional as torch_seam
+    import verl.utils.kernel.linear_cross_entropy as triton_seam
+
     from siri_train.integrations.verl import command
     from siri_train.integrations.verl.options import Machines
 
@@ -29,6 +34,15 @@ else:
 def fresh_random_inputs(request: pytest.FixtureRequest) -> None:
     """Each test draws its own numbers, the same ones in every run."""
     torch.manual_seed(sum(map(ord, request.node.nodeid)))
+
+
+@pytest.fixture(autouse=True)
+def verls_own_head() -> Iterator[None]:
+    """A configuration with ``external_lib`` replaces it for the whole process; put back after."""
+    before = triton_seam.linear_cross_entropy, torch_seam.FusedLinearForPPO.forward
+    yield
+    triton_seam.linear_cross_entropy, torch_seam.FusedLinearForPPO.forward = before
+    sys.modules.pop("siri_kernels.integrations.verl_head", None)
 
 
 TINY: dict[str, Any] = {
@@ -89,7 +103,6 @@ def verl_config(recipe: Any) -> Any:
     """``verl_config("a.b=c", ...)``: what verl composes of the command that is made of a recipe."""
 
     def make(*overrides: str, extra: tuple[str, ...] = ()) -> Any:
-        words, _ = command.prepare(recipe(*overrides), Machines(gpus=1), extra)
-        return command.check_config(words[3:])
+        return command.prepare(recipe(*overrides), Machines(gpus=1), extra).config
 
     return make

@@ -210,8 +210,7 @@ def test_verl_reads_the_rows(recipe):
     """Through verl's own dataset: messages, gold answers, and who samples them."""
     from verl.trainer.ppo.utils import create_rl_dataset
 
-    words, _ = command.prepare(recipe("data.system=Add."), Machines(1))
-    config = command.check_config(words[3:])
+    config = command.prepare(recipe("data.system=Add."), Machines(1)).config
     tokenizer = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
     rows = create_rl_dataset(config.data.train_files, config.data, tokenizer, None)
     assert len(rows) == 16

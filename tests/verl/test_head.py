@@ -18,15 +18,10 @@ MODULE = "siri_kernels.integrations.verl_head"
 
 
 @pytest.fixture
-def head(monkeypatch):
-    """The module imported afresh, as verl's ``external_lib`` does; verl's own put back after."""
-    import sys
-
-    before = triton_seam.linear_cross_entropy, torch_seam.FusedLinearForPPO.forward
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+def head():
+    """Imports the module, as verl's ``external_lib`` does; conftest puts verl's own back."""
     forward = Qwen2ForCausalLM.forward
     yield lambda: importlib.import_module(MODULE)
-    triton_seam.linear_cross_entropy, torch_seam.FusedLinearForPPO.forward = before
     Qwen2ForCausalLM.forward = forward
 
 

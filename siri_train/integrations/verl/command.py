@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from siri_kernels.integrations import verl as kernels
 from siri_train.config import ConfigError, RunConfig
@@ -24,9 +24,15 @@ from siri_train.model import resolve_model_path
 from siri_train.preflight import Checked, preflight
 
 
-def prepare(
-    config: RunConfig, machines: Machines, extra: Sequence[str] = ()
-) -> tuple[list[str], list[str]]:
+class Prepared(NamedTuple):
+    """The command's words, notes on what of the recipe has no part in it, verl's configuration."""
+
+    command: list[str]
+    notes: list[str]
+    config: Any
+
+
+def prepare(config: RunConfig, machines: Machines, extra: Sequence[str] = ()) -> Prepared:
     """Everything up to the start: registry, data, options, verl's own validation.
 
     Writes ``RUN/verl/train.parquet``, ``eval.parquet`` and ``command.sh``.
@@ -35,9 +41,6 @@ def prepare(
         config: the recipe.
         machines: GPUs and rollout engine.
         extra: ``KEY=VALUE`` of verl's, which go before the recipe's.
-
-    Returns:
-        The command's words, and notes on what of the recipe has no part in it.
 
     Raises:
         ConfigError: a name that is not registered and why; whatever siri-train's own checks
@@ -56,14 +59,14 @@ def prepare(
         eval_file=str(folder / "eval.parquet"),
     )
     overrides = merged(options.values, extra)
-    check_config(overrides)
+    composed = check_config(overrides)
     check_prompts(config, checked, model)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "train.parquet", config, checked.train_questions, AGENT_LOOP)
     write_rows(folder / "eval.parquet", config, checked.eval_questions, "single_turn_agent")
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
     replace_text(folder / "command.sh", as_script(command))
-    return command, options.notes
+    return Prepared(command, options.notes, composed)
 
 
 def launch(command: Sequence[str]) -> None:
