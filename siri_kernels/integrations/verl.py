@@ -181,7 +181,7 @@ def siri_grpo(
         norm_adv_by_std_in_grpo = (
             True if config is None else config.get("norm_adv_by_std_in_grpo", True)
         )
-    _, group = np.unique(np.asarray(index), return_inverse=True)
+    group = np.unique(np.asarray(index), return_inverse=True)[1]
     ids = torch.from_numpy(group.reshape(-1).astype(np.int64))
     scale = "group_std" if norm_adv_by_std_in_grpo else "none"
     with torch.no_grad():
