@@ -294,6 +294,7 @@ def test_what_the_page_says_is_taken():
               "actor_rollout_ref.rollout.name=vllm",
               "actor_rollout_ref.actor.use_dynamic_bsz=True"]  # fmt: skip
     made = command.check_config([*keys.split(), *needed])
-    assert settings_of(made).schedule.build()(80) == 15184
+    cap = settings_of(made).schedule.build()(79)
+    assert f'"siri_single_turn: step 80, responses of at most {cap} tokens"' in section
     assert made.actor_rollout_ref.rollout.agent.default_agent_loop == "siri_single_turn"
     assert made.trainer.checkpoint_callback_class.endswith(".SiriCheckpoints")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
@@ -9,6 +10,9 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 
 from siri_train.config import ConfigError
 from siri_train.integrations.verl.settings import AGENT_LOOP, settings_of
+
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)  # verl's root logger is at WARNING
 
 
 @register(AGENT_LOOP)
@@ -26,6 +30,8 @@ class SiriAgentLoop(SingleTurnAgentLoop):
             ``trainer.use_v1=False``, does not hand it to agent loops).
     """
 
+    _told = -1
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.schedule = settings_of(self.config).schedule.build()
@@ -36,8 +42,11 @@ class SiriAgentLoop(SingleTurnAgentLoop):
             raise ConfigError(
                 f"{AGENT_LOOP}: verl hands over no global_steps; takes trainer.use_v1=True"
             )
-        # 0 is validation before the first step.
-        cap = self.schedule(max(int(kwargs["global_steps"]) - 1, 0))
+        step = int(kwargs["global_steps"])
+        cap = self.schedule(max(step - 1, 0))  # 0 is validation before the first step
+        if step != SiriAgentLoop._told:  # verl has no metric for it
+            SiriAgentLoop._told = step
+            _log.info("%s: step %d, responses of at most %d tokens", AGENT_LOOP, step, cap)
         output = await super().run({**sampling_params, "max_tokens": cap}, **kwargs)
         output.extra_fields["siri_cap"] = cap
         return output
