@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from pydantic import BaseModel
 from verl.utils.config import omega_conf_to_dataclass
@@ -76,6 +76,13 @@ OTHER = {
     "monitor.trackio": "t",
     "distributed.compute_dtype": "bfloat16",
     "checkpoint.best": "accuracy",
+    "loss.rollout_correction": {"mode": "mask", "low": 0.5, "high": 5.0},
+    "rollout.vllm.gpu_memory_utilization": 0.7,
+    "rollout.vllm.cache_gib": 1.0,
+    "rollout.vllm.dtype": "bfloat16",
+    "rollout.vllm.tensor_parallel_size": 1,  # it takes no other
+    "rollout.probe.every": 3,
+    "rollout.probe.threshold": 0.5,
 }
 
 
@@ -111,6 +118,8 @@ def test_no_key_is_dropped_in_silence(key, field, recipe):
     """Changed, it changes verl's keys, or is refused by name, or a note says it is left out."""
     dtype = "bfloat16" if key == "train.master_weights" else "float32"
     base = recipe("schedule.cycle=8", "train.steps=8", f"model.dtype={dtype}").model_dump()
+    if key == "loss.rollout_correction":
+        base["loss"]["old_logprobs"] = "recompute"
     before = verl_options(parse_config(base), Machines(1), **FILES)
     section, value = base, None
     for part in key.split(".")[:-1]:
@@ -123,14 +132,12 @@ def test_no_key_is_dropped_in_silence(key, field, recipe):
     except ConfigError as error:
         assert str(error).startswith(f"{key}: got "), error
         return
-    if (
-        key in set(ELSEWHERE) - {"output", "eval.budgets"}
-        or field.annotation == Literal["transformers"]
-    ):  # no other value
+    if key in set(ELSEWHERE) - {"output", "eval.budgets"}:
         return
-    noted = [note for note in after.notes if note.startswith(f"{key} = ")]
-    assert after.values != before.values or noted, f"{key} is dropped"
-    assert bool(noted) == (key in LEFT_OUT)
+    left_out = [name for name in LEFT_OUT if f"{key}.".startswith(f"{name}.")]
+    noted = [note for note in after.notes if note.split(" = ")[0] in left_out]
+    assert after.values != before.values or noted or value == other(key, field, value), key
+    assert bool(noted) == bool(left_out)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +147,11 @@ def test_no_key_is_dropped_in_silence(key, field, recipe):
         (["train.mini_batches=4"], {"gpus": 3}, "rollout.prompts: .* = 4 rows .* over 3 GPUs"),
         (["checkpoint.every=3", "schedule.cycle=8"], {}, "checkpoint.every: got 3; .* 4: verl"),
         (["checkpoint.lag=1", "checkpoint.every=2", "schedule.cycle=8"], {}, "of the lag, 1"),
+        (
+            ["loss.old_logprobs=recompute", "loss.rollout_correction={mode: reject}"],
+            {},
+            "loss.rollout_correction: got mode=reject",
+        ),
         (["model.lora={dropout: 0.1}"], {}, "model.lora.dropout: got 0.1"),
         (["monitor.wandb=a", "monitor.trackio=b"], {}, "verl has one project"),
     ],
@@ -298,3 +310,19 @@ def test_what_the_page_says_is_taken():
     assert f'"siri_single_turn: step 80, responses of at most {cap} tokens"' in section
     assert made.actor_rollout_ref.rollout.agent.default_agent_loop == "siri_single_turn"
     assert made.trainer.checkpoint_callback_class.endswith(".SiriCheckpoints")
+
+
+def test_rollout_corrections_are_verls(recipe):
+    """TIS and IcePop by our names; the weights by verl's own reading of the thresholds."""
+    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_weights
+
+    for name, kept in (("tis", [0.1, 1.0, 2.0]), ("icepop", [0.0, 1.0, 3.0])):
+        options = recipe("loss.old_logprobs=recompute", f"loss.rollout_correction={name}")
+        values = verl_options(options, Machines(1), **FILES).values
+        made = command.check_config(command.merged(values, ())).algorithm.rollout_correction
+        assert made.rollout_is == "token" and not made.bypass_mode
+        ratio = torch.tensor([[0.1, 1.0, 3.0]])
+        weights, _ = compute_rollout_correction_weights(
+            ratio.log(), torch.ones(1, 3), made.rollout_is, made.rollout_is_threshold
+        )
+        assert torch.allclose(weights, torch.tensor([kept]))

@@ -23,6 +23,9 @@ LEFT_OUT = {
     "sft": "run `siri-train sft` first; its checkpoint is used where it is there",
     "rollout.engine": "verl's own, by --engine",
     "rollout.batch_rows": "verl's engine schedules itself",
+    "rollout.vllm.cache_gib": "verl plans by gpu_memory_utilization",
+    "rollout.vllm.sleep_level": "verl decides",
+    "rollout.probe": "verl has none",
     "rollout.shards": "verl draws other samples than siri-train",
     "loss.skip_zero_advantage": "it saves time here and changes no result",
     "train.rehearse": "verl has none",
@@ -39,6 +42,7 @@ ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "advantage.baseline": (("mean",), "siri_grpo is GRPO; verl hands estimators no options"),
     "advantage.scale": (("group_std", "none"), "verl has norm_adv_by_std_in_grpo alone"),
     "advantage.eps": ((1e-6,), "verl does not hand it to estimators"),
+    "rollout.vllm.tensor_parallel_size": ((1,), "set it by --set"),
     "monitor.halt_on_alarm": ((False,), "the alarms lie in siri-train's loop"),
     "model.lora.dropout": ((None, 0.0), "verl's LoRA on FSDP has none"),
 }
@@ -171,12 +175,27 @@ def _refuse_sizes(config: RunConfig, machines: Machines) -> None:
 
 
 def _algorithm(config: RunConfig) -> dict[str, Any]:
+    correction = config.loss.rollout_correction
     return {
+        **({} if correction is None else _correction(correction)),
         "algorithm.adv_estimator": kernels.ESTIMATOR,
         "algorithm.norm_adv_by_std_in_grpo": config.advantage.scale == "group_std",
-        # The sampler's log-probs as the old ones, or a forward pass more; no importance weights.
+        # The sampler's log-probs as the old ones, or a forward pass more.
         "algorithm.rollout_correction.bypass_mode": config.loss.old_logprobs == "rollout",
     }
+
+
+def _correction(correction: Any) -> dict[str, Any]:
+    """verl truncates from above alone, and masks with two bounds in one string."""
+    mode, level, low, high = correction.mode, correction.level, correction.low, correction.high
+    key = "algorithm.rollout_correction"
+    if mode == "reject" or level == "geometric" or (mode == "truncate" and low > 0):
+        raise ConfigError(
+            f"loss.rollout_correction: got mode={mode}, level={level}, low={low}; as a weight verl "
+            "has mode=truncate with low=0 and mode=mask, each by token or sequence"
+        )
+    threshold = high if mode == "truncate" else f"{low}_{high}"
+    return {f"{key}.rollout_is": level, f"{key}.rollout_is_threshold": threshold}
 
 
 def _data(config: RunConfig, train_file: str, eval_file: str) -> dict[str, Any]:
@@ -278,7 +297,11 @@ def _rollout(config: RunConfig, machines: Machines) -> dict[str, Any]:
         f"{key}.top_p": sample.top_p,
         f"{key}.top_k": sample.top_k or -1,
         f"{key}.seed": config.seed,
-        f"{key}.dtype": "float32" if _computed_in_float32(config) else "bfloat16",
+        f"{key}.dtype": sample.vllm.dtype
+        or ("float32" if _computed_in_float32(config) else "bfloat16"),
+        f"{key}.gpu_memory_utilization": sample.vllm.gpu_memory_utilization,
+        f"{key}.max_num_seqs": sample.vllm.max_num_seqs,
+        f"{key}.enforce_eager": sample.vllm.enforce_eager,
         f"{key}.tensor_model_parallel_size": 1,
         f"{key}.max_model_len": config.data.max_prompt_len
         + max(config.schedule.max_len, *config.budgets),
