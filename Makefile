@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm aot bench bench-gpu lint format clean
+.PHONY: setup demo test test-slow test-peers test-vllm test-verl aot bench bench-gpu lint format clean
 
 setup: $(READY)
 
@@ -30,6 +30,11 @@ test-vllm:
 	PYTHON="$(PYTHON)" sh scripts/vllm.sh .vllm
 	.vllm/bin/python -m pytest tests/vllm -m 'slow or not slow' --show-capture=no
 
+test-verl:
+	PYTHON="$(PYTHON)" sh scripts/verl.sh .verl
+	.verl/bin/python -m pytest tests/verl -m 'slow or not slow'
+	SIRI_SNIPPETS=verl .verl/bin/python -m pytest tests/test_snippets.py
+
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
 
@@ -53,4 +58,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .peers .vllm .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .peers .vllm .verl .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -89,6 +89,25 @@ def _parser() -> argparse.ArgumentParser:
         "--rates", metavar="FOLDER", help="a run whose measured rates to use; default: this one"
     )
 
+    sub = command("verl", _verl, "a recipe as the whole command of verl 0.9.1; prints or starts it")
+    recipe(sub)
+    sub.add_argument("--launch", action="store_true", help="start it, too")
+    sub.add_argument("--gpus", type=_positive, default=8, help="per node (default: %(default)s)")
+    sub.add_argument("--nodes", type=_positive, default=1, help="default: %(default)s")
+    sub.add_argument(
+        "--engine",
+        choices=("vllm", "sglang", "trtllm"),
+        default="vllm",
+        help="default: %(default)s",
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of verl's; repeatable",
+    )
+
     sub = command(
         "eval", _eval, "accuracy of a checkpoint at every budget from one generation pass"
     )
@@ -179,6 +198,31 @@ def _train(arguments: argparse.Namespace) -> int:
     from siri_train.loop import train
 
     train(config, arguments.resume)
+    return 0
+
+
+def _verl(arguments: argparse.Namespace) -> int:
+    import importlib.util
+
+    from siri_train.config import ConfigError
+    from siri_train.recipe import load_config
+
+    config = load_config(arguments.recipe, arguments.overrides)
+    if importlib.util.find_spec("verl") is None:
+        raise ConfigError(
+            "verl is not installed here; this needs verl 0.9.1 with its own transformers (5.5 to "
+            "5.10), and siri-kernels beside it by pip install --no-deps"
+        )
+    from siri_train.integrations.verl import command
+    from siri_train.integrations.verl.options import Machines
+
+    machines = Machines(arguments.gpus, arguments.nodes, arguments.engine)
+    prepared = command.prepare(config, machines, arguments.set)
+    for note in prepared.notes:
+        print(f"siri-train verl: {note}", file=sys.stderr)
+    print(command.as_script(prepared.command), end="", flush=True)
+    if arguments.launch:
+        command.launch(prepared.command)
     return 0
 
 
