@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,18 @@ def test_alarms_are_recorded_and_may_halt(tiny: Any) -> None:
     shutil.rmtree(run)
     with pytest.raises(RuntimeError, match="all-truncated"):
         train(tiny("schedule.max_len=1", "schedule.min_len=1", "monitor.halt_on_alarm=true"))
+
+
+def test_a_prompt_that_is_too_long_is_named_with_its_key_and_numbers(
+    tiny: Any, tmp_path: Path
+) -> None:
+    """Before anything is written: prompt over its limit, then prompt and cap over the model's."""
+    with pytest.raises(ConfigError) as caught:
+        train(tiny("data.max_prompt_len=7"))
+    said = str(caught.value)
+    assert re.search(r"data\.max_prompt_len: \d+ of 64 prompts are longer than 7 tokens", said)
+    assert re.search(r"the longest, \S+, has \d+", said)
+    with pytest.raises(ConfigError, match=r"schedule\.max_len: data\.max_prompt_len \(24\) .*"
+                       r"\(489\) = 513 tokens, but the model has 512 positions"):  # fmt: skip
+        train(tiny("schedule.max_len=489"))
+    assert not (tmp_path / "run").exists()
