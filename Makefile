@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm aot bench bench-gpu lint format clean
+.PHONY: setup demo test test-slow test-peers test-vllm aot bench bench-ready bench-gpu test-gpu lint format clean
 
 setup: $(READY)
 
@@ -33,14 +33,25 @@ test-vllm:
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
 
-bench: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m bench
+# Peers take part where `sh scripts/peers.sh .peers` put them; the others are named in the result.
+PEERS := .peers$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-# On a machine with a GPU: the GPU tests of the kernels, then their speed.
-bench-gpu: $(READY)
-	$(BIN)/python -m pytest tests/kernels -k "triton or head"
-	$(BIN)/python -m bench.gpu
+bench: bench-ready
+	PYTHONPATH=$(PEERS) $(BIN)/python -m bench
+
+# On a machine with a GPU. GPU_PYTHON=python3 takes a Python that has torch, triton, pytest and pytest-benchmark
+# already and builds nothing; OUT=FOLDER is where results go (and go on from).
+GPU_PYTHON ?= $(BIN)/python
+GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),bench-ready)
+
+bench-ready: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+
+test-gpu: $(GPU_READY)
+	$(GPU_PYTHON) -m pytest tests/kernels -k "triton or head"
+
+bench-gpu: $(GPU_READY)
+	PYTHONPATH=$(PEERS) $(GPU_PYTHON) -m bench --device cuda --budget 480 $(if $(OUT),--out $(OUT))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
 #!/bin/sh
-# TRL and verl for the parity tests, in a folder of their own ($1): nothing of it enters .venv.
+# TRL and verl for the parity tests, and the peers of the bench, in a folder of their own ($1): nothing of it enters .venv.
 #
 #   sh scripts/peers.sh .peers && PYTHONPATH=.peers .venv/bin/python -m pytest tests/kernels/parity
 #
