@@ -7,7 +7,8 @@ SmolLM2-135M-Instruct and GSM8K solutions of their own ragged lengths (see the r
 parameters and its questions; ``python -m bench`` measures both. Both sides take one optimiser
 update on the same sequences; gradients are compared first. TRL's side is its own
 ``training_step`` on a generation batch made of the same tokens; it pads, as it does after sampling.
-Rows of both hold about as many tokens. Then our step with half of the groups degenerate, skipped and not.
+Rows of both hold about as many tokens. Then our step with half of the groups degenerate, skipped
+and not.
 """
 
 from __future__ import annotations
