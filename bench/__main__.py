@@ -38,6 +38,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="a row's timed rounds; default 4, GPU 1.5")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument("--without", default=[], action="append", metavar="CONTENDER",
+                        help="leave it out (one whose kernel takes the GPU down, say)")  # fmt: skip
     parser.add_argument("--real", help="hidden states written by python -m bench.real")
     parser.add_argument("pytest", nargs="*", help="after --: arguments of pytest(-benchmark)")
     return parser.parse_args()
@@ -64,9 +66,11 @@ def main() -> int:
     import torch
 
     kind = "dry" if given.dry_run else given.device
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("bench: no GPU here; without --device cuda it measures on the CPU")
     if kind == "dry":
         out = given.out or Path(tempfile.mkdtemp())
-    elif kind == "cuda" and torch.cuda.is_available():
+    elif kind == "cuda":
         name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
         out = given.out or FOLDER / "results" / name
     else:
@@ -79,6 +83,7 @@ def main() -> int:
             f"--bench-plan={kind}", f"--bench-out={out}", f"--bench-budget={given.budget}",
             f"--bench-seconds={seconds}", f"--bench-threads={given.threads}",
             f"--bench-only={given.only}",
+            *[f"--bench-without={name}" for name in given.without],
             *([f"--bench-real={given.real}"] if given.real else []), "-s",
             "-rs", "--benchmark-columns=median,iqr,rounds", "--benchmark-sort=mean",
             *given.pytest,

@@ -26,6 +26,7 @@ def pytest_addoption(parser: Any) -> None:
     group.addoption("--bench-threads", default=1, type=int)
     group.addoption("--bench-only", default="")
     group.addoption("--bench-real", default=None)
+    group.addoption("--bench-without", default=[], action="append")
 
 
 def plan_of(config: Any) -> Plan:
@@ -35,6 +36,7 @@ def plan_of(config: Any) -> Plan:
         kind=option("--bench-plan"), out=option("--bench-out"), budget=option("--bench-budget"),
         seconds=option("--bench-seconds"), threads=option("--bench-threads"),
         only=option("--bench-only"), real=option("--bench-real"),
+        without=frozenset(option("--bench-without")),
     )  # fmt: skip
 
 

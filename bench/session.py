@@ -30,6 +30,7 @@ class Plan:
     threads: int = 1
     only: str = ""
     real: str | None = None
+    without: frozenset[str] = frozenset()
 
     def cases(self) -> list[Case]:
         """The rows, the most important first."""
@@ -56,7 +57,10 @@ class Session:
         torch.set_num_threads(plan.threads)
         torch.manual_seed(0)
         self.where = Where(
-            self.device.device, plan.kind == "cuda", "triton" if plan.kind == "dry" else None
+            self.device.device,
+            triton=plan.kind == "cuda",
+            backend="triton" if plan.kind == "dry" else None,
+            without=plan.without,
         )
         self.path = plan.out / "kernels.json"
         self.result = self._resumed()

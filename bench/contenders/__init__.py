@@ -50,6 +50,9 @@ def found(makes: dict[str, Make], where: Where) -> tuple[dict[str, Contender], d
     here: dict[str, Contender] = {}
     missing: dict[str, str] = {}
     for name, make in makes.items():
+        if name in where.without:
+            missing[name] = "left out by --without"
+            continue
         try:
             here[name] = make(where)
         except (ImportError, OSError, RuntimeError, Missing) as error:

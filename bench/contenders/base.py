@@ -19,11 +19,13 @@ class Where:
 
     ``triton`` is false where Triton kernels cannot run; ``backend`` is what ``siri_kernels`` is
     asked for, None being its own choice ("triton" makes a CPU run them in the interpreter).
+    ``without``: names of contenders to leave out.
     """
 
     device: torch.device
     triton: bool
     backend: str | None = None
+    without: frozenset[str] = frozenset()
 
     def need_triton(self) -> None:
         """Raise :class:`Missing` where Triton kernels cannot run."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.session import Plan
 
@@ -66,6 +67,20 @@ def test_rows_have_names_of_their_own_and_the_grid_is_whole():
     assert {c.masked for c in plan if c.group == "head"} == {0.0, 0.3, 0.6}
     tokens = {c.tokens for c in plan if c.group == "loss"}
     assert {2**15, 2**18, 2**20} <= tokens
+
+
+def test_no_gpu_is_an_error_before_anything_runs():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run("--device", "cuda")
+    assert done.returncode == 1 and done.stderr.startswith("bench: no GPU here")
+
+
+def test_left_out_contenders_are_named(tmp_path):
+    done = run("--dry-run", "--out", str(tmp_path), "--only", "groups", "--without", "TRL")
+    assert done.returncode == 0, done.stdout[-3000:]
+    (row,) = json.loads((tmp_path / "kernels.json").read_text())["rows"].values()
+    assert row["missing"]["TRL"] == "left out by --without" and "TRL" not in row["contenders"]
 
 
 def test_a_spent_budget_says_so(tmp_path):
