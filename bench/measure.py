@@ -23,9 +23,10 @@ class Work:
     """A row to be measured.
 
     ``steps``: the timed call of each contender. ``check``: its errors against float64, and why it
-    is wrong or None. ``yardsticks``: bare operations timed in the same rounds. ``flops`` and
-    ``bytes``: what the work needs at least. ``returned``: bytes of results and gradients, which are
-    not counted as memory. ``facts``: what goes into the row as it is.
+    is wrong or None; ``check_result`` looks at what a timed call gives, at its full size.
+    ``yardsticks``: bare operations timed in the same rounds. ``flops`` and ``bytes``: what the work
+    needs at least. ``returned``: bytes of results and gradients, which are not counted as memory.
+    ``facts``: what goes into the row as it is.
     """
 
     steps: dict[str, Step]
@@ -38,6 +39,7 @@ class Work:
     settings: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     count_launches: bool = False
+    check_result: Callable[[str, Any], str | None] = lambda name, result: None
 
 
 def distance(got: Tensor, exact: Tensor) -> dict[str, float]:
@@ -92,10 +94,11 @@ def measure(
         try:
             errors, wrong = work.check(name)
             row["contenders"][name] = entry = {"errors": errors}
+            if wrong is None:  # the first call compiles, tunes, fills caches
+                wrong = work.check_result(name, step())
             if wrong is not None:
                 entry["wrong"] = f"{wrong}; not timed"
                 continue
-            step()  # compiles, tunes, fills caches
             entry["peak_mib"] = max(0, device.peak(step) - work.returned) / 2**20
             if work.count_launches:
                 entry["launches"] = device.launches(step)

@@ -98,7 +98,9 @@ def test_head_rows(case, monkeypatch):
     for name, step in work.steps.items():
         errors, wrong = work.check(name)
         assert wrong is None, f"{name}: {wrong}"
-        assert len(errors) == parts and len(step()) == parts
+        results = step()
+        assert len(errors) == len(results) == parts
+        assert work.check_result(name, results) is None
     counted = round(work.flops / (2 * parts * 16 * 300))
     assert (counted < 40) == bool(case.masked)
 
@@ -114,3 +116,5 @@ def test_a_wrong_contender_is_seen(monkeypatch):
         monkeypatch.delitem(HEAD, name)
     work = HeadCase(40, 16, 300).build(HERE, Cpu(), None)
     assert "from float64" in work.check("eager, chunks")[1]
+    wrong = [1.5 * x for x in work.steps["eager"]()]
+    assert "at full size logprobs is 5.0e-01" in work.check_result("eager", wrong)
