@@ -81,7 +81,7 @@ class Session:
             before = json.loads(self.path.read_text(encoding="utf-8"))
             same = {k: v for k, v in settings.items() if k != "commit"}
             rows = before["rows"] if all(before.get(k) == v for k, v in same.items()) else {}
-        return {**settings, "rates": {}, "rows": rows}
+        return {**settings, "rates": {}, "rows": rows, "not_measured": {}}
 
     GO_ON = "the time budget is spent: run the same command again and it goes on from here"
 
@@ -108,6 +108,8 @@ class Session:
             least = 1 if self.plan.kind == "dry" else 3
             row = measure(work, self.device, self.result["rates"], self.plan.seconds, least)
         except Missing as error:
+            self.result["not_measured"][case.name] = str(error)
+            save(self.path, self.result)
             return str(error)
         except Exception as error:  # each of the row's tests fails by it, one measures
             self.failed[case.name] = error

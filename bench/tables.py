@@ -147,7 +147,7 @@ def heading(result: Result) -> list[str]:
 def everything(result: Result) -> str:
     """All rows."""
     lines = ["# Kernels, measured", "", *heading(result)]
-    missing: dict[str, str] = {}
+    missing: dict[str, str] = dict(result["not_measured"])
     settings: dict[str, str] = {}
     for key, title in TITLES.items():
         rows = {n: r for n, r in result["rows"].items() if group(n) == key}

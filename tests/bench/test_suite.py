@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.session import Plan
+from bench.contenders.base import Missing
+from bench.session import Plan, Session
 
 pytest.importorskip("pytest_benchmark", reason="pip install '.[bench]' brings pytest-benchmark")
 ROOT = Path(__file__).parents[2]
@@ -86,3 +87,16 @@ def test_left_out_contenders_are_named(tmp_path):
 def test_a_spent_budget_says_so(tmp_path):
     done = run("--dry-run", "--out", str(tmp_path), "--budget", "0", "--only", "loss")
     assert done.returncode == 0 and "run the same command again" in done.stdout
+
+
+def test_a_row_without_its_inputs_is_named(tmp_path):
+    class Real:
+        name, priority, group = "head: real", 0, "head"
+
+        def build(self, where, device, real):
+            raise Missing("no real model here")
+
+    session = Session(Plan(kind="dry", out=tmp_path))
+    assert session.row(Real()) == "no real model here"
+    written = json.loads((tmp_path / "kernels.json").read_text())
+    assert written["not_measured"] == {"head: real": "no real model here"}

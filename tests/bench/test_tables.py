@@ -43,6 +43,7 @@ def result():
     return {
         "device": "x", "cores": 2, "threads": 1, "clock": "cold", "torch": "2.13", "commit": "abc",
         "versions": {"trl": "1.16.0", "verl": "not installed"}, "rows": rows,
+        "not_measured": {"head: real": "no real model"},
         "rates": {"product_flop_per_s": 1e9, "copy_bytes_per_s": 1e9},
     }  # fmt: skip
 
@@ -51,6 +52,7 @@ def test_ratios_wrong_and_missing():
     text = everything(result())
     assert "| ours | 2 s | 2 s to 2 s | 0.50 | 2.00 | 4.00 | 1.0 MiB |" in text
     assert "| CCE | d_hidden is 3e-1; not timed |" in text
+    assert "- head: real: no real model" in text
     assert "- head, QuACK: ImportError: no quack" in text and "- head, ours: tail=1e-2" in text
     assert "trl 1.16.0" in text and "verl not" not in text
     short = summary(result())
