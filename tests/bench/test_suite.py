@@ -96,7 +96,12 @@ def test_a_row_without_its_inputs_is_named(tmp_path):
         def build(self, where, device, real):
             raise Missing("no real model here")
 
+    threads = torch.get_num_threads()
     session = Session(Plan(kind="dry", out=tmp_path))
-    assert session.row(Real()) == "no real model here"
+    try:
+        assert session.row(Real()) == "no real model here"
+    finally:  # a run of the bench owns its process, a test does not
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
     written = json.loads((tmp_path / "kernels.json").read_text())
     assert written["not_measured"] == {"head: real": "no real model here"}
