@@ -1,7 +1,5 @@
 """GRPO with accelerate, any number of processes: ``accelerate launch -m`` this module."""
 
-from __future__ import annotations
-
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed

@@ -1,7 +1,5 @@
 """GRPO in plain PyTorch: two updates a rollout. ``python -m examples.plain_pytorch``"""
 
-from __future__ import annotations
-
 import torch
 
 from examples.rollouts import GROUP, load, question_batches, rollout

@@ -1,14 +1,11 @@
 """GRPO on the Trainer of transformers: one method. ``python -m examples.transformers_trainer``"""
 
-from __future__ import annotations
-
-import tempfile
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
 
-from examples.rollouts import GROUP, load, question_batches, rollout
+from examples.rollouts import GROUP, load, questions, rollout
 from siri_kernels import LogprobHead, group_advantages, policy_loss, varlen
 
 
@@ -17,31 +14,23 @@ class GrpoTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, **_: Any) -> torch.Tensor:
         sampler = self.accelerator.unwrap_model(model)
-        batch, rewards = rollout(sampler, self.processing_class, inputs["questions"])
+        batch, rewards = rollout(sampler, self.processing_class, inputs)
         advantages = group_advantages(rewards, GROUP).advantages
-        counted = batch["targets"] != -100
-        logprobs = varlen.pack(model(**batch).logprobs, mask=counted)
+        logprobs = varlen.pack(model(**batch).logprobs, mask=batch["targets"] != -100)
         old = logprobs.values.detach()
-        out = policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens)
         self.log({"reward": rewards.mean().item()})
-        return out.loss
+        return policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens).loss
 
 
-def train(steps: int = 20) -> list[float]:
+def train(steps: int = 20, folder: str = "runs/transformers") -> list[float]:
     """Trains the small model; the mean reward of each step."""
     model, tokenizer = load()
     args = TrainingArguments(
-        tempfile.mkdtemp(), learning_rate=5e-4, lr_scheduler_type="constant", max_steps=steps,
-        per_device_train_batch_size=8, remove_unused_columns=False, report_to="none", seed=0,
-        save_strategy="no", disable_tqdm=True, logging_steps=steps,
+        folder, max_steps=steps, per_device_train_batch_size=8, learning_rate=5e-4, seed=0,
+        lr_scheduler_type="constant", remove_unused_columns=False, save_strategy="no",
     )  # fmt: skip
-    trainer = GrpoTrainer(
-        LogprobHead.wrap(model),
-        args,
-        lambda rows: {"questions": rows},
-        [question for batch in question_batches(steps) for question in batch],
-        processing_class=tokenizer,
-    )
+    data = questions(8 * steps)
+    trainer = GrpoTrainer(LogprobHead.wrap(model), args, list, data, processing_class=tokenizer)
     trainer.train()
     return [row["reward"] for row in trainer.state.log_history if "reward" in row]
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# vLLM for CPUs in an environment of its own ($1), for tests/vllm: nothing of it enters .venv.
+# vLLM for CPUs, and TRL that samples with it, in an environment of its own ($1), for tests/vllm: nothing of it enters .venv.
 #
 #   sh scripts/vllm.sh .vllm && .vllm/bin/python -m pytest tests/vllm
 #

@@ -22,11 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from siri_train.config import ConfigError
     from siri_train.files import WriteError
+    from siri_train.rollout import EngineError
     from siri_train.run import AlarmHalt
 
     try:
         return arguments.run(arguments) or 0
-    except (ConfigError, AlarmHalt, WriteError) as error:
+    except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
         print(f"siri-train {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -5,25 +5,17 @@ All of it is checked before anything is loaded. Reading recipes is ``recipe.py``
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from siri_train.rollout_config import RolloutConfig, RolloutCorrectionConfig
 from siri_train.schedule import LengthSchedule
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the key, what it got and what it takes."""
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+from siri_train.section import ConfigError as ConfigError  # where everybody looks for it
+from siri_train.section import Section
 
 
 class ArchitectureConfig(Section):
@@ -171,25 +163,6 @@ class SftConfig(Section):
     """Longer examples are left out and counted."""
 
 
-class RolloutConfig(Section):
-    """Sampling."""
-
-    engine: Literal["transformers"] = "transformers"
-    prompts: int = Field(128, gt=0)
-    """Questions per step."""
-    group_size: int = Field(16, gt=1)
-    """Responses per question."""
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    """0: off."""
-    batch_rows: int = Field(256, gt=0)
-    """Sequences decoded at a time."""
-    shards: int = Field(0, ge=0)
-    """Questions are sampled in this many parts, each with a seed of its own and shared among the
-    ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
-
-
 class RewardConfig(Section):
     """The length-capping reward (SIRI section 3.1): 1 if right and finished in time, else 0."""
 
@@ -221,9 +194,32 @@ class LossConfig(Section):
     entropy_coef: float = Field(0.0, ge=0)
     old_logprobs: Literal["rollout", "recompute"] = "rollout"
     """The sampler's own log-probs, or one more forward pass before the first update."""
+    rollout_correction: RolloutCorrectionConfig | None = None
+    """tis, mis or icepop with their authors' bounds, or mode, level, low and high; null: none.
+    Needs old_logprobs: recompute."""
     skip_zero_advantage: bool = True
     """Leave sequences whose advantage is exactly 0 out of forward and backward; they still count
     in the denominator. Takes effect only where entropy_coef is 0."""
+
+    @field_validator("rollout_correction", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        from siri_kernels.policy_loss.types import ROLLOUT_CORRECTIONS as NAMED
+
+        if value not in NAMED:
+            raise ValueError(f"got {value!r}, takes {', '.join(NAMED)}, or mode, level, low, high")
+        return asdict(NAMED[value])
+
+    @model_validator(mode="after")
+    def _correction_has_two_sides(self) -> LossConfig:
+        if self.rollout_correction is not None and self.old_logprobs != "recompute":
+            raise ValueError(
+                "rollout_correction compares the trainer's old log-probs with the sampler's: set "
+                f"loss.old_logprobs=recompute (it is {self.old_logprobs})"
+            )
+        return self
 
 
 class TrainConfig(Section):
@@ -367,6 +363,17 @@ class RunConfig(Section):
     def run_dir(self) -> Path:
         """The run's folder."""
         return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def sampler_dtype(self) -> str:
+        """What vLLM computes in: its own setting, else as the trainer."""
+        own = self.rollout.vllm.dtype
+        return own or self.distributed.compute_dtype or self.model.dtype
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt with the longest response, of training or evaluation."""
+        return self.data.max_prompt_len + max(self.schedule.max_len, *self.budgets)
 
     @property
     def budgets(self) -> list[int]:

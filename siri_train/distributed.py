@@ -27,12 +27,14 @@ _LEFT: list[Any] = []
 
 
 def leave() -> None:
-    """Leave the process group, together with all ranks.
+    """Leave the process group, if there still is one, together with all ranks.
 
     The group's object outlives the call: gloo's own threads may let go of it last, and a thread
     that destroys the group waits for itself ("terminate called without an active exception", one
     run in some hundreds with two ranks on two cores).
     """
+    if not active():  # a vLLM in this process takes the group down with itself
+        return
     _LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()
 
@@ -58,6 +60,7 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    _LEFT.append(dist.group.WORLD)
     try:
         if is_main():
             yield

@@ -20,7 +20,7 @@ _PACKAGES = {
     "pyarrow": "questions in Parquet files",
     "datasets": "questions from the hub (path hub:NAME)",
     "reasoning-gym": "generated questions (data source reasoning_gym)",
-    "vllm": "rollouts on vLLM",
+    "vllm": "rollouts on vLLM (rollout.engine=vllm)",
     "trl": "the TRL integration",
 }
 
@@ -47,7 +47,7 @@ def doctor() -> str:
     lines += ["", "Kernel backends (one small call each)"]
     lines += [f"  {line}" for line in _backends()]
     lines += ["", "Rollout engines", "  ok  transformers"]
-    lines.append("  --  vllm: not built in yet, see CHANGELOG.md")
+    lines.append(f"  {_vllm()}")
     return "\n".join(lines)
 
 
@@ -58,6 +58,21 @@ def _version(package: str) -> str | None:
         # A source tree on the path has no metadata but works.
         found = importlib.util.find_spec(package.replace("-", "_"))
         return "unknown" if found else None
+
+
+def _vllm() -> str:
+    from siri_train.rollout.vllm_engine import import_vllm, installed_version
+    from siri_train.rollout.weights import interface
+    from siri_train.section import ConfigError
+
+    try:
+        version = installed_version()
+        known = interface(version)
+        import_vllm()
+    except ConfigError as error:
+        return f"--  vllm: {str(error).removeprefix('rollout.engine: ')}"
+    where = "tested here" if known.tested else "its interface is known here, not tested"
+    return f"ok  vllm {version}: {where}"
 
 
 def _backends() -> list[str]:

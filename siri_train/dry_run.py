@@ -69,7 +69,7 @@ def dry_run(
         memory_gb = torch.cuda.get_device_properties(device).total_memory / GB
     gpu = memory_gb is not None
     shape = Shape.of(model_shape(config, checked.start))
-    memory = estimate(config, shape, ranks=ranks, gpu=gpu)
+    memory = estimate(config, shape, ranks=ranks, gpu=gpu, memory_gb=memory_gb)
     rates = measured_rates(Path(rates_from) if rates_from else config.run_dir)
     if rates_from and rates is None:
         raise ConfigError(f"--rates: {rates_from}/metrics.jsonl has no finished step")
@@ -130,8 +130,12 @@ def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
     if need <= usable:
         return f"fits: {need:.1f} GB of {usable:.1f} usable ({memory_gb:.0f} GB)"
     totals = memory.totals
-    if totals["rollout"] == memory.peak and config.rollout.batch_rows > 1:
-        hint = f"lower rollout.batch_rows ({config.rollout.batch_rows})"
+    rollout = config.rollout
+    if totals["rollout"] == memory.peak and rollout.engine == "vllm":
+        share = rollout.vllm.gpu_memory_utilization
+        hint = f"lower rollout.vllm.gpu_memory_utilization ({share:g})"
+    elif totals["rollout"] == memory.peak and rollout.batch_rows > 1:
+        hint = f"lower rollout.batch_rows ({rollout.batch_rows})"
     else:
         hint = advice(config)
     return f"does NOT fit: {need:.1f} GB, {usable:.1f} usable ({memory_gb:.0f} GB); {hint}"

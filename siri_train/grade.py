@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from siri_train.checkpoint import write_json
 from siri_train.config import ConfigError, RunConfig
@@ -17,7 +19,7 @@ from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
 from siri_train.preflight import check_positions
 from siri_train.recipe import load_config
-from siri_train.rollout import TransformersEngine
+from siri_train.rollout.build import build_engine, check_engine
 from siri_train.run import build_verifier
 
 
@@ -47,12 +49,19 @@ def grade_checkpoint(
     questions = read_sources(config.data.eval, "test")
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
     check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")
-    policy = load_policy(model, choose_device(config.device))
-    engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
+    if config.rollout.engine == "vllm-server":
+        # It may be sampling for a run that goes on: its weights are not this command's to replace.
+        rollout = config.rollout.model_copy(update={"engine": "transformers"})
+        config = config.model_copy(update={"rollout": rollout})
+    device = choose_device(config.device)
+    check_engine(config, AutoConfig.from_pretrained(str(checkpoint)), device)
+    policy = load_policy(model, device)
     encoded = encode_questions(questions, policy.tokenizer, config.data)
     progress = Progress("eval", len(encoded) * config.eval.samples)
-    verifier = build_verifier(config.reward)
-    try:
+    with (
+        closing(build_verifier(config.reward)) as verifier,
+        closing(build_engine(config, policy)) as engine,
+    ):
         row = evaluate(
             engine,
             encoded,
@@ -66,8 +75,6 @@ def grade_checkpoint(
             seed=config.seed + 7,
             progress=lambda done, total: progress.update(done, "responses"),
         )
-    finally:
-        verifier.close()
     write_json(checkpoint / "eval.json", row)
     return row
 

@@ -84,8 +84,15 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
 
             # Log-prob, clipped loss, update. Truncated responses take part with their reward of 0.
             started = time.perf_counter()
+            run.engine.sleep()
             samples = [
-                Sample(question.prompt_ids, completion.token_ids, completion.logprobs, advantage)
+                Sample(
+                    question.prompt_ids,
+                    completion.token_ids,
+                    completion.logprobs,
+                    advantage,
+                    rollout_logprobs=completion.logprobs,
+                )
                 for (question, completion), advantage in zip(
                     pairs, advantages.advantages.tolist(), strict=True
                 )
@@ -107,6 +114,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     seed=seed,
                 )
             run.engine.sync()
+            probed = run.probe.after_sync(seed)
             time_train = time.perf_counter() - started
 
             run.record(
@@ -121,6 +129,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     backtrack_per_1k=run.backtracking(texts, completions),
                     time_rollout=time_rollout,
                     time_train=time_train,
+                    probe_logprob_diff=probed,
                 )
             )
             run.dump_rollouts(step, pairs, texts, grades)

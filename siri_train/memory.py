@@ -123,7 +123,14 @@ class Memory:
         return max(self.totals.values())
 
 
-def estimate(config: RunConfig, shape: Shape, *, ranks: int = 1, gpu: bool = True) -> Memory:
+def estimate(
+    config: RunConfig,
+    shape: Shape,
+    *,
+    ranks: int = 1,
+    gpu: bool = True,
+    memory_gb: float | None = None,
+) -> Memory:
     """Memory of one rank of ``config``.
 
     Args:
@@ -131,6 +138,8 @@ def estimate(config: RunConfig, shape: Shape, *, ranks: int = 1, gpu: bool = Tru
         shape: its model's.
         ranks: processes that share the model (FSDP2); 1: the whole model on one device.
         gpu: on a GPU (Liger's layers, the optimiser's temporaries) or on a CPU.
+        memory_gb: of the GPU, in 10**9 bytes, of which a colocated vLLM takes its share; None: not
+            known, and vLLM counts with its weights and its cache alone.
     """
     stored = torch.finfo(getattr(torch, config.model.dtype)).bits // 8
     sharded = ranks > 1
@@ -178,10 +187,14 @@ def estimate(config: RunConfig, shape: Shape, *, ranks: int = 1, gpu: bool = Tru
     # AdamW is fused; in front of masters every gradient is widened first.
     widened = {"gradients in float32": int(4 * trained * here) if masters else 0}
     optimizer = {**weights, **gradients, **moments, **widened}
-    rollout = {**weights, **moments, **_sampling(config, shape, computed, sharded)}
+    sampler = _sampling(config, shape, computed, sharded, memory_gb if gpu else None)
+    rollout = {**weights, **moments, **sampler}
+    awake = {}  # what vLLM keeps while the trainer works: everything where it does not sleep
+    if config.rollout.engine == "vllm" and (config.rollout.vllm.sleep_level == 0 or not gpu):
+        awake = sampler
     return Memory(
-        training=training,
-        optimizer=optimizer,
+        training={**training, **awake},
+        optimizer={**optimizer, **awake},
         rollout=rollout,
         logits_saved=head,
         logits_eager=8 * shape.vocabulary * tokens,
@@ -241,8 +254,25 @@ def _gathered(config: RunConfig, shape: Shape, width: int) -> int:
     return (shape.root + 2 * shape.layer) * width  # this layer and the next, fetched ahead
 
 
-def _sampling(config: RunConfig, shape: Shape, width: int, sharded: bool) -> dict[str, int]:
-    """The transformers engine: whole weights, a cache of the longest sequences, logits."""
+def _sampling(
+    config: RunConfig, shape: Shape, width: int, sharded: bool, memory_gb: float | None
+) -> dict[str, int]:
+    """What sampling takes on the trainer's device.
+
+    The transformers engine: whole weights, a cache of the longest sequences, logits. A colocated
+    vLLM: the share of the GPU that it is given. A server: nothing.
+    """
+    if config.rollout.engine == "vllm-server":
+        return {}
+    if config.rollout.engine == "vllm":
+        vllm = config.rollout.vllm
+        if memory_gb is not None and vllm.cache_gib is None:
+            return {"vLLM's share": int(vllm.gpu_memory_utilization * memory_gb * GB)}
+        stored = torch.finfo(getattr(torch, config.sampler_dtype)).bits // 8
+        return {
+            "vLLM's weights": shape.parameters * stored,
+            "vLLM's cache": int((vllm.cache_gib or 1.0) * 2**30),
+        }
     rows = config.rollout.batch_rows
     length = config.data.max_prompt_len + config.schedule.max_len
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * width

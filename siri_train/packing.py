@@ -25,12 +25,14 @@ class Sample:
         response_ids: sampled tokens.
         old_logprobs: log-prob of each under the policy that sampled them.
         advantage: group-relative advantage of the whole response.
+        rollout_logprobs: as the sampler reported them, where ``old_logprobs`` are computed anew.
     """
 
     prompt_ids: Sequence[int]
     response_ids: Sequence[int]
     old_logprobs: Sequence[float] = field(default=(), repr=False)
     advantage: float = 0.0
+    rollout_logprobs: Sequence[float] = field(default=(), repr=False)
 
     @property
     def length(self) -> int:
@@ -53,6 +55,7 @@ class MicroBatch:
         advantages: [B] float32.
         cu_seqlens: [B + 1] int32, where each response starts among the T tokens.
         order: which of the given samples each sequence is.
+        rollout_logprobs: [T] float32, the sampler's; None where the samples have none.
         counts: False for a row that only keeps a rank in step with the others: its loss must be
             multiplied by 0.
     """
@@ -65,6 +68,7 @@ class MicroBatch:
     advantages: Tensor
     cu_seqlens: Tensor
     order: list[int]
+    rollout_logprobs: Tensor | None = None
     counts: bool = True
 
     @property
@@ -168,12 +172,13 @@ def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> 
         order = [min(range(len(samples)), key=lambda i: samples[i].length)]
     chosen = [samples[i] for i in order]
     ids: list[int] = []
-    predictors, targets, old = [], [], []
+    predictors, targets, old, sampler = [], [], [], []
     for sample in chosen:
         first = len(ids) + len(sample.prompt_ids) - 1  # the last prompt token predicts the first
         predictors.append(torch.arange(first, first + len(sample.response_ids)))
         targets.append(torch.tensor(list(sample.response_ids), dtype=torch.long))
         old.append(torch.tensor(list(sample.old_logprobs), dtype=torch.float32))
+        sampler.append(torch.tensor(list(sample.rollout_logprobs), dtype=torch.float32))
         ids += [*sample.prompt_ids, *sample.response_ids]
     lengths = torch.tensor([0, *(len(s.response_ids) for s in chosen)])
     return MicroBatch(
@@ -185,5 +190,6 @@ def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> 
         advantages=torch.tensor([s.advantage for s in chosen], dtype=torch.float32, device=device),
         cu_seqlens=lengths.cumsum(0).to(torch.int32).to(device),
         order=order,
+        rollout_logprobs=torch.cat(sampler).to(device) if all(map(len, sampler)) else None,
         counts=counts,
     )

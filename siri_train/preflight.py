@@ -13,6 +13,7 @@ from siri_train.data import embedded
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import choose_device, max_positions, resolve_model_path
 from siri_train.monitor.loggers import require_packages
+from siri_train.rollout.build import check_engine
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def preflight(config: RunConfig) -> Checked:
     Raises:
         ConfigError: a device that is not there, missing or malformed data (file, line, reason),
             a prompt over ``data.max_prompt_len``, questions in both train and eval, a missing
-            model, or a cap over the model's positions.
+            model, a cap over the model's positions, or an engine that cannot run here.
     """
-    choose_device(config.device)
+    device = choose_device(config.device)
     require_packages(config.monitor)
     train = read_sources(config.data.train, "train")
     evaluation = read_sources(config.data.eval, "test")
@@ -47,6 +48,7 @@ def preflight(config: RunConfig) -> Checked:
     check_positions(config.model, config.data.max_prompt_len, longest, key="schedule.max_len")
     start = supervised_folder(config)
     found = start if config.sft is not None and (start / "config.json").is_file() else None
+    check_engine(config, model_shape(config, found), device)
     if config.sft is not None and found is None and config.model.path != "embedded":
         print(
             f"{config.name}: the recipe's supervised stage has not been run ({start} is missing); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from siri_train.data.sources import QuestionSampler
 from siri_train.distributed import on_main
 from siri_train.evaluate import evaluate
 from siri_train.files import append_row, keep_rows, recover, replace_text, room_needed
-from siri_train.model import Policy, choose_device, load_policy
+from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.live import figures
@@ -37,7 +38,9 @@ from siri_train.preflight import model_shape, preflight
 from siri_train.rehearsal import rehearse
 from siri_train.report import write_report
 from siri_train.rewards import Grade, Verifier, make_verifier
-from siri_train.rollout import Completion, Engine, SharedEngine, TransformersEngine
+from siri_train.rollout import Completion
+from siri_train.rollout.build import build_engine
+from siri_train.rollout.probe import SyncProbe
 from siri_train.same_model import require_same_model
 
 
@@ -78,14 +81,23 @@ class Run:
         wanted = config.train.rehearse
         if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
             rehearse(self.policy, self.optimizer, config)
-        self.engine = build_engine(config, self.policy)
-        self.verifier = build_verifier(config.reward)
         self.counter = BacktrackCounter()
-
-        self.rows, self.evals = on_main(self._prepare_folder)
-        self.trackers = Trackers([])
-        on_main(self._open_trackers)
-        self.progress = Progress(config.name, config.train.steps, self.start_step)
+        with ExitStack() as opened:  # what is open is closed again if anything below fails
+            self.verifier = opened.enter_context(closing(build_verifier(config.reward)))
+            self.engine = opened.enter_context(closing(build_engine(config, self.policy)))
+            self.probe = SyncProbe(
+                self.engine,
+                self.policy,
+                config,
+                [question.prompt_ids for question in checked.train_questions],
+            )
+            self.rows, self.evals = on_main(self._prepare_folder)
+            self.trackers = Trackers([])
+            on_main(self._open_trackers)
+            opened.callback(self.trackers.close)
+            self.progress = Progress(config.name, config.train.steps, self.start_step)
+            opened.callback(self.progress.close)
+            self._opened = opened.pop_all()
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
 
@@ -103,15 +115,18 @@ class Run:
             return cls(config, resume)
 
     def __enter__(self) -> Run:
-        if self.start_step == 0 and self.config.eval.at_start and not self.evals:
-            with room_needed(self.dir):
-                self._evaluate(0, "start")
+        try:
+            self.probe.after_sync(self.config.seed)
+            if self.start_step == 0 and self.config.eval.at_start and not self.evals:
+                with room_needed(self.dir):
+                    self._evaluate(0, "start")
+        except BaseException:
+            self._opened.close()
+            raise
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self.progress.close()
-        self.verifier.close()
-        self.trackers.close()
+        self._opened.close()
         if isinstance(error, OSError):
             with room_needed(self.dir):
                 raise error
@@ -380,22 +395,6 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def build_engine(config: RunConfig, policy: Policy) -> Engine:
-    """The recipe's rollout engine, shared among the ranks.
-
-    Raises:
-        ConfigError: ``rollout.shards`` is not a multiple of the number of ranks.
-    """
-    engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
-    shards = config.rollout.shards or distributed.world_size()
-    if shards == 1:
-        return engine
-    try:
-        return SharedEngine(engine, shards, lambda: distributed.gathered(policy.model))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def build_verifier(config: RewardConfig) -> Verifier:

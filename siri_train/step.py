@@ -31,6 +31,7 @@ class UpdateStats:
     means: dict[str, float] = field(default_factory=dict)
     ratio_max: float | None = None
     rollout_kl: float | None = None
+    rollout_ratio_max: float | None = None
     dense_row_frac: float | None = None
     tail_mass_max: float | None = None
 
@@ -43,6 +44,7 @@ def score(policy: Policy, samples: Sequence[Sample], token_budget: int, temperat
         samples: the same on every rank, which share the work.
     """
     scored: list[tuple[int, list[float]]] = []
+    policy.model.eval()  # no dropout: a sampler has none
     for batch in _batches(policy, samples, token_budget):
         logprobs, _ = policy.token_logprobs(batch, temperature=temperature)
         if batch.counts:
@@ -83,10 +85,10 @@ def update(
     size = -(-len(order) // train.mini_batches)
     stats = UpdateStats()
     sums = _Sums()
-    grad_norms = []
+    grad_norms: list[float] = []
     take_backward_stats()  # forget what others did before
     policy.model.train()
-    for number, start in enumerate(range(0, len(order), size)):
+    for start in range(0, len(order), size):
         mini = [samples[i] for i in order[start : start + size]]
         denominator = _denominator(mini, loss.aggregation, constant_length)
         mini = live(mini, loss)
@@ -98,9 +100,7 @@ def update(
                 policy, batch, train, loss, temperature=temperature, denominator=denominator
             )
             if batch.counts:
-                # Before the first update the trainer still is the policy that sampled: what the
-                # log-probs differ by then is the mismatch between sampler and trainer.
-                sums.add(result.loss, result.metrics, batch.tokens, first=number == 0)
+                sums.add(result, batch, first=not grad_norms and not stats.skipped_updates)
         norm = step_if_finite(optimizer, train.grad_clip)
         if norm is None:
             stats.skipped_updates += 1
@@ -145,6 +145,8 @@ def backward(
         The row's loss and metrics.
     """
     logprobs, entropy = policy.token_logprobs(batch, temperature=temperature, tail=train.tail)
+    # Old log-probs that are the sampler's own say nothing about how far it is from the trainer.
+    recomputed, correction = loss.old_logprobs == "recompute", loss.rollout_correction
     result = policy_loss(
         logprobs,
         batch.old_logprobs,
@@ -157,6 +159,8 @@ def backward(
         denominator=denominator,
         entropy=entropy,
         entropy_coef=loss.entropy_coef,
+        rollout_logprobs=batch.rollout_logprobs if recomputed else None,
+        rollout_correction=correction.build() if correction is not None else None,
     )
     # FSDP averages gradients over the ranks; the denominator already counts all of them.
     weight = distributed.world_size() if batch.counts else 0
@@ -179,20 +183,33 @@ class _Sums:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor | float] = {}
-        self.largest: Tensor | None = None
+        self.largest: dict[str, Tensor] = {}
 
-    def add(self, loss: Tensor, metrics: dict[str, Tensor], tokens: int, first: bool) -> None:
-        ratio_max = metrics["ratio_max"]
-        known = self.largest
-        self.largest = ratio_max if known is None else torch.maximum(known, ratio_max)
+    def add(self, result: PolicyLoss, batch: MicroBatch, first: bool) -> None:
+        """Count a row in; ``first``: no update has been made yet in this step."""
+        metrics, tokens = result.metrics, batch.tokens
+        self._at_least("ratio_max", metrics["ratio_max"])
         values: dict[str, Tensor | float] = {
             k: v * tokens for k, v in metrics.items() if k not in ("ratio_max", "tokens")
         }
-        values |= {"loss": loss.detach(), "tokens": tokens}
-        if first:
-            values |= {"drift": values["approx_kl"], "first_tokens": tokens}
+        values |= {"loss": result.loss.detach(), "tokens": tokens}
+        # The mismatch between sampler and trainer, before any update. Where the old log-probs were
+        # computed anew, policy_loss compares them with the sampler's. Where they are the sampler's,
+        # it is what the policy differs from them by while it still is the one that sampled.
+        if "rollout_kl" in metrics:
+            assert batch.rollout_logprobs is not None
+            apart = (batch.old_logprobs - batch.rollout_logprobs).nan_to_num(0.0)
+            self._at_least("rollout_ratio_max", apart.max().exp())
+            values |= {"drift": values.pop("rollout_kl"), "drift_tokens": tokens}
+        elif first:
+            self._at_least("rollout_ratio_max", metrics["ratio_max"])
+            values |= {"drift": values["approx_kl"], "drift_tokens": tokens}
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _at_least(self, name: str, value: Tensor) -> None:
+        known = self.largest.get(name)
+        self.largest[name] = value if known is None else torch.maximum(known, value)
 
     def over_all_ranks(self, stats: UpdateStats, mini_batches: int) -> None:
         """Fill in ``stats``; every rank gets the same."""
@@ -202,7 +219,7 @@ class _Sums:
         if head is not None and rows:
             mine["dense_rows"] = float(head.dense_row_frac) * rows
             mine["head_rows"] = rows
-        largest = None if self.largest is None else float(self.largest)
+        largest = {name: float(value) for name, value in self.largest.items()}
         tail = None if head is None or not rows else float(head.tail_mass_max)
         everyone = distributed.gather((mine, largest, tail))
         sums: dict[str, float] = {}
@@ -217,9 +234,11 @@ class _Sums:
         if head_rows := sums.pop("head_rows", 0.0):
             stats.dense_row_frac = sums.pop("dense_rows") / head_rows
             stats.tail_mass_max = max(t for _, _, t in everyone if t is not None)
-        stats.ratio_max = max(r for _, r, _ in everyone if r is not None)
-        if first := sums.pop("first_tokens", 0.0):
-            stats.rollout_kl = sums.pop("drift") / first
+        stats.ratio_max = max(r["ratio_max"] for _, r, _ in everyone if r)
+        if compared := sums.pop("drift_tokens", 0.0):
+            stats.rollout_kl = sums.pop("drift") / compared
+            name = "rollout_ratio_max"
+            stats.rollout_ratio_max = max(r[name] for _, r, _ in everyone if name in r)
         stats.means = {name: value / tokens for name, value in sums.items()}
 
 

@@ -7,8 +7,10 @@ A block that runs in ``make test`` needs no mark. One that needs an environment 
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +56,8 @@ def run(snippet: Snippet, folder: Path) -> dict[str, Any]:
         scope |= _for_trainer(scope, folder)
     if "import SiriGRPOTrainer" in snippet.code:
         scope |= _for_trl(folder)
+    if "integrations import skyrl" in snippet.code:
+        scope |= _for_skyrl()
     exec(compile("\n" * (int(line) - 1) + snippet.code, str(ROOT / page), "exec"), scope)
     return scope
 
@@ -80,6 +84,7 @@ def _batch() -> dict[str, Any]:
         "rewards": rewards,
         "advantages": group_advantages(rewards, 8).advantages,
         "old_logprobs": torch.randn(int(lengths.sum())) - 4,
+        "sampled_logprobs": torch.randn(16, 15) - 4,
         "optimizer": torch.optim.AdamW(model.parameters()),
     }
 
@@ -111,3 +116,21 @@ def _for_trl(folder: Path) -> dict[str, Any]:
         save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, logging_steps=1,
     )  # fmt: skip
     return {"args": args, "dataset": dataset}
+
+
+def _for_skyrl() -> dict[str, Any]:
+    """A generator of SkyRL's form; and its import on Python 3.11, where pydantic is stricter."""
+    import typing
+
+    import typing_extensions
+
+    own, typing.TypedDict = typing.TypedDict, typing_extensions.TypedDict
+    try:
+        importlib.import_module("skyrl.backends.skyrl_train.utils.ppo_utils")
+    finally:
+        typing.TypedDict = own
+    options = SimpleNamespace(
+        zero_reward_on_non_stop=True, apply_overlong_filtering=False, max_turns=1,
+        sampling_params=SimpleNamespace(max_generate_length=16384),
+    )  # fmt: skip
+    return {"generator": SimpleNamespace(generator_cfg=options)}

@@ -80,7 +80,6 @@ def test_accelerate_on_two_processes_learns():
 
 @pytest.mark.parametrize("name", [*LOOPS, "lightning_module"])
 def test_loop_is_under_forty_lines(name):
-    """All but docstring and imports."""
+    """The whole file, docstring and imports too."""
     text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
-    body = text.partition("varlen\n")[2].strip().splitlines()
-    assert 10 < len([line for line in body if line.strip()]) < 40
+    assert 20 < len(text.splitlines()) < 40

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import re
 
 import pytest
+import yaml
+
+from siri_kernels.integrations import prime_rl
+from siri_train.schedule import LengthSchedule
 
 from .snippets import ROOT, Snippet, run, snippets
 
@@ -46,3 +53,19 @@ def test_the_plain_loop_of_the_page_scores_what_it_says(tmp_path):
     want = logp.gather(-1, targets.clamp(min=0)[..., None])[..., 0] * (targets != -100)
     assert (want < -0.1).sum() > 20
     assert (scope["out"].logprobs - want).abs().max() < 1e-4
+
+
+def test_paths_that_trainers_load_exist():
+    """In the TOML and shell blocks of the page, which no test can execute."""
+    text = (ROOT / "docs" / "drop-in.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:toml|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    paths = set(re.findall(r"siri_(?:kernels|train)(?:\.\w+)+", "".join(blocks)))
+    for path in paths:
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name)), path
+    assert len(paths) >= 4
+    (kwargs,) = re.findall(r"^kwargs = {(.*)}$", "".join(blocks), re.MULTILINE)
+    options = set(inspect.signature(prime_rl.siri_loss).parameters)
+    assert set(re.findall(r"(\w+) = ", kwargs)) <= options - {"inputs"}
+    (schedule,) = re.findall(r"siri_schedule: ({.*})", "".join(blocks))
+    assert LengthSchedule(**yaml.safe_load(schedule))(320) == 8192

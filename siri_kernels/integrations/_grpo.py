@@ -80,6 +80,11 @@ def grpo_loss(
         ref: [B, L], needed with ``beta``.
         weights: [B, L] or [B, 1], the sampler's correction; None: 1.
         denominator: of the aggregation; None for ``bnpo``, which counts this call's tokens.
+
+    Returns:
+        PolicyLoss: with ``cispo`` at level "token" also the metric ``cispo_clip_ratio``, the share
+        of tokens past the bound with a positive advantage: TRL's and Liger's; ``clip_frac_high``
+        counts those with any.
     """
     keep = varlen.pack(logprobs, mask=mask)
     total = len(keep.values)
@@ -104,7 +109,7 @@ def grpo_loss(
         "dr_grpo": "token-sum-norm",
         "luspo": "seq-mean-token-sum",
     }.get(kind, "token-mean")
-    return policy_loss(
+    out = policy_loss(
         keep.values,
         before,
         advantages,
@@ -124,6 +129,12 @@ def grpo_loss(
         kl_coef=options.beta,
         kl_unbiased=options.unbiased_kl and bool(options.beta),
     )
+    if kind == "cispo" and options.level == "token":
+        with torch.no_grad():
+            ratio = (logprobs - (logprobs if old is None else old)).exp()
+            past = (ratio > options.epsilon_high) & (advantages[:, None] > 0) & mask
+            out.metrics["cispo_clip_ratio"] = past.sum() / mask.sum().clamp(min=1)
+    return out
 
 
 def _vespo_weight(

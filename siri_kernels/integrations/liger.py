@@ -16,9 +16,7 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
     The constructor's and call's parameters are Liger's, in its order. ``compiled`` and
     ``chunk_size`` say how Liger computes and have no effect here. Differences that remain:
     gradients come with ``backward`` instead of with ``forward``; those of ``lin_weight`` and
-    ``bias`` are accumulated in float32; only rows that ``attention_mask`` counts are computed; the
-    clip share of "cispo" counts tokens at the bound with advantages of either sign, Liger's those
-    with a positive one.
+    ``bias`` are accumulated in float32; only rows that ``attention_mask`` counts are computed.
 
     Args:
         beta: KL coefficient, >= 0; estimator k3.
@@ -122,9 +120,13 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
             advantages: [B].
             ref_per_token_logps, old_per_token_logps: [B, L].
             ref_input, ref_weight, ref_bias: as the first three, of the reference model.
-            vllm_is_ratio: [B, L] or [B, 1], weights that correct for the sampler.
+            vllm_is_ratio: [B, L] or [B, 1], weights that correct for the sampler; "luspo": [B, 1].
             num_items_in_batch: tokens of the whole step over all processes, for "dapo", "cispo"
                 and "vespo"; None: those of this call (summed over processes).
+
+        Raises:
+            ValueError: with ``beta`` no reference; a weight for each token of "luspo", where Liger
+                sums over padding.
         """
         mask = attention_mask.bool()
         targets = selected_token_ids.masked_fill(~mask, -100)
@@ -146,6 +148,12 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
                     ).logprobs
         if vllm_is_ratio is not None and vllm_is_ratio.dim() == 1:
             vllm_is_ratio = vllm_is_ratio[:, None]
+        if self.options.loss_type == "luspo" and vllm_is_ratio is not None:
+            if vllm_is_ratio.shape[1] != 1:
+                raise ValueError(
+                    f"{_OP}: vllm_is_ratio must have shape [B, 1] with luspo; got "
+                    f"{list(vllm_is_ratio.shape)}: there Liger 0.8.5 sums over padding too"
+                )
         out = grpo_loss(
             self.options,
             logprobs,
@@ -161,6 +169,8 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
         return out.loss, tuple(metrics)
 
     def _clipped(self, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.options.loss_type == "cispo":
+            return metrics["cispo_clip_ratio"]
         if self.options.loss_type in ("sapo", "vespo"):
             return torch.zeros_like(metrics["tokens"])
         return metrics["clip_frac_low"] + metrics["clip_frac_high"]

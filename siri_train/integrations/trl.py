@@ -293,7 +293,9 @@ class SiriGRPOTrainer(GRPOTrainer):
             values["kl"] = metrics["ref_kl"]
         low, high = metrics["clip_frac_low"], metrics["clip_frac_high"]
         if self.loss_type == "cispo":
-            values["siri/clip_high"] = high  # of any advantage; TRL's ratio takes A > 0 alone
+            values["siri/clip_high"] = high  # of any advantage
+            if "cispo_clip_ratio" in metrics:
+                values["cispo_clip_ratio"] = metrics["cispo_clip_ratio"]  # of A > 0, as TRL's
         elif self.loss_type not in ("sapo", "vespo"):
             values["clip_ratio/low_mean"], values["clip_ratio/high_mean"] = low, high
             values["clip_ratio/region_mean"] = low + high

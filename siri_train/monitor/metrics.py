@@ -20,7 +20,8 @@ METRIC_KEYS = (
     "step", "cycle", "phase", "cap", "reward_mean", "accuracy", "accuracy_finished",
     "truncated_frac", "response_len_mean", "response_len_p50", "response_len_p95",
     "groups_all_zero", "groups_all_one", "entropy", "loss", "grad_norm", "lr", "clip_frac_low",
-    "clip_frac_high", "ratio_max", "rollout_kl", "dense_row_frac", "tail_mass_max",
+    "clip_frac_high", "ratio_max", "rollout_kl", "rollout_ratio_max", "rollout_weight_mean",
+    "probe_logprob_diff", "dense_row_frac", "tail_mass_max",
     "backtrack_per_1k", "tokens", "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
     "time_train", "peak_memory_gb", "skipped_updates",
 )  # fmt: skip
@@ -39,13 +40,18 @@ def step_metrics(
     backtrack_per_1k: float,
     time_rollout: float,
     time_train: float,
+    probe_logprob_diff: float | None = None,
 ) -> dict[str, Any]:
     """The metrics of one step.
 
     Shares are of responses, except ``groups_all_zero`` and ``groups_all_one``: of the groups.
     ``accuracy`` counts truncated responses as wrong, ``accuracy_finished`` is among the finished
     ones. ``entropy`` is the sampler's, in nats per response token; where the engine does not have
-    it, the trained tokens'. ``tokens`` are response tokens; times are seconds. A value that does
+    it, the trained tokens'. ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained
+    token before the first update, ``rollout_ratio_max``
+    is the largest trainer/sampler ratio of one, ``rollout_weight_mean`` the mean weight of
+    ``loss.rollout_correction``, ``probe_logprob_diff`` what the sync probe after the step's update
+    found. ``tokens`` are response tokens; times are seconds. A value that does
     not exist in this step (no finished response, no mixed group) is None.
     """
     lengths = sorted(len(c.token_ids) for c in completions)
@@ -78,6 +84,9 @@ def step_metrics(
         "clip_frac_high": stats.means.get("clip_frac_high"),
         "ratio_max": stats.ratio_max,
         "rollout_kl": stats.rollout_kl,
+        "rollout_ratio_max": stats.rollout_ratio_max,
+        "rollout_weight_mean": stats.means.get("rollout_weight_mean"),
+        "probe_logprob_diff": probe_logprob_diff,
         "dense_row_frac": stats.dense_row_frac,
         "tail_mass_max": stats.tail_mass_max,
         "backtrack_per_1k": backtrack_per_1k,

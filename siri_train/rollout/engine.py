@@ -104,7 +104,12 @@ class Engine(Protocol):
         ...
 
     def sync(self) -> None:
-        """Make the engine use the trainer's current weights."""
+        """Make the engine use the trainer's current weights, waking it up first."""
+        ...
+
+    def sleep(self) -> None:
+        """Give memory to the trainer until the next :meth:`sync`; where there is none to give,
+        nothing happens."""
         ...
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,18 @@ class SharedEngine:
     Args:
         engine: this rank's own.
         shards: how many parts; must be a multiple of the ranks.
-        around: entered around sampling; must make the engine's weights whole on this rank.
+        around: entered around sampling; must make the engine's weights whole on this rank where
+            they are the trainer's own.
 
     Raises:
         ValueError: ``shards`` is not a multiple of the number of ranks.
     """
 
     def __init__(
-        self, engine: Engine, shards: int, around: Callable[[], AbstractContextManager[Any]]
+        self,
+        engine: Engine,
+        shards: int,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if shards < 1 or shards % distributed.world_size():
             raise ValueError(
@@ -44,6 +48,10 @@ class SharedEngine:
     def sync(self) -> None:
         """Make this rank's engine use the current weights."""
         self.engine.sync()
+
+    def sleep(self) -> None:
+        """Give this rank's trainer the memory of its engine."""
+        self.engine.sleep()
 
     def close(self) -> None:
         """Free what this rank's engine holds."""

@@ -63,6 +63,9 @@ class TransformersEngine:
     def sync(self) -> None:
         """Nothing to do: the engine samples from the trainer's own weights."""
 
+    def sleep(self) -> None:
+        """Nothing to give: the model is the trainer's, the cache lives as long as a call."""
+
     def close(self) -> None:
         """Nothing to free: the model is the trainer's."""
 
@@ -310,7 +313,8 @@ def sample(
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
-    token = torch.multinomial(probs, 1, generator=generator)
+    # NaN draws anything, with NaN as its log-prob: an error here would end a GPU's context.
+    token = torch.multinomial(probs.nan_to_num(1.0), 1, generator=generator)
     entropy = -(probs * logprobs.masked_fill(probs == 0, 0.0)).sum(-1)
     return token[:, 0], logprobs.gather(-1, token)[:, 0], entropy
 

@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 
-from siri_train.config import ConfigError
+from siri_train import distributed
 from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
 from siri_train.rollout.weights import (
     interface,
     named_weights,
     push_in_process,
+    refusals,
     write_engine_folder,
 )
+from siri_train.section import ConfigError
 
 # What vLLM's CPU attention kernels are compiled for; anything else fails at the first token.
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
@@ -41,6 +43,20 @@ def installed_version() -> str:
         "rollout.engine: vLLM is not installed; pip install 'siri-kernels[vllm]' (without a GPU: "
         "sh scripts/vllm.sh .vllm), or set rollout.engine=transformers"
     )
+
+
+def import_vllm() -> Any:
+    """The module ``vllm``.
+
+    Raises:
+        ConfigError: it cannot be imported; a build for another torch or GPU fails in many ways.
+    """
+    try:
+        return importlib.import_module("vllm")
+    except Exception as error:
+        raise ConfigError(
+            f"rollout.engine: vLLM {installed_version()} cannot be imported: {_short(error)}"
+        ) from error
 
 
 def check_model(config: Any, device: torch.device) -> None:
@@ -76,13 +92,16 @@ class VllmEngine:
     Args:
         model: the trainer's transformers model.
         max_model_len: longest prompt plus longest response of the run, in tokens.
+        device: the trainer's; by default where the model's parameters are. Under torchrun each
+            rank has a vLLM of its own on its own GPU.
         dtype: what vLLM computes in; the trainer's own by default.
         gpu_memory_utilization: share of a GPU's memory that vLLM may plan with.
+        cache_gib: GiB for keys and values; None: on a GPU what is left of that share, on a CPU 1.
         sleep_level: 1 keeps the weights in CPU memory while asleep, 2 drops them; either way
             :meth:`sync` writes them anew. 0: stay awake.
         max_num_seqs: sequences decoded at a time.
         enforce_eager: no CUDA graphs.
-        tensor_parallel_size: GPUs that share the model.
+        lora_scaling: alpha / rank where the trainer trains adapters; vLLM gets them merged.
 
     Raises:
         ConfigError: vLLM is missing, of an unsupported version, or cannot run this model here.
@@ -94,36 +113,42 @@ class VllmEngine:
         model: Any,
         max_model_len: int,
         *,
+        device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         gpu_memory_utilization: float = 0.4,
+        cache_gib: float | None = None,
         sleep_level: int = 1,
         max_num_seqs: int = 256,
         enforce_eager: bool = False,
-        tensor_parallel_size: int = 1,
+        lora_scaling: float | None = None,
     ) -> None:
         self.interface = interface(installed_version())
         parameter = next(model.parameters())
-        check_model(model.config, parameter.device)
-        self.model = model
+        device = device or parameter.device
+        check_model(model.config, device)
+        self.model, self.lora_scaling = model, lora_scaling
         self.dtype = dtype or parameter.dtype
-        on_cpu = parameter.device.type == "cpu"
+        on_cpu = device.type == "cpu"
         self.untie = on_cpu  # see write_engine_folder
         self.sleep_level = 0 if on_cpu else sleep_level
-        self.max_model_len = max_model_len
+        self.max_num_seqs, self.gpu_memory_utilization = max_num_seqs, gpu_memory_utilization
         self._asleep = False
         # In this process, so that weights are handed over without a copy through a pipe.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # Its INFO and WARNING lines, tracebacks among them, are about what is meant to be so here.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if on_cpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            cache_gib = cache_gib or 1.0
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        threads = torch.get_num_threads()
+        # One vLLM a rank, in the ranks' process group instead of one of its own.
+        ranks = {"distributed_executor_backend": "external_launcher"}
+        self._opened_group = not distributed.active()
+        threads, set_threads = torch.get_num_threads(), torch.set_num_threads
         self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
         write_engine_folder(model, Path(self._folder.name), untie=self.untie)
-        self._vllm = importlib.import_module("vllm")
-        # What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more.
-        refused = getattr(importlib.import_module("vllm.exceptions"), "VLLMValidationError", None)
-        self._refusals = (ValueError, refused) if refused is not None else (ValueError,)
+        self._vllm = import_vllm()
+        self._refusals = refusals()
         try:
             self.llm = self._vllm.LLM(
                 model=self._folder.name,
@@ -133,20 +158,29 @@ class VllmEngine:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 gpu_memory_utilization=gpu_memory_utilization,
+                kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),
                 enforce_eager=enforce_eager or on_cpu,
                 enable_sleep_mode=self.sleep_level > 0,
                 logprobs_mode="processed_logprobs",  # after temperature; the default is before
-                tensor_parallel_size=tensor_parallel_size,
                 disable_log_stats=True,
+                **(ranks if distributed.world_size() > 1 else {}),
             )
         except Exception as error:
+            self._let_go()
             raise EngineError(
-                f"vLLM did not start: {type(error).__name__}: {error}; on a GPU lower "
-                f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or the longest "
-                f"sequence ({max_model_len}), on a CPU set VLLM_CPU_KVCACHE_SPACE (GiB)"
+                f"vLLM did not start: {_short(error)}; its memory is set by "
+                f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or "
+                f"rollout.vllm.cache_gib ({cache_gib}), the longest sequence is {max_model_len} "
+                "tokens (data.max_prompt_len + schedule.max_len)"
             ) from error
-        torch.set_num_threads(threads)  # vLLM sets its own
-        self.sync()
+        finally:  # vLLM sets its own number of threads and takes the function away
+            torch.set_num_threads = set_threads
+            torch.set_num_threads(threads)
+        try:
+            self.sync()
+        except EngineError:
+            self.close()
+            raise
 
     def sync(self) -> None:
         """Wake vLLM up, give it the trainer's weights, then its cache. Raises EngineError."""
@@ -154,27 +188,50 @@ class VllmEngine:
             weights_tag, cache_tag = self.interface.sleep_tags
             if self._asleep:
                 self.llm.wake_up(tags=[weights_tag])
-            push_in_process(self.llm, named_weights(self.model, self.dtype, untie=self.untie))
+            weights = named_weights(
+                self.model, self.dtype, untie=self.untie, lora_scaling=self.lora_scaling
+            )
+            push_in_process(self.llm, weights)
             if self._asleep:
                 self.llm.wake_up(tags=[cache_tag])
             self._asleep = False
         except Exception as error:
             raise EngineError(
-                f"vLLM did not take the new weights: {type(error).__name__}: {error}; the "
-                "trainer's state is untouched, run the same command again to continue from the "
+                f"vLLM did not take the new weights: {_short(error)}; the trainer's "
+                "state is untouched, run the same command again to continue from the "
                 "newest checkpoint"
             ) from error
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the trainer; :meth:`sync` wakes up again. No-op on a CPU."""
+        """Give the GPU's memory to the trainer; :meth:`sync` wakes up again. No-op on a CPU.
+
+        Raises:
+            EngineError: vLLM does not sleep.
+        """
         if self.sleep_level and not self._asleep:
-            self.llm.sleep(level=self.sleep_level)
+            try:
+                self.llm.sleep(level=self.sleep_level)
+            except Exception as error:
+                raise EngineError(
+                    f"vLLM did not go to sleep: {_short(error)}; rollout.vllm.sleep_level=0 does "
+                    "without, where the GPU holds both"
+                ) from error
             self._asleep = True
 
     def close(self) -> None:
-        """Shut vLLM down."""
-        self.llm.llm_engine.engine_core.shutdown()
+        """Shut vLLM down; one that has crashed, as far as it goes."""
+        try:
+            self.llm.llm_engine.engine_core.shutdown()
+        except Exception as error:  # what it crashed of has been raised before
+            print(f"vLLM did not shut down: {_short(error)}", flush=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._folder.cleanup()
+        if self._opened_group:  # else this process would pass for a rank (distributed.active)
+            state = importlib.import_module("vllm.distributed.parallel_state")
+            state.destroy_model_parallel()
+            state.destroy_distributed_environment()
 
     def generate(
         self,
@@ -230,14 +287,22 @@ class VllmEngine:
         except Exception as error:
             if call.pending and not isinstance(error, EngineError):
                 self._abandon(call)
+            memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             raise EngineError(
-                f"vLLM failed during a rollout: {type(error).__name__}: {error}; nothing of this "
-                "step has been trained on. Run the same command again to continue from the newest "
-                "checkpoint"
+                f"vLLM failed during a rollout: {_short(error)}; "
+                + (self._less_memory() if memory else "")
+                + "nothing of this step has been trained on. Run the same command again to "
+                "continue from the newest checkpoint"
             ) from error
         for name, (index, k) in call.pending.items():
             call.results[index][k].error = f"vLLM never finished request {name}"
         return call.results
+
+    def _less_memory(self) -> str:
+        return (
+            f"lower rollout.vllm.max_num_seqs ({self.max_num_seqs}) or "
+            f"rollout.vllm.gpu_memory_utilization ({self.gpu_memory_utilization}); "
+        )
 
     def _params(self, params: SamplingParams, index: int, k: int) -> Any:
         stops = sorted(params.stop_token_ids)
@@ -273,6 +338,12 @@ class VllmEngine:
 def _seed(seed: int, index: int, k: int) -> int:
     """A seed of its own for every response, the same again for the same call."""
     return (seed * 1_000_003 + index * 4099 + k) % 2**63
+
+
+def _short(error: Exception) -> str:
+    """Some of vLLM's messages go on for pages."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) < 600 else f"{text[:600]} ..."
 
 
 def _completion(output: Any) -> Completion:

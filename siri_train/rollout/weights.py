@@ -7,6 +7,7 @@ versions are in ``SUPPORTED``; all of them take the checkpoint's own names throu
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import tempfile
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from siri_train.config import ConfigError
+from siri_train import lora
+from siri_train.section import ConfigError
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ def interface(version: str) -> Interface:
         ) from None
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more."""
+    try:
+        module = importlib.import_module("vllm.exceptions")
+    except ImportError:
+        return (ValueError,)
+    refused = getattr(module, "VLLMValidationError", None)
+    return (ValueError,) if refused is None else (ValueError, refused)
+
+
 def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
     """Write the config that vLLM builds its model from; the weights come by sync.
 
@@ -75,22 +87,27 @@ def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
     model.config.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["architectures"] = [type(model).__name__]
+    # fully_shard puts its own name in front of the class's.
+    config["architectures"] = [type(model).__name__.removeprefix("FSDP")]
     if untie:
         config["tie_word_embeddings"] = False
     path.write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
 @torch.no_grad()
-def named_weights(model: Any, dtype: torch.dtype, *, untie: bool) -> Iterator[tuple[str, Any]]:
+def named_weights(
+    model: Any, dtype: torch.dtype, *, untie: bool, lora_scaling: float | None = None
+) -> Iterator[tuple[str, Any]]:
     """The trainer's weights under their checkpoint names, one at a time.
 
-    Sharded parameters (DTensor) are gathered as they come, so the whole model never is.
+    Sharded parameters (DTensor) are gathered as they come, so the whole model never is; then every
+    rank must go through all of them. Adapters are merged into the weight they adapt.
 
     Args:
         model: the trainer's transformers model.
         dtype: what the engine computes in.
         untie: see :func:`write_engine_folder`.
+        lora_scaling: alpha / rank where the model has adapters.
 
     Yields:
         (name, tensor); the head only where it is a parameter of its own or ``untie`` is set.
@@ -98,8 +115,14 @@ def named_weights(model: Any, dtype: torch.dtype, *, untie: bool) -> Iterator[tu
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     head = model.get_output_embeddings().weight
     names = {name for name, _ in model.named_parameters()}
+    adapters = {n: _whole(p) for n, p in model.named_parameters() if ".lora_" in n}
     for name, parameter in model.named_parameters():
-        yield name, _whole(parameter).to(dtype)
+        if name in adapters:
+            continue
+        value = {name: _whole(parameter)}
+        if lora_scaling is not None:
+            value = lora.merged({**adapters, **value}, lora_scaling)
+        yield from ((plain, whole.to(dtype)) for plain, whole in value.items())
     if tied and untie and "lm_head.weight" not in names:
         yield "lm_head.weight", _whole(head).to(dtype)
 

@@ -68,9 +68,10 @@ def test_equals_liger(loss_type, level, extra):
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
     assert len(mine) == len(theirs)
-    if loss_type != "cispo":
-        for a, b in zip(mine, theirs, strict=True):
-            assert a.item() == pytest.approx(b.item(), abs=1e-5)
+    for a, b in zip(mine, theirs, strict=True):
+        assert a.item() == pytest.approx(b.item(), abs=1e-5)
+    if extra == "old" and level == "token" and loss_type in ("dapo", "cispo"):
+        assert theirs[-1] > 0
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,14 @@ def test_equals_liger(loss_type, level, extra):
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         Ours(**options)
+
+
+def test_luspo_refuses_a_weight_for_each_token():
+    loss = Ours(loss_type="luspo", importance_sampling_level="sequence", beta=0.0)
+    rows, length = 2, 3
+    call = (torch.randn(rows, length, 4), torch.randn(7, 4), torch.ones(rows, length).long())
+    mask, advantages = torch.ones(rows, length), torch.tensor([1.0, -1.0])
+    for shape in ((rows,), (rows, 1)):
+        loss(*call, mask, advantages, vllm_is_ratio=torch.ones(shape))
+    with pytest.raises(ValueError, match=r"vllm_is_ratio must have shape \[B, 1\]"):
+        loss(*call, mask, advantages, vllm_is_ratio=torch.ones(rows, length))

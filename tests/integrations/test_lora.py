@@ -14,6 +14,7 @@ from siri_train.config import ConfigError
 from siri_train.loop import train
 from siri_train.memory import Shape
 from siri_train.model import load_policy
+from siri_train.rollout.weights import named_weights
 
 from ..train.conftest import tiny  # noqa: F401
 
@@ -87,3 +88,18 @@ def test_the_memory_estimate_counts_adapters_as_peft_makes_them(
     model = load_policy(config.model, CPU).model
     real = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert Shape.of(model.config).trained(config) == real > 0
+
+
+def test_vllm_gets_the_merged_weights(tiny: Any) -> None:  # noqa: F811
+    policy = load_policy(tiny("model.lora.rank=4", "model.lora.alpha=12").model, CPU)
+    with torch.no_grad():
+        for name, p in policy.model.named_parameters():
+            if ".lora_B" in name:
+                p.normal_(0, 0.1)
+    merged, _ = policy.weights()
+    assert merged is not None
+    sent = dict(
+        named_weights(policy.model, torch.float32, untie=False, lora_scaling=policy.lora_scaling)
+    )
+    assert set(sent) == set(merged) - {"lm_head.weight"}  # tied: vLLM makes it of the embedding
+    assert all(torch.equal(value, merged[name]) for name, value in sent.items())

@@ -94,13 +94,13 @@ def run(base, folder, fused, **options):
     return trainer, norms
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
-def test_twenty_steps_equal_stock_trl(tmp_path, loss_type):
+@pytest.mark.parametrize(
+    ("loss_type", "level"), [*((name, "token") for name in LOSSES), ("luspo", "sequence")]
+)
+def test_twenty_steps_equal_stock_trl(tmp_path, loss_type, level):
     """Two updates a rollout, so that ratios leave 1; two micro-batches an update."""
     options = {"loss_type": loss_type, "epsilon_high": 1.1 if loss_type == "cispo" else 0.05}
-    options["epsilon"] = 0.05
-    if loss_type == "luspo":
-        options["importance_sampling_level"] = "sequence"
+    options |= {"epsilon": 0.05, "importance_sampling_level": level}
     stock, want = run(trl.GRPOTrainer, tmp_path / "stock", False, **options)
     ours, got = run(SiriGRPOTrainer, tmp_path / "ours", True, **options)
     assert len(want) == 20 and len(stock.losses) == 40
@@ -111,12 +111,13 @@ def test_twenty_steps_equal_stock_trl(tmp_path, loss_type):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     logged = [row for row in stock.state.log_history if "loss" in row]
     mine = [row for row in ours.state.log_history if "loss" in row]
-    for name in ("entropy", "clip_ratio/region_mean"):
-        if name in logged[0] and options.get("importance_sampling_level") != "sequence":
+    for name in ("entropy", "clip_ratio/region_mean", "cispo_clip_ratio"):
+        if name in logged[0] and level == "token":
             theirs = [row[name] for row in logged]
             assert [row[name] for row in mine] == pytest.approx(theirs, abs=2e-3)
-    if loss_type == "dapo":
-        assert max(row["clip_ratio/region_mean"] for row in logged) > 0
+    clipped = {"dapo": "clip_ratio/region_mean", "cispo": "cispo_clip_ratio"}.get(loss_type)
+    if clipped is not None:
+        assert max(row[clipped] for row in logged) > 0
 
 
 @pytest.mark.parametrize(

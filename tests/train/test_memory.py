@@ -193,6 +193,32 @@ def test_ranks_offload_and_adapters_move_what_they_should() -> None:
     assert lora.peak < of(1, "model.dtype=bfloat16").peak / 2
 
 
+def test_a_colocated_vllm_takes_its_share_and_gives_it_back_while_it_sleeps() -> None:
+    shape = Shape.of(DISTILL_7B)
+
+    def of(*overrides: str) -> Memory:
+        config = load_config("siri-7b.yaml", ["rollout.engine=vllm", *overrides])
+        return estimate(config, shape, ranks=16, memory_gb=80)
+
+    share = "vLLM's share"
+    asleep = of("rollout.vllm.gpu_memory_utilization=0.5")
+    assert asleep.rollout[share] == 40 * GB and share not in asleep.training
+    awake = of("rollout.vllm.gpu_memory_utilization=0.5", "rollout.vllm.sleep_level=0")
+    assert awake.totals["training"] == asleep.totals["training"] + 40 * GB
+    assert awake.totals["optimizer"] == asleep.totals["optimizer"] + 40 * GB
+    exact = of("rollout.vllm.cache_gib=4", "rollout.vllm.dtype=bfloat16").rollout
+    assert exact["vLLM's weights"] == 2 * shape.parameters
+    assert exact["vLLM's cache"] == 4 * 2**30
+    server = load_config("siri-7b.yaml", ["rollout.engine=vllm-server"])
+    elsewhere = estimate(server, shape, ranks=16, memory_gb=80)
+    assert elsewhere.totals["rollout"] == asleep.totals["rollout"] - 40 * GB
+    greedy = load_config(
+        "siri-7b.yaml", ["rollout.engine=vllm", "rollout.vllm.gpu_memory_utilization=0.9"]
+    )
+    text = verdict(greedy, estimate(greedy, shape, ranks=16, memory_gb=80), 80)
+    assert "does NOT fit" in text and "rollout.vllm.gpu_memory_utilization (0.9)" in text
+
+
 def test_hours_from_the_rates_of_a_run(tiny: Any, tmp_path: Path) -> None:
     run = train(tiny("train.steps=4", f"output={tmp_path / 'measured'}"))
     rates = measured_rates(run)

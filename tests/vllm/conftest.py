@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from siri_train.rollout.vllm_engine import VllmEngine
 # and fails.
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
+
+# vLLM compiles one function of its sampler in every process, 5 s of the test's time.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
 
@@ -40,6 +44,10 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def engine(policy: Policy) -> Iterator[VllmEngine]:
+    """One vLLM a file: when one closes, vLLM takes the groups of every other in the process down.
+
+    A test that changes weights puts them back and syncs.
+    """
     made = VllmEngine(policy.model, 128, max_num_seqs=64)
     yield made
     made.close()

@@ -11,7 +11,7 @@ import torch
 from siri_train.config import ConfigError, ModelConfig
 from siri_train.model import Policy, load_policy
 from siri_train.packing import Sample
-from siri_train.rollout import Completion, EngineError, SamplingParams
+from siri_train.rollout import Completion, EngineError, SamplingParams, vllm_engine
 from siri_train.rollout.vllm_engine import VllmEngine, check_model
 from siri_train.step import score
 from tests.vllm.conftest import PROMPTS, tiny_policy
@@ -93,6 +93,31 @@ def test_new_weights_are_seen(engine: VllmEngine, policy: Policy) -> None:
         engine.sync()
 
 
+def test_sleep_and_the_order_of_waking(
+    engine: VllmEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights before the cache, so that both never peak with what the trainer holds. A CPU's vLLM
+    has no sleep; its calls are what can be seen here."""
+    calls: list[object] = []
+    push = vllm_engine.push_in_process
+    engine.sleep()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.llm, "sleep", lambda level: calls.append(level))
+        patch.setattr(engine.llm, "wake_up", lambda tags: calls.append(tags))
+        patch.setattr(vllm_engine, "push_in_process", lambda *a: calls.append("push") or push(*a))
+        engine.sleep()
+        assert calls == []  # on a CPU
+        patch.setattr(engine, "sleep_level", 2)
+        engine.sleep()
+        engine.sleep()
+        with pytest.raises(EngineError, match="sleeps and its weights are stale"):
+            engine.generate(PROMPTS, params(policy))
+        engine.sync()
+        engine.sync()
+        assert calls == [2, ["weights"], "push", ["kv_cache"], "push"]
+    assert largest_difference(policy, engine.generate(PROMPTS, params(policy)), 1.0, PROMPTS) < 1e-4
+
+
 def test_responses_stream_and_can_be_cancelled(engine: VllmEngine, policy: Policy) -> None:
     seen: list[int] = []
     counts: list[tuple[int, int]] = []
@@ -140,6 +165,20 @@ def test_a_crash_is_an_engine_error(
         with pytest.raises(EngineError, match="worker died.*continue from the newest checkpoint"):
             engine.generate(PROMPTS, params(policy))
     after = engine.generate(PROMPTS, params(policy))  # nothing of the lost call is left over
+    assert largest_difference(policy, after, 1.0, PROMPTS) < 1e-4
+
+
+def test_out_of_memory_names_the_keys(
+    engine: VllmEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.llm.llm_engine, "step", full)
+        with pytest.raises(EngineError, match="2.00 GiB; lower rollout.vllm.max_num_seqs .64"):
+            engine.generate(PROMPTS, params(policy))
+    after = engine.generate(PROMPTS, params(policy))
     assert largest_difference(policy, after, 1.0, PROMPTS) < 1e-4
 
 

@@ -1,0 +1,61 @@
+"""SIRI's reward on OpenRLHF (0.11): an agent executor, the trainer's public place for own rollouts.
+
+A file for ``--train.agent_func_path`` that says
+``from siri_train.integrations.openrlhf import SiriAgentExecutor as AgentExecutor``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+from siri_train.rewards import Response, Verifier, length_capping_reward, make_verifier
+from siri_train.rewards.extract import ThinkMode
+
+
+class SiriAgentExecutor(SingleTurnAgentExecutor):
+    """OpenRLHF's single turn, graded by SIRI: 1 if finished and right, else 0.
+
+    The cap is OpenRLHF's ``max_new_tokens`` and stands still: no step number reaches an executor.
+    OpenRLHF's losses and its head are closed; a fork would be needed for the rest.
+
+    Args:
+        verifier: grades answers; by default ``make_verifier("math_verify")``.
+        think: where the answer may stand, see ``siri_train.rewards.final_answer``.
+    """
+
+    def __init__(self, verifier: Verifier | None = None, think: ThinkMode = "required") -> None:
+        super().__init__(None)
+        self.verifier = make_verifier("math_verify") if verifier is None else verifier
+        self.think = think
+
+    async def execute(
+        self,
+        prompt: Any,
+        label: Any,
+        sampling_params: Any,
+        max_length: int,
+        hf_tokenizer: Any,
+        llm_engine: Any,
+        images: Any = None,
+    ) -> dict[str, Any]:
+        """As OpenRLHF's, with ``reward`` and ``scores``; ``label`` is the gold answer.
+
+        A response that could not be scored has reward 0: OpenRLHF's batches need a number.
+        """
+        out = await super().execute(
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
+        )
+        start, end = out["action_ranges"][0]
+        text = hf_tokenizer.decode(out["observation_tokens"][start:end], skip_special_tokens=True)
+        (grade,) = length_capping_reward(
+            [Response(text, "length" if out["truncated"] else "stop")],
+            [str(label)],
+            verifier=self.verifier,
+            think=self.think,
+        )
+        reward = grade.reward if grade.reward == grade.reward else 0.0
+        out.update(reward=reward, scores=reward)
+        out["extra_logs"] = {"siri/correct": float(grade.correct)}
+        return out

@@ -1,0 +1,17 @@
+"""What every section of the configuration is made of."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key, what it got and what it takes."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
