@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm test-verl aot bench bench-gpu lint format clean
+.PHONY: setup demo test test-slow test-peers test-vllm test-verl aot bench bench-ready bench-gpu bench-gpu-step test-gpu lint format clean
 
 setup: $(READY)
 
@@ -23,7 +23,7 @@ test-slow: $(READY)
 
 test-peers: $(READY)
 	sh scripts/peers.sh .peers
-	SIRI_PEERS=1 PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations
+	SIRI_PEERS=1 PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations tests/bench
 	SIRI_SNIPPETS=peers PYTHONPATH=.peers $(BIN)/python -m pytest tests/test_snippets.py
 
 test-vllm:
@@ -38,15 +38,29 @@ test-verl:
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
 
-bench: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m bench
+# Peers take part where `sh scripts/peers.sh .peers` put them; the others are named in the result.
+PEERS := .peers$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-# On a machine with a GPU: the GPU tests of the kernels and of attention, then their speed and that of a training step.
-bench-gpu: $(READY)
-	$(BIN)/python -m pytest tests/kernels tests/train/test_attention.py -k "triton or head or gpu"
-	$(BIN)/python -m bench.gpu
-	$(BIN)/python -m bench.training_step_gpu
+bench: bench-ready
+	PYTHONPATH=$(PEERS) $(BIN)/python -m bench
+
+# On a machine with a GPU. GPU_PYTHON=python3 takes a Python that has torch, triton, pytest and pytest-benchmark
+# already and builds nothing; OUT=FOLDER is where results go (and go on from).
+GPU_PYTHON ?= $(BIN)/python
+GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),bench-ready)
+
+bench-ready: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+
+test-gpu: $(GPU_READY)
+	$(GPU_PYTHON) -m pytest tests/kernels tests/train/test_attention.py -k "triton or head or gpu"
+
+bench-gpu: $(GPU_READY)
+	PYTHONPATH=$(PEERS) $(GPU_PYTHON) -m bench --device cuda --budget 480 $(if $(OUT),--out $(OUT))
+
+# A training step of a 1.5B model; 8 minutes a call too, and resumable.
+bench-gpu-step: $(GPU_READY)
+	$(GPU_PYTHON) -m bench.training_step_gpu $(if $(OUT),--out $(OUT))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -10,9 +10,11 @@ from typing import Any
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers in nested dictionaries and lists, by their path."""
+    """All numbers in nested dictionaries and lists, by their path; single rounds left out."""
     if isinstance(value, dict):
         for key, item in value.items():
+            if key == "all":
+                continue
             yield from numbers(item, f"{name} / {key}" if name else str(key))
     elif isinstance(value, list):
         for index, item in enumerate(value):

@@ -17,24 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.__main__ import certified, eager, exact, forward_gemm
+from bench.contenders import pytorch, siri, trl
+from bench.contenders.base import Where
 from bench.inputs import language_inputs, uniform_inputs
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
 from siri_kernels import take_backward_stats
 
+WHERE = Where(torch.device("cpu"), triton=False)
 
-def trl(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
-    """TRL's chunked log-prob with its defaults: chunks of 32 768 ids, entropy without gradient."""
-    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-    hidden, weight = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
-    outputs = ("entropy",)
-    logp = ChunkedLogProbFunction.apply(
-        hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs
-    )[0]
-    logp.backward(upstream)
-    return logp.detach(), hidden.grad, weight.grad
+def bound(make: Callable[[Where], Any]) -> Callable[..., Any]:
+    """Log-probs and the gradients of both inputs through a contender's call."""
+    call = make(WHERE).call
+
+    def run(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
+        hidden, weight = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
+        logp = call(hidden, weight, targets)
+        return logp.detach(), *torch.autograd.grad(logp, (hidden, weight), upstream)
+
+    return run
+
+
+def forward_gemm(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
+    """The forward product alone: what a call cannot do without."""
+    return ((hidden @ weight.T)[:, 0],) * 3
 
 
 def measure(inputs: tuple[Tensor, ...], rounds: int) -> dict[str, Any]:
@@ -42,11 +49,12 @@ def measure(inputs: tuple[Tensor, ...], rounds: int) -> dict[str, Any]:
     hidden, weight, targets = inputs
     upstream = torch.randn(len(hidden), generator=torch.Generator().manual_seed(1))
     small = (hidden[:64], weight, targets[:64], upstream[:64])
+    eager = bound(pytorch.eager)
     oracle = eager(small[0].double(), weight.double(), small[2], small[3].double())
     bf16 = eager(small[0].bfloat16(), weight.bfloat16(), small[2], small[3])
     cases: dict[str, Callable[..., Any]] = {
-        "eager": eager, "TRL": trl, "certified": certified, "exact": exact,
-        "forward gemm": forward_gemm,
+        "eager": eager, "TRL": bound(trl.with_entropy), "certified": bound(siri.certified),
+        "exact": bound(siri.exact), "forward gemm": forward_gemm,
     }  # fmt: skip
 
     def errors(results: Any) -> list[float]:

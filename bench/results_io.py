@@ -1,31 +1,61 @@
-"""Writing results: JSON with device, versions and commit, and the Markdown table made from it."""
+"""Writing results: JSON with device, versions, commit and settings, and Markdown made from it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+MEASURING = ("device", "elementwise", "head", "inputs", "measure", "memory", "real")
 
 
 def environment() -> dict[str, Any]:
     """Device, cores, versions and commit of this run."""
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return {
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
+        "commit": commit.stdout.strip() or "no repository here",
     }
+    if torch.cuda.is_available():
+        found |= {"driver": driver(), "cuda": torch.version.cuda}
+    return found
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of these packages."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def driver() -> str:
+    """The NVIDIA driver's version, where the system tells it."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    match = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
+    return match[1] if match else "unknown"
 
 
 def cpu_name() -> str:
@@ -38,10 +68,27 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def source() -> str:
+    """A fingerprint of the code that is measured and of what measures it, commit or not."""
+    digest = hashlib.sha256()
+    files = [*(ROOT / "siri_kernels").rglob("*.py"), *(ROOT / "bench" / "contenders").glob("*.py")]
+    files += [ROOT / "bench" / f"{name}.py" for name in MEASURING]
+    for path in sorted(files):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def write(folder: Path, name: str, measured: dict[str, Any], table: str) -> None:
     """Write ``NAME.json`` and ``NAME.md``, and print the table."""
-    folder.mkdir(parents=True, exist_ok=True)
     result = {**environment(), **measured}
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    save(folder / f"{name}.json", result)
     (folder / f"{name}.md").write_text(table, encoding="utf-8")
     print(table)
+
+
+def save(path: Path, result: dict[str, Any]) -> None:
+    """Write JSON, so that a cut run leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

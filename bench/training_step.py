@@ -3,10 +3,12 @@
     sh scripts/peers.sh .peers && PYTHONPATH=.peers .venv/bin/python -m bench.training_step
 
 SmolLM2-135M-Instruct and GSM8K solutions of their own ragged lengths (see the recipe
-``smollm2-135m.yaml`` for where both come from). Both sides take one optimiser update on the same
-sequences; gradients are compared first. TRL's side is its own ``training_step`` on a generation
-batch made of the same tokens; it pads, as it does after sampling. Rows of both hold about as many
-tokens. Then our step with half of the groups degenerate, skipped and not.
+``smollm2-135m.yaml`` for where both come from), or with ``--model tiny`` the demo's model of 0.1 M
+parameters and its questions; ``python -m bench`` measures both. Both sides take one optimiser
+update on the same sequences; gradients are compared first. TRL's side is its own
+``training_step`` on a generation batch made of the same tokens; it pads, as it does after sampling.
+Rows of both hold about as many tokens. Then our step with half of the groups degenerate, skipped
+and not.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from torch import Tensor
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
 from siri_train.config import LossConfig, TrainConfig
+from siri_train.data.embedded import START_FOLDER
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.model import Policy, load_policy
 from siri_train.optimizer import make_optimizer
@@ -33,13 +37,34 @@ from siri_train.recipe import load_config
 from siri_train.step import update
 
 TEMPERATURE = 1.0
-ROWS = 4  # sequences in a row of TRL's; ours has as many tokens
 CPU = torch.device("cpu")
 
 
-def real_samples(count: int) -> tuple[Policy, list[Sample]]:
+@dataclass(frozen=True)
+class Workload:
+    """A model, and how many sequences there are in a step and in a row of TRL's; a row of ours has
+    as many tokens."""
+
+    label: str
+    recipe: str
+    sequences: int
+    rows: int
+    result: str
+
+
+WORKLOADS = {
+    "smollm2": Workload(
+        "SmolLM2-135M-Instruct, float32", "recipes/smollm2-135m.yaml", 8, 4, "training_step"
+    ),
+    "tiny": Workload(
+        "the demo's model of 0.1 M parameters, float32", "recipes/demo.yaml", 256, 64,
+        "training_step_tiny",
+    ),
+}  # fmt: skip
+
+
+def samples_of(config: Any, count: int) -> tuple[Policy, list[Sample]]:
     """The recipe's model, and prompts with their worked solutions as responses."""
-    config = load_config("recipes/smollm2-135m.yaml")
     policy = load_policy(config.model, CPU)
     questions = [q for q in read_sources(config.data.train[:1], "train") if q.solution][:count]
     prompts = encode_questions(questions, policy.tokenizer, config.data)
@@ -55,11 +80,11 @@ def real_samples(count: int) -> tuple[Policy, list[Sample]]:
 
 
 def ours(
-    policy: Policy, samples: list[Sample], skip: bool = True, tail: float = 1e-2
+    policy: Policy, samples: list[Sample], rows: int, skip: bool = True, tail: float = 1e-2
 ) -> Callable[[Any], None]:
     """Our update, with an optimiser or a recorder in its place."""
     padded = max(len(s.prompt_ids) for s in samples) + max(len(s.response_ids) for s in samples)
-    config = TrainConfig(mini_batches=1, token_budget=ROWS * padded, grad_clip=1e9, tail=tail)
+    config = TrainConfig(mini_batches=1, token_budget=rows * padded, grad_clip=1e9, tail=tail)
     loss = LossConfig(clip_high=0.2, skip_zero_advantage=skip)
 
     def step(optimizer: Any) -> None:
@@ -71,18 +96,20 @@ def ours(
     return step
 
 
-def theirs(path: str, policy: Policy, samples: list[Sample]) -> tuple[Any, Callable[[Any], None]]:
+def theirs(
+    path: str, policy: Policy, samples: list[Sample], rows: int
+) -> tuple[Any, Callable[[Any], None]]:
     """TRL's trainer, and its accumulation steps over the padded generation batch."""
     import datasets
     import trl
     from transformers import AutoModelForCausalLM
 
     pad = policy.pad_token_id
-    accumulation = len(samples) // ROWS
+    accumulation = len(samples) // rows
     arguments = trl.GRPOConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, gradient_checkpointing=False,
-        per_device_train_batch_size=ROWS, gradient_accumulation_steps=accumulation,
-        num_generations=ROWS, report_to="none", save_strategy="no", loss_type="dapo",
+        per_device_train_batch_size=rows, gradient_accumulation_steps=accumulation,
+        num_generations=rows, report_to="none", save_strategy="no", loss_type="dapo",
         temperature=TEMPERATURE, epsilon=0.2, epsilon_high=0.2, disable_tqdm=True,
         max_completion_length=512,
     )  # fmt: skip
@@ -150,16 +177,19 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return float((difference / sum(float(g.double().norm() ** 2) for g in b.values())) ** 0.5)
 
 
-def compare(count: int, rounds: int) -> tuple[dict[str, Any], str]:
+def compare(work: Workload, rounds: int) -> tuple[dict[str, Any], str]:
     """Measure; returns what goes into the JSON and the table."""
-    config = load_config("recipes/smollm2-135m.yaml")
-    policy, samples = real_samples(count)
+    config = load_config(work.recipe)
+    count = work.sequences
+    policy, samples = samples_of(config, count)
+    embedded = config.model.path == "embedded"
+    path = str(START_FOLDER) if embedded else config.model.path
     from siri_train.step import score
 
     score(policy, samples, 4096, TEMPERATURE)  # on-policy: ratios are 1, as in TRL's first update
-    trainer, trl_step = theirs(config.model.path, policy, samples)
+    trainer, trl_step = theirs(path, policy, samples, work.rows)
     models = {"TRL 1.16": trainer.model, "ours": policy.model}
-    steps = {"TRL 1.16": trl_step, "ours": ours(policy, samples)}
+    steps = {"TRL 1.16": trl_step, "ours": ours(policy, samples, work.rows)}
 
     # Correctness first, and the peak memory in the same pass.
     recorders = {name: Recorder(model) for name, model in models.items()}
@@ -168,7 +198,7 @@ def compare(count: int, rounds: int) -> tuple[dict[str, Any], str]:
         peaks[name] = peak_bytes(lambda step=step, name=name: step(recorders[name]))  # type: ignore[misc]
     weights = sum(p.numel() * 4 for p in policy.model.parameters())
     exact = Recorder(policy.model)
-    ours(policy, samples, tail=0.0)(exact)
+    ours(policy, samples, work.rows, tail=0.0)(exact)
     want = recorders["TRL 1.16"].gradients
     certified, error = (apart(r.gradients, want) for r in (recorders["ours"], exact))
     if not error < 1e-3 or not certified < 2e-2:
@@ -177,11 +207,11 @@ def compare(count: int, rounds: int) -> tuple[dict[str, Any], str]:
         recorder.zero_grad()
         recorder.gradients.clear()
     half = [
-        Sample(s.prompt_ids, s.response_ids, s.old_logprobs, s.advantage * (i // ROWS % 2))
+        Sample(s.prompt_ids, s.response_ids, s.old_logprobs, s.advantage * (i * 2 // count))
         for i, s in enumerate(samples)
     ]
-    steps["ours, half of the groups degenerate"] = ours(policy, half)
-    steps["the same, not skipped"] = ours(policy, half, skip=False)
+    steps["ours, half of the groups degenerate"] = ours(policy, half, work.rows)
+    steps["the same, not skipped"] = ours(policy, half, work.rows, skip=False)
     train = TrainConfig(lr=1e-30, weight_decay=0.0)  # the model stays as it is, round by round
     optimizers = {name: make_optimizer(models.get(name, policy.model), train) for name in models}
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -197,7 +227,7 @@ def compare(count: int, rounds: int) -> tuple[dict[str, Any], str]:
                       + max(len(s.response_ids) for s in samples))  # fmt: skip
     median = {name: statistics.median(values) for name, values in times.items()}
     measured = {
-        "model": "SmolLM2-135M-Instruct, float32", "threads": torch.get_num_threads(),
+        "model": work.label, "threads": torch.get_num_threads(),
         "sequences": count, "tokens": tokens, "padded_tokens": padded,
         "response_lengths": sorted(len(s.response_ids) for s in samples),
         "seconds": times, "tokens_per_s": {n: tokens / t for n, t in median.items()},
@@ -206,15 +236,15 @@ def compare(count: int, rounds: int) -> tuple[dict[str, Any], str]:
     }  # fmt: skip
     base = median["TRL 1.16"]
     rows = [
-        "| one update, V 49152 | seconds | tokens/s | speed | peak beyond weights | "
-        "of it not gradients |",
+        f"| one update, V {policy.model.config.vocab_size} | seconds | tokens/s | speed "
+        "| peak beyond weights | of it not gradients |",
         "|---|---|---|---|---|---|",
     ]
     for name, value in median.items():
         peak = peaks.get(name)
         memory = f"{peak / 2**20:.0f} MiB | {(peak - weights) / 2**20:.0f} MiB" if peak else " | "
         rows.append(
-            f"| {name} | {value:.1f} | {tokens / value:.0f} | {base / value:.2f} | {memory} |"
+            f"| {name} | {value:.3g} | {tokens / value:.0f} | {base / value:.2f} | {memory} |"
         )
     note = (
         f"{count} sequences, {tokens} tokens ({padded} when padded as TRL pads them), "
@@ -227,16 +257,15 @@ def compare(count: int, rounds: int) -> tuple[dict[str, Any], str]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sequences", type=int, default=8)
+    parser.add_argument("--model", choices=WORKLOADS, default="smollm2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
     arguments = parser.parse_args()
-    if arguments.sequences % (2 * ROWS):
-        parser.error(f"--sequences must be a multiple of {2 * ROWS}, got {arguments.sequences}")
     torch.set_num_threads(arguments.threads)
-    measured, table = compare(arguments.sequences, arguments.rounds)
-    write(arguments.out, "training_step", measured, table)
+    work = WORKLOADS[arguments.model]
+    measured, table = compare(work, arguments.rounds)
+    write(arguments.out, work.result, measured, table)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/bin/sh
-# TRL, verl and other trainers for the tests beside them, in a folder of their own ($1): nothing of it enters .venv.
+# TRL, verl and other trainers for the tests beside them, and the bench's peers, in a folder of their own ($1): nothing of it
+# enters .venv.
 #
 #   sh scripts/peers.sh .peers && PYTHONPATH=.peers .venv/bin/python -m pytest tests/kernels/parity
 #

@@ -8,7 +8,7 @@ import pytest
 
 from bench import compare
 
-A = {"device": "x", "rows": {"one": {"ms": [1.0, 4.0], "ok": True}, "gone": 3}}
+A = {"device": "x", "rows": {"one": {"ms": [1.0, 4.0], "ok": True, "all": [9, 8]}, "gone": 3}}
 B = {"device": "y", "rows": {"one": {"ms": [2.0, 4.0], "ok": False}, "new": 0.5}}
 
 
@@ -16,7 +16,7 @@ def test_ratios_settings_and_what_is_missing():
     text = compare.compared(A, B, 1.0)
     assert "device: x | y" in text
     assert "| rows / one / ms [0] | 1 | 2 | 2.000 |" in text
-    assert "ms [1]" not in text and "ok" not in text
+    assert "ms [1]" not in text and "ok" not in text and "all" not in text
     assert "Only in A: rows / gone" in text and "Only in B: rows / new" in text
 
 

@@ -1,15 +1,21 @@
 """What each operation costs in numbers that no busy machine can blur: they must not grow.
 
-Operators started, floating-point operations of matrix products, bytes allocated and their peak are
-compared with ``counts.json``. After a change that means to raise one, or lowers it, write them anew
-and commit the file with the reason:
+Operators started, floating-point operations of matrix products, allocations, their bytes and peak
+are compared with ``counts.json``; of the Triton paths the products and the kernels launched,
+counted in Triton's interpreter at a small size. After a change that means to raise one, or lowers
+it, write them anew and commit the file with the reason:
 
     python -m tests.kernels.test_counts
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +29,11 @@ from .helpers import leaves
 from .test_linear_logprob_sparse import zipf_head
 
 FILE = Path(__file__).with_name("counts.json")
-TOKENS, WIDTH, VOCABULARY = 512, 64, 12_000
+TRITON = "--triton" in sys.argv and __name__ == "__main__"
+BACKEND = "triton" if TRITON else None
+# The interpreter runs a millisecond of Python for each row of a tile.
+TOKENS, WIDTH, VOCABULARY = (18, 32, 280) if TRITON else (512, 64, 12_000)
+LOSS_TOKENS, REWARDS = (2**12, 2**8) if TRITON else (2**17, 2**16)
 # Views and questions about a tensor start nothing on a device.
 FREE = {"view", "detach", "slice", "select", "t", "transpose", "expand", "unsqueeze", "squeeze"}
 FREE |= {"alias", "as_strided", "split", "_unsafe_view", "unbind", "permute", "is_same_size"}
@@ -36,7 +46,7 @@ class Operators(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.operators = self.bytes = self.flops = 0
+        self.operators = self.bytes = self.flops = self.allocations = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -47,11 +57,13 @@ class Operators(TorchDispatchMode):
             self.operators += 1
             results = out if isinstance(out, (tuple, list)) else [out]
             given = {a.data_ptr() for a in args if isinstance(a, torch.Tensor)}
-            self.bytes += sum(
+            new = [
                 r.nbytes
                 for r in results
                 if isinstance(r, torch.Tensor) and r.data_ptr() not in given
-            )
+            ]
+            self.bytes += sum(new)
+            self.allocations += len(new)
         return out
 
 
@@ -61,7 +73,7 @@ def head(entropy, tail):
     hidden, weight = leaves(*inputs)
 
     def step():
-        out = linear_logprob(hidden, weight, targets, tail=tail)
+        out = linear_logprob(hidden, weight, targets, tail=tail, backend=BACKEND)
         torch.autograd.grad(out.logprobs.sum() + out.entropy.sum(), (hidden, weight))
 
     return step
@@ -70,7 +82,7 @@ def head(entropy, tail):
 def forward_only():
     step_weight = torch.randn(VOCABULARY, WIDTH)
     hidden, targets = torch.randn(TOKENS, WIDTH), torch.randint(VOCABULARY, (TOKENS,))
-    return lambda: linear_logprob(hidden, step_weight, targets)
+    return lambda: linear_logprob(hidden, step_weight, targets, backend=BACKEND)
 
 
 def selective():
@@ -78,27 +90,28 @@ def selective():
     targets = torch.randint(VOCABULARY, (TOKENS,))
 
     def step():
-        torch.autograd.grad(selective_logprob(logits, targets).logprobs.sum(), logits)
+        out = selective_logprob(logits, targets, backend=BACKEND)
+        torch.autograd.grad(out.logprobs.sum(), logits)
 
     return step
 
 
 def loss(**options):
-    tokens = 2**17
+    tokens = LOSS_TOKENS
     logprobs = (-torch.rand(tokens)).requires_grad_()
     old, lengths = -torch.rand(tokens), torch.arange(0, tokens + 1, 512, dtype=torch.int32)
     advantages = torch.randn(len(lengths) - 1)
 
     def step():
-        out = policy_loss(logprobs, old, advantages, lengths, **options)
+        out = policy_loss(logprobs, old, advantages, lengths, backend=BACKEND, **options)
         torch.autograd.grad(out.loss, logprobs)
 
     return step
 
 
-def grouped(groups):
-    rewards = torch.rand(2**16)
-    return lambda: group_advantages(rewards, groups)
+def grouped(groups, **options):
+    rewards = torch.rand(REWARDS)
+    return lambda: group_advantages(rewards, groups, backend=BACKEND, **options)
 
 
 CASES = {
@@ -110,7 +123,8 @@ CASES = {
     "policy_loss clip": loss,
     "policy_loss GSPO": lambda: loss(ratio="sequence"),
     "group_advantages equal": lambda: grouped(16),
-    "group_advantages ragged": lambda: grouped(torch.arange(2**16) // 16),
+    "group_advantages ragged": lambda: grouped(torch.arange(REWARDS) // 16),
+    "group_advantages batch": lambda: grouped(16, scale="batch_std"),
 }
 
 
@@ -119,25 +133,75 @@ def counts(name):
     step = CASES[name]()
     step()  # what is made once
     operators = Operators()
-    with operators:
+    with operators, counted_launches() as launches:
         step()
+    if TRITON:  # the interpreter runs operators and allocates too
+        return {"flops": operators.flops, "launches": len(launches)}
     return {
         "operators": operators.operators,
         "flops": operators.flops,
+        "allocations": operators.allocations,
         "bytes": operators.bytes,
         "peak": peak_bytes(step),
     }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_nothing_grows(name):
-    allowed = json.loads(FILE.read_text(encoding="utf-8"))
-    got = counts(name)
+@contextlib.contextmanager
+def counted_launches():
+    """The Triton kernels launched inside, by name."""
+    names = []
+    if not TRITON:
+        yield names
+        return
+    from triton.runtime.interpreter import InterpretedFunction
+
+    run = InterpretedFunction.run
+
+    def counted(self, *args, **kwargs):
+        names.append(self.__name__)
+        return run(self, *args, **kwargs)
+
+    InterpretedFunction.run = counted
+    yield names
+    InterpretedFunction.run = run
+
+
+def triton_counts():
+    """The same of the Triton paths, from a process of its own: Triton is told before its import."""
+    command = [sys.executable, "-m", "tests.kernels.test_counts", "--triton"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def compared(name, got, allowed):
     # Another processor rounds a few entries in or out of the lists; another PyTorch counts a
     # little differently.
     slack = 1.02 if allowed["torch"] == torch.__version__ else 1.1
     for what, most in allowed[name].items():
         assert got[what] <= slack * most, f"{name}: {got[what]} {what}, {most} in {FILE.name}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_grows(name):
+    allowed = json.loads(FILE.read_text(encoding="utf-8"))
+    assert allowed.keys() == {"torch", "triton", *CASES}
+    compared(name, counts(name), allowed)
+
+
+def test_nothing_grows_in_the_triton_paths():
+    pytest.importorskip("triton")
+    allowed = json.loads(FILE.read_text(encoding="utf-8"))
+    got = triton_counts()
+    assert got.keys() == allowed["triton"].keys() == CASES.keys()
+    for name in CASES:
+        label = f"{name}, Triton"
+        compared(label, got[name], {label: allowed["triton"][name], "torch": allowed["torch"]})
+    launches = {name: numbers["launches"] for name, numbers in got.items()}
+    assert launches["group_advantages equal"] == launches["group_advantages ragged"] == 1
+    assert launches["group_advantages batch"] == 2 and launches["policy_loss clip"] <= 2
 
 
 def test_lists_save_the_products_of_backward():
@@ -160,5 +224,12 @@ def test_a_step_that_does_more_is_seen():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    measured = {"torch": torch.__version__} | {name: counts(name) for name in CASES}
-    FILE.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    if TRITON:  # lists in a small vocabulary too
+        api = importlib.import_module("siri_kernels.linear_logprob.api")
+        api.slots_for = lambda vocabulary, tail, needed: 24 if tail and needed else 0
+    measured = {name: counts(name) for name in CASES}
+    if TRITON:
+        print(json.dumps(measured))
+    else:
+        measured = {"torch": torch.__version__} | measured | {"triton": triton_counts()}
+        FILE.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")

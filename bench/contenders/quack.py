@@ -1,0 +1,21 @@
+"""QuACK's chunked loss, a scalar (github.com/Dao-AILab/quack, Apache-2.0)."""
+
+from __future__ import annotations
+
+from bench.contenders.base import Contender, Missing, Where
+
+
+def scalar(where: Where) -> Contender:
+    """Its tuned chunks; the scaled-exp form where it takes the shape."""
+    from quack.linear_cross_entropy import chunked_linear_cross_entropy
+
+    if where.device.type != "cuda":
+        raise Missing("CuTe kernels: needs an NVIDIA GPU")
+    return Contender(
+        lambda h, w, y: (
+            -chunked_linear_cross_entropy(
+                h, w, y, chunk_size=4096, reduction="sum", tuned=True, use_scaled_exp=None
+            )
+        ),
+        'chunked_linear_cross_entropy(chunk_size=4096, reduction="sum", tuned=True)',
+    )

@@ -1,0 +1,126 @@
+"""Time, memory and launches of a piece of work, on a CPU and on a GPU behind one interface."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.memory import allocated_peak
+
+Step = Callable[[], Any]
+
+
+class Cpu:
+    """Wall time and time of the process; memory from PyTorch's allocator.
+
+    With one thread the process's time is what the tables use (``clock``): others on the machine
+    lengthen it least. Threads that wait for each other count as working, so with more threads it is
+    wall time.
+    """
+
+    kind = "cpu"
+    device = torch.device("cpu")
+    clocks = ("cold", "process")  # the caches hold what the contender before it left
+
+    def __init__(self, threads: int = 1) -> None:
+        self.clock = "process" if threads == 1 else "cold"
+        self.sizes = {"copy": 2**27, "product": 2048}
+        self.dtype = torch.float32
+
+    def seconds(self, step: Step) -> dict[str, float]:
+        """One call."""
+        start, process = time.perf_counter(), time.process_time()
+        step()
+        return {
+            "cold": time.perf_counter() - start,
+            "process": time.process_time() - process,
+        }
+
+    def peak(self, step: Step) -> int:
+        """Most bytes alive at once beyond what was there before the call."""
+        return allocated_peak(step)
+
+    def launches(self, step: Step) -> int | None:
+        """Nothing is launched on a CPU."""
+        return None
+
+    def free(self) -> None:
+        """Give back what the last case held."""
+        gc.collect()
+
+
+class Cuda:
+    """Time between events, with the L2 cache flushed before and not; memory of its allocator."""
+
+    kind = "cuda"
+    clocks = ("cold", "hot")
+    clock = "cold"
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise SystemExit("bench: no GPU here; without --device cuda it measures on the CPU")
+        self.device = torch.device("cuda")
+        self.sizes = {"copy": 2**31, "product": 8192}
+        self.dtype = torch.bfloat16
+        self._flush = torch.empty(2**28, dtype=torch.uint8, device=self.device)
+
+    def seconds(self, step: Step) -> dict[str, float]:
+        """One call after a flush of the L2 cache, and one right after that."""
+        self._flush.zero_()
+        return {"cold": self._between(step), "hot": self._between(step)}
+
+    def _between(self, step: Step) -> float:
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
+
+    def peak(self, step: Step) -> int:
+        """Most bytes of the allocator beyond what was there before the call."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def launches(self, step: Step) -> int | None:
+        """Kernels, copies and fills that one call starts."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as trace:
+            step()
+            torch.cuda.synchronize()
+        return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in trace.events())
+
+    def free(self) -> None:
+        """Give back what the last case held."""
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+Device = Cpu | Cuda
+
+
+def rates(device: Device, rounds: int = 7) -> dict[str, float]:
+    """What this device does at best, measured: bytes/s of a copy, flop/s of a large product."""
+    count = device.sizes["copy"]
+    a = torch.randint(127, (count,), dtype=torch.uint8, device=device.device)
+    b = torch.empty_like(a)
+    n = device.sizes["product"]
+    x, y = (torch.randn(n, n, device=device.device, dtype=device.dtype) for _ in range(2))
+
+    def best(step: Step) -> float:
+        step()
+        return sorted(device.seconds(step)[device.clock] for _ in range(rounds))[rounds // 2]
+
+    return {
+        "copy_bytes_per_s": 2 * count / best(lambda: b.copy_(a)),
+        "product_flop_per_s": 2 * n**3 / best(lambda: x @ y),
+    }

@@ -1,0 +1,144 @@
+"""One row of the bench: correctness first, then memory, then times in turns.
+
+``Work`` says what is measured; everything here is the same for each operation.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.device import Device, Step
+
+Errors = dict[str, dict[str, float]]
+
+
+@dataclass
+class Work:
+    """A row to be measured.
+
+    ``steps``: the timed call of each contender. ``check``: its errors against float64, and why it
+    is wrong or None; ``check_result`` looks at what a timed call gives, at its full size.
+    ``yardsticks``: bare operations timed in the same rounds. ``flops`` and ``bytes``: what the work
+    needs at least. ``returned``: bytes of results and gradients, which are not counted as memory.
+    ``facts``: what goes into the row as it is.
+    """
+
+    steps: dict[str, Step]
+    check: Callable[[str], tuple[Errors, str | None]]
+    yardsticks: dict[str, Step]
+    flops: float
+    bytes: float
+    returned: int
+    missing: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    count_launches: bool = False
+    check_result: Callable[[str, Any], str | None] = lambda name, result: None
+
+
+def distance(got: Tensor, exact: Tensor) -> dict[str, float]:
+    """Errors of ``got``: relative (Frobenius), and the largest, root mean square and signed mean
+    of the entries', in units of the exact result's root mean square.
+
+    The sign is that of the exact entry: a bias below 0 means results that are too small.
+    """
+    gap, exact = got.double() - exact.double(), exact.double()
+    scale = exact.square().mean().sqrt().clamp(min=1e-300)
+    rms = gap.square().mean().sqrt() / scale
+    return {
+        "relative": float(rms),
+        "max": float(gap.abs().max() / scale),
+        "rms": float(rms),
+        "bias": float((gap * exact.sign()).mean() / scale),
+    }
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, 20th and 80th percentile, and the values."""
+    ordered = sorted(values)
+    return {
+        "median": statistics.median(ordered),
+        "p20": ordered[len(ordered) // 5],
+        "p80": ordered[-1 - len(ordered) // 5],
+        "all": values,
+    }
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch had no memory left."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate" in str(error)
+
+
+def measure(
+    work: Work, device: Device, limits: dict[str, float], seconds: float, least: int = 3
+) -> dict[str, Any]:
+    """The row: for each contender times, memory and errors, or the reason why there are none.
+
+    Rounds are as many as fit into ``seconds``, at least ``least`` and at most 20.
+    """
+    row: dict[str, Any] = {
+        **work.facts, "flops": work.flops, "bytes": work.bytes, "contenders": {},
+        "missing": dict(work.missing), "settings": work.settings,
+    }  # fmt: skip
+    row["limit_seconds"] = max(
+        work.flops / limits["product_flop_per_s"], work.bytes / limits["copy_bytes_per_s"]
+    )
+    ready: dict[str, Step] = {}
+    for name, step in work.steps.items():
+        try:
+            errors, wrong = work.check(name)
+            row["contenders"][name] = entry = {"errors": errors}
+            if wrong is None:  # the first call compiles, tunes, fills caches
+                wrong = work.check_result(name, step())
+            if wrong is not None:
+                entry["wrong"] = f"{wrong}; not timed"
+                continue
+            entry["peak_mib"] = max(0, device.peak(step) - work.returned) / 2**20
+            if work.count_launches:
+                entry["launches"] = device.launches(step)
+            ready[name] = step
+        except Exception as error:  # a peer may raise anything; the row goes on without it
+            if name.startswith("ours") and not out_of_memory(error):
+                raise
+            text = (str(error).strip().splitlines() or [""])[0]
+            row["contenders"].pop(name, None)
+            row["missing"][name] = f"{type(error).__name__}: {text[:200]}"
+            device.free()
+    everything = {**work.yardsticks, **ready}
+    for step in work.yardsticks.values():
+        step()
+    times = in_turns(everything, device, seconds, least)
+    for name, by_clock in times.items():
+        entry = {f"seconds_{key}": spread(values) for key, values in by_clock.items()}
+        if name in work.yardsticks:
+            row.setdefault("yardsticks", {})[name] = entry
+        else:
+            row["contenders"][name] |= entry
+    return row
+
+
+def in_turns(
+    steps: dict[str, Step], device: Device, seconds: float, least: int
+) -> dict[str, dict[str, list[float]]]:
+    """Times of each, one call a round, each round beginning with another one."""
+    times: dict[str, dict[str, list[float]]] = {
+        name: {key: [] for key in device.clocks} for name in steps
+    }
+    names, spent = list(steps), 0.0
+    for number in range(20):
+        first = number % len(names)
+        lasted = 0.0
+        for name in names[first:] + names[:first]:
+            for key, value in device.seconds(steps[name]).items():
+                times[name][key].append(value)
+                lasted += value if key != "process" else 0.0
+        spent += lasted
+        if number + 1 >= least and spent + lasted > seconds:
+            break
+    return times

