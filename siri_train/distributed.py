@@ -30,13 +30,11 @@ _LEFT: list[Any] = []
 def leave(wait: float = 60.0) -> None:
     """Leave the process group, if there still is one, together with all ranks.
 
-    A rank that closes its sockets while another still reads resets the connection, which fails
-    there ("Connection reset by peer", after everything was done). So the ranks first count
-    themselves in the store, which is no part of gloo.
+    A rank that closes its sockets while another still reads fails there ("Connection reset by
+    peer", after all was done). So the ranks first count themselves in the store, outside of gloo.
 
-    The group's object outlives the call: gloo's own threads may let go of it last, and a thread
-    that destroys the group waits for itself ("terminate called without an active exception", one
-    run in some hundreds with two ranks on two cores).
+    The group's object outlives the call: gloo's threads may let go of it last, and one that
+    destroys it waits for itself ("terminate called without an active exception", rarely).
 
     Args:
         wait: seconds for the others at most; 0 where this rank leaves because of an error.
@@ -51,7 +49,7 @@ def leave(wait: float = 60.0) -> None:
             time.sleep(0.01)
             here = store.add("siri_train/leaving", 0)
     except RuntimeError:
-        pass  # the store was another rank's, which has seen all of us and gone
+        pass  # another rank's store, which has seen all of us and gone
     _LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()
 

@@ -183,14 +183,14 @@ def test_old_logprobs_are_the_samplers_or_the_trainers_own(
         return groups
 
     monkeypatch.setattr(TransformersEngine, "generate", off)
-    drifts = {}
+    ratios = {}
     for which in ("rollout", "recompute"):
-        run = train(
-            tiny(f"loss.old_logprobs={which}", "train.steps=1", f"output={tmp_path / which}")
-        )
-        drifts[which] = rows(run / "metrics.jsonl")[0]["rollout_kl"]
-    assert abs(drifts["recompute"]) < 1e-5
-    assert drifts["rollout"] == pytest.approx(math.exp(0.1) - 1 - 0.1, rel=0.05)  # k3
+        options = (f"loss.old_logprobs={which}", "train.steps=1", "train.mini_batches=1",
+                   "rollout.probe.threshold=1")  # fmt: skip
+        run = train(tiny(*options, f"output={tmp_path / which}"))
+        ratios[which] = rows(run / "metrics.jsonl")[0]["ratio_max"]
+    assert ratios["recompute"] == pytest.approx(1, abs=1e-4)
+    assert ratios["rollout"] == pytest.approx(math.exp(0.1), abs=1e-3)
 
 
 @pytest.mark.parametrize(
