@@ -56,8 +56,9 @@ class SyncProbe:
         self.tokens = min(self.probe.tokens, config.schedule.max_len)
         self.token_budget = config.train.token_budget
         trainer = config.distributed.compute_dtype or config.model.dtype
-        copies = config.rollout.engine != "transformers"
-        sampler = config.sampler_dtype if copies else trainer
+        vllm = config.rollout.engine != "transformers"
+        copies = vllm or config.rollout.asynchronous
+        sampler = config.sampler_dtype if vllm else trainer
         self.dtypes = {"trainer": trainer, "sampler": sampler}
         self.threshold = self.probe.threshold or max(THRESHOLDS[d] for d in self.dtypes.values())
         # Where the engine samples from the trainer's own weights, one look at the start is enough.

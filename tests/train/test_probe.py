@@ -150,6 +150,8 @@ def test_when_it_looks(policy: Policy, config: Callable[..., RunConfig], tiny: A
     assert looks(config("rollout.probe.every=3")) == [True, False, False, True, False]
     assert looks(config("rollout.probe.every=0")) == [False] * 5
     assert looks(tiny()) == [True, False, False, False, False]  # the trainer's own weights
+    # Sampling ahead, the transformers engine has weights of its own too.
+    assert looks(tiny("rollout.asynchronous=true")) == [True] * 5
     assert looks(tiny("rollout.probe.every=2")) == [True, False, True, False, True]
 
 
