@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm aot bench bench-ready bench-gpu test-gpu lint format clean
+.PHONY: setup demo test test-slow test-peers test-vllm test-verl aot bench bench-ready bench-gpu bench-gpu-step test-gpu lint format clean
 
 setup: $(READY)
 
@@ -23,12 +23,17 @@ test-slow: $(READY)
 
 test-peers: $(READY)
 	sh scripts/peers.sh .peers
-	SIRI_PEERS=1 PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations
+	SIRI_PEERS=1 PYTHONPATH=.peers $(BIN)/python -m pytest tests/kernels/parity tests/integrations tests/bench
 	SIRI_SNIPPETS=peers PYTHONPATH=.peers $(BIN)/python -m pytest tests/test_snippets.py
 
 test-vllm:
 	PYTHON="$(PYTHON)" sh scripts/vllm.sh .vllm
 	.vllm/bin/python -m pytest tests/vllm -m 'slow or not slow' --show-capture=no
+
+test-verl:
+	PYTHON="$(PYTHON)" sh scripts/verl.sh .verl
+	.verl/bin/python -m pytest tests/verl -m 'slow or not slow'
+	SIRI_SNIPPETS=verl .verl/bin/python -m pytest tests/test_snippets.py
 
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
@@ -48,10 +53,14 @@ bench-ready: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 
 test-gpu: $(GPU_READY)
-	$(GPU_PYTHON) -m pytest tests/kernels -k "triton or head"
+	$(GPU_PYTHON) -m pytest tests/kernels tests/train/test_attention.py -k "triton or head or gpu"
 
 bench-gpu: $(GPU_READY)
 	PYTHONPATH=$(PEERS) $(GPU_PYTHON) -m bench --device cuda --budget 480 $(if $(OUT),--out $(OUT))
+
+# A training step of a 1.5B model; 8 minutes a call too, and resumable.
+bench-gpu-step: $(GPU_READY)
+	$(GPU_PYTHON) -m bench.training_step_gpu $(if $(OUT),--out $(OUT))
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -63,4 +72,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .peers .vllm .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .peers .vllm .verl .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -13,16 +13,25 @@ from torch.utils._pytree import tree_flatten
 
 
 class _Live(TorchDispatchMode):
-    """Bytes of storages created by operators while the mode is on, and their peak."""
+    """Bytes of storages created by operators while the mode is on, and their peak.
+
+    FSDP2 frees and fills gathered weights by resizing their storages: those that were empty when
+    the mode began are read again at every operator.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
         self.seen: dict[int, int] = {}
+        tensors = [o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter)]
+        storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
+        self.empty = [s for s in storages.values() if s.nbytes() == 0]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if any(t.__name__ == "DTensor" for t in types):
+            return NotImplemented  # it calls again with the local tensors
         given = {
             t.untyped_storage()._cdata
             for t in tree_flatten((args, kwargs))[0]
@@ -34,13 +43,13 @@ class _Live(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in given and storage._cdata not in self.seen:
                     self._add(storage)
+        self.peak = max(self.peak, self.live + sum(s.nbytes() for s in self.empty))
         return out
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         self.seen[key] = size
         self.live += size
-        self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._drop, key)
 
     def _drop(self, key: int) -> None:

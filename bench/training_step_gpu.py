@@ -1,19 +1,26 @@
 """The training step on a GPU: tokens/s, MFU, peak memory, share of the head; one command.
 
     python -m bench.training_step_gpu      # Qwen2-1.5B's shape, 8K and 16K, Liger on and off
-    python -m bench.training_step_gpu --shape tiny --device cpu   # only to see that it runs
+    python -m bench.training_step_gpu --shape tiny --device cpu --context 256    # that it runs
 
 Weights are random, so the final norm is scaled until the softmax has the entropy of a trained
 reasoning model, and targets are drawn from it: otherwise the head would be measured on a softmax
 that no run has. Rows are packed to the token budget; gradient checkpointing is on; weights are
-bfloat16 with float32 masters.
+bfloat16 with float32 masters. The peak stands beside what ``siri-train --dry-run`` estimates.
+
+Every case has a process of its own: Liger changes the module of a model's class for good, and what
+one case leaves in memory is not another's. Results are written after each; the same command again
+goes on where it stopped (``--again`` measures all anew).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,13 +28,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from bench.results_io import RESULTS, write
+from bench.results_io import RESULTS, environment, write
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_train.attention import attention_backend, packed_forward
 from siri_train.config import LossConfig, TrainConfig
+from siri_train.memory import Shape, estimate
 from siri_train.model import Policy, apply_liger, prepare
 from siri_train.optimizer import make_optimizer, step_if_finite
 from siri_train.packing import MicroBatch, Sample, micro_batches
+from siri_train.recipe import parse_config
 from siri_train.step import backward
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -159,9 +168,12 @@ def measure(
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     limit = next((p * 1e12 for key, p in PEAK.items() if key in name), None)
     rate = flops(shape, [s.length for s in samples]) / step
+    width = policy.model.config.hidden_size // policy.model.config.num_attention_heads
+    expected = estimated_bytes(policy.model.config, context, liger, device)
     return {
         "shape": shape, "context": context, "liger": liger, "tokens": tokens, "seconds": step,
-        "attention": attention_backend(device, torch.bfloat16, 128), "entropy": entropy,
+        "attention": attention_backend(device, torch.bfloat16, width), "entropy": entropy,
+        "estimated_gib": expected / 2**30,
         "tokens_per_s": tokens / step, "tflops": rate / 1e12,
         "mfu": rate / limit if limit else None, "peak_gib": peak / 2**30,
         "head_share": alone / step,
@@ -183,8 +195,68 @@ def seconds(run: Any, device: torch.device, rounds: int) -> float:
     return statistics.median(times)
 
 
+def estimated_bytes(model: Any, context: int, liger: bool, device: torch.device) -> int:
+    """What ``siri-train train --dry-run`` says an update takes at its peak."""
+    config = parse_config(
+        {
+            "model": {"dtype": "bfloat16", "gradient_checkpointing": True,
+                      "liger": "on" if liger else "off"},
+            "data": {"max_prompt_len": context // 32},
+            "schedule": {"max_len": context // 2, "min_len": context // 4},
+            "train": {"token_budget": context},
+        }
+    )  # fmt: skip
+    memory = estimate(config, Shape.of(model), gpu=device.type == "cuda")
+    return max(memory.totals["training"], memory.totals["optimizer"])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The cases as Markdown, failed ones with their error."""
+    lines = [
+        "| context | Liger | tokens/s | TFLOP/s | MFU | peak GiB | estimated | head's share | "
+        "attention |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        first = f"| {r['context']} | {'on' if r['liger'] else 'off'} |"
+        if "error" in r:
+            lines.append(f"{first} {r['error']} | | | | | | |")
+            continue
+        mfu = "" if r["mfu"] is None else f"{r['mfu']:.0%}"
+        lines.append(
+            f"{first} {r['tokens_per_s']:.0f} | {r['tflops']:.3g} | {mfu} | {r['peak_gib']:.1f} | "
+            f"{r['estimated_gib']:.1f} | {r['head_share']:.0%} | {r['attention']} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def in_own_process(arguments: argparse.Namespace, context: int, liger: bool) -> dict[str, Any]:
+    """One case's row, or its error."""
+    command = [
+        sys.executable, "-m", "bench.training_step_gpu", "--shape", arguments.shape,
+        "--device", arguments.device, "--context", str(context),
+        "--rounds", str(arguments.rounds), "--entropy", str(arguments.entropy),
+        "--case", "on" if liger else "off",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=arguments.limit)
+    except subprocess.TimeoutExpired:
+        return {"context": context, "liger": liger, "error": f"over {arguments.limit} s"}
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    print(done.stderr[-4000:], file=sys.stderr, flush=True)
+    reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    return {"context": context, "liger": liger, "error": reason[:200].replace("|", "/")}
+
+
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    """Where and how it was measured; results written meanwhile make no other commit."""
+    keys = ("device", "cores", "torch", "python", "commit", "rounds", "entropy")
+    return {key: str(result.get(key)).removesuffix("-dirty") for key in keys}
+
+
 def main() -> None:
-    """Entry point."""
+    """Entry point; exit status 1 if a case failed, 3 if some are left for the next call."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shape", choices=SHAPES, default="qwen2-1.5b")
     parser.add_argument("--device", default="cuda")
@@ -192,30 +264,42 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--entropy", type=float, default=0.7, help="nats")
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--limit", type=float, default=500, help="seconds of a call")
+    parser.add_argument("--again", action="store_true", help="measure all cases anew")
+    parser.add_argument("--case", choices=["on", "off"], help="this one alone, with Liger or not")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    rows = []
-    for context in arguments.context:
-        for liger in (False, True) if device.type == "cuda" else (False,):
-            rows.append(
-                measure(
-                    arguments.shape, device, context, liger, arguments.rounds, arguments.entropy
-                )
-            )
-    table = [
-        "| context | Liger | tokens/s | TFLOP/s | MFU | peak GiB | head's share | attention |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        mfu = "" if r["mfu"] is None else f"{r['mfu']:.0%}"
-        table.append(
-            f"| {r['context']} | {'on' if r['liger'] else 'off'} | {r['tokens_per_s']:.0f} | "
-            f"{r['tflops']:.3g} | {mfu} | {r['peak_gib']:.1f} | {r['head_share']:.0%} | "
-            f"{r['attention']} |"
-        )
+    if arguments.case:
+        row = measure(
+            arguments.shape, device, arguments.context[0], arguments.case == "on",
+            arguments.rounds, arguments.entropy,
+        )  # fmt: skip
+        print(json.dumps(row))
+        return
+
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     out = arguments.out or RESULTS / name.replace(" ", "-").lower()
-    write(out, f"training_step_{arguments.shape}", {"cases": rows}, "\n".join([*table, ""]))
+    file = out / f"training_step_{arguments.shape}.json"
+    here = environment() | {"rounds": arguments.rounds, "entropy": arguments.entropy}
+    rows: list[dict[str, Any]] = []
+    if file.is_file() and not arguments.again:
+        before = json.loads(file.read_text())
+        if comparable(before) == comparable(here):
+            rows = [row for row in before["cases"] if "error" not in row]
+    done = {(row["context"], row["liger"]) for row in rows}
+    liger = (False, True) if device.type == "cuda" else (False,)
+    wanted = [(c, on) for c in arguments.context for on in liger if (c, on) not in done]
+    start, longest = time.monotonic(), 0.0
+    while wanted and time.monotonic() - start + longest < arguments.limit:
+        begun = time.monotonic()
+        rows.append(in_own_process(arguments, *wanted.pop(0)))
+        longest = max(longest, time.monotonic() - begun)
+        rows.sort(key=lambda row: (row["context"], row["liger"]))
+        write(out, f"training_step_{arguments.shape}", {**here, "cases": rows}, table(rows))
+    if wanted:
+        print(f"{len(wanted)} cases left: run the same command again")
+        sys.exit(3)
+    sys.exit(any("error" in row for row in rows))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,18 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
+
+from siri_train.flex import block_mask, packed_flex
 
 NAME = "siri_packed"
 
@@ -45,6 +48,7 @@ class Layout:
         kept: per bucket, which of its b x L entries are tokens, or None if all are.
         inverse: [T] int64, where each token is among the kept entries of all buckets; None where
             these are in the row's order already.
+        masks: FlexAttention's by window, as they are asked for.
     """
 
     lengths: tuple[int, ...]
@@ -54,11 +58,19 @@ class Layout:
     firsts: tuple[int, ...]
     kept: tuple[Tensor | None, ...]
     inverse: Tensor | None
+    masks: dict[int | None, BlockMask] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return max(self.lengths)
+
+    def block_mask(self, window: int | None) -> BlockMask:
+        """FlexAttention's mask for this window, built once a row."""
+        if window not in self.masks:
+            lengths = torch.tensor(self.lengths, device=self.cu_seqlens.device)
+            self.masks[window] = block_mask(lengths, window)
+        return self.masks[window]
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device) -> Layout:
@@ -124,18 +136,30 @@ def packed_forward(layout: Layout) -> Iterator[dict[str, Any]]:
         _inside.reset(token)
 
 
-def attention_backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """``varlen`` (torch's, on GPUs), ``flash`` (the flash-attn package) or ``sdpa``.
+def attention_backend(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    *,
+    window: bool = False,
+    softcap: bool = False,
+    dropout: bool = False,
+) -> str:
+    """Which implementation packed attention uses here.
 
-    The first two take float16 and bfloat16 with heads up to 256 on a GPU; ``sdpa`` takes all:
-    sequences of like length share one call of ``scaled_dot_product_attention``.
+    On a GPU, in 16 bits, with heads up to 256: ``varlen`` (``torch.nn.attention.varlen``), or where
+    scores are soft-capped or dropped out ``flash`` (the flash-attn package) if it is installed.
+    Otherwise on a GPU ``flex`` (FlexAttention, compiled) for windows and soft-capped scores. All
+    else ``sdpa``: sequences of like length share one call of ``scaled_dot_product_attention``.
     """
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and head_dim <= 256:
-        if _varlen() is not None:
+    if device.type != "cuda":
+        return "sdpa"
+    if dtype in (torch.float16, torch.bfloat16) and head_dim <= 256:
+        if not (softcap or dropout) and _varlen() is not None:
             return "varlen"
         if _flash() is not None:
             return "flash"
-    return "sdpa"
+    return "flex" if (window or softcap) and not dropout else "sdpa"
 
 
 def packed_attention(
@@ -162,9 +186,12 @@ def packed_attention(
         [1, T, H, d] and None.
 
     Raises:
-        NotImplementedError: attention sinks, or soft-capped scores without flash-attn.
+        NotImplementedError: attention sinks.
     """
     if siri_layout is None:
+        one_token = query.shape[2] == 1 and query.shape[1] != key.shape[1]
+        if one_token and attention_mask is not None and not (dropout and module.training):
+            return _decode(query, key, value, attention_mask, scaling), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -172,18 +199,17 @@ def packed_attention(
         raise NotImplementedError(f"{type(module).__name__}: attention sinks in packed rows")
     dropout = dropout if module.training else 0.0
     softcap = kwargs.get("softcap")
-    backend = attention_backend(query.device, query.dtype, query.shape[-1])
-    if softcap and backend == "varlen" and _flash() is not None:
-        backend = "flash"
-    if (softcap and backend != "flash") or (dropout and backend == "varlen"):
-        if softcap:
-            raise NotImplementedError(
-                f"{type(module).__name__}: soft-capped attention scores in packed rows need the "
-                "flash-attn package and a GPU"
-            )
-        backend = "sdpa"
+    backend = attention_backend(
+        query.device, query.dtype, query.shape[-1],
+        window=bool(sliding_window), softcap=bool(softcap), dropout=bool(dropout),
+    )  # fmt: skip
     if backend == "sdpa":
-        return _sdpa(query, key, value, siri_layout, scaling, dropout, sliding_window), None
+        out = _sdpa(query, key, value, siri_layout, scaling, dropout, sliding_window, softcap)
+        return out, None
+    if backend == "flex":
+        mask = siri_layout.block_mask(sliding_window)
+        out = packed_flex(query, key, value, mask, scale=scaling, softcap=softcap)
+        return out.transpose(1, 2), None
     window = (sliding_window - 1, 0) if sliding_window else (-1, 0)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     cu, longest = siri_layout.cu_seqlens, siri_layout.longest
@@ -194,21 +220,31 @@ def packed_attention(
             window_size=window if sliding_window else (-1, -1), softcap=softcap or 0.0,
         )  # fmt: skip
         return out[None], None
-    function = _varlen()
-    accepted = inspect.signature(function).parameters
-    if "enable_gqa" in accepted:
-        options: dict[str, Any] = {"enable_gqa": True}
-    else:
-        options = {}
+    function, options = _varlen(), {}
+    if "enable_gqa" in inspect.signature(function).parameters:
+        options["enable_gqa"] = True
+    else:  # torch 2.11
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    if "window_size" in accepted:
-        options["window_size"] = window
-    elif sliding_window:
-        raise NotImplementedError("sliding windows in packed rows need torch >= 2.12")
-    else:
-        options["is_causal"] = True
-    out = function(q, k, v, cu, cu, longest, longest, scale=scaling, **options)
+    out = function(q, k, v, cu, cu, longest, longest, scale=scaling, window_size=window, **options)
     return out[None], None
+
+
+def _decode(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
+) -> Tensor:
+    """One new token a sequence. Query heads that share a key head become rows of one product, so
+    that keys and values, which are all of the cache, are not repeated.
+
+    Args:
+        query: [B, H, 1, d]; key, value: [B, H_kv, L, d]; mask: [B, 1, 1, L].
+
+    Returns:
+        [B, 1, H, d].
+    """
+    batch, heads, _, size = query.shape
+    rows = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
+    out = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, 1, heads, size)
 
 
 def _sdpa(
@@ -219,9 +255,11 @@ def _sdpa(
     scaling: float | None,
     dropout: float,
     window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """Causal SDPA bucket by bucket. Padding stands behind each sequence, where causal attention
-    never looks; what it computes itself is dropped."""
+    never looks; what it computes itself is dropped. SDPA cannot cap scores: that is written out,
+    in the memory of all scores."""
     pieces = []
     for bucket, first, kept in zip(layout.buckets, layout.firsts, layout.kept, strict=True):
         rows, width = bucket.shape
@@ -230,18 +268,38 @@ def _sdpa(
         else:
             q, k, v = (x[0][:, bucket].transpose(0, 1) for x in (query, key, value))
         mask = None
-        if window is not None and window < width:
+        if softcap or (window is not None and window < width):
             steps = torch.arange(width, device=query.device)
             distance = steps[:, None] - steps[None]
-            mask = (distance >= 0) & (distance < window)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )  # fmt: skip
+            mask = (distance >= 0) & (distance < (window or width))
+        if softcap and mask is not None:
+            out = _capped(q, k, v, mask, scale=scaling, dropout=dropout, softcap=softcap)
+        else:
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
+                dropout_p=dropout, enable_gqa=q.shape[1] != k.shape[1],
+            )  # fmt: skip
         flat = out.transpose(1, 2).flatten(0, 1)  # [rows x width, H, d]
         pieces.append(flat if kept is None else flat[kept])
     joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return (joined if layout.inverse is None else joined[layout.inverse])[None]
+
+
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    *,
+    scale: Any,
+    dropout: float,
+    softcap: Any,
+) -> Tensor:
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    return F.dropout(weights, dropout) @ value
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

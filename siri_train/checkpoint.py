@@ -19,6 +19,7 @@ from siri_train.model import Policy
 
 _STATE = "trainer_state.pt"
 _SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model was sharded
+_ROLLOUTS = "rollouts.pt"
 _INDEX = "checkpoint.json"
 _FORMAT = 1
 
@@ -33,7 +34,11 @@ class CheckpointError(WriteError):
 
 
 def save_checkpoint(
-    run_dir: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer | None
+    run_dir: Path,
+    step: int,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer | None,
+    rollouts: dict[str, Any] | None = None,
 ) -> Path:
     """Write ``checkpoints/step_XXXXXX`` aside, synchronise it, and rename it into place.
 
@@ -48,6 +53,7 @@ def save_checkpoint(
         step: optimiser steps done.
         policy: model and tokenizer.
         optimizer: None for weights without trainer state.
+        rollouts: a batch sampled ahead (``Rollouts.state``), written as ``rollouts.pt``.
 
     Raises:
         CheckpointError: it could not be written (a full disk, a quota, no permission).
@@ -75,6 +81,8 @@ def save_checkpoint(
                 if adapters is not None:
                     state["adapters"] = adapters
                 torch.save(state, aside / _STATE)
+                if rollouts is not None:
+                    torch.save(rollouts, aside / _ROLLOUTS)
                 files = {
                     path.relative_to(aside).as_posix(): _size_and_crc(path)
                     for path in sorted(aside.rglob("*"))
@@ -84,6 +92,8 @@ def save_checkpoint(
 
         distributed.on_main(write)
     except Exception as error:  # safetensors and torch.save each have an error of their own
+        if distributed.is_main():
+            shutil.rmtree(shards, ignore_errors=True)
         there = checkpoints(run_dir)
         kept = f"the newest one is {there[max(there)]}" if there else "there is none yet"
         free = shutil.disk_usage(run_dir).free / 2**30
@@ -171,6 +181,21 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.M
     except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
         raise ConfigError(f"{path}: cannot be resumed from: {error}") from error
     return int(state["step"])
+
+
+def load_rollouts(folder: Path) -> dict[str, Any] | None:
+    """The batch that a checkpoint holds, sampled ahead of its step; None if it holds none.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = folder / _ROLLOUTS
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be resumed from: {error}") from error
 
 
 def _same_shapes(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
@@ -291,7 +316,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
         shutil.copytree(
             run_dir / end["path"],
             aside,
-            ignore=shutil.ignore_patterns(_STATE, _INDEX, _SHARDS),
+            ignore=shutil.ignore_patterns(_STATE, _INDEX, _SHARDS, _ROLLOUTS),
             dirs_exist_ok=True,
         )
     return folder

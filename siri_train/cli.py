@@ -15,7 +15,11 @@ from siri_train import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``siri-train``. Returns 0, 1 on an error that the user can mend, 130 on ^C."""
+    """Entry point of ``siri-train``.
+
+    Returns:
+        0; 1 on an error that the user can mend; 130 after Ctrl-C and 143 after SIGTERM.
+    """
     # Half of the log lines of a download-free run would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -24,12 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from siri_train.files import WriteError
     from siri_train.rollout import EngineError
     from siri_train.run import AlarmHalt
+    from siri_train.stop import Stopped
 
     try:
         return arguments.run(arguments) or 0
     except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
         print(f"siri-train {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"siri-train: {stopped}", file=sys.stderr)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
         print("\nsiri-train: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
@@ -79,6 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     planned.add_argument(
         "--rates", metavar="FOLDER", help="a run whose measured rates to use; default: this one"
+    )
+
+    sub = command("verl", _verl, "a recipe as the whole command of verl 0.9.1; prints or starts it")
+    recipe(sub)
+    sub.add_argument("--launch", action="store_true", help="start it, too")
+    sub.add_argument("--gpus", type=_positive, default=8, help="per node (default: %(default)s)")
+    sub.add_argument("--nodes", type=_positive, default=1, help="default: %(default)s")
+    sub.add_argument(
+        "--engine",
+        choices=("vllm", "sglang", "trtllm"),
+        default="vllm",
+        help="default: %(default)s",
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of verl's; repeatable",
     )
 
     sub = command(
@@ -171,6 +198,31 @@ def _train(arguments: argparse.Namespace) -> int:
     from siri_train.loop import train
 
     train(config, arguments.resume)
+    return 0
+
+
+def _verl(arguments: argparse.Namespace) -> int:
+    import importlib.util
+
+    from siri_train.config import ConfigError
+    from siri_train.recipe import load_config
+
+    config = load_config(arguments.recipe, arguments.overrides)
+    if importlib.util.find_spec("verl") is None:
+        raise ConfigError(
+            "verl is not installed here; this needs verl 0.9.1 with its own transformers (5.5 to "
+            "5.10), and siri-kernels beside it by pip install --no-deps"
+        )
+    from siri_train.integrations.verl import command
+    from siri_train.integrations.verl.options import Machines
+
+    machines = Machines(arguments.gpus, arguments.nodes, arguments.engine)
+    prepared = command.prepare(config, machines, arguments.set)
+    for note in prepared.notes:
+        print(f"siri-train verl: {note}", file=sys.stderr)
+    print(command.as_script(prepared.command), end="", flush=True)
+    if arguments.launch:
+        command.launch(prepared.command)
     return 0
 
 

@@ -300,8 +300,17 @@ class DistributedConfig(Section):
     (``model.dtype: float32`` makes these the master copy); null: as stored."""
     offload: bool = False
     """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
+    vocabulary_parallel_head: bool = False
+    """Leave the head cut by vocabulary and gather hidden states instead of its weight: less memory
+    where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
     timeout_minutes: float = Field(60.0, gt=0)
     """Longest wait for another rank, which may be sampling or checking answers."""
+
+    @model_validator(mode="after")
+    def _head_is_somewhere(self) -> DistributedConfig:
+        if self.offload and self.vocabulary_parallel_head:
+            raise ValueError("vocabulary_parallel_head keeps the head on the GPU: not with offload")
+        return self
 
 
 class RunConfig(Section):

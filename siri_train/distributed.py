@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
@@ -26,15 +27,31 @@ Result = TypeVar("Result")
 _LEFT: list[Any] = []
 
 
-def leave() -> None:
+def leave(wait: float = 60.0) -> None:
     """Leave the process group, if there still is one, together with all ranks.
+
+    A rank that closes its sockets while another still reads resets the connection, which fails
+    there ("Connection reset by peer", after everything was done). So the ranks first count
+    themselves in the store, which is no part of gloo.
 
     The group's object outlives the call: gloo's own threads may let go of it last, and a thread
     that destroys the group waits for itself ("terminate called without an active exception", one
     run in some hundreds with two ranks on two cores).
+
+    Args:
+        wait: seconds for the others at most; 0 where this rank leaves because of an error.
     """
     if not active():  # a vLLM in this process takes the group down with itself
         return
+    until = time.monotonic() + wait
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        here = store.add("siri_train/leaving", 1)
+        while here < dist.get_world_size() and time.monotonic() < until:
+            time.sleep(0.01)
+            here = store.add("siri_train/leaving", 0)
+    except RuntimeError:
+        pass  # the store was another rank's, which has seen all of us and gone
     _LEFT.append(dist.group.WORLD)
     dist.destroy_process_group()
 
@@ -67,8 +84,10 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
         else:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 yield
-    finally:
-        leave()
+    except BaseException:
+        leave(wait=0)
+        raise
+    leave()
 
 
 def rank() -> int:
@@ -175,6 +194,7 @@ def shard(
     reshard_after_forward: bool = True,
     compute_dtype: torch.dtype | None = None,
     offload: bool = False,
+    vocabulary_parallel_head: bool = False,
 ) -> None:
     """Shard a transformers model over all ranks with FSDP2 (``fully_shard``), in place.
 
@@ -193,9 +213,12 @@ def shard(
         compute_dtype: dtype of gathered weights and of the computation (bfloat16 over float32
             weights is mixed precision with float32 master weights); None: as they are stored.
         offload: keep weights, gradients and optimiser state in CPU memory between uses.
+        vocabulary_parallel_head: never gather the head (a ``LogprobHead``), see
+            :mod:`siri_train.vocabulary`.
 
     Raises:
-        ValueError: no process group, or a model without a list of ``layers``.
+        ValueError: no process group, a model without a list of ``layers``, or a head that cannot
+            stay cut: tied to the embedding, with a bias, or not divided by the ranks.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
@@ -219,12 +242,17 @@ def shard(
     for layer in layers:
         fully_shard(layer, reshard_after_forward=reshard_after_forward, **options)
         layer._siri_reshard_after_forward = reshard_after_forward  # type: ignore[assignment]
+    if vocabulary_parallel_head:
+        from siri_train.vocabulary import cut_head
+
+        options["ignored_params"] = {cut_head(model, options["mesh"], device)}
     # The root is used first in forward and first in backward: gathering it twice in a row is waste.
     fully_shard(model, reshard_after_forward=False, **options)
     for name, method in (methods or {}).items():
         setattr(model, name, MethodType(method, model))
         register_fsdp_forward_method(model, name)
     model.siri_device = device  # type: ignore[assignment]
+    model.siri_compute_dtype = compute_dtype  # type: ignore[assignment]
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -242,13 +270,20 @@ def gathered(model: nn.Module) -> Iterator[None]:
     the other ranks. Costs the whole model's weights in the computation's dtype on each rank.
     Collective at its beginning; not for training.
     """
+    from siri_train.vocabulary import VocabularyParallelHead
+
     units = [m for m in model.modules() if hasattr(m, "unshard")] if is_sharded(model) else []
     if units:
         model.set_reshard_after_forward(False, recurse=True)  # type: ignore[operator]
         for unit in units:
             unit.unshard()  # type: ignore[operator]
+    dtype = getattr(model, "siri_compute_dtype", None)
     try:
-        yield
+        with ExitStack() as stack:
+            for module in model.modules():
+                if isinstance(module, VocabularyParallelHead):
+                    stack.enter_context(module.gathered(dtype))
+            yield
     finally:
         for unit in units:
             unit.reshard()  # type: ignore[operator]
@@ -307,10 +342,19 @@ def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def save_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Every rank writes its :func:`sharded_state` into ``folder``. Collective."""
-    import torch.distributed.checkpoint as checkpoint
+    """Every rank writes its :func:`sharded_state` into ``folder``. Collective.
 
-    checkpoint.save(sharded_state(model, optimizer), checkpoint_id=folder)
+    Raises:
+        RuntimeError: on every rank, if any rank could not write.
+    """
+    import torch.distributed.checkpoint as checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        checkpoint.save(sharded_state(model, optimizer), checkpoint_id=folder)
+    except CheckpointException as error:  # no Exception, and its text is every rank's traceback
+        failed = [f"rank {rank}: {reason}" for rank, (reason, _) in error.failures.items()]
+        raise RuntimeError("; ".join(failed)) from error
 
 
 def load_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -8,7 +8,7 @@ estimated as if they were that. ``tests/train/test_memory.py`` holds them agains
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM
 from siri_kernels.linear_logprob.portable import tile_shape
 from siri_kernels.linear_logprob.slots import slots_for
 from siri_train.config import RunConfig
+from siri_train.optimizer import PIECE
+from siri_train.rollout.cache import ROOM
 
 GB = 10**9
 
@@ -148,7 +150,7 @@ def estimate(
     tokens = config.train.token_budget
     trained = shape.trained(config)
     # With offload the shards live in the CPU's memory.
-    here = 0.0 if sharded and config.distributed.offload else 1.0 / ranks
+    here = 0.0 if sharded and gpu and config.distributed.offload else 1.0 / ranks
     masters = stored < 4 and config.train.master_weights
     weights = {"weights": int(shape.parameters * stored * here)}
     gradients = {"gradients": int(trained * stored * here)}
@@ -159,7 +161,12 @@ def estimate(
 
     fused = gpu and config.model.liger != "off"
     kept = layer_saves(shape, computed, fused) * tokens
-    head = head_saves(shape, config, computed)
+    cut = sharded and config.distributed.vocabulary_parallel_head
+    # A head cut by vocabulary has its share of the ids and the rows of all ranks.
+    share = replace(shape, vocabulary=shape.vocabulary // ranks) if cut else shape
+    rows = tokens * (ranks if cut else 1)
+    head = head_saves(share, config, computed, rows)
+    head_weight = 0 if config.model.lora else shape.vocabulary * shape.hidden * computed
     # Backward is largest at its start, in the head, or in the last layer, when the head's is gone.
     if config.model.gradient_checkpointing:
         inputs, again = shape.layers * shape.hidden * computed * tokens, kept
@@ -168,24 +175,43 @@ def estimate(
     in_head = {
         "activations for backward": inputs + norm_saves(shape, computed, fused) * tokens,
         "log-prob head, saved": head,
-        "gradients on their way": head_transients(shape, config, computed, gpu),
+        "gradients on their way": head_transients(share, config, computed, gpu, rows),
     }
     in_layer = {
         "activations for backward": inputs,
         "one layer's, computed again": again,
         "gradients on their way": layer_transients(shape, computed) * tokens,
     }
-    largest = max(in_head, in_layer, key=lambda parts: sum(parts.values()))
-    training = {**weights, **gradients, **moments, **largest}
-    if shape.tied and config.model.lora is None:
-        # Its two gradients meet at the end of backward; until then the head's waits.
-        training["gradient of the tied head"] = shape.vocabulary * shape.hidden * computed
+    stages = [in_head, in_layer]
+    # Where gradients are accumulated in place the head's is there already; its tied embedding's is
+    # another, and both wait for the end. Of shards each waits whole, until it is reduced.
+    waiting = {"gradient of the tied head" if shape.tied else "gradient of the head": head_weight}
     if sharded:
-        training["gathered weights"] = _gathered(config, shape, computed)
-        # One layer's gradient and the copy that is reduced, in float32; the root's own likewise.
-        training["gradients being reduced"] = (2 * shape.layer + shape.root) * (computed + 4)
-    # AdamW is fused; in front of masters every gradient is widened first.
-    widened = {"gradients in float32": int(4 * trained * here) if masters else 0}
+        layer = 0 if config.model.lora else shape.layer
+        never = shape.vocabulary * shape.hidden if cut else 0
+        whole = _gathered(config, shape, computed) - never * computed
+        root = shape.root - never
+        in_head |= {"gathered weights": max(whole, (root + shape.layer) * computed)}
+        in_layer |= {"gathered weights": max(whole, (root + 2 * shape.layer) * computed)}
+        if cut:
+            waiting = {"gradient of the head": head_weight // ranks}
+            head_weight = 0
+        # This layer's gradient in the computation's dtype, the one above's in float32.
+        in_layer |= {"gradients being reduced": layer * (computed + 4), **waiting}
+        if shape.tied:
+            in_head |= waiting
+        root = 0 if config.model.lora else root
+        copied = root * computed + 4 * root
+        reduced = head_weight + 4 * root + root * (4 + (stored if stored < 4 else 0)) // ranks
+        stages.append({"gradients being reduced": max(copied, reduced)})
+    elif shape.tied:
+        in_head |= waiting
+        in_layer |= waiting
+    largest = max(stages, key=lambda parts: sum(parts.values()))
+    training = {**weights, **gradients, **moments, **largest}
+    # AdamW is fused; in front of masters a few gradients at a time are widened.
+    piece = min(4 * trained, max(4 * shape.vocabulary * shape.hidden, 4 * PIECE))
+    widened = {"gradients in float32": int(piece * here) if masters else 0}
     optimizer = {**weights, **gradients, **moments, **widened}
     sampler = _sampling(config, shape, computed, sharded, memory_gb if gpu else None)
     rollout = {**weights, **moments, **sampler}
@@ -229,29 +255,32 @@ def layer_transients(shape: Shape, width: int) -> int:
     return (2 * shape.intermediate + 2 * shape.hidden) * width
 
 
-def head_saves(shape: Shape, config: RunConfig, width: int) -> int:
-    """Bytes that the log-prob head keeps of a row: hidden states, statistics and, for backward,
+def head_saves(shape: Shape, config: RunConfig, width: int, tokens: int) -> int:
+    """Bytes that the log-prob head keeps of its rows: hidden states, statistics and, for backward,
     the list of each token's largest logits (``siri_kernels.linear_logprob``)."""
     slots = slots_for(shape.vocabulary, config.train.tail, True)
-    return (shape.hidden * width + 8 * slots + 6 * 8) * config.train.token_budget
+    return (shape.hidden * width + 8 * slots + 6 * 8) * tokens
 
 
-def head_transients(shape: Shape, config: RunConfig, width: int, gpu: bool) -> int:
+def head_transients(shape: Shape, config: RunConfig, width: int, gpu: bool, tokens: int) -> int:
     """Bytes at the peak of the head's backward: its weight's gradient, the hidden states' in
     float32 and in their own dtype, two tiles of logits; on a CPU also the lists' entries, sorted
     (all slots filled: a trained model fills few)."""
     rows, ids = tile_shape(shape.vocabulary, torch.device("cuda" if gpu else "cpu"))
     frozen = shape.tied or config.model.lora is not None
     weight = 0 if frozen else shape.vocabulary * shape.hidden * width
-    hidden = shape.hidden * (4 + width) * config.train.token_budget
+    hidden = shape.hidden * (4 + width) * tokens
+    # On a CPU gradients of a tile of the weight and of the hidden states are added up in float32,
+    # and both tiles widened to it.
+    scratch = 0 if gpu else 4 * shape.hidden * (rows + ids) * (1 if width == 4 else 2)
     entries = 0 if gpu else slots_for(shape.vocabulary, config.train.tail, True)
-    return weight + hidden + 2 * 4 * rows * ids + _ENTRY * entries * config.train.token_budget
+    lists = _ENTRY * entries * tokens
+    return weight + hidden + scratch + 2 * 4 * rows * ids + lists
 
 
 def _gathered(config: RunConfig, shape: Shape, width: int) -> int:
-    if not config.distributed.reshard_after_forward:
-        return shape.parameters * width
-    return (shape.root + 2 * shape.layer) * width  # this layer and the next, fetched ahead
+    """All weights, where layers stay gathered after their forward pass."""
+    return 0 if config.distributed.reshard_after_forward else shape.parameters * width
 
 
 def _sampling(
@@ -278,7 +307,8 @@ def _sampling(
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
     return {
         "gathered weights": shape.parameters * width if sharded else 0,
+        "the sampler's weights": shape.parameters * width if config.rollout.asynchronous else 0,
         # A layer's cache grows by being copied: one of them is there twice.
-        "KV cache": rows * length * cache * (shape.layers + 1) // shape.layers,
+        "KV cache": rows * (length + ROOM) * cache * (shape.layers + 1) // shape.layers,
         "logits of a token": rows * shape.vocabulary * 3 * 4,
     }

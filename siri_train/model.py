@@ -234,14 +234,18 @@ def load_policy(
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if sharding is not None:
-        distributed.shard(
-            model,
-            device,
-            methods={"siri_token_logprobs": token_logprobs},
-            reshard_after_forward=sharding.reshard_after_forward,
-            compute_dtype=getattr(torch, sharding.compute_dtype or "", None),
-            offload=sharding.offload,
-        )
+        try:
+            distributed.shard(
+                model,
+                device,
+                methods={"siri_token_logprobs": token_logprobs},
+                reshard_after_forward=sharding.reshard_after_forward,
+                compute_dtype=getattr(torch, sharding.compute_dtype or "", None),
+                offload=sharding.offload,
+                vocabulary_parallel_head=sharding.vocabulary_parallel_head,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     return Policy(
         model=model,
         tokenizer=tokenizer,

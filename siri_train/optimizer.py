@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.optim.adamw import adamw
 
 from siri_train.config import TrainConfig
+
+PIECE = 2**26
+"""Parameters whose gradients :class:`MasterAdamW` widens to float32 at a time."""
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -80,25 +83,26 @@ class MasterAdamW(torch.optim.AdamW):
                     state["master"] = p.detach().to(torch.float32, copy=True)
                     state["exp_avg"] = torch.zeros_like(state["master"])
                     state["exp_avg_sq"] = torch.zeros_like(state["master"])
-            states = [self.state[p] for p in parameters]
-            adamw(
-                [s["master"] for s in states],
-                [p.grad.float() for p in parameters],
-                [s["exp_avg"] for s in states],
-                [s["exp_avg_sq"] for s in states],
-                [],
-                [s["step"] for s in states],
-                fused=group["fused"],
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
-            for p, state in zip(parameters, states, strict=True):
-                p.copy_(state["master"])
+            for piece in _pieces(parameters):
+                states = [self.state[p] for p in piece]
+                adamw(
+                    [s["master"] for s in states],
+                    [p.grad.float() for p in piece],  # type: ignore[union-attr]
+                    [s["exp_avg"] for s in states],
+                    [s["exp_avg_sq"] for s in states],
+                    [],
+                    [s["step"] for s in states],
+                    fused=group["fused"],
+                    amsgrad=False,
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                )
+                for p, state in zip(piece, states, strict=True):
+                    p.copy_(state["master"])
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -110,3 +114,15 @@ class MasterAdamW(torch.optim.AdamW):
             for key, value in state_dict["state"].get(number, {}).items():
                 if key in ("master", "exp_avg", "exp_avg_sq"):
                     self.state[p][key] = value.to(p.device, torch.float32, copy=True)
+
+
+def _pieces(parameters: Sequence[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
+    """The parameters in order, cut where :data:`PIECE` elements are reached."""
+    piece: list[torch.nn.Parameter] = []
+    for p in parameters:
+        if piece and sum(q.numel() for q in piece) + p.numel() > PIECE:
+            yield piece
+            piece = []
+        piece.append(p)
+    if piece:
+        yield piece

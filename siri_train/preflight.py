@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from siri_train import distributed
 from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
@@ -41,6 +42,7 @@ def preflight(config: RunConfig) -> Checked:
             model, a cap over the model's positions, or an engine that cannot run here.
     """
     device = choose_device(config.device)
+    check_rollout(config)
     require_packages(config.monitor)
     train = read_sources(config.data.train, "train")
     evaluation = read_sources(config.data.eval, "test")
@@ -66,6 +68,31 @@ def preflight(config: RunConfig) -> Checked:
     )
     _refuse_leak(checked)
     return checked
+
+
+def check_rollout(config: RunConfig) -> None:
+    """Refuse what several processes cannot do together.
+
+    Raises:
+        ConfigError: asynchronous rollouts under torchrun, where sampling gathers the weights that
+            are being updated, or with vLLM in this process, which gives its memory to the trainer
+            meanwhile; or ``first_done``, where a rank knows of its own responses only.
+    """
+    if config.rollout.asynchronous and config.rollout.engine == "vllm":
+        raise ConfigError(
+            "rollout.asynchronous: a vLLM in the trainer's process sleeps while the trainer works; "
+            "takes rollout.engine=vllm-server or transformers"
+        )
+    if config.rollout.asynchronous and distributed.active():
+        raise ConfigError(
+            "rollout.asynchronous: true is for a single process without torchrun, whose engine has "
+            "weights of its own; set it to false"
+        )
+    if config.rollout.keep == "first_done" and distributed.world_size() > 1:
+        raise ConfigError(
+            f"rollout.keep: first_done needs one process, there are {distributed.world_size()}; "
+            "takes in_order"
+        )
 
 
 def check_positions(model: ModelConfig, prompt: int, response: int, key: str) -> None:

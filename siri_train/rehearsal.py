@@ -15,9 +15,10 @@ from siri_train.step import backward
 
 
 def rehearse(policy: Policy, optimizer: torch.optim.Optimizer, config: RunConfig) -> None:
-    """One forward and backward pass over a full row of the longest possible sequences.
+    """Two forward and backward passes over a full row of the longest possible sequences.
 
-    The optimiser's moments take their memory meanwhile. Nothing is changed: no step is made and
+    The second finds the gradients of the first, as every row of an update but one does, and the
+    optimiser's moments take their memory meanwhile. Nothing is changed: no step is made and
     gradients are dropped.
 
     Raises:
@@ -34,7 +35,7 @@ def rehearse(policy: Policy, optimizer: torch.optim.Optimizer, config: RunConfig
             for _ in range(_moments(optimizer))
         ]
         with torch.random.fork_rng():
-            for batch in micro_batches(samples, config.train.token_budget, policy.device):
+            for batch in 2 * list(micro_batches(samples, config.train.token_budget, policy.device)):
                 backward(
                     policy,
                     batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +44,51 @@ class VllmConfig(Section):
         return value
 
 
+class ServerConfig(Section):
+    """A vLLM server (``rollout.engine: vllm-server``)."""
+
+    url: str | None = None
+    """http://HOST:PORT of a running `vllm serve`; its key, if it has one, is VLLM_API_KEY.
+    null: the trainer starts one on this machine, restarts it when it crashes, and ends it."""
+    python: str | None = None
+    """For the trainer's own server: interpreter of the environment that has vLLM; null: this."""
+    gpus: str | None = None
+    """For the trainer's own server: its CUDA_VISIBLE_DEVICES, as "1,2"; not the trainer's GPUs."""
+    args: list[str] = []
+    """For the trainer's own server: more flags of `vllm serve`: [--tensor-parallel-size, "2"]."""
+    restarts: int = Field(3, ge=0)
+    """For the trainer's own server: how often in a row it is started again after it ended."""
+    sync: Literal["disk", "nccl"] = "disk"
+    """How new weights get there. disk: a safetensors file that both sides see; always works. nccl:
+    GPU to GPU; needs the same vLLM in the trainer's environment, and GPUs of its own."""
+    sync_dir: str | None = None
+    """disk: a folder both sides see under this path (/dev/shm on one machine); null: the run's."""
+    start_minutes: float = Field(15.0, gt=0)
+    """Longest wait for the server, at the start and whenever it is lost."""
+    request_minutes: float = Field(60.0, gt=0)
+    """Longest wait for one response."""
+    concurrency: int = Field(256, gt=0)
+    """Requests in flight per rank; at least what the server decodes at a time (--max-num-seqs)."""
+    retries: int = Field(3, ge=0)
+    """How often one response is asked for again after a failure of the server."""
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _yaml_reads_numbers(cls, value: Any) -> Any:
+        return [str(v) for v in value] if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _whose(self) -> ServerConfig:
+        if self.url is not None:
+            for name in ("python", "gpus", "args"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} is for a server that the trainer starts; it cannot be combined "
+                        f"with url ({self.url})"
+                    )
+        return self
+
+
 class ProbeConfig(Section):
     """After a sync a few fresh tokens are sampled and scored again by the trainer; see
     ``siri_train.rollout.probe``."""
@@ -78,8 +123,27 @@ class RolloutConfig(Section):
     shards: int = Field(0, ge=0)
     """Questions are sampled in this many parts, each with a seed of its own and shared among the
     ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
+    oversample: float = Field(1.0, ge=1)
+    """Dynamic sampling (DAPO): ask this many times as many questions as groups are wanted, drop
+    groups whose rewards are all equal, and stop sampling when enough of the others are complete.
+    1 and max_rounds 1: off, as in SIRI."""
+    max_rounds: int = Field(1, gt=0)
+    """Dynamic sampling: rounds of questions a step may ask until enough groups are informative;
+    with fewer it goes on with what it has."""
+    keep: Literal["in_order", "first_done"] = "in_order"
+    """Which informative groups dynamic sampling keeps: the first of the questions drawn, whatever
+    their length, or the first to finish, which is faster and favours short answers."""
+    asynchronous: bool = False
+    """Sample the next step's batch, with its own cap, while this one is trained on: one update
+    behind (off-policy by one step). The transformers engine keeps a second copy of the weights."""
     vllm: VllmConfig = VllmConfig()
+    server: ServerConfig = ServerConfig()
     probe: ProbeConfig = ProbeConfig()
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether groups whose rewards are all equal are dropped and others asked instead."""
+        return self.oversample > 1 or self.max_rounds > 1
 
 
 class RolloutCorrectionConfig(Section):

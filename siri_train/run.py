@@ -37,9 +37,10 @@ from siri_train.optimizer import make_optimizer
 from siri_train.preflight import model_shape, preflight
 from siri_train.rehearsal import rehearse
 from siri_train.report import write_report
-from siri_train.rewards import Grade, Verifier, make_verifier
-from siri_train.rollout import Completion
+from siri_train.rewards import Verifier, make_verifier
+from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
+from siri_train.rollout.collect import questions_per_step
 from siri_train.rollout.probe import SyncProbe
 from siri_train.same_model import require_same_model
 
@@ -67,8 +68,10 @@ class Run:
             shape = model_shape(config, checked.start)
             require_same_model(source, shape, checked.tokenizer, config.model.path)
         self.eval_questions = checked.eval_questions
-        self.start = checked.start
-        self.sampler = QuestionSampler(checked.train_questions, config.rollout.prompts, config.seed)
+        self.start, self.source = checked.start, source
+        self.sampler = QuestionSampler(
+            checked.train_questions, questions_per_step(config.rollout), config.seed
+        )
         self.policy = load_policy(
             config.model,
             choose_device(config.device),
@@ -196,14 +199,24 @@ class Run:
         for key in changed:
             print(f"{self.config.name}: {key} was {before.get(key)}, is now {now[key]}", flush=True)
 
-    def backtracking(self, texts: Sequence[str], completions: Sequence[Completion]) -> float:
+    def seed(self, step: int) -> int:
+        """Of everything random in a step: a resumed run draws what this one would have."""
+        return self.config.seed * 1_000_003 + step
+
+    def backtracking(self, batch: RolloutBatch) -> float:
         """Backtracking words ("wait", "hold on") per 1000 response tokens."""
-        lengths = [len(c.token_ids) for c in completions]
+        texts = [text for group in batch.seen for text in group.texts]
+        lengths = [len(c.token_ids) for group in batch.seen for c in group.completions]
         return self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
 
-    def record(self, row: dict[str, Any]) -> None:
-        """Append a row to ``metrics.jsonl``, check it for alarms, show it."""
-        raised = on_main(self._append_row, row)
+    def record(self, row: dict[str, Any], raised: Sequence[dict[str, Any]] = ()) -> None:
+        """Append a row to ``metrics.jsonl``, check it for alarms, show it.
+
+        Args:
+            row: see :func:`siri_train.monitor.metrics.step_metrics`.
+            raised: alarms that the row does not show, without their step.
+        """
+        raised = on_main(self._append_row, row, raised)
         names = ", ".join(alarm["alarm"] for alarm in raised)
         self.progress.update(
             row["step"] + 1, f"ALARM {names}" if names else "", figures(row, self.evals)
@@ -212,34 +225,34 @@ class Run:
             first = raised[0]
             raise AlarmHalt(f"{first['alarm']}: {first['cause']}; {first['action']}")
 
-    def _append_row(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def _append_row(
+        self, row: dict[str, Any], more: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         append_row(self.dir / "metrics.jsonl", row)
         self.trackers.log("train", row, row["step"] + 1)
-        raised = alarms.check(row, self.rows)
+        raised = [{"step": row["step"], **alarm} for alarm in more]
+        raised += alarms.check(row, self.rows)
         self.rows.append(row)
         for alarm in raised:
             append_row(self.dir / "alarms.jsonl", alarm)
         return raised
 
-    def dump_rollouts(
-        self,
-        step: int,
-        pairs: Sequence[tuple[Any, Completion]],
-        texts: Sequence[str],
-        grades: Sequence[Grade],
-    ) -> None:
+    def dump_rollouts(self, batch: RolloutBatch) -> None:
         """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
-        monitor = self.config.monitor
+        monitor, step = self.config.monitor, batch.step
         last = step + 1 == self.config.train.steps
         if not distributed.is_main():
             return
         if not monitor.rollouts_every or (step % monitor.rollouts_every and not last):
             return
-        stride = max(1, len(pairs) // monitor.rollouts_kept)
+        responses = [
+            (group.question, *response)
+            for group in batch.seen
+            for response in zip(group.completions, group.texts, group.grades, strict=True)
+        ]
+        stride = max(1, len(responses) // monitor.rollouts_kept)
         lines = []
-        for (question, completion), text, grade in list(zip(pairs, texts, grades, strict=True))[
-            ::stride
-        ]:
+        for question, completion, text, grade in responses[::stride]:
             row = {
                 "prompt": question.prompt,
                 "response": text,
@@ -252,11 +265,12 @@ class Run:
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         replace_text(self.dir / "rollouts" / f"step_{step:06d}.jsonl", "".join(lines))
 
-    def after_step(self, done: int) -> None:
+    def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
         """Evaluate and save where the schedule or the recipe asks for it.
 
         Args:
             done: steps done, counting the one that has just been recorded.
+            rollouts: see :func:`siri_train.checkpoint.save_checkpoint`.
         """
         steps, every = self.config.train.steps, self.config.eval.every
         name = self._named(done).get(done)
@@ -265,8 +279,19 @@ class Run:
             self._evaluate(done, name)
         periodic = self.config.checkpoint.every
         if end or (periodic and done % periodic == 0) or on_main(self._best_step, done) == done:
-            save_checkpoint(self.dir, done, self.policy, self.optimizer)
+            self.save(done, rollouts)
+
+    def save(self, done: int, rollouts: dict[str, Any] | None) -> Path:
+        """The checkpoint after ``done`` steps, written if it is not there yet.
+
+        Args:
+            rollouts: see :func:`siri_train.checkpoint.save_checkpoint`.
+        """
+        there = on_main(checkpoints, self.dir).get(done)
+        if there is None:
+            there = save_checkpoint(self.dir, done, self.policy, self.optimizer, rollouts)
             on_main(self._after_checkpoint, done)
+        return there
 
     def _after_checkpoint(self, done: int) -> None:
         self._update_manifest(done)

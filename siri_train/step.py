@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,10 +69,10 @@ def update(
 ) -> UpdateStats:
     """Update the policy on one step's responses.
 
-    The samples are shuffled and cut into ``train.mini_batches`` optimiser updates. Denominators
-    are counted over the whole mini-batch, of all ranks, before it is cut into rows, so the gradient
-    does not depend on how it is cut; none of them reads the moving cap (``token-sum-norm`` divides
-    by ``constant_length``, the schedule's ``max_len``).
+    The samples are shuffled and cut into ``train.mini_batches`` optimiser updates of equal size.
+    Denominators are counted over the whole mini-batch, of all ranks, before it is cut into rows, so
+    the gradient does not depend on how that is cut; none reads the moving cap (``token-sum-norm``
+    divides by ``constant_length``, the schedule's ``max_len``).
 
     Args:
         samples: the step's responses with old log-probs and advantages, the same on every rank.
@@ -82,14 +83,14 @@ def update(
     """
     order = list(range(len(samples)))
     random.Random(seed).shuffle(order)
-    size = -(-len(order) // train.mini_batches)
+    cuts = [len(order) * n // train.mini_batches for n in range(train.mini_batches + 1)]
     stats = UpdateStats()
     sums = _Sums()
     grad_norms: list[float] = []
     take_backward_stats()  # forget what others did before
     policy.model.train()
-    for start in range(0, len(order), size):
-        mini = [samples[i] for i in order[start : start + size]]
+    for start, end in itertools.pairwise(cuts):
+        mini = [samples[i] for i in order[start:end]]
         denominator = _denominator(mini, loss.aggregation, constant_length)
         mini = live(mini, loss)
         if not mini:

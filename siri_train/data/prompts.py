@@ -42,6 +42,34 @@ def encode_prompt(
         ValueError: an empty question, an unknown template, a tokenizer without chat template, or a
             prompt without tokens.
     """
+    messages = prompt_messages(
+        question_text, template=template, system=system, instruction=instruction
+    )
+    if template == "chat":
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("template: this tokenizer has no chat template; choose 'plain'")
+        encoded = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        ids = _as_list(encoded)
+    else:
+        ids = _as_list(tokenizer("\n\n".join(message["content"] for message in messages)))
+        # T5-like tokenizers close every text; the model would read the end before it answers.
+        while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+            ids.pop()
+    if not ids:
+        raise ValueError(f"the prompt has no tokens: {messages[-1]['content'][:60]!r}")
+    return ids
+
+
+def prompt_messages(
+    question_text: str,
+    *,
+    template: Template = "chat",
+    system: str | None = None,
+    instruction: str | None = None,
+) -> list[dict[str, str]]:
+    """One prompt as messages, before any template; arguments and errors as ``encode_prompt``."""
     if template not in ("chat", "plain"):
         raise ValueError(f"template: got {template!r}, takes 'chat' or 'plain'")
     if not question_text.strip():
@@ -49,24 +77,10 @@ def encode_prompt(
     if instruction is None:
         instruction = BOXED_INSTRUCTION if template == "chat" else ""
     asked = f"{question_text} {instruction}" if instruction else question_text
-    if template == "chat":
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError("template: this tokenizer has no chat template; choose 'plain'")
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": asked})
-        encoded = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        ids = _as_list(encoded)
-    else:
-        text = f"{system}\n\n{asked}" if system else asked
-        ids = _as_list(tokenizer(text))
-        # T5-like tokenizers close every text; the model would read the end before it answers.
-        while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-            ids.pop()
-    if not ids:
-        raise ValueError(f"the prompt has no tokens: {asked[:60]!r}")
-    return ids
+    # An empty system message is one to a chat template, and nothing as plain text.
+    given = system is not None if template == "chat" else bool(system)
+    messages = [{"role": "system", "content": system or ""}] if given else []
+    return [*messages, {"role": "user", "content": asked}]
 
 
 def eos_token_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:

@@ -135,8 +135,8 @@ class QuestionSampler:
     def __init__(self, questions: Sequence[EncodedQuestion], per_step: int, seed: int) -> None:
         if len(questions) < per_step:
             raise ConfigError(
-                f"rollout.prompts: {per_step} questions a step, but the training data holds only "
-                f"{len(questions)}"
+                f"rollout.prompts (x rollout.oversample x rollout.max_rounds): {per_step} "
+                f"questions a step, but the training data holds only {len(questions)}"
             )
         self.questions = questions
         self.per_step = per_step

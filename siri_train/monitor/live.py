@@ -40,6 +40,7 @@ class LiveDisplay:
         self.label, self.total = label, total
         self.console = console or Console()
         self.history: dict[str, list[float]] = {}
+        self.last: tuple[int, str, str, Mapping[str, Figure]] | None = None
         # Refreshed by update alone: a thread of its own would draw into forked workers.
         self.live = Live(console=self.console, auto_refresh=False, transient=False)
         self.live.start()
@@ -57,7 +58,15 @@ class LiveDisplay:
             if figure.value is not None:
                 self.history.setdefault(name, []).append(figure.value)
                 del self.history[name][:-_HISTORY]
+        self.last = (done, time_left, note, figures)
         self.live.update(self._render(done, time_left, note, figures), refresh=True)
+
+    def status(self, text: str) -> None:
+        """Draw the last state again with ``text`` behind its note; histories stay as they are."""
+        if self.last is not None:
+            done, time_left, note, figures = self.last
+            shown = "  ".join(part for part in (note, text) if part)
+            self.live.update(self._render(done, time_left, shown, figures), refresh=True)
 
     def stop(self) -> None:
         """Leave the last state on the screen and give the terminal back."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from siri_train.rewards import Grade
-from siri_train.rollout import Completion
+from siri_train.rollout.batch import RolloutBatch
 from siri_train.schedule import LengthSchedule
 from siri_train.step import UpdateStats
 
@@ -23,7 +22,8 @@ METRIC_KEYS = (
     "clip_frac_high", "ratio_max", "rollout_kl", "rollout_ratio_max", "rollout_weight_mean",
     "probe_logprob_diff", "dense_row_frac", "tail_mass_max",
     "backtrack_per_1k", "tokens", "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
-    "time_train", "peak_memory_gb", "skipped_updates",
+    "time_train", "peak_memory_gb", "skipped_updates", "groups", "groups_failed",
+    "groups_dropped", "groups_surplus", "tokens_discarded", "rollout_retries",
 )  # fmt: skip
 """Every key of a row, in the order they are written."""
 
@@ -32,41 +32,42 @@ def step_metrics(
     *,
     step: int,
     schedule: LengthSchedule,
-    completions: Sequence[Completion],
-    grades: Sequence[Grade],
-    group_size: int,
+    batch: RolloutBatch,
     stats: UpdateStats,
     lr: float,
     backtrack_per_1k: float,
-    time_rollout: float,
     time_train: float,
     probe_logprob_diff: float | None = None,
 ) -> dict[str, Any]:
     """The metrics of one step.
 
-    Shares are of responses, except ``groups_all_zero`` and ``groups_all_one``: of the groups.
-    ``accuracy`` counts truncated responses as wrong, ``accuracy_finished`` is among the finished
-    ones. ``entropy`` is the sampler's, in nats per response token; where the engine does not have
-    it, the trained tokens'. ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained
-    token before the first update, ``rollout_ratio_max``
-    is the largest trainer/sampler ratio of one, ``rollout_weight_mean`` the mean weight of
-    ``loss.rollout_correction``, ``probe_logprob_diff`` what the sync probe after the step's update
-    found. ``tokens`` are response tokens; times are seconds. A value that does
+    They are about whole groups, those that dynamic sampling dropped included; what became of the
+    others is in the last keys (see :class:`RolloutBatch`). Shares are of responses, except
+    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts truncated
+    responses as wrong, ``accuracy_finished`` is among the finished ones. ``entropy`` is the
+    sampler's, in nats per response token; where the engine does not have it, the trained tokens'.
+    ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained token before the first
+    update, ``rollout_ratio_max`` is the largest trainer/sampler ratio of one,
+    ``rollout_weight_mean`` the mean weight of ``loss.rollout_correction``, ``probe_logprob_diff``
+    what the sync probe after the step's update found. ``tokens`` are response tokens,
+    ``rollout_tokens_per_s`` counts the discarded ones too; times are seconds. A value that does
     not exist in this step (no finished response, no mixed group) is None.
     """
+    completions = [c for group in batch.seen for c in group.completions]
+    grades = [grade for group in batch.seen for grade in group.grades]
     lengths = sorted(len(c.token_ids) for c in completions)
     tokens = sum(lengths)
     rewards = [grade.reward for grade in grades]
     scored = [r for r in rewards if not math.isnan(r)]
     finished = [g for g, c in zip(grades, completions, strict=True) if not c.truncated]
-    groups = [rewards[i : i + group_size] for i in range(0, len(rewards), group_size)]
+    groups = [[grade.reward for grade in group.grades] for group in batch.seen]
     sampled = [c.entropies for c in completions]
     entropies = [e for values in sampled if values is not None for e in values]
     row = {
         "step": step,
         "cycle": schedule.cycle_index(step),
         "phase": schedule.phase(step),
-        "cap": schedule(step),
+        "cap": batch.cap,
         "reward_mean": _mean(scored),
         "accuracy": _mean([float(reward == 1) for reward in rewards]),
         "accuracy_finished": _mean([float(grade.correct) for grade in finished]),
@@ -91,12 +92,13 @@ def step_metrics(
         "tail_mass_max": stats.tail_mass_max,
         "backtrack_per_1k": backtrack_per_1k,
         "tokens": tokens,
-        "rollout_tokens_per_s": tokens / max(time_rollout, 1e-9),
+        "rollout_tokens_per_s": (tokens + batch.tokens_discarded) / max(batch.seconds, 1e-9),
         "train_tokens_per_s": stats.trained_tokens / max(time_train, 1e-9),
-        "time_rollout": time_rollout,
+        "time_rollout": batch.seconds,
         "time_train": time_train,
         "peak_memory_gb": peak_memory_gb(),
         "skipped_updates": stats.skipped_updates,
+        **batch.counts(),
     }
     assert tuple(row) == METRIC_KEYS
     return row

@@ -40,6 +40,7 @@ class Progress:
         self.shown = -float("inf")
         self.tty = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self.display: LiveDisplay | None = None
+        self.last: tuple[int, str, Mapping[str, Figure] | None] = (done, "", None)
 
     def update(self, done: int, message: str, figures: Mapping[str, Figure] | None = None) -> None:
         """Show that ``done`` of ``total`` steps are finished.
@@ -49,6 +50,7 @@ class Progress:
             message: the rest of the line.
             figures: by name, each shown with its history where the output is a terminal.
         """
+        self.last = (done, message, figures)
         now = time.monotonic()
         elapsed = now - self.started
         left = elapsed / max(1, done - self.first) * (self.total - done)
@@ -73,6 +75,19 @@ class Progress:
             print(f"\r\033[K{line}", end="\n" if done >= self.total else "", flush=True)
         else:
             print(line, flush=True)
+
+    def status(self, text: str) -> None:
+        """Show what is being done between two updates; as seldom as :meth:`update` prints."""
+        now = time.monotonic()
+        if now - max(self.shown, self.started) < (0.1 if self.tty else self.every):
+            return
+        if self.display is not None:
+            self.display.status(text)
+        else:
+            last = self.last
+            self.update(last[0], "  ".join(p for p in (last[1], text) if p), last[2])
+            self.last = last
+        self.shown = now
 
     def interrupt(self) -> None:
         """Leave the line so that something else can be printed."""

@@ -26,8 +26,14 @@ def check_engine(config: RunConfig, shape: Any, device: torch.device) -> None:
     Raises:
         ConfigError: vLLM is missing or of an unsupported version (what to install is named), has no
             kernel for the model, would take another GPU than the trainer, or the prompt and the
-            longest response do not fit into the model's positions.
+            longest response do not fit into the model's positions. Of a server: as
+            :func:`.check_server`.
+        EngineError: a server that is named does not answer.
     """
+    if config.rollout.engine == "vllm-server":
+        from siri_train.rollout.server_build import check_server
+
+        return check_server(config, shape, device)
     if config.rollout.engine != "vllm":
         return
     # Imported here: without vLLM its modules are never needed.
@@ -84,8 +90,16 @@ def build_engine(config: RunConfig, policy: Policy) -> Engine:
         # Its weights are whole after a sync: nothing has to be gathered around sampling.
         return engine if shards == 1 else SharedEngine(engine, shards)
     if config.rollout.engine == "vllm-server":
-        raise ConfigError("rollout.engine: vllm-server is not there yet; takes transformers, vllm")
-    engine = TransformersEngine(policy.model, policy.pad_token_id, config.rollout.batch_rows)
+        from siri_train.rollout.server_build import build_server_engine
+
+        engine = build_server_engine(config, policy)
+        return engine if shards == 1 else SharedEngine(engine, shards)
+    engine = TransformersEngine(
+        policy.model,
+        policy.pad_token_id,
+        config.rollout.batch_rows,
+        own_weights=config.rollout.asynchronous,
+    )
     if shards == 1:
         return engine
     return SharedEngine(engine, shards, lambda: distributed.gathered(policy.model))

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+CANCELLED = "cancelled"
+"""``Completion.error`` of a response that ``cancelled`` ended."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -94,7 +97,7 @@ class Engine(Protocol):
             progress: called with (finished responses, all responses) as they finish.
             on_finish: called with (index of the prompt, response) as each finishes.
             cancelled: asked between decoding steps; once true, what is unfinished comes back with
-                the finish reason ``"abort"`` and the tokens it had.
+                the finish reason ``"abort"``, the error ``CANCELLED`` and the tokens it had.
 
         Raises:
             ValueError: an empty prompt (its index is named).

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from siri_train import distributed
-from siri_train.rollout.engine import Completion, Engine, SamplingParams
+from siri_train.rollout.engine import Completion, Engine, EngineError, SamplingParams
 
 # Between the seeds of two parts; those of two steps differ by less.
 _APART = 0x9E37_79B1
@@ -68,8 +68,8 @@ class SharedEngine:
     ) -> list[list[Completion]]:
         """Sample ``params.n`` responses to every prompt; ``prompts`` are the same on every rank.
 
-        As :meth:`.Engine.generate`; ``progress``, ``on_finish`` and ``cancelled`` are about the
-        parts that this rank samples.
+        As :meth:`.Engine.generate`; what one rank's engine raises is raised on all. ``progress``,
+        ``on_finish`` and ``cancelled`` are about the parts that this rank samples.
         """
 
         def told(first: int) -> Callable[[int, Completion], None] | None:
@@ -93,8 +93,17 @@ class SharedEngine:
                     progress(last * params.n, len(prompts) * params.n)
             return done
 
+        def guarded(parts: Sequence[int]) -> list[Any]:
+            try:
+                return sample(parts)
+            except EngineError as error:  # the others wait for this rank's part
+                return [error] * len(parts)
+
         with self.around():
-            parts = distributed.spread(sample, range(self.shards))
+            parts = distributed.spread(guarded, range(self.shards))
+        for part in parts:
+            if isinstance(part, EngineError):
+                raise part
         return [[_plain(c) for c in group] for part in parts for group in part]
 
 

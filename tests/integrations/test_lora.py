@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,27 @@ def test_a_run_of_adapters_resumes_to_the_bit(tiny: Any, tmp_path: Path) -> None
     assert all(torch.equal(value, want[name]) for name, value in state(cut, 4).items())
     with pytest.raises(ConfigError, match="was saved, the model has"):
         train(tiny("model.lora.rank=8", f"output={tmp_path / 'cut'}", "train.steps=5"))
+
+
+def test_two_ranks_train_the_adapters_of_one_process(tiny: Any, tmp_path: Path) -> None:  # noqa: F811
+    recipe = ("model.lora.rank=4", "train.lr=0.001", "train.steps=2", "rollout.shards=2")
+    alone = train(tiny(*recipe, f"output={tmp_path / 'alone'}"))
+    config = tiny(*recipe, f"output={tmp_path / 'two'}")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "siri_train", "train", str(tmp_path / "config.yaml")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    start = load_policy(config.model.model_copy(update={"lora": None}), CPU).model.state_dict()
+    want, got = state(alone, 2), state(config.run_dir, 2)
+
+    def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+        return float(torch.cat([(a[n] - b[n]).flatten() for n in b]).norm())
+
+    assert apart(got, want) < 1e-3 * apart(want, start)
 
 
 def test_layers_that_do_not_exist_are_refused(tiny: Any) -> None:  # noqa: F811

@@ -27,6 +27,7 @@ from siri_train.recipe import load_config
 from siri_train.rollout import TransformersEngine
 
 PHASES = ("rollout", "update", "checkpoint")
+ENDS = "ruc"  # what the child writes at the end of each; at its beginning, the phase's number
 LONGEST = {"rollout": 0.1, "update": 0.04, "checkpoint": 0.03}  # seconds after the phase began
 
 
@@ -37,7 +38,7 @@ def child(config: Any, pipe: int) -> None:
             try:
                 return function(*args, **kwargs)
             finally:
-                os.write(pipe, b"-")
+                os.write(pipe, ENDS[PHASES.index(name)].encode())
 
         return call
 
@@ -61,8 +62,9 @@ def attempt(config: Any, target: str | None, draw: random.Random) -> str | None:
         finally:
             os._exit(status)
     os.close(writer)
-    wanted, phase = draw.randint(1, 3), b"-"
+    wanted, phase, told = draw.randint(1, 3), b"-", b""
     while target is not None and (phase := os.read(reader, 1)):
+        told += phase
         if phase == b"%d" % PHASES.index(target):
             wanted -= 1
             if wanted == 0:
@@ -73,12 +75,18 @@ def attempt(config: Any, target: str | None, draw: random.Random) -> str | None:
     elif target is None:
         while os.read(reader, 4096):
             pass
-    later = os.read(reader, 4096) if phase else b""
+    told += os.read(reader, 4096) if phase else b""
     os.close(reader)
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):
-        here = later[-1:] or phase
-        return target if here == b"-" else PHASES[int(here)]
+        # A batch may be sampled beside the update: several phases at a time.
+        text = told.decode()
+        here = [
+            name
+            for number, name in enumerate(PHASES)
+            if text.rfind(str(number)) > text.rfind(ENDS[number])
+        ]
+        return target if target in here or not here else here[0]
     assert os.WEXITSTATUS(status) == 0, f"an attempt failed (to be killed in {target})"
     return None
 

@@ -1,6 +1,6 @@
 """What two ranks do in ``test_distributed.py``, in one launch:
 
-    torchrun --nproc-per-node 2 -m tests.train.ranks FOLDER
+    torchrun --nproc-per-node 2 -m tests.train.ranks FOLDER all
 
 FOLDER/config.yaml is the recipe of the runs. Results are left in FOLDER.
 """
@@ -8,24 +8,46 @@ FOLDER/config.yaml is the recipe of the runs. Results are left in FOLDER.
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 import random
+import resource
+import signal
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench.memory import peak_bytes
 from siri_train import distributed, packing, step
-from siri_train.config import ArchitectureConfig, DistributedConfig, LossConfig, ModelConfig
+from siri_train.checkpoint import CheckpointError, save_checkpoint
+from siri_train.config import (
+    ArchitectureConfig,
+    DistributedConfig,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+)
 from siri_train.config import TrainConfig as Train
 from siri_train.loop import train
-from siri_train.model import Policy, load_policy
-from siri_train.optimizer import MasterAdamW, make_optimizer
+from siri_train.memory import Shape, estimate
+from siri_train.model import Policy, load_policy, prepare, token_logprobs
+from siri_train.optimizer import MasterAdamW, make_optimizer, step_if_finite
 from siri_train.packing import Sample
-from siri_train.recipe import load_config
+from siri_train.recipe import load_config, parse_config
+from siri_train.rollout import EngineError, TransformersEngine
+from siri_train.stop import Stopped
+from tests.train.conftest import TINY
+from tests.train.test_memory import beyond_given
 
+CHECKPOINTING = "model.gradient_checkpointing=true"
+DYNAMIC = ("train.steps=3", "rollout.oversample=2", "rollout.max_rounds=2")
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
 SCRATCH = ModelConfig(
     path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
@@ -72,7 +94,7 @@ def random_plan(
 
 
 @contextlib.contextmanager
-def cut(micro_batches: int, shuffled: bool) -> Iterator[None]:
+def rows_cut(micro_batches: int, shuffled: bool) -> Iterator[None]:
     """Rows of the update: how many rounds, and by which packing."""
     made = packing.micro_batches
 
@@ -115,7 +137,7 @@ def gradients(sharding: DistributedConfig | None) -> dict[str, Any]:
     policy = load_policy(SCRATCH, torch.device("cpu"), sharding=sharding)
     results = {}
     for name, loss, micro_batches, shuffled, batch in cases():
-        with cut(micro_batches, shuffled):
+        with rows_cut(micro_batches, shuffled):
             vector, stats = gradient(policy, batch, loss)
         results[name] = (vector, vars(stats))
     return results
@@ -163,6 +185,80 @@ def policies(folder: Path) -> dict[str, Any]:
     return results
 
 
+def memory() -> dict[str, tuple[int, int]]:
+    """Peaks of an update beyond weights and optimiser: (counted at operators, by the estimate)."""
+    model = Qwen2Config(
+        vocab_size=2048, hidden_size=128, intermediate_size=344, num_hidden_layers=6,
+        num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    tied = copy.deepcopy(model)
+    tied.tie_word_embeddings = True
+    many = copy.deepcopy(model)
+    many.vocab_size = 8000
+    mixed = "distributed.compute_dtype=bfloat16"
+    cases: dict[str, tuple[Qwen2Config, int, tuple[str, ...]]] = {
+        "the head": (model, 96, ()),
+        "all activations": (model, 512, (mixed,)),
+        "a layer computed again": (model, 512, (CHECKPOINTING,)),
+        "mixed": (model, 512, (CHECKPOINTING, mixed)),
+        "bfloat16": (model, 96, (CHECKPOINTING, "model.dtype=bfloat16")),
+        "no reshard": (model, 512, (CHECKPOINTING, "distributed.reshard_after_forward=false")),
+        "tied": (tied, 96, (CHECKPOINTING, mixed)),
+        "the head cut": (many, 64, (CHECKPOINTING, "distributed.vocabulary_parallel_head=true")),
+        "the root reduced": (many, 64, (CHECKPOINTING, "model.dtype=bfloat16")),
+    }
+    results = {}
+    for name, (shape, budget, overrides) in cases.items():
+        torch.manual_seed(0)
+        recipe = {**copy.deepcopy(TINY), "schedule": {"max_len": 40, "min_len": 24, "cycle": 4}}
+        recipe["train"] |= {"token_budget": budget, "mini_batches": 1}
+        config = parse_config(recipe, overrides)
+        policy = sharded_random(shape, config)
+        optimizer = make_optimizer(policy.model, config.train)
+
+        def one_update(
+            count: int, length: int, shape: Any = shape, config: Any = config,
+            policy: Policy = policy, optimizer: Any = optimizer,
+        ) -> None:  # fmt: skip
+            draw = torch.Generator().manual_seed(1)
+            batch = [
+                Sample(
+                    list(range(8)),
+                    torch.randint(0, shape.vocab_size, (length - 8,), generator=draw).tolist(),
+                    [-1.0] * (length - 8),
+                    1.0 if i % 2 else -1.0,
+                )
+                for i in range(count)
+            ]
+            step.update(
+                policy, optimizer, batch, config.train, config.loss,
+                temperature=1.0, constant_length=40, seed=0,
+            )  # fmt: skip
+
+        one_update(4, 16)  # from here on the optimiser's state and FSDP's buffers exist
+        counted = peak_bytes(partial(one_update, 6, budget))
+        expected = estimate(config, Shape.of(shape), ranks=2, gpu=False)
+        results[name] = (counted, beyond_given(expected))
+    return results
+
+
+def sharded_random(shape: Qwen2Config, config: RunConfig) -> Policy:
+    """As ``load_policy`` makes it, with random weights of this shape."""
+    model: Any = Qwen2ForCausalLM(shape).to(getattr(torch, config.model.dtype))
+    prepare(model)
+    if config.model.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    distributed.shard(
+        model,
+        torch.device("cpu"),
+        methods={"siri_token_logprobs": token_logprobs},
+        reshard_after_forward=config.distributed.reshard_after_forward,
+        compute_dtype=getattr(torch, config.distributed.compute_dtype or "", None),
+        vocabulary_parallel_head=config.distributed.vocabulary_parallel_head,
+    )
+    return Policy(model, tokenizer=None, eos_ids=frozenset([0]), softcap=None)
+
+
 def masters(folder: Path) -> bool:
     """bfloat16 weights with float32 masters: saved and loaded by shards, the next step is the same
     to the bit."""
@@ -195,6 +291,151 @@ def masters(folder: Path) -> bool:
     )
 
 
+def untied(cut: bool | None, overrides: tuple[str, ...] = ()) -> Policy:
+    """A model with a head of its own: whole, sharded, or with the head cut by vocabulary."""
+    torch.manual_seed(0)
+    shape = Qwen2Config(
+        vocab_size=38, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    if cut is not None:
+        overrides += (f"distributed.vocabulary_parallel_head={str(cut).lower()}",)
+        return sharded_random(shape, parse_config(copy.deepcopy(TINY), overrides))
+    model: Any = Qwen2ForCausalLM(shape)
+    prepare(model)
+    return Policy(model, tokenizer=None, eos_ids=frozenset([0]), softcap=None)
+
+
+def head_gradients(cut: bool | None) -> dict[str, tuple[torch.Tensor, Any]]:
+    """The cases' gradients of :func:`untied`; those of one aggregation, and the ballast's."""
+    policy, results = untied(cut), {}
+    for name, loss, micro_batches, shuffled, batch in cases():
+        if name.startswith(("token-mean", "one")):
+            with rows_cut(micro_batches, shuffled):
+                vector, stats = gradient(policy, batch, loss)
+            results[name] = (vector, vars(stats))
+    return results
+
+
+def cut_head(folder: Path) -> dict[str, Any]:
+    """The head cut by vocabulary: gradients, log-probs, sampling, saved weights, resumed to the
+    bit, mixed precision."""
+    policy = untied(True)
+    results: dict[str, Any] = {"gradients": head_gradients(True)}
+    batch = next(
+        packing.micro_batches(samples(8 + distributed.rank()), 10_000, torch.device("cpu"))
+    )
+    results["logprobs"] = policy.token_logprobs(batch)[0].detach()
+    with distributed.gathered(policy.model), torch.no_grad():
+        for _ in range(1 + 2 * distributed.rank()):
+            results["logits"] = policy.model(input_ids=batch.input_ids[:, :9]).logits
+    weights, _ = policy.weights()
+    results["saved"] = weights if distributed.is_main() else {}
+    results["share"] = policy.model.lm_head.weight.to_local().shape[0] / 38
+    mixed = untied(True, ("distributed.compute_dtype=bfloat16",))
+    results["mixed"] = mixed.token_logprobs(batch)[0].detach()
+
+    learn, runs = Train(lr=1e-2), []
+    for resumed in (False, True):
+        policy = untied(True)
+        optimizer = make_optimizer(policy.model, learn)
+        for number in range(2):
+            if resumed and number == 1:
+                distributed.save_sharded_state(folder / "head", policy.model, optimizer)
+                optimizer = make_optimizer(policy.model, learn)
+                distributed.load_sharded_state(folder / "head", policy.model, optimizer)
+            step.update(
+                policy, optimizer, samples(24), learn, LossConfig(),
+                temperature=1.0, constant_length=24, seed=number,
+            )  # fmt: skip
+        runs.append([p.to_local().clone() for p in policy.model.parameters()])  # type: ignore[attr-defined]
+    results["resumed"] = all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    return results
+
+
+def one_rank_fails(folder: Path) -> dict[str, Any]:
+    """A gradient that is NaN on rank 1 alone, and a disk that is full for rank 1 alone."""
+    torch.manual_seed(0)
+    policy = load_policy(SCRATCH, torch.device("cpu"), sharding=DistributedConfig())
+    optimizer = make_optimizer(policy.model, Train(lr=1e-3))
+    save_checkpoint(folder / "full", 1, policy, optimizer)
+
+    def local() -> torch.Tensor:
+        return torch.cat([p.to_local().flatten() for p in policy.model.parameters()])  # type: ignore[attr-defined]
+
+    before = local().clone()
+    for p in policy.model.parameters():
+        p.grad = torch.ones_like(p)
+    if distributed.rank() == 1:
+        p.grad.to_local().fill_(float("nan"))  # type: ignore[union-attr]
+    seen = {"norm": step_if_finite(optimizer, 1.0), "stayed": torch.equal(before, local())}
+    policy.model.zero_grad()
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if distributed.rank() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        save_checkpoint(folder / "full", 2, policy, optimizer)
+    except CheckpointError as error:
+        seen["error"] = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    distributed.barrier()
+    seen["left"] = sorted(path.name for path in (folder / "full/checkpoints").iterdir())
+    return seen
+
+
+def killed(folder: Path) -> None:
+    """A run of which rank 1 gets SIGKILL while it writes its part of the third checkpoint."""
+    written, calls = distributed.save_sharded_state, []
+
+    def die(path: Path, *args: Any) -> None:
+        calls.append(path)
+        if len(calls) == 3 and distributed.rank() == 1:
+            (path / "__1_0.distcp").parent.mkdir(parents=True, exist_ok=True)
+            (path / "__1_0.distcp").write_bytes(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        written(path, *args)
+
+    distributed.save_sharded_state = die
+    train(load_config(folder / "config.yaml", [f"output={folder / 'killed'}", "train.steps=4"]))
+
+
+def again(folder: Path) -> None:
+    """The same run once more, from what :func:`killed` left."""
+    train(load_config(folder / "config.yaml", [f"output={folder / 'killed'}", "train.steps=4"]))
+
+
+def rollouts(folder: Path) -> dict[str, str]:
+    """What happens to one rank while it samples ends the run on both, also where neither hears of
+    the other; then a run with dynamic sampling."""
+    generate = TransformersEngine.generate
+
+    def run(name: str, *overrides: str) -> str:
+        try:
+            train(load_config(folder / "config.yaml", [f"output={folder / name}", *overrides]))
+        except (EngineError, Stopped) as error:
+            return str(error)
+        return "finished"
+
+    def failing(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        if params.n > 1 and distributed.rank() == 1:
+            raise EngineError("the engine of rank 1 has crashed")
+        return generate(self, prompts, params, *args, **kwargs)
+
+    def told(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        if params.n > 1 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        return generate(self, prompts, params, *args, **kwargs)
+
+    with mock.patch.object(TransformersEngine, "generate", failing):
+        failed = run("failed")
+    with mock.patch.object(TransformersEngine, "generate", told):
+        stopped = run("stopped")
+    return {"failed": failed, "stopped": stopped, "dynamic": run("dynamic", *DYNAMIC)}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with distributed.session("cpu"):
@@ -203,16 +444,22 @@ def main(folder: Path) -> None:
             "gradients": gradients(DistributedConfig()),
             "policies": policies(folder),
             "masters": masters(folder),
+            "memory": memory(),
+            "one rank fails": one_rank_fails(folder),
+            "cut head": cut_head(folder),
         }
         torch.save(mine, folder / f"rank{distributed.rank()}.pt")
         recipe = folder / "config.yaml"
         for resume in ("never", "auto"):
             steps = 2 if resume == "never" else 4
             train(load_config(recipe, [f"output={folder / 'cut'}", f"train.steps={steps}"]), resume)
-        train(load_config(recipe, [f"output={folder / 'whole'}", "train.steps=4"]))
+        whole = [f"output={folder / 'whole'}", "train.steps=4", "train.rehearse=always"]
+        train(load_config(recipe, whole))
+        torch.save(rollouts(folder), folder / f"rollouts{distributed.rank()}.pt")
         # A checkpoint of one process, left by the test, continued by two.
         train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    task = {"all": main, "killed": killed, "again": again}[sys.argv[2]]
+    task(Path(sys.argv[1]))

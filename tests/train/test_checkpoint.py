@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,34 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMING} for row in kept]
 
 
-def test_kill_at_random_moments_changes_nothing(tiny: Any, tmp_path: Path) -> None:
-    _kill_and_compare(tiny, tmp_path, kills=6)
+ROLLOUTS = {
+    "synchronous": (),
+    "ahead": ("rollout.asynchronous=true", "checkpoint.every=2"),
+    "dynamic": ("rollout.oversample=2", "rollout.max_rounds=2", "rollout.batch_rows=8"),
+    "dynamic, ahead": (
+        "rollout.asynchronous=true", "rollout.oversample=2", "rollout.keep=first_done",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rollouts", ["synchronous", "dynamic, ahead"])
+def test_kill_at_random_moments_changes_nothing(tiny: Any, tmp_path: Path, rollouts: str) -> None:
+    _kill_and_compare(tiny, tmp_path, 6, ROLLOUTS[rollouts])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_fifty_kills_change_nothing(tiny: Any, tmp_path: Path) -> None:
-    _kill_and_compare(tiny, tmp_path, kills=50)
+@pytest.mark.parametrize("rollouts", ROLLOUTS)
+def test_fifty_kills_change_nothing(tiny: Any, tmp_path: Path, rollouts: str) -> None:
+    _kill_and_compare(tiny, tmp_path, 50, ROLLOUTS[rollouts])
 
 
-def _kill_and_compare(tiny: Any, tmp_path: Path, kills: int) -> None:
+def _kill_and_compare(tiny: Any, tmp_path: Path, kills: int, options: Sequence[str]) -> None:
     """SIGKILL in rollout, update and checkpoint write in turn; see tests/train/killer.py."""
     steps = 8
-    whole = tiny(f"train.steps={steps}", f"output={tmp_path / 'whole'}", "train.lr_warmup_steps=3")
-    cut = tiny(f"train.steps={steps}", f"output={tmp_path / 'cut'}", "train.lr_warmup_steps=3")
+    options = [f"train.steps={steps}", "train.lr_warmup_steps=3", *options]
+    whole = tiny(*options, f"output={tmp_path / 'whole'}")
+    cut = tiny(*options, f"output={tmp_path / 'cut'}")
     train(whole)
     (tmp_path / "config.yaml").write_text(cut.to_yaml())
     done = subprocess.run(
@@ -140,7 +154,7 @@ def test_another_models_state_is_refused(run: Path, tiny: Any) -> None:
 def test_a_resumed_branch_is_not_left_for_the_old_one(
     run: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Run, row: dict[str, Any]) -> None:
+    def stop(self: Run, row: dict[str, Any], raised: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -17,19 +17,40 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from siri_train import distributed
-from siri_train.checkpoint import problem
+from siri_train.checkpoint import checkpoints, problem
 from siri_train.config import ConfigError
 from siri_train.loop import train
 from siri_train.model import load_policy
 from siri_train.packing import micro_batches
 from siri_train.recipe import load_config
+from siri_train.vocabulary import cut_head
 
 from . import ranks
 from .conftest import TINY
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not torch.distributed.is_available(),
+        reason="this PyTorch is built without torch.distributed",
+    ),
+    pytest.mark.timeout(900),  # a minute on two idle cores; another on a busy machine
+]
+
+
+def two_ranks(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
+    """Two ranks under torchrun at a task of ``ranks.py``."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "tests.train.ranks", str(folder), task,
+    ]  # fmt: skip
+    return subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=840,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +64,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, steps in (("alone", 2), ("reference", 4)):
         overrides = [f"output={folder / name}", f"train.steps={steps}"]
         train(load_config(folder / "config.yaml", overrides))
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "tests.train.ranks", str(folder),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    overrides = [f"output={folder / 'dynamic alone'}", *ranks.DYNAMIC]
+    train(load_config(folder / "config.yaml", overrides))
+    done = two_ranks(folder, "all")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "UserWarning" not in done.stderr, done.stderr
-    assert done.stdout.count("tiny: report") == 4  # rank 0 speaks, rank 1 does not
+    assert done.stdout.count("tiny: report") == 5  # rank 0 speaks, rank 1 does not
     return folder
 
 
@@ -81,6 +93,24 @@ def test_gradient_is_the_same_on_any_ranks_micro_batches_and_packing(folder: Pat
             assert got_stats["means"] == pytest.approx(stats["means"], rel=1e-5, abs=1e-7)
             for key in ("loss", "grad_norm", "ratio_max", "rollout_kl"):
                 assert got_stats[key] == pytest.approx(stats[key], rel=1e-4, abs=1e-7), key
+
+
+def test_one_ranks_fault_or_signal_ends_all_and_dynamic_sampling_picks_the_same(
+    folder: Path,
+) -> None:
+    for rank in (0, 1):
+        ended = torch.load(folder / f"rollouts{rank}.pt", weights_only=False)
+        assert ended["failed"] == "the engine of rank 1 has crashed"
+        assert "stopped before step 0" in ended["stopped"]
+        assert ended["dynamic"] == "finished"
+    one, two = (
+        [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("dynamic alone", "dynamic")
+    )
+    assert [r["groups"] for r in one] == [r["groups"] for r in two]
+    for key in ("groups_dropped", "groups_surplus", "reward_mean", "tokens"):
+        assert one[0][key] == two[0][key], key  # before an update has rounded differently
+    assert one[0]["tokens_discarded"] <= two[0]["tokens_discarded"]  # alone it ends early
 
 
 def test_collectives(folder: Path) -> None:
@@ -136,6 +166,69 @@ def test_sharded_models_compute_sample_and_save_as_whole_ones(folder: Path) -> N
         assert torch.equal(saved.state_dict()[name], value), name
 
 
+def test_the_memory_estimate_of_two_ranks_is_within_15_percent_of_their_peaks(
+    folder: Path,
+) -> None:
+    for rank in (0, 1):
+        cases = load(folder, rank, "memory")
+        assert len(cases) == 9
+        for name, (counted, expected) in cases.items():
+            assert expected == pytest.approx(counted, rel=0.15), name
+
+
+def test_a_head_cut_by_vocabulary_is_the_whole_head(folder: Path) -> None:
+    parts = [load(folder, rank, "cut head") for rank in (0, 1)]
+    alone = ranks.head_gradients(None)
+    assert len(alone) == 9
+    for part in parts:
+        for name, (want, stats) in alone.items():
+            got, got_stats = part["gradients"][name]
+            assert want.norm() > 1e-3 and (got - want).norm() < 1e-6 * want.norm(), name
+            assert got_stats["means"] == pytest.approx(stats["means"], rel=1e-5, abs=1e-7)
+            assert got_stats["loss"] == pytest.approx(stats["loss"], rel=1e-4, abs=1e-7)
+    policy = ranks.untied(None)
+    for rank, part in enumerate(parts):  # each rank with rows of its own
+        batch = next(micro_batches(ranks.samples(8 + rank), 10_000, torch.device("cpu")))
+        logprobs = policy.token_logprobs(batch)[0].detach()
+        torch.testing.assert_close(part["logprobs"], logprobs)
+        torch.testing.assert_close(part["mixed"], logprobs, rtol=3e-2, atol=3e-2)
+        assert not torch.equal(part["mixed"], logprobs)
+        logits = policy.model(input_ids=batch.input_ids[:, :9]).logits
+        torch.testing.assert_close(part["logits"], logits.detach())
+        assert part["share"] == 0.5 and part["resumed"] is True
+    saved = parts[0]["saved"]
+    assert saved.keys() == policy.model.state_dict().keys()
+    assert all(torch.equal(saved[n], value) for n, value in policy.model.state_dict().items())
+
+
+def test_heads_that_cannot_be_cut_are_refused(tiny: Any) -> None:
+    class Mesh:
+        def size(self) -> int:
+            return 3
+
+    policy = ranks.untied(None)
+    with pytest.raises(ValueError, match="38 tokens"):
+        cut_head(policy.model, Mesh(), torch.device("cpu"))
+    policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(38))
+    with pytest.raises(ValueError, match="head with a bias"):
+        cut_head(policy.model, Mesh(), torch.device("cpu"))
+    tied = load_policy(ranks.SCRATCH, torch.device("cpu"))
+    with pytest.raises(ValueError, match="tied to its embedding"):
+        cut_head(tied.model, Mesh(), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="not with offload"):
+        tiny("distributed.vocabulary_parallel_head=true", "distributed.offload=true")
+
+
+def test_what_fails_on_one_rank_fails_on_all_and_loses_nothing(folder: Path) -> None:
+    for rank in (0, 1):
+        seen = load(folder, rank, "one rank fails")
+        assert seen["norm"] is None and seen["stayed"]  # neither rank took the step
+        assert "step_000002 could not be written: rank 1: " in seen["error"]
+        assert "the newest one is" in seen["error"] and "step_000001" in seen["error"]
+        assert seen["left"] == ["step_000001"]
+    assert problem(folder / "full/checkpoints/step_000001") is None
+
+
 def test_master_weights_are_saved_by_shards_and_resumed_to_the_bit(folder: Path) -> None:
     assert load(folder, 0, "masters") is True and load(folder, 1, "masters") is True
 
@@ -186,6 +279,22 @@ def test_two_ranks_resume_to_the_bit(folder: Path) -> None:
         assert torch.equal(value, cut[name]), name
     shards = {p.name for p in (folder / "cut/checkpoints/step_000004/optimizer").iterdir()}
     assert {"__0_0.distcp", "__1_0.distcp"} <= shards
+
+
+@pytest.mark.slow
+def test_a_rank_killed_in_its_checkpoint_changes_nothing(folder: Path) -> None:
+    assert two_ranks(folder, "killed").returncode != 0
+    there = checkpoints(folder / "killed")
+    assert max(there) == 2 and problem(there[2]) is None
+    done = two_ranks(folder, "again")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((folder / "killed/checkpoints").glob(".*"))
+    whole, got = weights(folder / "whole", 4), weights(folder / "killed", 4)
+    assert all(torch.equal(value, got[name]) for name, value in whole.items())
+    for ours, theirs in zip(rows(folder / "killed"), rows(folder / "whole"), strict=True):
+        assert {k: v for k, v in ours.items() if k not in (*MEASURED, "peak_memory_gb")} == {
+            k: v for k, v in theirs.items() if k not in (*MEASURED, "peak_memory_gb")
+        }
 
 
 def test_one_process_continues_what_two_ranks_began(folder: Path, tmp_path: Path) -> None:

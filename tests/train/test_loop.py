@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from siri_train.checkpoint import checkpoints, export
 from siri_train.config import ConfigError
 from siri_train.loop import train
 from siri_train.monitor.metrics import METRIC_KEYS
+from siri_train.rollout import TransformersEngine
 from siri_train.run import Run
 from siri_train.sft import supervise
 
@@ -89,8 +91,8 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     cut = tiny(f"output={tmp_path / 'cut'}", "train.lr_warmup_steps=3")
     record = Run.record
 
-    def die(self: Run, row: dict[str, Any]) -> None:
-        record(self, row)
+    def die(self: Run, row: dict[str, Any], raised: Any) -> None:
+        record(self, row, raised)
         if row["step"] == 2:
             raise Killed
 
@@ -168,9 +170,27 @@ def test_a_constant_cap_has_no_ends(tiny: Any) -> None:
         export(run, "siri-low")
 
 
-def test_old_logprobs_may_be_recomputed(tiny: Any) -> None:
-    run = train(tiny("loss.old_logprobs=recompute", "train.steps=1"))
-    assert len(rows(run / "metrics.jsonl")) == 1
+def test_old_logprobs_are_the_samplers_or_the_trainers_own(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sampler that says every log-prob 0.1 too low."""
+    made = TransformersEngine.generate
+
+    def off(self: Any, *args: Any, **options: Any) -> Any:
+        groups = made(self, *args, **options)
+        for completion in (c for group in groups for c in group):
+            completion.logprobs = [x - 0.1 for x in completion.logprobs]
+        return groups
+
+    monkeypatch.setattr(TransformersEngine, "generate", off)
+    drifts = {}
+    for which in ("rollout", "recompute"):
+        run = train(
+            tiny(f"loss.old_logprobs={which}", "train.steps=1", f"output={tmp_path / which}")
+        )
+        drifts[which] = rows(run / "metrics.jsonl")[0]["rollout_kl"]
+    assert abs(drifts["recompute"]) < 1e-5
+    assert drifts["rollout"] == pytest.approx(math.exp(0.1) - 1 - 0.1, rel=0.05)  # k3
 
 
 @pytest.mark.parametrize(
@@ -226,3 +246,18 @@ def test_alarms_are_recorded_and_may_halt(tiny: Any) -> None:
     shutil.rmtree(run)
     with pytest.raises(RuntimeError, match="all-truncated"):
         train(tiny("schedule.max_len=1", "schedule.min_len=1", "monitor.halt_on_alarm=true"))
+
+
+def test_a_prompt_that_is_too_long_is_named_with_its_key_and_numbers(
+    tiny: Any, tmp_path: Path
+) -> None:
+    """Before anything is written: prompt over its limit, then prompt and cap over the model's."""
+    with pytest.raises(ConfigError) as caught:
+        train(tiny("data.max_prompt_len=7"))
+    said = str(caught.value)
+    assert re.search(r"data\.max_prompt_len: \d+ of 64 prompts are longer than 7 tokens", said)
+    assert re.search(r"the longest, \S+, has \d+", said)
+    with pytest.raises(ConfigError, match=r"schedule\.max_len: data\.max_prompt_len \(24\) .*"
+                       r"\(489\) = 513 tokens, but the model has 512 positions"):  # fmt: skip
+        train(tiny("schedule.max_len=489"))
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train import rehearsal
+from siri_train import loop, rehearsal
+from siri_train import optimizer as optimizer_module
 from siri_train.config import ConfigError, TrainConfig
 from siri_train.loop import train
 from siri_train.model import Policy
@@ -43,11 +44,43 @@ def test_warm_up_is_linear_and_then_constant() -> None:
     assert learning_rate(0, TrainConfig(lr=2.0)) == 2.0
 
 
+def test_each_step_of_a_run_takes_its_learning_rate(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    made = loop.update
+
+    def watch(policy: Policy, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> Any:
+        taken.append({group["lr"] for group in optimizer.param_groups})
+        return made(policy, optimizer, *args, **options)
+
+    monkeypatch.setattr(loop, "update", watch)
+    run = train(tiny("train.steps=3", "train.lr=0.002", "train.lr_warmup_steps=2"))
+    assert taken == [{0.001}, {0.002}, {0.002}]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows] == [0.001, 0.002, 0.002]
+
+
+@pytest.mark.parametrize("bound", [0.5, 1e3])
+def test_gradients_are_clipped_to_a_global_norm(bound: float) -> None:
+    model = small(torch.float32)
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+    norm = step_if_finite(torch.optim.SGD(model.parameters(), lr=1.0), bound)
+    assert norm == pytest.approx(float(gradient.norm()))  # the one before
+    moved = before - torch.cat([p.detach().flatten() for p in model.parameters()])
+    want = gradient * min(1.0, bound / norm)
+    torch.testing.assert_close(moved, want, rtol=1e-4, atol=1e-6)
+
+
 def test_weight_decay_is_for_matrices() -> None:
     optimizer = make_optimizer(small(torch.float32), TrainConfig(weight_decay=0.3))
     decays = [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in optimizer.param_groups]
     assert decays == [(0.3, {2}), (0.0, {1})]
     assert type(optimizer) is torch.optim.AdamW
+    assert all(group["fused"] for group in optimizer.param_groups)
 
 
 def test_master_weights_follow_float32_where_bfloat16_stands_still() -> None:
@@ -74,6 +107,24 @@ def test_master_weights_follow_float32_where_bfloat16_stands_still() -> None:
         for p, q in zip(bare.parameters(), small(torch.bfloat16).parameters(), strict=True)
     ]
     assert min(still) > 0.9
+
+
+def test_masters_are_stepped_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many gradients are there in float32 at a time; the weights are the same."""
+    whole, cut = small(torch.bfloat16), small(torch.bfloat16)
+    drive(whole, make_optimizer(whole, TrainConfig(lr=1e-3)), 3, 0)
+    sizes = []
+    real = optimizer_module.adamw
+
+    def counted(masters: list[torch.Tensor], *args: Any, **options: Any) -> None:
+        sizes.append(sum(m.numel() for m in masters))
+        real(masters, *args, **options)
+
+    monkeypatch.setattr(optimizer_module, "PIECE", 150)  # of 128 + 64 and 16 + 4
+    monkeypatch.setattr(optimizer_module, "adamw", counted)
+    drive(cut, make_optimizer(cut, TrainConfig(lr=1e-3)), 3, 0)
+    assert sizes == [128, 64, 20] * 3
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), cut.parameters(), strict=True))
 
 
 def test_master_weights_resume_to_the_bit() -> None:
@@ -162,7 +213,7 @@ def test_the_rehearsal_is_the_longest_row_and_changes_nothing(
     optimizer = make_optimizer(policy.model, config.train)
     before, state = copy.deepcopy(policy.model.state_dict()), torch.get_rng_state()
     rehearsal.rehearse(policy, optimizer, config)
-    assert seen == [300]
+    assert seen == [300, 300]  # the second on top of the first one's gradients
     assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and not optimizer.state
     assert all(p.grad is None for p in policy.model.parameters())

@@ -70,7 +70,7 @@ def test_an_interrupted_run_gives_the_terminal_back(
 ) -> None:
     from siri_train.run import Run
 
-    def stop(self: Run, done: int) -> None:
+    def stop(self: Run, done: int, rollouts: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "after_step", stop)
@@ -121,3 +121,40 @@ def test_figures_of_a_step_without_accuracy() -> None:
     shown = figures(row, [])
     assert shown["accuracy"] == Figure(None, "-") and shown["length"].text == "4"
     assert "held-out" not in shown
+
+
+def test_sampling_shows_responses_done_and_all_without_touching_the_histories(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("siri_train.monitor.progress.time.monotonic", lambda: clock[0])
+    shown = {"cap": Figure(56, "56"), "length": Figure(31.0, "31")}
+    with terminal() as written:
+        progress = Progress("run", 4)
+        for done, text in ((1, "sampled 3/16"), (2, "sampled 9/16")):
+            progress.update(done, "ALARM x", shown)
+            for _ in range(3):
+                clock[0] += 0.2
+                progress.status(text)
+        assert progress.display is not None
+        assert progress.display.history["cap"] == [56, 56]  # once a step
+        progress.close()
+    text = ESCAPES.sub("", written[0])
+    assert text.count("ALARM x  sampled 9/16") >= 3 and "sampled 3/16" in text
+
+    progress = Progress("plain", 4)  # no terminal: a line every few seconds
+    for done in range(16):
+        clock[0] += 1.0
+        progress.status(f"sampled {done}/16")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[2] for line in lines] == [f"sampled {n}/16" for n in (4, 9, 14)]
+
+
+def test_the_loop_shows_what_is_being_sampled(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(Progress, "status", lambda self, text: seen.append(text))
+    for ahead in ("false", "true"):
+        seen.clear()
+        out = f"output={tiny().run_dir}_{ahead}"
+        train(tiny("train.steps=2", f"rollout.asynchronous={ahead}", out))
+        assert seen == [f"sampled {done}/16" for _ in range(2) for done in range(1, 17)]

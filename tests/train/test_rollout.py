@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from transformers import DynamicCache
 
 from siri_train.model import Policy
 from siri_train.packing import Sample, micro_batches
 from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
+from siri_train.rollout.cache import new_cache, selected
 from siri_train.rollout.transformers_engine import sample
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
@@ -173,3 +177,80 @@ def test_out_of_memory_says_what_to_lower(policy: Policy, monkeypatch: pytest.Mo
     monkeypatch.setattr(policy.model, "forward", full)
     with pytest.raises(EngineError, match="rollout.batch_rows"):
         engine(policy).generate(PROMPTS, params(policy))
+
+
+def test_a_prompt_is_read_once_for_all_its_responses(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its responses join the batch at different times."""
+    read: list[tuple[int, ...]] = []
+    forward = policy.model.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        read.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(policy.model, "forward", counted)
+    for rows in (3, 4, 64):
+        read.clear()
+        engine(policy, rows).generate(PROMPTS, params(policy, n=7))
+        prompts = [shape for shape in read if shape[1] > 1]
+        assert sum(shape[0] for shape in prompts) == len(PROMPTS), rows
+        assert max(shape[0] for shape in read) <= rows
+
+
+def test_prompts_over_the_models_positions_fail_alone(policy: Policy) -> None:
+    policy.model.config.max_position_embeddings = 17
+    told: list[tuple[int, str]] = []
+    shown: list[int] = []
+    groups = engine(policy, rows=2).generate(
+        PROMPTS, params(policy, n=3), lambda done, _: shown.append(done),
+        on_finish=lambda index, c: told.append((index, c.finish_reason)),
+    )  # fmt: skip
+    assert [{c.finish_reason == "abort" for c in group} for group in groups] == [
+        {False}, {False}, {True},
+    ]  # fmt: skip
+    error = "the prompt has 7 tokens, with max_tokens 12 more than the model's 17 positions"
+    assert {c.error for c in groups[2]} == {error}
+    assert told.count((2, "abort")) == 3 and len(told) == 9 and shown == list(range(1, 10))
+
+
+def test_own_weights_change_with_sync_alone(policy: Policy) -> None:
+    def ids(sampler: TransformersEngine) -> list[list[int]]:
+        groups = sampler.generate(PROMPTS, params(policy))
+        return [c.token_ids + c.logprobs for group in groups for c in group]
+
+    copied = TransformersEngine(policy.model, policy.pad_token_id, own_weights=True)
+    before = ids(copied)
+    assert before == ids(engine(policy))
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    assert ids(copied) == before != ids(engine(policy))
+    copied.sync()
+    assert ids(copied) == ids(engine(policy))
+    head, embedding = (m.weight for m in (copied.model.lm_head, copied.model.model.embed_tokens))
+    tied = policy.model.lm_head.weight is policy.model.model.embed_tokens.weight
+    assert (head is embedding) == tied
+
+
+def test_the_cache_grows_in_place_and_holds_what_transformers_own_does() -> None:
+    torch.manual_seed(0)
+    ours, theirs = new_cache(), DynamicCache()
+    copies = 0
+    for step in range(90):
+        n = 5 if step == 0 else 1
+        k, v = torch.randn(2, 6, 2, n, 4)
+        was = ours.layers[0].keys.data_ptr() if step else 0
+        for cache in (ours, theirs):
+            got = cache.update(k, v, 0)
+        copies += ours.layers[0].keys.data_ptr() != was
+        assert torch.equal(ours.layers[0].keys, got[0])
+        assert torch.equal(ours.layers[0].values, got[1])
+        if step == 40:
+            keep = torch.tensor([4, 0, 0])
+            part = selected(ours, keep)
+            assert torch.equal(part.layers[0].keys, theirs.layers[0].keys[keep])
+            part.update(torch.full((3, 2, 1, 4), 7.0), torch.zeros(3, 2, 1, 4), 0)
+            assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)  # its own memory
+    assert copies == 1 + 2  # at the start and every 32 tokens

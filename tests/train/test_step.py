@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 
 import pytest
@@ -55,6 +56,54 @@ def test_gradient_does_not_depend_on_how_the_step_is_cut(
         assert (cut - whole).norm() < 1e-5 * whole.norm()
 
 
+@pytest.mark.parametrize("mini_batches", [1, 2, 5])
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean", "token-sum-norm"])
+def test_updates_are_those_of_the_formulas_written_out(
+    policy: Policy, aggregation: str, mini_batches: int
+) -> None:
+    """Sequence by sequence in float64, from logits: every mini-batch has its own denominator, over
+    all of its sequences, and starts from the weights that the one before left."""
+    batch = samples(24, seed=3)
+    score(policy, batch, 1024, 0.8)
+    model = copy.deepcopy(policy.model).double()
+    order = list(range(24))
+    random.Random(7).shuffle(order)
+    cuts = [24 * n // mini_batches for n in range(mini_batches + 1)]
+    start = torch.cat([p.detach().flatten() for p in model.parameters()])
+    clipped = 0
+    for first, last in itertools.pairwise(cuts):
+        mini = [batch[i] for i in order[first:last]]
+        tokens = sum(len(s.response_ids) for s in mini)
+        total = torch.zeros((), dtype=torch.float64)
+        for s in mini:
+            ids = torch.tensor([[*s.prompt_ids, *s.response_ids]])
+            logits = model(input_ids=ids).logits[0, len(s.prompt_ids) - 1 : -1] / 0.8
+            taken = logits.log_softmax(-1).gather(1, torch.tensor(s.response_ids)[:, None])[:, 0]
+            ratio = (taken - torch.tensor(s.old_logprobs, dtype=torch.float64)).exp()
+            inside = ratio.clamp(0.8, 1.28)
+            clipped += int((inside * s.advantage < ratio * s.advantage).sum())
+            surrogate = torch.minimum(ratio * s.advantage, inside * s.advantage)
+            if aggregation == "token-mean":
+                total = total - surrogate.sum() / tokens
+            elif aggregation == "seq-mean-token-mean":
+                total = total - surrogate.mean() / len(mini)
+            else:
+                total = total - surrogate.sum() / (len(mini) * 24)
+        gradients = torch.autograd.grad(total, list(model.parameters()))
+        with torch.no_grad():
+            for p, g in zip(model.parameters(), gradients, strict=True):
+                p -= 0.7 * g
+    want = torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.7)
+    config = TrainConfig(mini_batches=mini_batches, token_budget=60, grad_clip=1e9, tail=0.0)
+    loss = LossConfig(aggregation=aggregation)  # type: ignore[arg-type]
+    update(policy, optimizer, batch, config, loss, temperature=0.8, constant_length=24, seed=7)
+    got = torch.cat([p.detach().flatten() for p in policy.model.parameters()])
+    assert (clipped > 0) == (mini_batches > 1)  # with one update the clip can never act
+    assert (got - want).norm() < 1e-5 * (want - start).norm()
+
+
 def test_zero_advantage_sequences_cost_nothing_but_count(policy: Policy) -> None:
     batch = samples(24)
     score(policy, batch, 1024, 1.0)
@@ -65,6 +114,33 @@ def test_zero_advantage_sequences_cost_nothing_but_count(policy: Policy) -> None
     alone = gradient(policy, live, LossConfig(), 4096)
     share = sum(len(s.response_ids) for s in live) / sum(len(s.response_ids) for s in batch)
     torch.testing.assert_close(skipped, alone * share, atol=1e-6, rtol=1e-3)
+
+
+def test_an_entropy_term_takes_all_sequences(policy: Policy) -> None:
+    batch = samples(24)
+    score(policy, batch, 1024, 1.0)
+    every = sum(len(s.response_ids) for s in batch)
+    needed = sum(len(s.response_ids) for s in batch if s.advantage)
+    for loss, want in ((LossConfig(), needed), (LossConfig(entropy_coef=0.01), every)):
+        optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
+        stats = update(
+            policy, optimizer, batch, TrainConfig(mini_batches=3, token_budget=200), loss,
+            temperature=1.0, constant_length=24, seed=0,
+        )  # fmt: skip
+        assert stats.trained_tokens == want
+    assert needed < every
+
+
+def test_scoring_replaces_what_the_sampler_said(policy: Policy) -> None:
+    batch = samples(9, seed=2)
+    for s in batch:
+        s.old_logprobs = [-50.0] * len(s.response_ids)
+    score(policy, batch, 60, 0.7)
+    for s in batch:
+        logits = policy.model(input_ids=torch.tensor([[*s.prompt_ids, *s.response_ids]])).logits[0]
+        logps = (logits[len(s.prompt_ids) - 1 : -1].double() / 0.7).log_softmax(-1)
+        want = logps.gather(1, torch.tensor(s.response_ids)[:, None])[:, 0]
+        assert list(s.old_logprobs) == pytest.approx(want.tolist(), abs=1e-5)
 
 
 def test_first_update_is_on_policy_and_reports_no_drift(policy: Policy) -> None:

@@ -1,0 +1,102 @@
+"""Reward manager ``siri_capped``: 1 if finished within the cap and right, else 0."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from verl.experimental.reward_loop.reward_manager import register
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.utils.fs import copy_to_local
+from verl.utils.model import get_generation_config
+
+from siri_train.config import ConfigError
+from siri_train.data.prompts import eos_token_ids
+from siri_train.integrations.verl.settings import REWARD_MANAGER, settings_of
+from siri_train.rewards import Grade, Response, length_capping_reward, make_verifier
+
+
+@register(REWARD_MANAGER)
+class SiriRewardManager(RewardManagerBase):
+    """SIRI's reward (arXiv 2509.25176, section 3.1) for verl's reward loop.
+
+    A response has finished if its last token ends a sequence (the tokenizer's, the generation
+    config's and the chat template's end tokens), whatever its length: verl's servers report
+    "completed" for a cut response too. NaN if it could not be scored, see
+    ``length_capping_reward``.
+
+    Args:
+        config: verl's whole configuration, with the section ``siri``.
+        tokenizer: the model's.
+        compute_score: not used: verl passes its default where none is configured.
+        reward_router_address, reward_model_tokenizer: as verl passes them; not used.
+
+    Raises:
+        ConfigError: see ``settings_of``; a ``reward.custom_reward_function`` or reward model, whose
+            scores would be ignored.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        tokenizer: Any,
+        compute_score: Any,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
+    ) -> None:
+        super().__init__(config, tokenizer, compute_score)
+        if config.reward.custom_reward_function.path is not None:
+            raise ConfigError(
+                f"reward.custom_reward_function.path: got "
+                f"{config.reward.custom_reward_function.path!r}; {REWARD_MANAGER} takes null: it "
+                "grades with siri.reward.verifier"
+            )
+        if config.reward.reward_model.enable:
+            raise ConfigError(f"reward.reward_model.enable: got True; {REWARD_MANAGER} takes False")
+        self.settings = settings_of(config)
+        model = config.actor_rollout_ref.model
+        self.end_token_ids = eos_token_ids(
+            tokenizer, get_generation_config(copy_to_local(model.path), model.trust_remote_code)
+        )
+        reward = self.settings.reward
+        self.verifier = make_verifier(reward.verifier, workers=1, timeout=reward.timeout)
+        self.grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="siri-grader")
+
+    async def run_single(self, data: Any) -> dict[str, Any]:
+        """Grades the last response of ``data`` (verl's ``DataProto``).
+
+        Returns:
+            ``reward_score``, and ``reward_extra_info``: ``acc`` (the reward), ``siri_correct``
+            (right whether or not finished), ``siri_truncated``, ``siri_cap``, ``siri_length``, and
+            for each of ``siri.budgets`` ``siri_acc_at_N``: finished within N tokens and right.
+        """
+        item = data[-1:][0]
+        ids = item.batch["responses"]
+        length = int(item.batch["attention_mask"][-len(ids) :].sum())
+        ids = ids[:length].tolist()
+        finished = bool(ids) and ids[-1] in self.end_token_ids
+        gold = str(item.non_tensor_batch["reward_model"]["ground_truth"])
+        grade = await asyncio.get_running_loop().run_in_executor(
+            self.grader, self._grade, ids, finished, gold
+        )
+        fields = item.non_tensor_batch.get("tool_extra_fields") or {}
+        cap = fields.get("siri_cap", self.config.data.max_response_length)
+        info = {
+            "acc": grade.reward,
+            "siri_correct": float(grade.correct),
+            "siri_truncated": float(grade.truncated),
+            "siri_cap": cap,
+            "siri_length": length,
+        }
+        for budget in self.settings.budgets:
+            info[f"siri_acc_at_{budget}"] = grade.reward if length <= budget else 0.0
+        return {"reward_score": grade.reward, "reward_extra_info": info}
+
+    def _grade(self, ids: list[int], finished: bool, gold: str) -> Grade:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        response = Response(text, "stop" if finished else "length")
+        (grade,) = length_capping_reward(
+            [response], [gold], verifier=self.verifier, think=self.settings.reward.think
+        )
+        return grade

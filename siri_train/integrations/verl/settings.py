@@ -1,0 +1,55 @@
+"""The section ``siri`` of verl's configuration, which agent loop, reward and checkpoints share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from siri_train.config import ConfigError, RewardConfig, ScheduleConfig, Section
+
+AGENT_LOOP, REWARD_MANAGER = "siri_single_turn", "siri_capped"
+
+
+class VerlSettings(Section):
+    """What verl has no key for; with hydra ``+siri.schedule.max_len=16384`` and so on."""
+
+    schedule: ScheduleConfig
+    """The moving cap, as in a recipe."""
+    reward: RewardConfig = RewardConfig()
+    """``workers`` has no meaning here: verl starts ``reward.num_workers`` managers."""
+    budgets: list[int] = []
+    """Validation also reports ``siri_acc_at_N`` for each of these numbers of tokens."""
+    lag: int = Field(0, ge=0)
+    """As ``checkpoint.lag`` of a recipe."""
+
+
+def settings_of(config: Any) -> VerlSettings:
+    """The checked section ``siri`` of verl's whole configuration (a ``DictConfig``).
+
+    Raises:
+        ConfigError: the section is missing, or a key in it: its name, what it got, what it takes.
+    """
+    from omegaconf import OmegaConf
+
+    section = config.get("siri")
+    if section is None:
+        raise ConfigError(
+            "siri: this section is missing; give +siri.schedule.max_len=N, .min_len and .cycle, or "
+            "let `siri-train verl RECIPE` write the whole command"
+        )
+    try:
+        settings = VerlSettings.model_validate(OmegaConf.to_container(section, resolve=True))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"siri.{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+            for e in error.errors()
+        )
+        raise ConfigError(problems) from error
+    longest = config.data.max_response_length
+    if settings.schedule.max_len > longest:
+        raise ConfigError(
+            f"data.max_response_length: got {longest}; takes at least siri.schedule.max_len, "
+            f"{settings.schedule.max_len}: verl cuts every response there"
+        )
+    return settings

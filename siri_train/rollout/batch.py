@@ -1,0 +1,224 @@
+"""One step's responses, graded: whole groups only, and what became of the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siri_train.config import RolloutConfig
+from siri_train.data.sources import EncodedQuestion
+from siri_train.rewards import Grade
+from siri_train.rollout.engine import Completion
+
+
+@dataclass
+class Group:
+    """A question with all its responses.
+
+    Args:
+        position: among the questions drawn for the step.
+        question: what was asked.
+        completions: ``rollout.group_size`` of them, none aborted.
+        texts: decoded.
+        grades: one a response.
+    """
+
+    position: int
+    question: EncodedQuestion
+    completions: list[Completion]
+    texts: list[str] = field(default_factory=list, repr=False)
+    grades: list[Grade] = field(default_factory=list, repr=False)
+
+    @property
+    def informative(self) -> bool:
+        """Rewards differ, so there is an advantage other than 0; what has no reward is left out."""
+        rewards = [g.reward for g in self.grades if not math.isnan(g.reward)]
+        return len(set(rewards)) > 1
+
+
+@dataclass
+class RolloutBatch:
+    """What one step trains on.
+
+    Args:
+        step: the step it belongs to.
+        cap: response length cap it was generated with, that step's.
+        groups: trained on, in the order the questions were drawn.
+        dropped: complete, but all rewards equal (dynamic sampling only).
+        failures: (question, reason) of groups that the engine could not finish.
+        surplus: groups left over once there were enough: cancelled, or complete too late.
+        tokens_discarded: response tokens of failures and surplus.
+        retries: how often sampling was repeated because of log-probs that are not finite.
+        seconds: spent in the engine.
+        wanted: groups asked for.
+        dynamic: groups whose rewards are all equal were to be dropped. If all were, they are
+            trained on after all, that is, on nothing: their advantages are 0.
+    """
+
+    step: int
+    cap: int
+    wanted: int
+    dynamic: bool = False
+    groups: list[Group] = field(default_factory=list)
+    dropped: list[Group] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    surplus: int = 0
+    tokens_discarded: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rewards(self) -> Tensor:
+        """[B] float32 of the groups trained on; NaN where a response could not be scored."""
+        return torch.tensor([g.reward for group in self.groups for g in group.grades])
+
+    @property
+    def pairs(self) -> list[tuple[EncodedQuestion, Completion]]:
+        """Question and response of everything trained on."""
+        return [(group.question, c) for group in self.groups for c in group.completions]
+
+    @property
+    def seen(self) -> list[Group]:
+        """What the step's statistics are about: trained on or dropped, in the order drawn."""
+        return sorted([*self.groups, *self.dropped], key=lambda group: group.position)
+
+    def counts(self) -> dict[str, int]:
+        """The part of a metrics row that says what became of the questions."""
+        return {
+            "groups": len(self.groups),
+            "groups_failed": len(self.failures),
+            "groups_dropped": len(self.dropped),
+            "groups_surplus": self.surplus,
+            "tokens_discarded": self.tokens_discarded,
+            "rollout_retries": self.retries,
+        }
+
+    def alarms(self) -> list[dict[str, Any]]:
+        """Alarms about the rollout itself, without the step."""
+        found = []
+        if self.failures:
+            question, reason = self.failures[0]
+            found.append({
+                "alarm": "prompts-failed",
+                "value": len(self.failures),
+                "cause": f"the engine could not answer {len(self.failures)} of the step's "
+                f"questions; {question}: {reason}",
+                "action": "they were left out with their whole groups; look for the reason in the "
+                "engine's log",
+            })  # fmt: skip
+        if self.retries:
+            found.append({
+                "alarm": "non-finite-logprobs",
+                "value": self.retries,
+                "cause": "the sampler's log-probs were not finite; the batch was thrown away and "
+                "sampled again after the weights had been handed over once more",
+                "action": "if it comes back, check the engine's dtype and its weight sync",
+            })  # fmt: skip
+        informative = sum(group.informative for group in self.groups)
+        if self.dynamic and informative < self.wanted:
+            found.append({
+                "alarm": "few-informative-groups",
+                "value": informative,
+                "cause": f"only {informative} groups had rewards that differ, {self.wanted} were "
+                "wanted",
+                "action": "raise rollout.oversample or rollout.max_rounds, or take questions that "
+                "are neither too easy nor too hard",
+            })  # fmt: skip
+        return found
+
+
+def fingerprint(
+    step: int, cap: int, rollout: RolloutConfig, questions: Sequence[EncodedQuestion]
+) -> dict[str, Any]:
+    """What a saved batch must have been sampled with to be used."""
+    keys = ("prompts", "group_size", "temperature", "top_p", "top_k", "oversample", "max_rounds")
+    return {
+        "step": step,
+        "cap": cap,
+        "questions": [question.id for question in questions],
+        **{key: getattr(rollout, key) for key in keys},
+    }
+
+
+def to_state(batch: RolloutBatch) -> dict[str, Any]:
+    """A batch as ``torch.load(..., weights_only=True)`` reads it; exact."""
+    plain = {
+        f.name: getattr(batch, f.name)
+        for f in dataclasses.fields(batch)
+        if f.name not in ("groups", "dropped")
+    }
+    return {**plain, **{kind: _packed(getattr(batch, kind)) for kind in ("groups", "dropped")}}
+
+
+def from_state(
+    state: dict[str, Any],
+    questions: Sequence[EncodedQuestion],
+    decode: Callable[[Sequence[Completion]], list[str]],
+) -> RolloutBatch:
+    """The batch that :func:`to_state` was given.
+
+    Args:
+        state: the saved batch.
+        questions: drawn for its step.
+        decode: responses to texts, which are not saved.
+    """
+    values = dict(state)
+    for kind in ("groups", "dropped"):
+        values[kind] = groups = _unpacked(state[kind], questions)
+        for group in groups:
+            group.texts = decode(group.completions)
+    values["failures"] = [tuple(failure) for failure in state["failures"]]
+    return RolloutBatch(**values)
+
+
+def _packed(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    return [
+        {
+            "position": group.position,
+            "grades": [dataclasses.astuple(grade) for grade in group.grades],
+            "completions": [
+                {
+                    "token_ids": torch.tensor(c.token_ids, dtype=torch.int32),
+                    "logprobs": _exact(c.logprobs),
+                    "entropies": None if c.entropies is None else _exact(c.entropies),
+                    "finish_reason": c.finish_reason,
+                }
+                for c in group.completions
+            ],
+        }
+        for group in groups
+    ]
+
+
+def _unpacked(state: list[dict[str, Any]], questions: Sequence[EncodedQuestion]) -> list[Group]:
+    def completion(saved: dict[str, Any]) -> Completion:
+        plain: dict[str, Any] = {
+            name: value.tolist() if isinstance(value, Tensor) else value
+            for name, value in saved.items()
+        }
+        return Completion(**plain)
+
+    return [
+        Group(
+            saved["position"],
+            questions[saved["position"]],
+            [completion(c) for c in saved["completions"]],
+            grades=[Grade(*grade) for grade in saved["grades"]],
+        )
+        for saved in state
+    ]
+
+
+def _exact(values: Sequence[float]) -> Tensor:
+    """As float32 where nothing is lost, which is what engines give; else as float64."""
+    wide = np.array(values, dtype=np.float64)
+    narrow = wide.astype(np.float32)
+    same = np.array_equal(narrow.astype(np.float64), wide, equal_nan=True)
+    return torch.from_numpy(narrow if same else wide)

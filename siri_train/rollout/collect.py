@@ -1,0 +1,282 @@
+"""The responses of one step: sampled, graded, and whole groups picked from them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from siri_train import distributed
+from siri_train.config import RolloutConfig
+from siri_train.data.sources import EncodedQuestion
+from siri_train.rewards import Grade
+from siri_train.rollout.batch import Group, RolloutBatch
+from siri_train.rollout.engine import (
+    CANCELLED,
+    Completion,
+    Engine,
+    EngineError,
+    SamplingParams,
+)
+
+# Between the seeds of two rounds of a step; another constant than between two shards.
+_APART = 0xC2B2_AE35
+
+_NO_REASON = "the engine gave no reason"
+
+Grader = Callable[[Sequence[tuple[str, tuple[EncodedQuestion, Completion]]]], list[Grade]]
+
+
+def questions_per_step(rollout: RolloutConfig) -> int:
+    """Questions set aside for each step: what its rounds can ask at most."""
+    return rollout.max_rounds * _first_round(rollout, rollout.prompts)
+
+
+def _first_round(rollout: RolloutConfig, missing: int) -> int:
+    return math.ceil(rollout.oversample * missing)
+
+
+@dataclass
+class Collector:
+    """Samples and grades a step's responses.
+
+    Args:
+        engine: samples.
+        config: the recipe's ``rollout`` section.
+        stop_ids: the end-of-sequence set.
+        decode: responses to texts.
+        grade: (text, (question, response)) pairs to grades.
+        progress: shown (responses done, all) of the running round.
+    """
+
+    engine: Engine
+    config: RolloutConfig
+    stop_ids: frozenset[int]
+    decode: Callable[[Sequence[Completion]], list[str]]
+    grade: Grader
+    progress: Callable[[int, int], None] | None = None
+
+    def __call__(
+        self,
+        step: int,
+        cap: int,
+        questions: Sequence[EncodedQuestion],
+        seed: int,
+        *,
+        cancelled: Callable[[], bool],
+        resync: bool = True,
+    ) -> RolloutBatch | None:
+        """The batch of one step; None where ``cancelled`` became true on any rank.
+
+        Without dynamic sampling (``oversample`` 1 and one round) every question is asked once and
+        every whole group is kept. With it each round asks ``oversample`` times as many questions
+        as groups are missing, and groups whose rewards are all equal are dropped.
+
+        Args:
+            step, cap: see :class:`RolloutBatch`.
+            questions: :func:`questions_per_step` of them.
+            seed: of the step.
+            cancelled: asked between decoding steps; once true, sampling ends.
+            resync: whether the weights may be handed to the engine once more when its log-probs
+                are not finite.
+
+        Raises:
+            EngineError: the engine failed, every question failed, or log-probs are not finite,
+                where they could be sampled again also the second time.
+        """
+        rollout = self.config
+        batch = RolloutBatch(step, cap, wanted=rollout.prompts, dynamic=rollout.dynamic)
+        waiting = list(enumerate(questions))
+        for number in range(rollout.max_rounds):
+            missing = rollout.prompts - len(batch.groups)
+            asked = waiting[: _first_round(rollout, missing)]
+            del waiting[: len(asked)]
+            params = SamplingParams(
+                max_tokens=cap,
+                n=rollout.group_size,
+                temperature=rollout.temperature,
+                top_p=rollout.top_p,
+                top_k=rollout.top_k,
+                stop_token_ids=self.stop_ids,
+                seed=seed + number * _APART,
+            )
+            found = self._sample(asked, params, batch, missing, cancelled, resync)
+            if found is None:
+                return None
+            found.settle(batch, missing)
+            if len(batch.groups) == rollout.prompts:
+                break
+        if not batch.seen:
+            question, reason = batch.failures[0]
+            raise EngineError(
+                f"step {step}: the engine failed on all {len(batch.failures)} questions; "
+                f"{question}: {reason}. Nothing of this step has been trained on"
+            )
+        if not batch.groups:  # nothing to learn from: what plain sampling would have given
+            batch.groups = batch.dropped[: rollout.prompts]
+            del batch.dropped[: rollout.prompts]
+        return batch
+
+    def _sample(
+        self,
+        asked: list[tuple[int, EncodedQuestion]],
+        params: SamplingParams,
+        batch: RolloutBatch,
+        missing: int,
+        cancelled: Callable[[], bool],
+        resync: bool,
+    ) -> _Round | None:
+        """One round; once more where log-probs are not finite; None where cancelled."""
+        while True:
+            found = _Round(self, asked, params.n, missing)
+            started = time.perf_counter()
+            answers = self.engine.generate(
+                [question.prompt_ids for _, question in asked],
+                params,
+                self.progress,
+                on_finish=found.on_finish if found.early else None,
+                cancelled=lambda found=found: found.enough or cancelled(),  # type: ignore[misc]
+            )
+            batch.seconds += time.perf_counter() - started
+            if any(distributed.gather(bool(cancelled()))):
+                return None
+            problem = _not_finite(asked, answers)
+            if problem is None:
+                found.complete(answers)
+                return found
+            if batch.retries or not resync:
+                raise EngineError(
+                    f"step {batch.step}: {problem}"
+                    + (", and again after the weights were handed over anew" if resync else "")
+                    + ". Nothing of this step has been trained on; check the engine's dtype and "
+                    "its weight sync, and alarms.jsonl for a gradient that was not finite before"
+                )
+            batch.retries += 1
+            self.engine.sync()
+
+
+def _not_finite(
+    asked: Sequence[tuple[int, EncodedQuestion]], answers: Sequence[Sequence[Completion]]
+) -> str | None:
+    for (_, question), group in zip(asked, answers, strict=True):
+        for k, completion in enumerate(group):
+            if math.isfinite(sum(completion.logprobs)):  # at the speed of C; these are many
+                continue
+            for position, value in enumerate(completion.logprobs):
+                if not math.isfinite(value):
+                    return (
+                        f"the sampler's log-prob of token {position} of response {k} to "
+                        f"{question.id} is {value}"
+                    )
+    return None
+
+
+@dataclass
+class _Round:
+    """Groups of one round as they become whole; says when there are enough.
+
+    With ``rollout.keep: in_order`` the first informative groups in the order drawn are kept, so
+    the batch is the same however fast each was, and waits for every group before its last.
+    ``first_done`` keeps the first to finish.
+    """
+
+    collector: Collector
+    asked: list[tuple[int, EncodedQuestion]]
+    n: int
+    missing: int
+    parts: dict[int, list[Completion]] = field(default_factory=dict)
+    whole: dict[int, Group] = field(default_factory=dict)  # by index in asked, as they finish
+    failed: dict[int, str] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+    enough: bool = False
+
+    @property
+    def early(self) -> bool:
+        """Whether sampling may end before all is done. Ranks see their own part only: there the
+        groups are picked afterwards."""
+        return self.collector.config.oversample > 1 and distributed.world_size() == 1
+
+    @property
+    def in_order(self) -> bool:
+        return self.collector.config.keep == "in_order"
+
+    def on_finish(self, index: int, completion: Completion) -> None:
+        """A response is done; the last one of its group makes it whole."""
+        part = self.parts.setdefault(index, [])
+        part.append(completion)
+        if completion.finish_reason == "abort":
+            self.failed[index] = completion.error or _NO_REASON
+        elif index not in self.failed and len(part) == self.n:
+            self.whole[index] = self._graded([Group(*self.asked[index], part)])[0]
+        else:
+            return
+        self.enough = len(self._kept()[0]) >= self.missing
+
+    def complete(self, answers: Sequence[Sequence[Completion]]) -> None:
+        """All that the engine has returned, whole or not."""
+        new = []
+        for index, group in enumerate(answers):
+            lost = [c for c in group if c.finish_reason == "abort"]
+            real = [c for c in lost if not (self.enough and c.error == CANCELLED)]
+            self.tokens[index] = sum(len(c.token_ids) for c in group)
+            if real:
+                self.failed[index] = real[0].error or _NO_REASON
+            elif not lost and index in self.whole:
+                self.whole[index] = self._in_engines_order(self.whole[index], group)
+            elif not lost:
+                new.append(index)
+        groups = [Group(*self.asked[index], list(answers[index])) for index in new]
+        self.whole |= dict(zip(new, self._graded(groups), strict=True))
+
+    def _in_engines_order(self, group: Group, answers: Sequence[Completion]) -> Group:
+        """Graded as they finished; the order within a group decides the mini-batches."""
+        known = {
+            tuple(c.token_ids): (text, grade)
+            for c, text, grade in zip(group.completions, group.texts, group.grades, strict=True)
+        }
+        found = [known[tuple(c.token_ids)] for c in answers]
+        texts, grades = [text for text, _ in found], [grade for _, grade in found]
+        return Group(group.position, group.question, list(answers), texts, grades)
+
+    def _graded(self, groups: list[Group]) -> list[Group]:
+        if not groups:
+            return []
+        pairs = [(group.question, c) for group in groups for c in group.completions]
+        texts = self.collector.decode([c for _, c in pairs])
+        grades = distributed.spread(self.collector.grade, list(zip(texts, pairs, strict=True)))
+        for number, group in enumerate(groups):
+            own = slice(number * self.n, (number + 1) * self.n)
+            group.texts, group.grades = texts[own], grades[own]
+        return groups
+
+    def _kept(self) -> tuple[list[int], list[int]]:
+        """Indices to train on and to drop, among what is settled by now."""
+        dynamic = self.collector.config.dynamic
+        kept: list[int] = []
+        dropped: list[int] = []
+        order = range(len(self.asked)) if self.in_order else list(self.whole)
+        for index in order:
+            if len(kept) == self.missing:
+                break
+            if index in self.failed:
+                continue
+            if index not in self.whole:
+                break
+            informative = self.whole[index].informative or not dynamic
+            (kept if informative else dropped).append(index)
+        return kept, dropped
+
+    def settle(self, batch: RolloutBatch, missing: int) -> None:
+        """Move the round's groups into the batch, each where it belongs."""
+        kept, dropped = self._kept()
+        batch.groups += [self.whole[index] for index in sorted(kept)]
+        batch.dropped += [self.whole[index] for index in sorted(dropped)]
+        batch.failures += [
+            (self.asked[index][1].id, reason) for index, reason in sorted(self.failed.items())
+        ]
+        used = {*kept, *dropped}
+        batch.surplus += sum(
+            index not in used and index not in self.failed for index in range(len(self.asked))
+        )
+        batch.tokens_discarded += sum(n for index, n in self.tokens.items() if index not in used)

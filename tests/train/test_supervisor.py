@@ -1,0 +1,146 @@
+"""No server outlives its trainer, and one that crashes comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from siri_train.config import ConfigError
+from siri_train.rollout import supervisor
+from siri_train.rollout.engine import EngineError
+from siri_train.rollout.http_client import JsonClient
+from siri_train.rollout.serve import (
+    ServerProcess,
+    log_tail,
+    python_version_of_vllm,
+    wait_for_server,
+)
+
+# As vLLM: a leader with a child in its session, which ignores SIGTERM. Both write their numbers.
+SERVER = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+if child and sys.argv[2] != "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+if child and sys.argv[2] == "crash":
+    time.sleep(0.3)
+    os._exit(3)
+time.sleep(120)
+"""
+
+
+def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def numbers(path: Path) -> list[int]:
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def command(tmp_path: Path, behaviour: str, restarts: int = 2) -> list[str]:
+    return [
+        *(sys.executable, supervisor.__file__, "PARENT", str(restarts), str(tmp_path / "log")),
+        *(sys.executable, "-c", SERVER, str(tmp_path / "pids"), behaviour),
+    ]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    mine = [str(os.getpid()) if a == "PARENT" else a for a in arguments]
+    return subprocess.Popen(mine, start_new_session=True)
+
+
+def test_a_server_that_crashes_is_restarted_and_then_given_up(tmp_path: Path) -> None:
+    process = start(command(tmp_path, "crash"))
+    assert process.wait(30) == 1
+    pids = numbers(tmp_path / "pids")
+    assert len(pids) == 6  # three starts of two processes
+    until(lambda: not any(map(alive, pids)))
+    log = (tmp_path / "log").read_text()
+    assert log.count("start:") == 3 and log.count("status 3") == 3
+    assert "gives up after 2 restarts" in log
+
+
+@pytest.mark.parametrize("behaviour", ["serve", "stubborn"])
+def test_stopped(tmp_path: Path, behaviour: str) -> None:
+    process = start(command(tmp_path, behaviour))
+    until(lambda: len(numbers(tmp_path / "pids")) == 2)
+    process.terminate()
+    assert process.wait(30) == 0
+    until(lambda: not any(map(alive, numbers(tmp_path / "pids"))))
+
+
+def test_a_killed_leader_takes_its_children_along(tmp_path: Path) -> None:
+    process = start(command(tmp_path, "serve"))
+    until(lambda: len(numbers(tmp_path / "pids")) == 2)
+    first = numbers(tmp_path / "pids")
+    os.kill(min(first), signal.SIGKILL)
+    until(lambda: len(numbers(tmp_path / "pids")) == 4)
+    assert not any(map(alive, first))
+    process.terminate()
+    process.wait(30)
+    assert not any(map(alive, numbers(tmp_path / "pids")))
+
+
+def test_a_killed_trainer_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess, sys\n"
+        "mine = [str(os.getpid()) if a == 'PARENT' else a for a in sys.argv[1:]]\n"
+        "subprocess.Popen(mine, start_new_session=True).wait()"
+    )
+    trainer = subprocess.Popen([sys.executable, "-c", code, *command(tmp_path, "serve")])
+    until(lambda: len(numbers(tmp_path / "pids")) == 2)
+    trainer.kill()
+    trainer.wait()
+    until(lambda: not any(map(alive, numbers(tmp_path / "pids"))))
+
+
+def test_a_server_process_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """At once: a wrong flag would fail as often as it is tried."""
+    log = tmp_path / "run" / "server.log"
+    log.parent.mkdir()
+    log.write_text("supervisor: the server ended, status 1\n")  # of an earlier run
+    process = ServerProcess(tmp_path, ["--no-such-flag"], log, restarts=100)
+    assert process.gave_up is None
+    until(lambda: process.gave_up is not None, 60)
+    with pytest.raises(EngineError, match=r"(?s)does not come back.*server\.log"):
+        wait_for_server(JsonClient(process.url), 60, process)
+    process.close()
+
+
+def test_a_log_without_leak_reports(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(
+        "x" * 3000 + "\nwhy\n - leaked type\nnanobind: leaked 64 types!\n"
+    )
+    tail = log_tail(tmp_path / "log")
+    assert len(tail) == 1500 and tail.endswith("x\nwhy")
+
+
+def test_an_interpreter_without_vllm(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rollout.server.python: '/nowhere' cannot be run"):
+        python_version_of_vllm("/nowhere")
+    nothing = tmp_path / "python"
+    nothing.write_text("#!/bin/sh\nexit 1\n")
+    nothing.chmod(0o755)
+    with pytest.raises(ConfigError, match="no vLLM in the environment"):
+        python_version_of_vllm(str(nothing))

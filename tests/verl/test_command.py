@@ -1,0 +1,328 @@
+"""``siri-train verl``: the generated command, every key of a recipe, and what is refused."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from pydantic import BaseModel
+from verl.utils.config import omega_conf_to_dataclass
+
+from siri_train import cli
+from siri_train.config import ConfigError, RunConfig
+from siri_train.integrations.verl import command
+from siri_train.integrations.verl.options import (
+    ELSEWHERE,
+    LEFT_OUT,
+    PLAIN_TEMPLATE,
+    Machines,
+    verl_options,
+)
+from siri_train.integrations.verl.settings import settings_of
+from siri_train.recipe import RECIPES, load_config, parse_config
+
+ROOT = Path(__file__).parents[2]
+FILES = {"model": "m", "train_file": "t", "eval_file": "e"}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_every_packaged_recipe_loads_in_verl(name):
+    """Composed and validated by verl itself; then what verl will read, against the recipe."""
+    config = load_config(name)
+    config = config.model_copy(update={"output": "/tmp/run"})
+    machines = Machines(gpus=4)
+    options = verl_options(config, machines, **FILES)
+    made = command.check_config(command.merged(options.values, ()))
+    assert settings_of(made).schedule == config.schedule
+    actor = omega_conf_to_dataclass(made.actor_rollout_ref.actor)
+    assert type(actor).__name__ == "FSDPActorConfig" and actor.strategy == "fsdp2"
+    assert (actor.clip_ratio_low, actor.clip_ratio_high) == (0.2, 0.28)
+    assert actor.optim.lr == config.train.lr and tuple(actor.optim.betas) == config.train.betas
+    assert actor.ppo_mini_batch_size * config.train.mini_batches == config.rollout.prompts
+    assert actor.ppo_max_token_len_per_gpu == config.train.token_budget
+    rollout = omega_conf_to_dataclass(made.actor_rollout_ref.rollout)
+    assert rollout.response_length == config.schedule.max_len == made.data.max_response_length
+    assert rollout.prompt_length == config.data.max_prompt_len and rollout.n > 1
+    assert made.algorithm.adv_estimator == "siri_grpo"
+    assert actor.policy_loss.loss_mode == "siri"
+    assert made.reward.reward_manager.name == "siri_capped"
+    plain = config.data.template == "plain"
+    template = made.actor_rollout_ref.model.custom_chat_template
+    assert template == (PLAIN_TEMPLATE if plain else None)
+
+
+# Another valid value for each key whose type alone does not give one.
+OTHER = {
+    "output": "runs/other",
+    "device": "cpu",
+    "threads": 3,
+    "model.path": "x/y",
+    "model.convert_from": "p:f.gguf",
+    "model.scratch": {},
+    "model.lora": {},
+    "data.train": [{"kind": "embedded", "size": 64, "seed": 5}],
+    "data.eval": [{"kind": "embedded", "size": 8, "seed": 6}],
+    "data.system": "s",
+    "data.instruction": "i",
+    "model.lora.targets": ["q_proj"],
+    "sft": {},
+    "train.betas": [0.8, 0.9],
+    "eval.budgets": [16, 24],
+    "loss.dual_clip": 3.0,
+    "monitor.wandb": "w",
+    "monitor.trackio": "t",
+    "distributed.compute_dtype": "bfloat16",
+    "checkpoint.best": "accuracy",
+    "loss.rollout_correction": {"mode": "mask", "low": 0.5, "high": 5.0},
+    "rollout.vllm.gpu_memory_utilization": 0.7,
+    "rollout.vllm.cache_gib": 1.0,
+    "rollout.vllm.dtype": "bfloat16",
+    "rollout.vllm.tensor_parallel_size": 1,  # it takes no other
+    "rollout.probe.every": 3,
+    "rollout.probe.threshold": 0.5,
+}
+
+
+def keys(model: type[BaseModel] = RunConfig, prefix: str = ""):
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from keys(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def other(key, field, value):
+    """A valid value that is not the default."""
+    if key in OTHER:
+        return OTHER[key]
+    choices = getattr(field.annotation, "__args__", ())
+    names = [choice for choice in choices if isinstance(choice, str)]
+    if names:
+        return next((name for name in names if name != value), value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return {"train.mini_batches": 4, "schedule.cycle": 16, "schedule.min_len": 8,
+                "checkpoint.every": 2, "rollout.top_p": 0.5, "train.token_budget": 512,
+                "eval.top_p": 0.5, "schedule.max_len": 64, "checkpoint.lag": 2,
+                "data.max_prompt_len": 20, "rollout.prompts": 8}.get(key, value + 1)  # fmt: skip
+    return "other"
+
+
+@pytest.mark.parametrize("key, field", list(keys()), ids=[key for key, _ in keys()])
+def test_no_key_is_dropped_in_silence(key, field, recipe):
+    """Changed, it changes verl's keys, or is refused by name, or a note says it is left out."""
+    dtype = "bfloat16" if key == "train.master_weights" else "float32"
+    base = recipe("schedule.cycle=8", "train.steps=8", f"model.dtype={dtype}").model_dump()
+    if key == "loss.rollout_correction":
+        base["loss"]["old_logprobs"] = "recompute"
+    before = verl_options(parse_config(base), Machines(1), **FILES)
+    section, value = base, None
+    for part in key.split(".")[:-1]:
+        section = section[part]
+    value = section[key.split(".")[-1]]
+    section[key.split(".")[-1]] = other(key, field, value)
+    config = parse_config(base)
+    try:
+        after = verl_options(config, Machines(1), **FILES)
+    except ConfigError as error:
+        assert str(error).startswith(f"{key}: got "), error
+        return
+    if key in set(ELSEWHERE) - {"output", "eval.budgets"}:
+        return
+    left_out = [name for name in LEFT_OUT if f"{key}.".startswith(f"{name}.")]
+    noted = [note for note in after.notes if note.split(" = ")[0] in left_out]
+    assert after.values != before.values or noted or value == other(key, field, value), key
+    assert bool(noted) == bool(left_out)
+
+
+@pytest.mark.parametrize(
+    "overrides, machines, error",
+    [
+        (["train.mini_batches=3"], {}, "train.mini_batches: got 3; .* rollout.prompts = 4"),
+        (["train.mini_batches=4"], {"gpus": 3}, "rollout.prompts: .* = 4 rows .* over 3 GPUs"),
+        (["checkpoint.every=3", "schedule.cycle=8"], {}, "checkpoint.every: got 3; .* 4: verl"),
+        (["checkpoint.lag=1", "checkpoint.every=2", "schedule.cycle=8"], {}, "of the lag, 1"),
+        (
+            ["loss.old_logprobs=recompute", "loss.rollout_correction={mode: reject}"],
+            {},
+            "loss.rollout_correction: got mode=reject",
+        ),
+        (["model.lora={dropout: 0.1}"], {}, "model.lora.dropout: got 0.1"),
+        (["monitor.wandb=a", "monitor.trackio=b"], {}, "verl has one project"),
+    ],
+)
+def test_refusals_name_the_key(recipe, overrides, machines, error):
+    with pytest.raises(ConfigError, match=error):
+        verl_options(recipe(*overrides), Machines(**{"gpus": 1, **machines}), **FILES)
+
+
+def test_a_key_that_nobody_reads_is_refused(recipe, monkeypatch):
+    """So that one that recipes get later is not lost before somebody maps it."""
+    from siri_train.integrations.verl import options
+
+    monkeypatch.setattr(options, "_algorithm", lambda config: {})
+    verl_options(recipe("loss.old_logprobs=rollout"), Machines(1), **FILES)
+    with pytest.raises(ConfigError, match="loss.old_logprobs: got 'recompute'; .* has nothing for"):
+        verl_options(recipe("loss.old_logprobs=recompute"), Machines(1), **FILES)
+
+
+def test_dtypes_are_what_verl_calls_them(recipe):
+    def made(*overrides):
+        values = verl_options(recipe(*overrides), Machines(1), **FILES).values
+        key = "actor_rollout_ref.actor.fsdp_config"
+        return (
+            values[f"{key}.model_dtype"],
+            values.get(f"+{key}.mixed_precision.param_dtype"),
+            values["actor_rollout_ref.rollout.dtype"],
+        )
+
+    assert made() == ("fp32", "fp32", "float32")
+    assert made("distributed.compute_dtype=bfloat16") == ("fp32", None, "bfloat16")
+    assert made("model.dtype=bfloat16") == ("fp32", None, "bfloat16")  # the float32 copy
+    assert made("model.dtype=bfloat16", "train.master_weights=false") == ("bf16", None, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, -3, 1e-6, 1e9, "a/b.parquet", "hub/name@1", "", "null", "True", "a b", "it's",
+     'say "x"', 'end\\', 'a\\"b', "${x}", "1", PLAIN_TEMPLATE, ["a b", 1, None], []],
+)  # fmt: skip
+def test_values_survive_hydras_grammar(value):
+    (override,) = OverridesParser.create().parse_overrides([f"k={command.hydra_value(value)}"])
+    read = override.value()
+    assert read == value and isinstance(read, type(value))
+
+
+def test_the_command_prints_writes_and_starts(recipe, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(recipe("threads=2").to_yaml())
+    started = []
+    monkeypatch.setattr(command.os, "execv", lambda path, words: started.append((path, words)))
+    argv = ["verl", str(path), "seed=3", "--gpus", "2", "--engine", "sglang",
+            "--set", "actor_rollout_ref.rollout.gpu_memory_utilization=0.8"]  # fmt: skip
+    assert cli.main(argv) == 0 and not started
+    out, err = capsys.readouterr()
+    words = shlex.split(out.replace("#!/bin/sh\nexec ", "").replace("\\\n", ""))
+    assert words[1:3] == ["-m", "verl.trainer.main_ppo"] and "data.seed=3" in words
+    assert "trainer.n_gpus_per_node=2" in words and "actor_rollout_ref.rollout.name=sglang" in words
+    assert "actor_rollout_ref.rollout.gpu_memory_utilization=0.8" in words
+    assert "threads = 2 is left out" in err
+    folder = tmp_path / "run" / "verl"
+    assert (folder / "command.sh").read_text() == out
+    assert {p.name for p in folder.iterdir()} == {"command.sh", "train.parquet", "eval.parquet"}
+    assert cli.main([*argv, "--launch"]) == 0 and started == [(words[0], words)]
+
+
+def test_verl_reads_the_rows(recipe):
+    """Through verl's own dataset: messages, gold answers, and who samples them."""
+    from verl.trainer.ppo.utils import create_rl_dataset
+
+    config = command.prepare(recipe("data.system=Add."), Machines(1)).config
+    tokenizer = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
+    rows = create_rl_dataset(config.data.train_files, config.data, tokenizer, None)
+    assert len(rows) == 16
+    row = rows[3]
+    assert [m["role"] for m in row["raw_prompt"]] == ["system", "user"]
+    assert row["raw_prompt"][0]["content"] == "Add." and row["agent_name"] == "siri_single_turn"
+    assert row["reward_model"]["ground_truth"].isdigit() and row["index"] == 3
+
+
+@pytest.mark.parametrize(
+    "overrides, extra, error",
+    [
+        (["data.train.0.size=3"], [], "rollout.prompts: 4 questions a step, .* holds only 3"),
+        (["data.max_prompt_len=2"], [], "data.max_prompt_len: 16 of 16 prompts are longer"),
+        ([], ["trainer.nodes=2"], "verl refuses the configuration: .*trainer.nodes"),
+        ([], ["trainer.save_freq=3"], "trainer.save_freq: got 3; takes a divisor of half"),
+        ([], ["lonely"], "--set 'lonely': expected KEY=VALUE"),
+        ([], ["actor_rollout_ref.actor.loss_agg_mode=mean"], "Invalid loss_agg_mode: mean"),
+    ],
+)
+def test_nothing_is_started_that_would_fail(recipe, overrides, extra, error):
+    with pytest.raises(ConfigError, match=error):
+        command.prepare(recipe(*overrides), Machines(1), extra)
+
+
+def test_a_registry_without_us_is_explained(monkeypatch, recipe):
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+
+    with monkeypatch.context() as patch:
+        patch.delitem(POLICY_LOSS_REGISTRY, "siri")
+        with pytest.raises(ConfigError, match="verl has not registered policy loss 'siri'"):
+            command.prepare(recipe(), Machines(1))
+    with monkeypatch.context() as patch:
+        patch.setenv("VERL_USE_EXTERNAL_PLUGINS", "other,siri_train")
+        with pytest.raises(ConfigError, match="PLUGINS: got .*; takes auto, or .*siri_kernels"):
+            command.prepare(recipe(), Machines(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(command.importlib.metadata, "entry_points", lambda group: [])
+        with pytest.raises(ConfigError, match="siri_train: no entry point .*only on the path"):
+            command.prepare(recipe(), Machines(1))
+
+
+def test_a_prompt_that_verl_would_tokenise_otherwise_is_refused(recipe, llama, monkeypatch):
+    checked = command.preflight(recipe("device=cpu"))
+    command.check_prompts(recipe(), checked, str(llama))
+    monkeypatch.setattr(command, "PLAIN_TEMPLATE", "{{ messages[0]['content'] }} =")
+    with pytest.raises(ConfigError, match="data.template: got 'plain'; verl would make other"):
+        command.check_prompts(recipe(), checked, str(llama))
+
+
+def test_a_model_that_verl_cannot_prompt_is_refused(recipe):
+    """The embedded start is a Qwen without a newline; verl would fail at the first rollout."""
+    with pytest.raises(ConfigError, match="model.path: got .* cannot build prompts .*newline"):
+        command.prepare(recipe("model.path=embedded"), Machines(1))
+
+
+def test_without_verl_it_says_what_is_needed(monkeypatch, capsys, tmp_path):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "verl" else found(name, *a)
+    )
+    assert cli.main(["verl", "demo.yaml", f"output={tmp_path}"]) == 1
+    assert "needs verl 0.9.1 with its own transformers" in capsys.readouterr().err
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_what_the_page_says_is_taken():
+    """docs/drop-in.md, section verl: its commands parse, its keys compose in verl."""
+    page = (ROOT / "docs" / "drop-in.md").read_text(encoding="utf-8")
+    section = page.split("\n## verl 0.9.1\n")[1].split("\n## ")[0]
+    shell, keys, _ = (block.split("\n```")[0] for block in section.split("```")[1::2])
+    lines = [shlex.split(line, comments=True) for line in shell.splitlines()]
+    commands = [words[1:] for words in lines if words[:1] == ["siri-train"]]
+    assert len(commands) >= 2
+    for words in commands:
+        arguments = cli._parser().parse_args(words)
+        assert arguments.command == "verl" and load_config(arguments.recipe)
+    needed = ["data.max_response_length=16384", "trainer.save_freq=320",
+              "actor_rollout_ref.rollout.name=vllm",
+              "actor_rollout_ref.actor.use_dynamic_bsz=True"]  # fmt: skip
+    made = command.check_config([*keys.split(), *needed])
+    cap = settings_of(made).schedule.build()(79)
+    assert f'"siri_single_turn: step 80, responses of at most {cap} tokens"' in section
+    assert made.actor_rollout_ref.rollout.agent.default_agent_loop == "siri_single_turn"
+    assert made.trainer.checkpoint_callback_class.endswith(".SiriCheckpoints")
+
+
+def test_rollout_corrections_are_verls(recipe):
+    """TIS and IcePop by our names; the weights by verl's own reading of the thresholds."""
+    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_weights
+
+    for name, kept in (("tis", [0.1, 1.0, 2.0]), ("icepop", [0.0, 1.0, 3.0])):
+        options = recipe("loss.old_logprobs=recompute", f"loss.rollout_correction={name}")
+        values = verl_options(options, Machines(1), **FILES).values
+        made = command.check_config(command.merged(values, ())).algorithm.rollout_correction
+        assert made.rollout_is == "token" and not made.bypass_mode
+        ratio = torch.tensor([[0.1, 1.0, 3.0]])
+        weights, _ = compute_rollout_correction_weights(
+            ratio.log(), torch.ones(1, 3), made.rollout_is, made.rollout_is_threshold
+        )
+        assert torch.allclose(weights, torch.tensor([kept]))
