@@ -82,6 +82,7 @@ OTHER = {
     "rollout.vllm.dtype": "bfloat16",
     "rollout.vllm.tensor_parallel_size": 1,  # it takes no other
     "rollout.probe.every": 3,
+    "rollout.server.args": ["--x"],
     "rollout.probe.threshold": 0.5,
 }
 
