@@ -160,17 +160,18 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--questions", type=int, default=16)
+    parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--cap", type=int, default=192)
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--hazard", type=float, default=0.012)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
+    parser.add_argument("--name", default="rollout", help="of the result's files")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     measured, table = measure(arguments)
-    write(arguments.out, "rollout", measured, table)
+    write(arguments.out, arguments.name, measured, table)
 
 
 if __name__ == "__main__":
