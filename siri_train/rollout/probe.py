@@ -18,6 +18,7 @@ from siri_train import distributed
 from siri_train.config import ConfigError, RunConfig
 from siri_train.model import Policy
 from siri_train.packing import Sample
+from siri_train.rehearsal import out_of_memory_named
 from siri_train.rollout.engine import Completion, Engine, EngineError, SamplingParams
 from siri_train.step import score
 
@@ -51,10 +52,9 @@ class SyncProbe:
     ) -> None:
         if not prompts:
             raise ConfigError("rollout.probe: needs at least one prompt")
-        self.engine, self.policy = engine, policy
+        self.engine, self.policy, self.config = engine, policy, config
         self.probe, self.temperature = config.rollout.probe, config.rollout.temperature
         self.tokens = min(self.probe.tokens, config.schedule.max_len)
-        self.token_budget = config.train.token_budget
         trainer = config.distributed.compute_dtype or config.model.dtype
         vllm = config.rollout.engine != "transformers"
         copies = vllm or config.rollout.asynchronous
@@ -110,7 +110,8 @@ class SyncProbe:
         self, scored: Sequence[tuple[Sequence[int], Completion]], temperature: float
     ) -> list[float]:
         samples = [Sample(prompt, c.token_ids) for prompt, c in scored]
-        score(self.policy, samples, self.token_budget, temperature)
+        with out_of_memory_named(self.config, self.policy.device, "the sync probe"):
+            score(self.policy, samples, self.config.train.token_budget, temperature)
         return [
             abs(mine - its)
             for sample, (_, c) in zip(samples, scored, strict=True)

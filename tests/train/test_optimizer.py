@@ -250,8 +250,9 @@ def test_out_of_memory_names_the_key_before_the_first_step(
     assert advice in str(caught.value) and "memory" in str(caught.value)
     assert not (config.run_dir / "metrics.jsonl").exists()
     # The same in the middle of a run, which does not come with a rehearsal on a CPU.
-    with pytest.raises(ConfigError, match="the update of step 0 does not fit"):
-        train(tiny("eval.at_start=false", *overrides))
+    for probe, what in ((1, "the sync probe"), (0, "the update of step 0")):
+        with pytest.raises(ConfigError, match=f"{what} does not fit"):
+            train(tiny("eval.at_start=false", f"rollout.probe.every={probe}", *overrides))
     # Other errors stay what they are.
     monkeypatch.setattr(Policy, "token_logprobs", lambda *_, **__: 1 + "x")  # type: ignore[operator]
     with pytest.raises(TypeError):
