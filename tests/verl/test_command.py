@@ -236,7 +236,7 @@ def test_verl_reads_the_rows(recipe):
 @pytest.mark.parametrize(
     "overrides, extra, error",
     [
-        (["data.train.0.size=3"], [], "rollout.prompts: 4 questions a step, .* holds only 3"),
+        (["data.train.0.size=3"], [], "rollout.prompts.*: 4 questions a step, .* holds only 3"),
         (["data.max_prompt_len=2"], [], "data.max_prompt_len: 16 of 16 prompts are longer"),
         ([], ["trainer.nodes=2"], "verl refuses the configuration: .*trainer.nodes"),
         ([], ["trainer.save_freq=3"], "trainer.save_freq: got 3; takes a divisor of half"),
