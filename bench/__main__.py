@@ -1,6 +1,6 @@
 """``python -m bench``: the kernels against eager PyTorch and every peer, correctness first.
 
-    python -m bench                    # on this CPU, a named part of the grid, under 15 minutes
+    python -m bench                    # on this CPU, a named part of the grid
     python -m bench --device cuda      # on a GPU, all rows, the most important first
     python -m bench --dry-run          # the GPU's rows, tiny, in Triton's interpreter
     python -m bench compare A B        # two results side by side
