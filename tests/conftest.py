@@ -1,4 +1,5 @@
-"""Where the peers are set up, a file of tests that skips for want of one is an error."""
+"""Where the peers are set up, a file of tests that skips for want of one is an error; Hypothesis
+judges no test by its time."""
 
 from __future__ import annotations
 
@@ -6,6 +7,17 @@ import os
 from collections.abc import Generator
 
 import pytest
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # an environment of a peer's own
+    pass
+else:
+    # How long an example, or drawing one, takes is the other processes' business.
+    settings.register_profile(
+        "any load", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any load")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -86,7 +86,7 @@ def test_two_ranks_train_the_adapters_of_one_process(tiny: Any, tmp_path: Path) 
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "siri_train", "train", str(tmp_path / "config.yaml")],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     start = load_policy(config.model.model_copy(update={"lora": None}), CPU).model.state_dict()

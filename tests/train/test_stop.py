@@ -53,8 +53,10 @@ def interrupt_in(
             nonlocal looks
             looks += 1
             if len(calls) == call and looks == decoding_steps:
+                asking = signal.getsignal(signum)
                 os.kill(os.getpid(), signum)
-                time.sleep(0.05)
+                while signal.getsignal(signum) is asking:  # noted by the main thread, which may
+                    time.sleep(0.001)  # be another and busy
             if len(calls) == call and looks > decoding_steps:
                 later.append(1)
             return asked()
@@ -102,11 +104,10 @@ def test_the_second_signal_insists() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), stop_request() as stop:
         assert not stop
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
         assert stop and stop.agreed() == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(60)  # it does not last
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -136,11 +137,11 @@ def test_the_command_line_says_how_to_continue(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     metrics = config.run_dir / "metrics.jsonl"
-    until = time.monotonic() + 120
-    while time.monotonic() < until and not (metrics.exists() and metrics.stat().st_size > 2000):
+    while not (metrics.exists() and metrics.stat().st_size > 2000):
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     process.send_signal(signum)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == status, error
     assert "Traceback" not in error and "run the same command again to continue" in error
     step = int(re.search(r"stopped before step (\d+)", error)[1])  # type: ignore[index]

@@ -23,24 +23,32 @@ from siri_train.rollout.serve import (
     wait_for_server,
 )
 
-# As vLLM: a leader with a child in its session, which ignores SIGTERM. Both write their numbers.
+# As vLLM: a leader with a child in its session, which ignores SIGTERM. Both write their numbers,
+# the leader first; one that crashes waits for its child's.
 SERVER = """
 import os, signal, sys, time
+def tell():
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{os.getpid()}\\n")
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+tell()
 child = os.fork()
+if not child:
+    tell()
 if child and sys.argv[2] != "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-with open(sys.argv[1], "a") as file:
-    file.write(f"{os.getpid()}\\n")
-if child and sys.argv[2] == "crash":
-    time.sleep(0.3)
-    os._exit(3)
-time.sleep(120)
+while child and sys.argv[2] == "crash":
+    if str(child) in open(sys.argv[1]).read().split():
+        os._exit(3)
+    time.sleep(0.02)
+time.sleep(600)
 """
+# Seconds after which something has not happened; no measure of how long it takes.
+LONG = 200.0
 
 
-def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -72,7 +80,7 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 def test_a_server_that_crashes_is_restarted_and_then_given_up(tmp_path: Path) -> None:
     process = start(command(tmp_path, "crash"))
-    assert process.wait(30) == 1
+    assert process.wait(LONG) == 1
     pids = numbers(tmp_path / "pids")
     assert len(pids) == 6  # three starts of two processes
     until(lambda: not any(map(alive, pids)))
@@ -86,7 +94,7 @@ def test_stopped(tmp_path: Path, behaviour: str) -> None:
     process = start(command(tmp_path, behaviour))
     until(lambda: len(numbers(tmp_path / "pids")) == 2)
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(LONG) == 0
     until(lambda: not any(map(alive, numbers(tmp_path / "pids"))))
 
 
@@ -94,12 +102,12 @@ def test_a_killed_leader_takes_its_children_along(tmp_path: Path) -> None:
     process = start(command(tmp_path, "serve"))
     until(lambda: len(numbers(tmp_path / "pids")) == 2)
     first = numbers(tmp_path / "pids")
-    os.kill(min(first), signal.SIGKILL)
+    os.kill(first[0], signal.SIGKILL)
     until(lambda: len(numbers(tmp_path / "pids")) == 4)
-    assert not any(map(alive, first))
+    until(lambda: not any(map(alive, first)))
     process.terminate()
-    process.wait(30)
-    assert not any(map(alive, numbers(tmp_path / "pids")))
+    process.wait(LONG)
+    until(lambda: not any(map(alive, numbers(tmp_path / "pids"))))
 
 
 def test_a_killed_trainer_leaves_nothing(tmp_path: Path) -> None:
@@ -120,11 +128,17 @@ def test_a_server_process_that_cannot_start_says_why(tmp_path: Path) -> None:
     log = tmp_path / "run" / "server.log"
     log.parent.mkdir()
     log.write_text("supervisor: the server ended, status 1\n")  # of an earlier run
-    process = ServerProcess(tmp_path, ["--no-such-flag"], log, restarts=100)
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\nwhile [ ! -e {tmp_path}/go ]; do sleep 0.05; done\necho no such flag\nexit 2\n"
+    )
+    python.chmod(0o755)
+    process = ServerProcess(tmp_path, ["--no-such-flag"], log, python=str(python), restarts=100)
     assert process.gave_up is None
-    until(lambda: process.gave_up is not None, 60)
-    with pytest.raises(EngineError, match=r"(?s)does not come back.*server\.log"):
-        wait_for_server(JsonClient(process.url), 60, process)
+    (tmp_path / "go").touch()
+    until(lambda: process.gave_up is not None)
+    with pytest.raises(EngineError, match=r"(?s)does not come back.*server\.log.*no such flag"):
+        wait_for_server(JsonClient(process.url), LONG, process)
     process.close()
 
 

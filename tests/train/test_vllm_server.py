@@ -3,6 +3,7 @@ server fails, vanishes, comes back empty or is the wrong one."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ def connect(fake: FakeVllm, policy: Policy, tmp_path: Path) -> Iterator[Callable
 
     def make(**changes: Any) -> VllmServerEngine:
         client = JsonClient(fake.url)
-        values: dict[str, Any] = {"untie": False, "concurrency": 8, "patience": 10.0, **changes}
+        values: dict[str, Any] = {"untie": False, "concurrency": 8, "patience": 200.0, **changes}
         transfer = values.pop("transfer", None) or DiskTransfer(tmp_path / "weights")
         engine = VllmServerEngine(
             policy.model,
@@ -183,12 +184,10 @@ def test_lasting_faults_end_the_rollout(fake: FakeVllm, connect: Any) -> None:
 def test_unreachable(fake: FakeVllm, connect: Any) -> None:
     engine = connect(patience=0.6)
     fake.die()
-    started = time.monotonic()
     with pytest.raises(EngineError, match=f"no vLLM server at {fake.url} for 1 s.*start_minutes"):
         engine.generate(PROMPTS, params())
     with pytest.raises(EngineError, match="did not take the new weights: .*no vLLM server"):
         engine.sync()
-    assert time.monotonic() - started < 8
     fake.start()
     engine.sync()  # it came back later
     assert fake.label == engine.version
@@ -238,10 +237,14 @@ def test_answers_of_other_weights_are_not_taken(
 
 
 def test_cancelled(fake: FakeVllm, connect: Any) -> None:
+    """Four responses finish; the server goes on with the others until it is told to drop them."""
+    asked = itertools.count(1)
+
     def slow(body: Any, weights: Any) -> Any:
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         name = f"generate-tokens-{body['request_id']}"
-        while len(done) >= 4 and name not in fake.aborted and time.monotonic() < until:
+        late = next(asked) > 4
+        while late and name not in fake.aborted and time.monotonic() < until:
             time.sleep(0.01)
         return draw(body, weights)
 
@@ -257,7 +260,7 @@ def test_cancelled(fake: FakeVllm, connect: Any) -> None:
     )
     flat = [c for g in groups for c in g]
     finished = [c for c in flat if c.finish_reason != "abort"]
-    assert 4 <= len(finished) == len(done) < 20
+    assert len(finished) == len(done) == 4
     assert all(c.error == "cancelled" for c in flat if c.finish_reason == "abort")
     started = [c for c in flat if c.finish_reason == "abort" and c.token_ids]
     assert started  # what was being decoded comes back with the tokens it had
@@ -270,9 +273,8 @@ def test_cancelled(fake: FakeVllm, connect: Any) -> None:
 def test_cancelled_while_the_server_is_away(fake: FakeVllm, connect: Any) -> None:
     engine = connect(patience=60.0)
     fake.die()
-    began = time.monotonic()
-    groups = engine.generate(PROMPTS, params(), cancelled=lambda: time.monotonic() > began + 0.5)
-    assert time.monotonic() - began < 5
+    looks = itertools.count()
+    groups = engine.generate(PROMPTS, params(), cancelled=lambda: next(looks) > 3)
     assert all(c.finish_reason == "abort" and c.error == "cancelled" for g in groups for c in g)
 
 
@@ -473,24 +475,31 @@ def test_a_model_that_cannot_be_read_here_is_said(
 
 
 def test_waiting_requests_can_be_hung_up(fake: FakeVllm) -> None:
-    fake.hook = lambda route, body: time.sleep(3) or {}
+    arrived, answers = threading.Event(), threading.Event()
+
+    def late(route: str, body: Any) -> Any:
+        arrived.set()
+        answers.wait(200)
+        return {}
+
+    fake.hook = late
     client, caught = JsonClient(fake.url), []
 
     def ask() -> None:
         try:
-            client.get("/health", 60.0)
+            client.get("/health", 100.0)
         except Unreachable as error:
             caught.append(error)
 
     thread = threading.Thread(target=ask)
     thread.start()
-    time.sleep(0.3)
-    began = time.monotonic()
+    assert arrived.wait(100)
     client.hang_up()
     thread.join()
-    assert caught and time.monotonic() - began < 1
+    assert caught and "timed out" not in str(caught[0])  # at once, not when its time is over
     with pytest.raises(Unreachable, match="health: TimeoutError"):
         client.get("/health", 0.2)
+    answers.set()
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "unix:/tmp/x"])

@@ -77,7 +77,7 @@ class FakeServer:
         if route == self.refuse:
             raise RuntimeError("HTTP 500: worker failed")
         event = {"/init_weight_transfer_engine": "joined", "/update_weights": "sent"}.get(route)
-        if event and not getattr(self.group, event).wait(5):
+        if event and not getattr(self.group, event).wait(60):
             raise RuntimeError(f"the trainer never {event}")
         return None
 

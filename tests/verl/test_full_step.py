@@ -37,7 +37,7 @@ VERL = [
 ]
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def finished(tmp_path_factory, llama):
             start_new_session=True,
         )
         try:
-            verl.wait(timeout=900)
+            verl.wait(timeout=3000)
         finally:
             with contextlib.suppress(ProcessLookupError):  # Ray's daemons, if it had to be stopped
                 os.killpg(verl.pid, signal.SIGKILL)

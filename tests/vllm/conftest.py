@@ -14,6 +14,8 @@ from siri_train.config import ArchitectureConfig, ModelConfig
 from siri_train.model import Policy, load_policy
 from siri_train.rollout.vllm_engine import VllmEngine
 
+pytest.register_assert_rewrite("tests.vllm.checks")  # so that a failure shows its values
+
 # Not collected elsewhere: `make test` has no vLLM. Asked for by name there, pytest finds nothing
 # and fails.
 if importlib.util.find_spec("vllm") is None:

@@ -10,51 +10,32 @@ import torch
 
 from siri_train.config import ConfigError, ModelConfig
 from siri_train.model import Policy, load_policy
-from siri_train.packing import Sample
-from siri_train.rollout import Completion, EngineError, SamplingParams, vllm_engine
+from siri_train.rollout import EngineError, vllm_engine
 from siri_train.rollout.vllm_engine import VllmEngine, check_model
-from siri_train.step import score
+from tests.vllm.checks import (
+    a_seed_repeats,
+    cancelled_after,
+    caps_are_exact,
+    largest_difference,
+    new_weights_are_seen,
+    params,
+    samples_the_policy,
+    wrong_prompts_fail_alone,
+)
 from tests.vllm.conftest import PROMPTS, tiny_policy
 
-
-def params(policy: Policy, **changes: object) -> SamplingParams:
-    values = {"max_tokens": 24, "n": 8, "stop_token_ids": policy.eos_ids, "seed": 3, **changes}
-    return SamplingParams(**values)  # type: ignore[arg-type]
-
-
-def largest_difference(
-    policy: Policy, groups: list[list[Completion]], temperature: float, prompts: list[list[int]]
-) -> float:
-    """Sampler against trainer, the largest |difference| of a log-prob."""
-    pairs = [(p, c) for p, group in zip(prompts, groups, strict=True) for c in group]
-    samples = [Sample(prompt, c.token_ids) for prompt, c in pairs]
-    score(policy, samples, 4096, temperature)
-    return max(
-        abs(a - b)
-        for sample, (_, c) in zip(samples, pairs, strict=True)
-        for a, b in zip(sample.old_logprobs, c.logprobs, strict=True)
-    )
+pytestmark = pytest.mark.timeout(1800)  # against hanging alone
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_equal_the_trainers(
     engine: VllmEngine, policy: Policy, temperature: float
 ) -> None:
-    groups = engine.generate(PROMPTS, params(policy, temperature=temperature))
-    assert [len(group) for group in groups] == [8, 8, 8]
-    assert largest_difference(policy, groups, temperature, PROMPTS) < 1e-4
+    samples_the_policy(engine, policy, temperature)
 
 
 def test_caps_are_exact_and_the_finish_reason_decides(engine: VllmEngine, policy: Policy) -> None:
-    seen = set()
-    for cap in (1, 7, 40):
-        for c in sum(engine.generate(PROMPTS, params(policy, n=20, max_tokens=cap)), []):
-            ended = [token in policy.eos_ids for token in c.token_ids]
-            assert len(c.token_ids) == len(c.logprobs) <= cap and not any(ended[:-1])
-            assert ended[-1] == (c.finish_reason == "stop") == (not c.truncated)
-            assert not c.truncated or len(c.token_ids) == cap
-            seen.add(c.finish_reason)
-    assert seen == {"stop", "length"}
+    caps_are_exact(engine, policy)
 
 
 def test_every_stop_id_ends_a_response_even_at_the_cap(engine: VllmEngine, policy: Policy) -> None:
@@ -66,28 +47,13 @@ def test_every_stop_id_ends_a_response_even_at_the_cap(engine: VllmEngine, polic
 
 
 def test_a_seed_repeats_and_responses_of_a_group_differ(engine: VllmEngine, policy: Policy) -> None:
-    def ids(seed: int) -> list[list[list[int]]]:
-        groups = engine.generate(PROMPTS, params(policy, seed=seed))
-        return [[c.token_ids for c in group] for group in groups]
-
-    first = ids(3)
-    assert first == ids(3) != ids(4)
-    assert all(len({tuple(r) for r in group}) > 1 for group in first)
+    a_seed_repeats(engine, policy)
 
 
 def test_new_weights_are_seen(engine: VllmEngine, policy: Policy) -> None:
-    """Of a tied model in float32 on a CPU, where vLLM's own reload keeps a stale head."""
     kept = copy.deepcopy(policy.model.state_dict())
     try:
-        for _ in range(3):
-            with torch.no_grad():
-                for parameter in policy.model.parameters():
-                    parameter.add_(0.05 * torch.randn_like(parameter))
-            stale = engine.generate(PROMPTS, params(policy))
-            assert largest_difference(policy, stale, 1.0, PROMPTS) > 0.05
-            engine.sync()
-            fresh = engine.generate(PROMPTS, params(policy))
-            assert largest_difference(policy, fresh, 1.0, PROMPTS) < 1e-4
+        new_weights_are_seen(engine, policy, syncs=3, by=0.05)
     finally:
         policy.model.load_state_dict(kept)
         engine.sync()
@@ -115,35 +81,19 @@ def test_sleep_and_the_order_of_waking(
         engine.sync()
         engine.sync()
         assert calls == [2, ["weights"], "push", ["kv_cache"], "push"]
-    assert largest_difference(policy, engine.generate(PROMPTS, params(policy)), 1.0, PROMPTS) < 1e-4
+    samples_the_policy(engine, policy)
 
 
 def test_responses_stream_and_can_be_cancelled(engine: VllmEngine, policy: Policy) -> None:
-    seen: list[int] = []
-    counts: list[tuple[int, int]] = []
-    groups = engine.generate(
-        PROMPTS,
-        params(policy, n=12, max_tokens=60),
-        lambda done, total: counts.append((done, total)),
-        on_finish=lambda index, c: seen.append(index),
-        cancelled=lambda: len(seen) >= 5,
-    )
-    done = [c for group in groups for c in group if c.finish_reason != "abort"]
-    assert 5 <= len(done) == len(seen) < 36
-    assert counts == [(k + 1, 36) for k in range(len(seen))]
-    assert all(c.error == "cancelled" for g in groups for c in g if c.finish_reason == "abort")
-    after = engine.generate(PROMPTS, params(policy))  # the engine is as good as before
-    assert largest_difference(policy, after, 1.0, PROMPTS) < 1e-4
+    groups, counts = cancelled_after(engine, policy, 5, n=12, max_tokens=60)
+    assert len(counts) < 36 == sum(map(len, groups))
+    samples_the_policy(engine, policy)  # the engine is as good as before
 
 
 def test_a_prompt_that_fails_does_not_take_the_others_with_it(
     engine: VllmEngine, policy: Policy
 ) -> None:
-    groups = engine.generate([PROMPTS[0], [5] * 200, PROMPTS[1]], params(policy, n=2))
-    assert [[c.finish_reason == "abort" for c in g] for g in groups] == [
-        [False] * 2, [True] * 2, [False] * 2,
-    ]  # fmt: skip
-    assert "128" in str(groups[1][0].error)  # vLLM's own words name its limit
+    wrong_prompts_fail_alone(engine, policy, [[5] * 200])
     with pytest.raises(ValueError, match=r"prompts\[1\]"):
         engine.generate([[1], []], params(policy))
 
@@ -164,8 +114,7 @@ def test_a_crash_is_an_engine_error(
         patch.setattr(engine.llm.llm_engine, "step", crash)
         with pytest.raises(EngineError, match="worker died.*continue from the newest checkpoint"):
             engine.generate(PROMPTS, params(policy))
-    after = engine.generate(PROMPTS, params(policy))  # nothing of the lost call is left over
-    assert largest_difference(policy, after, 1.0, PROMPTS) < 1e-4
+    samples_the_policy(engine, policy)  # nothing of the lost call is left over
 
 
 def test_out_of_memory_names_the_keys(
@@ -178,8 +127,7 @@ def test_out_of_memory_names_the_keys(
         patch.setattr(engine.llm.llm_engine, "step", full)
         with pytest.raises(EngineError, match="2.00 GiB; lower rollout.vllm.max_num_seqs .64"):
             engine.generate(PROMPTS, params(policy))
-    after = engine.generate(PROMPTS, params(policy))
-    assert largest_difference(policy, after, 1.0, PROMPTS) < 1e-4
+    samples_the_policy(engine, policy)
 
 
 def test_a_head_size_without_a_kernel_is_refused_before_anything_starts() -> None:
