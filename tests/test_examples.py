@@ -67,7 +67,8 @@ def test_accelerate_on_two_processes_learns():
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--num_cpu_threads_per_process", "1", "--main_process_port", "0", "-m", "examples.accelerate_loop",
+        "--num_cpu_threads_per_process", "1", "--main_process_port", "0",
+        "-m", "examples.accelerate_loop",
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False

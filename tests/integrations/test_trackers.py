@@ -31,6 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
+        for limit in ("WANDB__SERVICE_WAIT", "WANDB_INIT_TIMEOUT"):  # seconds; 30 and 90
+            patch.setenv(limit, "600")
         # Read when trackio is imported, which pytest has done.
         patch.setattr("trackio.sqlite_storage.TRACKIO_DIR", folder / "trackio")
         for steps in (2, 3):

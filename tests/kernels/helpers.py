@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import sys
-import time
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+WAIT = datetime.timedelta(minutes=10)
+"""How long the processes of a test wait for one another; each imports PyTorch first."""
 
 
 def make_linear(tokens, width, vocabulary, dtype=torch.float64, peak=1.0):
@@ -77,12 +80,16 @@ class NoHostRead(TorchDispatchMode):
 
 
 def leave_process_group():
-    """The end of a process of a test, in its ``finally``; without an error it ends at once.
+    """The end of a process of a test, in its ``finally``; without an error it ends at once, when
+    the others are there too: they may still read what was sent.
 
     gloo's threads sometimes abort the process while the group is taken down ("terminate called
     without an active exception"), when everything has long been compared.
     """
     if sys.exc_info()[0] is None:
-        time.sleep(0.5)  # the other process may still read what was sent
+        dist = torch.distributed
+        store, ranks = dist.distributed_c10d._get_default_store(), dist.get_world_size()
+        store.set(f"leaves {dist.get_rank()}", "")
+        store.wait([f"leaves {rank}" for rank in range(ranks)], WAIT)
         os._exit(0)
     torch.distributed.destroy_process_group()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-
 import pytest
 import torch
 import torch.distributed as dist
 
 from siri_kernels import LogprobHead
 
-from .helpers import leave_process_group
+from .helpers import WAIT, leave_process_group
 from .test_wrap import batch, make
 
 
@@ -64,7 +62,7 @@ def worker(rank, folder):
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=2,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=WAIT,
     )
     try:
         for family in ("qwen2", "gpt2"):

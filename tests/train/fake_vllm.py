@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,18 @@ class FakeVllm:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    def restart(self, away: float) -> threading.Thread:
+        """:meth:`die`, and :meth:`start` in a thread after some seconds; also from a hook."""
+        self.die()
+
+        def start() -> None:
+            time.sleep(away)
+            self.start()
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        return thread
 
     def asked(self, route: str) -> list[Any]:
         """The bodies that came to a route."""
@@ -251,7 +264,8 @@ def _handler(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
             except Status as status:
                 self._send(status.code, {"error": {"message": status.message}})
             except HangUp:
-                self.connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # the server has died of it
+                    self.connection.shutdown(socket.SHUT_RDWR)
 
         do_POST = do_GET
 

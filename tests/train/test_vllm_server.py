@@ -200,15 +200,10 @@ def test_a_killed_and_restarted_server_changes_nothing(
     undisturbed = ids(engine.generate(PROMPTS, params(n=20)))
     done: list[int] = []
 
-    def restart() -> None:
-        fake.die()
-        time.sleep(0.5)
-        fake.start()
-
     def finish(index: int, c: Any) -> None:
         done.append(index)
         if len(done) == 10:
-            threading.Thread(target=restart).start()
+            fake.restart(0.5)
 
     assert ids(engine.generate(PROMPTS, params(n=20), on_finish=finish)) == undisturbed
     assert len(done) == 60  # nothing twice

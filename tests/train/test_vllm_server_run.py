@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from siri_train.loop import train
 from siri_train.model import load_policy, resolve_model_path
 from siri_train.rollout import EngineError
 from siri_train.rollout.vllm_server import VllmServerEngine
-from tests.train.fake_vllm import FakeVllm, Sampler
+from tests.train.fake_vllm import FakeVllm, HangUp, Sampler
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def recipe(tiny: Any, fake: FakeVllm, *overrides: str) -> Any:
     return tiny(
         "rollout.engine=vllm-server",
         f"rollout.server.url={fake.url}",
-        "rollout.server.start_minutes=0.3",
+        "rollout.server.start_minutes=4",
         "train.steps=3",
         "rollout.prompts=2",
         "eval.at_start=false",
@@ -66,19 +65,13 @@ def test_a_run_whose_server_is_killed_ends_as_one_whose_server_is_not(
     assert any(row["grad_norm"] for row in undisturbed)  # new weights, and the probe saw them
     assert len(fake.asked("/collective_rpc")) == 4  # at the start and after each step
 
-    answers, deaths = [], []
-
-    def restart() -> None:
-        fake.die()
-        time.sleep(0.4)
-        fake.start()
+    answers, deaths = itertools.count(1), []
 
     def count(route: str, body: Any) -> None:
         if route == "/inference/v1/generate" and sampled(body):
-            answers.append(body)
-            if len(answers) in (10, 20):  # in the second step, and while it is sampled again
-                deaths.append(threading.Thread(target=restart))
-                deaths[-1].start()
+            if next(answers) in (10, 20):  # in the second step, and while it is sampled again
+                deaths.append(fake.restart(0.4))
+                raise HangUp
 
     fake.hook = count
     killed = train(recipe(tiny, fake, f"output={tmp_path / 'killed'}"))
@@ -93,13 +86,13 @@ def test_a_server_that_stays_away_ends_the_run_and_the_run_can_be_continued(
     tiny: Any, fake: FakeVllm, tmp_path: Path
 ) -> None:
     undisturbed = rows(train(recipe(tiny, fake, f"output={tmp_path / 'calm'}")))
-    answers = []
+    answers = itertools.count(1)
 
     def die(route: str, body: Any) -> None:
         if route == "/inference/v1/generate" and sampled(body):
-            answers.append(body)
-            if len(answers) == 10:  # in the second step
-                threading.Thread(target=fake.die).start()
+            if next(answers) == 10:  # in the second step
+                fake.die()
+                raise HangUp
 
     fake.hook = die
     config = recipe(tiny, fake, f"output={tmp_path / 'lost'}", "rollout.server.start_minutes=0.02")
@@ -116,21 +109,14 @@ def test_two_ranks_share_a_server_that_is_killed(tiny: Any, fake: FakeVllm, tmp_
     """Rank 0 sends the weights; after the restart either rank does."""
     config = recipe(tiny, fake, "rollout.shards=2", "train.steps=2", f"output={tmp_path / 'one'}")
     undisturbed = rows(train(config))
-    deaths = []
-
-    def restart() -> None:
-        fake.die()
-        time.sleep(0.4)
-        fake.start()
+    answers, deaths = itertools.count(1), []
 
     def count(route: str, body: Any) -> None:
         if route == "/inference/v1/generate" and sampled(body):
-            answers.append(body)
-            if len(answers) == 10:  # in the second step
-                deaths.append(threading.Thread(target=restart))
-                deaths[-1].start()
+            if next(answers) == 10:  # in the second step
+                deaths.append(fake.restart(0.4))
+                raise HangUp
 
-    answers: list[Any] = []
     fake.hook = count
     path = tmp_path / "recipe.yaml"
     path.write_text(config.model_copy(update={"output": str(tmp_path / "two")}).to_yaml())
@@ -144,7 +130,7 @@ def test_two_ranks_share_a_server_that_is_killed(tiny: Any, fake: FakeVllm, tmp_
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert deaths and len(fake.asked("/collective_rpc")) >= 3 + 3 + 1
@@ -197,7 +183,7 @@ def own(tiny: Any, tmp_path: Path) -> Any:
             f"rollout.server.python={python}",
             "model={path: scratch, scratch: {hidden_size: 64, heads: 2, layers: 2}}",
             *("train.steps=2", "rollout.prompts=2", "eval.at_start=false"),
-            *("loss.entropy_coef=0.01", "rollout.server.start_minutes=2"),
+            *("loss.entropy_coef=0.01", "rollout.server.start_minutes=10"),
             *overrides,
         )
 
@@ -214,17 +200,14 @@ def test_a_run_with_a_server_of_its_own_which_is_killed(
 ) -> None:
     undisturbed = rows(train(own(f"output={tmp_path / 'calm'}")))
     assert all(row["probe_logprob_diff"] < 1e-4 and row["grad_norm"] for row in undisturbed)
-    started, killed, calls = [], [], []
+    started, killed = itertools.count(1), []
     respond = VllmServerEngine._respond
 
     def count(self: VllmServerEngine, call: Any, *job: Any) -> Any:
         assert self.process is not None
-        calls.append(job)
-        if call.params.max_tokens > 16 and len(started) < 10:
-            started.append(job)
-            if len(started) == 10:  # in the second step
-                killed.extend(children(self.process._supervisor.pid))
-                os.kill(killed[0], signal.SIGKILL)
+        if call.params.max_tokens > 16 and next(started) == 10:  # in the second step
+            killed.extend(children(self.process._supervisor.pid))
+            os.kill(killed[0], signal.SIGKILL)
         return respond(self, call, *job)
 
     monkeypatch.setattr(VllmServerEngine, "_respond", count)

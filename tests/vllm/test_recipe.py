@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +29,8 @@ from siri_train.rollout import EngineError
 from siri_train.rollout.probe import SyncError
 from siri_train.rollout.vllm_engine import VllmEngine
 from siri_train.sft import supervise
+
+pytestmark = pytest.mark.timeout(3600)  # against hanging alone
 
 TASK = {"min_operations": 1, "max_operations": 2, "slip_rate": 0.0, "single_pass_rate": 1.0}
 RECIPE: dict[str, Any] = {
@@ -115,6 +117,26 @@ def test_five_steps(whole: Path, start: Path) -> None:
     assert not dist.is_initialized()  # vLLM has been shut down with the run
 
 
+def kill_after_two_rows(path: Path, run: Path) -> None:
+    metrics, log = run / "metrics.jsonl", path.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "siri_train", "train", str(path)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        # Whole lines: the row of a step may be half written when it is looked at.
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+            assert process.poll() in (None, 0), log.read_text()[-3000:]
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_killed_run_is_continued(
     recipe: Callable[..., RunConfig], whole: Path, tmp_path: Path
 ) -> None:
@@ -122,22 +144,12 @@ def test_a_killed_run_is_continued(
     run = tmp_path / "run"
     path = tmp_path / "tiny.yaml"
     path.write_text(recipe(run).to_yaml())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "siri_train", "train", str(path)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not ((run / "metrics.jsonl").exists() and len(rows(run)) >= 2):
-            assert process.poll() is None and time.monotonic() < deadline, process.stdout
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert len(rows(run)) < 5
+    for _ in range(3):  # one that is done before it is looked at starts anew
+        kill_after_two_rows(path, run)
+        if len(rows(run)) < 5:
+            break
+        shutil.rmtree(run)
+    assert 2 <= len(rows(run)) < 5
     assert main(["train", str(path)]) == 0
     assert [same(row) for row in rows(run)] == [same(row) for row in rows(whole)]
     last = "checkpoints/step_000005"
@@ -246,7 +258,7 @@ def test_two_ranks_each_with_a_vllm_draw_what_one_process_draws(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for got, want in zip(rows(run), rows(whole), strict=False):
