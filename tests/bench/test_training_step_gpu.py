@@ -30,7 +30,7 @@ def test_it_runs_and_the_same_command_goes_on(
     (row,) = json.loads(file.read_text())["cases"]
     assert row["tokens"] == 256 and row["attention"] == "sdpa" and row["liger"] is False
     assert row["tokens_per_s"] == pytest.approx(256 / row["seconds"])
-    assert 0 < row["head_share"] < 1 and row["estimated_gib"] > 0
+    assert row["head_share"] > 0 and row["estimated_gib"] > 0  # of two clocks: load may pass 1
 
     asked = []
 
@@ -61,7 +61,7 @@ def test_it_runs_and_the_same_command_goes_on(
 
 def test_a_case_that_fails_is_named() -> None:
     arguments = bench.argparse.Namespace(
-        shape="tiny", device="cuda:99", rounds=1, entropy=0.7, limit=100.0
+        shape="tiny", device="cuda:99", rounds=1, entropy=0.7, limit=800.0
     )
     row = bench.in_own_process(arguments, 64, False)
     assert row.keys() == {"context", "liger", "error"} and row["error"]
