@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import importlib.util
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ torchtitan = pytest.importorskip("torchtitan", reason="torchtitan is not install
 losses = pytest.importorskip("torchtitan.components.loss")
 
 from siri_kernels.integrations.torchtitan import SiriLoss  # noqa: E402
-from tests.kernels.helpers import WAIT, leave_process_group  # noqa: E402
+from tests.kernels.helpers import leave_process_group  # noqa: E402
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 8, 16, 61
 
@@ -95,8 +96,9 @@ def sharded_worker(rank, folder):
     from torch.distributed.fsdp import fully_shard
 
     torch.set_num_threads(1)
+    wait = datetime.timedelta(minutes=10)
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=WAIT)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=wait)
     try:
         torch.manual_seed(0)
         alone = torch.nn.Linear(WIDTH, VOCABULARY)

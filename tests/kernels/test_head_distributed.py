@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,7 +11,7 @@ from torch import nn
 
 from siri_kernels import LogprobHead, linear_logprob
 
-from .helpers import WAIT, leave_process_group, leaves
+from .helpers import leave_process_group, leaves
 
 VOCABULARY, WIDTH, TOKENS = 8200, 16, 12  # large enough for lists
 
@@ -46,7 +48,7 @@ def worker(rank, folder, tied):
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=2,
-        timeout=WAIT,
+        timeout=datetime.timedelta(minutes=10),
     )
     try:
         model, alone = Model(tied), Model(tied)

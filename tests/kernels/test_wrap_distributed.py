@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from siri_kernels import LogprobHead
 
-from .helpers import WAIT, leave_process_group
+from .helpers import leave_process_group
 from .test_wrap import batch, make
 
 
@@ -62,7 +64,7 @@ def worker(rank, folder):
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=2,
-        timeout=WAIT,
+        timeout=datetime.timedelta(minutes=10),
     )
     try:
         for family in ("qwen2", "gpt2"):

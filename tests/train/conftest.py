@@ -1,8 +1,9 @@
-"""Fixtures of the trainer's tests: a tiny run that takes a second or two."""
+"""Fixtures of the trainer's tests: a tiny run that takes a second or two, a server."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from siri_train.config import ArchitectureConfig, ModelConfig, RunConfig
 from siri_train.model import Policy, load_policy
 from siri_train.recipe import parse_config
+from tests.train.fake_vllm import FakeVllm
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -49,3 +51,12 @@ def policy() -> Policy:
         path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
     )
     return load_policy(config, torch.device("cpu"))
+
+
+@pytest.fixture
+def fake(policy: Policy, tmp_path: Path) -> Iterator[FakeVllm]:
+    """A vLLM server that was started with the policy's shape and draws without a model."""
+    policy.model.config.save_pretrained(tmp_path / "model")
+    server = FakeVllm(tmp_path / "model").start()
+    yield server
+    server.die()

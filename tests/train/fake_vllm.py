@@ -39,7 +39,8 @@ class Status(Exception):
 
 
 class FakeVllm:
-    """Start with :meth:`start`; what is asked of it is in ``calls``, as (route, body).
+    """Start with :meth:`start`; what is asked of it is in ``calls``, as (route, body). ``hook`` is
+    called with each, one at a time, and may answer or raise in its place.
 
     Args:
         folder: what it says it was started with.
@@ -72,7 +73,7 @@ class FakeVllm:
         self.calls: list[tuple[str, Any]] = []
         self.aborted: set[str] = set()
         self.in_flight = self.most_in_flight = 0
-        self.lock = threading.Lock()
+        self.lock, self.hooks = threading.Lock(), threading.Lock()
         self.port = 0
         self._forget()
 
@@ -126,7 +127,8 @@ class FakeVllm:
             raise Status(self.missing[route], "not here")
         with self.lock:
             self.calls.append((route, body))
-        given = self.hook(route, body)
+        with self.hooks:
+            given = self.hook(route, body)
         if given is not None:
             return given
         if route == "/health":

@@ -69,7 +69,7 @@ def _kill_and_compare(tiny: Any, tmp_path: Path, kills: int, options: Sequence[s
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     hit = json.loads(done.stdout.splitlines()[-1])
-    assert sum(hit.values()) == kills
+    assert sum(hit.values()) >= kills
     assert min(hit.values()) >= kills // 4, hit  # every phase was hit
 
     for name in ("metrics.jsonl", "eval.jsonl"):
