@@ -27,6 +27,7 @@ from siri_train.rollout.vllm_server import VllmServerEngine
 from siri_train.rollout.weights import (
     DiskTransfer,
     NcclTransfer,
+    drain,
     interface,
     named_weights,
     write_engine_folder,
@@ -105,8 +106,7 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
                 url = process.url
             except Exception as error:  # the other ranks wait: they must get something
                 problem = error
-        for _ in weights:  # sharded ones are gathered by all ranks together
-            pass
+        drain(weights)
     url, problem = distributed.from_main((url, problem))
     if problem is not None:
         raise problem
