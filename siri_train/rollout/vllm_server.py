@@ -9,6 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from siri_train.rollout.engine import (
 from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable
 from siri_train.rollout.serve import SAFE, ServerProcess, wait_for_server
 from siri_train.rollout.server_check import Settings
-from siri_train.rollout.weights import DiskTransfer, NcclTransfer, drain, named_weights
+from siri_train.rollout.weights import FREE, DiskTransfer, NcclTransfer, drain, named_weights
 from siri_train.rollout.wire import REQUEST_PREFIX, ROUTE, read_answer, request_body
 
 # Seconds of the small calls; those of a sync have their own limit.
@@ -179,11 +180,19 @@ class VllmServerEngine:
         """Nothing: the server's memory is its own."""
 
     def close(self) -> None:
-        """End a server of the trainer's own and remove the weights that were written for it."""
+        """End a server of the trainer's own, let go of another, remove what was written for it."""
         if self.process is not None:
             self.process.close()
         if distributed.is_main():
+            if self.process is None:
+                self._release()
             self.transfer.close()
+
+    def _release(self) -> None:
+        """Say that nobody samples with these weights any more, where the server can be reached."""
+        with suppress(Unreachable, Refused, Faulty, KeyError, TypeError):
+            if self.client.get("/weight_info", _SHORT)["weight_version"] == self.version:
+                self.client.post("/update_weight_version", {"new_version": FREE[-1]}, _SHORT)
 
     def generate(
         self,

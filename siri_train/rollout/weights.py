@@ -49,6 +49,10 @@ SUPPORTED = {
 """Minor versions of vLLM whose interface is known here."""
 
 
+FREE = ("default", "siri-released")
+"""Names of a server's weights that no run samples with: after its start, and after a run's end."""
+
+
 def interface(version: str, where: str = "is installed") -> Interface:
     """The interface of a vLLM version.
 

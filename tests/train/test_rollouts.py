@@ -83,8 +83,8 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(spoil: Callable[[int, int, Completion], None]) -> list[Faulty]:
         made: list[Faulty] = []
 
-        def build(*args: Any) -> Faulty:
-            made.append(Faulty(build_engine(*args), spoil))
+        def build(*args: Any, **kwargs: Any) -> Faulty:
+            made.append(Faulty(build_engine(*args, **kwargs), spoil))
             return made[-1]
 
         monkeypatch.setattr(siri_train.run, "build_engine", build)
