@@ -56,13 +56,20 @@ class Poison:
         self.fake.sample, self.fake.hook = self.clean, lambda route, body: None
 
 
-@pytest.mark.parametrize("shards", [0, 2])
-@pytest.mark.parametrize("value", [None, -9999.0])
+def short(tiny: Any, fake: FakeVllm, folder: Path, *overrides: str) -> Any:
+    """Three steps of 2 x 4 responses."""
+    return recipe(
+        tiny, fake, f"output={folder}", "schedule.max_len=24", "schedule.min_len=20",
+        "data.eval.0.size=2", *overrides,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("shards", "value"), [(0, None), (2, -9999.0)])
 def test_weights_are_sent_again_and_the_run_goes_on_as_if_nothing_had_been(
     tiny: Any, fake: FakeVllm, tmp_path: Path, shards: int, value: float | None
 ) -> None:
     def config(name: str) -> Any:
-        return recipe(tiny, fake, f"rollout.shards={shards}", f"output={tmp_path / name}")
+        return short(tiny, fake, tmp_path / name, f"rollout.shards={shards}")
 
     undisturbed = rows(train(config("calm")))
     poison = Poison(fake, value=value)
@@ -86,9 +93,7 @@ def test_it_is_bounded_and_the_state_is_safe(
     """Once more, and not at all beside an update, whose weights must not be sent."""
 
     def config(name: str) -> Any:
-        return recipe(
-            tiny, fake, f"rollout.asynchronous={asynchronous}", f"output={tmp_path / name}"
-        )
+        return short(tiny, fake, tmp_path / name, f"rollout.asynchronous={asynchronous}")
 
     undisturbed = rows(train(config("calm")))
     poison = Poison(fake, lasting=True)
