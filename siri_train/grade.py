@@ -21,6 +21,7 @@ from siri_train.recipe import load_config
 from siri_train.rollout import EngineError
 from siri_train.rollout.build import build_engine, check_engine
 from siri_train.rollout.probe import SyncProbe
+from siri_train.rollout.serve import SAFE
 from siri_train.run import build_verifier
 
 
@@ -89,11 +90,11 @@ def _others_named(config: RunConfig) -> Iterator[None]:
     except (ConfigError, EngineError) as error:
         if engine == "transformers":
             raise
-        other = "rollout.engine=transformers"
-        hint = "" if other in str(error) else f". To sample with transformers instead: {other}"
+        reason, other = str(error).replace(f"; {SAFE}", ""), "rollout.engine=transformers"
+        hint = "" if other in reason else f". To sample with transformers instead: {other}"
         raise type(error)(
             f"eval samples with the recipe's rollout.engine, {engine}, which does not work here: "
-            f"{error}{hint}"
+            f"{reason}{hint}"
         ) from error
 
 

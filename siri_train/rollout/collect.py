@@ -151,7 +151,7 @@ class Collector:
                 return found
             if batch.retries or not resync:
                 again = ", also after the weights were handed over anew" if resync else ""
-                raise NonFiniteLogprobs(f"step {batch.step}{again}: {problem}")
+                raise NonFiniteLogprobs(f"step {batch.step}{again}: {problem}") from problem
             batch.retries += 1
             self.engine.sync()
 

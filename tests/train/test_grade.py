@@ -94,6 +94,7 @@ def test_a_server_that_is_not_there(
     assert main(["eval", str(trained), "rollout.server.start_minutes=0.01"]) == 1
     said = capsys.readouterr().err
     assert f"no vLLM server at {fake.url}" in said and "rollout.engine=transformers" in said
+    assert "trained on" not in said  # as it would say of a run
     assert not (trained / "eval.json").exists()
     fake.start()
 
