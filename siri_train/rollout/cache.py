@@ -43,6 +43,7 @@ class RoomyLayer(DynamicLayer):
     @property
     def full(self) -> bool:
         """The next token has no room."""
+        assert self.keys is not None
         return self._buffers is None or self.keys.shape[2] == self._buffers[0].shape[2]
 
     def put(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
