@@ -19,8 +19,8 @@ from siri_train import run as run_module
 from siri_train.checkpoint import CheckpointError, checkpoints, problem
 from siri_train.cli import main
 from siri_train.config import ConfigError
-from siri_train.files import WriteError, recover, written_aside
 from siri_train.evaluate import Evaluation
+from siri_train.files import WriteError, recover, written_aside
 from siri_train.loop import train
 from siri_train.run import Run
 
