@@ -45,9 +45,10 @@ class Poison:
 
     def watch(self, route: str, body: Any) -> None:
         if route == "/inference/v1/generate" and sampled(body):
-            self.asked += 1
-            if self.asked == 8 + 5:  # of 2 x 4 a step
-                self.ill = True
+            with self.fake.lock:  # requests come in threads
+                self.asked += 1
+                if self.asked == 8 + 5:  # of 2 x 4 a step
+                    self.ill = True
         if route == "/reset_prefix_cache" and not self.lasting:
             self.ill = False
 
