@@ -4,99 +4,105 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from siri_train.config import EvalConfig
+from siri_train.config import RunConfig
 from siri_train.data.sources import EncodedQuestion
+from siri_train.model import Policy
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.rewards import Response, Verifier, length_capping_reward
-from siri_train.rewards.extract import ThinkMode
 from siri_train.rollout import Engine, SamplingParams
 
 
-def evaluate(
-    engine: Engine,
-    questions: Sequence[EncodedQuestion],
-    config: EvalConfig,
-    budgets: Sequence[int],
-    *,
-    eos_ids: frozenset[int],
-    decode: Callable[[Sequence[Any]], list[str]],
-    verifier: Verifier,
-    think: ThinkMode,
-    counter: BacktrackCounter,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Grade ``config.samples`` responses to every question at every budget.
-
-    Responses are generated once, at the largest budget. Cutting one at a smaller budget b can only
-    turn a right answer into an unfinished one, so accuracy at b counts the right responses that
-    finished within b tokens.
+@dataclass(frozen=True)
+class Evaluation:
+    """Grades ``eval.samples`` responses to every held-out question; every call draws alike.
 
     Args:
-        engine: samples the responses.
+        config: the recipe; ``eval``, its budgets, ``reward.think`` and ``seed`` are used.
         questions: held-out questions.
-        config: samples per question, temperature, top_p.
-        budgets: response lengths in tokens, ascending.
-        eos_ids, decode, verifier, think, counter: as in training.
-        seed: of the sampler.
-        progress: called with (responses done, all).
-
-    Returns:
-        One row of ``eval.jsonl`` less step and name: budgets, accuracy (avg@samples) with a 95 %
-        interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
-        truncated share, backtracking words per 1000 tokens, and how many were asked.
+        engine: samples the responses.
+        policy: whose end-of-sequence set and tokenizer are used.
+        verifier: as in training.
+        counter: of backtracking words.
     """
-    groups = engine.generate(
-        [q.prompt_ids for q in questions],
-        SamplingParams(
-            max_tokens=budgets[-1],
-            n=config.samples,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            stop_token_ids=eos_ids,
-            seed=seed,
-        ),
-        progress,
-    )
-    completions = [completion for group in groups for completion in group]
-    texts = decode(completions)
-    grades = length_capping_reward(
-        [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)],
-        [question.answer for question in questions for _ in range(config.samples)],
-        verifier=verifier,
-        think=think,
-    )
-    lengths = [len(c.token_ids) for c in completions]
-    row: dict[str, Any] = {
-        "budgets": list(budgets),
-        "accuracy": [],
-        "accuracy_interval": [],
-        "pass_at_k": [],
-        "tokens_at": [],
-        "truncated_frac": [],
-    }
-    for budget in budgets:
-        right = [
-            grade.reward == 1 and length <= budget
-            for grade, length in zip(grades, lengths, strict=True)
-        ]
-        per_question = [right[i : i + config.samples] for i in range(0, len(right), config.samples)]
-        means = [sum(answers) / len(answers) for answers in per_question]
-        cut = [
-            length > budget or completion.truncated
-            for completion, length in zip(completions, lengths, strict=True)
-        ]
-        row["accuracy"].append(sum(means) / len(means))
-        row["accuracy_interval"].append(list(interval(means)))
-        row["pass_at_k"].append(sum(any(answers) for answers in per_question) / len(means))
-        row["tokens_at"].append(sum(min(length, budget) for length in lengths) / len(lengths))
-        row["truncated_frac"].append(sum(cut) / len(cut))
-    row["tokens"] = row["tokens_at"][-1]
-    row["backtrack_per_1k"] = counter.per_1k(texts, lengths)["backtrack_per_1k"]
-    row["questions"], row["samples"] = len(questions), config.samples
-    return row
+
+    config: RunConfig
+    questions: Sequence[EncodedQuestion]
+    engine: Engine
+    policy: Policy
+    verifier: Verifier
+    counter: BacktrackCounter = field(default_factory=BacktrackCounter)
+
+    def __call__(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+        """Sample, and grade at every budget.
+
+        Responses are generated once, at the largest budget. Cutting one at a smaller budget b can
+        only turn a right answer into an unfinished one, so accuracy at b counts the right responses
+        that finished within b tokens.
+
+        Args:
+            progress: called with (responses done, all).
+
+        Returns:
+            One row of ``eval.jsonl`` less step and name: budgets, accuracy (avg@samples) with a
+            95 % interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
+            truncated share, backtracking words per 1000 tokens, and how many were asked.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        budgets, samples = self.config.budgets, self.config.eval.samples
+        groups = self.engine.generate(
+            [q.prompt_ids for q in self.questions],
+            SamplingParams(
+                max_tokens=budgets[-1],
+                n=samples,
+                temperature=self.config.eval.temperature,
+                top_p=self.config.eval.top_p,
+                stop_token_ids=self.policy.eos_ids,
+                seed=self.config.seed + 7,
+            ),
+            progress,
+        )
+        completions = [completion for group in groups for completion in group]
+        texts = self.policy.decode(completions)
+        grades = length_capping_reward(
+            [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)],
+            [question.answer for question in self.questions for _ in range(samples)],
+            verifier=self.verifier,
+            think=self.config.reward.think,
+        )
+        lengths = [len(c.token_ids) for c in completions]
+        row: dict[str, Any] = {
+            "budgets": list(budgets),
+            "accuracy": [],
+            "accuracy_interval": [],
+            "pass_at_k": [],
+            "tokens_at": [],
+            "truncated_frac": [],
+        }
+        for budget in budgets:
+            right = [
+                grade.reward == 1 and length <= budget
+                for grade, length in zip(grades, lengths, strict=True)
+            ]
+            per_question = [right[i : i + samples] for i in range(0, len(right), samples)]
+            means = [sum(answers) / len(answers) for answers in per_question]
+            cut = [
+                length > budget or completion.truncated
+                for completion, length in zip(completions, lengths, strict=True)
+            ]
+            row["accuracy"].append(sum(means) / len(means))
+            row["accuracy_interval"].append(list(interval(means)))
+            row["pass_at_k"].append(sum(any(answers) for answers in per_question) / len(means))
+            row["tokens_at"].append(sum(min(length, budget) for length in lengths) / len(lengths))
+            row["truncated_frac"].append(sum(cut) / len(cut))
+        row["tokens"] = row["tokens_at"][-1]
+        row["backtrack_per_1k"] = self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
+        row["questions"], row["samples"] = len(self.questions), samples
+        return row
 
 
 def interval(means: Sequence[float], z: float = 1.96) -> tuple[float, float]:

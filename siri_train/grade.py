@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from transformers import AutoConfig
 from siri_train.checkpoint import write_json
 from siri_train.config import ConfigError, RunConfig
 from siri_train.data.sources import encode_questions, read_sources
-from siri_train.evaluate import evaluate
+from siri_train.evaluate import Evaluation
 from siri_train.model import choose_device, load_policy
-from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.progress import Progress
 from siri_train.preflight import check_positions
 from siri_train.recipe import load_config
+from siri_train.rollout import EngineError
 from siri_train.rollout.build import build_engine, check_engine
+from siri_train.rollout.probe import SyncProbe
+from siri_train.rollout.serve import SAFE
 from siri_train.run import build_verifier
 
 
@@ -28,18 +30,23 @@ def grade_checkpoint(
 ) -> dict[str, Any]:
     """Accuracy at every budget, pass@k and mean tokens of a checkpoint.
 
+    Samples with the recipe's ``rollout.engine``, never with another. A server that is named only
+    in the recipe is left alone while it holds the weights of a run, which they would replace.
+
     Args:
         checkpoint: a folder that ``from_pretrained`` loads.
-        recipe: whose ``data.eval``, ``eval`` and ``reward`` sections are used; default: the
-            ``config.yaml`` of the run that the checkpoint lies in.
+        recipe: whose ``data.eval``, ``eval``, ``reward`` and ``rollout`` sections are used;
+            default: the ``config.yaml`` of the run that the checkpoint lies in.
         overrides: ``a.b=c``.
 
     Returns:
-        The row described in :func:`siri_train.evaluate.evaluate`, also written to
+        The row described in :class:`siri_train.evaluate.Evaluation`, also written to
         ``CHECKPOINT/eval.json``.
 
     Raises:
-        ConfigError: no such folder, no recipe to be found, or the sections name something missing.
+        ConfigError: no such folder, no recipe to be found, or the sections name something missing;
+            or the recipe's engine cannot run here, naming the override for another.
+        EngineError: it does not start, fails, or has other weights than the checkpoint's.
     """
     if not (checkpoint / "config.json").is_file():
         raise ConfigError(f"eval: {checkpoint} is not a checkpoint (config.json is missing)")
@@ -49,34 +56,46 @@ def grade_checkpoint(
     questions = read_sources(config.data.eval, "test")
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
     check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")
-    if config.rollout.engine == "vllm-server":
-        # It may be sampling for a run that goes on: its weights are not this command's to replace.
-        rollout = config.rollout.model_copy(update={"engine": "transformers"})
-        config = config.model_copy(update={"rollout": rollout})
+    # A server of this command's own keeps out of the folder of one that the run may have.
+    config = config.model_copy(update={"output": str(checkpoint / "eval")})
+    named = any(given.partition("=")[0].strip() == "rollout.server.url" for given in overrides)
     device = choose_device(config.device)
-    check_engine(config, AutoConfig.from_pretrained(str(checkpoint)), device)
+    with _others_named(config):
+        shape = AutoConfig.from_pretrained(str(checkpoint))
+        check_engine(config, shape, device, take_server=named)
     policy = load_policy(model, device)
     encoded = encode_questions(questions, policy.tokenizer, config.data)
     progress = Progress("eval", len(encoded) * config.eval.samples)
     with (
         closing(build_verifier(config.reward)) as verifier,
+        _others_named(config),
         closing(build_engine(config, policy)) as engine,
     ):
-        row = evaluate(
-            engine,
-            encoded,
-            config.eval,
-            config.budgets,
-            eos_ids=policy.eos_ids,
-            decode=policy.decode,
-            verifier=verifier,
-            think=config.reward.think,
-            counter=BacktrackCounter(),
-            seed=config.seed + 7,
-            progress=lambda done, total: progress.update(done, "responses"),
+        if config.rollout.engine != "transformers":  # it has a copy of the weights
+            prompts = [question.prompt_ids for question in encoded]
+            SyncProbe(engine, policy, config, prompts).after_sync(config.seed)
+        row = Evaluation(config, encoded, engine, policy, verifier)(
+            lambda done, total: progress.update(done, "responses")
         )
     write_json(checkpoint / "eval.json", row)
     return row
+
+
+@contextmanager
+def _others_named(config: RunConfig) -> Iterator[None]:
+    """An engine that cannot sample here is not replaced by another; the user may do so."""
+    engine = config.rollout.engine
+    try:
+        yield
+    except (ConfigError, EngineError) as error:
+        if engine == "transformers":
+            raise
+        reason, other = str(error).replace(f"; {SAFE}", ""), "rollout.engine=transformers"
+        hint = "" if other in reason else f". To sample with transformers instead: {other}"
+        raise type(error)(
+            f"eval samples with the recipe's rollout.engine, {engine}, which does not work here: "
+            f"{reason}{hint}"
+        ) from error
 
 
 def _config_of(checkpoint: Path, recipe: str | None, overrides: Sequence[str]) -> RunConfig:

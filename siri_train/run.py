@@ -1,23 +1,20 @@
-"""A run: its folder, everything it needs loaded, what it writes, where it resumes."""
+"""A run: everything it needs loaded, and what it writes into its folder."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from siri_train import distributed, retention
 from siri_train.checkpoint import (
     checkpoints,
     load_state,
     prune,
-    require_good,
     save_checkpoint,
     write_json,
     write_manifest,
@@ -25,8 +22,8 @@ from siri_train.checkpoint import (
 from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.distributed import on_main
-from siri_train.evaluate import evaluate
-from siri_train.files import append_row, keep_rows, recover, replace_text, room_needed
+from siri_train.evaluate import Evaluation
+from siri_train.files import append_row, keep_rows, replace_text, room_needed
 from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
@@ -37,6 +34,7 @@ from siri_train.optimizer import make_optimizer
 from siri_train.preflight import model_shape, preflight
 from siri_train.rehearsal import rehearse
 from siri_train.report import write_report
+from siri_train.resume import compare_with_before, resume_from, set_aside_newer
 from siri_train.rewards import Verifier, make_verifier
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
@@ -60,14 +58,13 @@ class Run:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
 
-        source = on_main(self._resume_from, resume)
-        on_main(self._compare_with_before)
+        source = on_main(resume_from, config, resume)
+        on_main(compare_with_before, config)
         with distributed.main_first():  # a model that must be converted is, once
             checked = preflight(config)
         if source:
             shape = model_shape(config, checked.start)
             require_same_model(source, shape, checked.tokenizer, config.model.path)
-        self.eval_questions = checked.eval_questions
         self.start, self.source = checked.start, source
         self.sampler = QuestionSampler(
             checked.train_questions, questions_per_step(config.rollout), config.seed
@@ -87,7 +84,17 @@ class Run:
         self.counter = BacktrackCounter()
         with ExitStack() as opened:  # what is open is closed again if anything below fails
             self.verifier = opened.enter_context(closing(build_verifier(config.reward)))
-            self.engine = opened.enter_context(closing(build_engine(config, self.policy)))
+            ahead = config.rollout.asynchronous and self.start_step + 1 < config.train.steps
+            engine = build_engine(config, self.policy, ahead=ahead)
+            self.engine = opened.enter_context(closing(engine))
+            self.evaluation = Evaluation(
+                config,
+                checked.eval_questions,
+                self.engine,
+                self.policy,
+                self.verifier,
+                self.counter,
+            )
             self.probe = SyncProbe(
                 self.engine,
                 self.policy,
@@ -134,36 +141,11 @@ class Run:
             with room_needed(self.dir):
                 raise error
 
-    def _resume_from(self, resume: str) -> Path | None:
-        recover(self.dir / "checkpoints")
-        if resume not in ("auto", "never"):
-            folder = Path(resume)
-            if not folder.is_dir():
-                raise ConfigError(f"--resume: {resume!r} is neither auto, never nor a folder")
-            require_good(folder, self.dir)
-            return folder
-        found = checkpoints(self.dir)
-        if resume == "never" and (found or (self.dir / "metrics.jsonl").exists()):
-            raise ConfigError(
-                f"{self.dir} already holds a run; give another output=FOLDER, remove it, or use "
-                "--resume auto"
-            )
-        if not found:
-            return None
-        newest = max(found)
-        if newest > self.config.train.steps:
-            raise ConfigError(
-                f"{self.dir} has already done {newest} steps, train.steps is "
-                f"{self.config.train.steps}"
-            )
-        require_good(found[newest], self.dir)
-        return found[newest]
-
     def _prepare_folder(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Write the configuration and cut the logs back to the start; their rows until then."""
         self.dir.mkdir(parents=True, exist_ok=True)
         replace_text(self.dir / "config.yaml", self.config.to_yaml())
-        self._set_aside_newer()
+        set_aside_newer(self.config, self.start_step)
         keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
         return (
             keep_rows(self.dir / "metrics.jsonl", below=self.start_step),
@@ -172,32 +154,6 @@ class Run:
 
     def _open_trackers(self) -> None:
         self.trackers = Trackers.open(self.config, self.start_step)
-
-    def _set_aside_newer(self) -> None:
-        """Rename checkpoints past the one resumed from: they belong to a history that is now
-        written anew, and the next ``--resume auto`` must not continue it."""
-        for step, folder in checkpoints(self.dir).items():
-            if step > self.start_step:
-                aside = folder.with_name(f"abandoned_{folder.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
-                print(f"{self.config.name}: {folder} set aside as {aside.name}", flush=True)
-
-    def _compare_with_before(self) -> None:
-        """Say what changed since the run was started; another seed would be another run."""
-        path = self.dir / "config.yaml"
-        if not path.exists():
-            return
-        before = flatten(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        now = flatten(self.config.model_dump(mode="json"))
-        changed = [key for key in now if now[key] != before.get(key)]
-        if "seed" in changed:
-            raise ConfigError(
-                f"seed: {self.dir} was started with seed {before.get('seed')}, now it is "
-                f"{self.config.seed}; give another folder (output=FOLDER, demo: --out FOLDER)"
-            )
-        for key in changed:
-            print(f"{self.config.name}: {key} was {before.get(key)}, is now {now[key]}", flush=True)
 
     def seed(self, step: int) -> int:
         """Of everything random in a step: a resumed run draws what this one would have."""
@@ -344,19 +300,7 @@ class Run:
         if any(row["step"] == step for row in self.evals):
             return
         self.progress.interrupt()
-        row = evaluate(
-            self.engine,
-            self.eval_questions,
-            self.config.eval,
-            self.config.budgets,
-            eos_ids=self.policy.eos_ids,
-            decode=self.policy.decode,
-            verifier=self.verifier,
-            think=self.config.reward.think,
-            counter=self.counter,
-            seed=self.config.seed + 7,
-        )
-        row = {"step": step, "name": name, **row}
+        row = {"step": step, "name": name, **self.evaluation()}
         on_main(self._append_evaluation, row)
         self.evals.append(row)
         print(
@@ -409,17 +353,6 @@ class Run:
     def _kept(self, done: int) -> set[int]:
         kept = {*self._named(done), self.config.train.steps, self._best_step(done)}
         return {step for step in kept if step is not None}
-
-
-def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def build_verifier(config: RewardConfig) -> Verifier:

@@ -15,13 +15,16 @@ from siri_train.rollout.shared import SharedEngine
 from siri_train.rollout.transformers_engine import TransformersEngine
 
 
-def check_engine(config: RunConfig, shape: Any, device: torch.device) -> None:
+def check_engine(
+    config: RunConfig, shape: Any, device: torch.device, *, take_server: bool = True
+) -> None:
     """Refuse an engine that cannot run here.
 
     Args:
         config: the recipe.
         shape: the model's configuration (transformers' ``PretrainedConfig``).
         device: the trainer's.
+        take_server: see :func:`.check_server`.
 
     Raises:
         ConfigError: vLLM is missing or of an unsupported version (what to install is named), has no
@@ -33,7 +36,7 @@ def check_engine(config: RunConfig, shape: Any, device: torch.device) -> None:
     if config.rollout.engine == "vllm-server":
         from siri_train.rollout.server_build import check_server
 
-        return check_server(config, shape, device)
+        return check_server(config, shape, device, take=take_server)
     if config.rollout.engine != "vllm":
         return
     # Imported here: without vLLM its modules are never needed.
@@ -56,8 +59,14 @@ def check_engine(config: RunConfig, shape: Any, device: torch.device) -> None:
         )
 
 
-def build_engine(config: RunConfig, policy: Policy) -> Engine:
+def build_engine(config: RunConfig, policy: Policy, *, ahead: bool = False) -> Engine:
     """The recipe's rollout engine with the policy's weights, shared among the ranks.
+
+    Args:
+        config: the recipe.
+        policy: the trainer's.
+        ahead: batches are sampled while the policy is updated, so an engine that would sample from
+            the policy's own weights needs a copy of them.
 
     Raises:
         ConfigError: ``rollout.shards`` is not a multiple of the number of ranks; or as
@@ -98,7 +107,7 @@ def build_engine(config: RunConfig, policy: Policy) -> Engine:
         policy.model,
         policy.pad_token_id,
         config.rollout.batch_rows,
-        own_weights=config.rollout.asynchronous,
+        own_weights=ahead,
     )
     if shards == 1:
         return engine

@@ -17,6 +17,7 @@ from siri_train.rollout.engine import (
     Completion,
     Engine,
     EngineError,
+    NonFiniteLogprobs,
     SamplingParams,
 )
 
@@ -131,43 +132,44 @@ class Collector:
         while True:
             found = _Round(self, asked, params.n, missing)
             started = time.perf_counter()
-            answers = self.engine.generate(
-                [question.prompt_ids for _, question in asked],
-                params,
-                self.progress,
-                on_finish=found.on_finish if found.early else None,
-                cancelled=lambda found=found: found.enough or cancelled(),  # type: ignore[misc]
-            )
+            try:
+                answers = self.engine.generate(
+                    [question.prompt_ids for _, question in asked],
+                    params,
+                    self.progress,
+                    on_finish=found.on_finish if found.early else None,
+                    cancelled=lambda found=found: found.enough or cancelled(),  # type: ignore[misc]
+                )
+                problem = _not_finite(asked, answers)
+            except NonFiniteLogprobs as error:  # on every rank
+                answers, problem = [], error
             batch.seconds += time.perf_counter() - started
             if any(distributed.gather(bool(cancelled()))):
                 return None
-            problem = _not_finite(asked, answers)
             if problem is None:
                 found.complete(answers)
                 return found
             if batch.retries or not resync:
-                raise EngineError(
-                    f"step {batch.step}: {problem}"
-                    + (", and again after the weights were handed over anew" if resync else "")
-                    + ". Nothing of this step has been trained on; check the engine's dtype and "
-                    "its weight sync, and alarms.jsonl for a gradient that was not finite before"
-                )
+                again = ", also after the weights were handed over anew" if resync else ""
+                raise NonFiniteLogprobs(f"step {batch.step}{again}: {problem}") from problem
             batch.retries += 1
             self.engine.sync()
 
 
 def _not_finite(
     asked: Sequence[tuple[int, EncodedQuestion]], answers: Sequence[Sequence[Completion]]
-) -> str | None:
+) -> NonFiniteLogprobs | None:
     for (_, question), group in zip(asked, answers, strict=True):
         for k, completion in enumerate(group):
             if math.isfinite(sum(completion.logprobs)):  # at the speed of C; these are many
                 continue
             for position, value in enumerate(completion.logprobs):
                 if not math.isfinite(value):
-                    return (
+                    return NonFiniteLogprobs(
                         f"the sampler's log-prob of token {position} of response {k} to "
-                        f"{question.id} is {value}"
+                        f"{question.id} is {value}. Nothing of this step has been trained on; "
+                        "check the engine's dtype and its weight sync, and alarms.jsonl for a "
+                        "gradient that was not finite before"
                     )
     return None
 

@@ -77,6 +77,10 @@ class EngineError(RuntimeError):
     """
 
 
+class NonFiniteLogprobs(EngineError):
+    """The engine reports log-probs that are NaN or infinite: nothing of the call can be used."""
+
+
 class Engine(Protocol):
     """What the loop asks of a rollout engine."""
 
@@ -101,6 +105,7 @@ class Engine(Protocol):
 
         Raises:
             ValueError: an empty prompt (its index is named).
+            NonFiniteLogprobs: where the engine looks for them itself.
             EngineError: the engine as a whole failed. A single prompt that fails does not raise:
                 its responses come back as ``"abort"`` with ``error`` set.
         """

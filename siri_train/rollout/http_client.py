@@ -144,3 +144,17 @@ def _words(data: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         pass
     return text if len(text) <= 500 else text[:500] + " ..."
+
+
+def own_address(host: str) -> str:
+    """The address under which ``host`` reaches this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def free_port(address: str) -> int:
+    """A port of ``address`` that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from siri_train.rollout import supervisor
 from siri_train.rollout.engine import EngineError
-from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable
-from siri_train.rollout.weights import free_port
+from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable, free_port
 from siri_train.section import ConfigError
 
 SAFE = (

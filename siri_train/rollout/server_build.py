@@ -25,26 +25,29 @@ from siri_train.rollout.server_check import Settings, check_settings, read_setti
 from siri_train.rollout.vllm_engine import check_model, installed_version
 from siri_train.rollout.vllm_server import VllmServerEngine
 from siri_train.rollout.weights import (
+    FREE,
     DiskTransfer,
     NcclTransfer,
+    drain,
     interface,
     named_weights,
     write_engine_folder,
 )
 
 
-def check_server(config: RunConfig, shape: Any, device: torch.device) -> None:
+def check_server(config: RunConfig, shape: Any, device: torch.device, *, take: bool = True) -> None:
     """Refuse a server that cannot serve this recipe.
 
     Args:
         config: the recipe, with ``rollout.engine: vllm-server``.
         shape: the model's configuration (transformers' ``PretrainedConfig``).
         device: the trainer's.
+        take: replace also weights that a run has given the server of ``rollout.server.url``.
 
     Raises:
-        ConfigError: a server that does not fit (see :func:`.check_settings`), or of the trainer's
-            own: vLLM is missing or unsupported, no GPUs are named for it, or ranks are on several
-            machines.
+        ConfigError: a server that does not fit (see :func:`.check_settings`) or must not be taken
+            from a run; or of the trainer's own: vLLM is missing or unsupported, no GPUs are named
+            for it, or ranks are on several machines.
         EngineError: ``rollout.server.url`` does not answer.
     """
     server = config.rollout.server
@@ -55,7 +58,15 @@ def check_server(config: RunConfig, shape: Any, device: torch.device) -> None:
     if server.url is not None:
         client = _client(server.url)
         wait_for_server(client, 60 * server.start_minutes)
-        _check(config, read_settings(client), client.url, shape)
+        settings = read_settings(client)
+        _check(config, settings, client.url, shape)
+        if not take and settings.weights not in FREE:
+            raise ConfigError(
+                f"rollout.server.url: {client.url} holds the weights {settings.weights} of a run "
+                "that may still sample with them. Is it over? Then say so by naming the server on "
+                f"the command line, rollout.server.url={client.url}. Else name another one, or "
+                "null to start one here"
+            )
         return
     known = python_version_of_vllm(server.python or sys.executable)
     interface(known, f"is installed for {server.python or sys.executable}")
@@ -105,8 +116,7 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
                 url = process.url
             except Exception as error:  # the other ranks wait: they must get something
                 problem = error
-        for _ in weights:  # sharded ones are gathered by all ranks together
-            pass
+        drain(weights)
     url, problem = distributed.from_main((url, problem))
     if problem is not None:
         raise problem

@@ -43,6 +43,7 @@ class Settings:
         max_model_len: longest prompt with response, in tokens.
         logprobs_mode, load_format, transfer: of its flags; ``transfer`` None without
             ``--weight-transfer-config``.
+        weights: the name of those it holds.
     """
 
     version: str
@@ -54,6 +55,7 @@ class Settings:
     logprobs_mode: str
     load_format: str
     transfer: str | None
+    weights: str
 
 
 def read_settings(client: JsonClient) -> Settings:
@@ -85,7 +87,7 @@ def _read(client: JsonClient) -> Settings:
     known = interface(version, f"runs at {client.url}")
     try:
         told = client.get("/server_info?config_format=json", _WAIT)["vllm_config"]
-        client.get("/weight_info", _WAIT)
+        weights = client.get("/weight_info", _WAIT)["weight_version"]
     except Refused as error:
         raise ConfigError(
             f"rollout.server.url: {client.url} has no routes for new weights ({error}); start "
@@ -114,6 +116,7 @@ def _read(client: JsonClient) -> Settings:
         logprobs_mode=str(model["logprobs_mode"]),
         load_format=str(told["load_config"]["load_format"]),
         transfer=transfer["backend"] if transfer else None,
+        weights=str(weights),
     )
 
 

@@ -9,15 +9,22 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from siri_train import distributed
-from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
+from siri_train.rollout.engine import (
+    Completion,
+    EngineError,
+    NonFiniteLogprobs,
+    SamplingParams,
+    check_prompts,
+)
 from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable
 from siri_train.rollout.serve import SAFE, ServerProcess, wait_for_server
 from siri_train.rollout.server_check import Settings
-from siri_train.rollout.weights import DiskTransfer, NcclTransfer, named_weights
+from siri_train.rollout.weights import FREE, DiskTransfer, NcclTransfer, drain, named_weights
 from siri_train.rollout.wire import REQUEST_PREFIX, ROUTE, read_answer, request_body
 
 # Seconds of the small calls; those of a sync have their own limit.
@@ -137,7 +144,7 @@ class VllmServerEngine:
                 if main:
                     self.transfer.write(self._weights(), f"weights_{self._syncs:06d}")
                 else:
-                    _exhaust(self._weights())
+                    drain(self._weights())
             self._written = False
             if main or not first:
                 self._send_file()
@@ -152,7 +159,7 @@ class VllmServerEngine:
         if not self.transfer.described:
             self.transfer.describe(self._weights())
         if not main:
-            return _exhaust(self._weights())
+            return drain(self._weights())
         self._wait_until_up()
         if not first:
             self.transfer.connect(self.client)  # its workers are others now
@@ -173,11 +180,19 @@ class VllmServerEngine:
         """Nothing: the server's memory is its own."""
 
     def close(self) -> None:
-        """End a server of the trainer's own and remove the weights that were written for it."""
+        """End a server of the trainer's own, let go of another, remove what was written for it."""
         if self.process is not None:
             self.process.close()
         if distributed.is_main():
+            if self.process is None:
+                self._release()
             self.transfer.close()
+
+    def _release(self) -> None:
+        """Say that nobody samples with these weights any more, where the server can be reached."""
+        with suppress(Unreachable, Refused, Faulty, KeyError, TypeError):
+            if self.client.get("/weight_info", _SHORT)["weight_version"] == self.version:
+                self.client.post("/update_weight_version", {"new_version": FREE[-1]}, _SHORT)
 
     def generate(
         self,
@@ -192,7 +207,8 @@ class VllmServerEngine:
 
         Raises:
             ValueError: an empty prompt (its index is named).
-            EngineError: the server stays away, fails again and again, or its log-probs are NaN.
+            NonFiniteLogprobs: the server reports NaN; at the first, what is unfinished is dropped.
+            EngineError: the server stays away, or fails again and again.
         """
         check_prompts(prompts)
         call = _Call(
@@ -272,7 +288,7 @@ class VllmServerEngine:
         if versions - {self.version}:
             raise Lost(f"sampled with the weights {sorted(versions)}, not {self.version}")
         if any(map(math.isnan, completion.logprobs)):
-            raise EngineError(
+            raise NonFiniteLogprobs(
                 f"the vLLM server at {self.client.url} reports NaN log-probs (prompt {index}): its "
                 "weights are broken, or an update of the trainer was; nothing of this step has "
                 "been trained on. Look at grad_norm and loss of the last steps, continue from a "
@@ -342,8 +358,3 @@ class VllmServerEngine:
 
 def _failed(message: str) -> Completion:
     return Completion([], [], "abort", error=message)
-
-
-def _exhaust(weights: Iterator[Any]) -> None:
-    for _ in weights:
-        pass

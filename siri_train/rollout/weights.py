@@ -10,18 +10,18 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from siri_train import lora
+from siri_train.rollout.http_client import JsonClient, free_port, own_address
 from siri_train.section import ConfigError
 
 
@@ -47,6 +47,10 @@ SUPPORTED = {
     (0, 33): Interface(("weights", "kv_cache"), names_weights=True, tested=False),
 }
 """Minor versions of vLLM whose interface is known here."""
+
+
+FREE = ("default", "siri-released")
+"""Names of a server's weights that no run samples with: after its start, and after a run's end."""
 
 
 def interface(version: str, where: str = "is installed") -> Interface:
@@ -153,38 +157,20 @@ def push_in_process(llm: Any, weights: Iterator[tuple[str, Any]]) -> None:
     llm.reset_prefix_cache()
 
 
-class Server(Protocol):
-    """What weight sync needs of a ``vllm serve``."""
-
-    host: str
-
-    def get(self, route: str, timeout: float) -> Any:
-        """The JSON of a route."""
-        ...
-
-    def post(self, route: str, body: Any, timeout: float) -> Any:
-        """Send JSON, get JSON; raises unless the answer is 200."""
-        ...
-
-    def hang_up(self) -> None:
-        """Break off what waits for an answer."""
-        ...
-
-
 # Seconds that a server may take over one call of a sync: a large model is read from a disk.
 _SYNC = 1800.0
 # Bytes of weights in CPU memory at a time while they are written.
 _SHARD = 2**31
 
 
-def exchange(server: Server, version: str, load: Callable[[], Any]) -> None:
+def exchange(server: JsonClient, version: str, load: Callable[[], Any]) -> None:
     """Replace a server's weights: stop sampling, load, forget cached prefixes, go on.
 
     The weights carry the name ``version`` from the moment they are whole; between, they carry one
     that nobody expects. A server whose load failed is left paused: what it holds is no model.
 
     Args:
-        server: see :class:`Server`; requests in flight are aborted.
+        server: requests in flight are aborted.
         version: what ``/weight_info`` and the answers say of these weights.
         load: makes the workers load them.
 
@@ -233,9 +219,9 @@ class DiskTransfer:
             link.symlink_to(name)
             link.replace(self.latest)
         finally:
-            _drain(weights)
+            drain(weights)
 
-    def send(self, server: Server, version: str) -> None:
+    def send(self, server: JsonClient, version: str) -> None:
         """Make the server load what was written last; can be repeated, by any rank."""
         path = str(self.latest.resolve())
         body = {
@@ -252,7 +238,8 @@ class DiskTransfer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _drain(weights: Iterator[Any]) -> None:
+def drain(weights: Iterator[Any]) -> None:
+    """Go through what is left of sharded weights: the other ranks gather them with this one."""
     for _ in weights:
         pass
 
@@ -313,12 +300,12 @@ class NcclTransfer:
         """Whether :meth:`describe` has been called."""
         return self._what is not None
 
-    def connect(self, server: Server) -> None:
+    def connect(self, server: JsonClient) -> None:
         """Open the group of the trainer (rank 0) and all workers; replaces one that is open."""
         common = importlib.import_module("vllm.distributed.weight_transfer.nccl_common")
         self._let_go()
         torch.cuda.set_device(self.device)
-        address = _own_address(server.host)
+        address = own_address(server.host)
         workers = server.get("/get_world_size", _SYNC)["world_size"]
         group = {
             "master_address": address,
@@ -330,7 +317,7 @@ class NcclTransfer:
         with _beside(server, "/init_weight_transfer_engine", {"init_info": group}):
             self._group = common.trainer_init(group)
 
-    def send(self, server: Server, weights: Iterator[tuple[str, Any]], version: str) -> None:
+    def send(self, server: JsonClient, weights: Iterator[tuple[str, Any]], version: str) -> None:
         """Broadcast ``weights``, in the order of :meth:`describe`, and make the server use them."""
         packed = importlib.import_module("vllm.distributed.weight_transfer.packed_tensor")
         assert self._what is not None
@@ -354,7 +341,7 @@ class NcclTransfer:
             self._let_go()  # the two sides may be at different places of the stream
             raise
         finally:
-            _drain(weights)  # other ranks gather with it
+            drain(weights)  # other ranks gather with it
 
     def close(self) -> None:
         """Leave the group."""
@@ -368,7 +355,7 @@ class NcclTransfer:
 
 
 @contextmanager
-def _beside(server: Server, route: str, body: dict[str, Any]) -> Iterator[None]:
+def _beside(server: JsonClient, route: str, body: dict[str, Any]) -> Iterator[None]:
     """Send a request that the server answers only after the block has done its part.
 
     One that is refused at once raises before the block, which would wait for a peer in vain.
@@ -385,17 +372,3 @@ def _beside(server: Server, route: str, body: dict[str, Any]) -> Iterator[None]:
         raise
     finally:
         side.shutdown()
-
-
-def _own_address(host: str) -> str:
-    """The address under which ``host`` reaches this machine."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing
-        return str(probe.getsockname()[0])
-
-
-def free_port(address: str) -> int:
-    """A port of ``address`` that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])

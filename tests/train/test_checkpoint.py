@@ -19,6 +19,7 @@ from siri_train import run as run_module
 from siri_train.checkpoint import CheckpointError, checkpoints, problem
 from siri_train.cli import main
 from siri_train.config import ConfigError
+from siri_train.evaluate import Evaluation
 from siri_train.files import WriteError, recover, written_aside
 from siri_train.loop import train
 from siri_train.run import Run
@@ -230,7 +231,7 @@ def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
             "pass_at_k": [0, 0], "tokens": tokens, "backtrack_per_1k": 0.0,
         }  # fmt: skip
 
-    monkeypatch.setattr("siri_train.run.evaluate", evaluate)
+    monkeypatch.setattr(Evaluation, "__call__", evaluate)
     options = ["schedule.cycle=10", "eval.every=2", "checkpoint.every=0", "checkpoint.keep_last=1"]
     run = train(tiny("train.steps=4", *options, "checkpoint.best=accuracy"))
     assert list(checkpoints(run)) == [2, 4]  # 4 is the last and the best, 2 was

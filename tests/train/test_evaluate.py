@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
-from siri_train.config import EvalConfig
 from siri_train.data.sources import EncodedQuestion
-from siri_train.evaluate import evaluate, interval
-from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.evaluate import Evaluation, interval
+from siri_train.recipe import parse_config
 from siri_train.rewards import make_verifier
 from siri_train.rollout import Completion, SamplingParams
 
@@ -37,14 +37,17 @@ class Scripted:
 
 def run(script: list[list[tuple[int, bool]]], budgets: list[int]) -> dict[str, list[float]]:
     questions = [EncodedQuestion(str(i), (1,), "7", "") for i in range(len(script))]
-    return evaluate(
-        Scripted(script), questions, EvalConfig(samples=len(script[0])), budgets,
+    config = parse_config(
+        {}, [f"eval.samples={len(script[0])}", f"eval.budgets={budgets}", "reward.think=required"]
+    )
+    policy = SimpleNamespace(
         eos_ids=frozenset({2}),
         decode=lambda done: [
             "wait </think> \\boxed{7}" if c.token_ids[0] else "</think> \\boxed{3}" for c in done
         ],
-        verifier=make_verifier("exact"), think="required", counter=BacktrackCounter(), seed=0,
-    )  # fmt: skip
+    )
+    engine, verifier = Scripted(script), make_verifier("exact")
+    return Evaluation(config, questions, engine, policy, verifier)()  # type: ignore[arg-type]
 
 
 def test_budgets_from_one_pass_equal_separate_passes() -> None:

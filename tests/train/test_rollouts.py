@@ -83,8 +83,8 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(spoil: Callable[[int, int, Completion], None]) -> list[Faulty]:
         made: list[Faulty] = []
 
-        def build(*args: Any) -> Faulty:
-            made.append(Faulty(build_engine(*args), spoil))
+        def build(*args: Any, **kwargs: Any) -> Faulty:
+            made.append(Faulty(build_engine(*args, **kwargs), spoil))
             return made[-1]
 
         monkeypatch.setattr(siri_train.run, "build_engine", build)
@@ -159,7 +159,7 @@ def test_bad_log_probs_are_never_trained_on(
             completion.logprobs[-1] = float("-inf")
 
     faulty(always)
-    with pytest.raises(EngineError, match="is -inf.*again after the weights"):
+    with pytest.raises(EngineError, match="also after the weights.*is -inf"):
         train(tiny("train.steps=3", f"output={tmp_path / 'other'}"))
 
 

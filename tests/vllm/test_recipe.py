@@ -240,7 +240,8 @@ def test_siri_train_eval_samples_with_the_recipes_vllm(
         VllmEngine, "generate", lambda self, *a, **k: started.append(self) or real(self, *a, **k)
     )
     assert main(["eval", str(whole / "checkpoints/step_000005")]) == 0
-    assert len(started) == 2 and '"questions": 8' in capsys.readouterr().out
+    # Two shards each: the sync probe, the evaluation.
+    assert len(started) == 4 and '"questions": 8' in capsys.readouterr().out
     config = yaml.safe_load((whole / "config.yaml").read_text())
     assert config["rollout"]["vllm"]["sleep_level"] == 1
 
