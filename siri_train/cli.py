@@ -23,7 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Half of the log lines of a download-free run would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)
+    # argparse takes positional arguments in one run only; overrides may stand after an option too.
+    wrong = [m for m in more if m.startswith("-") or "=" not in m]
+    if wrong or (more and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or more)}")
+    if more:
+        arguments.overrides += more
     from siri_train.config import ConfigError
     from siri_train.files import WriteError
     from siri_train.rollout import EngineError

@@ -54,6 +54,20 @@ def test_dry_run_shows_the_configuration_and_writes_nothing(
     assert not Path("runs").exists()
 
 
+def test_overrides_may_stand_on_both_sides_of_an_option(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", recipe, "train.lr=0.5", "--dry-run", "train.steps=7"]) == 0
+    shown = capsys.readouterr().out
+    assert "lr: 0.5" in shown and "steps: 7" in shown
+    for extra in ("oops", "--oops=1"):
+        with pytest.raises(SystemExit):
+            main(["train", recipe, "--dry-run", "train.steps=7", extra])
+        assert f"unrecognized arguments: {extra}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", "run", "a.b=c"])
+
+
 def test_schedule_shows_the_papers_cosine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
