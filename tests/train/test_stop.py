@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from siri_train.checkpoint import checkpoints
+from siri_train.cli import main
 from siri_train.loop import train
 from siri_train.rollout import TransformersEngine
 from siri_train.stop import Stopped, stop_request
@@ -126,22 +127,35 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_line_says_how_to_continue(
-    tiny: Any, tmp_path: Path, signum: int, status: int
+    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], signum: int, status: int
 ) -> None:
+    """SIGINT to a process of its own, SIGTERM to this one."""
     recipe = tmp_path / "recipe.yaml"
     config = tiny("train.steps=400", "checkpoint.every=0", "eval.at_start=false")
     recipe.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "siri_train", "train", str(recipe)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     metrics = config.run_dir / "metrics.jsonl"
-    until = time.monotonic() + 120
-    while time.monotonic() < until and not (metrics.exists() and metrics.stat().st_size > 2000):
-        time.sleep(0.02)
-    process.send_signal(signum)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == status, error
+
+    def signal_later(pid: int) -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not (metrics.exists() and metrics.stat().st_size > 2000):
+            time.sleep(0.02)
+        os.kill(pid, signum)
+
+    if signum == signal.SIGINT:
+        command = [sys.executable, "-m", "siri_train", "train", str(recipe)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        signal_later(process.pid)
+        _, error = process.communicate(timeout=120)
+        returned = process.returncode
+    else:
+        thread = threading.Thread(target=signal_later, args=(os.getpid(),))
+        thread.start()
+        returned = main(["train", str(recipe)])
+        thread.join()
+        error = capsys.readouterr().err
+    assert returned == status, error
     assert "Traceback" not in error and "run the same command again to continue" in error
     step = int(re.search(r"stopped before step (\d+)", error)[1])  # type: ignore[index]
     assert step == len(metrics.read_text().splitlines()) and step in checkpoints(config.run_dir)
