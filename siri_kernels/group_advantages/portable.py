@@ -22,13 +22,16 @@ NARROW = (
 
 
 class Grouping(Protocol):
-    """Reductions from answers to groups, and back."""
+    """Reductions from answers to groups, and back; answers have the shape that suits them."""
+
+    def arrange(self, rewards: torch.Tensor) -> torch.Tensor:
+        """[B] -> that shape."""
 
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
-        """[B] -> [G]; ``how`` is "sum", "max" or "min"."""
+        """That shape -> [G]; ``how`` is "sum", "max" or "min"."""
 
     def expand(self, per_group: torch.Tensor) -> torch.Tensor:
-        """[G] -> [B]."""
+        """[G] -> one that broadcasts to that shape."""
 
 
 class Equal:
@@ -37,14 +40,16 @@ class Equal:
     def __init__(self, size: int) -> None:
         self.size = size
 
+    def arrange(self, rewards: torch.Tensor) -> torch.Tensor:
+        return rewards.reshape(-1, self.size)
+
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
-        table = values.view(-1, self.size)
         if how == "sum":
-            return table.sum(1)
-        return table.amax(1) if how == "max" else table.amin(1)
+            return values.sum(1)
+        return values.amax(1) if how == "max" else values.amin(1)
 
     def expand(self, per_group: torch.Tensor) -> torch.Tensor:
-        return per_group.repeat_interleave(self.size)
+        return per_group[:, None]
 
 
 class Ragged:
@@ -52,6 +57,9 @@ class Ragged:
 
     def __init__(self, ids: torch.Tensor, num_groups: int | None, device: torch.device) -> None:
         self.group, self.order, self.offsets = (t.to(device) for t in sort_groups(ids, num_groups))
+
+    def arrange(self, rewards: torch.Tensor) -> torch.Tensor:
+        return rewards
 
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
         # initial: what torch gives a group without answers. unsafe: without it torch reads the
@@ -101,18 +109,19 @@ def group_advantages(
         by = Equal(groups)
     else:
         by = Ragged(groups, num_groups, rewards.device)
+    r = by.arrange(r)
     scored = ~r.isnan()
     count = by.reduce(scored.to(r.dtype), "sum")
-    top = by.reduce(r.masked_fill(~scored, float("-inf")), "max").masked_fill(count == 0, 0)
-    drop = (r - by.expand(top)).masked_fill(~scored, 0)  # <= 0
+    top = by.reduce(r.nan_to_num(float("-inf")), "max").masked_fill(count == 0, 0)
+    drop = (r - by.expand(top)).nan_to_num(0.0)  # <= 0
     mean_drop = by.reduce(drop, "sum") / count.clamp(min=1)
     degenerate = by.reduce(drop, "min") >= 0
-    centred = drop - by.expand(mean_drop)
-    squares = by.reduce(centred.square().masked_fill(~scored, 0), "sum")
+    centred = (drop - by.expand(mean_drop)).mul_(scored)
+    squares = by.reduce(centred.square(), "sum")
     std = _std(squares, count, correction)
 
     if baseline == "none":
-        advantages = r
+        advantages = r.nan_to_num(0.0)
     elif baseline == "mean":
         advantages = centred
     else:  # r - (sum - r) / (n - 1) = (r - mean) * n / (n - 1)
@@ -120,12 +129,13 @@ def group_advantages(
     divisors = std
     if singleton == "verl":
         alone = count == 1
-        advantages = torch.where(by.expand(alone), r, advantages)
+        advantages = torch.where(by.expand(alone) & scored, r, advantages)
         divisors = std.masked_fill(alone, 1)
     if scale != "none":
         divisor = by.expand(divisors) if scale == "group_std" else _batch_std(r, scored, correction)
-        advantages = (advantages / (divisor + eps)).masked_fill(divisor == 0, 0)
-    return advantages.masked_fill(~scored, 0), top + mean_drop, std, degenerate
+        # Over infinity where the std is 0.
+        advantages = advantages / torch.where(divisor == 0, torch.inf, divisor + eps)
+    return advantages.reshape(-1), top + mean_drop, std, degenerate
 
 
 def _std(squares: torch.Tensor, count: torch.Tensor, correction: int) -> torch.Tensor:

@@ -40,6 +40,21 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
+    @property
+    def full(self) -> bool:
+        """The next token has no room."""
+        assert self.keys is not None
+        return self._buffers is None or self.keys.shape[2] == self._buffers[0].shape[2]
+
+    def put(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write other sequences over ``rows``, their newest tokens beside those of the others."""
+        assert self.keys is not None and self.values is not None
+        start = self.keys.shape[2] - keys.shape[2]
+        for mine, theirs in ((self.keys, keys), (self.values, values)):
+            # What stood there is masked, but a NaN would come through the mask.
+            mine[rows, :, :start] = 0
+            mine[rows, :, start:] = theirs
+
     def replace(self, keys: Tensor, values: Tensor) -> None:
         """Hold these instead; the next :meth:`update` makes new room."""
         self._buffers = None
@@ -89,7 +104,7 @@ class Batch:
         position: [B, 1] int64, position of that token.
         ids: [B, 1] int64, that token.
         live: the index of the response each row belongs to.
-        ended: [B] bool, rows that have finished and wait for the next compaction.
+        ended: rows that have finished and wait to be replaced or dropped.
     """
 
     cache: Any
@@ -97,15 +112,22 @@ class Batch:
     position: Tensor
     ids: Tensor
     live: list[int]
-    ended: Tensor
+    ended: list[bool]
 
 
-def compact(batch: Batch, keep: Tensor) -> None:
-    """Leave only the rows ``keep``, and drop the columns that are padding in all of them."""
+def compact(batch: Batch) -> None:
+    """Drop the rows that have ended, and the columns that are padding in all others."""
+    rows = [row for row, done in enumerate(batch.ended) if not done]
+    keep = torch.tensor(rows, dtype=torch.long, device=batch.mask.device)
     batch.cache.batch_select_indices(keep)
     batch.ids, batch.mask = batch.ids[keep], batch.mask[keep]
-    batch.position, batch.ended = batch.position[keep], batch.ended[keep]
-    batch.live = [batch.live[row] for row in keep.tolist()]
+    batch.position = batch.position[keep]
+    batch.live, batch.ended = [batch.live[row] for row in rows], [False] * len(rows)
+    trim(batch)
+
+
+def trim(batch: Batch) -> None:
+    """Drop the columns that are padding in every row."""
     first = int(batch.mask.any(0).int().argmax())
     if first:
         batch.mask = batch.mask[:, first:]
@@ -113,24 +135,34 @@ def compact(batch: Batch, keep: Tensor) -> None:
             layer.replace(layer.keys[:, :, first:], layer.values[:, :, first:])
 
 
-def select(batch: Batch, rows: Tensor, live: list[int]) -> Batch:
+def select(batch: Batch, rows: list[int], live: list[int]) -> Batch:
     """A batch of its own with some rows of another, which may be named several times."""
+    index = torch.tensor(rows, device=batch.mask.device)
     return Batch(
-        selected(batch.cache, rows),
-        batch.mask[rows],
-        batch.position[rows],
-        batch.ids[rows],
+        selected(batch.cache, index),
+        batch.mask[index],
+        batch.position[index],
+        batch.ids[index],
         live,
-        batch.ended[rows],
+        [batch.ended[row] for row in rows],
     )
 
 
 def joined(old: Batch | None, new: Batch | None) -> Batch | None:
-    """Two batches as one, the narrower cache padded at the left."""
+    """The live rows of two batches as one batch.
+
+    Rows of ``new`` take the places of rows of ``old`` that have ended, if there are enough of
+    them: nothing else is copied then. Otherwise the narrower cache is padded at the left.
+    """
     if old is None or new is None:
         return new or old
-    if bool(old.ended.any()):
-        compact(old, (~old.ended).nonzero()[:, 0])
+    if any(new.ended):
+        compact(new)
+    places = [row for row, done in enumerate(old.ended) if done][: len(new.live)]
+    if len(places) == len(new.live) and new.mask.shape[1] <= old.mask.shape[1]:
+        return _placed(old, new, places)
+    if any(old.ended):
+        compact(old)
     width = max(old.mask.shape[1], new.mask.shape[1])
 
     def widen(x: Tensor, have: int, dim: int) -> Tensor:
@@ -150,5 +182,17 @@ def joined(old: Batch | None, new: Batch | None) -> Batch | None:
         torch.cat([old.position, new.position]),
         torch.cat([old.ids, new.ids]),
         old.live + new.live,
-        torch.cat([old.ended, new.ended]),
+        old.ended + new.ended,
     )
+
+
+def _placed(old: Batch, new: Batch, places: list[int]) -> Batch:
+    rows = torch.tensor(places, device=old.mask.device)
+    for a, b in zip(old.cache.layers, new.cache.layers, strict=True):
+        a.put(rows, b.keys, b.values)
+    old.mask[rows] = 0
+    old.mask[rows, old.mask.shape[1] - new.mask.shape[1] :] = new.mask
+    old.position[rows], old.ids[rows] = new.position, new.ids
+    for place, index in zip(places, new.live, strict=True):
+        old.live[place], old.ended[place] = index, False
+    return old

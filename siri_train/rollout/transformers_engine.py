@@ -1,8 +1,8 @@
 """Rollouts with a transformers model in this process: a continuously refilled, cached batch.
 
-Naive padded ``generate`` decodes every row until the longest one of its batch ends. Here a row
-leaves the batch and the cache when it finishes, columns that were padding for it go with it, and
-waiting prompts take its place. A prompt is read once for all of its responses.
+Naive padded ``generate`` decodes every row until the longest one of its batch ends. Here the next
+waiting response takes the place of one that finishes, in the cache too; once none waits, finished
+rows leave. A prompt is read once for all of its responses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siri_train.rollout.cache import Batch, compact, joined, new_cache, select
+from siri_train.rollout.cache import Batch, compact, joined, new_cache, select, trim
 from siri_train.rollout.engine import (
     CANCELLED,
     Completion,
@@ -25,7 +25,7 @@ from siri_train.rollout.engine import (
     check_prompts,
 )
 
-# Shrinking or growing the cache copies it; it pays for itself below this share of live rows.
+# Shrinking the cache copies it; it pays for itself below this share of live rows.
 _COMPACT_BELOW = 0.8
 
 
@@ -151,11 +151,13 @@ class _Run:
         Returns:
             The responses that finished.
         """
-        live = 0 if self.batch is None else len(self.batch.live)
-        if self.waiting and live <= _COMPACT_BELOW * self.rows:
+        live = 0 if self.batch is None else self.batch.ended.count(False)
+        if self.waiting and live < self.rows:
             return self._admit([self.waiting.popleft() for _ in range(self._room(live))])
         assert self.batch is not None
         batch = self.batch
+        if batch.cache.layers[0].full:  # it is copied now anyway
+            trim(batch)
         logits = self._forward(batch.ids, batch.mask, batch.position, batch.cache)
         return self._advance(batch, logits)
 
@@ -183,8 +185,8 @@ class _Run:
         """Mark what has not finished."""
         unfinished = set(self.waiting)
         if self.batch is not None:
-            ended = self.batch.ended.tolist()
-            unfinished |= {i for i, done in zip(self.batch.live, ended, strict=True) if not done}
+            batch = self.batch
+            unfinished |= {i for i, done in zip(batch.live, batch.ended, strict=True) if not done}
         for index in unfinished:
             self.completions[index].finish_reason = "abort"
             self.completions[index].error = reason
@@ -213,7 +215,7 @@ class _Run:
             read = joined(held, read)
             logits = held_logits if logits is None else torch.cat([held_logits, logits])
         assert read is not None and logits is not None
-        rows = torch.tensor([read.live.index(owner) for owner in owners], device=self.device)
+        rows = [read.live.index(owner) for owner in owners]
         admitted = select(read, rows, chosen)
         logits, last = logits[rows], logits[rows[-1:]]
         self.read = None
@@ -237,50 +239,43 @@ class _Run:
         position = (mask.cumsum(1) - 1).clamp(min=0)
         cache = new_cache()
         logits = self._forward(ids, mask, position, cache)
-        ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
+        ended = [False] * len(prompts)
         return Batch(cache, mask, position[:, -1:], ids[:, -1:], owners, ended), logits
 
     def _advance(self, batch: Batch, logits: Tensor) -> list[int]:
         """Draw a token a row, note it, and make ``batch`` ready for the next forward pass."""
         token, logprob, entropy = sample(logits, self.params, self.generator)
-        was_ended = batch.ended
-        batch.ended = was_ended | torch.isin(token, self.stops)
         finished = []
-        full = []
         rows = zip(
             batch.live,
             token.tolist(),
             logprob.tolist(),
             entropy.tolist(),
-            was_ended.tolist(),
-            batch.ended.tolist(),
+            torch.isin(token, self.stops).tolist(),
             strict=True,
         )
-        for row, (index, tok, lp, ent, before, now) in enumerate(rows):
-            if before:
+        for row, (index, tok, lp, ent, stopped) in enumerate(rows):
+            if batch.ended[row]:
                 continue
             completion = self.completions[index]
             completion.token_ids.append(tok)
             completion.logprobs.append(lp)
             assert completion.entropies is not None
             completion.entropies.append(ent)
-            if now:
+            if stopped:
                 completion.finish_reason = "stop"
-            elif len(completion.token_ids) == self.params.max_tokens:
-                full.append(row)
-            else:
+            elif len(completion.token_ids) < self.params.max_tokens:
                 continue
+            batch.ended[row] = True
             finished.append(index)
-        batch.ended[full] = True
         batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], dim=1)
-        batch.position, batch.ids = batch.position + 1, token[:, None]
-        keep = (~batch.ended).nonzero()[:, 0]
-        if len(keep) == 0:
-            self.batch = None
-            return finished
-        if len(keep) < _COMPACT_BELOW * len(batch.live):
-            compact(batch, keep)
-        self.batch = batch
+        # A row that has ended stands still: learned positions have an end.
+        ahead = torch.tensor(batch.ended, device=self.device).logical_not()[:, None]
+        batch.position, batch.ids = batch.position + ahead, token[:, None]
+        live = batch.ended.count(False)
+        self.batch = batch if live else None
+        if live and not self.waiting and live < _COMPACT_BELOW * len(batch.live):
+            compact(batch)
         return finished
 
 
@@ -314,10 +309,34 @@ def sample(
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
-    # NaN draws anything, with NaN as its log-prob: an error here would end a GPU's context.
-    token = torch.multinomial(probs.nan_to_num(1.0), 1, generator=generator)
-    entropy = -(probs * logprobs.masked_fill(probs == 0, 0.0)).sum(-1)
+    token = draw(probs, generator)
+    # -inf, where nothing is drawn from, would make 0 * -inf.
+    entropy = -(probs * logprobs.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
     return token[:, 0], logprobs.gather(-1, token)[:, 0], entropy
+
+
+def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one index a row.
+
+    On a CPU by the inverse of the cumulative sum, one uniform number a row: ``torch.multinomial``
+    takes a number for every token of the vocabulary, a tenth of a decoding step of 135M weights.
+
+    Args:
+        probs: [B, V] float32. A row with NaN draws anything: an error would end a GPU's context.
+        generator: on the device of ``probs``.
+
+    Returns:
+        [B, 1] int64.
+    """
+    probs = probs.nan_to_num(1.0)
+    if probs.device.type != "cpu":
+        return torch.multinomial(probs, 1, generator=generator)
+    mass = probs.cumsum(-1, dtype=torch.float64)
+    uniform = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64)
+    # right=True: past tokens of probability 0, whose sum is their neighbour's. The product may
+    # round up to the whole sum; then the last token that adds to it.
+    below = (uniform * mass[:, -1:]).minimum(mass[:, -1:].nextafter(mass.new_zeros(())))
+    return torch.searchsorted(mass, below, right=True)
 
 
 @contextmanager

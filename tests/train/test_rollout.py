@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from siri_train.model import Policy
 from siri_train.packing import Sample, micro_batches
 from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
 from siri_train.rollout.cache import new_cache, selected
-from siri_train.rollout.transformers_engine import sample
+from siri_train.rollout.transformers_engine import draw, sample
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
 
@@ -113,6 +113,19 @@ def test_top_k_and_top_p_keep_the_right_set_and_renormalise() -> None:
     torch.testing.assert_close(entropy[0], -(kept * kept.log()).sum())
 
 
+def test_what_has_no_probability_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    probs = torch.tensor([0.0, 0.25, 0.0, 0.0, 0.75, 0.0, 0.0])
+    generator = torch.Generator().manual_seed(0)
+    drawn = draw(probs.repeat(20_000, 1), generator)[:, 0]
+    share = torch.bincount(drawn, minlength=7) / 20_000
+    torch.testing.assert_close(share, probs, atol=0.015, rtol=0)
+    assert share.count_nonzero() == 2
+    for uniform, token in ((0.0, 1), (1 - 2**-53, 4), (1.0, 4)):
+        monkeypatch.setattr(torch, "rand", lambda *a, u=uniform, **k: torch.tensor([[u]]).double())
+        assert draw(probs[None], generator).tolist() == [[token]]
+    assert draw(torch.full((1, 7), torch.nan), generator).shape == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -153,6 +166,47 @@ def test_refilling_leaves_every_row_its_own(policy: Policy) -> None:
             logits = policy.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
             want = logits.gather(1, torch.tensor(c.token_ids)[:, None])[:, 0]
             torch.testing.assert_close(torch.tensor(c.logprobs), want, atol=2e-5, rtol=0)
+
+
+def test_a_row_is_replaced_at_once_and_in_place(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, steps = policy.model.forward, []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        if kwargs["input_ids"].shape[1] == 1:
+            keys = kwargs["past_key_values"].layers[0].keys
+            steps.append((len(keys), keys.data_ptr()))
+        return out
+
+    monkeypatch.setattr(policy.model, "forward", watched)
+    groups = engine(policy, rows=4).generate(PROMPTS[:1], params(policy, n=40, max_tokens=30))
+    tokens = sum(len(c.token_ids) - 1 for c in groups[0])  # the first comes with the prompt
+    full = [step for step in steps if step[0] == 4]
+    spare = sum(rows for rows, _ in steps) - tokens
+    assert spare <= 2 * 30  # none while responses wait; a few before the last rows leave
+    assert len({pointer for _, pointer in full}) <= 1 + len(full) / 20  # a copy in 32 steps
+
+
+def test_a_broken_row_does_not_break_the_one_that_takes_its_place() -> None:
+    ours = new_cache()
+    ours.update(torch.full((2, 1, 6, 4), torch.nan), torch.full((2, 1, 6, 4), torch.nan), 0)
+    keys, values = torch.randn(2, 1, 1, 3, 4)
+    ours.layers[0].put(torch.tensor([1]), keys, values)
+    for held, put in ((ours.layers[0].keys, keys), (ours.layers[0].values, values)):
+        assert held[0].isnan().all()
+        assert torch.equal(held[1], torch.cat([torch.zeros(1, 3, 4), put[0]], 1))
+
+
+def test_rows_that_have_ended_stay_within_learned_positions() -> None:
+    torch.manual_seed(0)
+    shape = GPT2Config(vocab_size=37, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(shape)
+    for seed in range(4):  # rows that ended early stand beside others that began late
+        wanted = SamplingParams(max_tokens=20, stop_token_ids=frozenset({3}), seed=seed)
+        groups = TransformersEngine(model, 0, 10).generate([list(range(5, 17))] * 30, wanted)
+        assert {g[0].finish_reason for g in groups} == {"stop", "length"}
 
 
 def test_responses_stream_and_can_be_cancelled(policy: Policy) -> None:
