@@ -16,7 +16,7 @@ torchtitan = pytest.importorskip("torchtitan", reason="torchtitan is not install
 losses = pytest.importorskip("torchtitan.components.loss")
 
 from siri_kernels.integrations.torchtitan import SiriLoss  # noqa: E402
-from tests.kernels.helpers import leave_process_group  # noqa: E402
+from tests.kernels.helpers import leave_process_group, two_processes  # noqa: E402
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 8, 16, 61
 
@@ -123,7 +123,7 @@ def sharded_worker(rank, folder):
 
 def test_a_head_sharded_by_fsdp2(tmp_path):
     """As torchtitan's ``parallelize_fn`` leaves it, before the trainer calls ``set_lm_head``."""
-    torch.multiprocessing.spawn(sharded_worker, (tmp_path,), nprocs=2)
+    two_processes(sharded_worker, tmp_path)
 
 
 def test_refusals():

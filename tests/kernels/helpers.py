@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import sys
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .interpreter import INTERPRETED
 
 
 def make_linear(tokens, width, vocabulary, dtype=torch.float64, peak=1.0):
@@ -73,6 +76,16 @@ class NoHostRead(TorchDispatchMode):
         name = func.overloadpacket.__name__
         assert name not in self.waits, f"{name} waits for the GPU"
         return func(*args, **(kwargs or {}))
+
+
+def two_processes(worker, *arguments):
+    """Runs ``worker(rank, *arguments)`` in two processes; fails if one does.
+
+    They are forked off a process that has imported what they need once, and nothing else.
+    """
+    imports = "tests.kernels.interpreter" if INTERPRETED else "tests.kernels.test_wrap"
+    multiprocessing.set_forkserver_preload([imports])
+    torch.multiprocessing.start_processes(worker, arguments, nprocs=2, start_method="forkserver")
 
 
 def leave_process_group():

@@ -1,14 +1,6 @@
-"""The Triton kernels of grouped advantages: on a GPU where there is one, else interpreted.
-
-Triton has to be told before it is imported, so that without a GPU everything below runs in a fresh
-process that the first test starts.
-"""
+"""The Triton kernels of grouped advantages: on a GPU where there is one, else interpreted."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,23 +9,10 @@ from hypothesis import strategies as st
 
 from siri_kernels import group_advantages
 
+from .interpreter import DEVICE, direct
 from .test_group_advantages import BASELINES, NAN, SCALES
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-direct = pytest.mark.skipif(
-    not INTERPRETED and DEVICE == "cpu", reason="runs in the process of test_interpreted"
-)
-
-
-@pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the tests below run here")
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_interpreted(which):
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", which, __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:] + run.stderr[-2000:]
+pytestmark = direct
 
 
 def assert_right(rewards, groups, **options):
@@ -46,7 +25,6 @@ def assert_right(rewards, groups, **options):
     assert torch.equal(got.advantages.cpu() == 0, want.advantages == 0)
 
 
-@direct
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("singleton", ["zero", "verl"])
@@ -59,7 +37,6 @@ def test_options(baseline, scale, singleton):
         assert_right(rewards, groups, **options)
 
 
-@direct
 @pytest.mark.parametrize(
     "dtype",
     [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -70,7 +47,6 @@ def test_dtypes(dtype):
     assert_right(rewards, 4, scale="batch_std")
 
 
-@direct
 @pytest.mark.parametrize("level", [0.1, 1e4, -1e4 / 3])
 @pytest.mark.parametrize("scale", ["group_std", "batch_std"])
 def test_a_constant_group_gives_exact_zeros(level, scale):
@@ -85,7 +61,6 @@ def test_a_constant_group_gives_exact_zeros(level, scale):
     assert (nothing.advantages == 0).all(), "no std to divide by"
 
 
-@direct
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_large_mean_costs_no_precision(scale):
     small = torch.randint(0, 8, (64,)).float() / 8  # exact next to 1e4
@@ -96,13 +71,11 @@ def test_a_large_mean_costs_no_precision(scale):
     assert_right(large.cpu(), 4, scale=scale)
 
 
-@direct
 def test_nothing_scored():
     for scale in SCALES:
         assert_right(torch.full((6,), NAN), 3, scale=scale)
 
 
-@direct
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_known_groups_with_and_without_a_sort(monkeypatch, scale, limit):
@@ -115,7 +88,6 @@ def test_known_groups_with_and_without_a_sort(monkeypatch, scale, limit):
         assert_right(rewards, ids, scale=scale, singleton="verl", num_groups=num_groups)
 
 
-@direct
 @pytest.mark.parametrize("scale", SCALES)
 def test_groups_wider_than_a_tile_and_many_of_them(monkeypatch, scale):
     from siri_kernels.group_advantages import kernels
@@ -129,7 +101,6 @@ def test_groups_wider_than_a_tile_and_many_of_them(monkeypatch, scale):
         assert_right(rewards, groups, scale=scale)
 
 
-@direct
 @pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_equals_reference(examples):
     @settings(max_examples=examples, deadline=None)
@@ -162,7 +133,6 @@ def test_equals_reference(examples):
     run()
 
 
-@direct
 def test_runs_repeat_bit_for_bit():
     rewards, ids = torch.randn(500).to(DEVICE), torch.randint(0, 20, (500,)).to(DEVICE)
     first = group_advantages(rewards, ids, scale="batch_std", backend="triton")
@@ -171,7 +141,6 @@ def test_runs_repeat_bit_for_bit():
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@direct
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 @pytest.mark.parametrize("scale, launches", [("group_std", 1), ("batch_std", 2)])
 @pytest.mark.parametrize("by_id", [False, True])

@@ -11,7 +11,7 @@ from torch import nn
 
 from siri_kernels import LogprobHead, linear_logprob
 
-from .helpers import leave_process_group, leaves
+from .helpers import leave_process_group, leaves, two_processes
 
 VOCABULARY, WIDTH, TOKENS = 8200, 16, 12  # large enough for lists
 
@@ -70,7 +70,7 @@ def worker(rank, folder, tied):
 def test_fsdp2_in_two_processes_gives_the_gradients_of_one(tied, tmp_path):
     if not dist.is_available():
         pytest.skip("this PyTorch is built without torch.distributed")
-    torch.multiprocessing.spawn(worker, (tmp_path, tied), nprocs=2)
+    two_processes(worker, tmp_path, tied)
 
 
 def test_compiled_models_run_and_do_not_compile_again_each_step():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,10 +9,10 @@ import torch.distributed as dist
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_kernels.linear_logprob import api
 
-from .helpers import gradients, leave_process_group, leaves
+from .helpers import gradients, leave_process_group, leaves, two_processes
+from .interpreter import INTERPRETED
 from .test_linear_logprob_sparse import relative, zipf_head
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 RANKS = 2
 
 
@@ -45,7 +43,7 @@ def worker(rank, folder, cases):
 
 
 def problem(backend, dtype, tail, whole_options):
-    vocabulary, tokens = (400, 14) if backend == "triton" else (3000, 40)
+    vocabulary, tokens = (100, 14) if backend == "triton" else (3000, 40)
     hidden, weight, targets = zipf_head(tokens, vocabulary, 0.5, dtype)
     inputs, options = [hidden, weight], {"tail": tail, "backend": backend}
     if whole_options:
@@ -65,7 +63,7 @@ def check(folder, backend, cases):
     problems = [problem(backend, *case) for case in cases]
     for number, case in enumerate(problems):
         torch.save(case, folder / f"{number}.pt")
-    torch.multiprocessing.spawn(worker, (folder, len(cases)), nprocs=RANKS)
+    two_processes(worker, folder, len(cases))
     for number, (inputs, targets, up, options) in enumerate(problems):
         results = [torch.load(folder / f"{number}.{rank}.pt") for rank in range(RANKS)]
         first, second = (result[0] for result in results)

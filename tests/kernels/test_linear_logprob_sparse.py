@@ -180,7 +180,7 @@ def wide_eps(small_lists, monkeypatch):
 
 
 def test_certificate(wide_eps):
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(batches())
     def check(batch):
         check_certificate(batch)

@@ -1,14 +1,6 @@
-"""The Triton kernels of the policy loss: on a GPU where there is one, else interpreted.
-
-Triton has to be told before it is imported, so that without a GPU everything below runs in a fresh
-process that the first test starts.
-"""
+"""The Triton kernels of the policy loss: on a GPU where there is one, else interpreted."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,25 +10,11 @@ from hypothesis import strategies as st
 from siri_kernels import policy_loss, varlen
 from siri_kernels.policy_loss import RolloutCorrection
 
+from .interpreter import DEVICE, direct
 from .test_policy_loss import AGGREGATIONS, INF, NAN, make, with_gradients
 from .test_policy_loss_objectives import OBJECTIVES, aggregated, corrections
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-direct = pytest.mark.skipif(
-    not INTERPRETED and DEVICE == "cpu", reason="runs in the process of test_interpreted"
-)
-
-
-@pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the tests below run here")
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_interpreted(which):
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", which]
-    command += [__file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:] + run.stderr[-2000:]
+pytestmark = direct
 
 
 def on_device(batch):
@@ -82,7 +60,6 @@ def small_slots():
     kernels.BLOCK = before
 
 
-@direct
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_objectives(small_slots, name, ratio):
@@ -90,7 +67,6 @@ def test_objectives(small_slots, name, ratio):
     assert_right(batch, ratio=ratio, **OBJECTIVES[name])
 
 
-@direct
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("masked", [True, False])
 def test_aggregations(small_slots, aggregation, masked):
@@ -100,7 +76,6 @@ def test_aggregations(small_slots, aggregation, masked):
     assert_right(batch, **aggregated(aggregation))
 
 
-@direct
 @pytest.mark.parametrize("examples", [12, pytest.param(400, marks=pytest.mark.slow)])
 def test_everything_at_once(small_slots, examples):
     @settings(max_examples=examples, deadline=None)
@@ -133,13 +108,11 @@ def test_everything_at_once(small_slots, examples):
     run()
 
 
-@direct
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_inputs(small_slots, dtype):
     assert_right(make([20, 33], torch.float32), dtype, kl_coef=0.1)
 
 
-@direct
 @pytest.mark.parametrize("kind", ["number", "tensor", "float64", "integer"])
 def test_denominators(small_slots, kind):
     batch = make([5, 20], torch.float32)
@@ -153,7 +126,6 @@ def test_denominators(small_slots, kind):
         assert_right(batch, aggregation=aggregation, denominator=value)
 
 
-@direct
 def test_a_pointer_denominator(small_slots, monkeypatch):
     """As a 0-d tensor on a GPU, which is not read on the host."""
     from siri_kernels.policy_loss import launch
@@ -164,7 +136,6 @@ def test_a_pointer_denominator(small_slots, monkeypatch):
         assert_right(batch, denominator=value.to(DEVICE))
 
 
-@direct
 def test_long_sequences_among_short_ones():
     """At the slots' own size: one of several thousand tokens, next to single ones."""
     batch = make([1, 2500, 1, 0, 1024, 7], torch.float32)
@@ -172,7 +143,6 @@ def test_long_sequences_among_short_ones():
     assert_right(batch, rollout_correction="mis", **options)
 
 
-@direct
 def test_edges(small_slots):
     options = {"kl_coef": 0.1, "entropy_coef": 0.1, "backend": "triton"}
     for sizes in ([0, 0], [], [3, 2]):
@@ -186,7 +156,6 @@ def test_edges(small_slots):
     assert with_gradients(double, **options)[0].loss.dtype == torch.float64
 
 
-@direct
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_masked_junk_and_infinities(small_slots, name):
     clean = make([20, 3, 1], torch.float32)
@@ -224,7 +193,6 @@ def test_masked_junk_and_infinities(small_slots, name):
     assert with_gradients(on_device(clean), **options)[0].loss.isnan()
 
 
-@direct
 def test_runs_repeat_bit_for_bit(small_slots):
     batch = on_device(make([40, 0, 7], torch.float32))
     options = {"ratio": "sequence", "entropy_coef": 0.1, "backend": "triton"}
@@ -235,7 +203,6 @@ def test_runs_repeat_bit_for_bit(small_slots):
         assert all(torch.equal(a, b) for a, b in zip(grads, first_grads, strict=True))
 
 
-@direct
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 @pytest.mark.parametrize("ratio, launches", [("token", 2), ("sequence", 3)])
 def test_launches_and_waits_on_a_gpu(ratio, launches):
@@ -260,7 +227,6 @@ def test_launches_and_waits_on_a_gpu(ratio, launches):
     assert len(names) == launches, names
 
 
-@direct
 def test_noncontiguous_inputs(small_slots):
     batch = on_device(make([20, 5], torch.float32))
     doubled = {k: t.detach().repeat_interleave(2)[::2] for k, t in batch.items()}

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from siri_kernels import LogprobHead
 
-from .helpers import leave_process_group
+from .helpers import leave_process_group, two_processes
 from .test_wrap import batch, make
 
 
@@ -78,4 +78,4 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     """Untied (Qwen2) and tied (GPT-2), in float32, in bfloat16 and under DDP."""
     if not dist.is_available():
         pytest.skip("this PyTorch is built without torch.distributed")
-    torch.multiprocessing.spawn(worker, (tmp_path,), nprocs=2)
+    two_processes(worker, tmp_path)

@@ -188,7 +188,7 @@ def policies(folder: Path) -> dict[str, Any]:
 def memory() -> dict[str, tuple[int, int]]:
     """Peaks of an update beyond weights and optimiser: (counted at operators, by the estimate)."""
     model = Qwen2Config(
-        vocab_size=2048, hidden_size=128, intermediate_size=344, num_hidden_layers=6,
+        vocab_size=2048, hidden_size=128, intermediate_size=344, num_hidden_layers=4,
         num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=False,
     )  # fmt: skip
     tied = copy.deepcopy(model)
@@ -236,7 +236,7 @@ def memory() -> dict[str, tuple[int, int]]:
             )  # fmt: skip
 
         one_update(4, 16)  # from here on the optimiser's state and FSDP's buffers exist
-        counted = peak_bytes(partial(one_update, 6, budget))
+        counted = peak_bytes(partial(one_update, 4, budget))
         expected = estimate(config, Shape.of(shape), ranks=2, gpu=False)
         results[name] = (counted, beyond_given(expected))
     return results

@@ -15,13 +15,12 @@ import torch
 
 from siri_kernels import linear_logprob, policy_loss, varlen
 
+from ..interpreter import DEVICE, INTERPRETED
 from .peers import Compare, padded
 
 chunked = pytest.importorskip("liger_kernel.chunked_loss", reason="Liger is not installed")
 
 CAP, WIDTH, VOCABULARY = 40, 16, 61
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 
 
 @pytest.fixture(scope="module")
