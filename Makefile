@@ -51,7 +51,7 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),bench-ready)
 
 bench-ready: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	env -u PYTHONPATH $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 
 test-gpu: $(GPU_READY)
 	$(GPU_PYTHON) -m pytest tests/kernels tests/train/test_attention.py -k "triton or head or gpu"

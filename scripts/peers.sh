@@ -7,6 +7,7 @@
 # Without their dependencies on torch and transformers, which .venv has; verl 0.9.1 pins an older transformers but its
 # loss functions run with this one. SkyRL asks for Python 3.12; what is tested of it runs with 3.11 as well.
 set -eu
+unset PYTHONPATH # pip would take what lies there for installed
 TARGET=${1:-.peers}
 VENV=${VENV:-.venv}
 rm -rf "$TARGET"

@@ -5,6 +5,7 @@
 # versions of constraints.txt are installed: ask your index for a CPU build of torch there if it has one, because the
 # default Linux wheel brings several gigabytes of CUDA libraries.
 set -eu
+unset PYTHONPATH # pip would take what lies there for installed
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 

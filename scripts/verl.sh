@@ -6,6 +6,7 @@
 # verl pins an older transformers than siri-kernels, so that goes in without its dependencies, as it does beside a verl of
 # yours; installed and not only on the path, because verl finds it by its entry points. Not compiled: half of the time.
 set -eu
+unset PYTHONPATH # pip would take what lies there for installed
 TARGET=${1:-.verl}
 PYTHON=${PYTHON:-python3}
 

