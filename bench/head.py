@@ -230,7 +230,7 @@ def cpu_cases() -> list[HeadCase]:
     """What fits into minutes on two cores: SmolLM2's head, one of 152 000 ids, two wide ones."""
     small, sweep = (256, 576, 49_152), SWEEP
     cases = [HeadCase(512, 576, 49_152, among=tuple(HEAD))]
-    cases += [HeadCase(*small, softmax="real 0.8"), HeadCase(128, 896, 151_936)]
+    cases += [HeadCase(*small, softmax="real 0.8"), HeadCase(128, 896, 151_936, among=sweep)]
     cases += [HeadCase(*small, mode=m, among=sweep, priority=1) for m in ("forward", "frozen")]
     cases += [HeadCase(*small, masked=share, among=sweep, priority=1) for share in (0.3, 0.6)]
     softmaxes = ("real 0.6", 0.1, 1.0, 3.0, "uniform")
