@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ def head_inputs(
     weight[:, 0] = -ranks(vocab, device).log() / 4  # a Zipf tail, carried by one direction
     hidden = torch.randn(tokens, dim, generator=generator, device=device)
     hidden[:, 0] = 1.0
-    hidden *= scale_for(entropy, lambda scale: (hidden[:64] * scale) @ weight.T, 400.0)
+    hidden *= scale_for(entropy, hidden[:64] @ weight.T, torch.zeros(()), 400.0)
     return hidden, weight, sampled(hidden, weight, generator)
 
 
@@ -59,7 +58,7 @@ def language_inputs(
     tail = torch.zeros(tokens, dim, device=device)
     drawn = torch.randint(draws, (tokens,), generator=generator, device=device)
     tail[torch.arange(tokens, device=device), drawn] = exponent
-    scale = scale_for(entropy, lambda scale: (scale * wish + tail)[:64] @ weight.T, 100.0)
+    scale = scale_for(entropy, wish[:64] @ weight.T, tail[:64] @ weight.T, 100.0)
     hidden = scale * wish + tail
     return hidden, weight, sampled(hidden, weight, generator)
 
@@ -77,12 +76,12 @@ def ranks(vocab: int, device: str) -> Tensor:
     return torch.arange(1, vocab + 1, dtype=torch.float32, device=device)
 
 
-def scale_for(entropy: float, logits: Callable[[float], Tensor], high: float) -> float:
-    """The scale at which the rows of ``logits(scale)`` have this mean entropy, by bisection."""
+def scale_for(entropy: float, logits: Tensor, more: Tensor, high: float) -> float:
+    """The scale at which rows of ``scale * logits + more`` have this mean entropy, by bisection."""
     low = 0.0
     for _ in range(40):
         scale = (low + high) / 2
-        logp = logits(scale).log_softmax(-1)
+        logp = torch.add(more, logits, alpha=scale).log_softmax(-1)
         if -(logp.exp() * logp).sum(-1).mean() > entropy:
             low = scale
         else:
