@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,12 @@ from siri_train.rewards import Grade
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.collect import Collector
 from siri_train.rollout.engine import NonFiniteLogprobs
-from siri_train.rollout.server_build import build_server_engine
 from siri_train.rollout.vllm_server import VllmServerEngine
-from tests.vllm.conftest import PROMPTS, tiny_policy
-from tests.vllm.test_colocated import largest_difference
-from tests.vllm.test_server import RECIPE, recipe
-
-
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return tiny_policy()
-
-
-@pytest.fixture(scope="module")
-def engine(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServerEngine]:
-    run = tmp_path_factory.mktemp("server")
-    args = "rollout.server.args=[--enforce-eager, --max-num-seqs, 64]"
-    made = build_server_engine(recipe(run, args), policy)
-    yield made
-    made.close()
+from tests.vllm.checks import largest_difference
+from tests.vllm.conftest import PROMPTS
+from tests.vllm.test_server import RECIPE
+from tests.vllm.test_server import engine as engine  # a server of this file's own
+from tests.vllm.test_server import policy as policy
 
 
 def test_eval_samples_on_the_server_once_it_may(
