@@ -157,20 +157,26 @@ def check_certificate(batch):
         hidden, weight = leaves(logits.to(dtype))[0], torch.eye(logits.shape[1], dtype=dtype)
         out = linear_logprob(hidden, weight, targets, tail=tail)
         (got,) = gradients([out[i] for i in which], (hidden,), [up[i] for i in which])
+        assert_certified(batch, got, out.entropy.detach(), rounding)
 
-        def reference(outputs):
-            x, w = leaves(logits.double(), torch.eye(logits.shape[1]).double())
-            exact = linear_logprob(x, w, targets, backend="reference")
-            return gradients([exact[i] for i in outputs], (x,), [up[i] for i in outputs])[0]
 
-        want = reference(which)
-        # Rounding is relative to what is added up, which may cancel in the sum of both gradients.
-        parts = sum(float(reference((i,)).abs().sum()) for i in which)
-        if 1 in which:  # log p + H cancels
-            parts += float((up[1] * out.entropy.detach()).abs().sum())
-        wrong = float((got.double() - want).abs().sum())
-        floor = 1e-15 * sum(float(up[i].abs().sum()) for i in which)  # of the reference's exp
-        assert wrong <= tail * float(want.abs().sum()) + rounding * parts + floor
+def assert_certified(batch, got, entropy, rounding):
+    """The relative L1 error of the logits' gradient is at most ``tail``, but for rounding."""
+    logits, targets, up, which, tail = batch
+
+    def reference(outputs):
+        x, w = leaves(logits.double(), torch.eye(logits.shape[1]).double())
+        exact = linear_logprob(x, w, targets, backend="reference")
+        return gradients([exact[i] for i in outputs], (x,), [up[i] for i in outputs])[0]
+
+    want = reference(which)
+    # Rounding is relative to what is added up, which may cancel in the sum of both gradients.
+    parts = sum(float(reference((i,)).abs().sum()) for i in which)
+    if 1 in which:  # log p + H cancels
+        parts += float((up[1] * entropy).abs().sum())
+    wrong = float((got.double() - want).abs().sum())
+    floor = 1e-15 * sum(float(up[i].abs().sum()) for i in which)  # of the reference's exp
+    assert wrong <= tail * float(want.abs().sum()) + rounding * parts + floor
 
 
 @pytest.fixture

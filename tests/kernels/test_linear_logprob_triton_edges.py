@@ -14,7 +14,7 @@ from siri_kernels.linear_logprob import slots
 
 from .helpers import gradients, leaves
 from .interpreter import DEVICE, direct
-from .test_linear_logprob_sparse import batches, relative, zipf_head
+from .test_linear_logprob_sparse import assert_certified, batches, relative, zipf_head
 from .test_linear_logprob_triton import TOKENS, VOCABULARY, on_device, run, small_sizes
 
 pytestmark = direct
@@ -143,19 +143,7 @@ def check_certificate(batch):
     hidden, weight = leaves(*on_device(logits))[0], torch.eye(logits.shape[1]).to(DEVICE)
     out = linear_logprob(hidden, weight, targets.to(DEVICE), tail=tail, backend="triton")
     (got,) = gradients([out[i] for i in which], (hidden,), on_device(*(up[i] for i in which)))
-
-    def reference(outputs):
-        x, w = leaves(logits.double(), torch.eye(logits.shape[1]).double())
-        exact = linear_logprob(x, w, targets, backend="reference")
-        return gradients([exact[i] for i in outputs], (x,), [up[i] for i in outputs])[0]
-
-    want = reference(which)
-    parts = sum(float(reference((i,)).abs().sum()) for i in which)
-    if 1 in which:
-        parts += float((up[1] * out.entropy.detach().cpu()).abs().sum())
-    wrong = float((got.cpu().double() - want).abs().sum())
-    floor = 1e-15 * sum(float(up[i].abs().sum()) for i in which)
-    assert wrong <= tail * float(want.abs().sum()) + 3e-5 * parts + floor
+    assert_certified(batch, got.cpu(), out.entropy.detach().cpu(), 3e-5)
 
 
 def certificate(monkeypatch, examples):
