@@ -1,8 +1,12 @@
-"""Triton kernels over a tile of logits [rows, ids]: one program a row, whatever surrounds it.
+"""Triton kernels over a tile of raw logits [rows, ids]: one program a row, whatever surrounds it.
 
-The formulas are those of :mod:`.softmax_fold` and :mod:`.slots`, which say why.
+The formulas are those of :mod:`.softmax_fold` and :mod:`.slots`, which say why; units and rounding
+are those of :mod:`.kernel_math`.
 
-Maxima in Triton drop NaN, so nothing here is clamped by one: a NaN reaches its row's sum.
+A row's state is read by every thread of its program and written by one. All of it is read before
+the first reduction, and written after one: the reduction's barrier keeps a late thread from reading
+what another has already replaced. (``python -m siri_kernels.aot --check`` looks for it in the
+compiled code; the interpreter cannot see it.)
 """
 
 from __future__ import annotations
@@ -10,53 +14,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from siri_kernels.linear_logprob.kernel_math import (
+    LARGE,
+    LOWEST,
+    at_least,
+    capped,
+    exp2,
+    scale_of,
+    two_sums,
+    widened,
+)
+
 IDS = 4096  # of a tile
-WARPS = 8
-
-LOG_ZERO = tl.constexpr(-800.0)
-LOWEST = tl.constexpr(-87.0)
-# Largest finite fp32.
-LARGE = tl.constexpr(3.4028234663852886e38)
+# 32 logits a thread: what a program does once, not for each logit, is a third of its work then.
+WARPS = 4
+PART = 1024  # ids that are searched for list entries at a time
 
 
-@triton.jit
-def tanh(x):
-    size = tl.abs(x)
-    square = x * x
-    # Padé's, right to 1e-10 below 0.5, where the exponentials would cancel.
-    over = x * (945.0 + square * (105.0 + square))
-    small = over / (945.0 + square * (420.0 + 15.0 * square))
-    e = tl.exp(-2.0 * size)
-    large = (1.0 - e) / (1.0 + e)
-    return tl.where(size < 0.5, small, tl.where(x < 0, -large, large))
-
-
-@triton.jit
-def row_temperature(temperature, row, PER_ROW: tl.constexpr):
-    if PER_ROW:
-        return tl.load(temperature + row).to(tl.float32)
-    else:
-        return temperature
-
-
-@triton.jit
-def capped(raw, softcap, SOFTCAP: tl.constexpr):
-    return softcap * tanh(raw / softcap) if SOFTCAP else raw
-
-
-@triton.jit
-def widened(x, GEMM: tl.constexpr):
-    """``x`` as the GEMM takes it, in fp32."""
-    return x.to(GEMM).to(tl.float32)
-
-
-@triton.jit(do_not_specialize=["temperature", "softcap"])
+@triton.jit(do_not_specialize=["softcap", "inverse_softcap"])
 def target_kernel(
     hidden,
     weight,
     targets,
     bias,
-    temperature,
     out,
     hidden_row,
     hidden_column,
@@ -65,9 +45,9 @@ def target_kernel(
     width,
     vocabulary,
     softcap,
+    inverse_softcap,
     GEMM: tl.constexpr,
     BIAS: tl.constexpr,
-    PER_ROW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -76,25 +56,166 @@ def target_kernel(
     target = tl.load(targets + row)
     # A target out of range reads something, but nothing out of bounds.
     target = tl.where((target >= 0) & (target < vocabulary), target, 0)
+    hidden += row * hidden_row
+    weight += target * weight_row
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
-        column = start + tl.arange(0, BLOCK).to(tl.int64)
+        column = start + tl.arange(0, BLOCK)
         inside = column < width
-        x = tl.load(hidden + row * hidden_row + column * hidden_column, mask=inside, other=0.0)
-        w = tl.load(weight + target * weight_row + column * weight_column, mask=inside, other=0.0)
+        column = column.to(tl.int64)
+        x = tl.load(hidden + column * hidden_column, mask=inside, other=0.0)
+        w = tl.load(weight + column * weight_column, mask=inside, other=0.0)
         total += widened(x, GEMM) * widened(w, GEMM)
     raw = tl.sum(total)
     if BIAS:
         raw += tl.load(bias + target).to(tl.float32)
-    z = capped(raw, softcap, SOFTCAP) / row_temperature(temperature, row, PER_ROW)
-    tl.store(out + row, z)
+    tl.store(out + row, capped(raw, softcap, inverse_softcap, SOFTCAP))
 
 
-@triton.jit(do_not_specialize=["temperature", "softcap", "start", "width"])
+@triton.jit
+def tile_logits(
+    logits,
+    bias,
+    column,
+    width,
+    softcap,
+    inverse_softcap,
+    other,
+    WHOLE: tl.constexpr,
+    BIAS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+):
+    """Logits of these columns of a row, in fp32; ``other`` from ``width`` on.
+
+    ``WHOLE``: no column is there, so nothing is compared.
+    """
+    # A tile is read once: it must not push the operands of the next product out of the cache.
+    if WHOLE:
+        z = tl.load(logits + column, eviction_policy="evict_first").to(tl.float32)
+        if BIAS:
+            z += tl.load(bias + column).to(tl.float32)
+        return capped(z, softcap, inverse_softcap, SOFTCAP)
+    else:
+        inside = column < width
+        z = tl.load(logits + column, mask=inside, other=other, eviction_policy="evict_first")
+        z = z.to(tl.float32)
+        if BIAS:
+            z += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        z = capped(z, softcap, inverse_softcap, SOFTCAP)
+        return tl.where(inside, z, other) if SOFTCAP else z
+
+
+@triton.jit
+def list_entries(
+    logits,
+    bias,
+    first,
+    begin,
+    width,
+    target,
+    shift,
+    by,
+    bound,
+    before,
+    slot_ids,
+    slot_logits,
+    slots,
+    softcap,
+    inverse_softcap,
+    WHOLE: tl.constexpr,
+    BIAS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """Writes the entries of a block that reach ``bound``, in id order, behind the ``before`` that
+    are there; how many there are then (more than ``slots``: those beyond are not written).
+
+    The logits are read again, a part at a time: few rows of few blocks come here, and the others
+    would have to hold all of theirs in registers for it.
+    """
+    for at in range(begin, begin + BLOCK, PART):
+        column = at + tl.arange(0, PART)
+        z = tile_logits(
+            logits, bias, column, width, softcap, inverse_softcap, float("-inf"), WHOLE, BIAS,
+            SOFTCAP,
+        )  # fmt: skip
+        keep = ((z - shift) * by >= bound) & (column != target)
+        count = keep.to(tl.int32)
+        number = tl.sum(count)
+        if number > 0:
+            place = before + tl.cumsum(count) - 1
+            fits = keep & (place < slots)
+            tl.store(slot_ids + place, first + column, mask=fits)
+            tl.store(slot_logits + place, z, mask=fits)
+        before += number
+    return before
+
+
+@triton.jit
+def fold_block(
+    old_max,
+    old_total,
+    old_dev,
+    before,
+    guess,
+    logits,
+    bias,
+    first,
+    begin,
+    width,
+    target,
+    by,
+    slot_ids,
+    slot_logits,
+    slots,
+    softcap,
+    inverse_softcap,
+    log2_eps,
+    WHOLE: tl.constexpr,
+    BIAS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    LISTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """A row's state when the columns ``begin``.. have been folded in."""
+    column = begin + tl.arange(0, BLOCK)
+    z = tile_logits(
+        logits, bias, column, width, softcap, inverse_softcap, float("-inf"), WHOLE, BIAS, SOFTCAP
+    )
+    # Few blocks hold the target, so the others must not pay for it.
+    if (target >= begin) & (target < begin + BLOCK):
+        z = tl.where(column == target, float("-inf"), z)
+    top = tl.max(z)
+    new_max = tl.maximum(old_max, top)
+    # Nothing seen yet but -inf: any finite shift will do.
+    shift = tl.maximum(new_max, -LARGE)
+    y = at_least((z - shift) * by, LOWEST)
+    exp = exp2(y)
+    new_total, new_dev = two_sums(exp, y * exp)
+    step = tl.maximum((old_max - shift) * by, LOWEST)
+    fade = exp2(step)
+    new_dev += (old_dev + step * old_total) * fade
+    new_total += old_total * fade
+    if LISTS:
+        # log2(sum of the others + the target's), from the running sum and the target's logit. An
+        # estimate far above all that was seen lists nothing, as it should.
+        rest = exp2(tl.minimum((guess - shift) * by, 126.0))
+        bound = tl.maximum(tl.log2(new_total + rest) + log2_eps, 0.75 * LOWEST)
+        if ((top - shift) * by >= bound) & (before <= slots):
+            before = list_entries(
+                logits, bias, first, begin, width, target, shift, by, bound, before, slot_ids,
+                slot_logits, slots, softcap, inverse_softcap, WHOLE, BIAS, SOFTCAP, BLOCK, PART,
+            )  # fmt: skip
+    return new_max, new_total, new_dev, before
+
+
+@triton.jit(do_not_specialize=["scale", "softcap", "inverse_softcap"])
 def fold_kernel(
     logits,
     bias,
-    temperature,
+    scale,
     targets,
     estimate,
     target_logit,
@@ -104,167 +225,139 @@ def fold_kernel(
     slot_ids,
     slot_logits,
     found,
-    start,
+    first,
     width,
     stride,
     slots,
     softcap,
-    log_eps,
-    FIRST: tl.constexpr,
+    inverse_softcap,
+    log2_eps,
     BIAS: tl.constexpr,
     PER_ROW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     LISTS: tl.constexpr,
     BLOCK: tl.constexpr,
+    PART: tl.constexpr,
 ):
-    """Folds a tile of raw logits into each row's running softmax, and lists what can matter."""
+    """Folds the raw logits of the ids ``first``.. into each row's running softmax, and lists what
+    can matter.
+
+    ``total`` is the sum of ``2 ** y`` over all ids but the target, ``dev`` that of ``y * 2 ** y``,
+    with ``y`` the exponents.
+    """
     row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    z = tl.load(logits + row * stride + column, mask=inside, other=0.0).to(tl.float32)
-    if BIAS:
-        z += tl.load(bias + start + column, mask=inside, other=0.0).to(tl.float32)
-    z = capped(z, softcap, SOFTCAP) / row_temperature(temperature, row, PER_ROW)
-
-    target = tl.load(targets + row) - start
-    at_target = inside & (column == target)
-    if (target >= 0) & (target < width):
-        tl.store(target_logit + row, tl.sum(tl.where(at_target, z, 0.0)))
-    others = inside & (column != target)
-    top = tl.max(tl.where(others, z, float("-inf")))
-    new_max = top
-    if not FIRST:
-        old_max = tl.load(maximum + row)
-        new_max = tl.maximum(old_max, top)
-    # Nothing seen yet but -inf: any finite shift will do.
-    shift = tl.maximum(new_max, -LARGE)
-    z -= shift
-    z = tl.where(z < LOWEST, LOWEST, z)
-    exp = tl.where(others, tl.exp(z), 0.0)
-    new_total = tl.sum(exp)
-    new_dev = tl.sum(tl.where(others, z * exp, 0.0))
-    if not FIRST:
-        step = old_max - shift
-        step = tl.where(step < LOG_ZERO, LOG_ZERO, step)
-        scale = tl.exp(step)
-        old_total = tl.load(total + row)
-        new_dev += (tl.load(dev + row) + step * old_total) * scale
-        new_total += old_total * scale
-    tl.store(maximum + row, new_max)
-    tl.store(total + row, new_total)
-    tl.store(dev + row, new_dev)
-
+    row_max = tl.load(maximum + row)
+    row_total = tl.load(total + row)
+    row_dev = tl.load(dev + row)
+    guess = 0.0
+    before = 0
     if LISTS:
-        # log(sum of the others + exp(target)), from the running sum and the target's logit.
-        a = tl.log(new_total)
-        b = tl.load(estimate + row) - shift
-        high = tl.maximum(a, b)
-        low = tl.minimum(a, b)
-        bound = high + tl.log(1.0 + tl.exp(tl.maximum(low - high, LOWEST))) + log_eps
-        before = 0
-        if not FIRST:
-            before = tl.load(found + row)
-        keep = others & (z >= bound) & (before <= slots)
-        here = tl.sum(keep.to(tl.int32))
-        if here > 0:
-            place = before + tl.cumsum(keep.to(tl.int32)) - 1
-            keep = keep & (place < slots)
-            tl.store(slot_ids + row * slots + place, start + column, mask=keep)
-            tl.store(slot_logits + row * slots + place, z + shift, mask=keep)
-        if FIRST:
-            tl.store(found + row, here)
-        else:
-            tl.store(found + row, before + here)
+        guess = tl.load(estimate + row)
+        before = tl.load(found + row)
+        slot_ids += row * slots
+        slot_logits += row * slots
+    by = scale_of(scale, row, PER_ROW)
+    logits += row * stride
+    if BIAS:
+        bias += first
+    target = tl.load(targets + row) - first
+    here = (target >= 0) & (target < width)
+    target = tl.where(here, target, -1).to(tl.int32)
+    if here:
+        own = tl.load(logits + target).to(tl.float32)
+        if BIAS:
+            own += tl.load(bias + target).to(tl.float32)
+        tl.store(target_logit + row, capped(own, softcap, inverse_softcap, SOFTCAP))
+    whole = width // BLOCK * BLOCK
+    for begin in range(0, whole, BLOCK):
+        row_max, row_total, row_dev, before = fold_block(
+            row_max, row_total, row_dev, before, guess, logits, bias, first, begin, width, target,
+            by, slot_ids, slot_logits, slots, softcap, inverse_softcap, log2_eps, True, BIAS,
+            SOFTCAP, LISTS, BLOCK, PART,
+        )  # fmt: skip
+    if whole < width:
+        row_max, row_total, row_dev, before = fold_block(
+            row_max, row_total, row_dev, before, guess, logits, bias, first, whole, width, target,
+            by, slot_ids, slot_logits, slots, softcap, inverse_softcap, log2_eps, False, BIAS,
+            SOFTCAP, LISTS, BLOCK, PART,
+        )  # fmt: skip
+    tl.store(maximum + row, row_max)
+    tl.store(total + row, row_total)
+    tl.store(dev + row, row_dev)
+    if LISTS:
+        tl.store(found + row, before)
 
 
-@triton.jit(do_not_specialize=["temperature", "softcap", "start", "width"])
+@triton.jit(do_not_specialize=["scale", "softcap", "inverse_softcap"])
 def gradient_kernel(
     logits,
     out,
     bias,
-    temperature,
+    scale,
     targets,
     maximum,
     head,
     offset,
     slope,
-    scale,
+    factor,
     active,
-    start,
+    first,
     width,
     stride,
     out_stride,
     softcap,
+    inverse_softcap,
+    WHOLE: tl.constexpr,
     SOME: tl.constexpr,
     BIAS: tl.constexpr,
     PER_ROW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SLOPE: tl.constexpr,
-    SCALE: tl.constexpr,
+    FACTOR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A tile of raw logits into their gradient, in the dtype of ``out``, by GradientRule.
+    """A tile of raw logits into their gradient, in the dtype of ``out``, by GradientRule, whose
+    ``slope`` is here that of the exponents.
 
-    ``SOME``: rows that are not ``active`` get zeros, whatever their logits are.
+    ``WHOLE``: ``width`` is a multiple of BLOCK. ``SOME``: rows that are not ``active`` get zeros,
+    whatever their logits are. ``FACTOR``: the gradient is multiplied by ``factor``, one number.
     """
     row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
-    raw = tl.load(logits + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+    begin = tl.program_id(1) * BLOCK
+    column = begin + tl.arange(0, BLOCK)
+    by = scale_of(scale, row, PER_ROW)
+    top = tl.load(maximum + row)
+    constant = tl.load(offset + row)
+    at_target = tl.load(head + row)
+    target = tl.load(targets + row) - first - begin
+    if FACTOR:
+        times = tl.load(factor)
+        constant *= times
+        at_target *= times
     if BIAS:
-        raw += tl.load(bias + start + column, mask=inside, other=0.0).to(tl.float32)
-    cap = capped(raw, softcap, SOFTCAP)
-    z = cap / row_temperature(temperature, row, PER_ROW) - tl.load(maximum + row)
-    sure = z < LOWEST
-    z = tl.where(sure, LOWEST, z)
-    exp = tl.where(sure, 0.0, tl.exp(z))
-    by = tl.load(offset + row)
+        bias += first
+    raw = tile_logits(
+        logits + row * stride, bias, column, width, softcap, inverse_softcap, 0.0, WHOLE, BIAS,
+        SOFTCAP,
+    )  # fmt: skip
+    y = (raw - top) * by
     if SLOPE:
-        by += z * tl.load(slope + row)
-    grad = exp * by
-    grad = tl.where(column == tl.load(targets + row) - start, tl.load(head + row), grad)
+        y = at_least(y, LOWEST)
+        rising = tl.load(slope + row)
+        if FACTOR:
+            rising *= times
+        grad = exp2(y) * (constant + y * rising)
+    else:
+        grad = exp2(y) * constant
+    if (target >= 0) & (target < BLOCK):
+        grad = tl.where(column - begin == target.to(tl.int32), at_target, grad)
     if SOFTCAP:
-        part = cap / softcap
+        part = raw * inverse_softcap
         grad *= 1.0 - part * part
-    if SCALE:
-        grad *= tl.load(scale)
     if SOME:
         grad = tl.where(tl.load(active + row) != 0, grad, 0.0)
-    tl.store(out + row * out_stride + column, grad.to(out.dtype.element_ty), mask=inside)
-
-
-def aot_configs():
-    """What :mod:`siri_kernels.aot` compiles."""
-    tensors = "estimate target_logit maximum total dev slot_logits head offset slope scale"
-    sizes = "start width stride out_stride slots vocabulary"
-    sizes += " hidden_row hidden_column weight_row weight_column"
-    types = dict.fromkeys(tensors.split(), "*fp32") | dict.fromkeys(sizes.split(), "i32")
-    types |= {"targets": "*i64", "slot_ids": "*i32", "found": "*i32", "active": "*i8"}
-    types |= {"softcap": "fp32", "log_eps": "fp32"}
-
-    def config(kernel, temperature, bias, out, constants, logits="*fp32"):
-        mine = types | {"temperature": temperature, "bias": bias, "out": out, "logits": logits}
-        mine |= {"hidden": bias, "weight": bias}
-        mine = {n: t for n, t in mine.items() if n in kernel.arg_names}
-        return kernel, mine, constants, {"num_warps": WARPS}
-
-    for everything in (False, True):
-        temperature = "*fp32" if everything else "fp32"
-        options = dict.fromkeys(("BIAS", "PER_ROW", "SOFTCAP"), everything)
-        for bias, gemm in (("*bf16", tl.bfloat16), ("*fp16", tl.float16), ("*fp32", tl.float32)):
-            constants = options | {"GEMM": gemm, "BLOCK": 1024}
-            yield config(target_kernel, temperature, bias, "*fp32", constants)
-            constants = options | {"SLOPE": everything, "SCALE": bias == "*fp16", "BLOCK": 1024}
-            constants["SOME"] = False
-            yield config(gradient_kernel, temperature, bias, bias, constants)
-            # selective_logprob: on logits that exist.
-            constants |= dict.fromkeys(("BIAS", "SOFTCAP", "SCALE"), False) | {"SOME": True}
-            yield config(gradient_kernel, temperature, bias, bias, constants, bias)
-            constants = options | dict.fromkeys(("BIAS", "SOFTCAP", "LISTS"), False)
-            for first in (False, True):
-                constants = constants | {"FIRST": first, "BLOCK": IDS}
-                yield config(fold_kernel, temperature, bias, bias, constants, bias)
-        for first in (False, True):
-            for lists in (False, True):
-                constants = options | {"FIRST": first, "LISTS": lists, "BLOCK": IDS}
-                yield config(fold_kernel, temperature, "*bf16", "*fp32", constants)
+    place = out + row * out_stride + column
+    if WHOLE:
+        tl.store(place, grad.to(out.dtype.element_ty))
+    else:
+        tl.store(place, grad.to(out.dtype.element_ty), mask=column < width)

@@ -1,7 +1,8 @@
 """Launches the Triton kernels of the forward pass: the loop over tiles.
 
 The products are PyTorch's (cuBLAS, hipBLAS): 16-bit operands, fp32 logits. The vocabulary is the
-outer loop, as in :mod:`.portable`. Nothing waits for the GPU.
+outer loop, as in :mod:`.portable`. Nothing waits for the GPU. Logits here are raw ones, before the
+temperature (see :mod:`.kernel_math`).
 """
 
 from __future__ import annotations
@@ -13,40 +14,65 @@ import triton
 import triton.language as tl
 
 from siri_kernels.linear_logprob import kernels, slots
-from siri_kernels.linear_logprob.portable import Tiles
+from siri_kernels.linear_logprob.kernel_math import LN_2, LOG2_E
 from siri_kernels.linear_logprob.shard import Shard, is_local
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import FoldState, finish
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 
-OVERLAP = True  # the fold of a tile runs beside the product of the next
+# Whether the fold of a tile runs beside the product of the next, on a second stream. A product
+# fills every multiprocessor, so only its last wave, about 3 %, is there to be used; and two tiles
+# of logits are held for it. `scripts/gpu_run.sh` measures both.
+OVERLAP = False
 DOT_BLOCK = 1024
 GEMM = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+ROWS = 8192  # of a tile, at most
+LOGITS = 2**25  # of a tile: 128 MiB
 
 
-def tile_shape(device: torch.device) -> tuple[int, int]:
-    """Rows in a block and ids in a tile: on a GPU 128 MiB of logits."""
-    # The interpreter has a program's worth of Python to run for each row of a tile.
-    return (8192, kernels.IDS) if device.type == "cuda" else (16, 256)
+def tile_shape(rows: int, device: torch.device) -> tuple[int, int]:
+    """Rows and ids of a tile of logits, for this many rows.
+
+    A tile that stays in the L2 cache (50 MB on an H100) would be read at twice the rate, which is
+    worth 7 % of a product at D 1536. But each product starts and ends with multiprocessors that
+    wait, about 3 us, and a tile of 32 MiB is a product of 34 us: the large tile is 4 % faster at
+    D 1536 and 2 % at D 3584 by that count. `scripts/gpu_run.sh` measures both.
+    """
+    if device.type != "cuda":
+        return 16, 256  # the interpreter runs a millisecond of Python for each row and block
+    rows = min(ROWS, max(rows, 1))
+    # Few rows: as many ids as give the product its size.
+    ids = LOGITS // max(256, triton.next_power_of_2(rows))
+    return rows, max(kernels.IDS, ids)
 
 
 class Problem(NamedTuple):
-    """The rows, and what turns them into logits."""
+    """The rows, and what turns them into logits. Kernels read everything 1-D as contiguous."""
 
-    hidden: torch.Tensor  # [T, D]
-    weight: torch.Tensor  # [V, D]
+    hidden: torch.Tensor  # [T, D], any strides
+    weight: torch.Tensor  # [V, D], any strides
     targets: torch.Tensor  # [T]
     bias: torch.Tensor | None
     rule: LogitRule
     gemm_dtype: torch.dtype
 
-    def tiles(self) -> Tiles:
-        """The tiles and their products; bias, softcap and temperature are the kernels' work."""
-        shape = tile_shape(self.hidden.device)
-        return Tiles(self.hidden, self.weight, None, self.rule, self.gemm_dtype, shape=shape)
+    @staticmethod
+    def of(
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        bias: torch.Tensor | None,
+        rule: LogitRule,
+        gemm_dtype: torch.dtype,
+    ) -> Problem:
+        """The only way in: whatever the strides of the 1-D tensors are."""
+        if isinstance(rule.temperature, torch.Tensor):
+            rule = LogitRule(rule.temperature.float().contiguous(), rule.softcap)
+        bias = None if bias is None else bias.contiguous()
+        return Problem(hidden, weight, targets.contiguous(), bias, rule, gemm_dtype)
 
-    def logit_options(self) -> dict[str, bool]:
-        """Constants of the kernels that make logits of raw ones."""
+    def options(self) -> dict[str, bool]:
+        """Constants of the kernels that make logits of products."""
         return {"BIAS": self.bias is not None, **self.rule_options()}
 
     def rule_options(self) -> dict[str, bool]:
@@ -55,12 +81,15 @@ class Problem(NamedTuple):
             "SOFTCAP": self.rule.softcap is not None,
         }
 
-    def softcap(self) -> float:
-        return self.rule.softcap or 1.0
+    def softcap(self) -> tuple[float, float]:
+        """The softcap and its inverse."""
+        cap = self.rule.softcap or 1.0
+        return cap, 1.0 / cap
 
-    def temperature(self, rows: slice = slice(None)) -> float | torch.Tensor:
+    def scale(self) -> float | torch.Tensor:
+        """``log2(e) / temperature``: a number, or [T] float32."""
         t = self.rule.temperature
-        return t[rows].contiguous() if isinstance(t, torch.Tensor) else t
+        return LOG2_E / t
 
     def some_bias(self, otherwise: torch.Tensor) -> torch.Tensor:
         """A pointer for the kernels, which read it only if there is a bias."""
@@ -72,25 +101,78 @@ class Problem(NamedTuple):
         )
 
 
+def row_part(value: Any, rows: slice) -> Any:
+    """The rows of what there is one a row of; a number as it is."""
+    return value[rows] if isinstance(value, torch.Tensor) else value
+
+
+class Products:
+    """Raw logits, a block of rows times a tile of ids at a time, in fp32."""
+
+    def __init__(self, problem: Problem, buffers: int = 1, most_ids: int | None = None) -> None:
+        """``buffers``: tiles that are held at a time; ``most_ids``: of a tile, or one block."""
+        hidden, gemm = problem.hidden, problem.gemm_dtype
+        self.weight, self.gemm = problem.weight, gemm
+        # Tensor cores take 16-bit operands and give fp32; elsewhere operands are widened, exactly.
+        self.mixed = hidden.is_cuda and gemm != torch.float32
+        rows, self.ids = tile_shape(len(hidden), hidden.device)
+        if most_ids is not None and self.ids > kernels.IDS:
+            self.ids = min(self.ids, max(1, most_ids // kernels.IDS) * kernels.IDS)
+        self.ids = min(self.ids, len(self.weight))
+        self.rows = [slice(at, min(at + rows, len(hidden))) for at in range(0, len(hidden), rows)]
+        self.hidden = [self.operand(hidden[part]) for part in self.rows]
+        size = min(rows, len(hidden)) * self.ids
+        self.buffers = [
+            torch.empty(size, dtype=torch.float32, device=hidden.device) for _ in range(buffers)
+        ]
+
+    def operand(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` as the product takes it."""
+        x = x.to(self.gemm)
+        if 1 not in x.stride():
+            x = x.contiguous()  # else each product would copy it
+        return x if self.mixed else x.float()
+
+    def starts(self) -> range:
+        """The first id of each tile."""
+        return range(0, len(self.weight), self.ids)
+
+    def tile(self, start: int) -> torch.Tensor:
+        """A tile of ``weight``, as the product takes it."""
+        return self.operand(self.weight[start : start + self.ids])
+
+    def raw(self, block: int, tile: torch.Tensor, buffer: int = 0) -> torch.Tensor:
+        """Logits of a block and a tile, in a buffer."""
+        x = self.hidden[block]
+        out = self.buffers[buffer][: len(x) * len(tile)].view(len(x), len(tile))
+        if self.mixed:
+            torch.mm(x, tile.t(), out_dtype=torch.float32, out=out)
+        else:
+            torch.mm(x, tile.t(), out=out)
+        return out
+
+
 def target_logits(problem: Problem) -> torch.Tensor:
     """[T] each row's target logit, but for rounding: it moves the lists' threshold, no result."""
     hidden, weight = problem.hidden, problem.weight
     out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    if not len(hidden):
+        return out
     kernels.target_kernel[(len(hidden),)](
         hidden,
         weight,
         problem.targets,
         problem.some_bias(weight),
-        problem.temperature(),
         out,
         *hidden.stride(),
         *weight.stride(),
         hidden.shape[1],
         weight.shape[0],
-        problem.softcap(),
+        *problem.softcap(),
         GEMM=GEMM[problem.gemm_dtype],
+        BIAS=problem.bias is not None,
+        SOFTCAP=problem.rule.softcap is not None,
         BLOCK=min(DOT_BLOCK, triton.next_power_of_2(hidden.shape[1])),
-        **problem.logit_options(),
     )
     return out
 
@@ -100,25 +182,31 @@ class _Overlap:
 
     def __init__(self, device: torch.device) -> None:
         self.on = OVERLAP and device.type == "cuda"
+        self.turn = 0
         if self.on:
             self.main = torch.cuda.current_stream(device)
             self.side = torch.cuda.Stream(device)
             self.free: list[Any] = [None, None]
 
-    def before_product(self, buffer: int) -> None:
-        if self.on and self.free[buffer] is not None:
-            self.main.wait_event(self.free[buffer])
+    def buffer(self) -> int:
+        """The buffer for the next product, which waits until it is free."""
+        if self.on and self.free[self.turn] is not None:
+            self.main.wait_event(self.free[self.turn])
+        return self.turn
 
-    def kernel(self, launch: Any, buffer: int) -> None:
+    def launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
+        """A kernel on what the last product wrote."""
         if not self.on:
-            launch()
+            kernel(*arguments, **constants)
             return
         self.side.wait_event(self.main.record_event())
         with torch.cuda.stream(self.side):
-            launch()
-            self.free[buffer] = self.side.record_event()
+            kernel(*arguments, **constants)
+            self.free[self.turn] = self.side.record_event()
+        self.turn = 1 - self.turn
 
     def join(self) -> None:
+        """What follows waits for the kernels."""
         if self.on:
             self.main.wait_stream(self.side)
 
@@ -129,61 +217,61 @@ def forward(problem: Problem, found: Slots | None, shard: Shard | None = None) -
     estimate = None if found is None else target_logits(problem)
     if estimate is not None and shard is not None:
         estimate = shard.total(torch.where(here, estimate, 0))
-    state = fold(problem, found, estimate)
-    return finish(state if shard is None else shard.merged(state, here))
+    state, temperature = fold(problem, found, estimate), problem.rule.temperature
+    if shard is not None:
+        state = shard.merged(state, here, temperature)
+    return finish(state, temperature)
+
+
+def empty_state(rows: int, device: torch.device) -> FoldState:
+    """Of rows of which nothing was seen."""
+    state = torch.zeros(4, rows, dtype=torch.float32, device=device)
+    state[:2] = float("-inf")
+    return FoldState(*state)
 
 
 def fold(problem: Problem, lists: Slots | None, estimate: torch.Tensor | None) -> FoldState:
     """Running softmax of every row over all of ``weight``."""
     total, device = len(problem.hidden), problem.hidden.device
-
-    def column(fill: float) -> torch.Tensor:
-        return torch.full((total,), fill, dtype=torch.float32, device=device)
-
-    lowest = float("-inf")
-    state = FoldState(column(lowest), column(lowest), column(0.0), column(0.0))
+    state = empty_state(total, device)
     if total == 0:
         return state
-    tiles, overlap = problem.tiles(), _Overlap(device)
-    targets = problem.targets.contiguous()
+    overlap = _Overlap(device)
+    products = Products(problem, buffers=1 + overlap.on)
     if lists is None or estimate is None:
-        ids, logits, found, most = targets, state.sum, targets, 0  # not read
+        ids, logits, found, most = problem.targets, state.sum, problem.targets, 0  # not read
         estimate = state.sum
     else:
         (ids, logits, found), most = lists, lists.ids.shape[1]
-    turn = 0
-    for start in tiles.starts():
-        tile, _ = tiles.weight_tile(start)
-        for block in range(len(tiles.hidden)):
-            rows = slice(block * tiles.rows, block * tiles.rows + len(tiles.hidden[block]))
-            overlap.before_product(turn)
-            raw, _ = tiles.raw(block, tile, None, turn)
-
-            def launch(raw: torch.Tensor = raw, rows: slice = rows, start: int = start) -> None:
-                kernels.fold_kernel[(len(raw),)](
-                    raw,
-                    problem.some_bias(raw),
-                    problem.temperature(rows),
-                    targets[rows],
-                    estimate[rows],
-                    *(column[rows] for column in state),
-                    ids[rows],
-                    logits[rows],
-                    found[rows],
-                    start,
-                    raw.shape[1],
-                    raw.stride(0),
-                    most,
-                    problem.softcap(),
-                    slots.LOG_EPS,
-                    FIRST=start == 0,
-                    LISTS=most > 0,
-                    BLOCK=min(kernels.IDS, triton.next_power_of_2(tiles.ids)),
-                    num_warps=kernels.WARPS,
-                    **problem.logit_options(),
-                )
-
-            overlap.kernel(launch, turn)
-            turn = 1 - turn
+    columns = (problem.scale(), problem.targets, estimate, *state, ids, logits, found)
+    blocks = [[row_part(column, rows) for column in columns] for rows in products.rows]
+    block_ids = min(kernels.IDS, triton.next_power_of_2(products.ids))
+    constants: dict[str, Any] = {
+        "LISTS": most > 0,
+        "BLOCK": block_ids,
+        "PART": min(kernels.PART, block_ids),
+        "num_warps": kernels.WARPS,
+        **problem.options(),
+    }
+    softcap = problem.softcap()
+    for start in products.starts():
+        tile = products.tile(start)
+        for block, arguments in enumerate(blocks):
+            raw = products.raw(block, tile, overlap.buffer())
+            rows, n = raw.shape
+            overlap.launch(
+                kernels.fold_kernel[(rows,)],
+                raw,
+                problem.some_bias(raw),
+                *arguments,
+                start,
+                n,
+                n,
+                most,
+                *softcap,
+                slots.LOG_EPS * LOG2_E,
+                **constants,
+            )
     overlap.join()
+    state.dev.mul_(LN_2)
     return state

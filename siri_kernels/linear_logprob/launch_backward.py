@@ -10,15 +10,33 @@ import triton
 
 from siri_kernels.linear_logprob import kernels
 from siri_kernels.linear_logprob.certificate import Listed, certified_rows, left_out, report
-from siri_kernels.linear_logprob.launch import Problem
+from siri_kernels.linear_logprob.kernel_math import LN_2
+from siri_kernels.linear_logprob.launch import LOGITS, Problem, Products, row_part
 from siri_kernels.linear_logprob.launch_sparse import ByID, Entries, listed_rows, target_entry
 from siri_kernels.linear_logprob.shard import Shard
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import GradientRule, gradient_rule
 from siri_kernels.linear_logprob.types import SoftmaxStats, select
 
-GRADIENT_BLOCK = 1024
 Grads = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]
+
+
+def read_counts(counts: torch.Tensor) -> list[int]:
+    """The one place where the host waits for the GPU: how many rows to recompute, and how many
+    entries to gather."""
+    return counts.tolist()
+
+
+def kernel_rule(
+    stats: SoftmaxStats,
+    grad_logprobs: torch.Tensor,
+    grad_entropy: torch.Tensor | None,
+    temperature: float | torch.Tensor,
+) -> GradientRule:
+    """The rule as the kernels take it: of contiguous tensors, and by exponents of two."""
+    top, at_target, offset, slope = gradient_rule(stats, grad_logprobs, grad_entropy, temperature)
+    slope = None if slope is None else (slope * LN_2).contiguous()
+    return GradientRule(top.contiguous(), at_target.contiguous(), offset.contiguous(), slope)
 
 
 def backward(
@@ -40,12 +58,11 @@ def backward(
     grad_logprobs, grad_entropy = upstream
     if grad_logprobs is None:
         grad_logprobs = torch.zeros_like(stats.logprobs)
-    grad_logprobs = grad_logprobs.contiguous()
-    rule = gradient_rule(stats, grad_logprobs, grad_entropy, problem.rule.temperature)
+    rule = kernel_rule(stats, grad_logprobs, grad_entropy, problem.rule.temperature)
     rows, device = active.sum(), problem.hidden.device
     sparse = None
     if lists is None:
-        dense, counts = active, [int(rows), 0]
+        dense, counts = active, read_counts(torch.stack([rows, torch.zeros_like(rows)]))
         report(rows, rows, 0, 0.0, device)
     else:
         head = target_entry(problem, stats, rule)
@@ -62,7 +79,7 @@ def backward(
         stops, entries = lengths.cumsum(0), lengths.sum()
         tail_mass = torch.where(certified, mass, 0).amax() if len(mass) else mass.sum()
         report(rows, dense.sum(), entries, tail_mass, device)
-        counts = torch.stack([dense.sum(), entries]).tolist()
+        counts = read_counts(torch.stack([dense.sum(), entries]))
         sparse = Entries.of(problem, lists, stats, rule, head, stops, lengths, counts[1])
     d_hidden = d_weight = d_bias = None
     hidden, weight, bias = problem.hidden, problem.weight, problem.bias
@@ -85,12 +102,12 @@ def backward(
         exact = _recomputed(problem.rows(index), part, needs[0], d_weight, d_bias, by_id)
         if d_hidden is not None and exact is not None:
             d_hidden.index_copy_(0, index, exact.to(d_hidden.dtype))
-    elif by_id is not None:
-        by_id.write(d_weight, d_bias, 0, len(weight))
     else:
         for grad in (d_weight, d_bias):
             if grad is not None:
                 grad.zero_()
+        if by_id is not None:
+            by_id.write(d_weight, d_bias, 0, len(weight))
     if d_hidden is not None and shard is not None:
         d_hidden = shard.total(d_hidden).to(hidden.dtype)
     return d_hidden, d_weight, d_bias
@@ -106,82 +123,98 @@ def _recomputed(
 ) -> torch.Tensor | None:
     """Exact gradients of these rows: that of ``hidden`` returned, the others, and what ``by_id``
     adds to them, written."""
-    tiles = problem.tiles()
     device, (total, width) = problem.hidden.device, problem.hidden.shape
+    # A tile of the gradient of weight is held in fp32: not more of it than of the logits.
+    products = Products(problem, most_ids=LOGITS // width)
     # cuBLAS's 16-bit products take 16-bit factors; fp16's range needs help.
-    out_dtype = problem.gemm_dtype if tiles.mixed else torch.float32
-    scale = _scale(rule) if out_dtype == torch.float16 else None
-    targets = problem.targets.contiguous()
-    slope = rule.offset if rule.slope is None else rule.slope
+    out_dtype = problem.gemm_dtype if products.mixed else torch.float32
+    factor = _factor(rule) if out_dtype == torch.float16 else None
     d_hidden = None
     if need_hidden:
         d_hidden = torch.zeros(total, width, dtype=torch.float32, device=device)
-    buffer = torch.empty(tiles.buffers[0].shape, dtype=out_dtype, device=device)
-    for start in tiles.starts():
-        tile, _ = tiles.weight_tile(start)
+    columns = (
+        problem.scale(),
+        problem.targets,
+        rule.max,
+        rule.at_target,
+        rule.offset,
+        rule.offset if rule.slope is None else rule.slope,
+    )
+    blocks = [[row_part(column, rows) for column in columns] for rows in products.rows]
+    ids = min(kernels.IDS, triton.next_power_of_2(products.ids))
+    constants = {
+        "SOME": False,
+        "SLOPE": rule.slope is not None,
+        "FACTOR": factor is not None,
+        "BLOCK": ids,
+        "num_warps": kernels.WARPS,
+        **problem.options(),
+    }
+    buffer = torch.empty(products.buffers[0].shape, dtype=out_dtype, device=device)
+    d_tiles = torch.empty(products.ids if d_weight is not None else 0, width, device=device,
+                          dtype=torch.float32)  # fmt: skip
+    for start in products.starts():
+        tile = products.tile(start)
         n = len(tile)
-        d_tile = torch.zeros(n, width, dtype=torch.float32, device=device)
-        d_bias_tile = torch.zeros(n, dtype=torch.float32, device=device)
-        for block in range(len(tiles.hidden)):
-            rows = slice(block * tiles.rows, block * tiles.rows + len(tiles.hidden[block]))
-            raw, x = tiles.raw(block, tile, None)
+        d_tile, d_bias_tile = d_tiles[:n], None
+        for block, (rows, arguments) in enumerate(zip(products.rows, blocks, strict=True)):
+            raw = products.raw(block, tile)
             dz = buffer[: raw.numel()].view(raw.shape)
-            kernels.gradient_kernel[(len(raw), triton.cdiv(n, GRADIENT_BLOCK))](
+            kernels.gradient_kernel[(len(raw), triton.cdiv(n, ids))](
                 raw,
                 dz,
                 problem.some_bias(raw),
-                problem.temperature(rows),
-                targets[rows],
-                rule.max[rows],
-                rule.at_target[rows],
-                rule.offset[rows],
-                slope[rows],
-                rule.offset if scale is None else scale,
-                targets,  # no row is left out
+                *arguments,
+                rule.offset if factor is None else factor,
+                problem.targets,  # not read: no row is left out
                 start,
                 n,
-                raw.stride(0),
-                dz.stride(0),
-                problem.softcap(),
-                SOME=False,
-                SLOPE=rule.slope is not None,
-                SCALE=scale is not None,
-                BLOCK=GRADIENT_BLOCK,
-                num_warps=kernels.WARPS,
-                **problem.logit_options(),
+                n,
+                n,
+                *problem.softcap(),
+                WHOLE=n % ids == 0,
+                **constants,
             )
             if d_hidden is not None:
-                _add_product(d_hidden[rows], dz, tile)
+                add_product(d_hidden[rows], dz, tile)
             if d_weight is not None:
-                _add_product(d_tile, dz.t(), x)
+                add_product(d_tile, dz.t(), products.hidden[block], first=block == 0)
             if d_bias is not None:
-                d_bias_tile += dz.sum(0, dtype=torch.float32)
-        if scale is not None:
-            d_tile /= scale
-            d_bias_tile /= scale
+                part = dz.sum(0, dtype=torch.float32)
+                d_bias_tile = part if d_bias_tile is None else d_bias_tile.add_(part)
+        if factor is not None:
+            d_tile.div_(factor)
+            if d_bias_tile is not None:
+                d_bias_tile.div_(factor)
+        if d_weight is not None:
+            d_weight[start : start + n] = d_tile
+        if d_bias is not None and d_bias_tile is not None:
+            d_bias[start : start + n] = d_bias_tile
         if by_id is not None:
             by_id.write(d_weight, d_bias, start, start + n, d_tile, d_bias_tile)
-        else:
-            if d_weight is not None:
-                d_weight[start : start + n] = d_tile
-            if d_bias is not None:
-                d_bias[start : start + n] = d_bias_tile
-    if d_hidden is None:
-        return None
-    if scale is not None:
-        d_hidden /= scale
+    if d_hidden is not None and factor is not None:
+        d_hidden.div_(factor)
     return d_hidden
 
 
-def _add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """``out += a @ b`` in fp32."""
+def add_product(
+    out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, first: bool = False
+) -> torch.Tensor:
+    """``out += a @ b`` in fp32, summed up by the product itself; ``first``: ``out = a @ b``.
+
+    A product of 16-bit factors with an fp32 result reads and writes ``out`` in its own epilogue on
+    CUDA. ROCm has no such form of ``addmm``: there the sum is a pass of its own.
+    """
     if a.dtype == out.dtype:
-        out.addmm_(a, b)
-    else:
-        out.add_(torch.mm(a, b, out_dtype=out.dtype))
+        return torch.mm(a, b, out=out) if first else out.addmm_(a, b)
+    if first:
+        return torch.mm(a, b, out_dtype=out.dtype, out=out)
+    if torch.version.hip is None:
+        return torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
+    return out.add_(torch.mm(a, b, out_dtype=out.dtype))
 
 
-def _scale(rule: GradientRule) -> torch.Tensor:
+def _factor(rule: GradientRule) -> torch.Tensor:
     """[1] power of two that brings the largest logit gradient to about 2**10, finite rows only."""
     size = rule.at_target.abs() + rule.offset.abs()
     if rule.slope is not None:

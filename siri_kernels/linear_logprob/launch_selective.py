@@ -6,53 +6,59 @@ import torch
 import triton
 
 from siri_kernels.linear_logprob import kernels
-from siri_kernels.linear_logprob.launch_backward import GRADIENT_BLOCK
-from siri_kernels.linear_logprob.softmax_fold import FoldState, finish, gradient_rule
+from siri_kernels.linear_logprob.kernel_math import LN_2, LOG2_E
+from siri_kernels.linear_logprob.launch import empty_state
+from siri_kernels.linear_logprob.launch_backward import kernel_rule
+from siri_kernels.linear_logprob.softmax_fold import finish
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 
 
-def _temperature(rule: LogitRule) -> tuple[float | torch.Tensor, bool]:
+def _scale(rule: LogitRule) -> tuple[float | torch.Tensor, bool]:
+    """``log2(e) / temperature``, and whether there is one a row."""
     t = rule.temperature
-    return (t.contiguous(), True) if isinstance(t, torch.Tensor) else (t, False)
+    if isinstance(t, torch.Tensor):
+        return LOG2_E / t.float().contiguous(), True
+    return LOG2_E / t, False
 
 
 def forward(logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> SoftmaxStats:
-    """Statistics of every row of ``logits`` [T, V]; rows to be ignored are computed too."""
+    """Statistics of every row of ``logits`` [T, V]; rows to be ignored are computed too.
+
+    ``targets`` and a tensor of temperatures may have any strides.
+    """
     total, vocabulary = logits.shape
-
-    def column(fill: float) -> torch.Tensor:
-        return torch.full((total,), fill, dtype=torch.float32, device=logits.device)
-
-    lowest = float("-inf")
-    state = FoldState(column(lowest), column(lowest), column(0.0), column(0.0))
-    temperature, per_row = _temperature(rule)
+    state = empty_state(total, logits.device)
+    scale, per_row = _scale(rule)
     ids = min(kernels.IDS, triton.next_power_of_2(vocabulary))
-    for start in range(0, vocabulary if total else 0, ids):
+    if total:
+        targets = targets.contiguous()
         kernels.fold_kernel[(total,)](
-            logits[:, start:],
             logits,
-            temperature,
+            logits,
+            scale,
             targets,
             state.sum,
             *state,
             targets,  # no lists
             state.sum,
             targets,
-            start,
-            min(ids, vocabulary - start),
+            0,
+            vocabulary,
             logits.stride(0),
             0,
             1.0,
+            1.0,
             0.0,
-            FIRST=start == 0,
             BIAS=False,
             PER_ROW=per_row,
             SOFTCAP=False,
             LISTS=False,
             BLOCK=ids,
+            PART=min(kernels.PART, ids),
             num_warps=kernels.WARPS,
         )
-    return finish(state)
+    state.dev.mul_(LN_2)
+    return finish(state, rule.temperature)
 
 
 def backward(
@@ -69,36 +75,39 @@ def backward(
     if grad_entropy is not None:
         active |= grad_entropy != 0
     active &= counted
-    by = gradient_rule(stats, grad_logprobs, grad_entropy, rule.temperature)
-    temperature, per_row = _temperature(rule)
+    by = kernel_rule(stats, grad_logprobs, grad_entropy, rule.temperature)
+    scale, per_row = _scale(rule)
     total, vocabulary = logits.shape
     out = torch.empty_like(logits, memory_format=torch.contiguous_format)
     if total == 0:
         return out
-    kernels.gradient_kernel[(total, triton.cdiv(vocabulary, GRADIENT_BLOCK))](
+    ids = min(kernels.IDS, triton.next_power_of_2(vocabulary))
+    kernels.gradient_kernel[(total, triton.cdiv(vocabulary, ids))](
         logits,
         out,
         logits,
-        temperature,
-        targets,
+        scale,
+        targets.contiguous(),
         by.max,
-        by.at_target.contiguous(),
-        by.offset.contiguous(),
-        by.offset if by.slope is None else by.slope.contiguous(),
+        by.at_target,
+        by.offset,
+        by.offset if by.slope is None else by.slope,
         by.offset,
         active.to(torch.int8),
         0,
         vocabulary,
         logits.stride(0),
-        out.stride(0),
+        vocabulary,
         1.0,
+        1.0,
+        WHOLE=vocabulary % ids == 0,
         SOME=True,
         BIAS=False,
         PER_ROW=per_row,
         SOFTCAP=False,
         SLOPE=by.slope is not None,
-        SCALE=False,
-        BLOCK=GRADIENT_BLOCK,
+        FACTOR=False,
+        BLOCK=ids,
         num_warps=kernels.WARPS,
     )
     return out

@@ -21,7 +21,7 @@ def target_entry(problem: Problem, stats: SoftmaxStats, rule: GradientRule) -> t
     at_target = rule.at_target.where(is_local(problem.targets, len(problem.weight)), 0)
     if problem.rule.softcap is None:
         return at_target
-    cap = (stats.logprobs + (stats.max + stats.log_sum)) * problem.rule.temperature
+    cap = stats.max + (stats.logprobs + stats.log_sum) * problem.rule.temperature
     return at_target * (1 - (cap / problem.rule.softcap).clamp(-1, 1).square())
 
 
@@ -46,12 +46,12 @@ def listed_rows(
             head,
             rule.offset,
             rule.offset if rule.slope is None else rule.slope,
-            problem.temperature(),
+            problem.scale(),
             kept,
             kept_entropy,
             norm,
             most,
-            problem.softcap(),
+            problem.softcap()[1],
             SLOPE=rule.slope is not None,
             BLOCK=min(sparse_kernels.SLOTS, triton.next_power_of_2(most)),
             **problem.rule_options(),
@@ -95,12 +95,12 @@ class Entries(NamedTuple):
                 head,
                 rule.offset,
                 rule.offset if rule.slope is None else rule.slope,
-                problem.temperature(),
+                problem.scale(),
                 ids,
                 rows,
                 grads,
                 most,
-                problem.softcap(),
+                problem.softcap()[1],
                 SLOPE=rule.slope is not None,
                 BLOCK=min(sparse_kernels.SLOTS, triton.next_power_of_2(most)),
                 **problem.rule_options(),
@@ -111,8 +111,8 @@ class Entries(NamedTuple):
         """[T, D] what the entries give to the gradient of ``hidden``; 0 for rows without any."""
         hidden, weight = problem.hidden, problem.weight
         out = torch.empty(hidden.shape, dtype=dtype, device=hidden.device)
-        grid, shape = _gather_shape(*hidden.shape)
-        sparse_kernels.hidden_kernel[grid](
+        (total, width), blocks = hidden.shape, _blocks(hidden.shape[1])
+        sparse_kernels.hidden_kernel[(total, triton.cdiv(width, blocks["COLUMNS"]))](
             weight,
             self.ids,
             self.grads,
@@ -120,17 +120,18 @@ class Entries(NamedTuple):
             self.lengths,
             out,
             *weight.stride(),
-            hidden.shape[1],
+            width,
             GEMM=GEMM[problem.gemm_dtype],
-            **shape,
+            **blocks,
         )
         return out
 
 
-def _gather_shape(rows: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
+def _blocks(width: int) -> dict[str, int]:
+    """Constants of the kernels that gather rows of a matrix."""
     columns = min(sparse_kernels.COLUMNS, triton.next_power_of_2(width))
-    shape = {"ROWS": sparse_kernels.ROWS, "COLUMNS": columns}
-    return (rows, triton.cdiv(width, columns)), shape
+    warps = sparse_kernels.GATHER_WARPS
+    return {"ROWS": sparse_kernels.ROWS, "COLUMNS": columns, "num_warps": warps}
 
 
 class ByID:
@@ -144,12 +145,11 @@ class ByID:
         limits = torch.arange(vocabulary + 1, dtype=torch.int32, device=ids.device)
         self.offsets = torch.searchsorted(ids, limits)
         hidden = problem.hidden
-        pieces = len(ids) // sparse_kernels.PIECE if need_weight else 0
-        shape = (pieces, hidden.shape[1])
-        self.pieces = torch.empty(shape, dtype=torch.float32, device=ids.device)
+        pieces, width = len(ids) // sparse_kernels.PIECE if need_weight else 0, hidden.shape[1]
+        self.pieces = torch.empty(pieces, width, dtype=torch.float32, device=ids.device)
         if pieces:
-            grid, blocks = _gather_shape(*shape)
-            sparse_kernels.piece_kernel[grid](
+            blocks = _blocks(width)
+            sparse_kernels.piece_kernel[(pieces, triton.cdiv(width, blocks["COLUMNS"]))](
                 hidden,
                 ids,
                 self.rows,
@@ -157,7 +157,7 @@ class ByID:
                 self.pieces,
                 len(ids),
                 *hidden.stride(),
-                hidden.shape[1],
+                width,
                 GEMM=GEMM[problem.gemm_dtype],
                 PIECE=sparse_kernels.PIECE,
                 **blocks,
@@ -172,11 +172,11 @@ class ByID:
         weight_base: torch.Tensor | None = None,
         bias_base: torch.Tensor | None = None,
     ) -> None:
-        """Rows start..stop-1 of the gradients: the entries' sums, and ``base``."""
+        """Of the rows start..stop-1 of the gradients those whose ids have entries: the entries'
+        sums, and ``base``. The others hold their values already."""
         hidden = self.problem.hidden
         if d_weight is not None:
-            grid, shape = _gather_shape(stop - start, hidden.shape[1])
-            sparse_kernels.weight_kernel[grid](
+            sparse_kernels.weight_kernel[(stop - start,)](
                 hidden,
                 self.rows,
                 self.grads,
@@ -190,14 +190,15 @@ class ByID:
                 GEMM=GEMM[self.problem.gemm_dtype],
                 BASE=weight_base is not None,
                 PIECE=sparse_kernels.PIECE,
-                **shape,
+                **_blocks(hidden.shape[1]),
             )
         if d_bias is not None:
             sparse_kernels.bias_kernel[(stop - start,)](
                 self.grads,
-                self.offsets[start:],
+                self.offsets,
                 self.grads if bias_base is None else bias_base,
-                d_bias[start:],
+                d_bias,
+                start,
                 BASE=bias_base is not None,
                 BLOCK=sparse_kernels.PIECE,
             )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from siri_kernels._autograd import refuse_double_backward
+from siri_kernels._device import device_of
 from siri_kernels.linear_logprob import portable, sparse
 from siri_kernels.linear_logprob.certificate import Listed, certified_rows, left_out, report
 from siri_kernels.linear_logprob.shard import Shard
@@ -91,11 +92,11 @@ def forward_of(
     if plan.slots:
         slots = Slots.empty(len(rows), plan.slots, rows, portable.widened(plan.gemm_dtype))
     problem = (rows, weight, row_targets, bias, rule, plan.gemm_dtype)
-    with no_autocast(hidden.device):
+    with no_autocast(hidden.device), device_of(hidden):
         if plan.triton:
             from siri_kernels.linear_logprob import launch  # imports Triton
 
-            stats = launch.forward(launch.Problem(*problem), slots, plan.shard)
+            stats = launch.forward(launch.Problem.of(*problem), slots, plan.shard)
         else:
             stats = portable.forward(*problem, slots, plan.shard)
     return spread(stats, index, counted), slots, counted
@@ -115,11 +116,11 @@ def gradients_of(
 ) -> Grads:
     """Gradients of ``hidden``, ``weight`` and ``bias`` from what :func:`forward_of` gave."""
     targets = plan.local(targets, len(weight))
-    with no_autocast(hidden.device):
+    with no_autocast(hidden.device), device_of(hidden):
         if plan.triton:
             from siri_kernels.linear_logprob import launch, launch_backward
 
-            problem = launch.Problem(hidden, weight, targets, bias, plan.rule, plan.gemm_dtype)
+            problem = launch.Problem.of(hidden, weight, targets, bias, plan.rule, plan.gemm_dtype)
             return launch_backward.backward(
                 problem, counted, stats, slots, upstream, plan.tail, needs, plan.shard
             )

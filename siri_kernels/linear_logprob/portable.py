@@ -52,20 +52,15 @@ class Tiles:
         rule: LogitRule,
         gemm_dtype: torch.dtype,
         few: bool = False,
-        shape: tuple[int, int] | None = None,
     ) -> None:
-        """``few``: blocks need not be larger than there are rows (bits may differ by batch).
-
-        ``shape``: rows and ids of a tile (None: :func:`tile_shape`), of which none is filled up.
-        """
+        """``few``: blocks need not be larger than there are rows (bits may differ by batch)."""
         self.weight, self.bias, self.softcap = weight, bias, rule.softcap
         self.acc = widened(gemm_dtype)
         # Tensor cores take 16-bit inputs and give fp32; elsewhere the inputs are widened, exactly.
         self.mixed = hidden.device.type == "cuda" and gemm_dtype != self.acc
         self.gemm = gemm_dtype
-        self.rows, self.ids = shape or tile_shape(weight.shape[0], hidden.device)
-        self.ids = min(self.ids, weight.shape[0])
-        self.pad = hidden.device.type == "cpu" and shape is None
+        self.rows, self.ids = tile_shape(weight.shape[0], hidden.device)
+        self.pad = hidden.device.type == "cpu"
         self.total = hidden.shape[0]
         if few:
             self.rows = min(self.rows, max(1, -(-self.total // 16) * 16))

@@ -9,6 +9,7 @@ import torch
 from siri_kernels import _checks as check
 from siri_kernels._autograd import refuse_double_backward, untraced
 from siri_kernels._backend import resolve_backend
+from siri_kernels._device import device_of
 from siri_kernels.linear_logprob import reference
 from siri_kernels.linear_logprob.checks import check_rule, check_targets
 from siri_kernels.linear_logprob.op import active_rows, counted_rows, spread
@@ -119,7 +120,8 @@ class _SelectiveLogprob(torch.autograd.Function):
         if triton:
             from siri_kernels.linear_logprob import launch_selective  # imports Triton
 
-            stats = spread(launch_selective.forward(logits, targets, rule), None, counted)
+            with device_of(logits):
+                stats = spread(launch_selective.forward(logits, targets, rule), None, counted)
             ctx.save_for_backward(logits, targets, counted, *stats)
             return stats.logprobs, stats.entropy
         blocks = _Blocks(logits, rule, counted_rows(counted))
@@ -146,9 +148,10 @@ class _SelectiveLogprob(torch.autograd.Function):
                 from siri_kernels.linear_logprob import launch_selective
 
                 stats = SoftmaxStats(*saved)
-                grad = launch_selective.backward(
-                    logits, targets, ctx.rule, counted, stats, grad_logprobs, grad_entropy
-                )
+                with device_of(logits):
+                    grad = launch_selective.backward(
+                        logits, targets, ctx.rule, counted, stats, grad_logprobs, grad_entropy
+                    )
                 return refuse_double_backward(OP, (grad, *[None] * 4), (logits, *upstream))
             blocks = _Blocks(logits, ctx.rule, active_rows(counted, grad_logprobs, grad_entropy))
             grad = torch.zeros_like(logits, memory_format=torch.contiguous_format)

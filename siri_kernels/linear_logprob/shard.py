@@ -50,8 +50,14 @@ class Shard(NamedTuple):
             first += part
         return first
 
-    def merged(self, state: FoldState, is_local: torch.Tensor) -> FoldState:
-        """The softmax of all ranks' ids; ``is_local``: rows whose target is here."""
+    def merged(
+        self,
+        state: FoldState,
+        is_local: torch.Tensor,
+        temperature: float | torch.Tensor = 1.0,
+    ) -> FoldState:
+        """The softmax of all ranks' ids; ``is_local``: rows whose target is here;
+        ``temperature``: by which the logits of ``state`` have still to be divided."""
         target = torch.where(is_local, state.target_logit, 0)
         rows = torch.stack([target, *state[1:], is_local.to(target.dtype)])
         parts = [p.unbind() for p in self.gathered(rows)]
@@ -63,7 +69,7 @@ class Shard(NamedTuple):
         shift = top.clamp(min=torch.finfo(top.dtype).min)
         total, dev = torch.zeros_like(top), torch.zeros_like(top)
         for _, part_top, part_total, part_dev, _ in parts:
-            step = (part_top - shift).clamp(min=LOG_ZERO)
+            step = ((part_top - shift) / temperature).clamp(min=LOG_ZERO)
             scale = step.exp()
             total += part_total * scale
             dev += (part_dev + step * part_total) * scale

@@ -24,10 +24,11 @@ LEAST_VOCABULARY = 8192
 
 
 def slots_for(vocabulary: int, tail: float, needs_gradient: bool) -> int:
-    """Slots a row; 0: no list, backward recomputes every row."""
+    """Slots a row, a multiple of 16 so that rows are aligned; 0: no list, backward recomputes
+    every row."""
     if tail == 0 or not needs_gradient or vocabulary < LEAST_VOCABULARY:
         return 0
-    return min(MOST_SLOTS, vocabulary // 64)
+    return min(MOST_SLOTS, vocabulary // 1024 * 16)
 
 
 class Slots(NamedTuple):
@@ -39,6 +40,7 @@ class Slots(NamedTuple):
 
     @staticmethod
     def empty(rows: int, slots: int, like: torch.Tensor, dtype: torch.dtype) -> Slots:
+        assert slots % 16 == 0, "kernels read whole groups of 16"
         return Slots(
             like.new_empty(rows, slots, dtype=torch.int32),
             like.new_empty(rows, slots, dtype=dtype),

@@ -32,7 +32,10 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
 
 
 class FoldState(NamedTuple):
-    """Of each row; "others" are all ids but the target."""
+    """Of each row; "others" are all ids but the target.
+
+    The two logits are in the backend's unit: after the temperature in PyTorch, before it in Triton.
+    """
 
     target_logit: torch.Tensor
     max: torch.Tensor  # of the others
@@ -79,12 +82,22 @@ class Fold:
         return FoldState(self.target_logit, self.max, self.sum, self.dev)
 
 
-def finish(state: FoldState) -> SoftmaxStats:
-    """The softmax's statistics, when every tile has been folded in."""
+def finish(state: FoldState, temperature: float | torch.Tensor = 1.0) -> SoftmaxStats:
+    """The softmax's statistics, when every tile has been folded in.
+
+    ``temperature``: by which the logits of ``state`` have still to be divided (``sum`` and ``dev``
+    are after it). The difference of two logits is divided, not each: that rounds less.
+    """
+
+    def cooled(x: torch.Tensor) -> torch.Tensor:
+        if isinstance(temperature, torch.Tensor):
+            return x / temperature.to(x.dtype)
+        return x if temperature == 1.0 else x / temperature
+
     z, big = state.target_logit, torch.finfo(state.target_logit.dtype).max
     log_sum = state.sum.log()
     # lse of the others - z; the two large numbers first, whose difference rounds nothing near 0.
-    gap = (state.max.clamp(min=-big) - z) + log_sum
+    gap = cooled(state.max.clamp(min=-big) - z) + log_sum
     logprobs = -softplus(gap)
     gap = gap.clamp(-big, big)  # so that probability 0 times its log is 0
     p, q = torch.sigmoid(-gap), torch.sigmoid(gap)
@@ -92,8 +105,8 @@ def finish(state: FoldState) -> SoftmaxStats:
     entropy = p * softplus(gap) + q * softplus(-gap) + q * inner
     top = torch.maximum(state.max, z)
     shift = top.clamp(min=-big)
-    step = (state.max - shift).clamp(min=LOG_ZERO)
-    log_sum = (state.sum * step.exp() + (z - shift).exp()).log()
+    step = cooled(state.max - shift).clamp(min=LOG_ZERO)
+    log_sum = (state.sum * step.exp() + cooled(z - shift).exp()).log()
     return SoftmaxStats(logprobs, entropy, top, log_sum)
 
 
@@ -115,7 +128,7 @@ class GradientRule(NamedTuple):
     ``1 - p_y`` as ``-expm1(log p_y)``).
     """
 
-    max: torch.Tensor
+    max: torch.Tensor  # largest logit, in the backend's unit (FoldState)
     at_target: torch.Tensor
     offset: torch.Tensor
     slope: torch.Tensor | None  # None: no gradient comes from the entropy

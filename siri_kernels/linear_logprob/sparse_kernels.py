@@ -11,28 +11,37 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.kernels import LOG_ZERO, row_temperature, widened
+from siri_kernels.linear_logprob.kernel_math import LOWEST, at_least, exp2, scale_of, widened
 
 PIECE = 256  # entries
-ROWS = 16  # of a matrix, gathered at a time
-COLUMNS = 256  # of a matrix, a program
+# Of a matrix, gathered at a time: each thread has 8 columns of every row, so that it loads and
+# stores 16 bytes and sums up alone.
+ROWS = 4
+COLUMNS = 512
+GATHER_WARPS = 2
 SLOTS = 512  # of a list, read at a time
+
+# Natural logarithm of 2.
+NATS_A_BIT = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def entry_gradient(z, centred, offset, slope, temperature, softcap, SLOPE, SOFTCAP):
+def entry_gradient(
+    z, y, offset, slope, inverse_softcap, SLOPE: tl.constexpr, SOFTCAP: tl.constexpr
+):
+    """Gradient of raw logits ``z`` with the exponents ``y``, by GradientRule."""
     by = offset
     if SLOPE:
-        by += centred * slope
-    grad = tl.exp(centred) * by
+        by += y * slope
+    grad = exp2(y) * by
     if SOFTCAP:
-        part = z * temperature / softcap
+        part = z * inverse_softcap
         part = tl.where(part > 1.0, 1.0, tl.where(part < -1.0, -1.0, part))
         grad *= 1.0 - part * part
     return grad
 
 
-@triton.jit(do_not_specialize=["temperature", "softcap"])
+@triton.jit(do_not_specialize=["scale", "inverse_softcap"])
 def certify_kernel(
     slot_logits,
     found,
@@ -42,18 +51,21 @@ def certify_kernel(
     head,
     offset,
     slope,
-    temperature,
+    scale,
     kept,
     kept_entropy,
     norm,
     slots,
-    softcap,
+    inverse_softcap,
     SLOPE: tl.constexpr,
     PER_ROW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Of each row's list: sum of p, of -p log p, and of the gradient's sizes, the target's too."""
+    """Of each row's list: sum of p, of -p log p, and of the gradient's sizes, the target's too.
+
+    ``log_sum`` is the natural logarithm.
+    """
     row = tl.program_id(0).to(tl.int64)
     mass = tl.zeros([BLOCK], tl.float32)
     moved = tl.zeros([BLOCK], tl.float32)
@@ -68,15 +80,16 @@ def certify_kernel(
         rising = 0.0
         if SLOPE:
             rising = tl.load(slope + row)
-        t = row_temperature(temperature, row, PER_ROW)
+        by = scale_of(scale, row, PER_ROW)
+        slot_logits += row * slots
         for start in range(0, length, BLOCK):
             place = start + tl.arange(0, BLOCK)
             inside = place < length
-            z = tl.load(slot_logits + row * slots + place, mask=inside, other=0.0)
-            centred = z - top
-            centred = tl.where(centred < LOG_ZERO, LOG_ZERO, centred)
-            grad = entry_gradient(z, centred, constant, rising, t, softcap, SLOPE, SOFTCAP)
-            log_p = centred - log_z
+            # Whole groups of 16, so that a thread loads 16 bytes; what is too much is not used.
+            z = tl.load(slot_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
+            y = at_least((z - top) * by, LOWEST)
+            grad = entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
+            log_p = y * NATS_A_BIT - log_z
             p = tl.exp(log_p)
             mass += tl.where(inside, p, 0.0)
             moved += tl.where(inside, -p * log_p, 0.0)
@@ -86,7 +99,7 @@ def certify_kernel(
     tl.store(norm + row, tl.sum(size) + first)
 
 
-@triton.jit(do_not_specialize=["temperature", "softcap"])
+@triton.jit(do_not_specialize=["scale", "inverse_softcap"])
 def entries_kernel(
     slot_ids,
     slot_logits,
@@ -98,12 +111,12 @@ def entries_kernel(
     head,
     offset,
     slope,
-    temperature,
+    scale,
     ids,
     rows,
     grads,
     slots,
-    softcap,
+    inverse_softcap,
     SLOPE: tl.constexpr,
     PER_ROW: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -114,29 +127,34 @@ def entries_kernel(
     length = tl.load(lengths + row)
     if length > 0:
         at = tl.load(stops + row) - length
+        ids += at
+        rows += at
+        grads += at
         target = tl.load(targets + row)
         # One out of range (unchecked) is nobody's: no gradient, and no read out of bounds.
         ours = (target >= 0) & (target < vocabulary)
-        tl.store(ids + at, tl.where(ours, target, 0).to(tl.int32))
-        tl.store(rows + at, row.to(tl.int32))
-        tl.store(grads + at, tl.where(ours, tl.load(head + row), 0.0))
+        tl.store(ids, tl.where(ours, target, 0).to(tl.int32))
+        tl.store(rows, row.to(tl.int32))
+        tl.store(grads, tl.where(ours, tl.load(head + row), 0.0))
         top = tl.load(maximum + row)
         constant = tl.load(offset + row)
         rising = 0.0
         if SLOPE:
             rising = tl.load(slope + row)
-        t = row_temperature(temperature, row, PER_ROW)
+        by = scale_of(scale, row, PER_ROW)
+        slot_ids += row * slots
+        slot_logits += row * slots
         for start in range(0, length - 1, BLOCK):
-            place = start + tl.arange(0, BLOCK).to(tl.int64)
+            place = start + tl.arange(0, BLOCK)
             inside = place < length - 1
-            z = tl.load(slot_logits + row * slots + place, mask=inside, other=0.0)
-            token = tl.load(slot_ids + row * slots + place, mask=inside, other=0)
-            centred = z - top
-            centred = tl.where(centred < LOG_ZERO, LOG_ZERO, centred)
-            grad = entry_gradient(z, centred, constant, rising, t, softcap, SLOPE, SOFTCAP)
-            tl.store(ids + at + 1 + place, token, mask=inside)
-            tl.store(rows + at + 1 + place, tl.zeros_like(token) + row.to(tl.int32), mask=inside)
-            tl.store(grads + at + 1 + place, grad, mask=inside)
+            group = place < (length + 14) // 16 * 16  # as in certify_kernel
+            z = tl.load(slot_logits + place, mask=group, other=0.0)
+            token = tl.load(slot_ids + place, mask=group, other=0)
+            y = at_least((z - top) * by, LOWEST)
+            grad = entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
+            tl.store(ids + 1 + place, token, mask=inside)
+            tl.store(rows + 1 + place, tl.zeros_like(token) + row.to(tl.int32), mask=inside)
+            tl.store(grads + 1 + place, grad, mask=inside)
 
 
 @triton.jit
@@ -187,8 +205,9 @@ def hidden_kernel(
 ):
     """Gradient of ``hidden``: each row's entries gather rows of ``weight``; none: zero."""
     row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < width
+    column = column.to(tl.int64)
     end = tl.load(stops + row)
     begin = end - tl.load(lengths + row)
     total = gathered_sum(
@@ -229,8 +248,9 @@ def piece_kernel(
     begin = piece * PIECE
     if begin + PIECE <= total:
         if tl.load(ids + begin) == tl.load(ids + begin + PIECE - 1):
-            column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS).to(tl.int64)
+            column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
             inside = column < width
+            column = column.to(tl.int64)
             value = gathered_sum(
                 hidden,
                 rows,
@@ -267,96 +287,72 @@ def weight_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Gradient of the rows ``first``.. of ``weight``: each id's entries, added to ``base``."""
+    """Gradient of the rows ``first``.. of ``weight`` whose ids have entries: their sum, and
+    ``base``. The other rows are left as they are: most ids have none, and a memset is faster."""
     place = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS).to(tl.int64)
-    inside = column < width
     begin = tl.load(offsets + first + place)
     end = tl.load(offsets + first + place + 1)
-    # Whole pieces within [begin, end).
-    first_piece = (begin + PIECE - 1) // PIECE
-    last_piece = tl.maximum(end // PIECE, first_piece)
-    none = first_piece == last_piece
-    head_end = tl.where(none, end, first_piece * PIECE)
-    tail_begin = tl.where(none, end, last_piece * PIECE)
-    total = gathered_sum(
-        hidden,
-        rows,
-        grads,
-        begin,
-        head_end,
-        column,
-        inside,
-        hidden_row,
-        hidden_column,
-        GEMM,
-        ROWS,
-        COLUMNS,
-    )
-    for piece in range(first_piece, last_piece):
-        total += tl.load(pieces + piece * width + column, mask=inside, other=0.0)
-    total += gathered_sum(
-        hidden,
-        rows,
-        grads,
-        tail_begin,
-        end,
-        column,
-        inside,
-        hidden_row,
-        hidden_column,
-        GEMM,
-        ROWS,
-        COLUMNS,
-    )
-    if BASE:
-        total += tl.load(base + place * width + column, mask=inside, other=0.0)
-    at = (first + place) * width + column
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+    if begin < end:
+        # Whole pieces within [begin, end).
+        first_piece = (begin + PIECE - 1) // PIECE
+        last_piece = tl.maximum(end // PIECE, first_piece)
+        none = first_piece == last_piece
+        head_end = tl.where(none, end, first_piece * PIECE)
+        tail_begin = tl.where(none, end, last_piece * PIECE)
+        out += (first + place) * width
+        if BASE:
+            base += place * width
+        for left in range(0, width, COLUMNS):
+            column = left + tl.arange(0, COLUMNS)
+            inside = column < width
+            column = column.to(tl.int64)
+            total = gathered_sum(
+                hidden,
+                rows,
+                grads,
+                begin,
+                head_end,
+                column,
+                inside,
+                hidden_row,
+                hidden_column,
+                GEMM,
+                ROWS,
+                COLUMNS,
+            )
+            for piece in range(first_piece, last_piece):
+                total += tl.load(pieces + piece * width + column, mask=inside, other=0.0)
+            total += gathered_sum(
+                hidden,
+                rows,
+                grads,
+                tail_begin,
+                end,
+                column,
+                inside,
+                hidden_row,
+                hidden_column,
+                GEMM,
+                ROWS,
+                COLUMNS,
+            )
+            if BASE:
+                total += tl.load(base + column, mask=inside, other=0.0)
+            tl.store(out + column, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def bias_kernel(grads, offsets, base, out, BASE: tl.constexpr, BLOCK: tl.constexpr):
-    """Gradient of ``bias``: the sum of each id's entries, and ``base``."""
-    token = tl.program_id(0).to(tl.int64)
-    begin = tl.load(offsets + token)
-    end = tl.load(offsets + token + 1)
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in range(begin, end, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        total += tl.load(grads + place, mask=place < end, other=0.0)
-    value = tl.sum(total)
-    if BASE:
-        value += tl.load(base + token)
-    tl.store(out + token, value.to(out.dtype.element_ty))
-
-
-def aot_configs():
-    """What :mod:`siri_kernels.aot` compiles."""
-    tensors = "slot_logits maximum log_sum head offset slope kept kept_entropy norm"
-    tensors += " grads pieces base"
-    sizes = "slots vocabulary width first total"
-    sizes += " weight_row weight_column hidden_row hidden_column"
-    types = dict.fromkeys(tensors.split(), "*fp32") | dict.fromkeys(sizes.split(), "i32")
-    types |= dict.fromkeys(("slot_ids", "found", "ids", "rows"), "*i32")
-    types |= dict.fromkeys(("stops", "lengths", "targets", "offsets"), "*i64")
-    types |= {"counts": "*i8", "softcap": "fp32"}
-
-    def config(kernel, constants, **more):
-        mine = {n: t for n, t in (types | more).items() if n in kernel.arg_names}
-        return kernel, mine, constants, {"num_warps": 4}
-
-    for everything in (False, True):
-        temperature = "*fp32" if everything else "fp32"
-        constants = dict.fromkeys(("SLOPE", "PER_ROW", "SOFTCAP"), everything) | {"BLOCK": SLOTS}
-        for kernel in (certify_kernel, entries_kernel):
-            yield config(kernel, constants, temperature=temperature)
-    shape = {"ROWS": ROWS, "COLUMNS": COLUMNS}
-    for name, gemm in (("*bf16", tl.bfloat16), ("*fp16", tl.float16), ("*fp32", tl.float32)):
-        matrix = dict.fromkeys(("hidden", "weight", "out"), name)
-        yield config(hidden_kernel, shape | {"GEMM": gemm}, **matrix)
-        yield config(piece_kernel, shape | {"GEMM": gemm, "PIECE": PIECE}, **matrix)
-        for base in (False, True):
-            constants = shape | {"GEMM": gemm, "PIECE": PIECE, "BASE": base}
-            yield config(weight_kernel, constants, **matrix)
-            yield config(bias_kernel, {"BASE": base, "BLOCK": PIECE}, **matrix)
+@triton.jit(do_not_specialize=["first"])
+def bias_kernel(grads, offsets, base, out, first, BASE: tl.constexpr, BLOCK: tl.constexpr):
+    """Gradient of ``bias`` from ``first`` on, where ids have entries: their sum, and ``base``."""
+    place = tl.program_id(0).to(tl.int64)
+    begin = tl.load(offsets + first + place)
+    end = tl.load(offsets + first + place + 1)
+    if begin < end:
+        total = tl.zeros([BLOCK], tl.float32)
+        for start in range(begin, end, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            total += tl.load(grads + at, mask=at < end, other=0.0)
+        value = tl.sum(total)
+        if BASE:
+            value += tl.load(base + place)
+        tl.store(out + first + place, value.to(out.dtype.element_ty))

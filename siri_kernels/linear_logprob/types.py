@@ -24,8 +24,8 @@ class SoftmaxStats(NamedTuple):
 
     logprobs: torch.Tensor  # of the target
     entropy: torch.Tensor
-    max: torch.Tensor  # largest logit
-    log_sum: torch.Tensor  # log of sum exp(logit - max)
+    max: torch.Tensor  # largest logit, in the backend's unit (softmax_fold.FoldState)
+    log_sum: torch.Tensor  # log of sum exp(logit - max), after the temperature
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .helpers import eager_logprob, gradients, leaves
 @pytest.fixture
 def small_lists(monkeypatch):
     """Lists in vocabularies that a test can afford, and few slots, so that some rows overflow."""
-    monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: 24 if tail and needed else 0)
+    monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: 32 if tail and needed else 0)
 
 
 def zipf_head(tokens, vocabulary, entropy, dtype=torch.float32, width=48):

@@ -33,7 +33,10 @@ def small_sizes(monkeypatch, slots=SLOTS):
     monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: slots if tail and needed else 0)
     if DEVICE == "cpu":
         launch = pytest.importorskip("siri_kernels.linear_logprob.launch")
-        monkeypatch.setattr(launch, "tile_shape", lambda device: TILE)
+        monkeypatch.setattr(launch, "tile_shape", lambda rows, device: TILE)
+        # A tile of more than one block, the last tile short.
+        monkeypatch.setattr(launch.kernels, "IDS", 32)
+        monkeypatch.setattr(launch.kernels, "PART", 32)
 
 
 def on(where, tensors):
@@ -240,7 +243,10 @@ def test_float64_is_for_the_portable_backend():
 
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("temperature", [1.0, 0.6, "tensor"])
-def test_selective(dtype, temperature):
+def test_selective(dtype, temperature, monkeypatch):
+    from siri_kernels.linear_logprob import kernels
+
+    monkeypatch.setattr(kernels, "IDS", 2048)  # two blocks and a short one
     tokens, vocabulary = (500, 50_001) if DEVICE == "cuda" else (8, 5001)
     logits = (torch.randn(tokens, vocabulary + 3) * 3).to(dtype)[:, :vocabulary]
     targets = torch.randint(vocabulary, (tokens,))
