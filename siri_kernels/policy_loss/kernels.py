@@ -11,8 +11,6 @@ again when a bound changes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -322,43 +320,3 @@ def reduce_kernel(
         total = _row_sum(sums, slots, row, LANES)
         divisor = tl.where(row <= NON_EMPTY, 1.0, tl.maximum(tokens, 1.0))
         tl.store(out + row, total / divisor)
-
-
-def aot_configs():
-    """What :mod:`siri_kernels.aot` compiles."""
-    tensors = "logprobs old_logprobs advantages rollout_logprobs ref_logprobs entropy".split()
-    tensors += "partials sums d_logprobs d_entropy out denominator".split()
-    numbers = "low high ceiling tau_positive tau_negative weight_low weight_high".split()
-    numbers += "off_policy_threshold kl_coef kl_limit entropy_coef".split()
-    types = dict.fromkeys(tensors, "*fp32") | dict.fromkeys(numbers, "fp32")
-    types |= {"mask": "*u8", "cu_seqlens": "*i32", "sequences": "i32", "slots": "i32"}
-
-    def config(kernel, **constants):
-        return kernel, {n: t for n, t in types.items() if n in kernel.arg_names}, constants
-
-    for everything in (False, True):
-        common: dict[str, Any] = {"BLOCK": BLOCK}
-        common |= dict.fromkeys(("HAS_MASK", "PER_TOKEN", "HAS_ROLLOUT"), everything)
-        flags = "HAS_STATS SEQUENCE_MEAN SEQUENCE_RATIO OFF_POLICY HAS_REF".split()
-        flags += "KL_UNBIASED HAS_KL_LIMIT HAS_ENTROPY HAS_BONUS".split()
-        for objective in ("clip", "cispo", "sapo", "gmpo", "reinforce"):
-            gmpo = objective == "gmpo"
-            constants = common | dict.fromkeys(flags, everything)
-            if gmpo:
-                constants |= {"SEQUENCE_RATIO": True, "HAS_STATS": True}
-            yield config(
-                loss_kernel,
-                OBJECTIVE=objective,
-                HAS_CEILING=everything and objective == "clip",
-                CORRECTION="mask" if everything else "none",
-                LEVEL="sequence" if everything else "token",
-                KL="k3",
-                **constants,
-            )
-        stats = dict.fromkeys(("GMPO", "WITH_GAP", "WITH_DRIFT"), everything)
-        yield config(sequence_kernel, WITH_LOG_RATIO=True, **stats, **common)
-    for denominator in ("value", "pointer", "tokens", "sequences"):
-        variant = config(reduce_kernel, DENOMINATOR=denominator, LANES=REDUCE_LANES)
-        if denominator != "pointer":
-            variant[1]["denominator"] = "fp32"
-        yield variant

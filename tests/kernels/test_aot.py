@@ -1,60 +1,264 @@
-"""Every Triton kernel compiles for every GPU generation, on a machine without one."""
+"""What the ahead-of-time compilation takes down and counts, on a machine without a GPU."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("TRITON_INTERPRET=1 compiles nothing", allow_module_level=True)
 
-from siri_kernels import aot
+from triton.runtime.jit import JITFunction
+
+from siri_kernels import group_advantages
+from siri_kernels.aot import __main__ as command
+from siri_kernels.aot import calls, machine_code
+from siri_kernels.aot.compiler import Report, report
+from siri_kernels.aot.limits import LIMITS, Limit
+from siri_kernels.aot.machine_code import Counts
+from siri_kernels.aot.parts import PARTS
+from siri_kernels.aot.record import FakeGPU, Recorder, specialised
+from siri_kernels.aot.variants import recorded
+from siri_kernels.group_advantages import kernels
+
+SM_90 = PARTS[1]
+CUDA = torch.cuda.is_available()
 
 
-@pytest.mark.parametrize("part", aot.PARTS, ids=lambda part: part.name)
+def some_call(total=65536, size=8, dtype=torch.float32, offset=0, **options):
+    def make(gpu):
+        rewards = torch.empty(total + offset, dtype=dtype, device="cuda")
+        rewards = torch.narrow(rewards, 0, offset, total)
+        group_advantages(rewards, size, **options)
+
+    return calls.Call("some call", make)
+
+
+def real_launches(make):
+    """(kernel, arguments, constants) of the launches that ``make`` would do."""
+    launches = []
+
+    def run(kernel, *args, grid=None, warmup=False, **kwargs):
+        launches.append((kernel, args, kwargs))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "run", run)
+        make()
+    return launches
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+@pytest.mark.parametrize("offset", [0, 1, 4])
+@pytest.mark.parametrize("total", [65536, 65535 // 7 * 7])
+def test_what_is_recorded_is_what_the_jit_compiles_for_real_tensors(part, offset, total):
+    """Real, aligned tensors through the real ``JITFunction.run``, against fake ones."""
+    from siri_kernels.group_advantages import launch
+
+    size = 8 if total % 8 == 0 else 7
+    # PyTorch's CPU tensors are aligned to 64 bytes, a GPU's to 512: the same for Triton.
+    rewards = torch.zeros(total + offset)[offset:]
+    launches = real_launches(
+        lambda: launch.group_advantages(rewards, size, "mean", "batch_std", 1e-6, 1, "zero", None)
+    )
+    want = [specialised(kernel, part, args, kwargs) for kernel, args, kwargs in launches]
+    got = recorded([part], [some_call(total, size, offset=offset, scale="batch_std")])
+    assert len(want) == 2 and {v.key for v in want} == set(got)
+    for variant in want:
+        assert got[variant.key].signature == variant.signature
+        assert got[variant.key].constants == variant.constants
+        assert got[variant.key].attributes == variant.attributes
+        assert vars(got[variant.key].options) == vars(variant.options)
+
+
+def test_divisibility_ones_and_alignment_make_other_variants():
+    tables = [
+        recorded([SM_90], [call])
+        for call in (
+            some_call(),
+            some_call(),
+            some_call(offset=1),
+            some_call(dtype=torch.bfloat16),
+            some_call(size=16),
+        )
+    ]
+    keys = [tuple(table) for table in tables]
+    assert keys[0] == keys[1] and len(set(keys)) == 4
+
+
+def test_every_kernel_is_recorded():
+    usual = [c for c in calls.all_calls() if not c.name.startswith("linear_logprob(size=QWEN")]
+    few = usual[:20] + usual[-40:]
+    few += [c for c in usual if c.name.startswith(("group", "selective"))][::3]
+    names = {variant.name for variant in recorded([SM_90], few).values()}
+    assert names >= {"fold_kernel", "gradient_kernel", "group_kernel", "scan_kernel"}
+    assert names >= {"batch_kernel", "sequence_kernel", "loss_kernel", "reduce_kernel"}
+
+
+def test_nothing_is_launched_and_everything_is_put_back():
+    run, apply = JITFunction.run, torch.autograd.Function.apply
+    recorder, gpu = Recorder([SM_90]), FakeGPU()
+    with gpu.active(), recorder.recording("one"):
+        some_call().make(gpu)
+    assert recorder.launches == 1 and len(recorder.variants) == 1
+    assert JITFunction.run is run and torch.autograd.Function.apply == apply
+    x = torch.ones(2, requires_grad=True)
+    (x[:1] * 2).sum().backward()
+    assert x.grad.tolist() == [2, 0]
+
+
+def test_every_pair_of_options_occurs():
+    options = {"a": (1, 2, 3), "b": "xy", "c": (True, False), "d": (0, 1, 2, 3)}
+    rows = calls.pairwise(options)
+    assert len(rows) < 20
+    for one in options:
+        for two in options:
+            if one < two:
+                pairs = {(row[one], row[two]) for row in rows}
+                assert len(pairs) == len(options[one]) * len(options[two])
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_kernel_compiles(part):
-    kernel, types, constants, options = next(v for v in aot.variants())
-    result = aot.compile_variant(kernel, types, constants, options, part)
-    assert 0 < result.registers <= 512 and 0 <= result.shared <= part.shared
-    assert result.tensor_core == 0
+    (variant,) = recorded([part], [some_call()]).values()
+    made = report(variant)
+    assert 0 < made.registers <= 512 and 0 <= made.shared <= part.shared
+    assert made.stack == 0 and made.counts.tensor_core == 0 and not made.faults()
+    assert 0 < made.counts.path <= made.counts.total
+    assert made.counts.loads and made.counts.stores and "group_kernel" in made.line()
 
 
-def test_faults_are_named():
-    part = aot.PARTS[0]
-    good = aot.Result("k", {}, part, 32, 0, 1024, 4, True)
-    assert good.faults() == []
-    bad = good._replace(spills=8, shared=part.shared + 1, tensor_core=0)
-    assert [fault.split()[0] for fault in bad.faults()] == ["spills", str(part.shared + 1), "no"]
-    assert bad._replace(matrix=False, spills=0, shared=0).faults() == []
+SASS = """
+.text.kernel:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/               @P0 EXIT ;
+.L_x_0:
+        /*0030*/                   FADD R4, R4, R5 ;
+        /*0040*/                   LDG.E R6, desc[UR4][R2.64] ;
+        /*0050*/               @P1 BRA `(.L_x_0) ;
+        /*0060*/               @P2 BRA `(.L_x_2) ;
+        /*0070*/                   MUFU.EX2 R4, R4 ;
+        /*0080*/                   STG.E.U16 desc[UR4][R2.64], R4 ;
+.L_x_2:
+        /*0090*/                   STG.E.64 desc[UR4][R2.64], R4 ;
+        /*00a0*/                   EXIT ;
+.L_x_3:
+        /*00b0*/                   BRA `(.L_x_3);
+"""
 
 
-def test_an_argument_that_nobody_describes_is_an_error():
-    kernel, types, constants, options = next(v for v in aot.variants())
-    types = dict(list(types.items())[1:])
-    with pytest.raises(ValueError, match="nothing is said of"):
-        aot.compile_variant(kernel, types, constants, options, aot.PARTS[0])
+def test_the_common_path_is_the_shortest_that_stores():
+    counts = machine_code.nvidia(SASS)
+    assert counts == Counts(12, 9, (3,), (16, 4), (8, 2), 0)
+
+
+def test_amd_code_is_counted():
+    text = """
+kernel:
+\ts_load_dwordx2 s[0:1], s[2:3], 0x0
+\tglobal_load_dwordx4 v[0:3], v4, s[0:1]
+\ts_cbranch_scc1 .LBB0_2
+; %bb.1:
+\tv_add_f32 v0, v0, v1
+\tbuffer_store_short v0, v4, s[0:3], 0 offen
+.LBB0_2:
+\tglobal_store_dword v4, v0, s[0:1]
+\ts_endpgm
+\t.section .rodata
+"""
+    assert machine_code.amd(text) == Counts(7, 5, (), (16,), (4, 2), 0)
+
+
+def result(**changes):
+    counts = Counts(100, 80, (), (16, 4), (4,), 0)
+    given = ("fold_kernel", {"LISTS": True}, SM_90, frozenset(["stride"]), 32, 0, 1024, counts)
+    return Report(*given, 20.0, ())._replace(**changes)
+
+
+def test_faults_are_named_with_their_number_and_limit(monkeypatch):
+    limit = Limit("fold_kernel", {"LISTS": True}, ("sm_90",), 64, 25, load=16, rows=("stride",))
+    monkeypatch.setattr("siri_kernels.aot.limits.LIMITS", (limit,))
+    assert result().faults() == []
+    narrow = Counts(100, 80, (), (4, 4), (4,), 0)
+    bad = result(registers=65, stack=8, shared=SM_90.shared + 1, per_element=25.5, counts=narrow)
+    assert bad._replace(hazards=("a hazard",)).faults() == [
+        "fold_kernel: 8 bytes of stack a thread, limit 0",
+        f"fold_kernel: {SM_90.shared + 1} bytes of shared memory, limit {SM_90.shared}",
+        "fold_kernel: 65 registers, limit 64",
+        "fold_kernel: 25.5 instructions an element, limit 25",
+        "fold_kernel: loads of 4 bytes at most, limit 16",
+        "a hazard",
+    ]
+    # Of other constants, another part, a row that is no multiple of 16.
+    good = bad._replace(stack=0, shared=0)
+    assert good._replace(constants={"LISTS": False}).faults() == []
+    assert good._replace(part=PARTS[0]).faults() == []
+    assert len(good._replace(aligned=frozenset()).faults()) == 2
+
+
+def test_limits_are_of_kernels_that_exist():
+    from siri_kernels.linear_logprob import kernels as linear
+    from siri_kernels.linear_logprob import sparse_kernels
+    from siri_kernels.policy_loss import kernels as policy
+
+    for limit in LIMITS:
+        modules = (linear, sparse_kernels, policy, kernels)
+        (kernel,) = (getattr(m, limit.kernel) for m in modules if hasattr(m, limit.kernel))
+        assert set(limit.constants) | set(limit.rows) <= set(kernel.arg_names)
+        assert set(limit.parts) <= {part.name for part in PARTS}
 
 
 def test_check_says_which_variant_has_a_fault(monkeypatch, capsys):
-    part = aot.PARTS[1]._replace(shared=-1)
-    monkeypatch.setattr(aot, "PARTS", (part,))
-    assert aot.main(["--check", "--kernel", "batch_kernel"]) == 1
-    assert "FAULT" in capsys.readouterr().out
-    assert aot.main(["--kernel", "batch_kernel"]) == 0
+    monkeypatch.setattr(calls, "all_calls", lambda: [some_call()])
+    monkeypatch.setattr("siri_kernels.aot.variants.all_calls", calls.all_calls)
+    part = ["--part", "sm_90", "--jobs", "1"]
+    assert command.main(["--check", *part]) == 0
+    limit = Limit("group_kernel", {}, registers=1)
+    monkeypatch.setattr("siri_kernels.aot.limits.LIMITS", (limit,))
+    assert command.main(["--check", *part, "--kernel", "group"]) == 1
+    assert "FAULT: group_kernel: " in capsys.readouterr().out
+    assert command.main(part) == 0
+    assert command.main(["--check", *part, "--kernel", "no such"]) == 0
 
 
-def test_every_variant_is_compiled_for_every_part(monkeypatch, capsys):
-    """Here without the compiler; ``make aot`` compiles them all and stops at a fault."""
-    compiled = []
+@pytest.mark.skipif(not CUDA, reason="the JIT compiles on a GPU only")
+def test_a_gpu_compiles_nothing_that_was_not_recorded():
+    """Real calls at the recorded sizes: each variant the JIT compiles is among the recorded."""
+    from triton import knobs
 
-    def instead(kernel, types, constants, options, part):
-        compiled.append((kernel.__name__, str(constants), str(types), part.name))
-        return aot.Result(kernel.__name__, constants, part, 32, 0, 1024, 4, True)
+    major, minor = torch.cuda.get_device_capability()
+    part = SM_90._replace(name="here", arch=10 * major + minor)
+    names = ("group_advantages(", "policy_loss(", "selective_logprob(size=Size(tokens=1003")
+    chosen = [c for c in calls.all_calls() if c.name.startswith(names)][::5]
+    known = {variant.key for variant in recorded([part], chosen).values()}
+    launched = []
 
-    monkeypatch.setattr(aot, "compile_variant", instead)
-    assert aot.main(["--check"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    want = len(aot.PARTS) * len(list(aot.variants()))
-    assert len(lines) == 1 + want and len(set(compiled)) == want
+    def run(kernel, *args, grid=None, warmup=False, **kwargs):
+        launched.append(specialised(kernel, part, args, kwargs))
+        return real(kernel, *args, grid=grid, warmup=warmup, **kwargs)
+
+    class OnGPU(FakeGPU):
+        def backward(self, keep=lambda index: True):
+            pass
+
+    real = JITFunction.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "run", run)
+        patch.setattr(calls, "tensor", zeros)
+        for call in chosen:
+            call.make(OnGPU())
+    assert knobs is not None and launched
+    assert {variant.key for variant in launched} <= known
+
+
+def zeros(*shape, dtype=torch.float32, grad=False):
+    """As ``calls.tensor``, with values that every call takes (one sequence holds all tokens)."""
+    out = torch.zeros(shape, dtype=dtype, device="cuda")
+    if dtype == torch.int32:
+        out[-1] = 262144
+    if shape == ():
+        out += 1
+    return out.requires_grad_(grad)

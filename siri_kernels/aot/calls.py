@@ -1,0 +1,248 @@
+"""The calls whose kernels are compiled: every option that makes another variant, at real sizes.
+
+Where a table of options is too large to go through whole, every pair of settings occurs together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from siri_kernels.aot.record import FakeGPU
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+class Size(NamedTuple):
+    """Tokens, vocabulary and width of a call."""
+
+    tokens: int
+    vocabulary: int
+    width: int
+
+
+QWEN = Size(16384, 151936, 1536)  # of a 1.5B model
+ALIGNED = Size(4096, 32768, 1536)  # the same variants from fewer tiles
+ODD = Size(1003, 50257, 1001)  # nothing divides by 16
+SHORT = Size(4096, 4096, 1536)  # a vocabulary that is not listed
+
+
+class Call(NamedTuple):
+    """A call of the library: its name and what makes it, on the fake GPU that is active."""
+
+    name: str
+    make: Callable[[FakeGPU], None]
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) -> torch.Tensor:
+    """A tensor on the fake GPU."""
+    return torch.empty(shape, dtype=dtype, device="cuda").requires_grad_(grad)
+
+
+def pairwise(options: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Few settings in which every pair of two options' values occurs (greedy, repeatable)."""
+    names = list(options)
+    missing = {
+        ((a, x), (b, y))
+        for a, b in itertools.combinations(range(len(names)), 2)
+        for x in range(len(options[names[a]]))
+        for y in range(len(options[names[b]]))
+    }
+    rows = []
+    while missing:
+        row: dict[int, int] = {}
+        for pair in sorted(missing):  # as many missing pairs as fit into one row
+            if all(row.get(place, value) == value for place, value in pair):
+                row.update(pair)
+        whole = [row.get(i, 0) for i in range(len(names))]
+        missing -= set(itertools.combinations(enumerate(whole), 2))
+        rows.append({name: options[name][i] for name, i in zip(names, whole, strict=True)})
+    return rows
+
+
+def _named(what: str, options: dict[str, Any]) -> str:
+    words = [f"{k}={str(v).removeprefix('torch.')}" for k, v in options.items()]
+    return f"{what}({', '.join(words)})"
+
+
+def linear_logprob_calls() -> Iterator[Call]:
+    """Forward and backward of ``linear_logprob``."""
+    from siri_kernels import linear_logprob
+
+    def call(options: dict[str, Any]) -> Call:
+        def make(gpu: FakeGPU) -> None:
+            size, dtype = options["size"], options["dtype"]
+            hidden = tensor(size.tokens, size.width, dtype=dtype, grad=True)
+            weight = tensor(size.vocabulary, size.width, dtype=dtype, grad=True)
+            bias = tensor(size.vocabulary, dtype=dtype, grad=True) if options["bias"] else None
+            targets = tensor(size.tokens, dtype=torch.int64)
+            temperature = tensor(size.tokens) if options["per_row"] else 0.7
+            # Some rows are recomputed, or none, or all of them.
+            dense, entries = options["backward"]
+            gpu.counts = [min(dense, size.tokens), entries]
+            linear_logprob(
+                hidden,
+                weight,
+                targets,
+                bias=bias,
+                temperature=temperature,
+                softcap=30.0 if options["softcap"] else None,
+                tail=options["tail"],
+            )
+            gpu.backward(lambda output: options["entropy"] or output == 0)
+
+        return Call(_named("linear_logprob", options), make)
+
+    flag = (False, True)
+    table: dict[str, tuple[Any, ...]] = {
+        "size": (ALIGNED, ODD, SHORT),
+        "dtype": DTYPES,
+        "bias": flag,
+        "per_row": flag,
+        "softcap": flag,
+        "tail": (1e-2, 0.0),
+        "entropy": (True, False),
+        "backward": ((0, 65536), (100, 70001), (1 << 30, 0)),
+    }
+    for options in pairwise(table):
+        yield call(options)
+    # What most runs use, whole.
+    plain = {"bias": False, "softcap": False, "tail": 1e-2}
+    for dtype, per_row, backward in itertools.product(DTYPES, flag, table["backward"]):
+        size = QWEN if dtype == torch.bfloat16 else ALIGNED
+        usual = {"dtype": dtype, "per_row": per_row, "entropy": per_row, "backward": backward}
+        yield call({"size": size, **plain, **usual})
+
+
+def selective_logprob_calls() -> Iterator[Call]:
+    """Forward and backward of ``selective_logprob``."""
+    from siri_kernels import selective_logprob
+
+    def call(size: Size, dtype: torch.dtype, per_row: bool, entropy: bool) -> Call:
+        def make(gpu: FakeGPU) -> None:
+            logits = tensor(size.tokens, size.vocabulary, dtype=dtype, grad=True)
+            temperature = tensor(size.tokens) if per_row else 0.7
+            targets = tensor(size.tokens, dtype=torch.int64)
+            selective_logprob(logits, targets, temperature=temperature)
+            gpu.backward(lambda output: entropy or output == 0)
+
+        options = {"size": size, "dtype": dtype, "per_row": per_row, "entropy": entropy}
+        return Call(_named("selective_logprob", options), make)
+
+    for options in itertools.product((QWEN, ODD), DTYPES, (False, True), (False, True)):
+        yield call(*options)
+
+
+def group_advantages_calls() -> Iterator[Call]:
+    """``group_advantages`` of equal groups, of few ids and of many."""
+    from siri_kernels import group_advantages
+
+    def call(options: dict[str, Any]) -> Call:
+        def make(gpu: FakeGPU) -> None:
+            size = options["size"]
+            total = 8192 if options["how"] == "few ids" else 65536
+            total = total // size * size
+            rewards = tensor(total).to(options["dtype"])
+            groups: Any = size
+            chosen = {k: options[k] for k in ("baseline", "scale", "singleton")}
+            if options["how"] != "equal":
+                groups, chosen["num_groups"] = tensor(total, dtype=torch.int64), total // size
+            group_advantages(rewards, groups, **chosen)
+
+        return Call(_named("group_advantages", options), make)
+
+    table: dict[str, tuple[Any, ...]] = {
+        "how": ("equal", "few ids", "many ids"),
+        "size": (8, 16, 7, 5000),
+        "dtype": (torch.float32, torch.float64, torch.bool, torch.bfloat16),
+        "baseline": ("mean", "leave_one_out", "none"),
+        "scale": ("group_std", "batch_std", "none"),
+        "singleton": ("zero", "verl"),
+    }
+    for options in pairwise(table):
+        yield call(options)
+    usual = {"dtype": torch.float32, "baseline": "mean", "singleton": "zero"}
+    for how, scale in itertools.product(table["how"], table["scale"]):
+        yield call({"how": how, "size": 8, "scale": scale, **usual})
+
+
+def policy_loss_calls() -> Iterator[Call]:
+    """``policy_loss`` with every objective, correction, estimator and aggregation."""
+    from siri_kernels.policy_loss import RolloutCorrection, policy_loss
+
+    def call(options: dict[str, Any]) -> Call:
+        def make(gpu: FakeGPU) -> None:
+            total, sequences, dtype = 262144, 128, options["dtype"]
+            given: dict[str, Any] = {"dual_clip": 3.0 if options["ceiling"] else None}
+            given |= {k: options[k] for k in ("objective", "ratio", "aggregation")}
+            given["denominator"] = {
+                "number": 1000.0,
+                "tensor": tensor(),
+                "counted": 1000.0 if options["aggregation"] == "token-sum-norm" else None,
+            }[options["denominator"]]
+            if options["mask"]:
+                given["mask"] = tensor(total, dtype=torch.bool)
+            if options["rollout"] is not None:
+                given["rollout_logprobs"] = tensor(total, dtype=dtype)
+                if options["rollout"] != "none":
+                    correction = RolloutCorrection(options["rollout"], options["level"])
+                    given["rollout_correction"] = correction
+            if options["reference"] is not None:
+                given |= {"ref_logprobs": tensor(total, dtype=dtype), "kl_coef": 0.1}
+                given |= {"kl_estimator": options["reference"]}
+            given |= {"kl_unbiased": options["kl_unbiased"]}
+            given |= {"kl_limit": 10.0 if options["kl_limit"] else None}
+            given |= {"off_policy_threshold": 0.1 if options["off_policy"] else None}
+            if options["entropy"] != "none":
+                given["entropy"] = tensor(total, dtype=dtype, grad=True)
+                given["entropy_coef"] = 0.01 if options["entropy"] == "bonus" else 0.0
+            policy_loss(
+                tensor(total, dtype=dtype, grad=True),
+                tensor(total, dtype=dtype),
+                tensor(total if options["per_token"] else sequences),
+                tensor(sequences + 1, dtype=torch.int32),
+                **given,
+            )
+            gpu.backward()
+
+        return Call(_named("policy_loss", options), make)
+
+    flag = (False, True)
+    table: dict[str, tuple[Any, ...]] = {
+        "objective": ("clip", "cispo", "sapo", "gmpo", "reinforce"),
+        "rollout": (None, "none", "truncate", "mask", "reject"),
+        "level": ("token", "sequence", "geometric"),
+        "aggregation": (
+            "token-mean",
+            "seq-mean-token-mean",
+            "seq-mean-token-sum",
+            "token-sum-norm",
+        ),
+        "reference": (None, "k1", "k2", "k3"),
+        "denominator": ("counted", "number", "tensor"),
+        "entropy": ("none", "metric", "bonus"),
+        "dtype": (torch.float32, torch.bfloat16),
+        "ratio": ("token", "sequence"),
+        "ceiling": flag,
+        "mask": flag,
+        "per_token": flag,
+        "kl_unbiased": flag,
+        "kl_limit": flag,
+        "off_policy": flag,
+    }
+    for options in pairwise(table):
+        yield call(options)
+    plain = {name: values[0] for name, values in table.items()}
+    for objective in table["objective"]:
+        yield call(plain | {"objective": objective, "mask": True})
+
+
+def all_calls() -> Iterator[Call]:
+    """All of them."""
+    yield from linear_logprob_calls()
+    yield from selective_logprob_calls()
+    yield from group_advantages_calls()
+    yield from policy_loss_calls()
