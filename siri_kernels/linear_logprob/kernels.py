@@ -3,10 +3,10 @@
 The formulas are those of :mod:`.softmax_fold` and :mod:`.slots`, which say why; units and rounding
 are those of :mod:`.kernel_math`.
 
-A row's state is read by every thread of its program and written by one. All of it is read before
-the first reduction, and written after one: the reduction's barrier keeps a late thread from reading
-what another has already replaced. (``python -m siri_kernels.aot --check`` looks for it in the
-compiled code; the interpreter cannot see it.)
+A row's state is read by every thread of its program and written by one. All of it is read first
+and written last, with a barrier in between: a late thread must not read what another has already
+replaced. (``python -m siri_kernels.aot --check`` looks for it in the compiled code; the interpreter
+cannot see it.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from siri_kernels.linear_logprob.kernel_math import (
 IDS = 4096  # of a tile
 # 32 logits a thread: what a program does once, not for each logit, is a third of its work then.
 WARPS = 4
-PART = 1024  # ids that are searched for list entries at a time
+PART = 512  # ids that are searched for list entries at a time
 
 
 @triton.jit(do_not_specialize=["softcap", "inverse_softcap"])
@@ -281,6 +281,7 @@ def fold_kernel(
             by, slot_ids, slot_logits, slots, softcap, inverse_softcap, log2_eps, False, BIAS,
             SOFTCAP, LISTS, BLOCK, PART,
         )  # fmt: skip
+    tl.debug_barrier()  # every thread has read the state
     tl.store(maximum + row, row_max)
     tl.store(total + row, row_total)
     tl.store(dev + row, row_dev)
