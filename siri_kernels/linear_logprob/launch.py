@@ -249,7 +249,7 @@ def fold(problem: Problem, lists: Slots | None, estimate: torch.Tensor | None) -
     constants: dict[str, Any] = {
         "LISTS": most > 0,
         "BLOCK": block_ids,
-        "PART": min(kernels.PART, block_ids),
+        "PART": min(kernels.PART // (1 + (problem.bias is not None)), block_ids),  # its registers
         "num_warps": kernels.WARPS,
         **problem.options(),
     }

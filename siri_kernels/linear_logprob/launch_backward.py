@@ -5,6 +5,8 @@ The host reads two numbers, once: rows to recompute and entries to gather.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 
@@ -197,19 +199,31 @@ def _recomputed(
     return d_hidden
 
 
+@functools.cache
+def _adds_in_place(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a product of 16-bit factors can add to an fp32 tensor here: on CUDA it can."""
+    a = torch.ones(16, 16, dtype=dtype, device=device)
+    out = torch.ones(16, 16, dtype=torch.float32, device=device)
+    try:
+        torch.addmm(out, a, a, out_dtype=out.dtype, out=out)
+    except RuntimeError:
+        return False
+    return True
+
+
 def add_product(
     out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, first: bool = False
 ) -> torch.Tensor:
-    """``out += a @ b`` in fp32, summed up by the product itself; ``first``: ``out = a @ b``.
+    """``out += a @ b`` in fp32; ``first``: ``out = a @ b``.
 
-    A product of 16-bit factors with an fp32 result reads and writes ``out`` in its own epilogue on
-    CUDA. ROCm has no such form of ``addmm``: there the sum is a pass of its own.
+    The product reads and writes ``out`` in its own last step where PyTorch has such a form; else
+    the sum is a pass of its own.
     """
     if a.dtype == out.dtype:
         return torch.mm(a, b, out=out) if first else out.addmm_(a, b)
     if first:
         return torch.mm(a, b, out_dtype=out.dtype, out=out)
-    if torch.version.hip is None:
+    if _adds_in_place(out.device, a.dtype):
         return torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     return out.add_(torch.mm(a, b, out_dtype=out.dtype))
 

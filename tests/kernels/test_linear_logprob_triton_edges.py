@@ -3,13 +3,14 @@ certificate."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 
-from siri_kernels import linear_logprob, take_backward_stats
+from siri_kernels import linear_logprob, selective_logprob, take_backward_stats
 from siri_kernels.linear_logprob import slots
 
 from .helpers import gradients, leaves
@@ -185,3 +186,43 @@ def test_certificate(monkeypatch):
 @pytest.mark.slow
 def test_certificate_of_many_batches(monkeypatch):
     certificate(monkeypatch, 4000 if DEVICE == "cuda" else 300)
+
+
+def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
+    """Triton takes the current GPU, whatever its arguments say: every launch is within a guard."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    from siri_kernels.linear_logprob import op, selective, sparse_kernels
+
+    guards, launched = [], []
+
+    @contextlib.contextmanager
+    def guard(tensor):
+        guards.append(tensor.device)
+        yield
+        guards.pop()
+
+    for module in (op, selective):
+        monkeypatch.setattr(module, "device_of", guard)
+    for kind in (InterpretedFunction, JITFunction):
+        run_kernel = kind.run
+
+        def watched(self, *arguments, run_kernel=run_kernel, **options):
+            launched.append(getattr(self, "__name__", None))
+            assert guards, f"{launched[-1]} outside the guard"
+            return run_kernel(self, *arguments, **options)
+
+        monkeypatch.setattr(kind, "run", watched)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(sparse_kernels, "PIECE", 4)
+    hidden, weight, targets = zipf_head(TOKENS, VOCABULARY, 0.5)
+    targets[: TOKENS // 2] = 5  # an id with many entries
+    up = torch.randn(TOKENS), torch.randn(TOKENS)
+    bias = torch.randn(VOCABULARY)
+    for tail in (0.0, 1e-4, 0.5):
+        run([hidden, weight, bias], targets, up, tail=tail)
+    (logits,) = leaves(*on_device(hidden @ weight.t()))
+    out = selective_logprob(logits, targets.to(DEVICE), backend="triton")
+    gradients(out, (logits,), on_device(*up))
+    assert len(set(launched)) == 9, "every kernel of both functions ran"
