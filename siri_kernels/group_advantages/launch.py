@@ -20,7 +20,10 @@ def group_advantages(
     num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     device, total = rewards.device, len(rewards)
+    # The kernels take no strides.
     rewards = rewards.contiguous()
+    if isinstance(groups, torch.Tensor):
+        groups = groups.contiguous()
     if rewards.dtype == torch.bool:
         rewards = rewards.view(torch.uint8)
     options = {
@@ -35,7 +38,7 @@ def group_advantages(
         order = offsets = rewards  # not read
     elif scan:
         assert num_groups is not None
-        count, ids = num_groups, groups.to(device).contiguous()
+        count, ids = num_groups, groups.to(device)
     else:
         _, order, offsets = sort_groups(groups, num_groups)
         order, offsets = order.to(device), offsets.to(device)
