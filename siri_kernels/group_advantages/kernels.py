@@ -314,6 +314,6 @@ def batch_kernel(
     tl.store(advantages + place, value, mask=place < total)
 
 
-def warps(columns):
-    """Of group_kernel: with four the widest tiles spill."""
-    return 8 if columns > 1024 else 4
+def warps(columns, wide):
+    """Of group_kernel: with four the widest tiles spill, and those of float64."""
+    return 8 if columns > 1024 or wide else 4

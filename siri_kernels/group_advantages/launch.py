@@ -94,7 +94,7 @@ def group_advantages(
             ONE_TILE=isinstance(groups, int) and size <= columns,
             ROWS=rows,
             COLUMNS=columns,
-            num_warps=kernels.warps(columns),
+            num_warps=kernels.warps(columns, options["WIDE"]),
         )
     if scale == "batch_std":
         kernels.batch_kernel[(triton.cdiv(total, kernels.TILE),)](

@@ -74,7 +74,6 @@ def test_a_large_mean_costs_no_precision(scale):
 @pytest.mark.parametrize("groups", [8, 5000, "ids"])
 def test_a_large_mean_costs_the_batchs_std_no_precision(groups):
     """Means of groups that differ by less than float32 can say at their level."""
-    size = 5000 if groups == 5000 else 8
     rewards = 1000 + 1e-3 * torch.randn(5000 if groups == 5000 else 256)
     options = {"scale": "batch_std"}
     if groups == "ids":

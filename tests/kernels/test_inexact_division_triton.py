@@ -36,7 +36,9 @@ def wrong_by(request, monkeypatch):
             off = np.nextafter(off, np.float32(np.inf * request.param))
         return np.where((exact == 0) | ~np.isfinite(exact), exact, off).astype(np.float32)
 
-    replaced = lambda self, lhs, rhs: self.binary_op(lhs, rhs, divide)
+    def replaced(self, lhs, rhs):
+        return self.binary_op(lhs, rhs, divide)
+
     monkeypatch.setattr(InterpreterBuilder, "create_fdiv", replaced)
     if hasattr(InterpreterBuilder, "create_approx_divf"):
         monkeypatch.setattr(InterpreterBuilder, "create_approx_divf", replaced)
