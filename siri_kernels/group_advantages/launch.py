@@ -74,7 +74,8 @@ def group_advantages(
         )
     else:
         columns = min(triton.next_power_of_2(size), kernels.COLUMNS)
-        rows = max(kernels.TILE // columns, 1)
+        # float64 takes two registers.
+        rows = max(kernels.TILE // (2 if options["WIDE"] else 1) // columns, 1)
         tiles = triton.cdiv(count, rows)
         tiles_each = triton.cdiv(tiles, kernels.PARTIALS) if scale == "batch_std" else 1
         programs = triton.cdiv(tiles, tiles_each)
