@@ -84,10 +84,9 @@ def report(variant: Variant) -> Report:
         for path, attributes in variant.attributes.items()
         if ["tt.divisibility", 16] in [list(a) for a in attributes]
     )
-    # An int that is 1 is a constant and no multiple; a stride of 1 is what one wants.
     per_element = None
     elements = named.get("BLOCK", 0)
-    if elements and not counts.loops:
+    if elements:
         threads = part.warp * variant.options.num_warps
         per_element = counts.path * threads / math.ceil(elements)
     return Report(

@@ -8,6 +8,7 @@ import torch
 
 from siri_kernels import _checks as check
 from siri_kernels._backend import resolve_backend
+from siri_kernels._device import device_of
 from siri_kernels.group_advantages import portable, reference
 
 OP = "group_advantages"
@@ -100,7 +101,7 @@ def group_advantages(
         from siri_kernels.group_advantages import launch  # Triton may not be installed
 
         implementation = launch
-    with torch.no_grad(), torch.cuda.device_of(rewards):
+    with torch.no_grad(), device_of(rewards):
         advantages, mean, std, degenerate = implementation.group_advantages(
             rewards, groups, baseline, scale, float(eps), correction, singleton, num_groups
         )

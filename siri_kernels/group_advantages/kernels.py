@@ -7,6 +7,11 @@ more than COLUMNS answers are walked in steps of COLUMNS, thrice, out of the cac
 ``portable``, rewards are taken relative to the largest of their group before anything is summed: a
 constant group is all zeros, exactly. Every sum has one order and there are no atomics.
 
+``/`` of float32 is within 2 units in the last place on a GPU: ``x / x`` need not be 1. What must be
+exact is therefore a quotient of 0, which is 0 however it is rounded, or ``tl.div_rn``, which is
+rounded as IEEE says; that costs a few instructions for each row of a tile. Quotients in float64
+are rounded so anyway.
+
 With ids a group is a stretch of ``order``, which sorts the answers by group; ``offsets`` says where
 each begins.
 """
@@ -62,6 +67,23 @@ def _advantages(
     return tl.where(scored, value, 0.0)
 
 
+@triton.jit
+def _union(top, mean_drop, count, squares):
+    """Count, mean (float64) and squares about it of groups together (Chan, Golub, LeVeque).
+
+    A group's mean is taken in float64: next to a large level float32 rounds away by what means
+    differ. Relative to the highest of them, so that equal means give it, exactly.
+    """
+    mean = top.to(tl.float64) + mean_drop.to(tl.float64)
+    together = tl.sum(count)
+    highest = tl.max(tl.where(count > 0, mean, float("-inf")))
+    highest = tl.where(together > 0, highest, 0.0)
+    below = tl.where(count > 0, mean - highest, 0.0)
+    middle = highest + tl.sum(below * count) / tl.maximum(together, 1.0).to(tl.float64)
+    away = tl.where(count > 0, (mean - middle).to(tl.float32), 0.0)
+    return together, middle, tl.sum(squares + away * away * count)
+
+
 @triton.jit(do_not_specialize=["size", "num_groups", "tiles_each"])
 def group_kernel(
     rewards,
@@ -91,7 +113,7 @@ def group_kernel(
     columns = tl.arange(0, COLUMNS)[None, :]
     lowest = float("-inf")
     seen = tl.zeros([1], tl.float32)
-    seen_mean = tl.zeros([1], tl.float64 if WIDE else tl.float32)
+    seen_mean = tl.zeros([1], tl.float64)
     seen_squares = tl.zeros([1], tl.float32)
     for tile in range(program * tiles_each, (program + 1) * tiles_each):
         group = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -123,7 +145,7 @@ def group_kernel(
             drop = tl.where(scored, (r - top[:, None]).to(tl.float32), 0.0)
             total += tl.sum(drop, 1)
             least = tl.minimum(least, tl.min(drop, 1))
-        mean_drop = total / tl.maximum(count, 1.0)
+        mean_drop = tl.div_rn(total, tl.maximum(count, 1.0))
 
         squares = tl.zeros([ROWS], tl.float32)
         for step in range(steps):
@@ -131,7 +153,7 @@ def group_kernel(
             r, _, scored = _load(rewards, order, begin, place, place < width, EQUAL, WIDE)
             centred = (r - top[:, None]).to(tl.float32) - mean_drop[:, None]
             squares += tl.sum(tl.where(scored, centred * centred, 0.0), 1)
-        std = tl.sqrt_rn(squares / tl.maximum(count - correction, 1.0))
+        std = tl.sqrt_rn(tl.div_rn(squares, tl.maximum(count - correction, 1.0)))
 
         for step in range(steps):
             place = step * COLUMNS + columns
@@ -155,18 +177,15 @@ def group_kernel(
         tl.store(stds + group, std, mask=there)
         tl.store(degenerate + group, (least == 0.0).to(tl.int8), mask=there)
 
-        if SCALE == "batch_std":  # Chan, Golub, LeVeque: two samples' statistics make the union's
-            tile_count = tl.sum(count)
-            highest = tl.max(tl.where(count > 0, mean, lowest))  # so that equal means give it
-            highest = tl.where(tile_count > 0, highest, 0.0)
-            below = tl.where(count > 0, mean - highest, 0.0)
-            tile_mean = highest + tl.sum(below * count) / tl.maximum(tile_count, 1.0)
-            away = tl.where(count > 0, (mean - tile_mean).to(tl.float32), 0.0)
-            tile_squares = tl.sum(squares + away * away * count)
+        if SCALE == "batch_std":
+            tile_count, tile_mean, tile_squares = _union(top, mean_drop, count, squares)
             both = tl.maximum(seen + tile_count, 1.0)
             gap = (tile_mean - seen_mean).to(tl.float32)
             seen_squares += tile_squares + gap * gap * seen * tile_count / both
-            seen_mean += (tile_mean - seen_mean) * (tile_count / both)
+            # The first tile's mean as it is, not a product with a quotient that should be 1; from
+            # there on equal means have a gap of 0.
+            moved = seen_mean + (tile_mean - seen_mean) * (tile_count / both)
+            seen_mean = tl.where(seen == 0.0, tile_mean, moved)
             seen += tile_count
     if SCALE == "batch_std":
         place = partials + program * 3 + tl.zeros([1], tl.int32)
@@ -234,13 +253,13 @@ def scan_kernel(
         drop = tl.where(same, (r - top[:, None]).to(tl.float32), 0.0)
         summed += tl.sum(drop, 1)
         least = tl.minimum(least, tl.min(drop, 1))
-    mean_drop = summed / tl.maximum(count, 1.0)
+    mean_drop = tl.div_rn(summed, tl.maximum(count, 1.0))
     squares = tl.zeros([ROWS], tl.float32)
     for at in range(0, total, COLUMNS):
         r, same = _scan(rewards, ids, key, at, total, WIDE, COLUMNS)
         centred = (r - top[:, None]).to(tl.float32) - mean_drop[:, None]
         squares += tl.sum(tl.where(same, centred * centred, 0.0), 1)
-    std = tl.sqrt_rn(squares / tl.maximum(count - correction, 1.0))
+    std = tl.sqrt_rn(tl.div_rn(squares, tl.maximum(count - correction, 1.0)))
     mean = top + mean_drop
 
     r = tl.load(rewards + answers, mask=inside, other=0)
@@ -253,13 +272,9 @@ def scan_kernel(
     tl.store(degenerate + groups, (least == 0.0).to(tl.int8), mask=there)
     if SCALE == "batch_std":
         scored = tl.where(there, count, 0.0)
-        tile_count = tl.sum(scored)
-        highest = tl.max(tl.where(scored > 0, mean, lowest))
-        highest = tl.where(tile_count > 0, highest, 0.0)
-        below = tl.where(scored > 0, mean - highest, 0.0)
-        tile_mean = highest + tl.sum(below * scored) / tl.maximum(tile_count, 1.0)
-        away = tl.where(scored > 0, (mean - tile_mean).to(tl.float32), 0.0)
-        tile_squares = tl.sum(tl.where(there, squares, 0.0) + away * away * scored)
+        tile_count, tile_mean, tile_squares = _union(
+            top, mean_drop, scored, tl.where(there, squares, 0.0)
+        )
         place = partials + (program - answer_programs) * 3 + tl.arange(0, 1)
         of_groups = (program >= answer_programs) & (tl.arange(0, 1) == 0)
         nothing = tl.zeros([1], partials.dtype.element_ty)
@@ -299,6 +314,6 @@ def batch_kernel(
     tl.store(advantages + place, value, mask=place < total)
 
 
-def warps(columns):
-    """Of group_kernel: with four the widest tiles spill."""
-    return 8 if columns > 1024 else 4
+def warps(columns, wide):
+    """Of group_kernel: with four the widest tiles spill, and those of float64."""
+    return 8 if columns > 1024 or wide else 4

@@ -20,7 +20,10 @@ def group_advantages(
     num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     device, total = rewards.device, len(rewards)
+    # The kernels take no strides.
     rewards = rewards.contiguous()
+    if isinstance(groups, torch.Tensor):
+        groups = groups.contiguous()
     if rewards.dtype == torch.bool:
         rewards = rewards.view(torch.uint8)
     options = {
@@ -35,7 +38,7 @@ def group_advantages(
         order = offsets = rewards  # not read
     elif scan:
         assert num_groups is not None
-        count, ids = num_groups, groups.to(device).contiguous()
+        count, ids = num_groups, groups.to(device)
     else:
         _, order, offsets = sort_groups(groups, num_groups)
         order, offsets = order.to(device), offsets.to(device)
@@ -71,7 +74,8 @@ def group_advantages(
         )
     else:
         columns = min(triton.next_power_of_2(size), kernels.COLUMNS)
-        rows = max(kernels.TILE // columns, 1)
+        # float64 takes two registers.
+        rows = max(kernels.TILE // (2 if options["WIDE"] else 1) // columns, 1)
         tiles = triton.cdiv(count, rows)
         tiles_each = triton.cdiv(tiles, kernels.PARTIALS) if scale == "batch_std" else 1
         programs = triton.cdiv(tiles, tiles_each)
@@ -91,7 +95,7 @@ def group_advantages(
             ONE_TILE=isinstance(groups, int) and size <= columns,
             ROWS=rows,
             COLUMNS=columns,
-            num_warps=kernels.warps(columns),
+            num_warps=kernels.warps(columns, options["WIDE"]),
         )
     if scale == "batch_std":
         kernels.batch_kernel[(triton.cdiv(total, kernels.TILE),)](

@@ -8,6 +8,7 @@ import torch
 
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels._backend import resolve_backend
+from siri_kernels._device import device_of
 from siri_kernels.policy_loss import portable, reference
 from siri_kernels.policy_loss.options import OP, check_inputs, checked_options
 from siri_kernels.policy_loss.types import LossInputs, PolicyLoss, RolloutCorrection
@@ -158,7 +159,7 @@ def policy_loss(
         if backend == "triton" and inputs.dtype == torch.float32 and len(logprobs):
             from siri_kernels.policy_loss import launch  # Triton may not be installed
 
-            with torch.cuda.device_of(logprobs):
+            with device_of(logprobs):
                 result = launch.policy_loss(inputs, options)
         else:  # float64, or nothing to launch for
             result = portable.policy_loss(inputs, options)

@@ -306,8 +306,9 @@ def reduce_kernel(
             divisor = tl.maximum(_row_sum(sums, slots, TOKENS, LANES), 1.0)
         else:
             divisor = tl.maximum(_row_sum(sums, slots, NON_EMPTY, LANES), 1.0)
-        tl.store(out + LOSS, _row_sum(sums, slots, row, LANES) / divisor)
-        tl.store(out + tl.num_programs(0), 1.0 / divisor)
+        # div_rn: ``/`` is within 2 units in the last place only, and a mean of ones is to be 1.
+        tl.store(out + LOSS, tl.div_rn(_row_sum(sums, slots, row, LANES), divisor))
+        tl.store(out + tl.num_programs(0), tl.div_rn(1.0, divisor))
     elif row == RATIO_MAX:
         largest = tl.zeros([LANES], tl.float32)
         for at in range(0, slots, LANES):
@@ -319,4 +320,4 @@ def reduce_kernel(
         tokens = _row_sum(sums, slots, TOKENS, LANES)
         total = _row_sum(sums, slots, row, LANES)
         divisor = tl.where(row <= NON_EMPTY, 1.0, tl.maximum(tokens, 1.0))
-        tl.store(out + row, total / divisor)
+        tl.store(out + row, tl.div_rn(total, divisor))

@@ -26,7 +26,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
         partials = torch.empty(kernels.STATS, slots, dtype=torch.float32, device=device)
         kernels.sequence_kernel[(slots,)](
             *tensors.of("logprobs", "old_logprobs", "advantages", "mask", "rollout_logprobs"),
-            x.cu_seqlens,
+            *tensors.of("cu_seqlens"),
             partials,
             x.sequences,
             slots,
@@ -39,8 +39,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     correction = options.correction or RolloutCorrection()
     kernels.loss_kernel[(slots,)](
         *tensors.of("logprobs", "old_logprobs", "advantages", "mask", "rollout_logprobs"),
-        *tensors.of("ref_logprobs", "entropy"),
-        x.cu_seqlens,
+        *tensors.of("ref_logprobs", "entropy", "cu_seqlens"),
         partials,
         sums,
         d_logprobs,
@@ -71,7 +70,10 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
 
 
 class _Tensors:
-    """What the kernels read; where a tensor is not given another one that they do not read."""
+    """What the kernels read, which takes no strides, contiguous.
+
+    Where a tensor is not given, another one that they do not read.
+    """
 
     def __init__(self, x: LossInputs) -> None:
         self._x = x

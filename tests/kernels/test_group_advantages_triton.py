@@ -71,6 +71,19 @@ def test_a_large_mean_costs_no_precision(scale):
     assert_right(large.cpu(), 4, scale=scale)
 
 
+@pytest.mark.parametrize("groups", [8, 5000, "ids"])
+def test_a_large_mean_costs_the_batchs_std_no_precision(groups):
+    """Means of groups that differ by less than float32 can say at their level."""
+    rewards = 1000 + 1e-3 * torch.randn(5000 if groups == 5000 else 256)
+    options = {"scale": "batch_std"}
+    if groups == "ids":
+        groups, options["num_groups"] = torch.arange(len(rewards)) // 8, 32
+    want = group_advantages(rewards, groups, backend="reference", **options)
+    groups = groups.to(DEVICE) if isinstance(groups, torch.Tensor) else groups
+    got = group_advantages(rewards.to(DEVICE), groups, backend="triton", **options)
+    torch.testing.assert_close(got.advantages.cpu(), want.advantages, rtol=1e-5, atol=1e-5)
+
+
 def test_nothing_scored():
     for scale in SCALES:
         assert_right(torch.full((6,), NAN), 3, scale=scale)
