@@ -14,6 +14,7 @@ from siri_kernels import group_advantages, policy_loss
 
 from .interpreter import INTERPRETED, direct
 from .test_group_advantages import SCALES
+from .test_policy_loss_triton import OBJECTIVES, assert_right, make, small_slots  # noqa: F401
 
 pytestmark = [
     direct,
@@ -22,27 +23,44 @@ pytestmark = [
 UNITS = (-2, -1, 1, 2)
 
 
+def off(exact, units):
+    """``exact`` and so many units in the last place, where it is float32, finite and not 0."""
+    if exact.dtype != np.float32:
+        return exact
+    wrong = exact
+    for _ in range(abs(units)):
+        wrong = np.nextafter(wrong, np.float32(np.inf * units))
+    return np.where((exact == 0) | ~np.isfinite(exact), exact, wrong).astype(np.float32)
+
+
 @pytest.fixture(params=UNITS)
 def wrong_by(request, monkeypatch):
     """Every float32 quotient but 0 and those that are not finite is off by so many units."""
     from triton.runtime.interpreter import InterpreterBuilder
 
-    def divide(lhs, rhs):
-        exact = np.divide(lhs, rhs)
-        if exact.dtype != np.float32:
-            return exact
-        off = exact
-        for _ in range(abs(request.param)):
-            off = np.nextafter(off, np.float32(np.inf * request.param))
-        return np.where((exact == 0) | ~np.isfinite(exact), exact, off).astype(np.float32)
+    def divide(self, lhs, rhs):
+        return self.binary_op(lhs, rhs, lambda a, b: off(np.divide(a, b), request.param))
 
-    def replaced(self, lhs, rhs):
-        return self.binary_op(lhs, rhs, divide)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_fdiv", replaced)
+    monkeypatch.setattr(InterpreterBuilder, "create_fdiv", divide)
     if hasattr(InterpreterBuilder, "create_approx_divf"):
-        monkeypatch.setattr(InterpreterBuilder, "create_approx_divf", replaced)
+        monkeypatch.setattr(InterpreterBuilder, "create_approx_divf", divide)
     return request.param
+
+
+@pytest.fixture
+def wrong_exponentials(wrong_by, monkeypatch):
+    """And every exponential but that of 0, as ex2.approx.f32 is."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    def wrong(function):
+        def one(x):
+            exact = function(x)
+            return np.where(x == 0, exact, off(exact, wrong_by)).astype(exact.dtype)
+
+        return lambda self, argument: self.unary_op(argument, one)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_exp", wrong(np.exp))
+    monkeypatch.setattr(InterpreterBuilder, "create_exp2", wrong(np.exp2))
 
 
 def ids_of(groups, size):
@@ -104,3 +122,14 @@ def test_the_ratio_of_an_unchanged_policy_is_exactly_1(wrong_by):
         assert metrics["ratio_mean"] == metrics["ratio_max"] == 1 and metrics["tokens"] == 77
         assert metrics["approx_kl"] == metrics["clip_frac_low"] == metrics["clip_frac_high"] == 0
         assert float(out.loss) == -1
+
+
+@pytest.mark.usefixtures("small_slots", "wrong_exponentials")
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_tolerance_of_the_losses_tests_holds(name):
+    """1e-4 of loss and gradient: a few quotients and exponentials of 2 units of 1.2e-7 each."""
+    batch = make([20, 0, 33, 1], torch.float32)
+    more = {"rollout_correction": "tis", "kl_coef": 0.1}
+    assert_right(
+        batch, ratio="sequence", aggregation="seq-mean-token-mean", **more, **OBJECTIVES[name]
+    )
