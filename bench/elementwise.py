@@ -55,9 +55,7 @@ class LossCase:
         last = self.tokens - (int(ends[count - 1]) if count else 0)
         return torch.cat([lengths[:count], torch.tensor([last])])
 
-    def build(
-        self, where: Where, device: Device, real: str | None, makes: Makes = LOSSES
-    ) -> Work:
+    def build(self, where: Where, device: Device, real: str | None, makes: Makes = LOSSES) -> Work:
         """Inputs on the device, and what is measured on them; ``makes``: who takes part."""
         lengths = self.lengths().to(where.device)
         width = int(lengths.max())

@@ -25,8 +25,8 @@ def call_of(arguments: list[str]) -> Call:
     parser.add_argument("--only", default="", metavar="PART,...", help="these parts alone")
     parser.add_argument("--budget", type=float, default=0.0, help="seconds of the whole call")
     parser.add_argument("--limit", action="append", default=[], metavar="PART=SECONDS")
-    parser.add_argument("--fault", action="append", default=[],
-                        metavar="crash:PART | hang:PART | missing:PACKAGE", help="for tests")  # fmt: skip
+    parser.add_argument("--fault", action="append", default=[], metavar="FAULT",
+                        help="for tests: crash:PART, hang:PART, missing:PACKAGE")  # fmt: skip
     given = parser.parse_args(arguments)
     only = tuple(name for name in given.only.split(",") if name)
     limits = dict(pair.split("=") for pair in given.limit)

@@ -36,7 +36,13 @@ def missing(part: plan.Part, faults: list[str]) -> list[str]:
     hidden = {f.partition(":")[2] for f in faults if f.startswith("missing:")}
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails from now on
-    return [n for n in part.needs if n in hidden or importlib.util.find_spec(n) is None]
+
+    def found(name: str) -> bool:
+        if "." in name:  # one of ours: looked for without importing torch
+            return plan.there(name)
+        return name not in hidden and importlib.util.find_spec(name) is not None
+
+    return [name for name in part.needs if not found(name)]
 
 
 def injected(part: plan.Part, faults: list[str]) -> None:
@@ -56,7 +62,7 @@ def main() -> int:
     records = Records(given.out / f"{given.call}.jsonl", {"call": given.call, "part": part.name})
     absent = missing(part, given.fault)
     if absent:
-        why = "; ".join(f"{name} is not installed: {plan.remedy(name)}" for name in absent)
+        why = "; ".join(map(plan.remedy, absent))
         records.write("missing", packages=absent, why=why)
         return 0
     if given.rehearse:

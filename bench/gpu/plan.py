@@ -20,7 +20,7 @@ class Part:
         name: also of its module in ``bench.gpu.parts``, unless ``module`` is given.
         reserve: seconds that no earlier part may use up.
         most: seconds it gets if there are so many.
-        needs: packages without which it says so and ends.
+        needs: packages, or modules of this project, without which it says so and ends.
         module: of ``bench.gpu.parts``, with a function ``run``.
         option: what that function is given beside the context.
         rehearsal: seconds it gets in a rehearsal.
@@ -51,7 +51,7 @@ PARTS: tuple[Part, ...] = (
     Part("head", 95, 140),
     Part("repeats", 40, 60),
     Part("tests", 110, 150, ("pytest",), rehearsal=60),
-    Part("fused", 0, 160),
+    Part("fused", 0, 160, (FUSED,)),
     Part("losses", 40, 60),
     Part("step", 80, 110, ("transformers",), rehearsal=60),
     Part("step-full", 0, 110, ("transformers", "pydantic"), rehearsal=60),
@@ -71,6 +71,7 @@ MARGIN = 15.0
 LEAST = 10.0  # seconds under which no part is started
 
 REMEDY = {
+    FUSED: "no fused kernel in siri_kernels yet",
     "pydantic": "pip install pydantic",
     "cutlass": "pip install 'liger-kernel[cutedsl]', or bring the wheel of nvidia-cutlass-dsl",
     "liger_kernel": "bring the wheel of liger-kernel==0.8.5 in .whl/",
@@ -81,8 +82,10 @@ REMEDY = {
 
 
 def remedy(package: str) -> str:
-    """How to get a package that is missing."""
-    return REMEDY.get(package, f"pip install {package}")
+    """That a package is missing, and how to get it."""
+    if package == FUSED:
+        return REMEDY[package]
+    return f"{package} is not installed: {REMEDY.get(package, f'pip install {package}')}"
 
 
 def there(module: str) -> bool:

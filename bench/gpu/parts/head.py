@@ -87,9 +87,9 @@ def inside(context: Context, name: str, call: Callable[[], Any], dim: int) -> No
     context.say("kernels", function=name, dim=dim, kernels=rows[:60], **found)
     context.number(f"head.launches.{name}.{dim}", found["launches"])
     context.number(f"head.gap_ms.{name}.{dim}", found["span_ms"] - found["busy_ms"], "ms")
-    for kernel in rows:
-        if "fold" in kernel["name"]:
-            context.number(f"head.fold_ms.{name}.{dim}", kernel["ms"], "ms", name=kernel["name"])
+    folds = [row["ms"] for row in rows if "fold" in row["name"]]
+    if folds:
+        context.number(f"head.fold_ms.{name}.{dim}", sum(folds), "ms")
 
 
 def overlaps(context: Context, calls: HeadCalls, dim: int) -> None:

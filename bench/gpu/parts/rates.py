@@ -161,8 +161,9 @@ def tiles(context: Context, dim: int) -> None:
         context.say(
             "tile", dim=dim, rows=rows, ids=ids, mib=out.nbytes / 2**20,
             product_flop_per_s=done / time["product"], and_read_flop_per_s=done / time["and_read"],
-            read_share=time["and_read"] / time["product"] - 1,
         )  # fmt: skip
+        share = time["and_read"] / time["product"] - 1
+        context.number(f"rates.read_share.{rows}x{ids}.{dim}", share, "of a product")
     if best:
         rows, ids = max(best, key=best.__getitem__)
         context.number(f"rates.best_tile.{dim}", best[rows, ids], "FLOP/s", rows=rows, ids=ids)

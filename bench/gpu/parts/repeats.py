@@ -18,7 +18,9 @@ from siri_kernels import linear_logprob
 
 def run(context: Context) -> None:
     """Full size first, then a smaller width with more rows than a block."""
-    shapes = [(20, 32, 8200)] if context.rehearse else [(16_384, 1536, 151_936), (9000, 896, 151_936)]  # fmt: skip
+    shapes = [(16_384, 1536, 151_936), (9000, 896, 151_936)]
+    if context.rehearse:
+        shapes = [(20, 32, 8200)]
     for shape in shapes:
         for tail in (1e-2, 0.0):
             name = f"{'x'.join(map(str, shape))} {'lists' if tail else 'dense'}"
