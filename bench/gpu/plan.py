@@ -68,6 +68,7 @@ AGAIN = ("rates", "head", "values", "step", "losses")
 # A call as a whole stays under 9.5 and 4 minutes; what is left out is for starting and ending.
 BUDGETS = {"first": 540.0, "second": 210.0}
 MARGIN = 15.0
+SECOND = 45.0  # what a part may take in the second call, or its reserve
 LEAST = 10.0  # seconds under which no part is started
 
 REMEDY = {
@@ -132,11 +133,13 @@ def outcomes(records: Iterable[Record]) -> dict[str, str]:
     return {r["part"]: str(r["status"]) for r in records if r["what"] == "end" and "part" in r}
 
 
-def limit(part: Part, later: Sequence[Part], left: float) -> float:
+def limit(part: Part, later: Sequence[Part], left: float, call: str = "first") -> float:
     """Seconds for a part when ``left`` are left and ``later`` parts have their reserves.
 
     What earlier parts did not use is in ``left``, so it is given on. Parts that are short of their
     reserve share what there is from the front.
     """
+    if call == "second":  # the order says what matters; nobody takes it all
+        return min(part.most, left, max(reserve(part), SECOND))
     kept = sum(reserve(other) for other in later)
     return min(part.most, left, max(left - kept, min(reserve(part), left)))

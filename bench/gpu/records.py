@@ -13,6 +13,7 @@ Record = dict[str, Any]
 
 MOST_BYTES = 15 * 2**20  # a file that comes back from a lent machine may have 16 MiB
 MOST_LINE = 200_000
+LAST = 400  # bytes kept for the line that says that the file is full
 
 
 def plain(value: Any) -> Any:
@@ -51,13 +52,12 @@ class Records:
         if len(line) > MOST_LINE:
             record = plain({**self.every, "what": what, "left_out": f"a line of {len(line)} bytes"})
             line = json.dumps(record)
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size > self.most:
+        size, room = self.path.stat().st_size if self.path.exists() else 0, self.most - LAST
+        if size > room:
             return record
-        if size + len(line) > self.most:
-            line = json.dumps(plain({**self.every, "what": "full", "bytes": size}))
-            line += " " * self.most  # nothing fits behind it
-            line = line[: self.most - size + 1]
+        if size + len(line) > room:
+            line = json.dumps(plain({"what": "full", "bytes": size, **self.every}))
+            line += " " * (room - size)  # past the mark: no line follows
         # A process that was killed may have left half a line behind.
         start = "" if self._whole() else "\n"
         with self.path.open("a", encoding="utf-8") as file:

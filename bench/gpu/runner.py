@@ -130,7 +130,7 @@ class Runner:
             return min(self.call.limits[part.name], self.left())
         if self.call.rehearse:
             return min(part.rehearsal, self.left())
-        return plan.limit(part, later, self.left())
+        return plan.limit(part, later, self.left(), self.call.name)
 
     def part(self, part: Part, later: Sequence[Part]) -> str:
         """Run one part; how it ended."""

@@ -33,7 +33,7 @@ def numbers(records: Iterable[Record]) -> dict[str, list[Record]]:
 def judged(
     records: Sequence[Record], predictions: Iterable[Prediction] = PREDICTIONS
 ) -> list[Verdict]:
-    """A verdict of each prediction; those for another GPU are left out.
+    """A verdict of each prediction; those for another GPU are not measured.
 
     Where a figure was measured in both calls the last one counts.
     """
@@ -41,7 +41,9 @@ def judged(
     ended = {r["part"]: r for r in records if r["what"] == "end"}
     verdicts = []
     for prediction in predictions:
-        if prediction.device and prediction.device not in gpu:
+        if not prediction.key or prediction.device not in gpu:
+            why = prediction.why or f"for an {prediction.device}"
+            verdicts.append(Verdict(prediction, NONE, why))
             continue
         found = figures.get(prediction.key)
         if not found:
