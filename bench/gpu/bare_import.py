@@ -20,16 +20,17 @@ def make_importable(module: str) -> str:
     Returns:
         Why it cannot be imported, empty if it can.
     """
-    before = set(sys.modules)
+    before, top = set(sys.modules), module.partition(".")[0]
     try:
         importlib.import_module(module)
         return ""
     except Exception:  # whatever a package does when it is imported
         for name in set(sys.modules) - before:
-            if name.partition(".")[0] == module.partition(".")[0]:
+            if name.partition(".")[0] == top:
                 del sys.modules[name]
     try:
-        spec = importlib.util.find_spec(module.partition(".")[0])
+        sys.modules.pop(top, None)  # an empty package of an earlier call has no spec to find
+        spec = importlib.util.find_spec(top)
         if spec is None or not spec.submodule_search_locations:
             return "not installed as a package"
         folder = Path(next(iter(spec.submodule_search_locations)))

@@ -89,9 +89,10 @@ def head(
             total_bias += grads[2]
         del z, log, loss, grads, logprobs, entropy
     found = {name: torch.cat(values) for name, values in parts.items()}
-    found["d_weight"] = total
-    if total_bias is not None:
-        found["d_bias"] = total_bias
+    # A parameter's gradient has its dtype; only the oracle's is not rounded.
+    found["d_weight"] = total.to(dtype)
+    if total_bias is not None and options.bias is not None:
+        found["d_bias"] = total_bias.to(dtype)
     return found
 
 

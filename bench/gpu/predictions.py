@@ -71,8 +71,10 @@ FUSED_SOURCE = REVIEW + ", fused kernel"
 PREDICTIONS: tuple[Prediction, ...] = (
     *_before(),
     *_mended(),
-    Prediction("worst case, D 1536 / product", "worst.both/product_bf16.1536", *about(5.1)),
-    Prediction("worst case, D 3584 / product", "worst.both/product_bf16.3584", *about(4.5)),
+    Prediction("worst case, D 1536 / product", "worst.both/product_bf16.1536", *about(5.1),
+               REVIEW + ", mended"),
+    Prediction("worst case, D 3584 / product", "worst.both/product_bf16.3584", *about(4.5),
+               REVIEW + ", mended"),
     Prediction("a fold of a tile beside the next product saves", "head.overlap_gain.forward.1536",
                -0.01, 0.04),
     Prediction("addmm adds a product to fp32 results in place", "rates.addmm_fp32", 1, 1),
