@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def call_of(arguments: list[str]) -> Call:
 def main() -> int:
     """Run a call and print its table; exit code 1 if a part failed or was killed."""
     call = call_of(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part is killed first
     ended = Runner(call).run()
     print(summary(list(read(call.out))))
     return int(any(status in ("failed", "killed") for status in ended.values()))

@@ -25,14 +25,17 @@ class Running(Protocol):
 
 
 class Started:
-    """A real process and all that it starts, its output appended to a file."""
+    """A real process and all that it starts, its output appended to a file.
+
+    A group of its own, but not a session of its own: who ends the caller's session ends it too.
+    """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 list(command), env=dict(environment), stdin=subprocess.DEVNULL,
-                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                stdout=file, stderr=subprocess.STDOUT, preexec_fn=os.setpgrp,
             )  # fmt: skip
 
     def poll(self) -> int | None:
@@ -56,9 +59,11 @@ def wait(process: Running, limit: float, clock: Clock, step: float = 0.05) -> tu
         "done", "failed" or "killed", and why (empty for "done").
     """
     end = clock.now() + limit
-    while (code := process.poll()) is None and clock.now() < end:
-        clock.sleep(step)
-    process.kill()
+    try:
+        while (code := process.poll()) is None and clock.now() < end:
+            clock.sleep(step)
+    finally:  # also when the runner itself is told to end
+        process.kill()
     if code is None:
         gone = clock.now() + PATIENCE
         while process.poll() is None and clock.now() < gone:

@@ -34,11 +34,10 @@ def summary(records: Sequence[Record]) -> str:
     lines += [f"  {r['test']}" for r in records if r["what"] == "test_failed"][:25]
     lines += _figures(records)
     for verdict in judged(records):
-        p = verdict.prediction
-        value = f"{verdict.values[-1]:.3g}" if verdict.values else "-"
-        lines.append(
-            f"{verdict.outcome:12} {p.name}: {value}, predicted {p.low:.3g} to {p.high:.3g}"
-        )
+        if verdict.values:  # of the others gpu-report says why
+            p, value = verdict.prediction, verdict.values[-1]
+            told = f"{p.name}: {value:.3g}, predicted {p.low:.3g} to {p.high:.3g}"
+            lines.append(f"{verdict.outcome:6} {told} {verdict.text}".rstrip())
     return _cut(lines)
 
 

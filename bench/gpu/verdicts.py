@@ -55,9 +55,10 @@ def judged(
 
 
 def gpu_name(records: Iterable[Record]) -> str:
-    """Of the last call that saw one; empty: none."""
-    names = [r["gpu"] for r in records if r["what"] == "environment" and r.get("gpu")]
-    return names[-1] if names else ""
+    """As the driver or torch named it last; empty: none."""
+    key = {"environment": "gpu", "device": "device"}
+    names = [r[key[r["what"]]] for r in records if r["what"] in key and r.get(key[r["what"]])]
+    return str(names[-1]) if names else ""
 
 
 def _compared(prediction: Prediction, value: float) -> tuple[str, str]:

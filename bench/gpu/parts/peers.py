@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
+from types import ModuleType
+
 from bench.device import rates
 from bench.gpu.bare_import import make_importable
-from bench.gpu.context import Context
+from bench.gpu.context import Context, records_of
 from bench.gpu.parts.losses import trimmed
 from bench.head import HeadCase
 from bench.measure import measure
@@ -30,6 +34,8 @@ def run(context: Context) -> None:
     if why:
         context.say("missing", packages=[module], why=f"{module}: {why}")
         return
+    if context.option == "trl":
+        complete_trl()
     limits = rates(context.device, 1 if context.rehearse else 5)
     context.device.free()
     tokens, vocabulary = (12, 260) if context.rehearse else (16_384, 151_936)
@@ -38,6 +44,21 @@ def run(context: Context) -> None:
         if context.in_time(case.name, 12):
             context.attempt(case.name, lambda c=case, d=dim: row(context, c, names, d, limits))
             context.device.free()
+    told = [r for r in records_of([context.records.path.parent]) if r.get("part") == context.part]
+    reasons = [str(r["why"]) for r in told if r["what"] == "peer"]
+    if reasons and not any(
+        r["what"] == "number" and r["key"].startswith("peer.gain") for r in told
+    ):
+        context.say("missing", packages=[module], why=reasons[-1])
+
+
+def complete_trl() -> None:
+    """TRL's backward asks the trainer's utilities for a context that gathers a ZeRO-3 weight, and
+    is empty without ZeRO-3; they need ``datasets``. Where they cannot be imported, that alone."""
+    if make_importable("trl.trainer.utils"):
+        utilities = ModuleType("trl.trainer.utils")
+        utilities.maybe_gather_lm_head_ctx = lambda *parameters: nullcontext()  # type: ignore[attr-defined]
+        sys.modules["trl.trainer.utils"] = utilities
 
 
 def row(
