@@ -13,7 +13,8 @@ SHOWN = (
     "rates.best_tile.", "head.ms.", "head.forward_lists/product", "head.both/product",
     "head.dense/product", "worst.both/product", "head.launches.both", "head.gap_ms.both",
     "head.fold_ms.", "head.overlap_gain.", "fused.forward", "fused.both", "step.tokens_per_s",
-    "step.mfu", "step.peak_gib", "step.head_share", "loss.us.", "advantages.us.", "peer.",
+    "step.mfu", "step.peak_gib", "step.head_share", "losses.loss.us.", "losses.advantages.us.",
+    "peer.",
 )  # fmt: skip
 
 

@@ -42,8 +42,10 @@ def test_rates_and_losses_give_their_figures(context, tmp_path):
     losses.run(context)
     found = figures(tmp_path)
     assert {"rates.copy", "rates.product_bf16.64x64", "rates.best_tile.128"} <= set(found)
-    assert {"loss.ragged.us.ours.300", "loss.ragged.gain.TRL, restated.300"} <= set(found)
-    assert found["advantages.us.verl, restated.32"] > 0
+    assert {"losses.loss.ragged.us.ours.300", "losses.loss.ragged.gain.TRL, restated.300"} <= set(
+        found
+    )
+    assert found["losses.advantages.us.verl, restated.32"] > 0
     assert not context.failures
     rows = [r for r in read(tmp_path) if r["what"] == "row"]
     assert all("wrong" not in e for r in rows for e in r["result"]["contenders"].values())
@@ -211,6 +213,14 @@ def test_tests_write_a_line_for_each_failure(tmp_path):
     assert found[-1]["what"] == "tests" and found[-1]["part"] == "tests"
     assert (found[-1]["passed"], found[-1]["failed"], found[-1]["skipped"]) == (1, 1, 1)
     assert found[-1]["skipped_because"]
+
+
+def test_tests_of_kernels_come_first():
+    from bench.gpu.pytest_records import rank
+
+    names = ["test_aot.py::a", "test_errors.py::b", "test_policy_loss_triton.py::c"]
+    assert [rank(name) for name in names] == [2, 1, 0]
+    assert rank("tests/kernels/test_linear_logprob_sharded.py::triton") == 2
 
 
 @pytest.mark.parametrize("part", [part.name for part in plan.PARTS])

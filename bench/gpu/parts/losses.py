@@ -37,7 +37,7 @@ def row(context: Context, case: Any, limits: dict[str, float]) -> None:
     clock = context.device.clock
     context.say("row", name=case.name, clock=clock, result=trimmed(result))
     size = case.tokens if case.group == "loss" else case.groups * case.size
-    kind = case.group + (".ragged" if getattr(case, "ragged", False) else "")
+    kind = f"losses.{case.group}" + (".ragged" if getattr(case, "ragged", False) else "")
     for name, entry in result["contenders"].items():
         if "wrong" in entry:
             context.check(f"{case.name}, {name}", not name.startswith("ours"), why=entry["wrong"])

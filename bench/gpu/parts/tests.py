@@ -45,7 +45,7 @@ def pytest_run(context: Context, name: str, paths: tuple[str, ...], kept: float 
     here = {n: importlib.util.find_spec(n) is not None for n in ("xdist", "pytest_timeout")}
     if here["xdist"]:
         count = 1 if context.rehearse else min(WORKERS, os.cpu_count() or 1)
-        command += ["-n", str(count), "--dist", "worksteal"]
+        command += ["-n", str(count), "--dist", "load"]  # in their order
     if here["pytest_timeout"]:
         command += ["--timeout=60"]
     for plugin, found in here.items():
