@@ -85,6 +85,26 @@ class HeadCalls:
 
 
 @contextmanager
+def tile_of(rows: int, ids: int) -> Iterator[bool]:
+    """Tiles of so many rows and ids in the head; gives False where the library has no such
+    function to replace."""
+    try:
+        from siri_kernels.linear_logprob import launch
+    except ImportError:  # no Triton
+        yield False
+        return
+    before = getattr(launch, "tile_shape", None)
+    if before is None:
+        yield False
+        return
+    launch.tile_shape = lambda device: (rows, ids)
+    try:
+        yield True
+    finally:
+        launch.tile_shape = before
+
+
+@contextmanager
 def overlap(on: bool) -> Iterator[bool]:
     """Whether the fold of a tile runs beside the product of the next; gives False where the
     library has no such switch."""

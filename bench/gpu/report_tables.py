@@ -159,7 +159,7 @@ def head(result: Result) -> list[str]:
             titles = ("call", "ms", "p20 to p80", "/ bf16 product", "/ fp32 product", "host ms",
                       "launches", "gaps ms", "peak MiB")  # fmt: skip
             lines += [f"D {dim}, {title}:", "", *table(titles, rows)]
-    facts = re.compile(r"head\.(overlap_gain|dense_row_frac|entries_kept|tail_mass)")
+    facts = re.compile(r"head\.(overlap_gain|tile_ms|dense_row_frac|entries_kept|tail_mass)")
     rows = [(key.removeprefix("head."), f["value"]) for key, f in result["figures"].items()
             if facts.match(key)]  # fmt: skip
     rows += [(k, f["value"]) for k, f in result["figures"].items() if k.startswith("repeats.")]

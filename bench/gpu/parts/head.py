@@ -9,9 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.gpu.context import Context
-from bench.gpu.head_calls import HeadCalls, overlap
+from bench.gpu.head_calls import HeadCalls, overlap, tile_of
 from bench.gpu.timing import host_seconds, rounds
 from siri_kernels import take_backward_stats
+
+# Rows and ids: 128 MiB of fp32 logits, then what stays in an L2 cache of 50 MiB.
+SHAPES = ((8192, 4096), (4096, 4096), (2048, 4096), (8192, 2048), (4096, 2048), (8192, 1024))
 
 
 def run(context: Context) -> None:
@@ -49,6 +52,8 @@ def main_case(context: Context, shape: tuple[int, int, int]) -> None:
         context.number(f"head.peak_mib.{name}.{dim}", peak / 2**20, "MiB")
     if context.in_time(f"overlap {dim}", 6):
         context.attempt("overlap", lambda: overlaps(context, calls, dim))
+    if context.in_time(f"tiles {dim}", 12):
+        context.attempt("tiles", lambda: tile_shapes(context, calls, dim))
     context.say("medians", dim=dim, seconds=took)
 
 
@@ -116,6 +121,36 @@ def overlaps(context: Context, calls: HeadCalls, dim: int) -> None:
         on, off = (rows[f"{name} {way}"]["median"] for way in ("on", "off"))
         context.number(f"head.overlap_gain.{name}.{dim}", 1 - on / off, "of the time",
                        on_ms=1e3 * on, off_ms=1e3 * off)  # fmt: skip
+
+
+def tile_shapes(context: Context, calls: HeadCalls, dim: int) -> None:
+    """The forward pass with lists in tiles of other sizes, in turns; each must give the same."""
+    shapes = ((4, 128), (8, 256)) if context.rehearse else SHAPES
+    usual = calls.forward_lists().logprobs.detach()
+
+    def shaped(rows: int, ids: int) -> Callable[[], Any]:
+        def go() -> Any:
+            with tile_of(rows, ids):
+                return calls.forward_lists()
+
+        return go
+
+    with tile_of(*shapes[0]) as there:
+        if not there:
+            context.say("left_out", step="tiles", why="the library has no function tile_shape")
+            return
+    steps = {}
+    for rows, ids in shapes:
+        step = shaped(rows, ids)
+        out = context.attempt(f"tile {rows} x {ids}", step)
+        if out is None:
+            continue
+        gap = float((out.logprobs.detach() - usual).abs().max())
+        if context.check(f"tile {rows} x {ids}, D {dim}", gap < 1e-3, largest_difference=gap):
+            steps[f"{rows}x{ids}"] = step
+        del out
+    for name, row in rounds(context, steps, 3.0).items() if steps else ():
+        context.number(f"head.tile_ms.{name}.{dim}", 1e3 * row["median"], "ms")
 
 
 def worst_case(context: Context, shape: tuple[int, int, int]) -> None:
