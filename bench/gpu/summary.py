@@ -12,7 +12,8 @@ SHOWN = (
     "rates.copy", "rates.addmm_fp32", "rates.product_bf16.16384x", "rates.product_fp32.16384x",
     "rates.best_tile.", "head.ms.", "head.forward_lists/product", "head.both/product",
     "head.dense/product", "worst.both/product", "head.launches.both", "head.gap_ms.both",
-    "head.fold_ms.", "head.overlap_gain.", "head.tile_ms.", "fused.forward", "fused.both", "step.tokens_per_s",
+    "head.fold_ms.", "head.overlap_gain.", "head.tile_ms.", "fused.forward", "fused.both",
+    "step.tokens_per_s",
     "step.mfu", "step.peak_gib", "step.head_share", "losses.loss.us.", "losses.advantages.us.",
     "peer.",
 )  # fmt: skip
