@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from bench.gpu import oracle, plan
 from bench.gpu.bare_import import make_importable
 from bench.gpu.context import Context
 from bench.gpu.oracle import Options
-from bench.gpu.parts import head, losses, rates, repeats, values
+from bench.gpu.parts import fused, head, losses, rates, repeats, values
 from bench.gpu.records import Records, read
 from siri_kernels import linear_logprob
 
@@ -215,6 +216,19 @@ def test_tests_write_a_line_for_each_failure(tmp_path):
     assert found[-1]["skipped_because"]
 
 
+def test_the_place_of_the_fused_kernel(context, tmp_path, monkeypatch):
+    module = ModuleType(plan.FUSED)
+    monkeypatch.setitem(sys.modules, plan.FUSED, module)
+    fused.run(context)  # a module that is no kernel yet
+    module.ENABLED = False  # type: ignore[attr-defined]
+    fused.run(context)
+    missing, *rest = [r for r in read(tmp_path) if r["what"] != "number"]
+    assert missing["what"] == "missing" and "no switch ENABLED" in missing["why"]
+    assert [r["ok"] for r in rest if r["what"] == "check"] == [True] * 3
+    found = figures(tmp_path)
+    assert found["fused.both fused/product_bf16.32"] > 0 and found["fused.ms.both apart.32"] > 0
+
+
 def test_tests_of_kernels_come_first():
     from bench.gpu.pytest_records import rank
 
@@ -234,3 +248,15 @@ def test_each_part_rehearsed(part, tmp_path):
     (end,) = [r for r in read(tmp_path) if r["what"] == "end"]
     assert end["status"] in ("done", "missing"), done.stdout + done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.slow
+def test_the_training_step_needs_nothing_of_the_trainer_s(tmp_path):
+    absent = [f"--fault=missing:{name}" for name in ("pydantic", "math_verify", "liger_kernel")]
+    done = subprocess.run(
+        ["sh", "scripts/gpu_run.sh", "first", str(tmp_path), "--rehearse", "--only=step",
+         "--limit=step=300", *absent],
+        cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figures(tmp_path)["step.tokens_per_s.64"] > 0
