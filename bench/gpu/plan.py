@@ -60,6 +60,7 @@ PARTS: tuple[Part, ...] = (
     _peer("trl", "trl"),
     _peer("cce", "cut_cross_entropy"),
     _peer("verl", "verl"),
+    Part("sanitizer", 0, 120),
 )
 BY_NAME = {part.name: part for part in PARTS}
 # What the second call measures once more when nothing is left to make up for: other clocks,

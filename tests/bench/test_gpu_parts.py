@@ -21,7 +21,7 @@ from bench.gpu import oracle, plan
 from bench.gpu.bare_import import make_importable
 from bench.gpu.context import Context
 from bench.gpu.oracle import Options
-from bench.gpu.parts import fused, head, losses, rates, repeats, values
+from bench.gpu.parts import fused, head, losses, rates, repeats, sanitizer, values
 from bench.gpu.records import Records, read
 from siri_kernels import linear_logprob
 
@@ -230,6 +230,30 @@ def test_the_place_of_the_fused_kernel(context, tmp_path, monkeypatch):
     assert [r["ok"] for r in rest if r["what"] == "check"] == [True] * 3
     found = figures(tmp_path)
     assert found["fused.both fused/product_bf16.32"] > 0 and found["fused.ms.both apart.32"] > 0
+
+
+def test_what_the_sanitizer_says(context, tmp_path, monkeypatch):
+    context.rehearse = False
+    clean = "ran head, lists\n========= ERROR SUMMARY: 0 errors\n"
+    racy = "========= Race reported between Write access at fold_kernel+0x10\n" + clean.replace(
+        "ERROR SUMMARY: 0", "RACECHECK SUMMARY: 2"
+    )
+    given = iter([(0, clean), (0, racy)])
+
+    def tool(command, **options):
+        assert options["env"]["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1" and options["timeout"] >= 5
+        code, text = next(given)
+        return subprocess.CompletedProcess(command, code, text, "")
+
+    monkeypatch.setattr(sanitizer.shutil, "which", lambda name, path: "/bin/compute-sanitizer")
+    monkeypatch.setattr(sanitizer.subprocess, "run", tool)
+    sanitizer.run(context)
+    memory, race = [r for r in read(tmp_path) if r["what"] == "check"]
+    assert memory["ok"] and memory["calls"] == ["head, lists"]
+    assert not race["ok"] and race["errors_found"] == 2 and race["kernels"] == ["fold_kernel"]
+    monkeypatch.setattr(sanitizer.shutil, "which", lambda name, path: None)
+    sanitizer.run(context)
+    assert list(read(tmp_path))[-1]["what"] == "missing"
 
 
 def test_tests_of_kernels_come_first():
