@@ -97,7 +97,7 @@ def tile_of(rows: int, ids: int) -> Iterator[bool]:
     if before is None:
         yield False
         return
-    launch.tile_shape = lambda device: (rows, ids)
+    launch.tile_shape = lambda *arguments: (rows, ids)  # of whatever it asks
     try:
         yield True
     finally:

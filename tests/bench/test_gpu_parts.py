@@ -20,6 +20,7 @@ from bench.gpu import context as surroundings
 from bench.gpu import oracle, plan
 from bench.gpu.bare_import import make_importable
 from bench.gpu.context import Context
+from bench.gpu.head_calls import overlap, tile_of
 from bench.gpu.oracle import Options
 from bench.gpu.parts import fused, head, losses, rates, repeats, sanitizer, values
 from bench.gpu.records import Records, read
@@ -66,6 +67,19 @@ def test_head_repeats_and_values_give_theirs(context, tmp_path):
     (check,) = [r for r in read(tmp_path) if "dense" in str(r.get("name"))]
     assert check["ok"] and {"0", "299"} <= set(check["ids"])
     assert set(check["errors"]) == {"logprobs", "entropy", "d_hidden", "d_weight", "d_bias"}
+
+
+def test_switches_of_the_library_are_put_back_and_may_be_gone(monkeypatch):
+    launch = pytest.importorskip("siri_kernels.linear_logprob.launch")
+    shape, on = launch.tile_shape, launch.OVERLAP
+    with tile_of(7, 9) as there, overlap(not on):
+        assert there and launch.tile_shape("whatever", "it asks") == (7, 9)
+        assert launch.OVERLAP is not on
+    assert launch.tile_shape is shape and launch.OVERLAP is on
+    monkeypatch.delattr(launch, "tile_shape")
+    monkeypatch.delattr(launch, "OVERLAP")
+    with tile_of(7, 9) as there, overlap(True) as too:
+        assert not there and not too
 
 
 def test_a_wrong_value_is_seen_and_its_place_named(context, tmp_path, monkeypatch):
