@@ -23,6 +23,7 @@ from bench.gpu.context import Context
 from bench.gpu.head_calls import overlap, tile_of
 from bench.gpu.oracle import Options
 from bench.gpu.parts import fused, head, losses, rates, repeats, sanitizer, values
+from bench.gpu.parts import tests as part_tests
 from bench.gpu.records import Records, read
 from siri_kernels import linear_logprob
 
@@ -268,6 +269,45 @@ def test_what_the_sanitizer_says(context, tmp_path, monkeypatch):
     monkeypatch.setattr(sanitizer.shutil, "which", lambda name, path: None)
     sanitizer.run(context)
     assert list(read(tmp_path))[-1]["what"] == "missing"
+
+
+def test_the_second_call_runs_what_failed_in_the_first(context, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        part_tests, "pytest_run", lambda c, name, paths, kept=0: asked.append(paths)
+    )
+    part_tests.run(context)
+    assert asked == list(part_tests.REHEARSAL)
+    failed = ["tests/kernels/test_varlen.py::test_cut", "tests/gone.py::test_x"]
+    context.records.every["call"] = "second"
+    context.before = [{"what": "test_failed", "call": "first", "test": name} for name in failed]
+    part_tests.run(context)
+    assert asked[1:] == [(failed[0],)], "only what is still there"
+
+
+def test_a_run_of_tests_that_cannot_begin_or_does_not_end(context, tmp_path, monkeypatch):
+    class Process:
+        code: int | None = part_tests.USAGE
+
+        def __init__(self, command, **options):
+            self.command, self.killed = command, False
+
+        def wait(self, timeout=None):
+            if self.code is None and not self.killed:
+                raise subprocess.TimeoutExpired(self.command, timeout)
+            return self.code
+
+        def kill(self):
+            self.killed = True
+
+    monkeypatch.setattr(part_tests.subprocess, "Popen", Process)
+    part_tests.pytest_run(context, "tests/train/test_packing.py", ("x",))
+    assert not context.failures and list(read(tmp_path))[-1]["what"] == "left_out"
+    part_tests.pytest_run(context, "tests/kernels", ("tests/kernels",))
+    monkeypatch.setattr(Process, "code", None)
+    part_tests.pytest_run(context, "again", ("tests/kernels",))
+    assert context.failures == ["tests tests/kernels", "tests again"]
+    assert list(read(tmp_path))[-1]["why"] == "not finished within the limit"
 
 
 def test_tests_of_kernels_come_first():
