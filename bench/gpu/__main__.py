@@ -34,7 +34,8 @@ def call_of(arguments: list[str]) -> Call:
     for name in {*only, *limits} - set(plan.BY_NAME):
         parser.error(f"no part is called {name!r}; there are {', '.join(plan.BY_NAME)}")
     return Call(
-        name=given.call, out=given.out, after=given.after, rehearse=given.rehearse,
+        name=given.call, out=given.out.resolve(),
+        after=given.after and given.after.resolve(), rehearse=given.rehearse,
         faults=tuple(given.fault), only=only, budget=given.budget,
         limits={name: float(seconds) for name, seconds in limits.items()},
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The fused product and fold, once there is one: values, repeats and time at the head's sizes.
 
-``siri_kernels.linear_logprob.fused`` is expected to have ``supported(hidden, weight, ...)``, which
-says why not or None, and to be taken by ``linear_logprob`` where the switch ``ENABLED`` is true.
+``linear_logprob`` is expected to take ``siri_kernels.linear_logprob.fused`` while that module's
+switch ``ENABLED`` is true.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run(context: Context) -> None:
         return
     fused.ENABLED = True
     first = Case(20, 32, 500) if context.rehearse else Case(9000, 1536, 151_936)
-    context.attempt(f"fused {first.name}", lambda: values.compare(context, first))
+    context.attempt(f"fused {first.name}", lambda: values.compare(context, first, "fused.values"))
     context.device.free()
     shape = (20, 32, 500) if context.rehearse else (16_384, 1536, 151_936)
     name = f"{'x'.join(map(str, shape))} fused"

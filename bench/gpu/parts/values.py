@@ -82,8 +82,12 @@ def inputs(context: Context, case: Case) -> tuple[Tensor, Tensor, Tensor, Option
     return h.to(dtype), w.to(dtype), y, Options(bias.to(dtype), temperature, softcap=30.0)
 
 
-def compare(context: Context, case: Case) -> None:
-    """One case: ours with lists and without, and eager, each with its errors."""
+def compare(context: Context, case: Case, key: str = "values") -> None:
+    """One case: ours with lists and without, and eager, each with its errors.
+
+    Args:
+        key: what the figures' names begin with.
+    """
     hidden, weight, targets, options = inputs(context, case)
     generator = torch.Generator(hidden.device).manual_seed(6)
     normal = torch.randn(2, case.tokens, generator=generator, device=hidden.device)
@@ -107,7 +111,7 @@ def compare(context: Context, case: Case) -> None:
         allowed = {n: beside[n]["relative"] * SHARE.get(n, 1.05) + 1e-6 for n in exact}
         wrong = [name for name in exact if not errors[name]["relative"] <= allowed[name]]
         context.check(
-            f"{case.name} {label}", not wrong, wrong=wrong, errors=errors, allowed=allowed,
+            f"{key} {case.name} {label}", not wrong, wrong=wrong, errors=errors, allowed=allowed,
             eager=beside, eager_fp32=eagers[torch.float32],
             blocks={n: oracle.by_block(got[n], exact[n]) for n in ("logprobs", "d_hidden")},
             blocks_of_ids=oracle.by_block(got["d_weight"], exact["d_weight"]),
@@ -115,7 +119,7 @@ def compare(context: Context, case: Case) -> None:
         )  # fmt: skip
         for name in ("d_hidden", "d_weight"):
             share = errors[name]["relative"] / beside[name]["relative"]
-            context.number(f"values.{name}.{label}.{case.name}", share, "of eager's error")
+            context.number(f"{key}.{name}.{label}.{case.name}", share, "of eager's error")
         del got
         context.device.free()
 
