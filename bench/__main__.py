@@ -4,6 +4,7 @@
     python -m bench --device cuda      # on a GPU, all rows, the most important first
     python -m bench --dry-run          # the GPU's rows, tiny, in Triton's interpreter
     python -m bench compare A B        # two results side by side
+    python -m bench gpu-report FOLDER  # tables of what scripts/gpu_run.sh wrote, and predictions
     python -m bench tables FOLDER      # Markdown and plots again, from FOLDER/kernels.json alone
 
 Rows are kept as they are measured: a run that was cut, or whose ``--budget`` was spent, goes on
@@ -15,12 +16,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
 
 from bench import compare
+from bench.results_io import slug
 
 FOLDER = Path(__file__).parent
 
@@ -50,6 +51,11 @@ def main() -> int:
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
         return 0
+    if sys.argv[1:2] == ["gpu-report"]:
+        from bench.gpu.report import main as report
+
+        report(sys.argv[2:])
+        return 0
     if sys.argv[1:2] == ["tables"]:
         from bench.tables import write_tables
 
@@ -71,8 +77,7 @@ def main() -> int:
     if kind == "dry":
         out = given.out or Path(tempfile.mkdtemp())
     elif kind == "cuda":
-        name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-        out = given.out or FOLDER / "results" / name
+        out = given.out or FOLDER / "results" / slug(torch.cuda.get_device_name())
     else:
         out = given.out or FOLDER / "results" / "cpu"
     seconds = given.seconds or {"cpu": 4.0, "cuda": 1.5, "dry": 0.01}[kind]

@@ -52,6 +52,25 @@ class Cpu:
         """Give back what the last case held."""
         gc.collect()
 
+    def synchronize(self) -> None:
+        """Nothing runs on its own here."""
+
+    def recover(self) -> None:
+        """After an exception: give back what is left."""
+        self.free()
+
+    def kernels(self, step: Step) -> dict[str, Any] | None:
+        """Nothing is launched on a CPU."""
+        step()
+        return None
+
+    def graphed(self, step: Step) -> Step:
+        """The step itself: there are no launches to save."""
+        return step
+
+    def noise(self) -> None:
+        """Nothing runs beside the process here."""
+
 
 class Cuda:
     """Time between events, with the L2 cache flushed before and not; memory of its allocator."""
@@ -103,6 +122,90 @@ class Cuda:
         """Give back what the last case held."""
         gc.collect()
         torch.cuda.empty_cache()
+
+    def synchronize(self) -> None:
+        """Wait for all that was launched; raises what a kernel did wrong."""
+        torch.cuda.synchronize()
+
+    def recover(self) -> None:
+        """After an exception: give back what is left.
+
+        Raises:
+            SystemExit: the GPU answers this process no more (an illegal access, say).
+        """
+        try:
+            torch.cuda.synchronize()
+            self.free()
+        except Exception as error:  # of several classes, by version of torch
+            raise SystemExit(f"the GPU is lost to this process: {error}") from None
+
+    def kernels(self, step: Step) -> dict[str, Any] | None:
+        """Time of every kernel, copy and fill of one call, by PyTorch's profiler.
+
+        Returns:
+            ``kernels``: name, count and total ms, the longest first; ``launches``; ``busy_ms``, in
+            which at least one was running; ``span_ms`` from the first's start to the last's end;
+            ``host_ms``, until the call returned, with the profiler's own work in it.
+        """
+        from torch.profiler import ProfilerActivity, profile
+
+        step()
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as trace:
+            started = time.perf_counter()
+            step()
+            host = time.perf_counter() - started
+            torch.cuda.synchronize()
+        kind = torch.autograd.DeviceType.CUDA
+        found = [e for e in trace.events() if e.device_type == kind]
+        return {
+            **spans([(e.name, e.time_range.start, e.time_range.end) for e in found]),
+            "host_ms": host * 1e3,
+        }
+
+    def graphed(self, step: Step) -> Step:
+        """The step as a CUDA graph, so that its launches cost the host nothing."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
+
+    def noise(self) -> None:
+        """Launch work on another stream, which runs beside what is launched next."""
+        if not hasattr(self, "_noise"):
+            self._noise = torch.cuda.Stream()
+            self._factor = torch.randn(4096, 4096, device=self.device, dtype=self.dtype)
+            torch.cuda.synchronize()
+        with torch.cuda.stream(self._noise):
+            for _ in range(50):  # about 10 ms alone
+                self._factor = (self._factor @ self._factor).clamp_(-1, 1)
+
+
+def spans(events: list[tuple[str, float, float]]) -> dict[str, Any]:
+    """What :meth:`Cuda.kernels` says, of (name, start, end) in microseconds."""
+    by_name: dict[str, list[float]] = {}
+    for name, start, end in events:
+        by_name.setdefault(name, []).append(end - start)
+    busy, reached = 0.0, float("-inf")
+    for _, start, end in sorted(events, key=lambda event: event[1]):
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    rows = [
+        {"name": name[:120], "count": len(times), "ms": sum(times) / 1e3}
+        for name, times in by_name.items()
+    ]
+    first = min((start for _, start, _ in events), default=0.0)
+    return {
+        "kernels": sorted(rows, key=lambda row: -row["ms"]),
+        "launches": len(events),
+        "busy_ms": busy / 1e3,
+        "span_ms": max(0.0, reached - first) / 1e3 if events else 0.0,
+    }
 
 
 Device = Cpu | Cuda

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from bench.contenders import found
 from bench.contenders.advantages import ADVANTAGES
-from bench.contenders.base import Where
+from bench.contenders.base import Make, Where
 from bench.contenders.losses import LOSSES, LossBatch, eager_loss, spread
 from bench.device import Device
 from bench.measure import Errors, Work, distance
 from siri_kernels import varlen
 
+Makes = dict[str, Make]
 FLOAT32 = 1e-4  # relative error that a float32 result may have; TRL's eps alone is 1e-4 of std
 
 
@@ -54,8 +55,8 @@ class LossCase:
         last = self.tokens - (int(ends[count - 1]) if count else 0)
         return torch.cat([lengths[:count], torch.tensor([last])])
 
-    def build(self, where: Where, device: Device, real: str | None) -> Work:
-        """Inputs on the device, and what is measured on them."""
+    def build(self, where: Where, device: Device, real: str | None, makes: Makes = LOSSES) -> Work:
+        """Inputs on the device, and what is measured on them; ``makes``: who takes part."""
         lengths = self.lengths().to(where.device)
         width = int(lengths.max())
         mask = torch.arange(width, device=where.device) < lengths[:, None]
@@ -75,7 +76,7 @@ class LossCase:
             padded_old=old,
             mask=mask,
         )
-        here, missing = found(LOSSES, where)
+        here, missing = found(makes, where)
         exact = batch.to(torch.float64)
         loss = eager_loss(exact.logprobs, exact.old, spread(exact))
         want = loss.detach(), torch.autograd.grad(loss, exact.logprobs)[0]
@@ -133,14 +134,16 @@ class AdvantageCase:
         """All that take part, installed or not."""
         return list(ADVANTAGES)
 
-    def build(self, where: Where, device: Device, real: str | None) -> Work:
-        """Inputs on the device, and what is measured on them."""
+    def build(
+        self, where: Where, device: Device, real: str | None, makes: Makes = ADVANTAGES
+    ) -> Work:
+        """Inputs on the device, and what is measured on them; ``makes``: who takes part."""
         generator = torch.Generator(where.device).manual_seed(0)
         count = self.groups * self.size
         rewards = torch.randn(count, generator=generator, device=where.device)
         numbers = torch.arange(count, device=where.device) // self.size
         ids = Ids(numbers, numbers.cpu().numpy())
-        here, missing = found(ADVANTAGES, where)
+        here, missing = found(makes, where)
         if count > 2**15:  # their loops would take minutes
             for name in ("verl", "NeMo"):
                 if here.pop(name, None) is not None:
@@ -150,13 +153,13 @@ class AdvantageCase:
         want = ((rows - rows.mean(1, keepdim=True)) / scale).flatten()
 
         def called(name: str) -> Any:
-            takes_numpy = name.startswith("verl") or name == "NeMo"
+            takes_numpy = name in ("verl", "verl, vectorised", "NeMo")
             return lambda: here[name].call(rewards, self.size, ids if takes_numpy else numbers)
 
         def check(name: str) -> tuple[Errors, str | None]:
             errors = {"advantages": distance(called(name)(), want)}
             worst = errors["advantages"]["relative"]
-            allowed = 1e-3 if name == "TRL" else FLOAT32  # its eps is another one
+            allowed = 1e-3 if name.startswith("TRL") else FLOAT32  # its eps is another one
             return errors, None if worst <= allowed else f"{worst:.1e} from float64"
 
         return Work(

@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 MEASURING = ("device", "elementwise", "head", "inputs", "measure", "memory", "real")
@@ -21,20 +19,35 @@ MEASURING = ("device", "elementwise", "head", "inputs", "measure", "memory", "re
 
 def environment() -> dict[str, Any]:
     """Device, cores, versions and commit of this run."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    import torch  # here: what runs processes that use torch reads this module without it
+
     found = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or "no repository here",
+        "commit": commit(),
     }
     if torch.cuda.is_available():
         found |= {"driver": driver(), "cuda": torch.version.cuda}
     return found
+
+
+def commit() -> str:
+    """The commit this tree is at, "-dirty" if it is changed; or that there is no repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except OSError:
+        return "no git here"
+    return done.stdout.strip() or "no repository here"
+
+
+def slug(name: str) -> str:
+    """A device's name as the name of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -68,11 +81,16 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def source() -> str:
-    """A fingerprint of the code that is measured and of what measures it, commit or not."""
+def source(*more: Path) -> str:
+    """A fingerprint of the code that is measured and of what measures it, commit or not.
+
+    Args:
+        more: further files of this project that it covers.
+    """
     digest = hashlib.sha256()
     files = [*(ROOT / "siri_kernels").rglob("*.py"), *(ROOT / "bench" / "contenders").glob("*.py")]
     files += [ROOT / "bench" / f"{name}.py" for name in MEASURING]
+    files += more
     for path in sorted(files):
         digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]

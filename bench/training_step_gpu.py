@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
 import subprocess
 import sys
 import time
@@ -29,29 +27,25 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from bench.results_io import RESULTS, environment, write
+from bench.step_model import (
+    SHAPES,
+    flops,
+    hidden_of,
+    peak_flops,
+    seconds,
+    settle,
+    sharpen,
+    two_rows,
+)
 from siri_kernels import linear_logprob, take_backward_stats
-from siri_train.attention import attention_backend, packed_forward
+from siri_train.attention import attention_backend
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.memory import Shape, estimate
 from siri_train.model import Policy, apply_liger, prepare
 from siri_train.optimizer import make_optimizer, step_if_finite
-from siri_train.packing import MicroBatch, Sample, micro_batches
+from siri_train.packing import micro_batches
 from siri_train.recipe import parse_config
 from siri_train.step import backward
-
-SHAPES: dict[str, dict[str, int]] = {
-    "qwen2-1.5b": dict(
-        vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
-        num_attention_heads=12, num_key_value_heads=2,
-    ),
-    "tiny": dict(
-        vocab_size=8192, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2,
-    ),
-}  # fmt: skip
-
-# Dense bfloat16 TFLOP/s by the makers' data sheets, to turn FLOP/s into utilisation.
-PEAK = {"H200": 989, "H100": 989, "A100": 312, "B200": 2250, "L40S": 362, "MI300X": 1307}
 
 
 def build(shape: str, device: torch.device, liger: bool) -> Policy:
@@ -68,73 +62,12 @@ def build(shape: str, device: torch.device, liger: bool) -> Policy:
     return Policy(model, None, frozenset({0}), None)
 
 
-@torch.no_grad()
-def hidden_of(policy: Policy, batch: MicroBatch) -> torch.Tensor:
-    """[T, D]: the hidden states that the head sees."""
-    with packed_forward(batch.layout) as packed:
-        hidden = policy.model.base_model(input_ids=batch.input_ids, **packed).last_hidden_state
-    return hidden[0, batch.predictors]
-
-
-@torch.no_grad()
-def sharpen(policy: Policy, batch: MicroBatch, entropy: float) -> None:
-    """Scale the final norm until 64 rows have this mean entropy (nats)."""
-    norm, head = policy.model.base_model.norm.weight, policy.model.get_output_embeddings().weight
-    hidden = hidden_of(policy, batch)
-    rows = hidden[:: max(1, len(hidden) // 64)].float()
-    low, high = 0.0, 1e4
-    for _ in range(40):
-        scale = (low + high) / 2
-        logp = ((rows * scale) @ head.float().T).log_softmax(-1)
-        if -(logp.exp() * logp).sum(-1).mean() > entropy:
-            low = scale
-        else:
-            high = scale
-    norm.mul_(high)
-
-
-@torch.no_grad()
-def settle(policy: Policy, batch: MicroBatch) -> None:
-    """Targets drawn from the model's own softmax, and their log-probs as the old ones."""
-    head = policy.model.get_output_embeddings().weight
-    for start, rows in enumerate(hidden_of(policy, batch).split(1024)):
-        drawn = torch.multinomial((rows @ head.T).float().softmax(-1), 1)[:, 0]
-        batch.targets[start * 1024 : start * 1024 + len(drawn)] = drawn
-    batch.old_logprobs.copy_(policy.token_logprobs(batch)[0])
-
-
-def flops(shape: str, lengths: list[int]) -> float:
-    """Useful floating-point operations of forward and backward; recomputation is not counted."""
-    s = SHAPES[shape]
-    width, kv = s["hidden_size"], s["num_key_value_heads"] / s["num_attention_heads"]
-    layer = width * width * (2 + 2 * kv) + 3 * width * s["intermediate_size"]
-    weights = s["num_hidden_layers"] * layer + s["vocab_size"] * width
-    tokens, pairs = sum(lengths), sum(n * n / 2 for n in lengths)
-    return 6 * weights * tokens + 12 * s["num_hidden_layers"] * width * pairs
-
-
 def measure(
     shape: str, device: torch.device, context: int, liger: bool, rounds: int, entropy: float
 ) -> dict[str, Any]:
     """One case: two rows of ``context`` tokens, one sequence in the first, three in the second."""
     policy = build(shape, device, liger)
-    rng = random.Random(0)
-    vocabulary, prompt = SHAPES[shape]["vocab_size"], context // 32
-    lengths = [
-        context - prompt,
-        context // 2 - prompt,
-        context // 4 - prompt,
-        context // 4 - prompt,
-    ]
-    samples = [
-        Sample(
-            [rng.randrange(vocabulary) for _ in range(prompt)],
-            [rng.randrange(vocabulary) for _ in range(n)],
-            [0.0] * n,
-            advantage=rng.choice([-1.0, 1.0]),
-        )
-        for n in lengths
-    ]
+    samples = two_rows(SHAPES[shape]["vocab_size"], context)
     batches = list(micro_batches(samples, context, device))
     sharpen(policy, batches[0], entropy)
     for batch in batches:
@@ -165,8 +98,7 @@ def measure(
 
     alone = seconds(head_alone, device, rounds)
     tokens = sum(s.length for s in samples)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    limit = next((p * 1e12 for key, p in PEAK.items() if key in name), None)
+    limit = peak_flops(torch.cuda.get_device_name() if device.type == "cuda" else "cpu")
     rate = flops(shape, [s.length for s in samples]) / step
     width = policy.model.config.hidden_size // policy.model.config.num_attention_heads
     expected = estimated_bytes(policy.model.config, context, liger, device)
@@ -179,20 +111,6 @@ def measure(
         "head_share": alone / step,
         "dense_row_frac": float(stats.dense_row_frac) if stats is not None else None,
     }  # fmt: skip
-
-
-def seconds(run: Any, device: torch.device, rounds: int) -> float:
-    """Median time of a call."""
-    times = []
-    for _ in range(rounds):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def estimated_bytes(model: Any, context: int, liger: bool, device: torch.device) -> int:

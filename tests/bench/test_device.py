@@ -81,6 +81,48 @@ def test_launches_are_those_of_the_device(cuda, monkeypatch):
     assert cuda.launches(lambda: None) == 2
 
 
+def test_time_of_every_kernel(cuda, monkeypatch):
+    kinds = torch.autograd.DeviceType
+
+    class Trace:
+        def __init__(self, activities):
+            assert activities == [torch.profiler.ProfilerActivity.CUDA]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def events(self):
+            def event(name, start, end, kind=kinds.CUDA):
+                times = SimpleNamespace(start=start, end=end)
+                return SimpleNamespace(name=name, time_range=times, device_type=kind)
+
+            return [event("fold", 0, 30), event("mm", 10, 50), event("fold", 60, 70),
+                    event("cudaLaunchKernel", 0, 500, kinds.CPU)]  # fmt: skip
+
+    monkeypatch.setattr(torch.profiler, "profile", Trace)
+    calls = []
+    got = cuda.kernels(lambda: calls.append(1))
+    assert len(calls) == 2, "the first call compiles and is not looked at"
+    assert got["kernels"] == [{"name": "fold", "count": 2, "ms": 0.04},
+                              {"name": "mm", "count": 1, "ms": 0.04}]  # fmt: skip
+    assert (got["launches"], got["busy_ms"], got["span_ms"]) == (3, 0.06, 0.07)
+    assert got["host_ms"] >= 0
+
+
+def test_a_gpu_that_answers_no_more_is_told_from_one_that_is_full(cuda, monkeypatch):
+    cuda.recover()
+
+    def lost():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    with pytest.raises(SystemExit, match="illegal memory access"):
+        cuda.recover()
+
+
 def test_no_gpu_says_so():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -1,0 +1,124 @@
+"""The calls of the head that parts time, repeat and profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.gpu.context import Context
+from bench.inputs import language_inputs, uniform_inputs
+from siri_kernels import linear_logprob
+
+
+class HeadCalls:
+    """Inputs of the head on the device, and calls without arguments on them.
+
+    Args:
+        softmax: entropy in nats, or "uniform".
+    """
+
+    def __init__(
+        self, context: Context, tokens: int, dim: int, vocab: int, softmax: float | str
+    ) -> None:
+        device, dtype = context.device.device, context.dtype()
+        if isinstance(softmax, float):
+            made = language_inputs(tokens, dim, vocab, softmax, device=device.type)
+        else:
+            made = uniform_inputs(tokens, dim, vocab, device=device.type)
+        self.hidden = made[0].to(dtype).requires_grad_()
+        self.weight = made[1].to(dtype).requires_grad_()
+        self.targets = made[2]
+        del made
+        generator = torch.Generator(device).manual_seed(1)
+        self.upstream = torch.randn(tokens, generator=generator, device=device)
+        self.backend = context.backend_for(vocab)
+        self.flops = 2.0 * tokens * dim * vocab
+        self.returned = self.hidden.nbytes + self.weight.nbytes
+
+    def forward(self) -> Any:
+        """Log-prob and entropy, nothing kept for backward."""
+        with torch.no_grad():
+            return linear_logprob(self.hidden, self.weight, self.targets, backend=self.backend)
+
+    def forward_lists(self) -> Any:
+        """The same with the lists that backward needs."""
+        return linear_logprob(self.hidden, self.weight, self.targets, backend=self.backend)
+
+    def both(self, tail: float = 1e-2) -> tuple[Tensor, ...]:
+        """Forward, and backward under a fixed gradient for each token."""
+        out = linear_logprob(
+            self.hidden, self.weight, self.targets, tail=tail, backend=self.backend
+        )
+        wanted = (self.hidden, self.weight)
+        return torch.autograd.grad(out.logprobs, wanted, self.upstream)
+
+    def dense(self) -> tuple[Tensor, ...]:
+        """The same with every row recomputed."""
+        return self.both(0.0)
+
+    def calls(self) -> dict[str, Callable[[], Any]]:
+        """The four of them by name."""
+        return {
+            "forward": self.forward, "forward_lists": self.forward_lists,
+            "both": self.both, "dense": self.dense,
+        }  # fmt: skip
+
+    def products(self, rows: int = 8192) -> dict[str, Callable[[], Any]]:
+        """The bare forward product with both dtypes of result, by rows that fit."""
+        hidden, weight = self.hidden.detach(), self.weight.detach()
+        cpu = hidden.device.type == "cpu"  # has no product of 16-bit factors with fp32 results
+
+        def product(wide: bool) -> None:
+            for part in hidden.split(rows):
+                if wide and not cpu:
+                    torch.mm(part, weight.t(), out_dtype=torch.float32)
+                elif wide:
+                    torch.mm(part.float(), weight.float().t())
+                else:
+                    torch.mm(part, weight.t())
+
+        return {"product_bf16": lambda: product(False), "product_fp32": lambda: product(True)}
+
+
+@contextmanager
+def tile_of(rows: int, ids: int) -> Iterator[bool]:
+    """Tiles of so many rows and ids in the head; gives False where the library has no such
+    function to replace."""
+    try:
+        from siri_kernels.linear_logprob import launch
+    except ImportError:  # no Triton
+        yield False
+        return
+    before = getattr(launch, "tile_shape", None)
+    if before is None:
+        yield False
+        return
+    launch.tile_shape = lambda *arguments: (rows, ids)  # of whatever it asks
+    try:
+        yield True
+    finally:
+        launch.tile_shape = before
+
+
+@contextmanager
+def overlap(on: bool) -> Iterator[bool]:
+    """Whether the fold of a tile runs beside the product of the next; gives False where the
+    library has no such switch."""
+    try:
+        from siri_kernels.linear_logprob import launch
+    except ImportError:  # no Triton
+        yield False
+        return
+    before = getattr(launch, "OVERLAP", None)
+    if before is None:
+        yield False
+        return
+    launch.OVERLAP = on
+    try:
+        yield True
+    finally:
+        launch.OVERLAP = before

@@ -1,0 +1,1 @@
+"""The parts of a GPU run, a module each with ``run(context)``."""

@@ -1,0 +1,64 @@
+"""The fused product and fold, once there is one: values, repeats and time at the head's sizes.
+
+``linear_logprob`` is expected to take ``siri_kernels.linear_logprob.fused`` while that module's
+switch ``ENABLED`` is true.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from bench.gpu.context import Context
+from bench.gpu.head_calls import HeadCalls
+from bench.gpu.parts import head, repeats, values
+from bench.gpu.parts.values import Case
+from bench.gpu.plan import FUSED
+from bench.gpu.timing import rounds
+
+
+def run(context: Context) -> None:
+    """The same checks as the other parts, fused; a module without the switch is not one yet."""
+    fused = importlib.import_module(FUSED)
+    if not hasattr(fused, "ENABLED"):
+        context.say("missing", packages=[FUSED], why=f"{FUSED} has no switch ENABLED")
+        return
+    fused.ENABLED = True
+    first = Case(20, 32, 500) if context.rehearse else Case(9000, 1536, 151_936)
+    context.attempt(f"fused {first.name}", lambda: values.compare(context, first, "fused.values"))
+    context.device.free()
+    shape = (20, 32, 500) if context.rehearse else (16_384, 1536, 151_936)
+    name = f"{'x'.join(map(str, shape))} fused"
+    context.attempt(name, lambda: repeats.repeated(context, shape, 1e-2, name))
+    context.device.free()
+    for dim in (32,) if context.rehearse else (1536, 3584):
+        if context.in_time(f"time {dim}", 12):
+            context.attempt(f"time {dim}", lambda d=dim: timed(context, fused, shape, d))
+            context.device.free()
+
+
+def timed(context: Context, fused: Any, shape: tuple[int, int, int], dim: int) -> None:
+    """Fused and not in turns with the bare products."""
+    calls = HeadCalls(context, shape[0], dim, shape[2], 0.5)
+
+    def switched(call: Callable[[], Any], on: bool) -> Callable[[], Any]:
+        def go() -> Any:
+            fused.ENABLED = on
+            try:
+                return call()
+            finally:
+                fused.ENABLED = True
+
+        return go
+
+    steps = dict(calls.products())
+    for label, on in (("fused", True), ("apart", False)):
+        steps[f"forward {label}"] = switched(calls.forward_lists, on)
+        steps[f"both {label}"] = switched(calls.both, on)
+    middle = {name: row["median"] for name, row in rounds(context, steps, 4.0).items()}
+    for name, seconds in middle.items():
+        context.number(f"fused.ms.{name}.{dim}", 1e3 * seconds, "ms")
+        for yardstick in ("product_bf16", "product_fp32"):
+            context.number(f"fused.{name}/{yardstick}.{dim}", seconds / middle[yardstick], "ratio")
+    head.inside(context, "fused", switched(calls.both, True), dim)

@@ -1,0 +1,146 @@
+"""The parts, their order and their time; what each of the two calls runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.gpu.records import Record
+
+ROOT = Path(__file__).parents[2]
+FUSED = "siri_kernels.linear_logprob.fused"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the run.
+
+    Args:
+        name: also of its module in ``bench.gpu.parts``, unless ``module`` is given.
+        reserve: seconds that no earlier part may use up.
+        most: seconds it gets if there are so many.
+        needs: packages, or modules of this project, without which it says so and ends.
+        module: of ``bench.gpu.parts``, with a function ``run``.
+        option: what that function is given beside the context.
+        rehearsal: seconds it gets in a rehearsal.
+    """
+
+    name: str
+    reserve: float
+    most: float
+    needs: tuple[str, ...] = ()
+    module: str = ""
+    option: str = ""
+    rehearsal: float = 40.0
+
+    @property
+    def file(self) -> str:
+        """The module's name in ``bench.gpu.parts``."""
+        return self.module or self.name.replace("-", "_")
+
+
+def _peer(name: str, *needs: str) -> Part:
+    return Part(f"peer-{name}", 0, 60, needs, "peers", name)
+
+
+# What has been learnt when the time is up is what comes first. Reserves: 490 s of 525.
+PARTS: tuple[Part, ...] = (
+    Part("rates", 45, 75),
+    Part("values", 80, 120),
+    Part("head", 95, 140),
+    Part("repeats", 40, 60),
+    Part("tests", 110, 150, ("pytest",), rehearsal=60),
+    Part("fused", 0, 160, (FUSED,)),
+    Part("losses", 40, 60),
+    Part("step", 80, 110, ("transformers",), rehearsal=60),
+    Part("step-full", 0, 110, ("transformers", "pydantic"), rehearsal=60),
+    _peer("liger", "liger_kernel"),
+    _peer("liger-scaled", "liger_kernel", "cutlass"),
+    _peer("trl", "trl"),
+    _peer("cce", "cut_cross_entropy"),
+    _peer("verl", "verl"),
+    Part("sanitizer", 0, 120),
+)
+BY_NAME = {part.name: part for part in PARTS}
+# What the second call measures once more when nothing is left to make up for: other clocks,
+# another machine of the kind, mended code.
+AGAIN = ("rates", "head", "values", "step", "losses")
+# A call as a whole stays under 9.5 and 4 minutes; what is left out is for starting and ending.
+BUDGETS = {"first": 540.0, "second": 210.0}
+MARGIN = 15.0
+SECOND = 45.0  # what a part may take in the second call, or its reserve
+LEAST = 10.0  # seconds under which no part is started
+
+REMEDY = {
+    FUSED: "no fused kernel in siri_kernels yet",
+    "pydantic": "pip install pydantic",
+    "cutlass": "pip install 'liger-kernel[cutedsl]', or bring the wheel of nvidia-cutlass-dsl",
+    "liger_kernel": "bring the wheel of liger-kernel==0.8.5 in .whl/",
+    "trl": "bring the wheel of trl==1.16.0 in .whl/",
+    "cut_cross_entropy": "bring the wheel of cut-cross-entropy==25.1.1 in .whl/",
+    "verl": "bring the wheel of verl==0.9.1 in .whl/",
+}
+
+
+def remedy(package: str) -> str:
+    """That a package is missing, and how to get it."""
+    if package == FUSED:
+        return REMEDY[package]
+    return f"{package} is not installed: {REMEDY.get(package, f'pip install {package}')}"
+
+
+def there(module: str) -> bool:
+    """Whether a module of this project exists, found without importing anything."""
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def reserve(part: Part) -> float:
+    """Seconds kept for a part; a fused kernel gets its own only where there is one."""
+    return 110.0 if part.name == "fused" and there(FUSED) else part.reserve
+
+
+def order(call: str, before: Iterable[Record], only: Sequence[str] = ()) -> list[Part]:
+    """The parts of a call, in turn.
+
+    The first call: all. The second: what was not reached, then what failed or was killed, then the
+    most important once more. A part that lacked a package is tried again last: it costs a second.
+
+    Args:
+        before: the records of the call before.
+        only: names; empty: no restriction.
+    """
+    if call == "first":
+        parts = list(PARTS)
+    else:
+        last = outcomes(before)
+        groups: list[list[Part]] = [[], [], [], []]
+        for part in PARTS:
+            status = last.get(part.name, "not reached")
+            if status == "not reached":
+                groups[0].append(part)
+            elif status in ("failed", "killed"):
+                groups[1].append(part)
+            elif status == "missing":
+                groups[3].append(part)
+        again = [BY_NAME[name] for name in AGAIN if last.get(name) == "done"]
+        parts = [*groups[0], *groups[1], *again, *groups[3]]
+    return [part for part in parts if not only or part.name in only]
+
+
+def outcomes(records: Iterable[Record]) -> dict[str, str]:
+    """How each part ended last: "done", "failed", "killed", "missing" or "not reached"."""
+    return {r["part"]: str(r["status"]) for r in records if r["what"] == "end" and "part" in r}
+
+
+def limit(part: Part, later: Sequence[Part], left: float, call: str = "first") -> float:
+    """Seconds for a part when ``left`` are left and ``later`` parts have their reserves.
+
+    What earlier parts did not use is in ``left``, so it is given on. Parts that are short of their
+    reserve share what there is from the front.
+    """
+    if call == "second":  # the order says what matters; nobody takes it all
+        return min(part.most, left, max(reserve(part), SECOND))
+    kept = sum(reserve(other) for other in later)
+    return min(part.most, left, max(left - kept, min(reserve(part), left)))

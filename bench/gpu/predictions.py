@@ -1,0 +1,112 @@
+"""What was predicted before a GPU measured it; ``gpu-report`` says of each whether it was hit.
+
+A prediction is never changed after it was measured: a new one with its own source is added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REVIEW = "review of the kernels before their first GPU, version 66b247c"
+DESIGN = "the library's precision contract"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A range for a measured figure.
+
+    Args:
+        name: what is predicted, for a reader.
+        key: of the figure, as the parts write it; empty: nothing can measure it any more.
+        low, high: the range, ends included.
+        source: who said so, and of what.
+        device: part of the GPU's name that it is for; empty: any.
+        why: it cannot be measured, where there is no key.
+    """
+
+    name: str
+    key: str
+    low: float
+    high: float
+    source: str = REVIEW
+    device: str = ""
+    why: str = ""
+
+
+def about(value: float, share: float = 0.05) -> tuple[float, float]:
+    """The range around a value that was given without one."""
+    return value * (1 - share), value * (1 + share)
+
+
+def _mended() -> list[Prediction]:
+    """With the lean fold and weight kernel: ratio to one bare bf16 product, at 0.5 nats."""
+    rows = (
+        ("forward, D 1536", "head.forward_lists/product_bf16.1536", 1.41, 1.33),
+        ("forward, D 3584", "head.forward_lists/product_bf16.3584", 1.19, 1.15),
+        ("forward and backward, D 1536", "head.both/product_bf16.1536", 1.63, 1.55),
+        ("forward and backward, D 3584", "head.both/product_bf16.3584", 1.4, 1.4),
+    )
+    return [
+        Prediction(f"{name} / product", key, *about(value), REVIEW + ", mended", device)
+        for name, key, h100, h200 in rows
+        for device, value in (("H100", h100), ("H200", h200))
+    ]
+
+
+def _before() -> list[Prediction]:
+    """Of the kernels that were reviewed."""
+    rows = (
+        ("forward, D 1536", 1.55, 1.85),
+        ("forward, D 3584", *about(1.33)),
+        ("forward and backward, D 1536", *about(2.0)),
+        ("forward and backward, D 3584", *about(1.6)),
+        ("worst case, D 1536", *about(5.7)),
+        ("worst case, D 3584", *about(5.1)),
+    )
+    why = "the kernels of version 66b247c were rewritten before a GPU ran them"
+    return [Prediction(f"{name} / product", "", low, high, why=why) for name, low, high in rows]
+
+
+FUSED_SOURCE = REVIEW + ", fused kernel"
+PREDICTIONS: tuple[Prediction, ...] = (
+    *_before(),
+    *_mended(),
+    Prediction("worst case, D 1536 / product", "worst.both/product_bf16.1536", *about(5.1),
+               REVIEW + ", mended"),
+    Prediction("worst case, D 3584 / product", "worst.both/product_bf16.3584", *about(4.5),
+               REVIEW + ", mended"),
+    Prediction("a fold of a tile beside the next product saves", "head.overlap_gain.forward.1536",
+               -0.01, 0.04),
+    Prediction("addmm adds a product to fp32 results in place", "rates.addmm_fp32", 1, 1),
+    Prediction("addmm in place / product and addition", "rates.addmm_over_mm_add", 0.3, 0.9),
+    Prediction("reading fp32 logits of 128 MiB tiles, D 1536", "rates.read_share.8192x4096.1536",
+               *about(0.31, 0.2), device="H100"),
+    Prediction("reading fp32 logits of 128 MiB tiles, D 1536", "rates.read_share.8192x4096.1536",
+               *about(0.22, 0.2), device="H200"),
+    Prediction("fused forward, D 1536 / product", "fused.forward fused/product_bf16.1536",
+               1.10, 1.25, FUSED_SOURCE + ", without multicast of the weight"),
+    Prediction("fused forward, D 3584 / product", "fused.forward fused/product_bf16.3584",
+               1.05, 1.15, FUSED_SOURCE + ", without multicast of the weight"),
+    Prediction("fused forward with multicast, D 1536 / product", "", 1.03, 1.10, FUSED_SOURCE,
+               why="multicast exists from Triton 3.7"),
+    Prediction("fused, forward and backward, D 1536 / product",
+               "fused.both fused/product_bf16.1536", 1.3, 1.5, FUSED_SOURCE),
+    Prediction("fused, forward and backward, D 3584 / product",
+               "fused.both fused/product_bf16.3584", 1.3, 1.4, FUSED_SOURCE),
+    Prediction("repeats that differ, of 30", "repeats.differing.16384x1536x151936 lists", 0, 0),
+    Prediction("repeats that differ, of 30, all rows recomputed",
+               "repeats.differing.16384x1536x151936 dense", 0, 0),
+    Prediction("d_hidden's error / eager bf16's", "values.d_hidden.lists.9000x1536x151936 bfloat16",
+               0, 0.25, DESIGN),
+    Prediction("d_weight's error / eager bf16's", "values.d_weight.lists.9000x1536x151936 bfloat16",
+               0, 0.25, DESIGN),
+    Prediction("share of rows recomputed at 0.5 nats", "head.dense_row_frac.1536", 0, 0.02,
+               "SmolLM2's own answers: 0 at 0.39 nats, 0.005 at 0.66"),
+    Prediction("entries kept a row at 0.5 nats", "head.entries_kept.1536", 15, 80,
+               "SmolLM2's own answers: 19 at 0.39 nats, 37 at 0.66; made-up inputs: about 60"),
+    # 16 384 x 151 936 x 4 bytes are 9.96 GB; reads run at nine tenths of the data sheet's rate.
+    Prediction("ms of all folds without lists, D 1536", "head.fold_ms.forward.1536", 3.0, 4.3,
+               "computed: the logits' bytes over 3.35 TB/s, at best 90 % of it", "H100"),
+    Prediction("ms of all folds without lists, D 1536", "head.fold_ms.forward.1536", 2.1, 3.0,
+               "computed: the logits' bytes over 4.8 TB/s, at best 90 % of it", "H200"),
+)  # fmt: skip

@@ -1,0 +1,73 @@
+"""``python -m bench.gpu.small_calls cuda|cpu``: every operation once at small, odd sizes.
+
+What ``compute-sanitizer`` watches: it slows a kernel down a hundred times.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+
+from siri_kernels import group_advantages, linear_logprob, policy_loss, selective_logprob
+
+
+def head(device: torch.device, tail: float, dtype: torch.dtype) -> None:
+    """Forward and backward with an odd vocabulary, an odd width and ignored tokens."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    tokens, dim, vocabulary = 133, 97, 9001
+    hidden = (3 * normal(tokens, dim)).to(dtype).requires_grad_()
+    weight = (normal(vocabulary, dim) / dim**0.5).to(dtype).requires_grad_()
+    targets = torch.randint(vocabulary, (tokens,), generator=generator, device=device)
+    targets[:3] = torch.tensor([0, vocabulary - 1, -100], device=device)
+    out = linear_logprob(hidden, weight, targets, tail=tail)
+    (out.logprobs.sum() + 0.1 * out.entropy.sum()).backward()
+
+
+def selective(device: torch.device) -> None:
+    """Log-probs of logits that are there already."""
+    logits = torch.randn(37, 1001, device=device, requires_grad=True)
+    out = selective_logprob(logits, torch.randint(1001, (37,), device=device))
+    (out.logprobs.sum() + out.entropy.sum()).backward()
+
+
+def loss(device: torch.device) -> None:
+    """Ragged answers, one of them empty."""
+    ends = torch.tensor([0, 5, 5, 700, 1001], dtype=torch.int32, device=device)
+    logprobs = torch.randn(1001, device=device, requires_grad=True)
+    old, advantages = torch.randn(1001, device=device), torch.randn(4, device=device)
+    for ratio in ("token", "sequence"):
+        policy_loss(logprobs, old, advantages, ends, ratio=ratio).loss.backward()
+
+
+def advantages(device: torch.device) -> None:
+    """Equal groups, and ragged ones in any order."""
+    rewards = torch.randn(96, device=device)
+    group_advantages(rewards, 8)
+    group_advantages(rewards, torch.randint(7, (96,), device=device))
+
+
+def main() -> None:
+    """All of them; a GPU's errors show at the end of each."""
+    device = torch.device(sys.argv[1])
+    calls: dict[str, Callable[[], None]] = {
+        "head, lists": lambda: head(device, 1e-2, torch.bfloat16),
+        "head, dense": lambda: head(device, 0.0, torch.float16),
+        "selective": lambda: selective(device),
+        "loss": lambda: loss(device),
+        "advantages": lambda: advantages(device),
+    }
+    for name, call in calls.items():
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        print(f"ran {name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What the training-step benches share: shapes, rows, a softmax as a trained model has, counting.
+
+Imports nothing that needs pydantic: machines that a GPU is lent on do not have it.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from siri_train.attention import packed_forward
+from siri_train.packing import MicroBatch, Sample
+
+
+class Scorer(Protocol):
+    """A model on packed rows, as ``siri_train.model.Policy`` is."""
+
+    model: Any
+
+    def token_logprobs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy of every response token."""
+
+
+SHAPES: dict[str, dict[str, int]] = {
+    "qwen2-1.5b": dict(
+        vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
+        num_attention_heads=12, num_key_value_heads=2,
+    ),
+    "tiny": dict(
+        vocab_size=8192, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    ),
+}  # fmt: skip
+
+# Dense bfloat16 TFLOP/s by the makers' data sheets, to turn FLOP/s into utilisation.
+PEAK = {"H200": 989, "H100": 989, "A100": 312, "B200": 2250, "L40S": 362, "MI300X": 1307}
+
+
+def peak_flops(device: str) -> float | None:
+    """The data sheet's rate of a device whose name this is; None where it is not known."""
+    return next((p * 1e12 for key, p in PEAK.items() if key in device), None)
+
+
+def two_rows(vocabulary: int, context: int) -> list[Sample]:
+    """Two rows of ``context`` tokens: one sequence in the first, three in the second."""
+    rng = random.Random(0)
+    prompt = context // 32
+    return [
+        Sample(
+            [rng.randrange(vocabulary) for _ in range(prompt)],
+            [rng.randrange(vocabulary) for _ in range(n)],
+            [0.0] * n,
+            advantage=rng.choice([-1.0, 1.0]),
+        )
+        for n in (context // share - prompt for share in (1, 2, 4, 4))
+    ]
+
+
+@torch.no_grad()
+def hidden_of(policy: Scorer, batch: MicroBatch) -> Tensor:
+    """[T, D]: the hidden states that the head sees."""
+    with packed_forward(batch.layout) as packed:
+        hidden = policy.model.base_model(input_ids=batch.input_ids, **packed).last_hidden_state
+    return hidden[0, batch.predictors]
+
+
+@torch.no_grad()
+def sharpen(policy: Scorer, batch: MicroBatch, entropy: float) -> None:
+    """Scale the final norm until 64 rows have this mean entropy (nats)."""
+    norm, head = policy.model.base_model.norm.weight, policy.model.get_output_embeddings().weight
+    hidden = hidden_of(policy, batch)
+    rows = hidden[:: max(1, len(hidden) // 64)].float()
+    low, high = 0.0, 1e4
+    for _ in range(40):
+        scale = (low + high) / 2
+        logp = ((rows * scale) @ head.float().T).log_softmax(-1)
+        if -(logp.exp() * logp).sum(-1).mean() > entropy:
+            low = scale
+        else:
+            high = scale
+    norm.mul_(high)
+
+
+@torch.no_grad()
+def settle(policy: Scorer, batch: MicroBatch) -> None:
+    """Targets drawn from the model's own softmax, and their log-probs as the old ones."""
+    head = policy.model.get_output_embeddings().weight
+    for start, rows in enumerate(hidden_of(policy, batch).split(1024)):
+        drawn = torch.multinomial((rows @ head.T).float().softmax(-1), 1)[:, 0]
+        batch.targets[start * 1024 : start * 1024 + len(drawn)] = drawn
+    batch.old_logprobs.copy_(policy.token_logprobs(batch)[0])
+
+
+def flops(shape: str, lengths: list[int]) -> float:
+    """Useful floating-point operations of forward and backward; recomputation is not counted."""
+    s = SHAPES[shape]
+    width, kv = s["hidden_size"], s["num_key_value_heads"] / s["num_attention_heads"]
+    layer = width * width * (2 + 2 * kv) + 3 * width * s["intermediate_size"]
+    weights = s["num_hidden_layers"] * layer + s["vocab_size"] * width
+    tokens, pairs = sum(lengths), sum(n * n / 2 for n in lengths)
+    return 6 * weights * tokens + 12 * s["num_hidden_layers"] * width * pairs
+
+
+def seconds(run: Any, device: torch.device, rounds: int) -> float:
+    """Median time of a call."""
+    times = []
+    for _ in range(rounds):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
