@@ -67,6 +67,23 @@ def leaves(*tensors):
     return [t.detach().clone().requires_grad_() for t in tensors]
 
 
+def gpu_work(call):
+    """What ``call`` starts on the GPU: names of kernels, copies and fills. It must not wait.
+
+    Only the call itself is watched: the profiler waits for the GPU when it starts and ends.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+    return [e.name for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+
+
 class NoHostRead(TorchDispatchMode):
     """Fails on every operation that would wait for a GPU."""
 
