@@ -17,14 +17,6 @@ def poisoned_empty():
     torch.utils.deterministic.fill_uninitialized_memory = before
 
 
-@pytest.fixture
-def as_users_run(poisoned_empty):
-    """Memory as it comes: on a GPU each poisoned allocation is a kernel, which a test that counts
-    launches would count."""
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-
-
 @pytest.fixture(autouse=True)
 def fresh_random_inputs(request):
     """Each test draws its own numbers, the same ones in every run."""

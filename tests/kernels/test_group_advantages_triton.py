@@ -145,7 +145,7 @@ def test_runs_repeat_bit_for_bit():
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 @pytest.mark.parametrize("scale, launches", [("group_std", 1), ("batch_std", 2)])
 @pytest.mark.parametrize("by_id", [False, True])
-def test_launches_and_waits_on_a_gpu(as_users_run, scale, launches, by_id):
+def test_launches_and_waits_on_a_gpu(scale, launches, by_id):
     rewards = torch.randn(1 << 14 if by_id else 1 << 20, device="cuda")
     groups, options = 16, {"scale": scale, "backend": "triton"}
     if by_id:

@@ -208,7 +208,7 @@ def test_runs_repeat_bit_for_bit(small_slots):
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 @pytest.mark.parametrize("ratio, launches", [("token", 2), ("sequence", 3)])
-def test_launches_and_waits_on_a_gpu(as_users_run, ratio, launches):
+def test_launches_and_waits_on_a_gpu(ratio, launches):
     from siri_kernels.policy_loss import kernels
 
     def compiled():
