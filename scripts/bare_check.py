@@ -65,9 +65,13 @@ def collect(paths: list[str]) -> None:
     print(f"bare: {found[1]} tests of a GPU run")
 
 
-def call(out: Path, *options: str) -> tuple[int, dict[str, dict]]:
+def call(out: Path, *options: str, **limits: int) -> tuple[int, dict[str, dict]]:
     """One rehearsal; its exit code and, of each part, how it ended."""
+    from bench.gpu import plan
+
     command = ["sh", "scripts/gpu_run.sh", "first", str(out), "--rehearse", *options]
+    # Limits that no busy machine reaches, but for a part that is to hang.
+    command += ["--budget=6000", *(f"--limit={n}={limits.get(n, 600)}" for n in plan.BY_NAME)]
     code = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}).returncode
     lines = (out / "first.jsonl").read_text(encoding="utf-8").splitlines()
     return code, {r["part"]: r for r in map(json.loads, lines) if r["what"] == "end"}
@@ -90,9 +94,7 @@ def rehearse(out: Path) -> None:
     faults = [
         f"--fault={fault}" for fault in ("hang:rates", "crash:repeats", "missing:transformers")
     ]
-    code, ended = call(
-        out / "faults", "--only=rates,repeats,losses,step", "--limit=rates=8", *faults
-    )
+    code, ended = call(out / "faults", "--only=rates,repeats,losses,step", *faults, rates=8)
     status = {name: end["status"] for name, end in ended.items()}
     want = {"rates": "killed", "repeats": "failed", "losses": "done", "step": "missing"}
     assert code == 1 and status == want, ended
