@@ -91,6 +91,8 @@ bench-gpu: $(GPU_READY)
 
 # A training step of a 1.5B model; 8 minutes a call too, and resumable.
 bench-gpu-step: $(GPU_READY)
+	@$(GPU_PYTHON) -c 'import pydantic, transformers' 2>/dev/null || \
+		{ echo "the trainer's own step needs them: $(GPU_PYTHON) -m pip install pydantic transformers" >&2; exit 1; }
 	$(GPU_PYTHON) -m bench.training_step_gpu $(if $(OUT),--out $(OUT))
 
 lint: $(READY)
