@@ -117,6 +117,11 @@ def two_processes(worker, *arguments):
     torch.multiprocessing.start_processes(worker, arguments, nprocs=2, start_method="forkserver")
 
 
+def cpu_mesh():
+    """The ranks of gloo's group: without one FSDP2 takes the GPU where there is one."""
+    return torch.distributed.init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+
+
 def leave_process_group():
     """The end of a process of a test, in its ``finally``; without an error it ends at once, when
     the others are there too: they may still read what was sent.
