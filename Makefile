@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm test-verl aot bench bench-ready bench-gpu bench-gpu-step test-gpu lint format clean
+.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest aot bench bench-ready bench-gpu bench-gpu-step test-gpu lint format clean
 
 setup: $(READY)
 
@@ -35,6 +35,33 @@ test-verl:
 	.verl/bin/python -m pytest tests/verl -m 'slow or not slow'
 	SIRI_SNIPPETS=verl .verl/bin/python -m pytest tests/test_snippets.py
 
+# What a GPU run can do on a machine that has none of our dependencies but torch, triton, numpy, transformers and pytest.
+GPU_TESTS := tests/kernels tests/train/test_attention.py tests/train/test_packing.py
+
+test-bare:
+	sh scripts/bare.sh .bare
+	cd .bare/tree && ../bin/python scripts/bare_check.py imports
+	cd .bare/tree && ../bin/python scripts/bare_check.py collect $(GPU_TESTS)
+	cd .bare/tree && ../bin/python -m pytest -p no:cacheprovider -n 2 --dist worksteal $(GPU_TESTS)
+	cd .bare/tree && ../bin/python scripts/bare_check.py rehearse ../rehearsal
+
+# Both ends of the supported versions: the kernels, interpreted and compiled, and the loop. A run killed at random moments
+# takes two minutes of the versions in between.
+ENDS_TESTS := tests/kernels/test_interpreted.py tests/kernels/test_linear_logprob_compiled.py tests/kernels/test_wrap.py \
+	tests/kernels/test_policy_loss.py tests/kernels/test_group_advantages.py tests/kernels/test_selective_logprob.py \
+	tests/kernels/test_linear_logprob.py tests/train/test_config.py tests/train/test_loop.py tests/train/test_rollout.py \
+	tests/train/test_checkpoint.py tests/train/test_attention.py tests/train/test_step.py tests/train/test_cli.py \
+	--deselect tests/train/test_checkpoint.py::test_kill_at_random_moments_changes_nothing
+
+test-oldest:
+	sh scripts/ends.sh oldest .oldest
+	.oldest/bin/python -m pytest -p no:cacheprovider $(ENDS_TESTS)
+
+# LATEST=1 takes what is newest on the index today.
+test-newest:
+	LATEST="$(LATEST)" sh scripts/ends.sh newest .newest
+	.newest/bin/python -m pytest -p no:cacheprovider $(ENDS_TESTS)
+
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
 
@@ -53,14 +80,19 @@ GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),bench-ready)
 bench-ready: $(READY)
 	env -u PYTHONPATH $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 
+# Several at a time where pytest-xdist is there: most of the time goes into compiling kernels, a core each.
+SPREAD := import importlib.util as u, os; print(f"-n {min(8, os.cpu_count())} --dist worksteal" if u.find_spec("xdist") else "")
+
 test-gpu: $(GPU_READY)
-	$(GPU_PYTHON) -m pytest tests/kernels tests/train/test_attention.py -k "triton or head or gpu"
+	$(GPU_PYTHON) -m pytest $(GPU_TESTS) $$($(GPU_PYTHON) -c '$(SPREAD)')
 
 bench-gpu: $(GPU_READY)
 	PYTHONPATH=$(PEERS) $(GPU_PYTHON) -m bench --device cuda --budget 480 $(if $(OUT),--out $(OUT))
 
 # A training step of a 1.5B model; 8 minutes a call too, and resumable.
 bench-gpu-step: $(GPU_READY)
+	@$(GPU_PYTHON) -c 'import pydantic, transformers' 2>/dev/null || \
+		{ echo "the trainer's own step needs them: $(GPU_PYTHON) -m pip install pydantic transformers" >&2; exit 1; }
 	$(GPU_PYTHON) -m bench.training_step_gpu $(if $(OUT),--out $(OUT))
 
 lint: $(READY)
@@ -73,4 +105,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .peers .vllm .verl .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .peers .vllm .verl .bare .oldest .newest .pytest_cache .ruff_cache .mypy_cache build *.egg-info

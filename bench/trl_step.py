@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib.util
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +22,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+if missing := [name for name in ("trl", "pydantic") if importlib.util.find_spec(name) is None]:
+    sys.exit(f"bench.trl_step needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write

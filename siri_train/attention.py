@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from siri_kernels import LogprobHead
 from siri_train.flex import block_mask, packed_flex
 
 NAME = "siri_packed"
@@ -324,3 +325,15 @@ def _flash() -> Any:
 
 AttentionInterface.register(NAME, packed_attention)
 AttentionMaskInterface.register(NAME, _mask)
+
+
+def prepare(model: Any) -> None:
+    """Give a causal language model packed attention and a ``LogprobHead``, in place.
+
+    The head holds the same parameters under the same names, so checkpoints and tied weights stay
+    as they are; ``model(...)`` gives logits as before.
+    """
+    model.set_attn_implementation(NAME)
+    head = model.get_output_embeddings()
+    if not isinstance(head, LogprobHead):
+        model.set_output_embeddings(LogprobHead(head))

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from siri_kernels import LogprobHead
 from siri_train import attention, distributed, lora
 from siri_train.attention import Layout
+from siri_train.attention import prepare as prepare  # where it can be had without pydantic
 from siri_train.config import ConfigError, DistributedConfig, ModelConfig
 from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
@@ -144,18 +144,6 @@ def token_logprobs(
     out = model.get_output_embeddings()(hidden[0, predictors], targets, **options)
     # Copies: FSDP2 hooks into what is returned and warns about views.
     return out.logprobs.clone(), out.entropy.clone()
-
-
-def prepare(model: Any) -> None:
-    """Give a causal language model packed attention and a ``LogprobHead``, in place.
-
-    The head holds the same parameters under the same names, so checkpoints and tied weights stay
-    as they are; ``model(...)`` gives logits as before.
-    """
-    model.set_attn_implementation(attention.NAME)
-    head = model.get_output_embeddings()
-    if not isinstance(head, LogprobHead):
-        model.set_output_embeddings(LogprobHead(head))
 
 
 def resolve_model_path(config: ModelConfig) -> str:

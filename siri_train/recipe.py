@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -142,7 +142,12 @@ def _fields_at(location: Iterable[str]) -> list[str]:
 
 
 def _section_types(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    # Python 3.10 takes list[...] for a type.
+    if (
+        get_origin(annotation) is None
+        and isinstance(annotation, type)
+        and issubclass(annotation, BaseModel)
+    ):
         return [annotation]
     inner = getattr(annotation, "__args__", ())
     return [model for argument in inner for model in _section_types(argument)]

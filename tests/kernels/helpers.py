@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -67,6 +68,34 @@ def leaves(*tensors):
     return [t.detach().clone().requires_grad_() for t in tensors]
 
 
+@contextlib.contextmanager
+def unpoisoned():
+    """Memory as users get it: the fill of a poisoned allocation is a kernel too, on a GPU."""
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def gpu_work(call):
+    """What ``call`` starts on the GPU: names of kernels, copies and fills. It must not wait.
+
+    Only the call itself is watched: the profiler waits for the GPU when it starts and ends.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with unpoisoned(), profile(activities=[ProfilerActivity.CUDA]) as seen:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+    return [e.name for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+
+
 class NoHostRead(TorchDispatchMode):
     """Fails on every operation that would wait for a GPU."""
 
@@ -86,6 +115,11 @@ def two_processes(worker, *arguments):
     imports = "tests.kernels.interpreter" if INTERPRETED else "tests.kernels.test_wrap"
     multiprocessing.set_forkserver_preload([imports])
     torch.multiprocessing.start_processes(worker, arguments, nprocs=2, start_method="forkserver")
+
+
+def cpu_mesh():
+    """The ranks of gloo's group: without one FSDP2 takes the GPU where there is one."""
+    return torch.distributed.init_device_mesh("cpu", (torch.distributed.get_world_size(),))
 
 
 def leave_process_group():

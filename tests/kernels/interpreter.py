@@ -49,5 +49,40 @@ def _replace_language_once() -> None:
     interpreter._patch_lang = patched
 
 
+def _index_of_one_element() -> None:
+    """Triton 3.6 takes ``int()`` of an array [1], which NumPy >= 2.4 refuses; 3.7 squeezes first,
+    and so does this."""
+    from triton.runtime import interpreter
+
+    patch = getattr(interpreter, "_patch_lang_tensor", None)
+    if patch is None:
+        return
+
+    def patched(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patched
+
+
+def _masks_of_a_scalar_comparison() -> None:
+    """A scalar's comparison has the type of what it compares, so that beside a block it becomes
+    integers; Triton 3.9 refuses these as a mask. Here it stays boolean."""
+    import numpy as np
+    from triton import language
+    from triton.runtime import interpreter
+
+    splat = interpreter.InterpreterBuilder.create_splat
+
+    def boolean(self, ret_ty, arg):
+        if arg.data.dtype == np.bool_:
+            arg = interpreter.TensorHandle(arg.data, language.int1)
+        return splat(self, ret_ty, arg)
+
+    interpreter.InterpreterBuilder.create_splat = boolean
+
+
 if INTERPRETED:
+    _index_of_one_element()
+    _masks_of_a_scalar_comparison()
     _replace_language_once()

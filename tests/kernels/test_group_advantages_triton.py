@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from siri_kernels import group_advantages
 
+from .helpers import gpu_work
 from .interpreter import DEVICE, direct
 from .test_group_advantages import BASELINES, NAN, SCALES
 
@@ -158,19 +159,11 @@ def test_runs_repeat_bit_for_bit():
 @pytest.mark.parametrize("scale, launches", [("group_std", 1), ("batch_std", 2)])
 @pytest.mark.parametrize("by_id", [False, True])
 def test_launches_and_waits_on_a_gpu(scale, launches, by_id):
-    from torch.profiler import ProfilerActivity, profile
-
     rewards = torch.randn(1 << 14 if by_id else 1 << 20, device="cuda")
     groups, options = 16, {"scale": scale, "backend": "triton"}
     if by_id:
         groups = torch.randint(0, 1024, rewards.shape, device="cuda")
         options["num_groups"] = 1024
     group_advantages(rewards, groups, **options)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            group_advantages(rewards, groups, **options)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    names = [e.name for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    names = gpu_work(lambda: group_advantages(rewards, groups, **options))
     assert len(names) == launches, names

@@ -11,7 +11,7 @@ from torch import nn
 
 from siri_kernels import LogprobHead, linear_logprob
 
-from .helpers import leave_process_group, leaves, two_processes
+from .helpers import cpu_mesh, leave_process_group, leaves, two_processes
 
 VOCABULARY, WIDTH, TOKENS = 8200, 16, 12  # large enough for lists
 
@@ -53,9 +53,10 @@ def worker(rank, folder, tied):
     try:
         model, alone = Model(tied), Model(tied)
         names = list(model.state_dict())
+        mesh = cpu_mesh()
         if not tied:  # tied parameters must be sharded together, by the root
-            fully_shard(model.lm_head)
-        fully_shard(model)
+            fully_shard(model.lm_head, mesh=mesh)
+        fully_shard(model, mesh=mesh)
         assert list(model.state_dict()) == names == list(alone.state_dict())
         loss(model, rank).backward()
         sum(loss(alone, r) for r in range(2)).div(2).backward()

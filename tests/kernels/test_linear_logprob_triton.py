@@ -57,6 +57,23 @@ def run(inputs, targets, up, which=(0, 1), backend="triton", **options):
     return [x.detach().cpu() for x in out], [g.cpu() for g in grads]
 
 
+def lost_in_logits(inputs, temperature=1.0, **_):
+    """What rounding logits to fp32 costs a log-prob: at a GPU's sizes they reach several hundred,
+    a product of them is a few roundings off, and a division there is right to 2 ulp only."""
+    if DEVICE == "cpu":
+        return 0.0  # logits are small at the interpreter's sizes
+    hidden, weight = (x.double() for x in on_device(*inputs[:2]))
+    coldest = float(torch.as_tensor(temperature).min())
+    return 4 * 2**-24 * float((hidden @ weight.t()).abs().max()) / coldest
+
+
+def eager_gradients(inputs, targets, up):
+    """Eager PyTorch's in the inputs' dtype and on the same device, back on the CPU."""
+    there = leaves(*on_device(*inputs))
+    out = eager_logprob(*there, targets.to(DEVICE))
+    return [g.cpu() for g in gradients(out, there, on_device(*up))]
+
+
 def assert_right(inputs, targets, up, tail=1e-2, **options):
     """Values, and gradients: exact for ``tail`` 0, within ``tail`` and better than bf16's else."""
     dtype = inputs[0].dtype
@@ -65,11 +82,12 @@ def assert_right(inputs, targets, up, tail=1e-2, **options):
     )
     take_backward_stats()
     got, grads = run(inputs, targets, up, tail=tail, **options)
+    lost = lost_in_logits(inputs, **options)
     for mine, true in zip(got, want, strict=True):
         assert mine.dtype == torch.float32
-        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5 + lost)
     for mine, true in zip(grads, want_grads, strict=True):
-        assert mine.dtype == dtype and relative(mine, true) <= tail + ROUNDING[dtype]
+        assert mine.dtype == dtype and relative(mine, true) <= tail + ROUNDING[dtype] + lost
     return take_backward_stats()
 
 
@@ -105,11 +123,12 @@ def test_options_and_dtypes(option, dtype, tail):
     up[0][3:9], up[1][3:9] = 0, 0
     stats = assert_right(inputs, targets, up, tail, **options)
     assert stats.dense_row_frac == 1 if tail == 0 else stats.dense_row_frac < 0.9
+    lost = lost_in_logits(inputs, **options)
     for which in (0, 1) if dtype == torch.float32 else ():  # one of the outputs alone
         _, alone = run(inputs, targets, up, (which,), tail=tail, **options)
         _, exact = run([x.double() for x in inputs], targets, up, (which,), "reference", **options)
         for mine, true in zip(alone, exact, strict=True):
-            assert relative(mine, true) <= tail + ROUNDING[dtype]
+            assert relative(mine, true) <= tail + ROUNDING[dtype] + lost
         assert (alone[0][::7] == 0).all() and (alone[0][3:9] == 0).all()
 
 
@@ -121,14 +140,12 @@ def test_entropies(entropy):
     up = torch.randn(TOKENS), 0.1 * torch.randn(TOKENS)
     stats = assert_right(inputs, targets, up)
     assert (stats.dense_row_frac == 1) == (entropy is None) or entropy == 3
-    eager_inputs = leaves(*inputs)
-    eager = gradients(eager_logprob(*eager_inputs, targets), eager_inputs, up)
+    eager = eager_gradients(inputs, targets, up)
     _, exact = run([x.double() for x in inputs], targets, up, backend="reference")
     _, got = run([x.float() for x in inputs], targets, up)
     for mine, theirs, true in zip(got, eager, exact, strict=True):
         assert relative(mine, true) <= relative(theirs, true)
-    eager_inputs = leaves(*(x.float() for x in inputs))
-    eager = gradients(eager_logprob(*eager_inputs, targets), eager_inputs, up)
+    eager = eager_gradients([x.float() for x in inputs], targets, up)
     _, got = run([x.float() for x in inputs], targets, up, tail=0.0)
     for mine, theirs, true in zip(got, eager, exact, strict=True):
         assert relative(mine, true) <= 2 * relative(theirs, true) + 1e-7
@@ -224,7 +241,9 @@ def test_forward_does_not_wait(monkeypatch):
 
 def test_fp16_gradients_of_any_size():
     """Products of fp16 are scaled, so that small logit gradients are not lost, nor large ones."""
-    *inputs, targets = zipf_head(TOKENS, VOCABULARY, None, torch.float16)
+    hidden, weight, targets = zipf_head(TOKENS, VOCABULARY, None)
+    # Of a size that leaves the gradient of the weight among fp16's normal numbers.
+    inputs = [(1e4 * hidden).half(), (1e-4 * weight).half()]
     for size in (1e-4, 1.0):
         up = size * torch.randn(TOKENS), torch.zeros(TOKENS)
         _, exact = run([x.double() for x in inputs], targets, up, backend="reference")

@@ -16,7 +16,14 @@ from siri_kernels.linear_logprob import slots
 from .helpers import gradients, leaves
 from .interpreter import DEVICE, direct
 from .test_linear_logprob_sparse import assert_certified, batches, relative, zipf_head
-from .test_linear_logprob_triton import TOKENS, VOCABULARY, on_device, run, small_sizes
+from .test_linear_logprob_triton import (
+    TOKENS,
+    VOCABULARY,
+    lost_in_logits,
+    on_device,
+    run,
+    small_sizes,
+)
 
 pytestmark = direct
 NAN, INF = float("nan"), float("inf")
@@ -96,10 +103,11 @@ def test_minus_infinity_in_bias_is_a_token_that_cannot_be(tail):
     up = torch.randn(12), torch.randn(12)
     out, grads = run([*inputs, bias], targets, up, tail=tail)
     want, want_grads = run([inputs[0], inputs[1][:half], bias[:half]], targets, up, tail=tail)
+    lost = lost_in_logits(inputs)  # another number of ids, another product's rounding
     for a, b in zip(out, want, strict=True):
-        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, b, rtol=1.3e-6, atol=1e-5 + lost)
     assert (grads[1][half:] == 0).all() and (grads[2][half:] == 0).all()
-    assert relative(grads[0], want_grads[0].double()) < 1e-5 + tail
+    assert relative(grads[0], want_grads[0].double()) < 1e-5 + tail + lost
     sure, grads = run([*inputs, bias], targets + half, up, tail=tail)
     assert (sure[0] == -INF).all() and sure[1].isfinite().all()
 
@@ -128,11 +136,12 @@ def test_an_unchecked_target_out_of_range_reads_nothing_outside(monkeypatch):
     monkeypatch.setattr(_checks, "may_read", lambda tensor: False)  # as on a GPU
     *inputs, targets = zipf_head(12, VOCABULARY, 0.3)
     up = torch.randn(12), torch.randn(12)
-    want, _ = run(inputs, targets, up)
-    targets[2], targets[5] = VOCABULARY, -7
+    beyond = targets.clone()
+    beyond[2], beyond[5] = VOCABULARY, -7
     fine = torch.tensor([i not in (2, 5) for i in range(12)])
-    for tail in (0.0, 0.5):
-        out, grads = run(inputs, targets, up, (0,), tail=tail)
+    for tail in (0.0, 0.5):  # with lists it is another kernel, whose bits may differ
+        want, _ = run(inputs, targets, up, tail=tail)
+        out, grads = run(inputs, beyond, up, (0,), tail=tail)
         assert (out[0][~fine] == -INF).all()
         for a, b in zip(out, want, strict=True):
             assert torch.equal(a[fine], b[fine])

@@ -45,7 +45,8 @@ FAMILIES = {
     "falcon_h1": {"lm_head_multiplier": 0.3, "mamba_d_ssm": 32, "mamba_n_heads": 4, "head_dim": 8,
                   "mamba_d_head": 8, "mamba_d_state": 8},
     "mamba": {"state_size": 4},
-    "recurrent_gemma": {"logits_soft_cap": 4.0, "lru_width": 16, "attention_window_size": 16},
+    "recurrent_gemma": {"logits_soft_cap": 4.0, "lru_width": 16, "attention_window_size": 16,
+                        "block_types": ["recurrent", "attention"]},
     "smollm3": {},
     "olmo2": {},
 }  # fmt: skip

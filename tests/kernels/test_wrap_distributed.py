@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from siri_kernels import LogprobHead
 
-from .helpers import leave_process_group, two_processes
+from .helpers import cpu_mesh, leave_process_group, two_processes
 from .test_wrap import batch, make
 
 
@@ -32,7 +32,7 @@ def compare(rank, family, kind):
     else:
         outer = model
         half = torch.bfloat16 if kind == "bfloat16" else None
-        policy = {"mp_policy": MixedPrecisionPolicy(param_dtype=half)}
+        policy = {"mp_policy": MixedPrecisionPolicy(param_dtype=half), "mesh": cpu_mesh()}
         layers = model.transformer.h if family == "gpt2" else model.model.layers
         for layer in layers:
             fully_shard(layer, **policy)
@@ -40,7 +40,7 @@ def compare(rank, family, kind):
             fully_shard(model.lm_head, **policy)
         fully_shard(model, **policy)
         with pytest.raises(ValueError, match="sharded already"):
-            LogprobHead.wrap(fully_shard(make(family)))
+            LogprobHead.wrap(fully_shard(make(family), mesh=policy["mesh"]))
     assert list(model.state_dict()) == names == list(alone.state_dict())
     assert LogprobHead.wrap(model) is model
     loss(outer, rank).backward()

@@ -1,19 +1,23 @@
-"""Fixtures of the trainer's tests: a tiny run that takes a second or two, a server."""
+"""Fixtures of the trainer's tests: a tiny run that takes a second or two, a server.
+
+Each imports what it needs when it is asked for: test_attention.py runs on machines that lack the
+trainer's packages.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from siri_train.config import ArchitectureConfig, ModelConfig, RunConfig
-from siri_train.model import Policy, load_policy
-from siri_train.recipe import parse_config
-from tests.train.fake_vllm import FakeVllm
+if TYPE_CHECKING:
+    from siri_train.config import RunConfig
+    from siri_train.model import Policy
+    from tests.train.fake_vllm import FakeVllm
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -36,6 +40,7 @@ TINY: dict[str, Any] = {
 @pytest.fixture
 def tiny(tmp_path: Path) -> Any:
     """``tiny("a.b=c", ...)``: a tiny valid configuration with its run in ``tmp_path/run``."""
+    from siri_train.recipe import parse_config
 
     def make(*overrides: str) -> RunConfig:
         return parse_config(copy.deepcopy(TINY), [f"output={tmp_path / 'run'}", *overrides])
@@ -46,6 +51,9 @@ def tiny(tmp_path: Path) -> Any:
 @pytest.fixture
 def policy() -> Policy:
     """A random tiny Qwen2 policy."""
+    from siri_train.config import ArchitectureConfig, ModelConfig
+    from siri_train.model import load_policy
+
     torch.manual_seed(0)
     config = ModelConfig(
         path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
@@ -56,6 +64,8 @@ def policy() -> Policy:
 @pytest.fixture
 def fake(policy: Policy, tmp_path: Path) -> Iterator[FakeVllm]:
     """A vLLM server that was started with the policy's shape and draws without a model."""
+    from tests.train.fake_vllm import FakeVllm
+
     policy.model.config.save_pretrained(tmp_path / "model")
     server = FakeVllm(tmp_path / "model").start()
     yield server

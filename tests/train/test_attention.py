@@ -23,9 +23,8 @@ from transformers import (
 )
 
 from siri_train import attention
-from siri_train.attention import Layout, packed_forward
+from siri_train.attention import Layout, packed_forward, prepare
 from siri_train.flex import packed_flex
-from siri_train.model import prepare
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SIZE: dict[str, Any] = dict(
@@ -262,7 +261,8 @@ def test_flex_blocks_are_those_that_hold_a_visible_pair(seed: int) -> None:
         assert torch.equal(full, tiles(True).all(-1).tril(-1))
         q, k, v = inputs(total)
         want = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.testing.assert_close(packed_flex(q, k, v, mask, compiled=False), want)
 
 

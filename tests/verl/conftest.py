@@ -12,10 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train.config import RunConfig
-from siri_train.data.embedded import START_FOLDER
-from siri_train.recipe import parse_config
-
 # Not collected elsewhere: `make test` has no verl. Asked for by name there, pytest finds nothing
 # and fails. Entry points are what is tested, so a verl on the path alone is not enough.
 try:
@@ -26,8 +22,11 @@ else:
     import verl.utils.experimental.torch_functional as torch_seam
     import verl.utils.kernel.linear_cross_entropy as triton_seam
 
+    from siri_train.config import RunConfig
+    from siri_train.data.embedded import START_FOLDER
     from siri_train.integrations.verl import command
     from siri_train.integrations.verl.options import Machines
+    from siri_train.recipe import parse_config
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from siri_train.config import ArchitectureConfig, ModelConfig
-from siri_train.model import Policy, load_policy
-from siri_train.rollout.vllm_engine import VllmEngine
-
 pytest.register_assert_rewrite("tests.vllm.checks")  # so that a failure shows its values
 
 # Not collected elsewhere: `make test` has no vLLM. Asked for by name there, pytest finds nothing
@@ -24,6 +20,10 @@ else:
     # vLLM compiles one function of its sampler in every process, 5 s of the test's time. Not
     # elsewhere: pytest reads this file in `make test` too, whose tests count what is compiled.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+    from siri_train.config import ArchitectureConfig, ModelConfig
+    from siri_train.model import Policy, load_policy
+    from siri_train.rollout.vllm_engine import VllmEngine
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
 
