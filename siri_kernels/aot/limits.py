@@ -48,6 +48,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit("certify_kernel", {}, registers=44, path=264),
     Limit("entries_kernel", {}, registers=46, path=202),
     Limit("group_kernel", {}, registers=216, path=2890),
+    # Float64 rewards: on sm_100 one variant puts two of 80 registers by.
+    Limit("group_kernel", {"WIDE": True}, stack=8),
     Limit("hidden_kernel", {}, registers=106, path=367),
     # One variant puts two registers by, of 96: a program more fits on a multiprocessor so.
     Limit("loss_kernel", {}, registers=192, path=2835, stack=8),
