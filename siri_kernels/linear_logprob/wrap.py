@@ -190,7 +190,7 @@ def _logprobs(
     model: Any, inputs: dict[str, Any], targets: torch.Tensor, options: dict[str, Any]
 ) -> ModelLogprobs:
     name = type(model).__name__
-    for key in inputs.keys() - model._siri_parameters:
+    for key in [k for k in inputs if k not in model._siri_parameters]:
         if difflib.get_close_matches(key, ("targets", "softcap", *_OPTIONS), 1, 0.8):
             raise TypeError(f"{name}: {key!r} is not an option; takes {_OPTIONS}")
     for key in _OF_LOGITS:
