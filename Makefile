@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest aot bench bench-ready bench-gpu bench-gpu-step test-gpu lint format clean
+.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest aot bench bench-ready \
+	gpu-rehearse gpu-first gpu-second gpu-report bench-gpu bench-gpu-step test-gpu lint format clean
 
 setup: $(READY)
 
@@ -85,6 +86,19 @@ SPREAD := import importlib.util as u, os; print(f"-n {min(8, os.cpu_count())} --
 
 test-gpu: $(GPU_READY)
 	$(GPU_PYTHON) -m pytest $(GPU_TESTS) $$($(GPU_PYTHON) -c '$(SPREAD)')
+
+# A GPU that is lent for minutes: nine of them, read, mend, four more (docs/benchmarks.md). OUT, AFTER: folders.
+gpu-rehearse: $(READY)
+	PYTHON=$(BIN)/python sh scripts/gpu_run.sh first $(or $(OUT),.gpu/first) --rehearse
+
+gpu-first:
+	PYTHON=$(GPU_PYTHON) sh scripts/gpu_run.sh first $(or $(OUT),.gpu/first)
+
+gpu-second:
+	PYTHON=$(GPU_PYTHON) sh scripts/gpu_run.sh second $(or $(OUT),.gpu/second) --after $(or $(AFTER),.gpu/first)
+
+gpu-report: $(READY)
+	$(BIN)/python -m bench gpu-report $(or $(OUT),.gpu/first .gpu/second)
 
 bench-gpu: $(GPU_READY)
 	PYTHONPATH=$(PEERS) $(GPU_PYTHON) -m bench --device cuda --budget 480 $(if $(OUT),--out $(OUT))

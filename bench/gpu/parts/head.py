@@ -149,8 +149,13 @@ def tile_shapes(context: Context, calls: HeadCalls, dim: int) -> None:
         if context.check(f"tile {rows} x {ids}, D {dim}", gap < 1e-3, largest_difference=gap):
             steps[f"{rows}x{ids}"] = step
         del out
-    for name, row in rounds(context, steps, 3.0).items() if steps else ():
+    taken = rounds(context, steps, 3.0) if steps else {}
+    usual_size = "x".join(map(str, shapes[0]))
+    for name, row in taken.items():
         context.number(f"head.tile_ms.{name}.{dim}", 1e3 * row["median"], "ms")
+        if usual_size in taken:
+            ratio = row["median"] / taken[usual_size]["median"]
+            context.number(f"head.tile_ratio.{name}.{dim}", ratio, "ratio")
 
 
 def worst_case(context: Context, shape: tuple[int, int, int]) -> None:

@@ -47,7 +47,7 @@ def pytest_run(context: Context, name: str, paths: tuple[str, ...], kept: float 
         count = 1 if context.rehearse else min(WORKERS, os.cpu_count() or 1)
         command += ["-n", str(count), "--dist", "load"]  # in their order
     if here["pytest_timeout"]:
-        command += ["--timeout=60"]
+        command += ["--timeout=150"]  # FlexAttention compiles, 500 batches of the certificate
     for plugin, found in here.items():
         if not found:
             context.say("note", text=f"{plugin} is not installed: tests run without it")
