@@ -97,7 +97,7 @@ def _recomputed() -> list[Prediction]:
     ]  # fmt: skip
     # A tile that fits the L2 saves less than 1500 more starts and ends of products cost.
     tiles = [
-        Prediction("forward with lists in tiles of 32 MiB / of 128 MiB",
+        Prediction(f"forward with lists in tiles of 32 MiB / of 128 MiB, D {dim}",
                    f"head.tile_ratio.2048x4096.{dim}", *span, NEW)
         for dim, span in ((1536, (1.0, 1.10)), (3584, (1.0, 1.05)))
     ]  # fmt: skip
