@@ -76,8 +76,13 @@ def linear_logprob_calls() -> Iterator[Call]:
         def make(gpu: FakeGPU) -> None:
             size, dtype = options["size"], options["dtype"]
             hidden = tensor(size.tokens, size.width, dtype=dtype, grad=True)
-            weight = tensor(size.vocabulary, size.width, dtype=dtype, grad=True)
-            bias = tensor(size.vocabulary, dtype=dtype, grad=True) if options["bias"] else None
+            shape = (size.vocabulary, size.width)
+            weight = tensor(*shape, dtype=dtype, grad=True)
+            if options.get("columns"):
+                weight = tensor(*reversed(shape), dtype=dtype).t().requires_grad_()
+            bias = None
+            if options["bias"]:
+                bias = tensor(size.vocabulary, dtype=options.get("bias_dtype", dtype), grad=True)
             targets = tensor(size.tokens, dtype=torch.int64)
             temperature = tensor(size.tokens) if options["per_row"] else 0.7
             # Some rows are recomputed, or none, or all of them.
@@ -115,6 +120,12 @@ def linear_logprob_calls() -> Iterator[Call]:
         size = QWEN if dtype == torch.bfloat16 else ALIGNED
         usual = {"dtype": dtype, "per_row": per_row, "entropy": per_row, "backward": backward}
         yield call({"size": size, **plain, **usual})
+    # A weight that is stored by columns, and a bias in another dtype.
+    for size in (ALIGNED, ODD):
+        rare = {"bias": True, "softcap": False, "tail": 1e-2, "per_row": False, "entropy": True}
+        for backward in table["backward"][:2]:
+            yield call({"size": size, **rare, "dtype": torch.bfloat16, "backward": backward,
+                        "columns": True, "bias_dtype": torch.float32})  # fmt: skip
 
 
 def selective_logprob_calls() -> Iterator[Call]:

@@ -23,13 +23,15 @@ class Limit(NamedTuple):
     stack: int = 0  # bytes a thread
     per_element: float | None = None  # of those, times threads / BLOCK
     load: int | None = None  # bytes of the widest global load
+    store: int | None = None  # and store
     rows: tuple[str, ...] = ()
 
 
 _ROWS = ("logits", "stride")
+_GRADIENT = (*_ROWS, "out", "out_stride", "width")
 # Limits of what was asked for, then of what was measured, and 15 % (the largest of a kernel's
 # variants, of three parts with Triton 3.7.1 and of sm_90 with 3.6.0 and 3.9.0). A stack of 8: to
-# fit one more program on a multiprocessor the assembler puts two of 64 to 168 registers by, in one
+# fit one more program on a multiprocessor the assembler spills two of 64 to 168 registers, in one
 # variant of the kernel, with some versions.
 LIMITS: tuple[Limit, ...] = (
     # 25 an element were asked for. Of what lists the loop over a tile's parts is counted, though
@@ -41,23 +43,48 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit("fold_kernel", {}, registers=128),
     Limit("fold_kernel", {}, load=16, rows=_ROWS),
-    Limit("gradient_kernel", {"SOFTCAP": False}, per_element=25),
-    Limit("gradient_kernel", {"SOFTCAP": False, "SOME": False}, registers=82, per_element=14),
-    Limit("gradient_kernel", {"SOFTCAP": False, "SOME": True}, registers=146),
+    Limit("gradient_kernel", {"SOFTCAP": False}, registers=146, per_element=30),
+    Limit("gradient_kernel", {"SOFTCAP": False}, registers=82, per_element=15, rows=_GRADIENT),
     Limit("gradient_kernel", {}, registers=192, load=16, rows=_ROWS),
+    Limit("gradient_kernel", {}, store=16, rows=_GRADIENT),
     Limit("batch_kernel", {}, registers=100, path=690),
     Limit("bias_kernel", {}, registers=40, path=170),
     Limit("certify_kernel", {}, registers=44, path=264),
     Limit("entries_kernel", {}, registers=46, path=202),
     Limit("group_kernel", {}, registers=216, path=2890, stack=8),
-    Limit("hidden_kernel", {}, registers=106, path=367),
+    Limit("hidden_kernel", {}, registers=106, path=420),
+    Limit("hidden_kernel", {"weight_column": 1}, registers=106, path=367),
+    Limit(
+        "hidden_kernel",
+        {"weight_column": 1},
+        load=16,
+        store=16,
+        rows=("weight", "weight_row", "width"),
+    ),
     Limit("loss_kernel", {}, registers=192, path=2835, stack=8),
-    Limit("piece_kernel", {}, registers=83, path=362),
+    Limit("piece_kernel", {}, registers=100, path=455),
+    Limit("piece_kernel", {"hidden_column": 1}, registers=83, path=362),
+    Limit(
+        "piece_kernel",
+        {"hidden_column": 1},
+        load=16,
+        store=16,
+        rows=("hidden", "hidden_row", "width"),
+    ),
     Limit("reduce_kernel", {}, registers=40, path=333),
     Limit("scan_kernel", {}, registers=194, path=3166, stack=8),
     Limit("sequence_kernel", {}, registers=89, path=735),
-    Limit("target_kernel", {}, registers=46, path=233),
-    Limit("weight_kernel", {}, registers=110, path=896),
+    Limit("target_kernel", {}, registers=60, path=337),
+    Limit("target_kernel", {"hidden_column": 1, "weight_column": 1}, registers=46, path=233),
+    Limit("weight_kernel", {}, registers=147, path=1060),
+    Limit("weight_kernel", {"hidden_column": 1}, registers=110, path=896),
+    Limit(
+        "weight_kernel",
+        {"hidden_column": 1},
+        load=16,
+        store=16,
+        rows=("hidden", "hidden_row", "width"),
+    ),
 )
 
 
@@ -85,12 +112,13 @@ def faults_of(report: Report) -> list[str]:
             found.append(
                 f"{report.kernel}: {each:.1f} instructions an element, limit {limit.per_element:g}"
             )
-        if limit.load is not None:
-            widest = max(report.counts.loads, default=0)
-            if widest < limit.load:
-                found.append(
-                    f"{report.kernel}: loads of {widest} bytes at most, limit {limit.load}"
-                )
+        for what, least, widths in (
+            ("loads", limit.load, report.counts.loads),
+            ("stores", limit.store, report.counts.stores),
+        ):
+            widest = max(widths, default=0)
+            if least is not None and widest < least:
+                found.append(f"{report.kernel}: {what} of {widest} bytes at most, limit {least}")
     return found
 
 

@@ -247,10 +247,9 @@ class FakeGPU:
                 replace(torch.cuda, name, lambda *_: nullcontext())
             launch = importlib.import_module("siri_kernels.linear_logprob.launch")
             backward = importlib.import_module("siri_kernels.linear_logprob.launch_backward")
-            if hasattr(launch, "OVERLAP"):
-                replace(launch, "OVERLAP", False)
-            if hasattr(backward, "read_counts"):
-                replace(backward, "read_counts", lambda counts: list(gpu.counts))
+            replace(launch, "OVERLAP", False)
+            replace(backward, "read_counts", lambda counts: list(gpu.counts))
+            replace(backward, "adds_in_place", lambda device, dtype: True)
             certificate = importlib.import_module("siri_kernels.linear_logprob.certificate")
             replace(certificate, "_totals", None)  # what was really done is kept
             stack.enter_context(torch.no_grad())  # its graph would ask for the device

@@ -33,10 +33,11 @@ LOGITS = 2**25  # of a tile: 128 MiB
 def tile_shape(rows: int, device: torch.device) -> tuple[int, int]:
     """Rows and ids of a tile of logits, for this many rows.
 
-    A tile that stays in the L2 cache (50 MB on an H100) would be read at twice the rate, which is
-    worth 7 % of a product at D 1536. But each product starts and ends with multiprocessors that
-    wait, about 3 us, and a tile of 32 MiB is a product of 34 us: the large tile is 4 % faster at
-    D 1536 and 2 % at D 3584 by that count. `scripts/gpu_run.sh` measures both.
+    A tile of 32 MiB might stay in the L2 cache (50 MB on an H100) and be read at twice the rate,
+    but costs three more starts and ends of a product and a fold, 5 us each, for every 128 MiB. By
+    that count 2048 x 4096 is 4 % faster on an H100 at D 1536 and even on an H200, if the cache
+    holds all of it beside the operands. `scripts/gpu_run.sh` measures it; until then the large
+    tile stays, which the host keeps up with easily.
     """
     if device.type != "cuda":
         return 16, 256  # the interpreter runs a millisecond of Python for each row and block
@@ -225,7 +226,9 @@ def forward(problem: Problem, found: Slots | None, shard: Shard | None = None) -
 
 def empty_state(rows: int, device: torch.device) -> FoldState:
     """Of rows of which nothing was seen."""
-    state = torch.zeros(4, rows, dtype=torch.float32, device=device)
+    # Each of the four starts at a multiple of 16 bytes, whatever ``rows`` is: kernels are compiled
+    # anew for pointers that do not.
+    state = torch.zeros(4, (rows + 3) // 4 * 4, dtype=torch.float32, device=device)[:, :rows]
     state[:2] = float("-inf")
     return FoldState(*state)
 

@@ -200,15 +200,16 @@ def _recomputed(
 
 
 @functools.cache
-def _adds_in_place(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a product of 16-bit factors can add to an fp32 tensor here: on CUDA it can."""
+def adds_in_place(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a product of 16-bit factors can add to an fp32 tensor here, and does: tried once for
+    each device and dtype, whatever the version of PyTorch promises."""
     a = torch.ones(16, 16, dtype=dtype, device=device)
     out = torch.ones(16, 16, dtype=torch.float32, device=device)
     try:
         torch.addmm(out, a, a, out_dtype=out.dtype, out=out)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         return False
-    return True
+    return bool((out == 17).all())
 
 
 def add_product(
@@ -223,7 +224,7 @@ def add_product(
         return torch.mm(a, b, out=out) if first else out.addmm_(a, b)
     if first:
         return torch.mm(a, b, out_dtype=out.dtype, out=out)
-    if _adds_in_place(out.device, a.dtype):
+    if adds_in_place(out.device, a.dtype):
         return torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     return out.add_(torch.mm(a, b, out_dtype=out.dtype))
 

@@ -173,13 +173,13 @@ kernel:
 
 
 def result(**changes):
-    counts = Counts(100, 80, (), (16, 4), (4,), 0)
+    counts = Counts(100, 80, (), (16, 4), (8,), 0)
     given = ("fold_kernel", {"LISTS": True}, SM_90, frozenset(["stride"]), 32, 0, 1024, counts)
     return Report(*given, 20.0, ())._replace(**changes)
 
 
 def test_faults_are_named_with_their_number_and_limit(monkeypatch):
-    limit = Limit("fold_kernel", {"LISTS": True}, ("sm_90",), 64, 80, 0, 25, 16, ("stride",))
+    limit = Limit("fold_kernel", {"LISTS": True}, ("sm_90",), 64, 80, 0, 25, 16, 8, ("stride",))
     monkeypatch.setattr("siri_kernels.aot.limits.LIMITS", (limit,))
     assert result().faults() == []
     narrow = Counts(100, 81, (), (4, 4), (4,), 0)
@@ -191,6 +191,7 @@ def test_faults_are_named_with_their_number_and_limit(monkeypatch):
         "fold_kernel: 81 instructions on the common path, limit 80",
         "fold_kernel: 25.5 instructions an element, limit 25",
         "fold_kernel: loads of 4 bytes at most, limit 16",
+        "fold_kernel: stores of 4 bytes at most, limit 8",
         "a hazard",
     ]
     # Of other constants, another part, a row that is no multiple of 16.
@@ -198,7 +199,9 @@ def test_faults_are_named_with_their_number_and_limit(monkeypatch):
     assert good._replace(constants={"LISTS": False}).faults() == []
     assert good._replace(part=PARTS[0]).faults() == []
     assert good._replace(aligned=frozenset()).faults() == []
-    allowed = limit._replace(stack=8, registers=None, path=None, per_element=None, load=None)
+    allowed = limit._replace(
+        stack=8, registers=None, path=None, per_element=None, load=None
+    )._replace(store=None)
     monkeypatch.setattr("siri_kernels.aot.limits.LIMITS", (allowed,))
     assert bad._replace(shared=0).faults() == []
 

@@ -8,23 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from bench.gpu.context import Context
 from bench.gpu.head_calls import HeadCalls, overlap, tile_of
 from bench.gpu.timing import host_seconds, rounds
-from siri_kernels import take_backward_stats
+from siri_kernels import linear_logprob, take_backward_stats
 
 # Rows and ids: 128 MiB of fp32 logits, then what stays in an L2 cache of 50 MiB.
 SHAPES = ((8192, 4096), (4096, 4096), (2048, 4096), (8192, 2048), (4096, 2048), (8192, 1024))
 
 
 def run(context: Context) -> None:
-    """Both widths at 0.5 nats, the kernels of each call, the worst case."""
+    """Both widths at 0.5 nats, the kernels of each call, few rows, the worst case."""
     tokens, vocabulary = (6, 260) if context.rehearse else (16_384, 151_936)
     dims = (32,) if context.rehearse else (1536, 3584)
     for dim in dims:
         shape = (tokens, dim, vocabulary)
         if context.in_time(f"head {dim}", 15):
             context.attempt(f"head {dim}", lambda s=shape: main_case(context, s))
+            context.device.free()
+    for few in (4,) if context.rehearse else (64, 512, 2048):
+        shape = (few, dims[0], vocabulary)
+        if context.in_time(f"few rows {few}", 5):
+            context.attempt(f"few rows {few}", lambda s=shape: few_rows(context, s))
             context.device.free()
     for dim in dims:
         shape = (tokens, dim, vocabulary)
@@ -156,6 +163,22 @@ def tile_shapes(context: Context, calls: HeadCalls, dim: int) -> None:
         if usual_size in taken:
             ratio = row["median"] / taken[usual_size]["median"]
             context.number(f"head.tile_ratio.{name}.{dim}", ratio, "ratio")
+
+
+def few_rows(context: Context, shape: tuple[int, int, int]) -> None:
+    """Short batches, whose tiles have more ids, and a softcap: figures end with the rows."""
+    calls = HeadCalls(context, *shape, 0.5)
+
+    def softcapped() -> Any:
+        with torch.no_grad():
+            return linear_logprob(
+                calls.hidden, calls.weight, calls.targets, softcap=30.0, backend=calls.backend
+            )
+
+    steps = {
+        **calls.products(), "forward": calls.forward, "both": calls.both, "softcap": softcapped
+    }  # fmt: skip
+    timed(context, f"few.{shape[0]}", steps, calls.flops, 1.0)
 
 
 def worst_case(context: Context, shape: tuple[int, int, int]) -> None:

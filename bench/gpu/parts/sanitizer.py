@@ -47,6 +47,10 @@ def watched(context: Context, tool: str, prefix: list[str], device: str) -> None
         return
     text = done.stdout + done.stderr
     print(text[-20_000:], flush=True)
+    if "Device not supported" in text:
+        why = "compute-sanitizer does not support this device here (a virtual one, say)"
+        context.say("left_out", step=tool, why=why)
+        return
     summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
     count = int(summary[1]) if summary else (0 if tool == "none" else None)
     kernels = sorted(set(re.findall(r"(?:at|in) (?:0x[0-9a-f]+ in )?(\w*kernel\w*)", text)))

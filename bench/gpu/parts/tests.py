@@ -11,7 +11,7 @@ import sys
 from bench.gpu.context import Context
 from bench.gpu.plan import ROOT
 
-WORKERS = 8  # each has a context on the GPU and compiles kernels on a core of its own
+WORKERS = 14  # each has a context on the GPU and compiles kernels on a core of its own
 # One run each: a conftest that cannot be imported ends a run before it begins.
 RUNS = (("tests/kernels",), ("tests/train/test_attention.py", "tests/train/test_packing.py"))
 USAGE = 4  # pytest's exit code where a conftest needs a package that is not here, say
