@@ -252,10 +252,12 @@ def fold(problem: Problem, lists: Slots | None, estimate: torch.Tensor | None) -
     constants: dict[str, Any] = {
         "LISTS": most > 0,
         "BLOCK": block_ids,
-        "PART": min(kernels.PART // (1 + (problem.bias is not None)), block_ids),  # its registers
+        "PART": min(kernels.PART, block_ids),
         "num_warps": kernels.WARPS,
         **problem.options(),
     }
+    if constants["BIAS"] or constants["SOFTCAP"]:
+        constants["num_warps"] *= 2  # half the logits a thread, lest registers spill
     softcap = problem.softcap()
     for start in products.starts():
         tile = products.tile(start)
