@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -85,40 +85,30 @@ class HeadCalls:
 
 
 @contextmanager
-def tile_of(rows: int, ids: int) -> Iterator[bool]:
-    """Tiles of so many rows and ids in the head; gives False where the library has no such
-    function to replace."""
+def _replaced(name: str, value: Any) -> Iterator[bool]:
+    """``value`` in place of what the head's launches read as ``name``; gives False where the
+    library has no such thing to replace."""
     try:
         from siri_kernels.linear_logprob import launch
     except ImportError:  # no Triton
         yield False
         return
-    before = getattr(launch, "tile_shape", None)
+    before = getattr(launch, name, None)
     if before is None:
         yield False
         return
-    launch.tile_shape = lambda *arguments: (rows, ids)  # of whatever it asks
+    setattr(launch, name, value)
     try:
         yield True
     finally:
-        launch.tile_shape = before
+        setattr(launch, name, before)
 
 
-@contextmanager
-def overlap(on: bool) -> Iterator[bool]:
-    """Whether the fold of a tile runs beside the product of the next; gives False where the
-    library has no such switch."""
-    try:
-        from siri_kernels.linear_logprob import launch
-    except ImportError:  # no Triton
-        yield False
-        return
-    before = getattr(launch, "OVERLAP", None)
-    if before is None:
-        yield False
-        return
-    launch.OVERLAP = on
-    try:
-        yield True
-    finally:
-        launch.OVERLAP = before
+def tile_of(rows: int, ids: int) -> AbstractContextManager[bool]:
+    """Tiles of so many rows and ids in the head."""
+    return _replaced("tile_shape", lambda *_: (rows, ids))
+
+
+def overlap(on: bool) -> AbstractContextManager[bool]:
+    """Whether the fold of a tile runs beside the product of the next."""
+    return _replaced("OVERLAP", on)
