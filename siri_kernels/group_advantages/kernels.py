@@ -5,7 +5,8 @@
 A program takes a tile of groups, one a row, so that rewards are read from memory once. Groups of
 more than COLUMNS answers are walked in steps of COLUMNS, thrice, out of the cache. As in
 ``portable``, rewards are taken relative to the largest of their group before anything is summed: a
-constant group is all zeros, exactly. Every sum has one order and there are no atomics.
+constant group is all zeros, exactly. A group of huge rewards is scaled by a power of two, lest
+squares overflow. Every sum has one order and there are no atomics.
 
 ``/`` of float32 is within 2 units in the last place on a GPU: ``x / x`` need not be 1. What must be
 exact is therefore a quotient of 0, which is 0 however it is rounded, or ``tl.div_rn``, which is
@@ -26,6 +27,8 @@ TILE = 1024  # rewards of a tile of groups that are narrower
 PARTIALS = 1024  # programs at most: what the second launch adds up in every program
 SCAN_LIMIT = 1 << 14  # answers up to which ids are compared, each with each, rather than sorted
 SCAN_ROWS, SCAN_COLUMNS = 32, 64
+# Rewards above 2**60 are multiplied with this, as often as it takes.
+HUGE, UNIT = tl.constexpr(2.0**60), tl.constexpr(2.0**-80)
 
 
 @triton.jit
@@ -41,9 +44,20 @@ def _load(rewards, order, begin, place, inside, EQUAL: tl.constexpr, WIDE: tl.co
 
 
 @triton.jit
+def _unit_of(size, WIDE: tl.constexpr):
+    """The power of two that groups whose rewards have this size are multiplied with."""
+    unit = tl.where(size > HUGE, UNIT, 1.0).to(size.dtype)
+    if WIDE:  # float64 has room for a dozen of them
+        for _ in range(12):
+            unit = tl.where(size * unit > HUGE, unit * UNIT, unit)
+    return unit
+
+
+@triton.jit
 def _advantages(
     r,
     top,
+    unit,
     mean_drop,
     count,
     std,
@@ -53,35 +67,45 @@ def _advantages(
     SCALE: tl.constexpr,
     VERL: tl.constexpr,
 ):
-    """Of a tile whose rows have these statistics; a batch's std is divided by later."""
-    value = (r - top).to(tl.float32) - mean_drop
+    """Of a tile whose rows have these statistics, ``mean_drop`` and ``std`` in units.
+
+    A batch's std is divided by later; until then they are a quarter, so that what leave_one_out
+    makes of the largest rewards is finite.
+    """
+    value = (r * unit - top * unit).to(tl.float32) - mean_drop
     if BASELINE == "none":
-        value = r.to(tl.float32)
+        value = (r * unit).to(tl.float32)
     elif BASELINE == "leave_one_out":
         value = value * (count / tl.maximum(count - 1.0, 1.0))
     if VERL:
-        value = tl.where(count == 1.0, r.to(tl.float32), value)
-        std = tl.where(count == 1.0, 1.0, std)
+        value = tl.where(count == 1.0, (r * unit).to(tl.float32), value)
+        std = tl.where(count == 1.0, unit.to(tl.float32), std)
     if SCALE == "group_std":
-        value = tl.where(std == 0.0, 0.0, value / (std + eps))
+        value = tl.where(std == 0.0, 0.0, value / (std + eps * unit.to(tl.float32)))
+    elif SCALE == "batch_std":
+        value = (value * 0.25) * (1.0 / unit).to(tl.float32)
+    else:
+        value = value * (1.0 / unit).to(tl.float32)
     return tl.where(scored, value, 0.0)
 
 
 @triton.jit
-def _union(top, mean_drop, count, squares):
-    """Count, mean (float64) and squares about it of groups together (Chan, Golub, LeVeque).
+def _union(top, unit, mean_drop, count, squares):
+    """Count, mean and squares about it (both float64) of groups together (Chan, Golub, LeVeque).
 
     A group's mean is taken in float64: next to a large level float32 rounds away by what means
     differ. Relative to the highest of them, so that equal means give it, exactly.
     """
-    mean = top.to(tl.float64) + mean_drop.to(tl.float64)
+    inverse = 1.0 / unit.to(tl.float64)
+    mean = top.to(tl.float64) + mean_drop.to(tl.float64) * inverse
     together = tl.sum(count)
     highest = tl.max(tl.where(count > 0, mean, float("-inf")))
     highest = tl.where(together > 0, highest, 0.0)
     below = tl.where(count > 0, mean - highest, 0.0)
     middle = highest + tl.sum(below * count) / tl.maximum(together, 1.0).to(tl.float64)
-    away = tl.where(count > 0, (mean - middle).to(tl.float32), 0.0)
-    return together, middle, tl.sum(squares + away * away * count)
+    away = tl.where(count > 0, mean - middle, 0.0)
+    own = squares.to(tl.float64) * inverse * inverse
+    return together, middle, tl.sum(own + away * away * count)
 
 
 @triton.jit(do_not_specialize=["size", "num_groups", "tiles_each"])
@@ -114,7 +138,7 @@ def group_kernel(
     lowest = float("-inf")
     seen = tl.zeros([1], tl.float32)
     seen_mean = tl.zeros([1], tl.float64)
-    seen_squares = tl.zeros([1], tl.float32)
+    seen_squares = tl.zeros([1], tl.float64)
     for tile in range(program * tiles_each, (program + 1) * tiles_each):
         group = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         there = group < num_groups
@@ -130,19 +154,23 @@ def group_kernel(
 
         count = tl.zeros([ROWS], tl.float32)
         top = tl.full([ROWS], lowest, tl.float64 if WIDE else tl.float32)
+        size_of = tl.zeros([ROWS], top.dtype)
         for step in range(steps):
             place = step * COLUMNS + columns
             r, _, scored = _load(rewards, order, begin, place, place < width, EQUAL, WIDE)
             count += tl.sum(scored.to(tl.float32), 1)
             top = tl.maximum(top, tl.max(tl.where(scored, r, lowest), 1))
+            size_of = tl.maximum(size_of, tl.max(tl.where(scored, tl.abs(r), 0.0), 1))
         top = tl.where(count == 0.0, 0.0, top)
+        unit = _unit_of(size_of, WIDE)
 
         total = tl.zeros([ROWS], tl.float32)
         least = tl.zeros([ROWS], tl.float32)
         for step in range(steps):
             place = step * COLUMNS + columns
             r, _, scored = _load(rewards, order, begin, place, place < width, EQUAL, WIDE)
-            drop = tl.where(scored, (r - top[:, None]).to(tl.float32), 0.0)
+            drop = r * unit[:, None] - (top * unit)[:, None]
+            drop = tl.where(scored, drop.to(tl.float32), 0.0)
             total += tl.sum(drop, 1)
             least = tl.minimum(least, tl.min(drop, 1))
         mean_drop = tl.div_rn(total, tl.maximum(count, 1.0))
@@ -151,7 +179,8 @@ def group_kernel(
         for step in range(steps):
             place = step * COLUMNS + columns
             r, _, scored = _load(rewards, order, begin, place, place < width, EQUAL, WIDE)
-            centred = (r - top[:, None]).to(tl.float32) - mean_drop[:, None]
+            centred = r * unit[:, None] - (top * unit)[:, None]
+            centred = centred.to(tl.float32) - mean_drop[:, None]
             squares += tl.sum(tl.where(scored, centred * centred, 0.0), 1)
         std = tl.sqrt_rn(tl.div_rn(squares, tl.maximum(count - correction, 1.0)))
 
@@ -162,6 +191,7 @@ def group_kernel(
             value = _advantages(
                 r,
                 top[:, None],
+                unit[:, None],
                 mean_drop[:, None],
                 count[:, None],
                 std[:, None],
@@ -172,15 +202,16 @@ def group_kernel(
                 VERL,
             )
             tl.store(advantages + answers, value, mask=inside)
-        mean = top + mean_drop
+        inverse = (1.0 / unit).to(tl.float32)
+        mean = top + mean_drop * inverse
         tl.store(means + group, mean.to(tl.float32), mask=there)
-        tl.store(stds + group, std, mask=there)
+        tl.store(stds + group, std * inverse, mask=there)
         tl.store(degenerate + group, (least == 0.0).to(tl.int8), mask=there)
 
         if SCALE == "batch_std":
-            tile_count, tile_mean, tile_squares = _union(top, mean_drop, count, squares)
+            tile_count, tile_mean, tile_squares = _union(top, unit, mean_drop, count, squares)
             both = tl.maximum(seen + tile_count, 1.0)
-            gap = (tile_mean - seen_mean).to(tl.float32)
+            gap = tile_mean - seen_mean
             seen_squares += tile_squares + gap * gap * seen * tile_count / both
             # The first tile's mean as it is, not a product with a quotient that should be 1; from
             # there on equal means have a gap of 0.
@@ -241,39 +272,45 @@ def scan_kernel(
 
     count = tl.zeros([ROWS], tl.float32)
     top = tl.full([ROWS], lowest, tl.float64 if WIDE else tl.float32)
+    size_of = tl.zeros([ROWS], top.dtype)
     for at in range(0, total, COLUMNS):
         r, same = _scan(rewards, ids, key, at, total, WIDE, COLUMNS)
         count += tl.sum(same.to(tl.float32), 1)
         top = tl.maximum(top, tl.max(tl.where(same, r, lowest), 1))
+        size_of = tl.maximum(size_of, tl.max(tl.where(same, tl.abs(r), 0.0), 1))
     top = tl.where(count == 0.0, 0.0, top)
+    unit = _unit_of(size_of, WIDE)
     summed = tl.zeros([ROWS], tl.float32)
     least = tl.zeros([ROWS], tl.float32)
     for at in range(0, total, COLUMNS):
         r, same = _scan(rewards, ids, key, at, total, WIDE, COLUMNS)
-        drop = tl.where(same, (r - top[:, None]).to(tl.float32), 0.0)
+        drop = r * unit[:, None] - (top * unit)[:, None]
+        drop = tl.where(same, drop.to(tl.float32), 0.0)
         summed += tl.sum(drop, 1)
         least = tl.minimum(least, tl.min(drop, 1))
     mean_drop = tl.div_rn(summed, tl.maximum(count, 1.0))
     squares = tl.zeros([ROWS], tl.float32)
     for at in range(0, total, COLUMNS):
         r, same = _scan(rewards, ids, key, at, total, WIDE, COLUMNS)
-        centred = (r - top[:, None]).to(tl.float32) - mean_drop[:, None]
+        centred = r * unit[:, None] - (top * unit)[:, None]
+        centred = centred.to(tl.float32) - mean_drop[:, None]
         squares += tl.sum(tl.where(same, centred * centred, 0.0), 1)
     std = tl.sqrt_rn(tl.div_rn(squares, tl.maximum(count - correction, 1.0)))
-    mean = top + mean_drop
+    inverse = (1.0 / unit).to(tl.float32)
+    mean = top + mean_drop * inverse
 
     r = tl.load(rewards + answers, mask=inside, other=0)
     r = r.to(tl.float64) if WIDE else r.to(tl.float32)
-    value = _advantages(r, top, mean_drop, count, std, r == r, eps, BASELINE, SCALE, VERL)
+    value = _advantages(r, top, unit, mean_drop, count, std, r == r, eps, BASELINE, SCALE, VERL)
     tl.store(advantages + answers, value, mask=inside)
     there = (program >= answer_programs) & (groups < num_groups)
     tl.store(means + groups, mean.to(tl.float32), mask=there)
-    tl.store(stds + groups, std, mask=there)
+    tl.store(stds + groups, std * inverse, mask=there)
     tl.store(degenerate + groups, (least == 0.0).to(tl.int8), mask=there)
     if SCALE == "batch_std":
         scored = tl.where(there, count, 0.0)
         tile_count, tile_mean, tile_squares = _union(
-            top, mean_drop, scored, tl.where(there, squares, 0.0)
+            top, unit, mean_drop, scored, tl.where(there, squares, 0.0)
         )
         place = partials + (program - answer_programs) * 3 + tl.arange(0, 1)
         of_groups = (program >= answer_programs) & (tl.arange(0, 1) == 0)
@@ -307,10 +344,11 @@ def batch_kernel(
     middle = highest + tl.sum(count * below) / tl.maximum(scored, 1.0)
     away = tl.where(count > 0, mean - middle, 0.0)
     variance = tl.sum(squares + away * away * count) / tl.maximum(scored - correction, 1.0)
-    std = tl.sqrt_rn(variance.to(tl.float32))
+    std = tl.sqrt(variance).to(tl.float32)
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     value = tl.load(advantages + place, mask=place < total, other=0.0)
-    value = tl.where(std == 0.0, 0.0, value / (std + eps))
+    # The values are a quarter of what they should be.
+    value = tl.where(std == 0.0, 0.0, value / (std * 0.25 + eps * 0.25))
     tl.store(advantages + place, value, mask=place < total)
 
 

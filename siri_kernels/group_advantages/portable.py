@@ -1,7 +1,8 @@
 """Grouped advantages in vectorised PyTorch: no loop, one order of sums, no wait but in ``Ragged``.
 
 Rewards are taken relative to the largest of their group before anything is summed. A constant group
-is then all zeros, exactly, whatever its level, and a variance loses nothing to a large mean.
+is then all zeros, exactly, whatever its level, and a variance loses nothing to a large mean. Huge
+rewards are scaled by a power of two first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+
+from siri_kernels._device import has_float64
 
 NARROW = (
     torch.float32,
@@ -19,6 +22,8 @@ NARROW = (
     torch.uint8,
     torch.bool,
 )
+# Above the first number a square may overflow; times the second it does not, nor is one lost.
+HUGE = {torch.float32: (2.0**60, 2.0**-80), torch.float64: (2.0**400, 2.0**-640)}
 
 
 class Grouping(Protocol):
@@ -86,9 +91,9 @@ def sort_groups(
         starts[1:] = in_order[1:] != in_order[:-1]
         group = torch.empty_like(ids)
         group[order] = starts.cumsum(0) - 1
-        offsets = torch.cat([starts.nonzero()[:, 0], ids.new_tensor([len(ids)])])
+        offsets = torch.cat([starts.nonzero()[:, 0], ids.new_full((1,), len(ids))])
         return group, order, offsets
-    groups = torch.arange(num_groups + 1, device=ids.device)
+    groups = torch.arange(num_groups + 1, dtype=torch.int64, device=ids.device)
     return ids, order, torch.searchsorted(in_order, groups)
 
 
@@ -102,18 +107,21 @@ def group_advantages(
     singleton: str,
     num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    # float32 holds the narrow types exactly; differences of the others are taken in float64.
-    r = rewards.to(torch.float32 if rewards.dtype in NARROW else torch.float64)
+    raw, r, level = _read(rewards)
     by: Grouping
     if isinstance(groups, int):
         by = Equal(groups)
     else:
         by = Ragged(groups, num_groups, rewards.device)
-    r = by.arrange(r)
+    raw, r = by.arrange(raw), by.arrange(r)
     scored = ~r.isnan()
     count = by.reduce(scored.to(r.dtype), "sum")
     top = by.reduce(r.nan_to_num(float("-inf")), "max").masked_fill(count == 0, 0)
-    drop = (r - by.expand(top)).nan_to_num(0.0)  # <= 0
+    bottom = by.reduce(r.nan_to_num(float("inf")), "min").masked_fill(count == 0, 0)
+    # From here on in units of each group's own, 1 for all but huge rewards.
+    unit = _unit(torch.maximum(top.abs(), bottom.abs()))
+    units = by.expand(unit)
+    drop = (r * units - by.expand(top * unit)).nan_to_num(0.0)  # <= 0
     mean_drop = by.reduce(drop, "sum") / count.clamp(min=1)
     degenerate = by.reduce(drop, "min") >= 0
     centred = (drop - by.expand(mean_drop)).mul_(scored)
@@ -121,7 +129,7 @@ def group_advantages(
     std = _std(squares, count, correction)
 
     if baseline == "none":
-        advantages = r.nan_to_num(0.0)
+        advantages = raw.nan_to_num(0.0) * units
     elif baseline == "mean":
         advantages = centred
     else:  # r - (sum - r) / (n - 1) = (r - mean) * n / (n - 1)
@@ -129,23 +137,52 @@ def group_advantages(
     divisors = std
     if singleton == "verl":
         alone = count == 1
-        advantages = torch.where(by.expand(alone) & scored, r, advantages)
-        divisors = std.masked_fill(alone, 1)
-    if scale != "none":
-        divisor = by.expand(divisors) if scale == "group_std" else _batch_std(r, scored, correction)
+        advantages = torch.where(by.expand(alone) & scored, raw * units, advantages)
+        divisors = torch.where(alone, unit, std)
+    if scale == "none":
+        advantages = advantages / units
+    else:
+        if scale == "group_std":
+            divisor = by.expand(divisors)
+        else:
+            batch, batch_unit = _batch_std(r, scored, correction)
+            divisor = batch * (units / batch_unit)
         # Over infinity where the std is 0.
-        advantages = advantages / torch.where(divisor == 0, torch.inf, divisor + eps)
-    return advantages.reshape(-1), top + mean_drop, std, degenerate
+        divisor = (divisor + eps * units).masked_fill(divisor == 0, torch.inf)
+        advantages = advantages / divisor
+    return advantages.reshape(-1), level + top + mean_drop / unit, std / unit, degenerate
+
+
+def _read(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
+    """Rewards in floating point; less a level that they have in common; and that level."""
+    if rewards.dtype in NARROW:  # float32 holds them exactly
+        r = rewards.to(torch.float32)
+        return r, r, 0.0
+    if rewards.dtype == torch.float64 or has_float64(rewards.device):
+        r = rewards.to(torch.float64)  # for the differences
+        return r, r, 0.0
+    top = rewards.amax()  # integers, whose differences are exact without float64 too
+    return rewards.to(torch.float32), (rewards - top).to(torch.float32), top.to(torch.float32)
+
+
+def _unit(size: torch.Tensor) -> torch.Tensor:
+    """The power of two that rewards of this size are multiplied with, so that neither their
+    differences nor the squares of these overflow."""
+    huge, unit = HUGE[size.dtype]
+    return torch.ones_like(size).masked_fill_(size > huge, unit)
 
 
 def _std(squares: torch.Tensor, count: torch.Tensor, correction: int) -> torch.Tensor:
     return (squares / (count - correction).clamp(min=1)).sqrt()
 
 
-def _batch_std(r: torch.Tensor, scored: torch.Tensor, correction: int) -> torch.Tensor:
-    """Standard deviation of all scored rewards, 0-d."""
-    count = scored.sum()
+def _batch_std(
+    r: torch.Tensor, scored: torch.Tensor, correction: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standard deviation of all scored rewards, and the unit it is in, 0-d."""
+    count = scored.sum().to(r.dtype)
     top = r.masked_fill(~scored, float("-inf")).amax()
-    drop = (r - top).masked_fill(~scored, 0)
+    unit = _unit(r.masked_fill(~scored, 0).abs().amax())
+    drop = (r * unit - top * unit).masked_fill(~scored, 0)
     centred = (drop - drop.sum() / count.clamp(min=1)).masked_fill(~scored, 0)
-    return _std(centred.square().sum(), count, correction)
+    return _std(centred.square().sum(), count, correction), unit

@@ -17,7 +17,7 @@ def group_advantages(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     r = rewards.double()
     if isinstance(groups, int):
-        ids = torch.arange(len(r), device=r.device) // groups
+        ids = torch.arange(len(r), dtype=torch.int64, device=r.device) // groups
     else:
         ids = groups.to(r.device)
     advantages = torch.zeros_like(r)
@@ -53,7 +53,7 @@ def group_advantages(
         advantages,
         torch.stack(means),
         torch.stack(stds),
-        torch.tensor(degenerate, device=r.device),
+        torch.tensor(degenerate, dtype=torch.bool, device=r.device),
     )
 
 
@@ -61,4 +61,5 @@ def _std(x: torch.Tensor, correction: int) -> torch.Tensor:
     """Standard deviation; exactly 0 where there are fewer than two values or all are equal."""
     if len(x) < 2 or bool((x == x[0]).all()):
         return x.new_zeros(())
-    return x.std(correction=correction)
+    size = x.abs().max()
+    return (x / size).std(correction=correction) * size  # the squares of huge ones overflow

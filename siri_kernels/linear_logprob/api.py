@@ -33,7 +33,8 @@ def linear_logprob(
     """Log-prob of each target and entropy of each distribution, without storing logits.
 
     With ``raw = hidden @ weight.T + bias``, the logits are, in this order, ``raw``, then
-    ``softcap * tanh(raw / softcap)`` where a softcap is given, then divided by ``temperature``.
+    ``softcap * tanh(raw / softcap)`` where a softcap is given (-inf stays -inf), then divided by
+    ``temperature``.
     Returns ``log_softmax(logits)[target]`` and ``-sum p log p`` of every row. No tensor of the size
     of the logits ever exists, in forward or backward.
 
@@ -42,7 +43,8 @@ def linear_logprob(
         weight: [V, D], dtype of ``hidden``; under ``torch.autocast`` the two may differ and are
             multiplied in autocast's dtype.
         targets: [...] int64, each in 0..V-1 or ``ignore_index``.
-        bias: [V] floating point, added before the softcap.
+        bias: [V] floating point, added before the softcap. -inf masks an id: probability 0, under
+            a softcap too, as for any raw logit of -inf.
         temperature: number > 0, or a tensor of one or [...], one per token. It gets no gradient: a
             tensor that requires one is refused. ``torch.compile`` makes a number a constant of
             its graph and compiles again for another: pass a tensor if it changes.

@@ -75,8 +75,12 @@ def tanh(x):
 
 @triton.jit
 def capped(raw, softcap, inverse_softcap, SOFTCAP: tl.constexpr):
-    """``softcap * tanh(raw / softcap)`` where there is a softcap."""
-    return softcap * tanh(raw * inverse_softcap) if SOFTCAP else raw
+    """``softcap * tanh(raw / softcap)`` where there is a softcap; -inf, a masked id, stays -inf."""
+    if SOFTCAP:
+        lowest = float("-inf")
+        return tl.where(raw == lowest, lowest, softcap * tanh(raw * inverse_softcap))
+    else:
+        return raw
 
 
 @triton.jit

@@ -353,7 +353,7 @@ def gradient_kernel(
     if (target >= 0) & (target < BLOCK):
         grad = tl.where(column - begin == target.to(tl.int32), at_target, grad)
     if SOFTCAP:
-        part = raw * inverse_softcap
+        part = tl.maximum(raw * inverse_softcap, -1.0)  # a masked id's is -inf, and 0 * inf NaN
         grad *= 1.0 - part * part
     if SOME:
         grad = tl.where(tl.load(active + row) != 0, grad, 0.0)

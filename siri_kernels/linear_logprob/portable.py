@@ -125,7 +125,8 @@ class Tiles:
     def logits(self, raw: torch.Tensor, block: int) -> torch.Tensor:
         """Softcap, then temperature, in place."""
         if self.softcap is not None:
-            raw.div_(self.softcap).tanh_().mul_(self.softcap)
+            masked = raw == float("-inf")  # stays impossible, see the reference
+            raw.div_(self.softcap).tanh_().mul_(self.softcap).masked_fill_(masked, float("-inf"))
         temperature = self.temperature[block]
         if isinstance(temperature, torch.Tensor):
             raw.div_(temperature[:, None])

@@ -43,6 +43,8 @@ def _from_raw(raw: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> Logp
     logits = raw
     if rule.softcap is not None:
         logits = rule.softcap * torch.tanh(logits / rule.softcap)
+        # A masked id stays impossible: the cap alone would give it the finite logit -softcap.
+        logits = logits.masked_fill(raw == float("-inf"), float("-inf"))
     temperature = rule.temperature
     if isinstance(temperature, torch.Tensor):
         temperature = temperature.to(logits.dtype)[:, None]

@@ -30,7 +30,10 @@ class SoftmaxStats(NamedTuple):
 
 @dataclass(frozen=True)
 class LogitRule:
-    """From the raw product to the logits: ``softcap * tanh(raw / softcap) / temperature``."""
+    """From the raw product to the logits: ``softcap * tanh(raw / softcap) / temperature``.
+
+    A raw logit of -inf, as that of a masked id, stays -inf.
+    """
 
     temperature: float | torch.Tensor = 1.0  # number, or one per row
     softcap: float | None = None

@@ -81,8 +81,9 @@ def policy_loss(
             with a counted token): "token-mean": sum over tokens / m; "seq-mean-token-mean": sum
             over sequences of their mean / n; "seq-mean-token-sum": sum over tokens / n;
             "token-sum-norm": sum over tokens / denominator (Dr. GRPO, arXiv 2503.20783).
-        denominator: number or 0-d tensor > 0 in place of m or n: the count of the whole optimiser
-            step, when this call sees a part of it. "token-sum-norm" requires it.
+        denominator: number or 0-d tensor >= 0 in place of m or n: the count of the whole optimiser
+            step, when this call sees a part of it. "token-sum-norm" requires it. 0, the count of a
+            step whose tokens are all masked, gives loss 0 and gradient 0.
         mask: [T] bool, tokens that count; None: all. Whatever the other tensors hold elsewhere,
             infinity and NaN included, has no influence.
         rollout_logprobs: [T], as the sampler reported them. NaN, not reported: a weight of 1.

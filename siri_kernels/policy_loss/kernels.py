@@ -306,6 +306,8 @@ def reduce_kernel(
             divisor = tl.maximum(_row_sum(sums, slots, TOKENS, LANES), 1.0)
         else:
             divisor = tl.maximum(_row_sum(sums, slots, NON_EMPTY, LANES), 1.0)
+        # A step without tokens: loss and gradient are 0.
+        divisor = tl.where(divisor == 0.0, float("inf"), divisor)
         # div_rn: ``/`` is within 2 units in the last place only, and a mean of ones is to be 1.
         tl.store(out + LOSS, tl.div_rn(_row_sum(sums, slots, row, LANES), divisor))
         tl.store(out + tl.num_programs(0), tl.div_rn(1.0, divisor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -134,5 +135,5 @@ def _denominator(options: LossOptions) -> tuple[float | torch.Tensor, str]:
     if not isinstance(value, torch.Tensor):
         return value, "value"
     if value.device.type == "cpu":  # reading it waits for nothing
-        return float(value), "value"
+        return float(value) or math.inf, "value"
     return value, "pointer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -98,19 +99,20 @@ def _denominator(value: Any, aggregation: str) -> float | torch.Tensor | None:
     if value is None:
         if aggregation == "token-sum-norm":
             raise ValueError(
-                f"{OP}: denominator must be a number > 0 with aggregation='token-sum-norm'; "
+                f"{OP}: denominator must be a number with aggregation='token-sum-norm'; "
                 "got None"
             )
         return None
     if not isinstance(value, torch.Tensor):
-        return check.number(OP, "denominator", value, above=0)
+        # A step without tokens: loss and gradient are 0.
+        return check.number(OP, "denominator", value, at_least=0) or math.inf
     if value.dim() != 0:
         raise ValueError(
             f"{OP}: denominator must be a number or a 0-d tensor; got {check.describe(value)}"
         )
     value = value.detach()
     if check.may_read(value):
-        check.number(OP, "denominator", value.item(), above=0)
+        check.number(OP, "denominator", value.item(), at_least=0)
     return value
 
 

@@ -2,6 +2,7 @@
 
 Block by block of tokens, so that what lies between input and gradient stays in the cache and costs
 no memory. Nothing here reads a tensor's value on the host; every sum has one order.
+float64 is used for float64 log-probs alone: there are devices without it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import NamedTuple
 import torch
 
 from siri_kernels.policy_loss import terms
-from siri_kernels.policy_loss.types import LossInputs, LossOptions, metric_names
+from siri_kernels.policy_loss.types import LossInputs, LossOptions, metric_names, over_zero
 
 BLOCK = 1 << 15
+# Tokens of one running sum: 32 768 in a row would round away what a sequence's mean needs.
+PIECE = 256
 
 
 class LossAndGradient(NamedTuple):
@@ -36,6 +39,7 @@ class _Block:
         self._offsets = offsets - start
         self._sizes = offsets.diff()
         self._ids: torch.Tensor | None = None
+        self._pieces: tuple[torch.Tensor, torch.Tensor] | None = None
         self.size = stop - start
         self.logprobs = self.read(x.logprobs)
         self.old = self.read(x.old_logprobs)
@@ -55,16 +59,28 @@ class _Block:
     def spread(self, per_sequence: torch.Tensor) -> torch.Tensor:
         """[B] -> [n]."""
         if self._ids is None:
-            sequences = torch.arange(len(self._sizes), device=self._sizes.device)
+            sequences = torch.arange(
+                len(self._sizes), dtype=torch.int64, device=self._sizes.device
+            )
             self._ids = sequences.repeat_interleave(self._sizes, output_size=self.size)
         return per_sequence.index_select(0, self._ids)
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
-        """[n] -> [B], float64."""
-        # unsafe: without it torch reads the offsets back to check them.
-        return torch.segment_reduce(
-            values.double(), "sum", offsets=self._offsets, unsafe=True, initial=0
-        )
+        """[n] -> [B]: sums of pieces, cut at the ends of sequences and of PIECE tokens, and then of
+        those."""
+        if self._pieces is None:
+            device = self._offsets.device
+            every = torch.arange(0, self.size, PIECE, dtype=torch.int64, device=device)
+            cuts = torch.cat([self._offsets, every]).sort().values
+            self._pieces = cuts, torch.searchsorted(cuts, self._offsets)
+        cuts, pieces = self._pieces
+        return _segment_sums(_segment_sums(values.to(self._x.dtype), cuts), pieces)
+
+
+def _segment_sums(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """[n], [m+1] -> [m]."""
+    # unsafe: without it torch reads the offsets back to check them.
+    return torch.segment_reduce(values, "sum", offsets=offsets, unsafe=True, initial=0)
 
 
 def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
@@ -74,7 +90,8 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     d_logprobs = torch.empty(total, dtype=x.dtype, device=device)
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
     names = ["loss", *metric_names(x, options)]
-    sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
+    sums = {name: torch.zeros((), dtype=x.dtype, device=device) for name in names}
+    sums["tokens"] = torch.zeros((), dtype=torch.int64, device=device)
 
     for start, stop in _blocks(x):
         block = _Block(x, start, stop)
@@ -102,16 +119,17 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     divisor: float | torch.Tensor
     if options.denominator is not None:
         divisor = options.denominator
-        divisor = divisor.double() if isinstance(divisor, torch.Tensor) else divisor
+        if isinstance(divisor, torch.Tensor):
+            divisor = over_zero(divisor.to(x.dtype))
     elif options.aggregation.startswith("seq-mean"):
-        divisor = (sequences["count"] > 0).double().sum().clamp(min=1)
+        divisor = (sequences["count"] > 0).sum().clamp(min=1).to(x.dtype)
     else:
-        divisor = sums["tokens"].clamp(min=1)
-    loss = (sums.pop("loss") / divisor).to(x.dtype)
+        divisor = sums["tokens"].clamp(min=1).to(x.dtype)
+    loss = sums.pop("loss") / divisor
+    tokens = sums["tokens"] = sums["tokens"].to(x.dtype)
     for name in sums.keys() - {"tokens", "ratio_max"}:
-        sums[name] = sums[name] / sums["tokens"].clamp(min=1)
-    metrics = {name: value.to(x.dtype) for name, value in sums.items()}
-    return LossAndGradient(loss, d_logprobs, d_entropy, 1 / divisor, metrics)
+        sums[name] = sums[name] / tokens.clamp(min=1)
+    return LossAndGradient(loss, d_logprobs, d_entropy, 1 / divisor, sums)
 
 
 def _blocks(x: LossInputs) -> list[tuple[int, int]]:
@@ -122,7 +140,7 @@ def _blocks(x: LossInputs) -> list[tuple[int, int]]:
 
 def _per_sequence(x: LossInputs, options: LossOptions) -> dict[str, torch.Tensor]:
     """What depends on a whole sequence, [B] each: empty when nothing does."""
-    count = x.cu_seqlens.diff().double()
+    count = x.cu_seqlens.diff().to(x.dtype)
     by_weight = options.correction is not None and options.correction.level != "token"
     names = ["log_ratio"] * options.sequence_ratio + ["gap"] * by_weight
     names += ["drift"] * (options.off_policy_threshold is not None)
@@ -135,12 +153,12 @@ def _per_sequence(x: LossInputs, options: LossOptions) -> dict[str, torch.Tensor
         if x.mask is not None:
             count = sums["count"]
         divisor = count.clamp(min=1)
-        out = {name: (sums[name] / divisor).to(x.dtype) for name in names}
+        out = {name: sums[name] / divisor for name in names}
         if by_weight and options.correction.level == "sequence":  # type: ignore[union-attr]
-            out["gap"] = sums["gap"].to(x.dtype)
+            out["gap"] = sums["gap"]
     else:
         out, divisor = {}, count.clamp(min=1)
-    out["count"], out["weight"] = count, (1 / divisor).to(x.dtype)
+    out["count"], out["weight"] = count, 1 / divisor
     return out
 
 

@@ -11,6 +11,7 @@ from siri_kernels.policy_loss.types import (
     LossOptions,
     PolicyLoss,
     metric_names,
+    over_zero,
 )
 
 Seen = dict[str, list[torch.Tensor]]
@@ -22,7 +23,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> PolicyLoss:
     losses: list[torch.Tensor] = []
     seen: Seen = {}
     for i, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        tokens = torch.arange(start, stop, device=x.logprobs.device)
+        tokens = torch.arange(start, stop, dtype=torch.int64, device=x.logprobs.device)
         if x.mask is not None:
             tokens = tokens[x.mask[start:stop]]
         if len(tokens):
@@ -45,6 +46,8 @@ def policy_loss(x: LossInputs, options: LossOptions) -> PolicyLoss:
     else:
         total, count = sum(loss.sum() for loss in losses), token_count
     divisor = count if options.denominator is None else options.denominator
+    if isinstance(divisor, torch.Tensor):
+        divisor = over_zero(divisor.to(x.dtype))
     values = {name: torch.cat(parts).detach() for name, parts in seen.items()}
     metrics = {name: v.max() if name == "ratio_max" else v.mean() for name, v in values.items()}
     metrics["tokens"] = x.logprobs.new_tensor(float(token_count), dtype=x.dtype)
@@ -149,7 +152,7 @@ def _objective(
         return -ratio.clamp(low, high).detach() * advantage * logprobs.clamp(-LARGE, LARGE)
     if options.objective == "sapo":
         positive, negative = options.sapo_tau
-        tau = torch.where(advantage > 0, positive, negative)
+        tau = torch.full_like(advantage, negative).masked_fill(advantage > 0, positive)
         return -advantage * torch.sigmoid(tau * (ratio - 1)) * 4 / tau
     if options.objective == "gmpo":
         return -advantage * ratio

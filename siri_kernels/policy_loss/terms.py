@@ -87,7 +87,8 @@ def objective(
         return Terms(*_linear(slope, logprobs), ratio < low, ratio > high)
     if options.objective == "sapo":
         positive, negative_tau = options.sapo_tau
-        tau = torch.where(advantages > 0, positive, negative_tau).to(ratio.dtype)
+        # Not where() of two numbers: that has the default dtype, which may be one of 16 bits.
+        tau = torch.full_like(ratio, negative_tau).masked_fill_(advantages > 0, positive)
         gate = (tau * (ratio - 1)).sigmoid_()
         loss = -advantages * gate * 4 / tau
         slope = -4 * advantages * gate * (1 - gate) * ratio

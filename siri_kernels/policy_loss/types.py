@@ -128,6 +128,12 @@ class LossOptions:
         return self.kl_coef != 0
 
 
+def over_zero(divisor: torch.Tensor) -> torch.Tensor:
+    """Infinity for a count of 0, that of a step without tokens: its loss and gradient are then 0,
+    and nobody has to read the count."""
+    return divisor.masked_fill(divisor == 0, float("inf"))
+
+
 def metric_names(x: LossInputs, options: LossOptions) -> list[str]:
     """The metrics of a call, in the order in which the backends hold them."""
     names = ["clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl", "tokens"]

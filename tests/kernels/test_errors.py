@@ -165,7 +165,7 @@ CASES = [
     (policy, {"ratio": "group"}, ValueError, "ratio must be one of 'token', 'sequence'"),
     (policy, {"aggregation": "mean"}, ValueError, "aggregation must be one of 'token-mean'"),
     (policy, {"aggregation": "token-sum-norm"}, ValueError, "denominator must be .* got None"),
-    (policy, {"denominator": 0}, ValueError, "denominator must be a finite number > 0; got 0"),
+    (policy, {"denominator": -1}, ValueError, "denominator must be a finite number >= 0; got -1"),
     (policy, {"denominator": torch.tensor(NAN)}, ValueError, "denominator .* got nan"),
     (policy, {"denominator": torch.ones(1)}, ValueError, "denominator must be a number or a 0-d"),
     (policy, {"kl_coef": 0.1}, ValueError, "ref_logprobs must be given with kl_coef=0.1"),
