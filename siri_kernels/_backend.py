@@ -7,6 +7,8 @@ import os
 
 import torch
 
+from siri_kernels._checks import shown
+
 BACKENDS = ("triton", "portable", "reference")
 
 
@@ -18,9 +20,9 @@ def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor) -> str:
     """
     if backend is None:
         return "triton" if _on_gpu(tensor) else "portable"
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(
-            f"{op}: backend must be None, {', '.join(map(repr, BACKENDS))}; got {backend!r}"
+            f"{op}: backend must be None, {', '.join(map(repr, BACKENDS))}; got {shown(backend)}"
         )
     if backend == "triton" and not (_on_gpu(tensor) or _interpreted()):
         raise ValueError(

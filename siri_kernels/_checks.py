@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Number, Real
 
+import numpy as np
 import torch
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def may_read(tensor: torch.Tensor) -> bool:
@@ -28,9 +30,31 @@ def describe(tensor: torch.Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
 
 
-def tensor(op: str, name: str, value: object) -> torch.Tensor:
+def shown(value: object) -> str:
+    """``value`` as an error shows it: on one line, and not all of it."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {describe(value)}"
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no int of more than 4300 digits
+        text = "a very large int"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def tensor(op: str, name: str, value: object, *, holds_values: bool = False) -> torch.Tensor:
+    """A dense tensor; ``holds_values``: not on the meta device (others are compared with it)."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else value.layout
+        raise TypeError(
+            f"{op}: {name} must be a dense torch.Tensor; got one that is "
+            f"{str(kind).removeprefix('torch.')}"
+        )
+    if holds_values and value.device.type == "meta":
+        raise ValueError(
+            f"{op}: {name} must be on a device that holds values; got {describe(value)}"
+        )
     return value
 
 
@@ -72,8 +96,14 @@ def number(
     if at_most is not None:
         takes += f" and <= {at_most:g}"
     if isinstance(value, bool) or not isinstance(value, Real):  # Real: NumPy's scalars too
-        raise TypeError(f"{op}: {name} must be {takes}; got {value!r} ({type(value).__name__})")
-    value = float(value)
+        raise TypeError(
+            f"{op}: {name} must be {takes}; got {shown(value)} ({type(value).__name__})"
+        )
+    given = value
+    try:
+        value = float(value)
+    except OverflowError:  # an int or a fraction past the largest float
+        raise ValueError(f"{op}: {name} must be {takes}; got {shown(given)}") from None
     if (
         not math.isfinite(value)
         or (above is not None and value <= above)
@@ -84,8 +114,63 @@ def number(
     return value
 
 
+def integer(
+    op: str, name: str, value: object, *, at_least: int = -(2**63), at_most: int = 2**63 - 1
+) -> int:
+    """An int (NumPy's too, no bool) within bounds, those of int64 unless said otherwise."""
+    takes = "an int"
+    if at_least > -(2**63):
+        takes += f" >= {at_least}"
+    if at_most < 2**63 - 1:
+        takes += f"{' and' if at_least > -(2**63) else ''} <= {at_most}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(
+            f"{op}: {name} must be {takes}; got {shown(value)} ({type(value).__name__})"
+        )
+    number = int(value)
+    if not at_least <= number <= at_most:
+        beyond = "" if takes != "an int" else " of 64 bits"
+        raise ValueError(f"{op}: {name} must be {takes}{beyond}; got {shown(value)}")
+    return number
+
+
+def flag(op: str, name: str, value: object) -> bool:
+    """A bool (NumPy's too)."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{op}: {name} must be a bool; got {shown(value)}")
+    return bool(value)
+
+
+def fill(op: str, name: str, value: object, dtype: torch.dtype) -> Number:
+    """A number that a tensor of this dtype can hold: NaN and infinity where it is floating."""
+    kind: type = Number if dtype.is_complex else Real if dtype.is_floating_point else Integral
+    if dtype == torch.bool:
+        least, most = 0, 1
+    elif kind is Integral:
+        least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    if kind is Real and isinstance(value, Real):
+        try:
+            return float(value)  # type: ignore[return-value]
+        except OverflowError:
+            pass
+    elif kind is Number and isinstance(value, Number):
+        return value
+    elif kind is Integral and isinstance(value, Real):
+        # 0.0 is one too: the usual default.
+        if math.isfinite(value) and value == int(value) and least <= int(value) <= most:
+            return int(value)  # type: ignore[return-value]
+    elif not isinstance(value, Number):
+        raise TypeError(
+            f"{op}: {name} must be a number; got {shown(value)} ({type(value).__name__})"
+        )
+    raise ValueError(
+        f"{op}: {name} must be a number that {str(dtype).removeprefix('torch.')} can hold; got "
+        f"{shown(value)}"
+    )
+
+
 def choice(op: str, name: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(
-            f"{op}: {name} must be one of {', '.join(map(repr, allowed))}; got {value!r}"
+            f"{op}: {name} must be one of {', '.join(map(repr, allowed))}; got {shown(value)}"
         )

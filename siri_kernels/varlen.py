@@ -8,6 +8,7 @@ runs on the tensors' device. Where the size of a result depends on values (``pac
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -61,7 +62,9 @@ def check_cu_seqlens(
             the first entry is not 0, an entry is smaller than the one before, the last is not
             ``total``.
     """
-    check.tensor(op, "cu_seqlens", cu_seqlens)
+    check.tensor(op, "cu_seqlens", cu_seqlens, holds_values=True)
+    if total is not None:
+        total = check.integer(op, "total", total, at_least=0)
     check.dtype(op, "cu_seqlens", cu_seqlens, (torch.int32,))
     if cu_seqlens.dim() != 1 or len(cu_seqlens) == 0:
         raise ValueError(
@@ -87,7 +90,7 @@ def check_cu_seqlens(
 
 def lengths(cu_seqlens: torch.Tensor) -> torch.Tensor:
     """Length of every sequence, [B] int32."""
-    check_cu_seqlens(cu_seqlens)
+    check_cu_seqlens(cu_seqlens, op="lengths")
     return cu_seqlens[1:] - cu_seqlens[:-1]
 
 
@@ -104,7 +107,8 @@ def cu_seqlens_from(lengths: torch.Tensor) -> torch.Tensor:
 
 def sequence_ids(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
     """Which sequence each of the ``total`` packed tokens belongs to, [T] int64. Never waits."""
-    check_cu_seqlens(cu_seqlens, total)
+    total = check.integer("sequence_ids", "total", total, at_least=0)
+    check_cu_seqlens(cu_seqlens, total, op="sequence_ids")
     tokens = torch.arange(total, dtype=torch.int32, device=cu_seqlens.device)
     return torch.searchsorted(cu_seqlens[1:].contiguous(), tokens, right=True)
 
@@ -132,7 +136,9 @@ def pack(
             that is not their sum (read on a CPU); not exactly one of lengths and mask.
     """
     op = "pack"
-    check.tensor(op, "padded", padded)
+    check.tensor(op, "padded", padded, holds_values=True)
+    if total is not None:
+        total = check.integer(op, "total", total, at_least=0)
     if padded.dim() < 2:
         raise ValueError(f"{op}: padded must have shape [B, L, ...]; got {check.describe(padded)}")
     rows, width = padded.shape[:2]
@@ -141,7 +147,8 @@ def pack(
     if lengths is not None:
         _check_lengths(op, lengths, rows, width)
         check.device(op, "lengths", lengths, "padded", padded.device)
-        keep = torch.arange(width, device=padded.device) < lengths[:, None]
+        columns = torch.arange(width, dtype=torch.int64, device=padded.device)
+        keep = columns < lengths[:, None]
     else:
         keep = check.tensor(op, "mask", mask)
         check.dtype(op, "mask", keep, (torch.bool,))
@@ -180,7 +187,10 @@ def unpack(
     """
     op = "unpack"
     total = _check_packed(op, values, cu_seqlens)
+    padding_value = check.fill(op, "padding_value", padding_value, values.dtype)
     sizes = cu_seqlens[1:] - cu_seqlens[:-1]
+    if length is not None:
+        length = check.integer(op, "length", length, at_least=0, at_most=2**31 - 1)
     if length is None:
         length = int(sizes.max()) if len(sizes) else 0
     elif check.may_read(sizes) and len(sizes) and int(sizes.max()) > length:
@@ -188,7 +198,7 @@ def unpack(
             f"{op}: length must be at least the longest sequence, {int(sizes.max())}; got {length}"
         )
     ids = sequence_ids(cu_seqlens, total)
-    place = torch.arange(total, device=values.device) - cu_seqlens[ids]
+    place = torch.arange(total, dtype=torch.int64, device=values.device) - cu_seqlens[ids]
     padded = values.new_full((len(sizes), length, *values.shape[1:]), padding_value)
     return padded.index_put((ids, place), values)
 
@@ -223,14 +233,21 @@ def cut(
     if isinstance(cap, torch.Tensor):
         _check_lengths(op, cap, len(sizes), name="cap")
         check.device(op, "cap", cap, "values", values.device)
-    elif isinstance(cap, bool) or not isinstance(cap, int):
-        raise TypeError(f"{op}: cap must be an int or a [B] tensor; got {type(cap).__name__}")
+        kept = torch.minimum(sizes, cap).to(torch.int32)
+    elif isinstance(cap, bool) or not isinstance(cap, Integral):
+        raise TypeError(
+            f"{op}: cap must be an int or a [B] tensor; got {check.shown(cap)} "
+            f"({type(cap).__name__})"
+        )
     elif cap < 0:
-        raise ValueError(f"{op}: cap must be >= 0; got {cap}")
-    kept = torch.minimum(sizes, torch.as_tensor(cap, device=sizes.device)).to(torch.int32)
+        raise ValueError(f"{op}: cap must be >= 0; got {check.shown(cap)}")
+    else:
+        kept = sizes.clamp(max=min(int(cap), 2**31 - 1))
+    if total is not None:
+        total = check.integer(op, "total", total, at_least=0)
     after = cu_seqlens_from(kept)
     ids = sequence_ids(cu_seqlens, before)
-    place = torch.arange(before, device=values.device) - cu_seqlens[ids]
+    place = torch.arange(before, dtype=torch.int64, device=values.device) - cu_seqlens[ids]
     keep = place < kept[ids]
     if total is None:
         index = keep.nonzero()[:, 0]
@@ -261,7 +278,8 @@ def next_token_targets(
         TypeError, ValueError: as :func:`check_cu_seqlens`; ``tokens`` not [T] int64.
     """
     op = "next_token_targets"
-    total = _check_packed(op, tokens, cu_seqlens)
+    total = _check_packed(op, tokens, cu_seqlens, "tokens")
+    ignore_index = check.integer(op, "ignore_index", ignore_index)
     check.dtype(op, "tokens", tokens, (torch.int64,))
     check.shape(op, "tokens", tokens, (total,), "[T]")
     ids = sequence_ids(cu_seqlens, total)
@@ -290,6 +308,7 @@ def align_to_tokens(
         TypeError, ValueError: as :func:`check_cu_seqlens`.
     """
     total = _check_packed("align_to_tokens", values, cu_seqlens)
+    fill = check.fill("align_to_tokens", "fill", fill, values.dtype)
     ids = sequence_ids(cu_seqlens, total)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[1:] = ids[1:] != ids[:-1]
@@ -297,12 +316,14 @@ def align_to_tokens(
     return values.roll(1, 0).masked_fill(first, fill)
 
 
-def _check_packed(op: str, values: torch.Tensor, cu_seqlens: torch.Tensor) -> int:
-    check.tensor(op, "values", values)
+def _check_packed(
+    op: str, values: torch.Tensor, cu_seqlens: torch.Tensor, name: str = "values"
+) -> int:
+    check.tensor(op, name, values, holds_values=True)
     if values.dim() == 0:
-        raise ValueError(f"{op}: values must have shape [T, ...]; got {check.describe(values)}")
+        raise ValueError(f"{op}: {name} must have shape [T, ...]; got {check.describe(values)}")
     check_cu_seqlens(cu_seqlens, len(values), op=op)
-    check.device(op, "cu_seqlens", cu_seqlens, "values", values.device)
+    check.device(op, "cu_seqlens", cu_seqlens, name, values.device)
     return len(values)
 
 
@@ -313,9 +334,8 @@ def _check_lengths(
     width: int | None = None,
     name: str = "lengths",
 ) -> None:
-    check.tensor(op, name, lengths)
-    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    check.dtype(op, name, lengths, integers)
+    check.tensor(op, name, lengths, holds_values=True)
+    check.dtype(op, name, lengths, check.INTEGERS)
     if lengths.dim() != 1 or (rows is not None and len(lengths) != rows):
         expected = "[B]" if rows is None else f"[B] = [{rows}]"
         raise ValueError(f"{op}: {name} must have shape {expected}; got {check.describe(lengths)}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 
 from siri_kernels import _checks as check
 from siri_kernels._backend import resolve_backend
+from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels._device import device_of
-from siri_kernels.group_advantages import portable, reference
+from siri_kernels.group_advantages import compiled, portable, reference
 
 OP = "group_advantages"
 BASELINES = ("mean", "leave_one_out", "none")
@@ -80,7 +82,8 @@ def group_advantages(
 
         An advantage is exactly 0 where the reward is NaN; in a degenerate group, whatever the size
         of its rewards, unless ``baseline="none"`` or it is verl's singleton; and where the std it
-        would be divided by is 0.
+        would be divided by is 0. ``torch.compile`` takes the call as one ``torch.library``
+        operator.
 
     Raises:
         TypeError: wrong type or dtype.
@@ -88,14 +91,20 @@ def group_advantages(
             ids out of range and infinite rewards (read on a CPU, elsewhere under
             ``SIRI_KERNELS_CHECK=1``); an unknown option.
     """
+    if torch.compiler.is_compiling() and backend != "reference":
+        try:
+            return _in_graph(
+                rewards, groups, baseline, scale, eps, correction, singleton, num_groups, backend
+            )
+        except (TypeError, ValueError) as error:
+            return GroupAdvantages(*[refusal(error, rewards, groups)] * 4)
     backend = resolve_backend(OP, backend, rewards)
-    _check(rewards, groups, num_groups)
+    groups, num_groups = _checked(rewards, groups, num_groups)
     check.choice(OP, "baseline", baseline, BASELINES)
     check.choice(OP, "scale", scale, SCALES)
     check.choice(OP, "singleton", singleton, SINGLETONS)
-    check.number(OP, "eps", eps, at_least=0)
-    if isinstance(correction, bool) or correction not in (0, 1):
-        raise ValueError(f"{OP}: correction must be 0 or 1; got {correction!r}")
+    eps = check.number(OP, "eps", eps, at_least=0)
+    correction = _correction(correction)
     implementation: Any = reference if backend == "reference" else portable
     if backend == "triton":
         from siri_kernels.group_advantages import launch  # Triton may not be installed
@@ -103,13 +112,69 @@ def group_advantages(
         implementation = launch
     with torch.no_grad(), device_of(rewards):
         advantages, mean, std, degenerate = implementation.group_advantages(
-            rewards, groups, baseline, scale, float(eps), correction, singleton, num_groups
+            rewards, groups, baseline, scale, eps, correction, singleton, num_groups
         )
     return GroupAdvantages(advantages.float(), mean.float(), std.float(), degenerate)
 
 
-def _check(rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None) -> None:
+def _in_graph(
+    rewards: torch.Tensor,
+    groups: int | torch.Tensor,
+    baseline: str,
+    scale: str,
+    eps: float,
+    correction: int,
+    singleton: str,
+    num_groups: int | None,
+    backend: str | None,
+) -> GroupAdvantages:
+    """The call while ``torch.compile`` traces it: what no operator can be given is refused here."""
     check.tensor(OP, "rewards", rewards)
+    by_id = isinstance(groups, torch.Tensor)
+    if by_id:
+        check.tensor(OP, "groups", groups)
+    elif not is_number(groups) or not isinstance(groups, int) or groups < 1:
+        _checked(rewards, groups, num_groups)
+    if num_groups is not None and not (
+        by_id and is_number(num_groups) and isinstance(num_groups, int) and num_groups >= 1
+    ):
+        _checked(rewards, groups, num_groups)
+    if not all(isinstance(name, str) for name in (baseline, scale, singleton)):
+        check.choice(OP, "baseline", baseline, BASELINES)
+        check.choice(OP, "scale", scale, SCALES)
+        check.choice(OP, "singleton", singleton, SINGLETONS)
+    if not is_number(eps):
+        check.number(OP, "eps", eps, at_least=0)
+    if not (is_number(correction) and isinstance(correction, int)):
+        correction = _correction(correction)
+    if backend is not None and not isinstance(backend, str):
+        resolve_backend(OP, backend, rewards)
+    out = compiled.group_advantages(
+        rewards.detach(),
+        groups if by_id else None,
+        None if by_id else groups,
+        num_groups,
+        numbers_in_graph([eps]),
+        correction,
+        baseline,
+        scale,
+        singleton,
+        "" if backend is None else backend,
+    )
+    return GroupAdvantages(*out)
+
+
+def _correction(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Real) or value not in (0, 1):
+        raise ValueError(f"{OP}: correction must be 0 or 1; got {check.shown(value)}")
+    return int(value)
+
+
+def _checked(
+    rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None
+) -> tuple[int | torch.Tensor, int | None]:
+    """Checks the rewards and their groups; these, as Python's own int."""
+    check.tensor(OP, "rewards", rewards, holds_values=True)
     check.dtype(OP, "rewards", rewards, REWARD_DTYPES)
     if rewards.dim() != 1 or len(rewards) == 0:
         raise ValueError(
@@ -118,6 +183,7 @@ def _check(rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | 
     if check.may_read(rewards) and bool(rewards.isinf().any()):
         raise ValueError(f"{OP}: rewards must be finite or NaN (not scored); got an infinity")
     if isinstance(groups, torch.Tensor):
+        check.tensor(OP, "groups", groups)
         check.dtype(OP, "groups", groups, (torch.int64,))
         check.shape(OP, "groups", groups, rewards.shape, "that of rewards, [B]")
         if groups.device.type != "cpu":
@@ -125,23 +191,30 @@ def _check(rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | 
         if check.may_read(groups) and bool((groups < 0).any()):
             raise ValueError(f"{OP}: groups must hold ids >= 0; got {int(groups.min())}")
         if num_groups is None:
-            return
-        if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+            return groups, None
+        if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
             raise TypeError(
-                f"{OP}: num_groups must be None or an int; got {type(num_groups).__name__}"
+                f"{OP}: num_groups must be None or an int; got {check.shown(num_groups)} "
+                f"({type(num_groups).__name__})"
             )
         if num_groups < 1 or (check.may_read(groups) and int(groups.max()) >= num_groups):
             raise ValueError(
-                f"{OP}: num_groups must be >= 1 and larger than every id; got {num_groups}"
+                f"{OP}: num_groups must be >= 1 and larger than every id; got "
+                f"{check.shown(num_groups)}"
             )
-    elif num_groups is not None:
-        raise ValueError(f"{OP}: num_groups is for groups given as ids; got {num_groups}")
-    elif isinstance(groups, bool) or not isinstance(groups, int):
+        # Three results have that many entries.
+        return groups, check.integer(OP, "num_groups", num_groups, at_most=2**31 - 1)
+    if num_groups is not None:
+        raise ValueError(
+            f"{OP}: num_groups is for groups given as ids; got {check.shown(num_groups)}"
+        )
+    if isinstance(groups, bool) or not isinstance(groups, Integral):
         raise TypeError(
             f"{OP}: groups must be an int or a [B] int64 tensor; got {type(groups).__name__}"
         )
-    elif groups < 1 or len(rewards) % groups:
+    if groups < 1 or len(rewards) % groups:
         raise ValueError(
             f"{OP}: groups as an int must be >= 1 and divide the number of rewards, "
-            f"{len(rewards)}; got {groups}"
+            f"{len(rewards)}; got {check.shown(groups)}"
         )
+    return int(groups), None

@@ -27,8 +27,8 @@ TILE = 1024  # rewards of a tile of groups that are narrower
 PARTIALS = 1024  # programs at most: what the second launch adds up in every program
 SCAN_LIMIT = 1 << 14  # answers up to which ids are compared, each with each, rather than sorted
 SCAN_ROWS, SCAN_COLUMNS = 32, 64
-# Rewards above 2**60 are multiplied with this, as often as it takes.
-HUGE, UNIT = tl.constexpr(2.0**60), tl.constexpr(2.0**-80)
+# float32 rewards above 2**60 are multiplied with 2**-80.
+HUGE, UNIT, INVERSE = tl.constexpr(2.0**60), tl.constexpr(2.0**-80), tl.constexpr(2.0**80)
 
 
 @triton.jit
@@ -44,13 +44,16 @@ def _load(rewards, order, begin, place, inside, EQUAL: tl.constexpr, WIDE: tl.co
 
 
 @triton.jit
-def _unit_of(size, WIDE: tl.constexpr):
-    """The power of two that groups whose rewards have this size are multiplied with."""
-    unit = tl.where(size > HUGE, UNIT, 1.0).to(size.dtype)
-    if WIDE:  # float64 has room for a dozen of them
-        for _ in range(12):
-            unit = tl.where(size * unit > HUGE, unit * UNIT, unit)
-    return unit
+def _units_of(size, WIDE: tl.constexpr):
+    """The power of two that groups whose rewards have this size are multiplied with, and its
+    inverse: 1 unless a square may overflow."""
+    if WIDE:  # by the exponent in its bits: float64 has room for more than float32, too
+        power = tl.minimum((size.to(tl.int64, bitcast=True) >> 52) & 2047, 2045)
+        unit = ((2046 - power) << 52).to(tl.float64, bitcast=True)
+        inverse = (power << 52).to(tl.float64, bitcast=True)
+    else:
+        unit, inverse = UNIT, INVERSE
+    return tl.where(size > HUGE, unit, 1.0), tl.where(size > HUGE, inverse, 1.0)
 
 
 @triton.jit
@@ -58,6 +61,7 @@ def _advantages(
     r,
     top,
     unit,
+    inverse,
     mean_drop,
     count,
     std,
@@ -83,20 +87,20 @@ def _advantages(
     if SCALE == "group_std":
         value = tl.where(std == 0.0, 0.0, value / (std + eps * unit.to(tl.float32)))
     elif SCALE == "batch_std":
-        value = (value * 0.25) * (1.0 / unit).to(tl.float32)
+        value = (value * 0.25) * inverse.to(tl.float32)
     else:
-        value = value * (1.0 / unit).to(tl.float32)
+        value = value * inverse.to(tl.float32)
     return tl.where(scored, value, 0.0)
 
 
 @triton.jit
-def _union(top, unit, mean_drop, count, squares):
+def _union(top, inverse, mean_drop, count, squares):
     """Count, mean and squares about it (both float64) of groups together (Chan, Golub, LeVeque).
 
     A group's mean is taken in float64: next to a large level float32 rounds away by what means
     differ. Relative to the highest of them, so that equal means give it, exactly.
     """
-    inverse = 1.0 / unit.to(tl.float64)
+    inverse = inverse.to(tl.float64)
     mean = top.to(tl.float64) + mean_drop.to(tl.float64) * inverse
     together = tl.sum(count)
     highest = tl.max(tl.where(count > 0, mean, float("-inf")))
@@ -162,7 +166,7 @@ def group_kernel(
             top = tl.maximum(top, tl.max(tl.where(scored, r, lowest), 1))
             size_of = tl.maximum(size_of, tl.max(tl.where(scored, tl.abs(r), 0.0), 1))
         top = tl.where(count == 0.0, 0.0, top)
-        unit = _unit_of(size_of, WIDE)
+        unit, inverse = _units_of(size_of, WIDE)
 
         total = tl.zeros([ROWS], tl.float32)
         least = tl.zeros([ROWS], tl.float32)
@@ -192,6 +196,7 @@ def group_kernel(
                 r,
                 top[:, None],
                 unit[:, None],
+                inverse[:, None],
                 mean_drop[:, None],
                 count[:, None],
                 std[:, None],
@@ -202,14 +207,13 @@ def group_kernel(
                 VERL,
             )
             tl.store(advantages + answers, value, mask=inside)
-        inverse = (1.0 / unit).to(tl.float32)
         mean = top + mean_drop * inverse
         tl.store(means + group, mean.to(tl.float32), mask=there)
-        tl.store(stds + group, std * inverse, mask=there)
+        tl.store(stds + group, std * inverse.to(tl.float32), mask=there)
         tl.store(degenerate + group, (least == 0.0).to(tl.int8), mask=there)
 
         if SCALE == "batch_std":
-            tile_count, tile_mean, tile_squares = _union(top, unit, mean_drop, count, squares)
+            tile_count, tile_mean, tile_squares = _union(top, inverse, mean_drop, count, squares)
             both = tl.maximum(seen + tile_count, 1.0)
             gap = tile_mean - seen_mean
             seen_squares += tile_squares + gap * gap * seen * tile_count / both
@@ -279,7 +283,7 @@ def scan_kernel(
         top = tl.maximum(top, tl.max(tl.where(same, r, lowest), 1))
         size_of = tl.maximum(size_of, tl.max(tl.where(same, tl.abs(r), 0.0), 1))
     top = tl.where(count == 0.0, 0.0, top)
-    unit = _unit_of(size_of, WIDE)
+    unit, inverse = _units_of(size_of, WIDE)
     summed = tl.zeros([ROWS], tl.float32)
     least = tl.zeros([ROWS], tl.float32)
     for at in range(0, total, COLUMNS):
@@ -296,21 +300,22 @@ def scan_kernel(
         centred = centred.to(tl.float32) - mean_drop[:, None]
         squares += tl.sum(tl.where(same, centred * centred, 0.0), 1)
     std = tl.sqrt_rn(tl.div_rn(squares, tl.maximum(count - correction, 1.0)))
-    inverse = (1.0 / unit).to(tl.float32)
     mean = top + mean_drop * inverse
 
     r = tl.load(rewards + answers, mask=inside, other=0)
     r = r.to(tl.float64) if WIDE else r.to(tl.float32)
-    value = _advantages(r, top, unit, mean_drop, count, std, r == r, eps, BASELINE, SCALE, VERL)
+    value = _advantages(
+        r, top, unit, inverse, mean_drop, count, std, r == r, eps, BASELINE, SCALE, VERL
+    )
     tl.store(advantages + answers, value, mask=inside)
     there = (program >= answer_programs) & (groups < num_groups)
     tl.store(means + groups, mean.to(tl.float32), mask=there)
-    tl.store(stds + groups, std * inverse, mask=there)
+    tl.store(stds + groups, std * inverse.to(tl.float32), mask=there)
     tl.store(degenerate + groups, (least == 0.0).to(tl.int8), mask=there)
     if SCALE == "batch_std":
         scored = tl.where(there, count, 0.0)
         tile_count, tile_mean, tile_squares = _union(
-            top, unit, mean_drop, scored, tl.where(there, squares, 0.0)
+            top, inverse, mean_drop, scored, tl.where(there, squares, 0.0)
         )
         place = partials + (program - answer_programs) * 3 + tl.arange(0, 1)
         of_groups = (program >= answer_programs) & (tl.arange(0, 1) == 0)

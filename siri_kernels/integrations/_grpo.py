@@ -99,8 +99,9 @@ def grpo_loss(
         ratio = logprobs.detach() - (logprobs.detach() if old is None else old)
         advantages = advantages * _vespo_weight(options, ratio, mask, advantages, weights)
         weights = None
-    elif weights is not None and options.level == "sequence":
+    elif weights is not None and options.level == "sequence" and kind != "cispo":
         # Their gradient of a sequence's ratio goes through its mean, so the mean weight counts.
+        # CISPO's goes through each token's log-prob, so each has its own.
         weights = (weights * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     rollout = None if weights is None else before - packed(weights).float().log()
     aggregation = {
@@ -133,7 +134,8 @@ def grpo_loss(
         with torch.no_grad():
             ratio = (logprobs - (logprobs if old is None else old)).exp()
             past = (ratio > options.epsilon_high) & (advantages[:, None] > 0) & mask
-            out.metrics["cispo_clip_ratio"] = past.sum() / mask.sum().clamp(min=1)
+            share = past.sum().float() / mask.sum().clamp(min=1)
+            out.metrics["cispo_clip_ratio"] = share
     return out
 
 
@@ -154,7 +156,7 @@ def _vespo_weight(
         log_w = log_w + weights.log().clamp(low, 20).sum(1)
     log_w = log_w.clamp(low, 20)
     k, rate = (
-        torch.where(advantages >= 0, pos, neg)
+        torch.full_like(log_w, neg).masked_fill(advantages >= 0, pos)
         for pos, neg in zip(options.vespo_pos, options.vespo_neg, strict=True)
     )
     rate = rate.clamp(min=1e-4)

@@ -187,8 +187,9 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
         if kind == "bnpo":
             return None
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        count = mask.sum().float() if items is None else torch.as_tensor(items).float()
-        count = count.to(mask.device)
+        count = torch.as_tensor(
+            mask.sum() if items is None else items, dtype=torch.float32, device=mask.device
+        )
         if several:
             if items is None:
                 torch.distributed.all_reduce(count)

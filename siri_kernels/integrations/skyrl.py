@@ -119,7 +119,8 @@ def siri_grpo_advantage(
         ``grpo`` gives it its reward.
     """
     names: dict[Any, int] = {}
-    ids = torch.tensor([names.setdefault(name, len(names)) for name in index])
+    numbers = [names.setdefault(name, len(names)) for name in index]
+    ids = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     advantages = group_advantages(
         token_level_rewards.sum(-1),
         ids,

@@ -72,7 +72,8 @@ def siri_loss(
             "on this rank"
         )
     lengths = [len(part) for part in found["log_probs"]]
-    ends = torch.tensor([0, *lengths]).cumsum(0).to(device=logprobs.device, dtype=torch.int32)
+    ends = torch.tensor([0, *lengths], dtype=torch.int64, device="cpu").cumsum(0)
+    ends = ends.to(device=logprobs.device, dtype=torch.int32)
 
     def whole(name: str) -> torch.Tensor | None:
         parts = batch.get(name)
@@ -158,5 +159,7 @@ def group_rewards(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[
         raise ValueError(f"group_index: got None for sample {groups.index(None)}; takes an integer")
     raw = [float(sample.get_reward_value(args)) for sample in flat]
     scale = "group_std" if args.grpo_std_normalization else "none"
-    advantages = group_advantages(torch.tensor(raw), torch.tensor(groups), scale=scale).advantages
+    rewards = torch.tensor(raw, dtype=torch.float32, device="cpu")
+    ids = torch.tensor(groups, dtype=torch.int64, device="cpu")
+    advantages = group_advantages(rewards, ids, scale=scale).advantages
     return raw, advantages.tolist()

@@ -144,9 +144,10 @@ def _names(code: CodeType) -> set[str]:
 def _check_values(original: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias = (
-        torch.randn(*shape, generator=generator) for shape in ((5, 8), (11, 8), (11,))
+        torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+        for shape in ((5, 8), (11, 8), (11,))
     )
-    targets = torch.randint(0, 11, (5,), generator=generator)
+    targets = torch.randint(0, 11, (5,), generator=generator, dtype=torch.int64, device="cpu")
     call = (hidden, weight, bias, targets, 0.7, 256, 5.0, 1.5, _OUTPUTS)
     try:
         theirs = original.apply(*call)

@@ -164,9 +164,10 @@ def _check_contract(triton_seam: Any, torch_seam: Any) -> None:
 @torch.no_grad()
 def _check_values(torch_seam: Any) -> None:
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1, 5, 8, generator=generator)
-    weight = torch.randn(11, 8, generator=generator)
-    labels = torch.randint(0, 11, (1, 5), generator=generator)
+    here = {"generator": generator, "device": "cpu"}
+    hidden = torch.randn(1, 5, 8, dtype=torch.float32, **here)
+    weight = torch.randn(11, 8, dtype=torch.float32, **here)
+    labels = torch.randint(0, 11, (1, 5), dtype=torch.int64, **here)
     theirs = torch_seam.FusedLinearForPPO(impl_backend="torch").forward(hidden, weight, labels, 0.7)
     ours = linear_logprob(hidden, weight, labels, temperature=0.7, tail=0.0)
     for name, got, want in zip(("log_probs", "entropy"), ours, theirs, strict=True):

@@ -9,8 +9,14 @@ import torch
 from siri_kernels import _checks as check
 from siri_kernels._autograd import untraced
 from siri_kernels._backend import resolve_backend
+from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels.linear_logprob import compiled, reference
-from siri_kernels.linear_logprob.checks import check_rule, check_targets, check_tensors
+from siri_kernels.linear_logprob.checks import (
+    check_rule,
+    check_targets,
+    check_tensors,
+    temperature_rows,
+)
 from siri_kernels.linear_logprob.op import OP, LinearLogprob, Plan, no_autocast
 from siri_kernels.linear_logprob.shard import Shard
 from siri_kernels.linear_logprob.slots import slots_for
@@ -45,9 +51,9 @@ def linear_logprob(
         targets: [...] int64, each in 0..V-1 or ``ignore_index``.
         bias: [V] floating point, added before the softcap. -inf masks an id: probability 0, under
             a softcap too, as for any raw logit of -inf.
-        temperature: number > 0, or a tensor of one or [...], one per token. It gets no gradient: a
-            tensor that requires one is refused. ``torch.compile`` makes a number a constant of
-            its graph and compiles again for another: pass a tensor if it changes.
+        temperature: number > 0, or a tensor of them: of one element, or [...] with 1 in place of
+            any size ([B, 1] for targets [B, L]: one per row). It gets no gradient: a tensor that
+            requires one is refused.
         softcap: number > 0, as ``final_logit_softcapping`` of Gemma; None: no cap.
         ignore_index: rows with this target are skipped: results 0, gradients 0, nothing computed
             on a CPU, and a NaN in them goes nowhere.
@@ -84,7 +90,10 @@ def linear_logprob(
     """
     options = (bias, temperature, softcap, ignore_index, tail, backend, process_group)
     if torch.compiler.is_compiling() and backend != "reference" and process_group is None:
-        return _in_graph(hidden, weight, targets, *options[:-1])
+        try:
+            return _in_graph(hidden, weight, targets, *options[:-1])
+        except (TypeError, ValueError) as error:
+            return LogprobOutput(*[refusal(error, targets, hidden, weight)] * 2)
     return _eager(hidden, weight, targets, *options)
 
 
@@ -107,7 +116,7 @@ def _eager(
     if shard is not None and backend == "reference":
         raise ValueError(f"{OP}: backend='reference' takes no process_group; 'portable' does")
     shards = 1 if shard is None else shard.size
-    check_targets(OP, targets, shards * weight.shape[0], ignore_index)
+    ignore_index = check_targets(OP, targets, shards * weight.shape[0], ignore_index)
     tail = check.number(OP, "tail", tail, at_least=0)
     lead = targets.shape
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
@@ -137,13 +146,17 @@ def _in_graph(
     backend, gemm_dtype = _backend(hidden, weight, targets, bias, backend)
     lead = targets.shape
     if isinstance(temperature, torch.Tensor):
-        if temperature.requires_grad:
-            raise ValueError(
-                f"{OP}: temperature gets no gradient; pass temperature.detach(), or divide before"
-            )
-        temperature = temperature.expand(lead).reshape(-1)
+        temperature = temperature_rows(OP, temperature, targets, hidden.device)
+    elif is_number(temperature):
+        temperature = numbers_in_graph([temperature])[0]
     else:
-        temperature = torch.full((), temperature, dtype=torch.float64)
+        temperature = check.number(OP, "temperature", temperature, above=0)  # says what is wrong
+    if softcap is not None and not is_number(softcap):
+        check.number(OP, "softcap", softcap, above=0)
+    if not (is_number(ignore_index) and isinstance(ignore_index, int)):
+        ignore_index = check.integer(OP, "ignore_index", ignore_index)
+    if not is_number(tail):
+        check.number(OP, "tail", tail, at_least=0)
     logprobs, entropy, *_ = compiled.linear_logprob(
         hidden.reshape(-1, hidden.shape[-1]),
         weight,

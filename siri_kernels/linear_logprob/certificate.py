@@ -57,7 +57,7 @@ def left_out(
         logprobs = stats.logprobs.clamp(min=-800.0)  # probability 0 adds nothing
         rest = stats.entropy + logprobs.exp() * logprobs - listed.kept_entropy
         # sum of p |log p + H|: all log p + H are negative where H < -log eps.
-        sign = torch.where(stats.entropy < -slots.LOG_EPS, -1.0, 1.0)
+        sign = torch.ones_like(rest).masked_fill_(stats.entropy < -slots.LOG_EPS, -1)
         moved = (rest + sign * stats.entropy * mass).clamp_(min=0) + rounding * stats.entropy
         cost = cost + grad_entropy.abs() * moved
     if isinstance(temperature, torch.Tensor):
@@ -94,12 +94,14 @@ def report(
     """Adds one backward pass to what :func:`take_backward_stats` will tell."""
     global _totals
 
-    def scalar(x: float | torch.Tensor) -> torch.Tensor:
+    def scalar(x: float | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if isinstance(x, torch.Tensor):
-            return x.to(torch.float64)
-        return torch.full((), x, dtype=torch.float64, device=device)  # filled there: no copy
+            return x.to(dtype)
+        return torch.full((), x, dtype=dtype, device=device)  # filled there: no copy
 
-    new = _Totals(scalar(rows), scalar(dense), scalar(entries), scalar(tail_mass))
+    # Counts as integers: exact, also where there is no float64.
+    counts = (scalar(x, torch.int64) for x in (rows, dense, entries))
+    new = _Totals(*counts, scalar(tail_mass, torch.float32))
     with _lock:
         old = _totals
         if old is not None and old.rows.device == device:
@@ -124,9 +126,12 @@ def take_backward_stats() -> BackwardStats | None:
         totals, _totals = _totals, None
     if totals is None:
         return None
-    sparse = totals.rows - totals.dense
+
+    def share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        return part.to(torch.float32) / whole.clamp(min=1).to(torch.float32)
+
     return BackwardStats(
-        (totals.dense / totals.rows.clamp(min=1)).float(),
-        totals.tail_mass.float(),
-        (totals.entries / sparse.clamp(min=1)).float(),
+        share(totals.dense, totals.rows),
+        totals.tail_mass,
+        share(totals.entries, totals.rows - totals.dense),
     )

@@ -13,8 +13,9 @@ def check_tensors(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.dtype:
     """Checks the tensors; the dtype in which ``hidden`` and ``weight`` are multiplied."""
-    for name, value in (("hidden", hidden), ("weight", weight), ("targets", targets)):
-        check.tensor(OP, name, value)
+    check.tensor(OP, "hidden", hidden, holds_values=True)
+    check.tensor(OP, "weight", weight)
+    check.tensor(OP, "targets", targets)
     check.dtype(OP, "hidden", hidden)
     check.dtype(OP, "weight", weight)
     check.device(OP, "weight", weight, "hidden", hidden.device)
@@ -55,35 +56,60 @@ def check_rule(
     targets: torch.Tensor,
     device: torch.device,
 ) -> LogitRule:
-    """Checks temperature and softcap; the rule with one temperature, or a flat tensor of them."""
+    """Checks temperature and softcap; the rule with one temperature, or a flat tensor of them.
+
+    ``device`` is that of the hidden states or logits.
+    """
     if softcap is not None:
         softcap = check.number(op, "softcap", softcap, above=0)
     if not isinstance(temperature, torch.Tensor):
         return LogitRule(check.number(op, "temperature", temperature, above=0), softcap)
+    rows = temperature_rows(op, temperature, targets, device)
+    if check.may_read(temperature):
+        good = (temperature > 0) & temperature.isfinite()
+        if not bool(good.all()):
+            raise ValueError(
+                f"{op}: temperature must hold finite numbers > 0; got "
+                f"{float(temperature[~good][0]):g} ({int((~good).sum())} of them not so)"
+            )
+    return LogitRule(rows, softcap)
+
+
+def temperature_rows(
+    op: str, temperature: torch.Tensor, targets: torch.Tensor, device: torch.device
+) -> torch.Tensor:
+    """A tensor of temperatures as one a row, flat: of one element, or broadcast to the targets.
+
+    As many dimensions as these are asked for, so that no [L] is taken for one of each column.
+    """
+    check.tensor(op, "temperature", temperature)
     check.dtype(op, "temperature", temperature)
     check.device(op, "temperature", temperature, "hidden", device)
-    if temperature.dim() > 0:
-        check.shape(op, "temperature", temperature, targets.shape, "that of targets")
     if temperature.requires_grad:
         raise ValueError(
             f"{op}: temperature gets no gradient; pass temperature.detach(), or divide before"
         )
-    if check.may_read(temperature) and not bool(((temperature > 0) & temperature.isfinite()).all()):
-        raise ValueError(f"{op}: temperature must hold finite numbers > 0; got {temperature}")
-    return LogitRule(temperature.expand(targets.shape).reshape(-1), softcap)
-
-
-def check_targets(op: str, targets: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(
-            f"{op}: ignore_index must be an int; got {ignore_index!r} "
-            f"({type(ignore_index).__name__})"
+    if temperature.numel() == 1:
+        temperature = temperature.reshape(())
+    elif temperature.dim() != targets.dim() or not all(
+        given in (1, wanted) for given, wanted in zip(temperature.shape, targets.shape, strict=True)
+    ):
+        raise ValueError(
+            f"{op}: temperature must have shape that of targets, {list(targets.shape)}, with 1 in "
+            f"place of any size, or one element; got {check.describe(temperature)}"
         )
+    return temperature.expand(targets.shape).reshape(-1)
+
+
+def check_targets(op: str, targets: torch.Tensor, vocabulary: int, ignore_index: int) -> int:
+    """Checks the targets' values, where they may be read; ``ignore_index`` as Python's own int."""
+    ignore_index = check.integer(op, "ignore_index", ignore_index)
     if not check.may_read(targets):
-        return
+        return ignore_index
     bad = ((targets < 0) | (targets >= vocabulary)) & (targets != ignore_index)
     if bool(bad.any()):
         raise ValueError(
             f"{op}: targets must lie in 0..{vocabulary - 1} or be ignore_index = {ignore_index}; "
             f"got {int(targets[bad][0])} ({int(bad.sum())} out of range)"
         )
+    return ignore_index

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from siri_kernels import _checks as check
+from siri_kernels._compiled import READS_ON_HOST
 from siri_kernels.linear_logprob.checks import check_rule, check_targets
 from siri_kernels.linear_logprob.op import OP, Plan, forward_of, gradients_of
 from siri_kernels.linear_logprob.portable import widened
@@ -105,7 +106,9 @@ def _(
     return a, b, c, d, lists.ids, lists.logits, lists.found
 
 
-@torch.library.custom_op("siri_kernels::linear_logprob_backward", mutates_args=())
+@torch.library.custom_op(
+    "siri_kernels::linear_logprob_backward", mutates_args=(), tags=READS_ON_HOST
+)
 def linear_logprob_backward(
     hidden: torch.Tensor,
     weight: torch.Tensor,

@@ -37,7 +37,8 @@ def selective_logprob(
     Args:
         logits: [..., V] bfloat16, float16, float32 or float64, any strides.
         targets: [...] int64, each in 0..V-1 or ``ignore_index``.
-        temperature: number > 0, or a tensor [...] of them, one per token, without gradient.
+        temperature: number > 0, or a tensor of them without gradient: of one element, or [...]
+            with 1 in place of any size.
         ignore_index: rows with this target are skipped: results 0, gradients 0.
         backend: None (fastest there is: "triton" on a GPU but for float64, else "portable"),
             "triton", "portable" or "reference".
@@ -50,7 +51,7 @@ def selective_logprob(
         TypeError, ValueError, NotImplementedError: as :func:`siri_kernels.linear_logprob`.
     """
     asked, backend = backend, resolve_backend(OP, backend, logits)
-    check.tensor(OP, "logits", logits)
+    check.tensor(OP, "logits", logits, holds_values=True)
     check.tensor(OP, "targets", targets)
     check.dtype(OP, "logits", logits)
     check.dtype(OP, "targets", targets, (torch.int64,))
@@ -61,7 +62,7 @@ def selective_logprob(
     check.device(OP, "targets", targets, "logits", logits.device)
     check.shape(OP, "targets", targets, logits.shape[:-1], "logits.shape[:-1]")
     rule = check_rule(OP, temperature, None, targets, logits.device)
-    check_targets(OP, targets, logits.shape[-1], ignore_index)
+    ignore_index = check_targets(OP, targets, logits.shape[-1], ignore_index)
     if backend == "triton" and logits.dtype == torch.float64:
         if asked is not None:
             raise ValueError(
@@ -88,7 +89,7 @@ class _Blocks:
         self.logits, self.rule = logits, rule
         rows, self.ids = tile_shape(logits.shape[1], logits.device)
         if index is None:
-            index = torch.arange(len(logits), device=logits.device)
+            index = torch.arange(len(logits), dtype=torch.int64, device=logits.device)
         self.rows = index.split(rows) if len(index) else ()
         self.acc = widened(logits.dtype)
 

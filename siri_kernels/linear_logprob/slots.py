@@ -91,7 +91,8 @@ class Collector:
         found = torch.bincount(row, minlength=len(rows))
         before = self.count[rows]
         self.count[rows] += found
-        place = torch.arange(len(flat)) + (before - found.cumsum(0) + found)[row]
+        places = torch.arange(len(flat), dtype=torch.int64, device=flat.device)
+        place = places + (before - found.cumsum(0) + found)[row]
         if int(self.count.max()) > self.most:
             fits = place < self.most
             flat, row, place = flat[fits], row[fits], place[fits]

@@ -51,7 +51,7 @@ def entries(
     most = slots.ids.shape[1]
     length = slots.found.clamp(max=most).long()
     row = torch.repeat_interleave(length)
-    place = torch.arange(len(row)) - (length.cumsum(0) - length)[row]
+    place = _numbers(row) - (length.cumsum(0) - length)[row]
     ids, z = slots.ids[row, place].long(), slots.logits[row, place]
     centred = (z - stats.max[row]).clamp_(min=LOG_ZERO)
     exp = centred.exp()
@@ -65,15 +65,15 @@ def entries(
     kept_entropy = _sum_of_rows(-p * log_p, row, len(length))
     temperature = rule.temperature
     # The target goes before the others of its row.
-    tail_of = torch.arange(len(row)) + row + 1
-    head_of = length.cumsum(0) - length + torch.arange(len(length))
+    tail_of = _numbers(row) + row + 1
+    head_of = length.cumsum(0) - length + _numbers(length)
 
     def merged(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
         whole = tail.new_empty(len(head) + len(tail))
         whole[tail_of], whole[head_of] = tail, head
         return whole
 
-    rows, here = torch.arange(len(length)), is_local(targets, vocabulary)
+    rows, here = _numbers(length), is_local(targets, vocabulary)
     head = gradient.at_target.where(here, 0)
     out = Entries(
         merged(rows, row), merged(targets.where(here, 0), ids), merged(head, grad), length + 1
@@ -90,6 +90,11 @@ def entries(
     norm = _sum_of_rows(out.grad.abs(), out.row, len(length))
     over = (slots.found > most).to(norm.dtype)
     return out, Listed(kept, kept_entropy, norm, over)
+
+
+def _numbers(like: torch.Tensor) -> torch.Tensor:
+    """0, 1, ... as many as there are entries of ``like``, beside it."""
+    return torch.arange(len(like), dtype=torch.int64, device=like.device)
 
 
 def _sum_of_rows(values: torch.Tensor, row: torch.Tensor, rows: int) -> torch.Tensor:
@@ -121,7 +126,7 @@ class Operand:
             rows = self.matrix[index[done:end]].to(self.gemm).to(self.acc)
             part = length[first:last]
             out[first:last] = F.embedding_bag(
-                torch.arange(end - done),
+                _numbers(index[done:end]),
                 rows,
                 part.cumsum(0) - part,
                 mode="sum",
@@ -142,7 +147,7 @@ class WeightGradient:
 
     def _span(self, start: int, stop: int) -> tuple[slice, slice]:
         """Which of the distinct ids lie in start..stop-1, and which entries have them."""
-        first, last = torch.searchsorted(self.ids, torch.tensor([start, stop])).tolist()
+        first, last = (int(torch.searchsorted(self.ids, limit)) for limit in (start, stop))
         begin = int(self.stop[first - 1]) if first else 0
         return slice(first, last), slice(begin, int(self.stop[last - 1]) if last else 0)
 

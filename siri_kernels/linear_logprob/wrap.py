@@ -130,13 +130,15 @@ def _probe(model: Any, head: nn.Linear, base: nn.Module) -> _Rule:
     def after_head(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
         # Far from 0, where a cap bends and no rounding hides a factor.
         seen["input"] = args[0]
-        spread = torch.linspace(-60, 60, output.shape[-1], device=output.device)
+        spread = torch.linspace(
+            -60, 60, output.shape[-1], dtype=torch.float32, device=output.device
+        )
         seen["logits"] = spread.to(output.dtype).expand_as(output).contiguous()
         return seen["logits"].clone()
 
     hooks = (base.register_forward_hook(after_base), head.register_forward_hook(after_head))
     # One row of four different tokens, none of which is likely to pad.
-    ids = torch.arange(4, device=device)[None] + min(10, head.out_features // 2)
+    ids = torch.arange(4, dtype=torch.int64, device=device)[None] + min(10, head.out_features // 2)
     inputs = {"input_ids": ids % head.out_features, "attention_mask": torch.ones_like(ids)}
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -6,12 +6,20 @@ from typing import Any
 
 import torch
 
+from siri_kernels import _checks as check
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels._backend import resolve_backend
+from siri_kernels._compiled import refusal
 from siri_kernels._device import device_of
-from siri_kernels.policy_loss import portable, reference
+from siri_kernels.policy_loss import compiled, portable, reference
 from siri_kernels.policy_loss.options import OP, check_inputs, checked_options
-from siri_kernels.policy_loss.types import LossInputs, PolicyLoss, RolloutCorrection
+from siri_kernels.policy_loss.types import (
+    LossInputs,
+    LossOptions,
+    PolicyLoss,
+    RolloutCorrection,
+    metric_names,
+)
 
 
 def policy_loss(
@@ -114,7 +122,8 @@ def policy_loss(
         w = exp(old_logprobs - rollout_logprobs), an estimate of KL(rollout || old), and
         rollout_weight_mean of the correction's weight, of w without one; off_policy_frac, with
         off_policy_threshold: tokens that it silences. Without a counted token the loss and its
-        gradient are 0. No call waits for a GPU.
+        gradient are 0. No call waits for a GPU. ``torch.compile`` takes the call as one
+        ``torch.library`` operator, which it does not compile again for other lengths or numbers.
 
     Raises:
         TypeError: wrong type or dtype.
@@ -123,26 +132,25 @@ def policy_loss(
             on a CPU, elsewhere under ``SIRI_KERNELS_CHECK=1``).
         NotImplementedError: double backward.
     """
-    backend = resolve_backend(OP, backend, logprobs)
-    options = checked_options(
-        objective,
-        clip_low,
-        clip_high,
-        dual_clip,
-        delta,
-        cispo_bounds,
-        sapo_tau,
-        ratio,
-        aggregation,
-        denominator,
-        rollout_correction,
-        off_policy_threshold,
-        kl_coef,
-        kl_estimator,
-        kl_unbiased,
-        kl_limit,
-        entropy_coef,
-    )
+    options = {
+        "objective": objective,
+        "clip_low": clip_low,
+        "clip_high": clip_high,
+        "dual_clip": dual_clip,
+        "delta": delta,
+        "cispo_bounds": cispo_bounds,
+        "sapo_tau": sapo_tau,
+        "ratio": ratio,
+        "aggregation": aggregation,
+        "denominator": denominator,
+        "rollout_correction": rollout_correction,
+        "off_policy_threshold": off_policy_threshold,
+        "kl_coef": kl_coef,
+        "kl_estimator": kl_estimator,
+        "kl_unbiased": kl_unbiased,
+        "kl_limit": kl_limit,
+        "entropy_coef": entropy_coef,
+    }
     inputs = LossInputs(
         logprobs,
         old_logprobs,
@@ -153,21 +161,51 @@ def policy_loss(
         ref_logprobs,
         entropy,
     )
-    check_inputs(inputs, options)
+    if torch.compiler.is_compiling() and backend != "reference":
+        try:
+            _check_types(inputs, backend)
+            return compiled.in_graph(inputs, options, backend)
+        except (TypeError, ValueError) as error:
+            loss = refusal(error, logprobs, old_logprobs, advantages, cu_seqlens)
+            return PolicyLoss(loss.sum(), dict.fromkeys(metric_names(inputs, True), loss.sum()))
+    resolve_backend(OP, backend, logprobs)
+    checked = checked_options(**options)
     if backend == "reference":
-        return reference.policy_loss(inputs, options)
+        check_inputs(inputs, checked)
+        return reference.policy_loss(inputs, checked)
+    result = compute(inputs, checked, backend)
+    loss = _WithGradient.apply(
+        result.loss, logprobs, result.d_logprobs, entropy, result.d_entropy, result.scale
+    )
+    return PolicyLoss(loss, result.metrics)
+
+
+def compute(
+    inputs: LossInputs, options: LossOptions, backend: str | None
+) -> portable.LossAndGradient:
+    """Checks the tensors; loss, gradients and metrics by "triton" or "portable"."""
+    backend = resolve_backend(OP, backend, inputs.logprobs)
+    check_inputs(inputs, options)
+    logprobs = inputs.logprobs
     with torch.no_grad():
         if backend == "triton" and inputs.dtype == torch.float32 and len(logprobs):
             from siri_kernels.policy_loss import launch  # Triton may not be installed
 
             with device_of(logprobs):
-                result = launch.policy_loss(inputs, options)
-        else:  # float64, or nothing to launch for
-            result = portable.policy_loss(inputs, options)
-    loss = _WithGradient.apply(
-        result.loss, logprobs, result.d_logprobs, entropy, result.d_entropy, result.scale
-    )
-    return PolicyLoss(loss, result.metrics)
+                return launch.policy_loss(inputs, options)
+        return portable.policy_loss(inputs, options)  # float64, or nothing to launch for
+
+
+def _check_types(x: LossInputs, backend: object) -> None:
+    """What an operator's arguments have to be before it can check them."""
+    if backend is not None and not isinstance(backend, str):
+        resolve_backend(OP, backend, x.logprobs)  # type: ignore[arg-type]
+    for name in ("logprobs", "cu_seqlens", "old_logprobs", "advantages"):
+        check.tensor(OP, name, getattr(x, name))
+    for name in ("rollout_logprobs", "ref_logprobs", "entropy", "mask"):
+        value = getattr(x, name)
+        if value is not None:
+            check.tensor(OP, name, value)
 
 
 class _WithGradient(torch.autograd.Function):

@@ -65,7 +65,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     kernels.reduce_kernel[(kernels.SUMS,)](
         sums, out, denominator, slots, DENOMINATOR=how, LANES=kernels.REDUCE_LANES
     )
-    names = metric_names(x, options)
+    names = metric_names(x, options.off_policy_threshold is not None)
     metrics = {name: out[kernels.ROWS[name]] for name in names}
     return LossAndGradient(out[0], d_logprobs, d_entropy, out[kernels.SUMS], metrics)
 

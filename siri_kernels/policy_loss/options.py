@@ -26,7 +26,12 @@ CORRECTION_MODES = ("truncate", "mask", "reject")
 CORRECTION_LEVELS = ("token", "sequence", "geometric")
 
 
+# The options that are one of several names.
+CHOICES = ("objective", "cispo_bounds", "ratio", "aggregation", "kl_estimator")
+
+
 def checked_options(
+    *,
     objective: Any,
     clip_low: Any,
     clip_high: Any,
@@ -45,6 +50,11 @@ def checked_options(
     kl_limit: Any,
     entropy_coef: Any,
 ) -> LossOptions:
+    """The options of :func:`siri_kernels.policy_loss`, checked.
+
+    Raises:
+        TypeError, ValueError: as that does.
+    """
     check.choice(OP, "objective", objective, OBJECTIVES)
     in_log_space = objective == "gmpo"
     clip_low = check.number(
@@ -61,8 +71,7 @@ def checked_options(
     check.choice(OP, "ratio", ratio, RATIOS)
     check.choice(OP, "aggregation", aggregation, AGGREGATIONS)
     check.choice(OP, "kl_estimator", kl_estimator, KL_ESTIMATORS)
-    if not isinstance(kl_unbiased, bool):
-        raise TypeError(f"{OP}: kl_unbiased must be a bool; got {kl_unbiased!r}")
+    kl_unbiased = check.flag(OP, "kl_unbiased", kl_unbiased)
     if kl_limit is not None:
         kl_limit = check.number(OP, "kl_limit", kl_limit, above=0)
     if off_policy_threshold is not None:
@@ -90,7 +99,9 @@ def checked_options(
 
 def _tau(value: Any) -> tuple[float, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{OP}: sapo_tau must be two numbers, for A > 0 and A <= 0; got {value!r}")
+        raise TypeError(
+            f"{OP}: sapo_tau must be two numbers, for A > 0 and A <= 0; got {check.shown(value)}"
+        )
     positive, negative = (check.number(OP, "sapo_tau", tau, above=0) for tau in value)
     return positive, negative
 
@@ -110,6 +121,8 @@ def _denominator(value: Any, aggregation: str) -> float | torch.Tensor | None:
         raise ValueError(
             f"{OP}: denominator must be a number or a 0-d tensor; got {check.describe(value)}"
         )
+    check.tensor(OP, "denominator", value)
+    check.dtype(OP, "denominator", value, (*check.FLOATS, *check.INTEGERS))
     value = value.detach()
     if check.may_read(value):
         check.number(OP, "denominator", value.item(), at_least=0)
@@ -136,7 +149,7 @@ def _correction(value: Any) -> RolloutCorrection | None:
 
 
 def check_inputs(x: LossInputs, options: LossOptions) -> None:
-    check.tensor(OP, "logprobs", x.logprobs)
+    check.tensor(OP, "logprobs", x.logprobs, holds_values=True)
     check.dtype(OP, "logprobs", x.logprobs)
     if x.logprobs.dim() != 1:
         raise ValueError(f"{OP}: logprobs must have shape [T]; got {check.describe(x.logprobs)}")

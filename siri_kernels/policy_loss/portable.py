@@ -89,7 +89,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     sequences = _per_sequence(x, options)
     d_logprobs = torch.empty(total, dtype=x.dtype, device=device)
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
-    names = ["loss", *metric_names(x, options)]
+    names = ["loss", *metric_names(x, options.off_policy_threshold is not None)]
     sums = {name: torch.zeros((), dtype=x.dtype, device=device) for name in names}
     sums["tokens"] = torch.zeros((), dtype=torch.int64, device=device)
 

@@ -36,7 +36,8 @@ def policy_loss(x: LossInputs, options: LossOptions) -> PolicyLoss:
         loss = x.logprobs[:0].to(x.dtype).sum()
         if x.entropy is not None:
             loss = loss + x.entropy[:0].to(x.dtype).sum()
-        return PolicyLoss(loss, dict.fromkeys(metric_names(x, options), zero))
+        names = metric_names(x, options.off_policy_threshold is not None)
+        return PolicyLoss(loss, dict.fromkeys(names, zero))
 
     token_count, sequence_count = sum(len(loss) for loss in losses), len(losses)
     if options.aggregation == "seq-mean-token-mean":

@@ -134,7 +134,7 @@ def over_zero(divisor: torch.Tensor) -> torch.Tensor:
     return divisor.masked_fill(divisor == 0, float("inf"))
 
 
-def metric_names(x: LossInputs, options: LossOptions) -> list[str]:
+def metric_names(x: LossInputs, off_policy: bool) -> list[str]:
     """The metrics of a call, in the order in which the backends hold them."""
     names = ["clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl", "tokens"]
     if x.entropy is not None:
@@ -143,6 +143,6 @@ def metric_names(x: LossInputs, options: LossOptions) -> list[str]:
         names.append("ref_kl")
     if x.rollout_logprobs is not None:
         names += ["rollout_kl", "rollout_weight_mean"]
-    if options.off_policy_threshold is not None:
+    if off_policy:
         names.append("off_policy_frac")
     return names

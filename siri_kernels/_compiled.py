@@ -1,0 +1,58 @@
+"""What the operators that ``torch.compile`` keeps in its graph share.
+
+A call that is traced becomes one ``torch.library`` operator. Its fake form knows sizes only, so all
+that reads a value, and every check, happens when the operator runs: it refuses what an eager call
+refuses, in the same words. Numbers go in as a tensor: a Python number that is an operator's
+argument is a constant of the graph, which is compiled again for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Real
+
+import torch
+
+# An operator that reads a size on the host cannot be replayed. (Added to PyTorch in 2.8.)
+_UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
+READS_ON_HOST: tuple[torch.Tag, ...] = () if _UNSAFE is None else (_UNSAFE,)
+
+
+def is_number(value: object) -> bool:
+    """Whether a tensor can be made of it in a graph; if not, it is for the checks to refuse."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return not isinstance(value, int) or -(2**62) < value < 2**62
+
+
+def numbers_in_graph(values: Iterable[float]) -> torch.Tensor:
+    """[n] float64 on the CPU, of numbers for which :func:`is_number` holds.
+
+    As products: of a number that changes from call to call these alone do not make a constant.
+    """
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    return torch.stack([one * value for value in values])
+
+
+@torch.library.custom_op("siri_kernels::refuse", mutates_args=())
+def _refuse(message: str, is_type_error: bool, like: torch.Tensor) -> torch.Tensor:
+    raise (TypeError if is_type_error else ValueError)(message)
+
+
+@_refuse.register_fake
+def _(message: str, is_type_error: bool, like: torch.Tensor) -> torch.Tensor:
+    return like.new_empty(like.shape, dtype=torch.float32)
+
+
+def refusal(error: Exception, *candidates: object) -> torch.Tensor:
+    """In a graph: what raises ``error`` when it runs. The compiler would make it one of its own.
+
+    Args:
+        error: a TypeError or ValueError.
+        candidates: arguments of the call; the result is like the first that is a tensor. Without
+            one the error is raised here.
+    """
+    for candidate in candidates:
+        if isinstance(candidate, torch.Tensor):
+            return _refuse(error.args[0], isinstance(error, TypeError), candidate.detach())
+    raise error

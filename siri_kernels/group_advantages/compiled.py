@@ -1,0 +1,67 @@
+"""``group_advantages`` as a ``torch.library`` operator, which ``torch.compile`` keeps in its graph.
+
+What an operator is given and when it checks is said in :mod:`siri_kernels._compiled`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@torch.library.custom_op("siri_kernels::group_advantages", mutates_args=())
+def group_advantages(
+    rewards: torch.Tensor,
+    ids: torch.Tensor | None,
+    size: int | None,
+    num_groups: int | None,
+    numbers: torch.Tensor,
+    correction: int,
+    baseline: str,
+    scale: str,
+    singleton: str,
+    backend: str,
+) -> Results:
+    """The eager call; groups by ``ids`` [B] or of ``size``; ``numbers``: [1], eps."""
+    from siri_kernels.group_advantages import api
+
+    groups = size if ids is None else ids
+    assert groups is not None
+    return api.group_advantages(
+        rewards,
+        groups,
+        baseline=baseline,
+        scale=scale,
+        eps=float(numbers),
+        correction=correction,
+        singleton=singleton,
+        num_groups=num_groups,
+        backend=backend or None,
+    )
+
+
+@group_advantages.register_fake
+def _(
+    rewards: torch.Tensor,
+    ids: torch.Tensor | None,
+    size: int | None,
+    num_groups: int | None,
+    numbers: torch.Tensor,
+    correction: int,
+    baseline: str,
+    scale: str,
+    singleton: str,
+    backend: str,
+) -> Results:
+    if size is not None:
+        groups = rewards.numel() // size
+    elif num_groups is not None:
+        groups = num_groups
+    else:  # a size that values decide
+        groups = torch.library.get_ctx().new_dynamic_size()
+
+    def new(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return rewards.new_empty(n, dtype=dtype)
+
+    return new(rewards.numel()), new(groups), new(groups), new(groups, torch.bool)
