@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from numbers import Integral, Number, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,32 +142,32 @@ def flag(op: str, name: str, value: object) -> bool:
     return bool(value)
 
 
-def fill(op: str, name: str, value: object, dtype: torch.dtype) -> Number:
+def fill(op: str, name: str, value: Any, dtype: torch.dtype) -> Any:
     """A number that a tensor of this dtype can hold: NaN and infinity where it is floating."""
-    kind: type = Number if dtype.is_complex else Real if dtype.is_floating_point else Integral
-    if dtype == torch.bool:
-        least, most = 0, 1
-    elif kind is Integral:
-        least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max
-    if kind is Real and isinstance(value, Real):
-        try:
-            return float(value)  # type: ignore[return-value]
-        except OverflowError:
-            pass
-    elif kind is Number and isinstance(value, Number):
-        return value
-    elif kind is Integral and isinstance(value, Real):
-        # 0.0 is one too: the usual default.
-        if math.isfinite(value) and value == int(value) and least <= int(value) <= most:
-            return int(value)  # type: ignore[return-value]
-    elif not isinstance(value, Number):
+    if not isinstance(value, Number):
         raise TypeError(
             f"{op}: {name} must be a number; got {shown(value)} ({type(value).__name__})"
         )
-    raise ValueError(
-        f"{op}: {name} must be a number that {str(dtype).removeprefix('torch.')} can hold; got "
-        f"{shown(value)}"
-    )
+    held = value
+    try:
+        if dtype.is_complex:
+            held, fits = complex(value), True
+        elif dtype.is_floating_point:
+            held = float(value)
+            fits = not math.isfinite(held) or abs(held) <= torch.finfo(dtype).max
+        else:
+            held = int(value)
+            limits = (0, 1) if dtype == torch.bool else torch.iinfo(dtype)
+            least, most = limits if isinstance(limits, tuple) else (limits.min, limits.max)
+            fits = held == value and least <= held <= most
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{op}: {name} must be a number that {str(dtype).removeprefix('torch.')} can hold; got "
+            f"{shown(value)}"
+        )
+    return held
 
 
 def choice(op: str, name: str, value: object, allowed: Sequence[str]) -> None:

@@ -64,7 +64,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("piece_kernel", {}, registers=100, path=455),
     Limit("piece_kernel", {}, registers=83, path=362, load=16, store=16, rows=_HIDDEN),
     Limit("reduce_kernel", {}, registers=40, path=333),
-    Limit("scan_kernel", {}, registers=194, path=3166, stack=8),
+    Limit("scan_kernel", {}, registers=210, path=3618, stack=8),
     Limit("sequence_kernel", {}, registers=89, path=735),
     Limit("target_kernel", {}, registers=60, path=337),
     Limit("target_kernel", {}, registers=46, path=233, rows=("hidden_row", "weight_row")),

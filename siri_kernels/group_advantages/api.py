@@ -164,10 +164,10 @@ def _in_graph(
     return GroupAdvantages(*out)
 
 
-def _correction(value: object) -> int:
+def _correction(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Real) or value not in (0, 1):
         raise ValueError(f"{OP}: correction must be 0 or 1; got {check.shown(value)}")
-    return int(value)
+    return int(float(value))
 
 
 def _checked(

@@ -54,6 +54,7 @@ def _(
     singleton: str,
     backend: str,
 ) -> Results:
+    groups: int | torch.SymInt
     if size is not None:
         groups = rewards.numel() // size
     elif num_groups is not None:
@@ -61,7 +62,7 @@ def _(
     else:  # a size that values decide
         groups = torch.library.get_ctx().new_dynamic_size()
 
-    def new(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def new(n: int | torch.SymInt, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return rewards.new_empty(n, dtype=dtype)
 
     return new(rewards.numel()), new(groups), new(groups), new(groups, torch.bool)

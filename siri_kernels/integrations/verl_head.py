@@ -164,10 +164,11 @@ def _check_contract(triton_seam: Any, torch_seam: Any) -> None:
 @torch.no_grad()
 def _check_values(torch_seam: Any) -> None:
     generator = torch.Generator().manual_seed(0)
-    here = {"generator": generator, "device": "cpu"}
-    hidden = torch.randn(1, 5, 8, dtype=torch.float32, **here)
-    weight = torch.randn(11, 8, dtype=torch.float32, **here)
-    labels = torch.randint(0, 11, (1, 5), dtype=torch.int64, **here)
+    hidden, weight = (
+        torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+        for shape in ((1, 5, 8), (11, 8))
+    )
+    labels = torch.randint(0, 11, (1, 5), generator=generator, dtype=torch.int64, device="cpu")
     theirs = torch_seam.FusedLinearForPPO(impl_backend="torch").forward(hidden, weight, labels, 0.7)
     ours = linear_logprob(hidden, weight, labels, temperature=0.7, tail=0.0)
     for name, got, want in zip(("log_probs", "entropy"), ours, theirs, strict=True):

@@ -100,8 +100,8 @@ def report(
         return torch.full((), x, dtype=dtype, device=device)  # filled there: no copy
 
     # Counts as integers: exact, also where there is no float64.
-    counts = (scalar(x, torch.int64) for x in (rows, dense, entries))
-    new = _Totals(*counts, scalar(tail_mass, torch.float32))
+    one, two, three = (scalar(x, torch.int64) for x in (rows, dense, entries))
+    new = _Totals(one, two, three, scalar(tail_mass, torch.float32))
     with _lock:
         old = _totals
         if old is not None and old.rows.device == device:

@@ -20,9 +20,11 @@ from siri_kernels.policy_loss.types import (
     metric_names,
 )
 
-# The numbers among the options in the order of the operator's tensor; those of NONEABLE may be None.
-NUMBERS = ("clip_low", "clip_high", "dual_clip", "delta", "denominator", "off_policy_threshold")
-NUMBERS += ("kl_coef", "kl_limit", "entropy_coef")  # then the two of sapo_tau and of the correction
+# The numbers among the options, in the order of the operator's tensor; NONEABLE ones may be None.
+NUMBERS = (
+    *("clip_low", "clip_high", "dual_clip", "delta", "denominator", "off_policy_threshold"),
+    *("kl_coef", "kl_limit", "entropy_coef"),  # then the two of sapo_tau and of the correction
+)
 NONEABLE = ("dual_clip", "delta", "denominator", "off_policy_threshold", "kl_limit")
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

@@ -110,8 +110,7 @@ def _denominator(value: Any, aggregation: str) -> float | torch.Tensor | None:
     if value is None:
         if aggregation == "token-sum-norm":
             raise ValueError(
-                f"{OP}: denominator must be a number with aggregation='token-sum-norm'; "
-                "got None"
+                f"{OP}: denominator must be a number with aggregation='token-sum-norm'; got None"
             )
         return None
     if not isinstance(value, torch.Tensor):

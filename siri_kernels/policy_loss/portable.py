@@ -59,9 +59,7 @@ class _Block:
     def spread(self, per_sequence: torch.Tensor) -> torch.Tensor:
         """[B] -> [n]."""
         if self._ids is None:
-            sequences = torch.arange(
-                len(self._sizes), dtype=torch.int64, device=self._sizes.device
-            )
+            sequences = torch.arange(len(self._sizes), dtype=torch.int64, device=self._sizes.device)
             self._ids = sequences.repeat_interleave(self._sizes, output_size=self.size)
         return per_sequence.index_select(0, self._ids)
 

@@ -107,7 +107,17 @@ def loss_calls(g, backend):
                     ),
                 }
 
-                def call(logprobs, entropy, o=objective, r=ratio, a=aggregation, given=given):
+                kept = []
+
+                def call(
+                    logprobs,
+                    entropy,
+                    o=objective,
+                    r=ratio,
+                    a=aggregation,
+                    given=given,
+                    kept=kept,
+                ):
                     out = policy_loss(
                         logprobs,
                         g["old"],
@@ -130,7 +140,6 @@ def loss_calls(g, backend):
                     kept.extend(out.metrics.values())
                     return [out.loss]
 
-                kept = []
                 yield [*differentiated(call, g["logprobs"], g["entropy"]), *kept]
 
 
