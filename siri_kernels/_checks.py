@@ -148,15 +148,16 @@ def fill(op: str, name: str, value: Any, dtype: torch.dtype) -> Any:
         raise TypeError(
             f"{op}: {name} must be a number; got {shown(value)} ({type(value).__name__})"
         )
-    held = value
+    number: Any = value
+    held = number
     try:
         if dtype.is_complex:
-            held, fits = complex(value), True
+            held, fits = complex(number), True
         elif dtype.is_floating_point:
-            held = float(value)
+            held = float(number)
             fits = not math.isfinite(held) or abs(held) <= torch.finfo(dtype).max
         else:
-            held = int(value)
+            held = int(number)
             limits = (0, 1) if dtype == torch.bool else torch.iinfo(dtype)
             least, most = limits if isinstance(limits, tuple) else (limits.min, limits.max)
             fits = held == value and least <= held <= most
