@@ -112,8 +112,8 @@ def install(*, tail: float | None = None, backend: str | None = None) -> FusedHe
         if dist_process_group is not None or reduction.lower() != "none":
             return verl_triton(hidden, weight, labels, temperature, reduction, dist_process_group)
         out = head(hidden, weight, labels, temperature, "triton")
-        # verl's own is flat, [N] also for packed labels [1, N]. Several rows keep their shape: verl's
-        # engine reads columns of padded batches, where a flat result would fail.
+        # verl's own is flat, [N] also for packed labels [1, N]. Several rows keep their shape:
+        # verl's engine reads columns of padded batches, where a flat result would fail.
         return out if len(labels) > 1 and labels.dim() > 1 else tuple(x.reshape(-1) for x in out)
 
     def forward(
