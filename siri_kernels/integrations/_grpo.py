@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from siri_kernels import varlen
+from siri_kernels.integrations._grpo_kl import corrected_sequence_kl
 from siri_kernels.policy_loss import PolicyLoss, RolloutCorrection, policy_loss
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
@@ -50,11 +51,6 @@ class GrpoOptions:
             raise ValueError(
                 f"{op}: delta must be at least 1 + epsilon_high = {1 + self.epsilon_high}; got "
                 f"{self.delta}: below, it would cap positive advantages too"
-            )
-        if self.level == "sequence" and self.unbiased_kl and self.beta:
-            raise ValueError(
-                f"{op}: use_bias_correction_kl is taken with importance_sampling_level='token' "
-                "only: the corrected estimate is one of tokens (DeepSeek-V3.2)"
             )
 
 
@@ -110,6 +106,9 @@ def grpo_loss(
         "dr_grpo": "token-sum-norm",
         "luspo": "seq-mean-token-sum",
     }.get(kind, "token-mean")
+    by_sequence = bool(options.beta) and options.unbiased_kl and options.level == "sequence"
+    by_sequence = by_sequence and ref is not None
+    beta = 0.0 if by_sequence else options.beta
     out = policy_loss(
         keep.values,
         before,
@@ -126,10 +125,15 @@ def grpo_loss(
         denominator=denominator,
         rollout_logprobs=rollout,
         rollout_correction=None if rollout is None else _AS_GIVEN,
-        ref_logprobs=None if ref is None or not options.beta else packed(ref),
-        kl_coef=options.beta,
-        kl_unbiased=options.unbiased_kl and bool(options.beta),
+        ref_logprobs=None if ref is None or not beta else packed(ref),
+        kl_coef=beta,
+        kl_unbiased=options.unbiased_kl and bool(beta),
     )
+    if by_sequence:
+        assert ref is not None
+        kl, mean = corrected_sequence_kl(kind, logprobs, old, ref, mask, denominator)
+        out.metrics["ref_kl"] = mean
+        out = PolicyLoss(out.loss + options.beta * kl, out.metrics)
     if kind == "cispo" and options.level == "token":
         with torch.no_grad():
             ratio = (logprobs - (logprobs if old is None else old)).exp()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
 from siri_kernels.integrations._grpo import GrpoOptions, grpo_loss
@@ -30,12 +32,12 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
         sapo_temperature_pos, sapo_temperature_neg: of "sapo", > 0.
         temperature: of the logits.
         delta: two-sided clipping, at least ``1 + epsilon_high``.
-        use_bias_correction_kl: KL estimate times the ratio, level "token" only.
+        use_bias_correction_kl: KL estimate times the ratio, a token's or a sequence's as the level.
         vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg: of "vespo".
 
     Raises:
         ValueError: an option out of these; "cispo", "sapo" and "vespo" at level "sequence"; "luspo"
-            at level "token", where Liger's sum takes in padding.
+            at level "token" or with ``beta`` (0.04 by default), where Liger's sum takes in padding.
     """
 
     def __init__(
@@ -85,15 +87,29 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
                 f"{_OP}: importance_sampling_level must be 'token' for loss_type={loss_type!r}"
             )
         if loss_type == "luspo" and (not sequence or beta):
+            default = self._defaults()
+            met = [
+                f"{name}={value!r}" + (" (the default)" if value == default[name] else "")
+                for name, value, bad in (
+                    ("importance_sampling_level", importance_sampling_level, not sequence),
+                    ("beta", beta, bool(beta)),
+                )
+                if bad
+            ]
             raise ValueError(
-                f"{_OP}: luspo is taken with importance_sampling_level='sequence' and beta=0; got "
-                f"{importance_sampling_level!r}, {beta}: there Liger 0.8.5 sums over padding too"
+                f"{_OP}: loss_type='luspo' got {' and '.join(met)}, where Liger 0.8.5 sums over "
+                "padding too; set importance_sampling_level='sequence' and beta=0.0"
             )
         if loss_type == "dr_grpo" and max_completion_length is None:
             raise ValueError(f"{_OP}: max_completion_length is required by loss_type='dr_grpo'")
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.use_ref_model = use_ref_model
+
+    @classmethod
+    def _defaults(cls) -> dict[str, object]:
+        parameters = inspect.signature(cls.__init__).parameters
+        return {name: parameter.default for name, parameter in parameters.items()}
 
     def forward(
         self,

@@ -73,7 +73,9 @@ def install(*, tail: float | None = None, backend: str | None = None) -> FusedHe
     """Replaces verl's ``linear_cross_entropy`` and ``FusedLinearForPPO.forward``.
 
     verl's model forwards look both up at each call. ``impl_backend=liger`` and a vocabulary split
-    over tensor-parallel ranks (Megatron) stay verl's own. A second call changes the settings.
+    over tensor-parallel ranks (Megatron) stay verl's own. Results are shaped as verl's: "torch" as
+    the labels, "triton" [N] for one packed row [1, N], but as the labels for several rows. A second
+    call changes the settings.
 
     Args:
         tail: as ``linear_logprob``; None: ``SIRI_KERNELS_VERL_TAIL``, or 0.01.
@@ -109,8 +111,10 @@ def install(*, tail: float | None = None, backend: str | None = None) -> FusedHe
     ) -> Any:
         if dist_process_group is not None or reduction.lower() != "none":
             return verl_triton(hidden, weight, labels, temperature, reduction, dist_process_group)
-        # Shaped as labels; verl's own is flat, and its engine squeezes either.
-        return head(hidden, weight, labels, temperature, "triton")
+        out = head(hidden, weight, labels, temperature, "triton")
+        # verl's own is flat, [N] also for packed labels [1, N]. Several rows keep their shape:
+        # verl's engine reads columns of padded batches, where a flat result would fail.
+        return out if len(labels) > 1 and labels.dim() > 1 else tuple(x.reshape(-1) for x in out)
 
     def forward(
         self: Any,

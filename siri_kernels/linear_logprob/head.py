@@ -10,6 +10,7 @@ from torch import nn
 
 from siri_kernels.linear_logprob.api import linear_logprob
 from siri_kernels.linear_logprob.types import LogprobOutput
+from siri_kernels.linear_logprob.uncast import pack, unpack
 
 
 class LogprobHead(nn.Linear):
@@ -22,7 +23,12 @@ class LogprobHead(nn.Linear):
     states alone it returns logits as that did.
 
     Called as a module (not through its ``weight``), so that hooks that gather a sharded weight
-    (FSDP2) cover it.
+    (FSDP2) cover it, and so that their mixed precision leaves a tensor of temperatures as it is.
+
+    Attributes:
+        cast_hidden: whether hidden states of another dtype than the weight's are cast to it when
+            targets are scored outside autocast, as models do whose last norm computes in float32.
+            False; :meth:`wrap` sets it.
 
     Args:
         head: the ``nn.Linear`` [V, D] to take over (its bias too), an ``nn.Embedding`` [V, D] to
@@ -32,6 +38,8 @@ class LogprobHead(nn.Linear):
         TypeError: ``head`` is none of these.
         ValueError: a parameter that is not a matrix.
     """
+
+    cast_hidden = False
 
     def __init__(self, head: nn.Linear | nn.Embedding | nn.Parameter) -> None:
         weight: torch.Tensor
@@ -67,14 +75,23 @@ class LogprobHead(nn.Linear):
         aligned with the hidden states: ``targets[:, t]`` is what position ``t`` predicts, -100
         where nothing counts. Options are ``temperature``, ``tail``, ``ignore_index`` and
         ``backend`` of :func:`siri_kernels.linear_logprob`; softcaps and factors of the model's
-        logits are its own. Without ``targets`` nothing changes: logits, labels, ``generate``.
+        logits are its own, as its configuration has them at each call. Without ``targets`` nothing
+        changes: logits, labels, ``generate``.
 
         The same object is returned, its head a ``LogprobHead`` of the same parameters, its class a
         subclass of the same name, so that tied weights, parameter names, state dicts,
         ``save_pretrained``, copies and pickles stay as they are. The model runs four tokens, on
         which it is seen that log-probs from hidden states are those of its logits. Wrap it before
-        ``fully_shard``, DDP, PEFT, accelerate and ``torch.compile``. The auxiliary loss of a
-        mixture of experts is not added; its ``router_logits`` are in ``base`` when asked for.
+        ``fully_shard``, FSDP, DDP, PEFT, accelerate and ``torch.compile``. The head may be an FSDP
+        unit of its own, or get PEFT's LoRA, ``modules_to_save`` or ``trainable_token_indices``
+        afterwards. The auxiliary loss of a mixture of experts is not added; its ``router_logits``
+        are in ``base`` when asked for.
+
+        A ``temperature`` may be a float32 or float64 tensor, one or [B, L], also under the mixed
+        precision of ``fully_shard``. A wrapper outside the model that casts arguments (FSDP1,
+        ``fully_shard`` of a PEFT model) rounds it first: that is refused, with what to set.
+
+        Wrapped again, a wrapped model is the same; its rule is looked at anew.
 
         Args:
             model: a ``PreTrainedModel`` with a language-model head, weights loaded.
@@ -88,6 +105,12 @@ class LogprobHead(nn.Linear):
         from siri_kernels.linear_logprob.wrap import wrap
 
         return wrap(model)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """As any module; a tensor of temperatures is kept from casts of arguments (FSDP)."""
+        if "temperature" in options:
+            options["temperature"] = pack(options["temperature"])
+        return super().__call__(*args, **options)
 
     @overload
     def forward(self, hidden: torch.Tensor) -> torch.Tensor: ...
@@ -114,4 +137,8 @@ class LogprobHead(nn.Linear):
                     f"{sorted(options)}"
                 )
             return F.linear(hidden, self.weight, self.bias)
+        if "temperature" in options:
+            options["temperature"] = unpack(options["temperature"], hidden.device)
+        if self.cast_hidden and not torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(self.weight.dtype)
         return linear_logprob(hidden, self.weight, targets, bias=self.bias, **options)

@@ -1,8 +1,7 @@
 """``LogprobHead.wrap``: a transformers causal LM that gives log-probs of targets, not logits.
 
-Nothing of transformers is imported. What a model must be is tested on the model itself: one forward
-pass of four tokens, in which the head answers with logits of our own, shows what reaches the head
-and what becomes of the logits behind it.
+Nothing of transformers is imported. What a model must be is tested on the model itself, see
+:mod:`.model_probe`; what may be put around its head afterwards is in :mod:`.head_forms`.
 """
 
 from __future__ import annotations
@@ -10,13 +9,15 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from siri_kernels.linear_logprob.head import LogprobHead
+from siri_kernels.linear_logprob.head_forms import HeadError, innermost, is_wrapped, score
+from siri_kernels.linear_logprob.model_probe import base_of, changed, probe, probe_again, settings
+from siri_kernels.linear_logprob.uncast import pack, unpack
 
 _OP = "LogprobHead.wrap"
 _OPTIONS = ("temperature", "tail", "ignore_index", "backend")
@@ -27,10 +28,7 @@ _OF_LOGITS = (
     "num_items_in_batch",
     "num_logits_to_keep",
 )
-# What configurations call the cap and the factor of their logits; a factor divides in some models
-# (Granite) and multiplies in others (Cohere), so both are tried.
-_CAPS = ("final_logit_softcapping", "logits_soft_cap")
-_FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+_SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 class ModelLogprobs(NamedTuple):
@@ -48,17 +46,6 @@ class ModelLogprobs(NamedTuple):
     base: Any
 
 
-class _Rule(NamedTuple):
-    """Logits are ``softcap(scale * head(hidden))``."""
-
-    softcap: float | None
-    scale: float
-
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        logits = logits * self.scale
-        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
-
-
 def wrap(model: Any) -> Any:
     """See :meth:`LogprobHead.wrap`."""
     kind: Any = type(model)
@@ -67,17 +54,24 @@ def wrap(model: Any) -> Any:
             f"{_OP}: model must be a causal LM of transformers; got {kind.__name__}. Wrap "
             "the model itself, before get_peft_model, DistributedDataParallel or torch.compile"
         )
-    name, head, base = kind.__name__, model.get_output_embeddings(), model.base_model
-    if hasattr(kind, "_siri_base") and isinstance(head, LogprobHead):
+    name, head, base = kind.__name__, model.get_output_embeddings(), base_of(model)
+    if hasattr(kind, "_siri_base") and is_wrapped(head):
+        _follow_settings(model)
         return model
     problem = _problem(model, head, base)
     if problem:
         raise ValueError(f"{_OP}: {name} cannot be wrapped: {problem}")
-    rule = _probe(model, head, base)
-    model.set_output_embeddings(LogprobHead(head))
+    known = settings(model)
+    try:
+        rule = probe(model, head, base, head.out_features)
+    except ValueError as error:
+        raise _cannot(model, error) from error
+    ours = LogprobHead(head)
+    ours.cast_hidden = True
+    model.set_output_embeddings(ours)
     if not isinstance(model.get_output_embeddings(), LogprobHead):
         raise ValueError(f"{_OP}: {name} cannot be wrapped: set_output_embeddings has no effect")
-    model._siri_rule = rule
+    model._siri_rule, model._siri_settings = rule, known
     model.__class__ = _subclass(getattr(kind, "_siri_base", kind))
     return model
 
@@ -98,8 +92,8 @@ def _problem(model: Any, head: Any, base: Any) -> str | None:
         LogprobHead.forward,
     ):
         return (
-            f"its head is {type(head).__name__}, not an nn.Linear; an adapter or quantisation goes "
-            "on other layers, or is merged first"
+            f"its head is {type(head).__name__}, not an nn.Linear; wrap the model before an "
+            "adapter is put on its head, or merge that first; quantisation goes on other layers"
         )
     if hasattr(head.weight, "full_tensor"):
         return "its weights are sharded already; wrap it before fully_shard"
@@ -114,78 +108,27 @@ def _problem(model: Any, head: Any, base: Any) -> str | None:
     return None
 
 
-@torch.no_grad()
-def _probe(model: Any, head: nn.Linear, base: nn.Module) -> _Rule:
-    """Runs four tokens: the head must get the base model's output, its logits follow a rule.
+def _cannot(model: Any, why: object) -> ValueError:
+    return ValueError(f"{_OP}: {type(model).__name__} cannot be wrapped: {why}")
+
+
+def _follow_settings(model: Any) -> None:
+    """Looks for the rule of the logits again if a cap or factor was changed since it was found.
 
     Raises:
-        ValueError: they do not, or the model cannot be run so.
+        ValueError: the model does now what no rule describes; the text names the change.
     """
-    seen: dict[str, Any] = {}
-    device = head.weight.device
-
-    def after_base(module: nn.Module, args: Any, output: Any) -> None:
-        seen["hidden"] = getattr(output, "last_hidden_state", None)
-
-    def after_head(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        # Far from 0, where a cap bends and no rounding hides a factor.
-        seen["input"] = args[0]
-        spread = torch.linspace(
-            -60, 60, output.shape[-1], dtype=torch.float32, device=output.device
-        )
-        seen["logits"] = spread.to(output.dtype).expand_as(output).contiguous()
-        return seen["logits"].clone()
-
-    hooks = (base.register_forward_hook(after_base), head.register_forward_hook(after_head))
-    # One row of four different tokens, none of which is likely to pad.
-    ids = torch.arange(4, dtype=torch.int64, device=device)[None] + min(10, head.out_features // 2)
-    inputs = {"input_ids": ids % head.out_features, "attention_mask": torch.ones_like(ids)}
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    what = changed(model._siri_settings, model)
+    if what is None:
+        return
+    head = model.get_output_embeddings()
+    inner: Any = innermost(head)
+    shape = (inner.out_features, inner.in_features)
     try:
-        logits = model(**inputs, use_cache=False, return_dict=True).logits
-        if "hidden" not in seen:  # OPT calls what is inside its base model
-            base(**inputs, use_cache=False, return_dict=True)
-    except Exception as error:
-        raise _cannot(model, f"a forward pass of four tokens fails: {error!r}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
-    hidden, given = seen.get("hidden"), seen.get("input")
-    if hidden is None or given is None:
-        raise _cannot(model, "its head is not called, or its base model has no last_hidden_state")
-    hidden = hidden.to(given.dtype)
-    if given.shape != hidden.shape or not torch.allclose(given, hidden, rtol=1e-3):
-        raise _cannot(model, "its head gets something else than its base model's last_hidden_state")
-    want = logits.float()
-    if want.shape == seen["logits"].shape:
-        tolerance = 16 * torch.finfo(seen["logits"].dtype).eps
-        for rule in _candidates(model.config):
-            if torch.allclose(rule(seen["logits"].float()), want, rtol=tolerance, atol=tolerance):
-                return rule
-    raise _cannot(
-        model,
-        "it changes its logits behind the head otherwise than by a factor and a softcap, which its "
-        f"configuration would give as one of {_FACTORS + _CAPS}",
-    )
-
-
-def _candidates(config: Any) -> Iterator[_Rule]:
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    caps: list[float | None] = [None]
-    caps += [float(cap) for name in _CAPS if (cap := getattr(text, name, None))]
-    factors = [1.0]
-    for name in _FACTORS:
-        value = getattr(text, name, None)
-        if value is not None and value > 0:
-            factors += [float(value), 1 / float(value)]
-    return (_Rule(cap, factor) for cap in caps for factor in factors)
-
-
-def _cannot(model: Any, why: str) -> ValueError:
-    return ValueError(f"{_OP}: {type(model).__name__} cannot be wrapped: {why}")
+        model._siri_rule = probe_again(model, head, base_of(model), shape)
+    except ValueError as error:
+        raise _cannot(model, f"after the change of {what}, {error}") from error
+    model._siri_settings = settings(model)
 
 
 def _logprobs(
@@ -200,20 +143,54 @@ def _logprobs(
         if value is not None and not (isinstance(value, int) and value == 0):
             raise TypeError(f"{name}: {key} is not taken together with targets")
     head = model.get_output_embeddings()
-    if not isinstance(head, LogprobHead):
+    if not is_wrapped(head):
         raise RuntimeError(
-            f"{name}: its head is {type(head).__name__} now (resized, or given an adapter?); "
-            "wrap it again"
+            f"{name}: its head is {type(head).__name__} now (resized?); wrap it again: "
+            "LogprobHead.wrap(model), the model itself where PEFT or FSDP is around it"
         )
+    _follow_settings(model)
     inputs.setdefault("use_cache", False)
-    base = model.base_model(**{**inputs, "return_dict": True})
+    base = base_of(model)(**{**inputs, "return_dict": True})
     hidden, rule = base.last_hidden_state, model._siri_rule
-    if not torch.is_autocast_enabled(hidden.device.type):
-        hidden = hidden.to(head.weight.dtype)
-    temperature = options.pop("temperature", 1.0)
+    _check_length(name, hidden, targets, inputs)
+    temperature = _temperature(name, options.pop("temperature", 1.0), hidden.device)
     cap = None if rule.softcap is None else rule.softcap / rule.scale
-    out = head(hidden, targets, softcap=cap, temperature=temperature / rule.scale, **options)
+    # As an Uncast: wrappers around the head (FSDP1) cast tensors before LogprobHead sees them.
+    options = {**options, "softcap": cap, "temperature": pack(temperature / rule.scale)}
+    try:
+        out = score(head, hidden, targets, options)
+    except HeadError as error:
+        raise HeadError(f"{name}: {error}") from None
     return ModelLogprobs(out.logprobs, out.entropy, base)
+
+
+def _temperature(name: str, given: Any, device: torch.device) -> Any:
+    """The number or tensor, checked not to be one that mixed precision has rounded."""
+    given = unpack(given, device)
+    if isinstance(given, torch.Tensor) and given.dtype in _SIXTEEN_BITS:
+        raise TypeError(
+            f"{name}: temperature must be a number or a float32 or float64 tensor; got "
+            f"{given.dtype}, in which 0.6 is 0.6016. If the mixed precision of a wrapper around "
+            "the model cast it, pass a number, or set cast_forward_inputs=False there (FSDP1: "
+            "cast_root_forward_inputs=False)"
+        )
+    return given
+
+
+def _check_length(
+    name: str, hidden: torch.Tensor, targets: torch.Tensor, inputs: dict[str, Any]
+) -> None:
+    """Targets of the tokens alone do not fit hidden states that begin with virtual ones."""
+    if inputs.get("input_ids") is not None or targets.dim() != 2:
+        return
+    more = hidden.shape[1] - targets.shape[1]
+    if more > 0 and len(hidden) == len(targets):
+        raise ValueError(
+            f"{name}: targets must have shape {list(hidden.shape[:2])}, one for each position; got "
+            f"{list(targets.shape)}. If virtual tokens of prompt tuning stand first: targets = "
+            f"torch.nn.functional.pad(targets, ({more}, 0), value=-100), and a temperature of each "
+            f"token with value=1.0; results then begin at [:, {more}:]"
+        )
 
 
 @functools.cache
@@ -249,6 +226,12 @@ def _subclass(base: type) -> type:
         parameters=[*kept[:at], *extra, *kept[at:]]
     )
 
+    def call(self: Any, *args: Any, **inputs: Any) -> Any:
+        # Before hooks: those of FSDP2 cast floating-point tensors to 16 bits.
+        if "temperature" in inputs:
+            inputs["temperature"] = pack(inputs["temperature"])
+        return base.__call__(self, *args, **inputs)
+
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         return _empty, (base,), self.__dict__
 
@@ -257,6 +240,7 @@ def _subclass(base: type) -> type:
         (base,),
         {
             "forward": forward,
+            "__call__": call,
             "__reduce_ex__": reduce,
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,

@@ -6,83 +6,30 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from accelerate.utils import is_peft_model  # type: ignore[import-untyped]
 from trl import GRPOTrainer
 
 from siri_kernels import group_advantages
 from siri_kernels.integrations._grpo import GrpoOptions, grpo_loss
+from siri_train.integrations.trl_length import SiriLengthCallback
+from siri_train.integrations.trl_metrics import TrlMetrics
 from siri_train.rewards import Response, Verifier, length_capping_reward
 from siri_train.rewards.extract import ThinkMode
 from siri_train.schedule import LengthSchedule
 
+__all__ = ["SiriGRPOTrainer", "SiriLengthCallback", "length_capped_reward"]
+
+# Options that TRL copies from its arguments into attributes when it is built.
+_COPIED = {
+    "beta": "beta",
+    "epsilon": "epsilon_low",
+    "epsilon_high": "epsilon_high",
+    "loss_type": "loss_type",
+    "importance_sampling_level": "importance_sampling_level",
+    "off_policy_mask_threshold": "off_policy_mask_threshold",
+    "entropy_coef": "entropy_coef",
+}
 _SCALES = {"group": "group_std", "batch": "batch_std", "none": "none"}
-
-
-class SiriLengthCallback(TrainerCallback):
-    """Sets the cap of the coming step wherever TRL 1.16 reads it, before it generates.
-
-    TRL fires ``on_step_begin`` before the step's rollouts. Bound to a trainer, any
-    ``GRPOTrainer``, by :meth:`bind`; ``SiriGRPOTrainer(length_schedule=...)`` does that itself.
-    With ``steps_per_generation`` or ``num_iterations`` larger than a step, rollouts have the cap of
-    the step that generated them. Evaluation runs under the cap of the step just done.
-
-    Args:
-        schedule: the cap at each 0-based step; a resumed run continues it.
-    """
-
-    def __init__(self, schedule: LengthSchedule) -> None:
-        self.schedule = schedule
-        self.trainer: Any = None
-        self.caps: list[int] = []
-        """The caps that were set, one a step."""
-
-    def bind(self, trainer: Any) -> SiriLengthCallback:
-        """Ties the callback to ``trainer`` and adds it there; returns itself.
-
-        Raises:
-            ValueError: ``loss_type="dr_grpo"`` with a cap that moves (TRL divides by it);
-                ``max_completion_length`` below the schedule's largest cap; truncated completions
-                masked out, whose zero reward is what shortens answers.
-        """
-        top, args = self.schedule.max_len, trainer.args
-        moves = self.schedule.shape != "constant" and self.schedule.min_len != top
-        if trainer.loss_type == "dr_grpo" and moves:
-            raise ValueError(
-                "loss_type: got 'dr_grpo' with a cap that moves: it divides by "
-                "max_completion_length, so that the size of the update would swing with the cap; "
-                "takes 'dapo', or any other loss_type, or shape='constant'"
-            )
-        if args.max_completion_length < top:
-            raise ValueError(
-                f"max_completion_length: got {args.max_completion_length}; takes at least the "
-                f"schedule's max_len, {top}"
-            )
-        if trainer.mask_truncated_completions:
-            raise ValueError(
-                "mask_truncated_completions: got True; takes False: SIRI compresses through the "
-                "zero reward of truncated completions"
-            )
-        self.trainer = trainer
-        trainer.add_callback(self)
-        self._set(self.schedule(trainer.state.global_step))
-        return self
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer is None:
-            raise RuntimeError("SiriLengthCallback: call bind(trainer) before training")
-        cap = self.schedule(state.global_step)
-        self._set(cap)
-        self.caps.append(cap)
-        self.trainer._metrics["train"]["siri/cap"].append(float(cap))
-
-    def _set(self, cap: int) -> None:
-        trainer = self.trainer
-        trainer.max_completion_length = cap
-        if trainer.use_vllm:
-            trainer.vllm_generation.max_completion_length = cap
-        else:
-            trainer.generation_config.max_new_tokens = cap
-            trainer.generation_kwargs["max_new_tokens"] = cap
 
 
 def length_capped_reward(
@@ -144,20 +91,36 @@ class SiriGRPOTrainer(GRPOTrainer):
     tokens. Advantages are TRL's but for a constant group, where they are exactly 0. Its LM head
     runs on ``linear_logprob`` within ``siri_kernels.integrations.trl.fused_lm_head()``.
 
+    Options are read at each step where TRL reads them, so that a callback may anneal them:
+    ``trainer.beta``, ``trainer.epsilon_low``, ``trainer.loss_type``, ``trainer.args.delta``. A
+    change of the arguments that TRL has copied (``args.beta``, ``args.epsilon``, ...), which TRL
+    itself ignores, is carried over to the trainer.
+
     Args:
         *args, **kwargs: of ``GRPOTrainer``.
         length_schedule: the moving cap; None: ``max_completion_length`` throughout.
 
     Raises:
-        ValueError: an option whose loss would be another one than TRL's, naming it and why.
+        ValueError: an option whose loss would be another one than TRL's, naming it and why; also
+            in the middle of a run, before the step that would use it.
     """
 
     def __init__(
         self, *args: Any, length_schedule: LengthSchedule | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._seen_args = {name: getattr(self.args, name) for name in _COPIED}
+        self._options()
+        self._refuse()
+        self._all_rewards: torch.Tensor | None = None
+        self.length_callback: SiriLengthCallback | None = None
+        if length_schedule is not None:
+            self.length_callback = SiriLengthCallback(length_schedule).bind(self)
+
+    def _options(self) -> GrpoOptions:
+        """Checked options as they are now."""
         a = self.args
-        self._options = GrpoOptions(
+        options = GrpoOptions(
             self.loss_type,
             self.epsilon_low,
             self.epsilon_high,
@@ -169,32 +132,60 @@ class SiriGRPOTrainer(GRPOTrainer):
             (a.vespo_k_pos, a.vespo_lambda_pos),
             (a.vespo_k_neg, a.vespo_lambda_neg),
         )
-        self._refuse()
-        self._all_rewards: torch.Tensor | None = None
-        self.length_callback: SiriLengthCallback | None = None
-        if length_schedule is not None:
-            self.length_callback = SiriLengthCallback(length_schedule).bind(self)
+        options.check("SiriGRPOTrainer")
+        return options
 
     def _refuse(self) -> None:
-        self._options.check("SiriGRPOTrainer")
+        a = self.args
         refused = {
-            "top_entropy_quantile": (self.top_entropy_quantile < 1, "it masks the objective alone"),
+            "top_entropy_quantile": (
+                self.top_entropy_quantile < 1,
+                self.top_entropy_quantile,
+                "it masks the objective alone; set top_entropy_quantile=1.0",
+            ),
             "use_adaptive_entropy": (
                 self.use_adaptive_entropy,
-                "its controller lies in TRL's loss",
-            ),
-            "output_router_logits": (
-                self.aux_loss_enabled,
-                "the auxiliary loss lies in TRL's loss",
+                True,
+                "its controller lies in TRL's loss; set use_adaptive_entropy=False and a fixed "
+                "entropy_coef",
             ),
             "multi_objective_aggregation": (
                 self.multi_objective_aggregation != "sum_then_normalize",
-                "advantages are those of the weighted sum of rewards",
+                self.multi_objective_aggregation,
+                "advantages are those of the weighted sum of rewards; set "
+                "multi_objective_aggregation='sum_then_normalize'",
             ),
         }
-        for name, (bad, why) in refused.items():
+        for name, (bad, got, why) in refused.items():
             if bad:
-                raise ValueError(f"{name}: this setting is not taken by SiriGRPOTrainer: {why}")
+                raise ValueError(
+                    f"{name}: got {got!r}; this setting is not taken by SiriGRPOTrainer: {why}"
+                )
+        if self.beta and self.ref_model is None and not is_peft_model(self.model):
+            raise ValueError(
+                f"beta: got {self.beta}, raised from 0 during the run: TRL builds the reference "
+                "model only when beta is above 0 at the start; start with a small beta, such as "
+                f"GRPOConfig(beta=1e-6), and keep it above 0 (it was {a.beta} in the arguments)"
+            )
+        callback = getattr(self, "length_callback", None)
+        if callback is not None:
+            callback.check()
+
+    def _follow_arguments(self) -> None:
+        """Carries changed arguments over to the attributes that TRL made of them."""
+        for name, attribute in _COPIED.items():
+            value = getattr(self.args, name)
+            if value != self._seen_args[name]:
+                self._seen_args[name] = value
+                setattr(self, attribute, value)
+                if self.args.epsilon_high is None and name in ("epsilon", "epsilon_high"):
+                    self.epsilon_high = self.args.epsilon
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        self._follow_arguments()
+        self._options()
+        self._refuse()
+        return super()._prepare_inputs(generation_batch)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._all_rewards = super()._calculate_rewards(*args, **kwargs)  # [all rows, functions]
@@ -215,37 +206,53 @@ class SiriGRPOTrainer(GRPOTrainer):
         return out
 
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        options = self._options()
         completion_mask = inputs["completion_mask"]
         mask = completion_mask * inputs.get("tool_mask", 1)
-        logprobs, entropy, _ = self._get_per_token_logps_and_entropies(
+        logprobs, entropy, router_loss = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
             torch.cat([inputs["prompt_mask"], completion_mask], dim=1),
             completion_mask.size(1),
             compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
             **{key: inputs[key] for key in _MODEL_INPUTS if inputs.get(key) is not None},
         )
         mask = mask.bool()
-        old = inputs.get("old_per_token_logps")
+        old, ref = inputs.get("old_per_token_logps"), inputs.get("ref_per_token_logps")
+        if options.beta and ref is None:
+            raise ValueError(
+                f"beta: got {options.beta}, but the rollout in use was made with beta=0 and has no "
+                "reference log-probs; change beta from or to 0 only where a rollout begins"
+            )
         train = self.model.training
         accumulated = self.current_gradient_accumulation_steps if train else 1
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        weights = inputs["importance_sampling_ratio"] if corrected else None
         advantages = self._on_policy(inputs, logprobs.detach(), old, mask)
         out = grpo_loss(
-            self._options,
+            options,
             logprobs,
             mask,
             advantages,
             old=old,
-            ref=inputs.get("ref_per_token_logps"),
-            weights=inputs["importance_sampling_ratio"] if corrected else None,
+            ref=ref,
+            weights=weights,
             denominator=self._denominator(inputs, len(mask), accumulated),
         )
         loss = out.loss / accumulated if self.loss_type == "bnpo" else out.loss
-        if self._entropy_bonus_enabled:
+        metrics = TrlMetrics(self, "train" if train else "eval")
+        metrics.tokens(options, out.metrics, entropy.detach(), mask)
+        metrics.clipped(options, logprobs.detach(), old, inputs["advantages"], mask, weights)
+        if self._entropy_bonus_enabled or self.entropy_coef:
+            # As TRL's, the loss before the bonus, of this micro-batch alone.
+            counted_once = self.loss_type in ("dapo", "cispo", "vespo", "bnpo")
+            metrics.entropy_bonus(out.loss if counted_once else out.loss * accumulated)
             mean = (entropy * mask).sum() / mask.sum().clamp(min=1) / accumulated
             loss = loss - self.entropy_coef * mean
-        self._record("train" if train else "eval", out.metrics, entropy.detach(), mask)
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * router_loss / accumulated
+            metrics.router(router_loss)
         return loss
 
     def _denominator(self, inputs: Any, rows: int, accumulated: int) -> float | torch.Tensor | None:
@@ -278,33 +285,6 @@ class SiriGRPOTrainer(GRPOTrainer):
             off_policy_threshold=self.off_policy_mask_threshold,
         )
         return advantages * keep[:, 0]
-
-    def _record(
-        self, mode: str, metrics: dict[str, torch.Tensor], entropy: torch.Tensor, mask: torch.Tensor
-    ) -> None:
-        """TRL's names where it has them, means over all processes' tokens; ours under siri/."""
-        tokens = metrics["tokens"].float()
-        values = {
-            "entropy": (entropy * mask).sum() / tokens.clamp(min=1),
-            "siri/ratio_mean": metrics["ratio_mean"],
-            "siri/approx_kl": metrics["approx_kl"],
-        }
-        if self._options.beta:
-            values["kl"] = metrics["ref_kl"]
-        low, high = metrics["clip_frac_low"], metrics["clip_frac_high"]
-        if self.loss_type == "cispo":
-            values["siri/clip_high"] = high  # of any advantage
-            if "cispo_clip_ratio" in metrics:
-                values["cispo_clip_ratio"] = metrics["cispo_clip_ratio"]  # of A > 0, as TRL's
-        elif self.loss_type not in ("sapo", "vespo"):
-            values["clip_ratio/low_mean"], values["clip_ratio/high_mean"] = low, high
-            values["clip_ratio/region_mean"] = low + high
-        sums = torch.stack([tokens, *(v.float() * tokens for v in values.values())])
-        count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
-        for name, total in zip(values, totals, strict=True):
-            self._metrics[mode][name].append(total / max(count, 1.0))
-        largest = self.accelerator.gather(metrics["ratio_max"]).max().item()
-        self._metrics[mode]["siri/ratio_max"].append(largest)
 
 
 _MODEL_INPUTS = (

@@ -22,7 +22,9 @@ def test_parameters_are_ligers(method):
     assert shape(Ours) == shape(Theirs)
 
 
-@pytest.mark.parametrize("extra", ["none", "old", "reference", "weights", "items", "delta"])
+@pytest.mark.parametrize(
+    "extra", ["none", "old", "reference", "corrected", "weights", "items", "delta"]
+)
 @pytest.mark.parametrize(
     ("loss_type", "level"),
     [(x, "token") for x in ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")]
@@ -42,8 +44,8 @@ def test_equals_liger(loss_type, level, extra):
     logps = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     if extra != "none":
         inputs["old_per_token_logps"] = logps + 0.3 * torch.randn_like(logps)
-    if extra == "reference" and loss_type != "luspo":
-        options["beta"] = 0.1
+    if extra in ("reference", "corrected") and loss_type != "luspo":
+        options |= {"beta": 0.1, "use_bias_correction_kl": extra == "corrected"}
         inputs |= {"ref_input": hidden + 0.1, "ref_weight": weight + 0.1, "ref_bias": bias}
     if extra == "weights":
         wide = 1 if loss_type == "luspo" else length
@@ -78,7 +80,23 @@ def test_equals_liger(loss_type, level, extra):
     ("options", "message"),
     [
         ({"loss_type": "dr_grpo"}, "max_completion_length is required"),
-        ({"loss_type": "luspo"}, "luspo is taken with"),
+        (
+            {"loss_type": "luspo"},
+            r"importance_sampling_level='token' \(the default\) and beta=0.04 \(the default\).*"
+            "set importance_sampling_level='sequence' and beta=0.0",
+        ),
+        (
+            {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+            r"got beta=0.04 \(the default\), where.*set .*beta=0.0",
+        ),
+        (
+            {"loss_type": "luspo", "beta": 0.0},
+            r"got importance_sampling_level='token' \(the default\), where.*set",
+        ),
+        (
+            {"loss_type": "luspo", "beta": 0.5, "importance_sampling_level": "sequence"},
+            "got beta=0.5, where.*set .*beta=0.0",
+        ),
         ({"loss_type": "sapo", "importance_sampling_level": "sequence"}, "'token'"),
         ({"delta": 1.1}, "delta must be at least"),
         ({"loss_type": "ppo"}, "loss_type must be one of"),

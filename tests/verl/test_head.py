@@ -62,6 +62,26 @@ def test_verls_patched_model_runs_ours(head, backend, monkeypatch):
         assert (got[2][name] - grad).abs().max() <= 1e-4 * grad.abs().max(), name
 
 
+@pytest.mark.parametrize("rows", [None, 1, 3])
+@pytest.mark.parametrize("tokens", [1, 2, 7])
+def test_results_are_shaped_as_verls(head, rows, tokens):
+    """verl's Triton head is flat; its engine reads columns of several padded rows."""
+    shape = (tokens,) if rows is None else (rows, tokens)
+    hidden, weight = torch.randn(*shape, 8, requires_grad=True), torch.randn(11, 8)
+    labels = torch.randint(0, 11, shape)
+    own = torch_seam.FusedLinearForPPO().forward(hidden, weight, labels, 0.7)
+    head()
+    for call, want in (
+        (torch_seam.FusedLinearForPPO().forward, shape),
+        (triton_seam.linear_cross_entropy, shape if (rows or 0) > 1 else (tokens,)),
+    ):
+        got = call(hidden, weight, labels, 0.7)
+        assert [tuple(x.shape) for x in got] == [want, want]
+        for a, b in zip(got, own, strict=True):
+            torch.testing.assert_close(a.flatten(), b.flatten(), rtol=1e-4, atol=1e-5)
+        assert torch.autograd.grad(got[0].sum(), hidden)[0].shape == hidden.shape
+
+
 def test_without_the_module_verl_is_untouched():
     assert triton_seam.linear_cross_entropy.__self__ is triton_seam.LinearCrossEntropy
     assert torch_seam.FusedLinearForPPO.forward.__module__ == torch_seam.__name__

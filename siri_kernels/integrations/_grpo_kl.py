@@ -1,0 +1,41 @@
+"""GSPO's KL term with ``use_bias_correction_kl``: tokens' estimates times a sequence's ratio."""
+
+from __future__ import annotations
+
+import torch
+
+
+def corrected_sequence_kl(
+    loss_type: str,
+    logprobs: torch.Tensor,
+    old: torch.Tensor | None,
+    ref: torch.Tensor,
+    mask: torch.Tensor,
+    denominator: float | torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """TRL's and Liger's term, whose gradient goes through the ratio too, without ``beta``.
+
+    ``policy_loss`` knows the correction of tokens by their own ratios alone.
+
+    Args:
+        loss_type: decides how tokens are summed, as in :func:`._grpo.grpo_loss`.
+        logprobs, ref: [B, L]. old: [B, L], or None: ``logprobs`` themselves, ratio 1.
+        mask: [B, L] bool.
+        denominator: of the aggregation; None: this call's tokens.
+
+    Returns:
+        The aggregated term, 0-d, and the mean over counted tokens, detached.
+    """
+    before = logprobs.detach() if old is None else old
+    # Masked positions may hold anything, infinities too, whose gradient would be NaN.
+    change = (logprobs - before).masked_fill(~mask, 0.0)
+    gap = (ref - logprobs).masked_fill(~mask, 0.0)
+    tokens = mask.sum(1).clamp(min=1)
+    ratio = (change.sum(1) / tokens).exp()[:, None]
+    kl = (gap.exp() - gap - 1) * ratio  # 0 where masked
+    if loss_type in ("grpo", "sapo"):
+        total = (kl.sum(1) / tokens).sum()
+    else:
+        total = kl.sum()
+    count = mask.sum().clamp(min=1)
+    return total / (count if denominator is None else denominator), kl.detach().sum() / count
