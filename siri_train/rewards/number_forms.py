@@ -10,7 +10,7 @@ decimals (``0.1\overline{6}``, ``0.(3)``, ``0.333...``), words that scale (``3 m
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 LONGEST = 1000
@@ -21,7 +21,7 @@ _NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _PLAIN = re.compile(_NUMBER)
 _GROUPED = re.compile(r"[0-9]{1,3}(?:[ ,][0-9]{3})+(?:\.[0-9]+)?")
 _SCIENTIFIC = re.compile(
-    rf"(?:(?P<times>{_NUMBER})\*)?10\^\{{(?P<power>[+-]?[0-9]+)\}}|"
+    rf"(?:(?P<times>{_NUMBER})(?:\*| ?[xX] ?))?10\^\{{(?P<power>[+-]?[0-9]+)\}}|"
     rf"(?P<head>{_NUMBER})[eE](?P<tail>[+-]?[0-9]+)"
 )
 _SLASH = re.compile(r"(?P<above>[^/]+)/(?P<below>[^/]+)")
@@ -34,7 +34,9 @@ _REPEATING = re.compile(
 )
 _DOTTED = re.compile(r"(?P<whole>[0-9]*)\.(?P<digits>[0-9]+)(?:\\dots|\.{3,})")
 _SCALED = re.compile(
-    r"(?P<number>.*[0-9}) ]) ?(?P<word>hundred|thousand|million|billion|trillion|dozen)s?", re.I
+    r"(?P<number>.*[0-9}) ]) ?"
+    r"(?P<word>hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?",
+    re.I,
 )
 _PERCENT = re.compile(r"(?P<number>.*[0-9}) ]) ?(?:%|percent|per cent|pct)", re.I)
 
@@ -45,6 +47,8 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
     "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
 }
 
 
@@ -56,12 +60,14 @@ class Number:
         value: the value as written: 12 for ``12%``.
         percent: whether a percent sign or word follows.
         digits: significant digits of a decimal with a point; None for every other form.
+        places: digits behind its point.
         grouped: whether it could also be read as a list (``100,200``).
     """
 
     value: Fraction
     percent: bool = False
     digits: int | None = None
+    places: int = 0
     grouped: bool = False
 
     def equals(self, other: Number) -> bool:
@@ -94,7 +100,7 @@ def read_number(text: str) -> Number | None:
     match = _PERCENT.fullmatch(text)
     if match is not None:
         number = _read(match["number"].strip(), 0)
-        return None if number is None else Number(number.value, True, number.digits)
+        return None if number is None else replace(number, percent=True)
     return _read(text, 0)
 
 
@@ -113,7 +119,7 @@ def _read(text: str, depth: int) -> Number | None:
         number = _read(rest, depth + 1)
         if number is None or text[0] == "+":
             return number
-        return Number(-number.value, False, number.digits, number.grouped)
+        return replace(number, value=-number.value)
     if text[0] == "(" and text[-1] == ")" and matching(text, 0) == len(text) - 1:
         return _read(text[1:-1].strip(), depth + 1)
     scaled = _SCALED.fullmatch(text)
@@ -125,7 +131,7 @@ def _read(text: str, depth: int) -> Number | None:
         text = text.replace(",", "").replace(" ", "")
     if _PLAIN.fullmatch(text):
         digits = len(text.replace(".", "").lstrip("0")) if "." in text.rstrip(".") else None
-        return Number(_decimal(text), False, digits, grouped)
+        return Number(_decimal(text), False, digits, len(text.partition(".")[2]), grouped)
     return _scientific(text) or _repeating(text) or _fraction(text, depth)
 
 
@@ -138,8 +144,7 @@ def _scientific(text: str) -> Number | None:
     if len(power_text) > 6 or abs(int(power_text)) > _LARGEST_EXPONENT:
         return None
     power = int(power_text)
-    digits = len(head.replace(".", "").lstrip("0")) if "." in head else None
-    return Number(_decimal(head) * Fraction(10) ** power, False, digits)
+    return Number(_decimal(head) * Fraction(10) ** power)
 
 
 def _repeating(text: str) -> Number | None:
@@ -153,12 +158,10 @@ def _repeating(text: str) -> Number | None:
     if match is None:
         return None
     digits = match["digits"]
-    # The digits show a period when the shortest block that ends them stands there three times, or
-    # twice if it is longer than two digits.
+    # The digits show a period when the shortest block that ends them stands there twice.
     for size in range(1, min(len(digits) // 2, 20) + 1):
-        times = 3 if size <= 2 else 2
         block = digits[-size:]
-        if digits.endswith(block * times):
+        if digits.endswith(block * 2):
             return Number(_periodic(match["whole"], digits[:-size], block))
     return None
 
@@ -204,11 +207,10 @@ def _stands_for(decimal: Number, exact: Number) -> bool:
         return False
     if _terminates(exact.value) or not _terminates(decimal.value) or decimal.value == 0:
         return False
-    # The unit of the last digit shown; digits counts from the first that is not zero.
+    unit = Fraction(1, 10**decimal.places)
     error = abs(decimal.value - exact.value)
-    return error < abs(decimal.value) / 10 ** (decimal.digits - 1) and error * 10 ** (
-        _CERTAIN_DIGITS - 1
-    ) < abs(exact.value)
+    truncated = abs(decimal.value) < abs(exact.value) and error < unit
+    return truncated or 2 * error <= unit
 
 
 def _terminates(value: Fraction) -> bool:

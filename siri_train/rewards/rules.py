@@ -39,7 +39,7 @@ from siri_train.rewards.structure import (
     shape,
 )
 from siri_train.rewards.text_form import clean, normalise, text_key
-from siri_train.rewards.units import split_unit
+from siri_train.rewards.units import same_unit, split_unit
 from siri_train.rewards.words import choice, is_words, same_words
 
 Questions = list[tuple[str, str]]
@@ -49,8 +49,9 @@ _DEEPEST = 6
 _LONGEST_LIST = 64
 _BASED = re.compile(
     r"\(?(?P<digits>[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\)?"
-    r"(?:_\{\(?(?P<base>[0-9]+|[a-z]+)\)?\}| ?(?:in )?base ?(?P<word>[0-9]+|[a-z]+))"
+    r"(?:_\{\(?(?:base ?)?(?P<base>[0-9]+|[a-z]+)\)?\}| ?(?:in )?base ?(?P<word>[0-9]+|[a-z]+))"
 )
+_NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
 _BASES = {
     "two": "2",
     "three": "3",
@@ -115,11 +116,13 @@ def _unwrapped(text: str) -> str:
 
 def _by_choice(answer: str, gold: str, depth: int) -> bool | Questions | None:
     right = choice(gold)
-    if right is None or not right[0].isupper() and right[0] == gold:
+    if right is None:
         return None
     given = choice(answer)
     if given is None:
         return False if right[1] else None
+    if right[0] == gold and gold.islower() and not given[1]:
+        return None  # a variable, or a choice without its text
     letter = given[0]
     if right[0].isupper() and right[0] in "ABCDE" and letter in "abcde":
         letter = letter.upper()
@@ -139,12 +142,12 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     if (unit is None) != (gold_unit is None):
         # Beside "5 meters", the m of "5m" is a unit.
         close = split_unit(answer if unit is None else gold, closed_up=True)
-        if close[1] == (gold_unit if unit is None else unit):
+        if close[1] is not None and same_unit(close[1], gold_unit or unit or ()):
             if unit is None:
                 body, unit = close
             else:
                 gold_body, gold_unit = close
-    if unit is not None and gold_unit is not None and unit != gold_unit:
+    if unit is not None and gold_unit is not None and not same_unit(unit, gold_unit):
         return False
     left, right = read_number(body), read_number(gold_body)
     if left is None and right is None:
@@ -215,7 +218,12 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
 
 
 def _listed(text: str) -> list[str]:
-    return pieces(text, "comma")[0]
+    parts, _ = pieces(text, "comma")
+    if len(parts) == 1 and text.count("=") > 1:  # "x=1 y=2"
+        apart = _NEXT_NAME.split(text)
+        if all(named_value(part) is not None for part in apart):
+            return apart
+    return parts
 
 
 def _without_name(parts: list[str]) -> tuple[str, str] | None:
@@ -270,12 +278,10 @@ def _by_shape(answer: str, gold: str, depth: int) -> bool | Questions | None:
         if left.rows != right.rows or len(left.parts) != len(right.parts):
             return False
         return _all_of(zip(left.parts, right.parts, strict=True), depth)
-    if kinds == {"single", "set"}:
-        small = left if left.kind == "set" else right
-        if len(small.parts) == 1:
-            other = right if small is left else left
-            pair = (small.parts[0], other.parts[0])
-            return _compare(*(pair if small is left else pair[::-1]), depth + 1)
+    if left.kind == "set" and len(left.parts) == 1:
+        return _compare(left.parts[0], gold, depth + 1)
+    if right.kind == "set" and len(right.parts) == 1:
+        return _compare(answer, right.parts[0], depth + 1)
     # Intervals and unions may be sets with a name: a question, not a difference.
     ranges = {"union", "tuple", "[)", "(]", "[]", "set"}
     if kinds <= ranges | {"single"} and ("union" in kinds or r"\mathbb{" in answer + gold):

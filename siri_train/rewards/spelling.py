@@ -116,7 +116,7 @@ def _to_latex(text: str) -> str:
         text = "".join(_character(character) for character in text)
         text = unicodedata.normalize("NFKC", text)
     stripped = text.strip()
-    for mark in ("**", "__", "`", '"'):
+    for mark in ("***", "**", "__", "*", "`", '"'):
         if len(stripped) > 2 * len(mark) and stripped[: len(mark)] == mark:
             inside = stripped[len(mark) : -len(mark)]
             if stripped.endswith(mark) and mark not in inside:
@@ -220,14 +220,18 @@ class _Reader:
             return ""
         if name in HIDDEN:
             self.star()
+            self.option(depth)
             self.argument(depth)
             return " "
+        if name in ("textsuperscript", "textsubscript"):
+            return self.script("^" if name == "textsuperscript" else "_", depth)
         if name in TEXT_COMMANDS:
             self.star()
             return f" {self.argument(depth)} "
         if name in WRAPPERS:
             return self.argument(depth)
         if name in COLOURED:
+            self.option(depth)
             for _ in range(COLOURED[name]):
                 self.argument(depth)
             return self.argument(depth)
@@ -263,6 +267,12 @@ class _Reader:
     def star(self) -> None:
         if self.peek() == "*":
             self.at += 1
+
+    def option(self, depth: int) -> None:
+        """Pass over an argument in square brackets."""
+        if self.peek() == "[":
+            self.at += 1
+            self.read("]", depth + 1)
 
     def argument(self, depth: int) -> str:
         """The next token or group, tidied."""

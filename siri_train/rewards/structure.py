@@ -168,7 +168,7 @@ def named_value(text: str) -> tuple[str, str] | None:
     name = sides[0]
     left = shape(name)
     if left.kind == "tuple":
-        named = all(map(is_name, left.parts)) and signs == ["="]
+        named = all(map(is_name, left.parts))
     else:
         named = is_name(name)
     return (name, sides[1]) if named else None

@@ -10,7 +10,7 @@ import unicodedata
 
 TEXT_COMMANDS = frozenset(
     "text textbf textit textrm textsf texttt textnormal textup textsl textsc textmd mathrm "
-    "mbox hbox operatorname textsuperscript textsubscript".split()
+    "mbox hbox operatorname".split()
 )
 """Commands whose argument is upright text: it stands by itself, as between blanks."""
 
@@ -199,6 +199,8 @@ CHARACTERS = {
     "∜": r"\sqrt[4]",
     "∞": r"\infty ",
     "∅": r"\emptyset ",
+    "Ø": r"\emptyset ",
+    "。": ".",
     "⌀": r"\emptyset ",
     "≤": r"\leq ",
     "⩽": r"\leq ",

@@ -15,7 +15,10 @@ _PRODUCT_BLANK = re.compile(r"(?<![A-Za-z\\])([A-Za-z]) (?=[A-Za-z](?![A-Za-z]))
 _TIMES = re.compile(r"(?<=[0-9])\*(?=[A-Za-z(]|\\(?!frac))")
 _BASE_TEN = re.compile(r"(?<=[0-9])_\{(?:10|ten)\}$")
 _CLOCK = re.compile(r"(?<![0-9:])0(?=[0-9]:[0-9]{2}(?![0-9]))")
-_HALF_DAY = re.compile(r"(?<![A-Za-z\\])([ap])\. ?m(?:\.|(?![A-Za-z]))", re.I)
+_HALF_DAY = re.compile(
+    r"(?<![A-Za-z\\])(?:([ap])\. ?m(?:\.|(?![A-Za-z]))|(?<=[0-9])([ap])m$)", re.I
+)
+_ROWS = re.compile(r"\\begin\{(cases|aligned|align|gathered)\}(.*)\\end\{\1\}")
 # A fraction by itself, as it is written in one line.
 _FRACTION = re.compile(
     r"(-?)\\frac\{([^{}+-]*(?:\{[^{}]*\}[^{}+-]*)*)\}\{([0-9]+|[A-Za-z]|\\[A-Za-z]+)\}\Z"
@@ -54,7 +57,12 @@ def clean(text: str) -> str:
     if text.endswith("!") and is_words(text):
         text = text.rstrip("!")
     text = _BASE_TEN.sub("", _CLOCK.sub("", text))
-    return _HALF_DAY.sub(r"\1m", text)
+    rows = _ROWS.fullmatch(text)
+    if rows is not None and "\\begin" not in rows[2]:
+        lines = [re.sub(r"&(?=[=<>]|\\[lg]eq)", "", row) for row in rows[2].split("\\\\")]
+        if all("=" in line and "&" not in line for line in lines):
+            text = ", ".join(lines)
+    return _HALF_DAY.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text).replace("  ", " ")
 
 
 def text_key(text: str) -> str:

@@ -58,7 +58,9 @@ _OTHERS = {
     "furlong": "",
     "acre": "",
     "hectare": "ha",
-    "pound": "lb lbs",
+    "pound": "",
+    "lb": "lbs",
+    "farad": "F",
     "ounce": "oz",
     "ton": "",
     "tonne": "",
@@ -102,7 +104,7 @@ _OTHERS = {
     "woman": "women",
 }
 
-SINGLE_LETTERS = frozenset("m g L l s N J W V A C K h T B".split()) | {"Ω"}
+SINGLE_LETTERS = frozenset("m g L l s N J W V A C F K h T B".split()) | {"Ω"}
 """Units of one letter: known only when upright or set apart (``5 m``, ``5\\text{m}``, ``m/s``)."""
 
 MONEY = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee"}
@@ -163,10 +165,25 @@ COMPOUND = {
     "rpm": (("revolution", 1), ("minute", -1)),
     "cc": (("centimeter", 3),),
     "sqft": (("foot", 2),),
+    "Nm": (("newton", 1), ("meter", 1)),
     "psi": (("pound", 1), ("inch", -2)),
     "mpg": (("mile", 1), ("gallon", -1)),
 }
 """Abbreviations of several units."""
+
+CAPITALS = frozenset("CM KM KG ML MM LB LBS OZ FT HR HRS YD CC KWH".split())
+"""Abbreviations that are also written in capitals."""
+
+AMBIGUOUS = (
+    frozenset(["pound", "lb"]),
+    frozenset(["pound", "sterling"]),
+    frozenset(["coulomb", "celsius"]),
+    frozenset(["farad", "fahrenheit"]),
+)
+"""Pairs of which one spelling may mean the other: pounds, C, F."""
+
+MEASURED = frozenset("long wide tall high deep thick old away apart each total altogether".split())
+"""Words behind a unit that do not change it."""
 
 TWO_WORDS = {
     ("light", "year"): "lightyear",
@@ -188,6 +205,7 @@ TWO_WORDS = {
 # conjunctions, auxiliaries) are listed whole.
 NOT_COUNTED = frozenset(
     """
+    lakh crore
     hundred thousand million billion trillion quadrillion hundreds thousands millions billions
     trillions dozen dozens gross score percent percentage pct couple half halves third thirds
     quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths

@@ -13,8 +13,11 @@ import re
 
 from siri_train.rewards.number_forms import matching, read_number
 from siri_train.rewards.unit_table import (
+    AMBIGUOUS,
+    CAPITALS,
     COMPOUND,
     KNOWN,
+    MEASURED,
     MONEY,
     NOT_COUNTED,
     SINGLE_LETTERS,
@@ -38,12 +41,14 @@ _FACTOR = re.compile(
 )
 _NOUN = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,3}")
 _ORDINAL = re.compile(r"[-+]?[0-9][0-9,]*(?:st|nd|rd|th)")
-_LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
+# Words, and a second quantity: "2 h 30" is no amount of minutes.
+_NO_BODY = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}| [0-9]")
 _OHM = re.compile(r" \\Omega ?$")
 _MICRO = re.compile(r"\\mu ?(?=[mgsLlACF](?:ol)?$)")
-_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]$")
+_AMOUNT = re.compile(r"[0-9]|\\pi(?![A-Za-z])|\\sqrt")
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\Z")
 _CLOCK = " o'clock"
-_BEFORE = "0123456789.})]|!"
+_BEFORE = "0123456789.})]|!/"
 _IRREGULAR = {
     "people": "person",
     "men": "man",
@@ -84,29 +89,45 @@ def split_unit(text: str, *, closed_up: bool = False) -> tuple[str, Unit | None]
     if money is not None:
         base = MONEY[money["money"]] if money["money"] else KNOWN[money["code"].rstrip(".")]
         body, unit = _split_suffix(money["rest"], closed_up)
-        if unit is not None and unit != ((base, 1),):
+        powers = dict(unit or ())
+        if any(power > 0 and name != base for name, power in powers.items()):
             return text, None
-        return money["sign"] + body, ((base, 1),)
+        return money["sign"] + body, tuple(sorted((powers | {base: 1}).items()))
     return _split_suffix(text, closed_up)
 
 
 def _split_suffix(text: str, closed_up: bool) -> tuple[str, Unit | None]:
+    words = text.rsplit(" ", 1)
+    while len(words) == 2 and words[1] in MEASURED and words[0][-1:].isalpha():
+        text = words[0].removesuffix(" in")
+        words = text.rsplit(" ", 1)
     first = max(len(text) - _LONGEST_UNIT, 0)
     for match in _PIECE.finditer(text, first):
         at = match.start()
         if at == 0 or not _may_begin(text, at):
             continue
         body, suffix = text[:at].rstrip(), text[at:]
-        if suffix.startswith("*") or not body or body[-1] in "+-*/=<>°,;:":
+        if not body or body[-1] in "+-*=<>°,;:":
             continue
-        apart = (closed_up or text[at - 1] == " ") and not _VARIABLE.search(body)
+        if body[-1] == "/":  # "5/hour", "5 dollars/hour" began earlier
+            body, suffix = body[:-1].rstrip(), "per " + suffix
+        if suffix.startswith("per "):
+            below = _known(suffix[4:], apart=False) if read_number(body) is not None else None
+            if below is not None:
+                return body, tuple((base, -power) for base, power in below)
+            continue
+        apart = (closed_up or text[at - 1] == " ") and _is_amount(body)
         unit = _known(suffix.rstrip("."), apart=apart)
         number = read_number(body)
         if unit is None and text[at - 1] == " " and number is not None:
             unit = _noun(suffix)
-        if unit is not None and (number is not None or _LETTERS.search(body) is None):
+        if unit is not None and (number is not None or _NO_BODY.search(body) is None):
             return body.removesuffix("*"), unit
     return text, None
+
+
+def _is_amount(text: str) -> bool:
+    return _AMOUNT.search(text) is not None and _VARIABLE.search(text[-2:]) is None
 
 
 def _may_begin(text: str, at: int) -> bool:
@@ -190,6 +211,8 @@ def _base(word: str) -> str | None:
     base = KNOWN.get(word.replace(" ", ""))
     if base is None and len(word) > 2:
         base = KNOWN.get(word.lower())
+    if base is None and word in CAPITALS:
+        base = KNOWN.get(word.lower())
     if base is None and word.lower() in ("light", "fluid", "fl", "nautical", "us", "electron"):
         base = word.lower()
     return base
@@ -208,6 +231,12 @@ def _collect(factors: list[tuple[str, int]]) -> Unit | None:
 
 def _noun(text: str) -> Unit | None:
     text = text.strip().rstrip(".")
+    above, per, below = text.replace("/", " per ").partition(" per ")
+    if per:
+        parts = _noun(above), _noun(below)
+        if None in parts:
+            return None
+        return ((f" {above} per {singular(below)}", 1),)
     if _NOUN.fullmatch(text) is None or len(text) > _LONGEST_UNIT:
         return None
     words = re.split("[ -]", text)
@@ -222,6 +251,26 @@ def _noun(text: str) -> Unit | None:
         if lower not in KNOWN and (len(word) < 3 or not set(lower) & set("aeiou")):
             return None
     return ((" " + " ".join(singular(word.lower()) for word in words), 1),)
+
+
+def same_unit(left: Unit, right: Unit) -> bool:
+    """Whether two units are one, allowing for spellings that may mean either of two units.
+
+    Args:
+        left: a unit.
+        right: another.
+
+    Returns:
+        True when they are the same, or differ in one unit of an ambiguous spelling: 18 pounds is
+        18 lb and £18, but 18 lb is not £18.
+    """
+    if left == right:
+        return True
+    apart, other = set(left) - set(right), set(right) - set(left)
+    if len(apart) != 1 or len(other) != 1:
+        return False
+    (one, power), (two, other_power) = apart.pop(), other.pop()
+    return power == other_power and frozenset([one, two]) in AMBIGUOUS
 
 
 def singular(word: str) -> str:

@@ -19,15 +19,15 @@ _BESIDE = re.compile(
 )
 _TOKEN = re.compile(r"[0-9]+(?:[.,][0-9]+)*|[A-Za-z]+(?:'[A-Za-z]+)?|\\[A-Za-z]+|\S")
 _PLAIN_WORDS = frozenset(
-    "yes no true false none even odd am pm both neither never always is it in on to of or and "
-    "if a i the not monday tuesday wednesday thursday friday saturday sunday january february "
-    "march april may june july august september october november december".split()
+    "yes no up by we so ok true false none even odd am pm both neither never always is it in "
+    "on to of or and if a i the not monday tuesday wednesday thursday friday saturday sunday "
+    "january february march april may june july august september october november december".split()
 )
 """Words whose capitals never matter."""
 
-_MARK = r"(?:\((?P<{0}a>[A-Z])\)|(?P<{0}b>[A-Z])[).:])"
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer):? ?)?(?:" + _MARK.format("x") + r"|(?P<only>[A-Z]))"
+    r"(?:(?:option|choice|answer):? ?)?"
+    r"(?:\((?P<enclosed>[A-Z])\)[.:]?|(?P<marked>[A-Z])[).:]|(?P<only>[A-Z]))"
     r"(?: ?(?P<text>\S.*))?",
     re.S | re.I,
 )
@@ -81,7 +81,7 @@ def choice(text: str) -> tuple[str, str] | None:
     match = _CHOICE.fullmatch(text)
     if match is None:
         return None
-    letter = match["xa"] or match["xb"] or match["only"]
+    letter = match["enclosed"] or match["marked"] or match["only"]
     rest = (match["text"] or "").strip()
     if rest and match["only"]:
         return None
@@ -107,7 +107,7 @@ def _same_word(left: str, right: str, prose: bool) -> bool:
     lower = left.lower()
     if lower != right.lower():
         unit = KNOWN.get(left)
-        return len(left) > 1 < len(right) and unit is not None and unit == KNOWN.get(right)
+        return len(left + right) > 3 and unit is not None and unit == KNOWN.get(right)
     if lower in _PLAIN_WORDS:
         return True
     return all(
