@@ -9,34 +9,27 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, TypeVar
 
-from siri_train.rewards.exact import as_number, exact_match, exact_verdict, normalise
+from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import last_boxed
 from siri_train.rewards.pool import WorkerPool, WorkerStartError
+from siri_train.rewards.rules import decide
 
 logger = logging.getLogger(__name__)
 
 Pair = tuple["str | None", str]
+Question = tuple[tuple[str, ...], tuple[str, ...]]
+"""Parts of an answer and of its gold; each part must equal its partner."""
 VerifierKind = Literal["exact", "math_verify"]
 
 _WORKER = str(Path(__file__).with_name("math_worker.py"))
 _WORKER_MEMORY = 4 << 30
 _LONGEST_GOLD = 2000
 _DEEPEST = 16
-
-# "x = 42" names its value; "41 = 42" is a claim that math-verify reads as 42.
-_NAMED = re.compile(r"\\?[A-Za-z][A-Za-z ]*(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?=(?P<value>.*)", re.S)
-_RELATION = re.compile(r"=|\\(?:eq|equiv|approx|sim)(?![A-Za-z])")
-_OPERATION = re.compile(
-    r"[+*/^!|]|(?<=[^\s(\[{])-|[0-9]\s+[0-9]|[0-9)}]\s*\(|"
-    r"\\(?:cdot|times|div|frac|sqrt|sum|prod|int|lim|d?binom|log|ln|exp|sin|cos|tan|gcd|lcm|max|min|"
-    r"l?floor|l?ceil|pmod|bmod|mod|pm|mp|circ|ast|choose|over)(?![A-Za-z])"
-)
 
 
 class Verifier(Protocol):
@@ -72,7 +65,7 @@ class _Managed:
 
 
 class ExactVerifier(_Managed):
-    """Equal numbers or equal texts, see ``exact_match``; needs nothing installed, never fails."""
+    """Equal by rule, see ``exact_match``; needs nothing installed, never fails."""
 
     def grade_many(self, pairs: Sequence[Pair]) -> list[bool]:
         """One bool for each (answer or None, gold), in order; None is never right."""
@@ -84,23 +77,22 @@ class ExactVerifier(_Managed):
 
 
 class MathVerifier(_Managed):
-    r"""Mathematical equality by math-verify 0.9, with its traps closed.
+    r"""Mathematical equality: by rule first, by math-verify 0.9 where a value must be computed.
 
-    Decided here, in this order, before anything is evaluated:
+    Decided here, before anything is evaluated:
 
-    * equal numbers and equal texts are right, different numbers wrong (``exact_verdict``);
-    * a percent sign on one side only is wrong;
-    * a box of more than ``max_chars`` characters, with unbalanced braces or nested deeper than
-      16 is wrong;
-    * an equation is read as its right side if its left side is a name (``x = 42``), else wrong
-      (``41 = 42``), unless the gold answer is an equation too;
+    * whatever ``rules.decide`` can decide: numbers, units, words, choices, lists, sets, tuples,
+      intervals and matrices part by part, named values (``x = 42`` is 42; ``41 = 42`` is wrong);
     * if the gold answer is an integer, a box that leaves something to compute (``40+2``, ``9!``) is
-      wrong. DeepScaleR's grader does the same.
+      wrong. DeepScaleR's grader does the same;
+    * a box of more than ``max_chars`` characters, with unbalanced braces or nested deeper than
+      16 is wrong.
 
-    The rest goes to math-verify, as the content of one box and never as raw text, in processes of
-    its own that are limited in time (processor time inside, wall time outside) and memory. An item
-    that runs out of either is wrong and the batch goes on. The caller's process keeps its alarms
-    and signal handlers, any thread may call, and calls from several threads wait for each other.
+    The rest goes to math-verify, each expression as the content of one box and never as raw text,
+    in processes of its own that are limited in time (processor time inside, wall time outside) and
+    memory. An item that runs out of either is wrong and the batch goes on. The caller's process
+    keeps its alarms and signal handlers, any thread may call, and calls from several threads wait
+    for each other.
 
     Args:
         workers: processes; they start at the first item that needs one (about 2 s each).
@@ -163,7 +155,7 @@ class MathVerifier(_Managed):
             group by breaking the checker.
         """
         results: list[bool | None] = [False] * len(pairs)
-        left: dict[tuple[str, str], list[int]] = {}
+        left: dict[Question, list[int]] = {}
         for index, (answer, gold) in enumerate(pairs):
             decided = False if answer is None else self._decide(answer, gold)
             if isinstance(decided, bool):
@@ -191,10 +183,10 @@ class MathVerifier(_Managed):
         """End the worker processes; the next call that needs them starts new ones."""
         self._pool.close()
 
-    def _decide(self, answer: str, gold: str) -> bool | tuple[str, str]:
-        """A verdict, or the (answer, gold) that math-verify has to compare."""
-        verdict = exact_verdict(answer, gold)
-        if verdict is not None:
+    def _decide(self, answer: str, gold: str) -> bool | Question:
+        """A verdict, or the parts of the answer and the gold that math-verify has to compare."""
+        verdict = decide(answer, gold)
+        if isinstance(verdict, bool):
             return verdict
         boxed = last_boxed(gold)
         gold = (gold if boxed is None else boxed).strip()
@@ -203,19 +195,10 @@ class MathVerifier(_Managed):
             return False
         if not _is_one_box(answer) or not _is_one_box(gold):
             return False
-        plain_gold, plain = normalise(gold), normalise(answer)
-        if _RELATION.search(plain) and not _RELATION.search(plain_gold):
-            named = _NAMED.fullmatch(plain)
-            if named is None or _RELATION.search(named["value"]):
-                return False
-            answer = plain = named["value"].strip()
-            verdict = exact_verdict(answer, gold)
-            if verdict is not None:
-                return verdict
-        number = as_number(plain_gold)
-        if number is not None and number[0].denominator == 1 and _OPERATION.search(plain):
+        parts = [pair for pair in dict.fromkeys(verdict) if _are_boxes(pair)]
+        if len(parts) < len(set(verdict)):
             return False
-        return answer, gold
+        return tuple(part for part, _ in parts), tuple(part for _, part in parts)
 
 
 def make_verifier(
@@ -241,6 +224,10 @@ def make_verifier(
     if kind == "math_verify":
         return MathVerifier(workers=workers, timeout=timeout, max_chars=max_chars)
     raise ValueError(f"verifier: got {kind!r}, takes 'exact' or 'math_verify'")
+
+
+def _are_boxes(pair: tuple[str, str]) -> bool:
+    return all(map(_is_one_box, pair))
 
 
 def _is_one_box(content: str) -> bool:

@@ -1,0 +1,82 @@
+r"""The text that is compared: a spelled answer without what never matters."""
+
+from __future__ import annotations
+
+import re
+
+from siri_train.rewards.spelling import Malformed, spell
+from siri_train.rewards.words import is_words
+
+_BLANK = re.compile(
+    r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=[A-Za-z]) (?=[0-9])|(?<=[0-9]) (?=[A-Za-z])"
+)
+_PRODUCT_BLANK = re.compile(r"(?<![A-Za-z\\])([A-Za-z]) (?=[A-Za-z](?![A-Za-z]))")
+# Two times one half is not two and a half.
+_TIMES = re.compile(r"(?<=[0-9])\*(?=[A-Za-z(]|\\(?!frac))")
+_BASE_TEN = re.compile(r"(?<=[0-9])_\{(?:10|ten)\}$")
+_CLOCK = re.compile(r"(?<![0-9:])0(?=[0-9]:[0-9]{2}(?![0-9]))")
+_HALF_DAY = re.compile(
+    r"(?<![A-Za-z\\])(?:([ap])\. ?m(?:\.|(?![A-Za-z]))|(?<=[0-9])([ap])m$)", re.I
+)
+_ROWS = re.compile(r"\\begin\{(cases|aligned|align|gathered)\}(.*)\\end\{\1\}")
+# A fraction by itself, as it is written in one line.
+_FRACTION = re.compile(
+    r"(-?)\\frac\{([^{}+-]*(?:\{[^{}]*\}[^{}+-]*)*)\}\{([0-9]+|[A-Za-z]|\\[A-Za-z]+)\}\Z"
+)
+
+
+def normalise(answer: str) -> str:
+    r"""The form in which two answers are compared as text: spelled, without loose blanks.
+
+    Args:
+        answer: the content of a box, or a gold answer.
+
+    Returns:
+        The normalised text; may be empty. Case is kept. What cannot be read (braces that do not
+        match) keeps its own spelling.
+    """
+    try:
+        return text_key(clean(spell(answer)))
+    except Malformed:
+        return " ".join(answer.split())
+
+
+def clean(text: str) -> str:
+    """A spelled answer without what never matters around it.
+
+    Args:
+        text: a result of ``spelling.spell``.
+
+    Returns:
+        The text without an equals sign in front and a full stop behind, an exclamation mark after
+        words; ``3:00`` for ``03:00``, ``pm`` for ``p.m.``, and no base of ten.
+    """
+    text = text.strip().removeprefix("=").strip()
+    while text.endswith((".", ";", ",")) and not text.endswith(("..", "\\.", "\\;", "\\,")):
+        text = text[:-1].rstrip()
+    if text.endswith("!") and is_words(text):
+        text = text.rstrip("!")
+    text = _BASE_TEN.sub("", _CLOCK.sub("", text))
+    rows = _ROWS.fullmatch(text)
+    if rows is not None and "\\begin" not in rows[2]:
+        lines = [re.sub(r"&(?=[=<>]|\\[lg]eq)", "", row) for row in rows[2].split("\\\\")]
+        if all("=" in line and "&" not in line for line in lines):
+            text = ", ".join(lines)
+    return _HALF_DAY.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text).replace("  ", " ")
+
+
+def text_key(text: str) -> str:
+    r"""What is compared when two spelled answers are compared as text.
+
+    Args:
+        text: a result of ``clean`` or a part of one.
+
+    Returns:
+        The text without the blanks and signs of multiplication that change nothing. A blank stays
+        between two words and between two numbers; ``2*\frac{1}{2}`` keeps its sign, because without
+        it it is two and a half. A fraction by itself is written in one line: ``\pi/2``.
+    """
+    text = _TIMES.sub("", _PRODUCT_BLANK.sub(r"\1", _BLANK.sub("", text.strip())))
+    text = text.removeprefix("+")
+    fraction = _FRACTION.match(text)
+    return text if fraction is None else "{}{}/{}".format(*fraction.groups())
