@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the command line in one line, and where the rest is explained."""
 
     def error(self, message: str) -> NoReturn:
-        text = " ".join(message.split())
+        text = " ".join(message.split()).replace("recipe, a.b=c", "recipe")
         found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text)
         if found:
             names = [name.strip(" '") for name in found.group(2).split(",")]
