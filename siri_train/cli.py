@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = _parser()
-    arguments, more = parser.parse_known_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    for text in given:
+        if re.fullmatch(r"--[a-z-]+=--", text):  # argparse takes this -- for the end of options
+            parser.error(f"argument {text[:-3]}: got '--'")
+    arguments, more = parser.parse_known_args(given)
     # argparse takes positional arguments in one run only; overrides may stand after an option too.
     wrong = [m for m in more if m.startswith("-") or "=" not in m]
     if wrong or (more and not hasattr(arguments, "overrides")):
@@ -199,14 +203,20 @@ def _which(text: str) -> str:
     if text == "best" or (text.isascii() and text.isdigit() and len(text) < 10):
         return text
     raise argparse.ArgumentTypeError(
-        f"{text!r}: takes low, high, low-lagged, high-lagged, best or a number of steps"
+        f"got {_short(text)}; takes low, high, low-lagged, high-lagged, best or a number of steps"
     )
 
 
 def _whole(text: str, least: int, most: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
         return int(text)
-    raise argparse.ArgumentTypeError(f"got {text!r}; takes a whole number from {least} to {most}")
+    raise argparse.ArgumentTypeError(
+        f"got {_short(text)}; takes a whole number from {least} to {most}"
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
 def _positive(text: str) -> int:
@@ -219,12 +229,12 @@ def _seed(text: str) -> int:
 
 def _gigabytes(text: str) -> float:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() else 0.0
     except ValueError:
         value = 0.0
     if not 0.01 <= value <= 1e6:  # NaN is not between either
         raise argparse.ArgumentTypeError(
-            f"got {text!r}; takes GB (10**9 bytes) from 0.01 to 1000000, as 80"
+            f"got {_short(text)}; takes GB (10**9 bytes) from 0.01 to 1000000, as 80"
         )
     return value
 
@@ -238,7 +248,7 @@ def _path(text: str) -> str:
             raise ValueError("takes a path that is not empty")
         return expand(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"got {text[:80]!r}; {error}") from error
+        raise argparse.ArgumentTypeError(f"got {_short(text)}; {error}") from error
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -242,7 +242,7 @@ class LossConfig(Section):
         from siri_kernels.policy_loss.types import ROLLOUT_CORRECTIONS as NAMED
 
         if value not in NAMED:
-            raise ValueError(f"got {value!r}, takes {', '.join(NAMED)}, or mode, level, low, high")
+            raise ValueError(f"takes {', '.join(NAMED)}, or mode, level, low, high")
         return asdict(NAMED[value])
 
     @model_validator(mode="after")

@@ -30,6 +30,11 @@ def masked(text: str) -> str:
     return _FLAG.sub(r"\1***", _QUERY.sub(r"\1***", _USER.sub("//***@", text)))
 
 
+def may_be_secret(keys: Sequence[str]) -> bool:
+    """Whether what is given at this place may hold a password."""
+    return any(tuple(keys[:3]) == secret for secret in _SECRET)
+
+
 def shown(value: Any, keys: Sequence[str] = ()) -> str:
     """A value as YAML writes it, in one short line, without secrets.
 
@@ -37,7 +42,7 @@ def shown(value: Any, keys: Sequence[str] = ()) -> str:
         value: whatever was given.
         keys: where; a value that may be secret there is only described.
     """
-    if any(tuple(keys[:3]) == secret for secret in _SECRET):
+    if may_be_secret(keys):
         if not isinstance(value, str) or keys[2] == "args" or set("@?#") & set(value):
             return {str: "text", list: "a list", dict: "a mapping"}.get(type(value), "a value")
     if isinstance(value, str):

@@ -12,6 +12,7 @@ from siri_train.explain import (
     annotation_of,
     bare,
     item_of,
+    may_be_secret,
     section_of,
     shown,
     shown_key,
@@ -129,8 +130,9 @@ def _value(text: str, annotation: Any, keys: list[str]) -> Any:
             raise ConfigError(f"not readable as YAML: does not end with {closing}")
         return read_yaml(given, text_only=texts)
     except ConfigError as error:
+        reason = "not readable as YAML" if may_be_secret(keys) else error  # it may repeat the text
         raise ConfigError(
-            f"{shown_key(keys)}: got {shown(text, keys)}; {error}; takes {takes(annotation)}"
+            f"{shown_key(keys)}: got {shown(text, keys)}; {reason}; takes {takes(annotation)}"
         ) from error
 
 

@@ -126,7 +126,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> Any:
+        # Plain and single-quoted, PyYAML writes these as they are and reads them as line ends.
+        odd = set(data) & set("\x85\u2028\u2029\ufeff")
+        return self.represent_scalar(f"{_TAG}str", data, style='"' if odd else None)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 for _name, _pattern, _first in _CORE:
     _Dumper.add_implicit_resolver(_TAG + _name, _pattern, _first)
 
@@ -170,13 +176,8 @@ def read_yaml(text: str, where: str = "", *, text_only: bool = False) -> Any:
             (f"{where}:{line}: " if where else "")
             + f"not readable as YAML: the character U+{_code(error.character):04X} is not taken"
         ) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # an escape past the last character, as "\UFFFFFFFF"
-        raise ConfigError(
-            _at(where, None) + f"not readable as YAML: {_plain(str(error))}"
-        ) from error
+    except (ValueError, OverflowError) as error:  # "\UFFFFFFFF" is past the last character
+        raise ConfigError(_at(where, loader) + f"not readable as YAML: {error}") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -242,6 +243,7 @@ def _code(character: Any) -> int:
 
 
 def _at(where: str, mark: Any) -> str:
+    """``FILE:LINE: `` of a mark, or of anything else with a ``line`` from 0."""
     if mark is None:
         return f"{where}: " if where else ""
     return f"{where}:{mark.line + 1}: " if where else ""

@@ -54,7 +54,7 @@ class JsonClient:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         parts = urlsplit(url)
-        if "@" in parts.netloc or "?" in url:  # not repeated: it may hold a password
+        if "@" in url or "?" in url:  # not repeated: it may hold a password
             raise ValueError("takes http://HOST:PORT, without user, password and ?")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"got {url!r}, takes http://HOST:PORT")
