@@ -22,6 +22,7 @@ _UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\
 _LINE_ENDS = re.compile(r"[\t\n\r\x85\u2028\u2029]")
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
 _GPUS = re.compile(r"[\w-]+(,[\w-]+)*", re.ASCII)  # numbers, or names as GPU-... and MIG-...
+_HOST = re.compile(r"(?=.{1,253}$)[a-z\d_-]{1,63}(\.[a-z\d_-]{1,63})*\.?", re.ASCII)  # lower case
 _WANDB_REFUSES = set("/\\#?%:")
 
 Steps = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -107,25 +108,27 @@ def _project(name: str) -> str:
 def _url(url: str) -> str:
     """Refuses without repeating the address: it may hold a password."""
     form = "takes http://HOST:PORT or https://HOST:PORT"
-    try:
-        parts = urlsplit(_one_line(url))
-        port, host = parts.port, parts.hostname
-    except ValueError as error:
-        raise ValueError(f"{form}, with a port from 1 to 65535") from error
-    if "@" in parts.netloc:
+    if "@" in url:  # anywhere: passwords hold slashes
         raise ValueError(
             f"{form}, without user and password, which would be shown; a key of the server goes "
             "into the environment variable VLLM_API_KEY"
         )
-    if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\\<>\"]", url):
-        raise ValueError(form)
-    if port == 0:
-        raise ValueError(f"{form}, with a port from 1 to 65535")
     if "?" in url or "#" in url:
         raise ValueError(
             f"{form}, without ? and #; a key of the server goes into the environment variable "
             "VLLM_API_KEY"
         )
+    try:
+        parts = urlsplit(_one_line(url))
+        port, host = parts.port, parts.hostname or ""
+    except ValueError as error:
+        raise ValueError(f"{form}, with a port from 1 to 65535") from error
+    if port == 0:
+        raise ValueError(f"{form}, with a port from 1 to 65535")
+    if parts.scheme not in ("http", "https") or not (":" in host or _HOST.fullmatch(host)):
+        raise ValueError(form)
+    if not re.fullmatch(r"[\w/.~-]*", parts.path, re.ASCII):
+        raise ValueError(f"{form}, with a path of letters, digits and / . ~ - _ if there is one")
     return url
 
 

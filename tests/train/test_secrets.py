@@ -147,3 +147,38 @@ def test_weights_are_as_readable_as_other_files(tmp_path: Path, umask: int) -> N
     assert len(files) == 3
     for path in files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, path
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(
+        [
+            "",
+            "a" * 64,
+            "a" * 63 + "." * 2,
+            ".".join(["ab"] * 100),
+            "ä",
+            "a b",
+            "[::1",
+            "a%",
+            "h:",
+            "h:x",
+            "h:-1",
+            "h:65536",
+            "h:99999999999",
+            "h:0",
+            "h/a b",
+            "h/ä",
+            "h/%0a",
+        ]
+    ),
+    st.sampled_from(
+        ["http://", "https://", "http:/", "", "ftp://", "file:///", "unix://", "http:"]
+    ),
+)
+def test_what_is_no_address_is_refused(rest: str, scheme: str) -> None:
+    if (scheme, rest) in [("http://", "h:"), ("https://", "h:")]:  # the scheme's own port
+        return
+    with pytest.raises(ConfigError, match="^config: rollout.server.url: got .*; takes ") as caught:
+        parse_config(TINY, [f"rollout.server.url={scheme}{rest}"])
+    assert str(caught.value).isprintable()
