@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from siri_train import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line, and where the rest is explained."""
+
+    def error(self, message: str) -> NoReturn:
+        text = " ".join(message.split()).replace("recipe, a.b=c", "recipe")
+        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text)
+        if found:
+            names = [name.strip(" '") for name in found.group(2).split(",")]
+            near = difflib.get_close_matches(found.group(1), names, n=1)
+            text += f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: {text}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,15 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 on an error that the user can mend; 130 after Ctrl-C and 143 after SIGTERM.
+
+    Raises:
+        SystemExit: with 2 on arguments that the command does not take, with 0 after ``--help``.
     """
     # Half of the log lines of a download-free run would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = _parser()
-    arguments, more = parser.parse_known_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    for text in given:
+        if re.fullmatch(r"--[a-z-]+=--", text):  # argparse takes this -- for the end of options
+            parser.error(f"argument {text[:-3]}: got '--'")
+    arguments, more = parser.parse_known_args(given)
     # argparse takes positional arguments in one run only; overrides may stand after an option too.
     wrong = [m for m in more if m.startswith("-") or "=" not in m]
     if wrong or (more and not hasattr(arguments, "overrides")):
+        parser.prog = f"{parser.prog} {arguments.command}"
         parser.error(f"unrecognized arguments: {' '.join(wrong or more)}")
     if more:
         arguments.overrides += more
@@ -40,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments) or 0
     except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
-        print(f"siri-train {arguments.command}: {error}", file=sys.stderr)
+        # The words of a library inside may have several lines; the end of a server's log has too.
+        text = " ".join(str(error).split()) if isinstance(error, ConfigError) else str(error)
+        print(f"siri-train {arguments.command}: {text}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"siri-train: {stopped}", file=sys.stderr)
@@ -51,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="siri-train",
         description="Train reasoning models with SIRI: the response-length cap swings, answers get "
         "shorter and better (arXiv 2509.25176).",
@@ -66,13 +91,20 @@ def _parser() -> argparse.ArgumentParser:
 
     def recipe(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("recipe", help="a YAML file, or the name of a packaged recipe")
-        sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="override a value")
+        sub.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="a.b=c",
+            help="override a value: text as it stands, or YAML where the key takes no text",
+        )
 
     sub = command(
         "demo", _demo, "the whole method on a CPU in minutes; ends with a table and a page"
     )
-    sub.add_argument("--out", default="runs/demo", help="folder of the run (default: %(default)s)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--out", type=_path, default="runs/demo", help="folder of the run (default: %(default)s)"
+    )
+    sub.add_argument("--seed", type=_seed, default=0)
 
     sub = command("sft", _sft, "the supervised stage before RL, where a recipe has one")
     recipe(sub)
@@ -80,7 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("train", _train, "train with SIRI; run again to continue")
     recipe(sub)
     sub.add_argument(
-        "--resume", default="auto", metavar="auto|never|PATH", help="default: %(default)s"
+        "--resume",
+        type=_path,
+        default="auto",
+        metavar="auto|never|PATH",
+        help="default: %(default)s",
     )
     sub.add_argument(
         "--dry-run",
@@ -90,10 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     planned = sub.add_argument_group("what --dry-run plans for")
     planned.add_argument("--ranks", type=_positive, help="processes; default: torchrun's, else 1")
     planned.add_argument(
-        "--gpu-memory", type=float, metavar="GB", help="of one GPU; default: this machine's"
+        "--gpu-memory", type=_gigabytes, metavar="GB", help="of one GPU; default: this machine's"
     )
     planned.add_argument(
-        "--rates", metavar="FOLDER", help="a run whose measured rates to use; default: this one"
+        "--rates",
+        type=_path,
+        metavar="FOLDER",
+        help="a run whose measured rates to use; default: this one",
     )
 
     sub = command("verl", _verl, "a recipe as the whole command of verl 0.9.1; prints or starts it")
@@ -118,22 +157,26 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "eval", _eval, "accuracy of a checkpoint at every budget from one generation pass"
     )
-    sub.add_argument("checkpoint", help="a folder that from_pretrained loads")
+    sub.add_argument("checkpoint", type=_path, help="a folder that from_pretrained loads")
     sub.add_argument("overrides", nargs="*", metavar="a.b=c")
-    sub.add_argument("--recipe", help="default: the config.yaml of the checkpoint's run")
+    sub.add_argument(
+        "--recipe", type=_path, help="default: the config.yaml of the checkpoint's run"
+    )
 
     sub = command("report", _report, "write a run's report.html")
-    sub.add_argument("folder", help="the run's folder")
+    sub.add_argument("folder", type=_path, help="the run's folder")
 
     sub = command("schedule", _schedule, "the cap over the steps, in the terminal and as SVG")
     sub.add_argument(
         "recipe", nargs="?", default="siri-1.5b.yaml", help="default: the paper's run, %(default)s"
     )
     sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="override a value")
-    sub.add_argument("--svg", metavar="FILE", help="default: schedule.svg beside the run")
+    sub.add_argument(
+        "--svg", type=_path, metavar="FILE", help="default: schedule.svg beside the run"
+    )
 
     sub = command("export", _export, "copy a checkpoint out of a run, without trainer state")
-    sub.add_argument("folder", help="the run's folder")
+    sub.add_argument("folder", type=_path, help="the run's folder")
     sub.add_argument(
         "--which",
         type=_which,
@@ -141,11 +184,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="low|high|low-lagged|high-lagged|best|STEP",
         help="an end of the last cycle, the best evaluated, or a number of steps",
     )
-    sub.add_argument("--out", help="default: RUN/export/NAME")
+    sub.add_argument("--out", type=_path, help="default: RUN/export/NAME")
 
     sub = command("convert", _convert, "turn a GGUF file into a folder that from_pretrained loads")
-    sub.add_argument("source", help="PACKAGE:FILE.gguf, or the path of a GGUF file")
-    sub.add_argument("out", help="the folder to write")
+    sub.add_argument("source", type=_path, help="PACKAGE:FILE.gguf, or the path of a GGUF file")
+    sub.add_argument("out", type=_path, help="the folder to write")
     sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
 
     command(
@@ -157,18 +200,55 @@ def _parser() -> argparse.ArgumentParser:
 def _which(text: str) -> str:
     if text in ("low", "high", "low-lagged", "high-lagged"):
         return f"siri-{text}"
-    if text == "best" or text.isdigit():
+    if text == "best" or (text.isascii() and text.isdigit() and len(text) < 10):
         return text
     raise argparse.ArgumentTypeError(
-        f"{text!r}: takes low, high, low-lagged, high-lagged, best or a number of steps"
+        f"got {_short(text)}; takes low, high, low-lagged, high-lagged, best or a number of steps"
     )
 
 
+def _whole(text: str, least: int, most: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"got {_short(text)}; takes a whole number from {least} to {most}"
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")
+
+
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return _whole(text, 1, 1_000_000)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**32 - 1)  # values.SEED_MAX, which is slow to import
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text) if text.isascii() else 0.0
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value <= 1e6:  # NaN is not between either
+        raise argparse.ArgumentTypeError(
+            f"got {_short(text)}; takes GB (10**9 bytes) from 0.01 to 1000000, as 80"
+        )
     return value
+
+
+def _path(text: str) -> str:
+    """A path; in ``--out=~/x`` the shell leaves the ``~`` to the program."""
+    from siri_train.values import expand
+
+    try:
+        if not text:
+            raise ValueError("takes a path that is not empty")
+        return expand(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {_short(text)}; {error}") from error
 
 
 def _demo(arguments: argparse.Namespace) -> int:

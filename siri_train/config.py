@@ -9,24 +9,44 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from siri_train.rollout_config import RolloutConfig, RolloutCorrectionConfig
 from siri_train.schedule import LengthSchedule
 from siri_train.section import ConfigError as ConfigError  # where everybody looks for it
 from siri_train.section import Section
+from siri_train.values import (
+    Betas,
+    Device,
+    FolderName,
+    GradClip,
+    LearningRate,
+    Line,
+    Minutes,
+    Project,
+    Rows,
+    Seed,
+    Steps,
+    StepsOrNone,
+    Text,
+    Tokens,
+    UserPath,
+    WeightDecay,
+    Word,
+    check_tree,
+)
+from siri_train.yaml_core import write_yaml
 
 
 class ArchitectureConfig(Section):
     """A Qwen2 model built from scratch (used by the embedded task's supervised stage)."""
 
-    hidden_size: int = Field(64, gt=0)
-    intermediate_size: int = Field(128, gt=0)
-    layers: int = Field(3, gt=0)
-    heads: int = Field(4, gt=0)
-    kv_heads: int = Field(2, gt=0)
-    max_position_embeddings: int = Field(512, gt=0)
+    hidden_size: int = Field(64, gt=0, le=2**16)
+    intermediate_size: int = Field(128, gt=0, le=2**18)
+    layers: int = Field(3, gt=0, le=1024)
+    heads: int = Field(4, gt=0, le=1024)
+    kv_heads: int = Field(2, gt=0, le=1024)
+    max_position_embeddings: Tokens = 512
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ArchitectureConfig:
@@ -35,17 +55,21 @@ class ArchitectureConfig(Section):
                 f"heads ({self.heads}) must divide hidden_size ({self.hidden_size}) and kv_heads "
                 f"({self.kv_heads}) must divide heads"
             )
+        if self.hidden_size // self.heads % 2:  # rotary positions turn pairs
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) / heads ({self.heads}) must be an even number"
+            )
         return self
 
 
 class LoraConfig(Section):
     """Train low-rank adapters (peft) instead of all weights; checkpoints hold merged weights."""
 
-    rank: int = Field(32, gt=0)
-    alpha: float = Field(64.0, gt=0)
+    rank: int = Field(32, gt=0, le=2**16)
+    alpha: float = Field(64.0, gt=0, le=1e6)
     """The adapters' product is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    targets: Literal["all-linear"] | list[Word] = "all-linear"
     """Names of the layers that get adapters, as ``[q_proj, v_proj]``; all-linear: all of the
     transformer, not the head."""
 
@@ -53,9 +77,9 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The policy."""
 
-    path: str = "embedded"
+    path: UserPath = "embedded"
     """A folder or hub id that ``from_pretrained`` loads; ``embedded``: the demo's shipped start."""
-    convert_from: str | None = None
+    convert_from: UserPath | None = None
     """``PACKAGE:FILE.gguf`` or a GGUF path, converted into ``path`` once when that is missing."""
     scratch: ArchitectureConfig | None = None
     """Build a model with random weights (embedded task only) instead of loading ``path``."""
@@ -66,42 +90,51 @@ class ModelConfig(Section):
     """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU, where they can be had."""
     lora: LoraConfig | None = None
 
-    @field_validator("liger", mode="before")
+    @field_validator("path", "convert_from")
     @classmethod
-    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    def _named(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("takes a path that is not empty")
+        return value
 
 
 class SourceConfig(Section):
     """One source of questions."""
 
     kind: Literal["embedded", "file", "reasoning_gym"]
-    path: str | list[str] = ""
+    path: UserPath | list[UserPath] = ""
     """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
-    split: str | None = None
-    question_field: str = "question"
-    answer_field: str = "answer"
-    answer_after: str | None = None
+    split: Word | None = None
+    question_field: Word = "question"
+    answer_field: Word = "answer"
+    answer_after: Text | None = None
     """The answer is what follows this mark in ``answer_field`` (GSM8K: ``####``)."""
-    solution_field: str | None = None
+    solution_field: Word | None = None
     """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
-    limit: int | None = Field(None, gt=0)
-    offset: int = Field(0, ge=0)
-    task: str = ""
+    limit: int | None = Field(None, gt=0, le=10**9)
+    offset: int = Field(0, ge=0, le=10**9)
+    task: Line = ""
     """reasoning_gym: the task's name."""
-    size: int = Field(1000, gt=0)
+    size: int = Field(1000, gt=0, le=10**6)
     """reasoning_gym and embedded: how many questions to generate."""
-    seed: int = 0
+    seed: Seed = 0
     """reasoning_gym and embedded: seed of the generator. Train and eval must differ."""
     params: dict[str, Any] = {}
     """reasoning_gym and embedded: parameters of the generator."""
     required: bool = True
     """False: leave the source out, with a notice, when the package it needs is missing."""
 
+    @field_validator("params")
+    @classmethod
+    def _plain_values(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_tree(value)
+        return value
+
     @model_validator(mode="after")
     def _complete(self) -> SourceConfig:
-        if self.kind == "file" and not self.path:
-            raise ValueError("a source of kind file needs path")
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        if self.kind == "file" and not (paths and all(path.strip() for path in paths)):
+            raise ValueError("a source of kind file needs path, and none that is empty")
         if self.kind == "reasoning_gym" and not self.task:
             raise ValueError("a source of kind reasoning_gym needs task")
         return self
@@ -115,10 +148,10 @@ class DataConfig(Section):
         default=[SourceConfig(kind="embedded", seed=1, size=512)], min_length=1
     )
     template: Literal["chat", "plain"] = "plain"
-    system: str | None = None
-    instruction: str | None = None
+    system: Text | None = None
+    instruction: Text | None = None
     """Appended to every question; the default of chat models is DeepScaleR's boxed instruction."""
-    max_prompt_len: int = Field(64, gt=0)
+    max_prompt_len: Tokens = 64
     """Longer prompts are refused before the run starts, by name."""
 
 
@@ -126,9 +159,9 @@ class ScheduleConfig(Section):
     """The cap on the response length over the steps (SIRI section 4.3)."""
 
     shape: Literal["cosine", "stair", "stair-cosine", "constant"] = "cosine"
-    max_len: int = Field(16384, gt=0)
-    min_len: int = Field(8192, gt=0)
-    cycle: int = Field(640, gt=0)
+    max_len: Tokens = 16384
+    min_len: Tokens = 8192
+    cycle: Steps = 640
     stair_order: Literal["compress_first", "phase_centred"] = "compress_first"
 
     @model_validator(mode="after")
@@ -150,16 +183,16 @@ class ScheduleConfig(Section):
 class SftConfig(Section):
     """The supervised stage before RL."""
 
-    steps: int = Field(200, gt=0)
-    batch_size: int = Field(8, gt=0)
-    lr: float = Field(1e-4, gt=0)
-    lr_warmup_steps: int = Field(10, ge=0)
+    steps: Steps = 200
+    batch_size: Rows = 8
+    lr: LearningRate = 1e-4
+    lr_warmup_steps: StepsOrNone = 10
     min_lr_ratio: float = Field(0.05, ge=0, le=1)
     """The cosine ends at this share of ``lr``."""
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    grad_clip: float = Field(1.0, gt=0)
-    max_len: int = Field(512, gt=0)
+    weight_decay: WeightDecay = 0.01
+    betas: Betas = (0.9, 0.98)
+    grad_clip: GradClip = 1.0
+    max_len: Tokens = 512
     """Longer examples are left out and counted."""
 
 
@@ -169,8 +202,8 @@ class RewardConfig(Section):
     verifier: Literal["exact", "math_verify"] = "exact"
     think: Literal["required", "optional", "none"] = "required"
     """Whether the answer must follow ``</think>``."""
-    workers: int = Field(2, gt=0)
-    timeout: float = Field(1.0, gt=0)
+    workers: int = Field(2, gt=0, le=256)
+    timeout: float = Field(1.0, ge=0.01, le=3600)
     """Seconds of processor time per answer (math_verify)."""
 
 
@@ -179,19 +212,19 @@ class AdvantageConfig(Section):
 
     baseline: Literal["mean", "leave_one_out", "none"] = "mean"
     scale: Literal["group_std", "batch_std", "none"] = "group_std"
-    eps: float = Field(1e-6, ge=0)
+    eps: float = Field(1e-6, ge=0, le=1)
 
 
 class LossConfig(Section):
     """The clipped loss (``siri_kernels.policy_loss``)."""
 
-    clip_low: float = Field(0.2, ge=0)
-    clip_high: float = Field(0.28, ge=0)
-    dual_clip: float | None = Field(None, gt=1)
+    clip_low: float = Field(0.2, ge=0, lt=1)
+    clip_high: float = Field(0.28, ge=0, le=1e3)
+    dual_clip: float | None = Field(None, gt=1, le=1e6)
     aggregation: Literal[
         "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm"
     ] = "token-mean"
-    entropy_coef: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(0.0, ge=0, le=1e3)
     old_logprobs: Literal["rollout", "recompute"] = "rollout"
     """The sampler's own log-probs, or one more forward pass before the first update."""
     rollout_correction: RolloutCorrectionConfig | None = None
@@ -209,7 +242,7 @@ class LossConfig(Section):
         from siri_kernels.policy_loss.types import ROLLOUT_CORRECTIONS as NAMED
 
         if value not in NAMED:
-            raise ValueError(f"got {value!r}, takes {', '.join(NAMED)}, or mode, level, low, high")
+            raise ValueError(f"takes {', '.join(NAMED)}, or mode, level, low, high")
         return asdict(NAMED[value])
 
     @model_validator(mode="after")
@@ -225,50 +258,57 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """The optimiser and the run's length."""
 
-    steps: int = Field(1920, gt=0)
-    mini_batches: int = Field(2, gt=0)
+    steps: Steps = 1920
+    mini_batches: Rows = 2
     """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
-    token_budget: int = Field(32768, gt=0)
+    token_budget: int = Field(32768, gt=0, le=2**26)
     """Tokens (prompt and response) per forward pass and rank, packed without padding."""
-    lr: float = Field(1e-6, gt=0)
-    lr_warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    grad_clip: float = Field(1.0, gt=0)
+    lr: LearningRate = 1e-6
+    lr_warmup_steps: StepsOrNone = 0
+    weight_decay: WeightDecay = 0.01
+    betas: Betas = (0.9, 0.95)
+    grad_clip: GradClip = 1.0
     """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
     master_weights: bool = True
     """Keep a float32 copy of bfloat16 weights in the optimiser; steps of 1e-6 vanish without."""
     rehearse: Literal["auto", "always", "never"] = "auto"
     """Try the largest possible row before training; auto: on a GPU."""
-    tail: float = Field(1e-2, ge=0)
+    tail: float = Field(1e-2, ge=0, le=1)
     """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
 
 
 class EvalConfig(Section):
     """Evaluation on held-out questions, one generation pass at the largest budget."""
 
-    every: int = Field(40, ge=0)
+    every: StepsOrNone = 40
     """Steps between evaluations; 0: only at the start, the cycle's ends and the end."""
-    samples: int = Field(1, gt=0)
-    temperature: float = Field(1.0, ge=0)
-    """0: greedy."""
+    samples: int = Field(1, gt=0, le=2**16)
+    temperature: float = Field(1.0, ge=0, le=100)
+    """0: greedy; else at least 0.01."""
     top_p: float = Field(1.0, gt=0, le=1)
-    budgets: list[int] = []
+    budgets: list[Tokens] = Field([], max_length=64)
     """Token budgets at which accuracy is counted; empty: both ends of the schedule."""
     at_start: bool = True
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_or_warm(cls, value: float) -> float:
+        if 0 < value < 0.01:  # vLLM would take 0.01 for it, with a word in its log
+            raise ValueError("takes 0, or a number from 0.01 to 100")
+        return value
 
 
 class CheckpointConfig(Section):
     """What is kept."""
 
-    every: int = Field(20, ge=0)
+    every: StepsOrNone = 20
     """Steps between checkpoints; cycle ends and the last step are always kept. 0: only those."""
-    keep_last: int = Field(2, gt=0)
+    keep_last: Steps = 2
     """Of the periodic ones."""
     best: Literal["accuracy", "accuracy_low_budget", "pass_at_k"] | None = None
     """Keep the best evaluated one too: by accuracy or pass@k at the largest budget, or accuracy
     at the smallest; of equals the one with fewer tokens. See ``eval.every``."""
-    lag: int = Field(0, ge=0)
+    lag: StepsOrNone = 0
     """Steps after each cycle end for one more evaluated checkpoint, siri-low-lagged and
     siri-high-lagged (the paper's length lags the cap by 100 to 200 steps); 0: none."""
 
@@ -276,17 +316,17 @@ class CheckpointConfig(Section):
 class MonitorConfig(Section):
     """What is written besides the metrics."""
 
-    rollouts_every: int = Field(10, ge=0)
+    rollouts_every: StepsOrNone = 10
     """Steps between dumps of sample responses; 0: none."""
-    rollouts_kept: int = Field(16, gt=0)
+    rollouts_kept: Rows = 16
     """Responses per dump."""
     halt_on_alarm: bool = False
     """Stop at the first alarm instead of recording it and going on."""
     tensorboard: bool = False
     """Also write RUN/tensorboard. The three trackers come with the extra ``loggers``."""
-    wandb: str | None = None
+    wandb: Project | None = None
     """Also log to this project of Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
-    trackio: str | None = None
+    trackio: Project | None = None
     """Also log to this project of Trackio, on this machine (``trackio show``)."""
 
 
@@ -303,7 +343,7 @@ class DistributedConfig(Section):
     vocabulary_parallel_head: bool = False
     """Leave the head cut by vocabulary and gather hidden states instead of its weight: less memory
     where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
-    timeout_minutes: float = Field(60.0, gt=0)
+    timeout_minutes: Minutes = 60.0
     """Longest wait for another rank, which may be sampling or checking answers."""
 
     @model_validator(mode="after")
@@ -316,13 +356,13 @@ class DistributedConfig(Section):
 class RunConfig(Section):
     """Everything a run needs; ``siri-train train RECIPE --dry-run`` prints it resolved."""
 
-    name: str = "siri"
-    seed: int = 0
-    output: str = ""
+    name: FolderName = "siri"
+    seed: Seed = 0
+    output: UserPath = ""
     """The run's folder; empty: runs/NAME."""
-    device: str = "auto"
-    """auto: a GPU if there is one."""
-    threads: int | None = Field(None, gt=0)
+    device: Device = "auto"
+    """auto: a GPU if there is one; or cpu, cuda, cuda:N, mps, xpu, xpu:N."""
+    threads: int | None = Field(None, gt=0, le=1024)
     """CPU threads of torch; tiny models are fastest with 1."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -337,13 +377,6 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
     distributed: DistributedConfig = DistributedConfig()
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_a_folder(cls, value: str) -> str:
-        if not value or "/" in value or value.startswith("."):
-            raise ValueError("name must be usable as a folder's name")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -364,8 +397,6 @@ class RunConfig(Section):
                 f"train.token_budget ({self.train.token_budget}) must hold one sequence: "
                 f"data.max_prompt_len + schedule.max_len = {longest}"
             )
-        if any(b < 1 for b in self.eval.budgets):
-            raise ValueError(f"eval.budgets must be positive, got {self.eval.budgets}")
         return self
 
     @property
@@ -390,5 +421,5 @@ class RunConfig(Section):
         return sorted(set(self.eval.budgets or [self.schedule.min_len, self.schedule.max_len]))
 
     def to_yaml(self) -> str:
-        """The resolved configuration as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The resolved configuration as YAML, which ``load_config`` reads back unchanged."""
+        return write_yaml(self.model_dump(mode="json"))

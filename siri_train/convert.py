@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from siri_train.data.prompts import eos_token_ids
+from siri_train.files import share_weights
 
 MARKER = "conversion.json"
 """Written last inside the folder; its presence means that every other file is whole."""
@@ -246,6 +247,7 @@ def _write_model(file: Path, folder: Path, dtype: str) -> list[int]:
     model.to(getattr(torch, dtype))
     model.config.dtype = dtype
     model.save_pretrained(folder)
+    share_weights(folder)
     for key in ("local_files_only", "gguf_file", "is_local"):  # how it was loaded, not what it is
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)

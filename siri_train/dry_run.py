@@ -21,6 +21,9 @@ USABLE = 0.9
 blocks of different sizes."""
 
 
+_MEASURED = ("tokens", "time_rollout", "time_train", "response_len_mean", "cap")
+
+
 @dataclass(frozen=True)
 class Rates:
     """What a run has measured: medians over its steps.
@@ -63,7 +66,7 @@ def dry_run(
         ConfigError: as :func:`siri_train.preflight.preflight`; or ``rates_from`` has no rates.
     """
     checked = preflight(config)
-    ranks = ranks or int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = ranks or _ranks_of_torchrun()
     device = choose_device(config.device)
     if memory_gb is None and device.type == "cuda":
         memory_gb = torch.cuda.get_device_properties(device).total_memory / GB
@@ -168,18 +171,40 @@ def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -
     ]
 
 
+def _ranks_of_torchrun() -> int:
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text)):
+        raise ConfigError(
+            f"WORLD_SIZE: got {text[:40]!r} in the environment; takes torchrun's number of "
+            "processes, or none"
+        )
+    return int(text)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e18
+
+
 def measured_rates(run_dir: Path) -> Rates | None:
-    """Medians over the last 50 steps in a run's ``metrics.jsonl``; None where there are none."""
+    """Medians over the last 50 steps in a run's ``metrics.jsonl``; None where there are none.
+
+    Rows that are damaged, or of steps without tokens, do not count.
+    """
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return None
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines[-50:]:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue  # a run that is being written, or was killed
-    rows = [row for row in rows[-50:] if row.get("tokens")]
+        if isinstance(row, dict) and all(_positive(row.get(key)) for key in _MEASURED):
+            rows.append(row)
     if not rows:
         return None
     return Rates(
@@ -198,7 +223,7 @@ def expected_hours(
     schedule = config.schedule.build()
     steps = config.train.steps
     responses = config.rollout.prompts * config.rollout.group_size
-    tokens = rates.filled * responses * sum(schedule(step) for step in range(steps))
+    tokens = rates.filled * responses * steps * schedule.mean(steps)
     evaluated = {steps, *schedule.compressed_ends(steps), *schedule.expanded_ends(steps)}
     if config.eval.every:
         evaluated |= set(range(config.eval.every, steps, config.eval.every))

@@ -110,6 +110,7 @@ def written_aside(folder: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
+        share_weights(aside)
         for path in (*aside.rglob("*"), aside):
             _sync(path)
     except BaseException:
@@ -123,6 +124,16 @@ def written_aside(folder: Path) -> Iterator[Path]:
     os.replace(aside, folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def share_weights(folder: Path) -> None:
+    """Let whoever may read ``folder`` read the weights in it, too.
+
+    safetensors makes its files readable for their owner only, whatever the umask says; a folder
+    that was made by ``mkdir`` shows what it says.
+    """
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def recover(parent: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from siri_train.config import ConfigError, RunConfig
+from siri_train.explain import explain, shown
+from siri_train.override import apply_override
+from siri_train.values import expand
+from siri_train.yaml_core import read_yaml_file
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -21,9 +24,17 @@ def find_recipe(recipe: str | Path) -> Path:
 
     Raises ConfigError naming the packaged recipes and the nearest one.
     """
-    path = Path(recipe)
-    if path.is_file():
-        return path
+    try:
+        path = Path(expand(str(recipe)))
+        if path.is_file():
+            return path
+        if path.exists():
+            raise ConfigError(f"recipe {str(recipe)!r}: is not a file; takes a YAML file")
+    except (ValueError, OSError) as error:  # a name that no file can have; no permission
+        if isinstance(error, ConfigError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"recipe {shown(str(recipe))}: {reason}") from error
     packaged = {p.name: p for p in sorted(RECIPES.glob("*.yaml"))}
     for name in (path.name, f"{path.name}.yaml"):
         if name in packaged and (len(path.parts) == 1 or path.parts[-2] == "recipes"):
@@ -31,7 +42,7 @@ def find_recipe(recipe: str | Path) -> Path:
     near = difflib.get_close_matches(path.name, list(packaged), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigError(
-        f"recipe {str(recipe)!r}: no such file, and not one of the packaged recipes "
+        f"recipe {shown(str(recipe))}: no such file, and not one of the packaged recipes "
         f"({', '.join(packaged)}){hint}"
     )
 
@@ -40,21 +51,20 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a recipe, apply ``a.b=c`` overrides, validate.
 
     Args:
-        recipe: YAML file or the name of a packaged recipe.
-        overrides: ``key.sub=value`` strings; values are YAML, list items are addressed by number
-            (``data.train.0.limit=10``).
+        recipe: YAML file or the name of a packaged recipe; see :mod:`siri_train.yaml_core`.
+        overrides: ``key.sub=value`` strings; list items are addressed by number
+            (``data.train.0.limit=10``). See :func:`siri_train.override.apply_override`.
 
     Raises:
         ConfigError: unreadable YAML, malformed override, unknown key (the nearest valid one is
-            named), or a value outside what the key accepts.
+            named), or a value outside what the key accepts; always one line.
     """
     path = find_recipe(recipe)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    raw = read_yaml_file(path)
+    if raw is None:
+        raw = {}
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, got {type(raw).__name__}")
+        raise ConfigError(f"{path}: got {shown(raw)}; takes a mapping of sections")
     raw.setdefault("name", path.stem)
     return parse_config(raw, overrides, where=str(path))
 
@@ -62,92 +72,19 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def parse_config(
     raw: dict[str, Any], overrides: Sequence[str] = (), where: str = "config"
 ) -> RunConfig:
-    """Validate a plain mapping, after applying ``overrides``. See :func:`load_config`."""
-    for override in overrides:
-        _apply_override(raw, override)
+    """Validate a plain mapping, after applying ``overrides``. See :func:`load_config`.
+
+    Args:
+        raw: what YAML gave; not changed.
+        overrides: as ``load_config`` takes them.
+        where: what errors begin with.
+    """
+    raw = deepcopy(raw)
     try:
+        for override in overrides:
+            apply_override(raw, override, RunConfig)
         return RunConfig.model_validate(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(item)}" for item in error.errors())
-        raise ConfigError(f"{where} is not valid:\n{problems}") from error
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key.strip():
-        raise ConfigError(f"override {override!r}: expected KEY.SUBKEY=VALUE")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: value is not YAML: {error}") from error
-    parts = key.strip().split(".")
-    node: Any = raw
-    for depth, part in enumerate(parts[:-1]):
-        if isinstance(node, list):
-            node = node[_list_index(node, part, override)]
-            continue
-        if node.get(part) is None:
-            # Sections a recipe leaves out exist with their defaults; an unknown name is caught
-            # when the whole is validated, which names the nearest valid one.
-            node[part] = {}
-        node = node[part]
-        if not isinstance(node, (dict, list)):
-            raise ConfigError(
-                f"override {override!r}: {'.'.join(parts[: depth + 1])} has no subkeys"
-            )
-    if isinstance(node, list):
-        node[_list_index(node, parts[-1], override)] = value
-    else:
-        node[parts[-1]] = value
-
-
-def _list_index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(
-            f"override {override!r}: {part!r} is not an item of a list of {len(node)} (from 0)"
-        )
-    return int(part)
-
-
-def _explain(item: Any) -> str:
-    """One pydantic error as 'key: what was given, what is accepted'."""
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(location) or "(top level)"
-    given = item.get("input")
-    if item["type"] == "extra_forbidden":
-        accepted = _fields_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], accepted, n=1, cutoff=0.4)
-        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else ""
-        return f"{key}: unknown key; {hint or 'accepted here: ' + ', '.join(accepted)}"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error" or isinstance(given, dict):
-        return f"{key}: {message}"
-    if isinstance(given, float) and not math.isfinite(given):
-        message = "must be a finite number"
-    return f"{key}: got {given!r}; {message[0].lower()}{message[1:]}"
-
-
-def _fields_at(location: Iterable[str]) -> list[str]:
-    """Names valid inside the section at ``location``."""
-    model: type[BaseModel] = RunConfig
-    for part in location:
-        field = model.model_fields.get(part)
-        if field is None:
-            continue  # an index into a list of sections
-        found = [m for m in _section_types(field.annotation)]
-        if not found:
-            return []
-        model = found[0]
-    return list(model.model_fields)
-
-
-def _section_types(annotation: Any) -> list[type[BaseModel]]:
-    # Python 3.10 takes list[...] for a type.
-    if (
-        get_origin(annotation) is None
-        and isinstance(annotation, type)
-        and issubclass(annotation, BaseModel)
-    ):
-        return [annotation]
-    inner = getattr(annotation, "__args__", ())
-    return [model for argument in inner for model in _section_types(argument)]
+        raise ConfigError(f"{where}: {explain(error, RunConfig)}") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from siri_train.section import Section
+from siri_train.values import Gpus, Minutes, Rows, StepsOrNone, Url, UserPath, Word
 
 if TYPE_CHECKING:  # torch comes with it, which reading a recipe does without
     from siri_kernels.policy_loss.types import RolloutCorrection
@@ -17,19 +18,19 @@ class VllmConfig(Section):
 
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory that vLLM plans with: its weights and its cache."""
-    cache_gib: float | None = Field(None, gt=0)
+    cache_gib: float | None = Field(None, gt=0, le=2**16)
     """GiB for keys and values; null: what ``gpu_memory_utilization`` leaves, on a CPU 1."""
-    sleep_level: Literal[0, 1, 2] = 1
+    sleep_level: int = Field(1, ge=0, le=2)
     """While the trainer works: 0 vLLM keeps its memory, 1 its weights move to the CPU, 2 they are
     dropped. Either way they are written anew after the update. Without effect on a CPU."""
-    max_num_seqs: int = Field(256, gt=0)
+    max_num_seqs: Rows = 256
     """Sequences decoded at a time."""
     enforce_eager: bool = False
     """No CUDA graphs: starts faster, decodes slower."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """What vLLM computes in; null: as the trainer, so ``distributed.compute_dtype``, else
     ``model.dtype``."""
-    tensor_parallel_size: int = Field(1, gt=0)
+    tensor_parallel_size: int = Field(1, gt=0, le=1024)
     """Only 1: a model that needs several GPUs is sampled by ``rollout.engine: vllm-server``."""
 
     @field_validator("tensor_parallel_size")
@@ -44,38 +45,77 @@ class VllmConfig(Section):
         return value
 
 
+_OURS = ("host", "port", "uds", "fd")
+_KEYS = ("key", "token", "password", "secret", "credentials")
+
+
+def check_server_flag(text: str) -> None:
+    """Refuse a flag that would show a key, let others in or run a model's code.
+
+    Args:
+        text: one item of ``rollout.server.args``, a flag, ``--flag=value`` or a value.
+
+    Raises:
+        ValueError: naming the flag, never its value, and what to do instead.
+    """
+    if not text.startswith("--"):
+        return
+    flag = text[2:].partition("=")[0].partition(" ")[0].lower().replace("_", "-")
+    # argparse takes --hos for --host where nothing else begins so.
+    if any(flag == own or (len(flag) > 2 and own.startswith(flag)) for own in _OURS):
+        raise ValueError(
+            f"--{flag} is not taken: the trainer's own server listens on 127.0.0.1 only, at a free "
+            "port; to serve elsewhere start `vllm serve` yourself, with VLLM_API_KEY in its "
+            "environment, and name it in rollout.server.url"
+        )
+    if flag.split("-")[-1] in _KEYS or (len(flag) > 2 and "api-key".startswith(flag)):
+        raise ValueError(
+            f"--{flag} is not taken: it would be written into config.yaml and the report. The "
+            "trainer's own server gets a random key; other secrets go into environment variables, "
+            "as HF_TOKEN"
+        )
+    if flag == "trust-remote-code":
+        raise ValueError(
+            f"--{flag} is not taken: the trainer runs no code of model folders, and the server "
+            "must serve the same model"
+        )
+
+
 class ServerConfig(Section):
     """A vLLM server (``rollout.engine: vllm-server``)."""
 
-    url: str | None = None
+    url: Url | None = None
     """http://HOST:PORT of a running `vllm serve`; its key, if it has one, is VLLM_API_KEY.
     null: the trainer starts one on this machine, restarts it when it crashes, and ends it."""
-    python: str | None = None
+    python: UserPath | None = None
     """For the trainer's own server: interpreter of the environment that has vLLM; null: this."""
-    gpus: str | None = None
+    gpus: Gpus | None = None
     """For the trainer's own server: its CUDA_VISIBLE_DEVICES, as "1,2"; not the trainer's GPUs."""
-    args: list[str] = []
-    """For the trainer's own server: more flags of `vllm serve`: [--tensor-parallel-size, "2"]."""
-    restarts: int = Field(3, ge=0)
+    args: list[Word] = []
+    """For the trainer's own server: more flags of `vllm serve`: [--tensor-parallel-size, "2"].
+    Not its address, which is 127.0.0.1 with a free port, and no keys, which would be shown."""
+    restarts: int = Field(3, ge=0, le=1000)
     """For the trainer's own server: how often in a row it is started again after it ended."""
     sync: Literal["disk", "nccl"] = "disk"
     """How new weights get there. disk: a safetensors file that both sides see; always works. nccl:
     GPU to GPU; needs the same vLLM in the trainer's environment, and GPUs of its own."""
-    sync_dir: str | None = None
+    sync_dir: UserPath | None = None
     """disk: a folder both sides see under this path (/dev/shm on one machine); null: the run's."""
-    start_minutes: float = Field(15.0, gt=0)
+    start_minutes: Minutes = 15.0
     """Longest wait for the server, at the start and whenever it is lost."""
-    request_minutes: float = Field(60.0, gt=0)
+    request_minutes: Minutes = 60.0
     """Longest wait for one response."""
-    concurrency: int = Field(256, gt=0)
+    concurrency: int = Field(256, gt=0, le=4096)
     """Requests in flight per rank; at least what the server decodes at a time (--max-num-seqs)."""
-    retries: int = Field(3, ge=0)
+    retries: int = Field(3, ge=0, le=1000)
     """How often one response is asked for again after a failure of the server."""
 
-    @field_validator("args", mode="before")
+    @field_validator("args")
     @classmethod
-    def _yaml_reads_numbers(cls, value: Any) -> Any:
-        return [str(v) for v in value] if isinstance(value, list) else value
+    def _nothing_that_opens_or_shows(cls, value: list[str]) -> list[str]:
+        for flag in value:
+            check_server_flag(flag)
+        return value
 
     @model_validator(mode="after")
     def _whose(self) -> ServerConfig:
@@ -93,14 +133,14 @@ class ProbeConfig(Section):
     """After a sync a few fresh tokens are sampled and scored again by the trainer; see
     ``siri_train.rollout.probe``."""
 
-    every: int | None = Field(None, ge=0)
+    every: StepsOrNone | None = None
     """Syncs between probes; 0: no probe. null: every sync where the engine has a copy of the
     weights (vLLM), only the first where it samples from the trainer's own."""
-    responses: int = Field(8, gt=0)
+    responses: int = Field(8, gt=0, le=2**16)
     """Responses per probe and rank."""
-    tokens: int = Field(16, gt=0)
+    tokens: int = Field(16, gt=0, le=2**16)
     """The longest of them."""
-    threshold: float | None = Field(None, gt=0)
+    threshold: float | None = Field(None, gt=0, le=100)
     """Largest mean |difference| of a log-prob, in nats; null: by the dtypes of both sides."""
 
 
@@ -110,24 +150,24 @@ class RolloutConfig(Section):
     engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
     """transformers: the trainer's own model; vllm: a vLLM in this process; vllm-server: a
     `vllm serve` elsewhere. See docs/rollouts.md."""
-    prompts: int = Field(128, gt=0)
+    prompts: Rows = 128
     """Questions per step."""
-    group_size: int = Field(16, gt=1)
+    group_size: int = Field(16, gt=1, le=2**16)
     """Responses per question."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=0.01, le=100)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, le=10**6)
     """0: off."""
-    batch_rows: int = Field(256, gt=0)
+    batch_rows: Rows = 256
     """Sequences decoded at a time by the transformers engine."""
-    shards: int = Field(0, ge=0)
+    shards: int = Field(0, ge=0, le=2**16)
     """Questions are sampled in this many parts, each with a seed of its own and shared among the
     ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
-    oversample: float = Field(1.0, ge=1)
+    oversample: float = Field(1.0, ge=1, le=1000)
     """Dynamic sampling (DAPO): ask this many times as many questions as groups are wanted, drop
     groups whose rewards are all equal, and stop sampling when enough of the others are complete.
     1 and max_rounds 1: off, as in SIRI."""
-    max_rounds: int = Field(1, gt=0)
+    max_rounds: int = Field(1, gt=0, le=10_000)
     """Dynamic sampling: rounds of questions a step may ask until enough groups are informative;
     with fewer it goes on with what it has."""
     keep: Literal["in_order", "first_done"] = "in_order"
@@ -154,8 +194,8 @@ class RolloutCorrectionConfig(Section):
     IcePop); reject: 1 inside, else 0."""
     level: Literal["token", "sequence", "geometric"] = "token"
     """The ratio of a token, the product over the sequence, or its geometric mean."""
-    high: float = Field(2.0, gt=0)
-    low: float = Field(0.0, ge=0)
+    high: float = Field(2.0, gt=0, le=1e6)
+    low: float = Field(0.0, ge=0, le=1e6)
 
     @model_validator(mode="after")
     def _ordered(self) -> RolloutCorrectionConfig:

@@ -10,8 +10,15 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after validation."""
+    """Base of every section: unknown keys are errors, values do not change after validation.
+
+    Types are strict: no text or boolean for a number, no number for text, nothing is rounded.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )

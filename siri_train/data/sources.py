@@ -88,8 +88,14 @@ def encode_questions(
     """Encode every prompt with the recipe's template.
 
     Raises:
-        ConfigError: prompts over ``data.max_prompt_len`` (how many, the longest one's id).
+        ConfigError: ``data.template: chat`` with a tokenizer that has no chat template; prompts
+            over ``data.max_prompt_len`` (how many, the longest one's id).
     """
+    if config.template == "chat" and not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "data.template: got chat, but the model's tokenizer has no chat template; takes plain, "
+            "or a model with a chat template"
+        )
     encoded = [
         EncodedQuestion(
             id=q.id,

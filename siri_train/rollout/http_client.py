@@ -54,6 +54,8 @@ class JsonClient:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         parts = urlsplit(url)
+        if "@" in url or "?" in url:  # not repeated: it may hold a password
+            raise ValueError("takes http://HOST:PORT, without user, password and ?")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"got {url!r}, takes http://HOST:PORT")
         self.url = url.rstrip("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -71,6 +72,9 @@ def python_version_of_vllm(python: str) -> str:
 class ServerProcess:
     """A server on the loopback interface, with a supervisor that restarts it and outlives nobody.
 
+    It has a random key, ``key``, which is told through the environment: other users of the machine
+    reach the port but neither read the key nor sample. Nothing writes it down.
+
     Args:
         folder: what the server loads, weights included (safetensors); looked at again when it is
             restarted.
@@ -103,6 +107,8 @@ class ServerProcess:
         command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
         environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         environment |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        self.key = secrets.token_urlsafe(32)
+        environment["VLLM_API_KEY"] = self.key
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         if python != sys.executable:

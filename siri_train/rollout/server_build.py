@@ -56,7 +56,7 @@ def check_server(config: RunConfig, shape: Any, device: torch.device, *, take: b
             f"rollout.server.sync: got nccl, but the trainer works on {device}; takes disk there"
         )
     if server.url is not None:
-        client = _client(server.url)
+        client = _client(server.url, os.environ.get("VLLM_API_KEY"))
         wait_for_server(client, 60 * server.start_minutes)
         settings = read_settings(client)
         _check(config, settings, client.url, shape)
@@ -97,7 +97,7 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
     if server.sync == "nccl":
         transfer = NcclTransfer(policy.device)
     untie = server.url is None and policy.device.type == "cpu"
-    process, url = None, server.url
+    process, url, key = None, server.url, os.environ.get("VLLM_API_KEY")
     problem: Exception | None = None
     if distributed.is_main():
         try:
@@ -113,16 +113,16 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
         if distributed.is_main() and problem is None:
             try:
                 process = _start(config, policy, transfer, weights, untie=untie)
-                url = process.url
+                url, key = process.url, process.key
             except Exception as error:  # the other ranks wait: they must get something
                 problem = error
         drain(weights)
-    url, problem = distributed.from_main((url, problem))
+    url, key, problem = distributed.from_main((url, key, problem))
     if problem is not None:
         raise problem
     assert url is not None
     try:
-        client = _client(url)
+        client = _client(url, key)
         wait_for_server(client, 60 * server.start_minutes, process)
         settings = read_settings(client)
         untied = _check(config, settings, url, shape)
@@ -207,9 +207,9 @@ def _arguments(config: RunConfig) -> list[str]:
     return flags + config.rollout.server.args
 
 
-def _client(url: str) -> JsonClient:
+def _client(url: str, key: str | None) -> JsonClient:
     try:
-        return JsonClient(url, os.environ.get("VLLM_API_KEY"))
+        return JsonClient(url, key)
     except ValueError as error:
         raise ConfigError(f"rollout.server.url: {error}") from error
 

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from siri_train import lora
+from siri_train.files import share_weights
 from siri_train.rollout.http_client import JsonClient, free_port, own_address
 from siri_train.section import ConfigError
 
@@ -253,6 +254,7 @@ def _write_shards(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
         nonlocal size, count
         if shard:
             save_file(shard, folder / f"model-{count:05d}.safetensors")
+            share_weights(folder)  # the server may run as somebody else
             shard.clear()
             size, count = 0, count + 1
 

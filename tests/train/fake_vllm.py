@@ -7,6 +7,7 @@ weights that come by path, aborted requests handed back with the tokens they had
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import sys
@@ -75,6 +76,7 @@ class FakeVllm:
         self.in_flight = self.most_in_flight = 0
         self.lock, self.hooks = threading.Lock(), threading.Lock()
         self.port = 0
+        self.key: str | None = None  # as VLLM_API_KEY; only /health is without
         self._forget()
 
     def _forget(self) -> None:
@@ -244,6 +246,7 @@ def main(arguments: list[str]) -> None:
     fake = FakeVllm(Path(options["--model"]), Sampler(AutoModelForCausalLM.from_config(config)))
     fake.config["device_config"]["device"] = "cpu"
     fake.port = int(options["--port"])
+    fake.key = os.environ["VLLM_API_KEY"]  # a server of the trainer's own always has one
     fake.start()
     time.sleep(600)
 
@@ -261,8 +264,12 @@ def _handler(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"null")
+            route = self.path.split("?")[0]
             try:
-                self._send(200, fake.answer(self.path.split("?")[0], body))
+                if fake.key and route != "/health":
+                    if self.headers.get("Authorization") != f"Bearer {fake.key}":
+                        raise Status(401, "Unauthorized")
+                self._send(200, fake.answer(route, body))
             except Status as status:
                 self._send(status.code, {"error": {"message": status.message}})
             except HangUp:

@@ -50,23 +50,23 @@ def test_overrides_reach_sections_lists_and_missing_sections() -> None:
         (["train.stps=3"], ["train.stps", "unknown key", "train.steps"]),
         (["schedul.cycle=3"], ["schedul", "unknown key", "schedule"]),
         (["data.train=[{kind: embedded, pth: x}]"], ["data.train.0.pth", "data.train.0.path"]),
-        (["schedule.cycle=0"], ["schedule.cycle", "got 0", "greater than 0"]),
+        (["schedule.cycle=0"], ["schedule.cycle", "got 0", "from 1 to 1000000"]),
         (["schedule.cycle=5"], ["schedule", "cycle", "5", "even"]),
         (["schedule.min_len=64", "schedule.max_len=32"], ["min_len", "64", "32"]),
         (["schedule.shape=cosin"], ["schedule.shape", "'cosin'", "cosine"]),
-        (["train.lr=.nan"], ["train.lr", "finite"]),
-        (["train.lr=-1"], ["train.lr", "-1", "greater than 0"]),
-        (["train.steps=three"], ["train.steps", "'three'", "integer"]),
-        (["rollout.group_size=1"], ["rollout.group_size", "got 1", "greater than 1"]),
+        (["train.lr=.nan"], ["train.lr", "got .nan", "a number above 0"]),
+        (["train.lr=-1"], ["train.lr", "got -1", "above 0 up to 10"]),
+        (["train.steps=three"], ["train.steps", "'three'", "whole number"]),
+        (["rollout.group_size=1"], ["rollout.group_size", "got 1", "from 2 to"]),
         (["train.mini_batches=99999"], ["train.mini_batches", "99999", "2048"]),
         (["train.token_budget=10"], ["train.token_budget", "10", "schedule.max_len"]),
-        (["eval.budgets=[0]"], ["eval.budgets", "positive"]),
+        (["eval.budgets=[0]"], ["eval.budgets.0", "got 0", "from 1 to"]),
         (["data.train=[{kind: file}]"], ["data.train.0", "path"]),
         (["data.train=[]"], ["data.train", "at least 1"]),
         (["train.steps"], ["'train.steps'", "KEY.SUBKEY=VALUE"]),
         (["train.steps.x=1"], ["train.steps"]),
         (["data.train.7.seed=1"], ["'7'"]),
-        (["train.steps=[1"], ["not YAML"]),
+        (["train.steps=[1"], ["train.steps", "'[1'", "does not end with ]"]),
         (["model.scratch.heads=5"], ["model.scratch", "heads (5)"]),
     ],
 )
@@ -80,10 +80,13 @@ def test_wrong_input_names_the_key_and_what_is_accepted(
         assert part in str(caught.value)
 
 
-def test_every_problem_is_reported_at_once() -> None:
+def test_every_problem_is_named_in_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config({"train": {"steps": 0, "lr": 0}, "nam": 1})
-    assert str(caught.value).count("\n") == 3
+    assert str(caught.value) == (
+        "config: train.steps: got 0; takes a whole number from 1 to 1000000 "
+        "(and 2 more: train.lr, nam)"
+    )
 
 
 def test_missing_recipe_names_the_nearest(tmp_path: Path) -> None:

@@ -109,14 +109,14 @@ def test_another_gpu_than_the_first_is_refused(tiny: Any, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("rollout.engine=vlm", "'vllm'"),
+        ("rollout.engine=vlm", "did you mean vllm?"),
         ("rollout.vllm.gpu_memory_utilisation=0.5", "rollout.vllm.gpu_memory_utilization"),
-        ("rollout.vllm.gpu_memory_utilization=1.5", "less than or equal to 1"),
-        ("rollout.vllm.sleep_level=3", "0, 1 or 2"),
+        ("rollout.vllm.gpu_memory_utilization=1.5", "up to 1"),
+        ("rollout.vllm.sleep_level=3", "from 0 to 2"),
         ("rollout.vllm.tensor_parallel_size=2", "rollout.engine=vllm-server"),
-        ("rollout.vllm.dtype=half", "'float32' or 'bfloat16'"),
-        ("rollout.probe.threshold=0", "greater than 0"),
-        ("rollout.probe.every=-1", "greater than or equal to 0"),
+        ("rollout.vllm.dtype=half", "float32, bfloat16"),
+        ("rollout.probe.threshold=0", "above 0"),
+        ("rollout.probe.every=-1", "from 0 to"),
     ],
 )
 def test_wrong_keys_are_named(override: str, expected: str) -> None:

@@ -71,9 +71,9 @@ def test_a_missing_package_is_named_before_anything_is_written(
 
 def test_a_tracker_that_cannot_open_is_named(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(config: Any, start_step: int) -> Tracker:
-        raise ValueError("project name has a slash")
+        raise ValueError("project name is taken")
 
     monkeypatch.setattr(loggers, "_wandb", fail)
     monkeypatch.setattr(loggers, "require_packages", lambda monitor: None)
-    with pytest.raises(ConfigError, match=r"monitor\.wandb: .*ValueError: project name has"):
-        Trackers.open(tiny("monitor.wandb=a/b"), 0)
+    with pytest.raises(ConfigError, match=r"monitor\.wandb: .*ValueError: project name is"):
+        Trackers.open(tiny("monitor.wandb=ab"), 0)

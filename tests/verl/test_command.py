@@ -83,6 +83,10 @@ OTHER = {
     "rollout.vllm.tensor_parallel_size": 1,  # it takes no other
     "rollout.probe.every": 3,
     "rollout.server.args": ["--x"],
+    "rollout.server.url": "http://h:1",
+    "loss.clip_low": 0.3,
+    "advantage.eps": 1e-3,
+    "train.tail": 0.1,
     "rollout.probe.threshold": 0.5,
 }
 

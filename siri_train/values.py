@@ -1,0 +1,176 @@
+"""The kinds of value that keys of the configuration take: their types, their bounds, their text.
+
+Every number has two bounds. The upper ones are far above what anybody trains with and below where
+torch, the operating system or a library ends with an error of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+SEED_MAX = 2**32 - 1
+"""What numpy takes. Seeds of steps are ``seed * 1_000_003 + step`` and more, which then stay below
+2**63, the bound of torch's generators and of vLLM."""
+
+# Control characters, and halves of surrogate pairs, which no file in UTF-8 can hold.
+_UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+_LINE_ENDS = re.compile(r"[\t\n\r\x85\u2028\u2029]")
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
+_GPUS = re.compile(r"[\w-]+(,[\w-]+)*", re.ASCII)  # numbers, or names as GPU-... and MIG-...
+_HOST = re.compile(r"(?=.{1,253}$)[a-z\d_-]{1,63}(\.[a-z\d_-]{1,63})*\.?", re.ASCII)  # lower case
+_WANDB_REFUSES = set("/\\#?%:")
+
+Steps = Annotated[int, Field(gt=0, le=1_000_000)]
+StepsOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
+"""A number of steps where 0 says never or none."""
+Tokens = Annotated[int, Field(gt=0, le=2**24)]
+Rows = Annotated[int, Field(gt=0, le=2**20)]
+"""Questions, sequences or requests."""
+Seed = Annotated[int, Field(ge=0, le=SEED_MAX)]
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+WeightDecay = Annotated[float, Field(ge=0, le=10)]
+GradClip = Annotated[float, Field(gt=0, le=1e9)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Beta, Beta], Field(strict=False)]  # a list is what YAML has
+Minutes = Annotated[float, Field(ge=0.001, le=7 * 24 * 60)]
+
+
+def writable(text: str) -> str:
+    """The text, if a file in UTF-8 and a terminal can show it. Raises ValueError."""
+    found = _UNWRITABLE.search(text)
+    if found:
+        raise ValueError(f"takes text without control characters; U+{ord(found.group()):04X} is in")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if _LINE_ENDS.search(writable(text)):
+        raise ValueError("takes text of one line, without tabs")
+    return text
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("takes text that is not empty")
+    return text
+
+
+def expand(path: str) -> str:
+    """``~`` and ``~user`` at the beginning of a path as the shell expands them.
+
+    Raises:
+        ValueError: no such user, control characters, or longer than any file system takes.
+    """
+    _one_line(path)
+    if len(os.fsencode(path)) > 4000:
+        raise ValueError("takes a path of at most 4000 bytes")
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        user = whole.split("/")[0]
+        raise ValueError(
+            f"takes a path; there is no user {user[1:]!r}: for a name that begins with ~ write ./~"
+        )
+    return whole
+
+
+def _device(name: str) -> str:
+    if not _DEVICE.fullmatch(name):
+        raise ValueError("takes auto, cpu, cuda, cuda:N, mps, xpu or xpu:N")
+    return name
+
+
+def _gpus(text: str) -> str:
+    if not _GPUS.fullmatch(text):
+        raise ValueError('takes numbers or names of GPUs with commas between, as "1,2"')
+    return text
+
+
+def _folder_name(name: str) -> str:
+    if "/" in _one_line(name) or name.startswith((".", "~")) or not 0 < len(name.encode()) <= 200:
+        raise ValueError(
+            "takes a name that is usable for a folder: 1 to 200 bytes, no / in it, not . or ~ first"
+        )
+    return name
+
+
+def _project(name: str) -> str:
+    _not_empty(_one_line(name))
+    if _WANDB_REFUSES & set(name) or len(name) > 128:
+        raise ValueError(r"takes the name of a project: 1 to 128 characters, none of / \ # ? % :")
+    return name
+
+
+def _url(url: str) -> str:
+    """Refuses without repeating the address: it may hold a password."""
+    form = "takes http://HOST:PORT or https://HOST:PORT"
+    if "@" in url:  # anywhere: passwords hold slashes
+        raise ValueError(
+            f"{form}, without user and password, which would be shown; a key of the server goes "
+            "into the environment variable VLLM_API_KEY"
+        )
+    if "?" in url or "#" in url:
+        raise ValueError(
+            f"{form}, without ? and #; a key of the server goes into the environment variable "
+            "VLLM_API_KEY"
+        )
+    try:
+        parts = urlsplit(_one_line(url))
+        port, host = parts.port, parts.hostname or ""
+    except ValueError as error:
+        raise ValueError(f"{form}, with a port from 1 to 65535") from error
+    if port == 0:
+        raise ValueError(f"{form}, with a port from 1 to 65535")
+    if parts.scheme not in ("http", "https") or not (":" in host or _HOST.fullmatch(host)):
+        raise ValueError(form)
+    if not re.fullmatch(r"[\w/.~-]*", parts.path, re.ASCII):
+        raise ValueError(f"{form}, with a path of letters, digits and / . ~ - _ if there is one")
+    return url
+
+
+Text = Annotated[str, AfterValidator(writable)]
+"""Of any number of lines."""
+Line = Annotated[str, AfterValidator(_one_line)]
+Word = Annotated[str, AfterValidator(_one_line), AfterValidator(_not_empty)]
+UserPath = Annotated[str, AfterValidator(expand)]
+"""A path, a hub id or ``hub:NAME``; ``~`` at its beginning is expanded."""
+Device = Annotated[str, AfterValidator(_device)]
+Gpus = Annotated[str, AfterValidator(_gpus)]
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+Project = Annotated[str, AfterValidator(_project)]
+Url = Annotated[str, AfterValidator(_url)]
+
+
+def check_tree(value: object, depth: int = 0) -> None:
+    """Refuse, in values without a type of their own, what JSON and YAML cannot hold.
+
+    Args:
+        value: numbers, text, null, lists and mappings of them.
+
+    Raises:
+        ValueError: not finite, unwritable text, a key that is no text, or nested over 20 deep.
+    """
+    if depth > 20:
+        raise ValueError("is nested more than 20 deep")
+    if isinstance(value, str):
+        writable(value)
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, (int, float)):
+        if not abs(value) < 2**63:  # NaN is not below either
+            raise ValueError("takes finite numbers below 2**63")
+    elif isinstance(value, list):
+        for item in value:
+            check_tree(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"takes text as keys, got {key!r}")
+            check_tree(key, depth + 1)
+            check_tree(item, depth + 1)
+    else:
+        raise ValueError(f"takes no {type(value).__name__}")
