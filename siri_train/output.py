@@ -73,7 +73,7 @@ def tolerant_output() -> Iterator[None]:
     """
     before = sys.stdout, sys.stderr
     modes = [_set_errors(stream, "backslashreplace") for stream in before]
-    sys.stdout, sys.stderr = map(DroppingStream, before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = map(DroppingStream, before)
     try:
         yield
     finally:

@@ -173,10 +173,12 @@ class Run:
     def _evaluate_start(self) -> None:
         """The evaluation of the step begun from, where it is due and not there: of a run that
         begins, or of one that was ended between a checkpoint and its evaluation."""
-        start = self.start_step
+        start, before = self.start_step, len(self.evals)
         if self._evaluation_due(start):
             self._evaluate(start, self._named(start).get(start) if start else "start", None)
-        if start in on_main(checkpoints, self.dir):
+        # What would have followed that evaluation; the next checkpoint sees to it otherwise.
+        missing = len(self.evals) > before or start == self.config.train.steps
+        if missing and start in on_main(checkpoints, self.dir):
             on_main(self._after_checkpoint, start)
 
     def _open_trackers(self) -> None:
