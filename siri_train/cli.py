@@ -289,7 +289,7 @@ def _schedule(arguments: argparse.Namespace) -> int:
     eighths = range(0, min(steps, schedule.cycle) + 1, max(1, schedule.cycle // 8))
     print("step  " + "".join(f"{t:>8}" for t in eighths))
     print("cap   " + "".join(f"{schedule(t):>8}" for t in eighths))
-    replace_text(path, plot_svg(schedule, steps))
+    replace_text(path.resolve(), plot_svg(schedule, steps))  # a link stays one
     print(f"plot: {path}")
     return 0
 

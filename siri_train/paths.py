@@ -62,13 +62,18 @@ def folder_made(folder: Path, key: str) -> Iterator[Path]:
         try:
             for path in (*reversed(folder.parents), folder):
                 if not path.is_dir():
+                    if path.is_symlink():
+                        raise _leads_nowhere(path, key, "folder")
                     try:
                         path.mkdir()
                         made.append(path)
-                    except FileExistsError:
+                    except FileExistsError as error:
                         if not path.is_dir():  # not made by another process in between
+                            error.errno, error.strerror = errno.ENOTDIR, "Not a directory"
                             raise
             _try_to_write(folder)
+        except ConfigError:
+            raise
         except (OSError, ValueError) as error:
             raise _refusal(folder, key, error) from error
         yield folder
@@ -91,7 +96,9 @@ def check_file(path: Path, key: str) -> Path:
             if path.is_file():
                 with path.open("ab"):
                     return path
-            if os.path.lexists(path) and not path.is_symlink():
+            if path.is_symlink():
+                raise _leads_nowhere(path, key, "file")
+            if os.path.lexists(path):
                 raise ConfigError(f"{key}: {shown(path)} is no ordinary file; give another path")
             aside = path.with_name(f".{path.name}.partial")  # as replace_text writes it
             aside.touch()
@@ -139,6 +146,13 @@ def _try_to_write(folder: Path) -> None:
     except OSError as error:
         error.filename = str(folder)
         raise
+
+
+def _leads_nowhere(path: Path, key: str, kind: str) -> ConfigError:
+    return ConfigError(
+        f"{key}: {shown(path)} is a link that leads to no {kind} ({shown(os.readlink(path))}); "
+        "remove it or give another path"
+    )
 
 
 def _refusal(path: Path, key: str, error: OSError | ValueError) -> ConfigError:
