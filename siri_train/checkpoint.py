@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import zlib
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from siri_train import distributed
+from siri_train import distributed, trainer_state
 from siri_train.config import ConfigError
 from siri_train.files import WriteError, replace_text, written_aside
 from siri_train.model import Policy
@@ -76,7 +75,7 @@ def save_checkpoint(
                 state = {
                     "step": step,
                     "optimizer": optimizer.state_dict() if optimizer and not sharded else None,
-                    "rng": _rng_state(),
+                    "rng": trainer_state.rng_state(),
                 }
                 if adapters is not None:
                     state["adapters"] = adapters
@@ -122,13 +121,14 @@ def problem(folder: Path) -> str | None:
     try:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         version, files = index["format"], dict(index["files"])
+        listed = [(str(name), int(size), int(crc)) for name, (size, crc) in files.items()]
     except FileNotFoundError:
         return f"not a checkpoint of siri-train ({_INDEX} is missing)"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_INDEX} is damaged: {error}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"{_INDEX} is damaged: {type(error).__name__}: {error}"
     if version != _FORMAT:
         return f"{_INDEX}: format {version!r}, this version reads {_FORMAT}"
-    for name, (size, crc) in files.items():
+    for name, size, crc in listed:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -138,7 +138,18 @@ def problem(folder: Path) -> str | None:
             return f"{name} is damaged: its CRC-32 is not what was written"
     if _STATE not in files:
         return f"not a checkpoint of siri-train ({_STATE} is missing)"
+    if not _is_step(index.get("step")):
+        return f"{_INDEX} is damaged: step {index.get('step')!r}"
     return None
+
+
+def steps_done(folder: Path) -> int:
+    """The steps of a checkpoint without a :func:`problem`, from ``checkpoint.json``."""
+    return json.loads((folder / _INDEX).read_text(encoding="utf-8"))["step"]
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def require_good(folder: Path, run_dir: Path) -> None:
@@ -162,25 +173,26 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.M
     A checkpoint of any number of ranks is resumed on any number of ranks.
 
     Raises:
-        ConfigError: the folder holds no trainer state, or one of another model.
+        ConfigError: the folder holds no trainer state, one of another model, or objects that are
+            no tensors and numbers: those are never loaded, as they could run anything.
     """
     path = folder / _STATE
+    state = trainer_state.read(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        trainer_state.check(state, optimizer, steps_done(folder))
         if "adapters" in state:
             distributed.load_weights(model, state["adapters"])
         if (folder / _SHARDS).is_dir():
             distributed.load_sharded_state(folder / _SHARDS, model, optimizer)
         elif state["optimizer"] is not None:
-            _same_shapes(state["optimizer"], optimizer)
             if distributed.is_sharded(model):
                 distributed.load_whole_state(state["optimizer"], model, optimizer)
             else:
                 optimizer.load_state_dict(state["optimizer"])
-        _restore_rng(state["rng"])
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be resumed from: {error}") from error
-    return int(state["step"])
+        trainer_state.restore_rng(state["rng"])
+    except Exception as error:  # a file may hold anything: what that leads to cannot be listed
+        raise ConfigError(trainer_state.unusable(path, error)) from error
+    return state["step"]
 
 
 def load_rollouts(folder: Path) -> dict[str, Any] | None:
@@ -192,41 +204,10 @@ def load_rollouts(folder: Path) -> dict[str, Any] | None:
     path = folder / _ROLLOUTS
     if not path.is_file():
         return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be resumed from: {error}") from error
-
-
-def _same_shapes(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """``load_state_dict`` compares the number of parameters only."""
-    ids = [i for group in state["param_groups"] for i in group["params"]]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, parameter in zip(ids, parameters, strict=True):
-        moment = state["state"].get(number, {}).get("exp_avg")
-        if moment is not None and moment.shape != parameter.shape:
-            raise ValueError(
-                f"the optimiser's state is another model's: {tuple(moment.shape)} where this one "
-                f"has {tuple(parameter.shape)}"
-            )
-
-
-def _rng_state() -> dict[str, Any]:
-    """States of every generator that a step may draw from, as ``weights_only`` loads them."""
-    version, numbers, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(numbers), gauss],
-    }
-
-
-def _restore_rng(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    state = trainer_state.read(path)
+    if not isinstance(state, dict) or not {"sampled_with", "batch"} <= state.keys():
+        raise ConfigError(trainer_state.unusable(path, ValueError("it holds no batch of a step")))
+    return state
 
 
 def _size_and_crc(path: Path) -> list[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from siri_train import __version__
+from siri_train.output import claim_descriptors, encodable, tolerant_output
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,11 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``siri-train``.
 
     Returns:
-        0; 1 on an error that the user can mend; 130 after Ctrl-C and 143 after SIGTERM.
+        0; 1 on an error that the user can mend; 128 + N after a signal N that asked to end: 130
+        after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         SystemExit: with 2 on arguments that the command does not take, with 0 after ``--help``.
     """
+    claim_descriptors()
+    with tolerant_output():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     # Half of the log lines of a download-free run would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -55,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if more:
         arguments.overrides += more
     from siri_train.config import ConfigError
-    from siri_train.files import WriteError
+    from siri_train.files import WriteError, explained
     from siri_train.rollout import EngineError
     from siri_train.run import AlarmHalt
     from siri_train.stop import Stopped
@@ -66,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The words of a library inside may have several lines; the end of a server's log has too.
         text = " ".join(str(error).split()) if isinstance(error, ConfigError) else str(error)
         print(f"siri-train {arguments.command}: {text}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"siri-train {arguments.command}: {explained(error)}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"siri-train: {stopped}", file=sys.stderr)
@@ -253,16 +264,20 @@ def _path(text: str) -> str:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from siri_train.demo import demo
+    from siri_train.paths import user_path
 
-    demo(Path(arguments.out), arguments.seed)
+    demo(user_path(arguments.out, "--out"), arguments.seed)
     return 0
 
 
 def _sft(arguments: argparse.Namespace) -> int:
+    from siri_train.lock import run_lock
     from siri_train.recipe import load_config
     from siri_train.sft import supervise
 
-    supervise(load_config(arguments.recipe, arguments.overrides))
+    config = load_config(arguments.recipe, arguments.overrides)
+    with run_lock(config.run_dir):
+        supervise(config)
     return 0
 
 
@@ -315,54 +330,72 @@ def _verl(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> int:
     from siri_train.grade import grade_checkpoint
+    from siri_train.paths import check_file, user_path
 
-    row = grade_checkpoint(Path(arguments.checkpoint), arguments.recipe, arguments.overrides)
+    checkpoint = user_path(arguments.checkpoint, "eval")
+    if (checkpoint / "config.json").is_file():
+        check_file(checkpoint / "eval.json", "eval")
+    row = grade_checkpoint(checkpoint, arguments.recipe, arguments.overrides)
     print(json.dumps(row, indent=2))
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from siri_train.config import ConfigError
+    from siri_train.paths import check_file, user_path
     from siri_train.report import write_report
 
-    folder = Path(arguments.folder)
+    folder = user_path(arguments.folder, "report")
     if not folder.is_dir():
-        raise ConfigError(f"report: {arguments.folder!r} is not a folder")
+        raise ConfigError(f"report: {arguments.folder!r} is not a folder; takes a run's folder")
+    check_file(folder / "report.html", "report")
     print(write_report(folder))
     return 0
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
+    from siri_train.files import replace_text
+    from siri_train.paths import check_file, user_path
     from siri_train.recipe import load_config
     from siri_train.report.schedule_plot import plot_svg, plot_text
 
     config = load_config(arguments.recipe, arguments.overrides)
+    if arguments.svg is not None:
+        path = check_file(user_path(arguments.svg, "--svg"), "--svg")
+    else:
+        path = check_file(user_path(config.run_dir, "output") / "schedule.svg", "output")
     schedule, steps = config.schedule.build(), config.train.steps
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    print(plot_text(schedule, steps, width, 16))
+    print(encodable(plot_text(schedule, steps, width, 16)))
     eighths = range(0, min(steps, schedule.cycle) + 1, max(1, schedule.cycle // 8))
     print("step  " + "".join(f"{t:>8}" for t in eighths))
     print("cap   " + "".join(f"{schedule(t):>8}" for t in eighths))
-    path = Path(arguments.svg) if arguments.svg else config.run_dir / "schedule.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(plot_svg(schedule, steps), encoding="utf-8")
+    replace_text(path.resolve(), plot_svg(schedule, steps))  # a link stays one
     print(f"plot: {path}")
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from siri_train.checkpoint import export
+    from siri_train.paths import folder_made, user_path
 
-    print(export(Path(arguments.folder), arguments.which, arguments.out))
+    folder = user_path(arguments.folder, "export")
+    out = None if arguments.out is None else user_path(arguments.out, "--out")
+    if out is not None and not out.exists() and folder.is_dir():
+        with folder_made(out, "--out"):
+            pass
+    print(export(folder, arguments.which, None if out is None else str(out)))
     return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:
     from siri_train.config import ConfigError
     from siri_train.convert import ConversionError, convert_gguf
+    from siri_train.paths import user_path
 
+    out = user_path(arguments.out, "convert")
     try:
-        print(convert_gguf(arguments.source, arguments.out, dtype=arguments.dtype).message)
+        print(convert_gguf(arguments.source, str(out), dtype=arguments.dtype).message)
     except ConversionError as error:
         raise ConfigError(str(error)) from error
     return 0

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from siri_train.checkpoint import write_json
-from siri_train.config import RunConfig
+from siri_train.config import ConfigError, RunConfig
 from siri_train.data import embedded
+from siri_train.lock import run_lock
 from siri_train.loop import train
 from siri_train.monitor.progress import duration
+from siri_train.output import encodable
 from siri_train.recipe import load_config
 from siri_train.report import summary_table, write_report
 
@@ -36,8 +38,20 @@ def demo(out: Path, seed: int = 0) -> list[dict[str, Any]]:
         The entries of summary.json: start, constant-cap, siri-low, siri-high.
 
     Raises:
-        ConfigError: the folder holds a demo with another seed.
+        ConfigError: the folder holds a demo with another seed, or a run of ``siri-train train``;
+            another process writes there; or it cannot be written.
     """
+    with run_lock(out, "--out"):
+        return _demo(out, seed)
+
+
+def _demo(out: Path, seed: int) -> list[dict[str, Any]]:
+    for name in ("config.yaml", "metrics.jsonl"):
+        if (out / name).exists():
+            raise ConfigError(
+                f"--out: {out} holds a run of `siri-train train` ({name}), whose table and page "
+                "the demo would replace; give another folder"
+            )
     started = time.monotonic()
     siri = demo_config(out / "siri", seed, "cosine")
     schedule = siri.schedule
@@ -58,7 +72,7 @@ def demo(out: Path, seed: int = 0) -> list[dict[str, Any]]:
     summary = combine(out)
     write_json(out / "summary.json", summary)
     page = write_report(out)
-    print(f"\n{summary_table(summary)}\n")
+    print(f"\n{encodable(summary_table(summary))}\n")
     print(f"report: {page}   ({duration(time.monotonic() - started)})", flush=True)
     return summary
 

@@ -13,6 +13,7 @@ from siri_train.model import Policy
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.rewards import Response, Verifier, length_capping_reward
 from siri_train.rollout import Engine, SamplingParams
+from siri_train.rollout.engine import CANCELLED
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ class Evaluation:
     verifier: Verifier
     counter: BacktrackCounter = field(default_factory=BacktrackCounter)
 
-    def __call__(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    def __call__(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> dict[str, Any] | None:
         """Sample, and grade at every budget.
 
         Responses are generated once, at the largest budget. Cutting one at a smaller budget b can
@@ -44,9 +49,11 @@ class Evaluation:
 
         Args:
             progress: called with (responses done, all).
+            cancelled: asked between decoding steps; once true, the evaluation is given up.
 
         Returns:
-            One row of ``eval.jsonl`` less step and name: budgets, accuracy (avg@samples) with a
+            None where ``cancelled`` became true on any rank before all was sampled. Else
+            one row of ``eval.jsonl`` less step and name: budgets, accuracy (avg@samples) with a
             95 % interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
             truncated share, backtracking words per 1000 tokens, and how many were asked.
 
@@ -65,8 +72,12 @@ class Evaluation:
                 seed=self.config.seed + 7,
             ),
             progress,
+            cancelled=cancelled,
         )
         completions = [completion for group in groups for completion in group]
+        # Every rank has all of them, so all ranks give up together.
+        if any(completion.error == CANCELLED for completion in completions):
+            return None
         texts = self.policy.decode(completions)
         grades = length_capping_reward(
             [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)],

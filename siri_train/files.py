@@ -7,56 +7,135 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""No room left, of some kind: the only reasons for which free space is worth naming."""
+
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "the quota is used up: make room",
+    errno.EFBIG: "a file may not grow past the limit here: raise `ulimit -f` or take another disk",
+    errno.EROFS: "the disk is mounted read-only: give a folder on another one",
+    errno.EACCES: "change its permissions, or give a folder that you may write",
+    errno.EPERM: "change its permissions, or give a folder that you may write",
+    errno.ENOENT: "something on the way to it is missing (a link to nothing?)",
+    errno.ENOTDIR: "a file stands where a folder is needed: give another path",
+    errno.EISDIR: "it is a folder: give a file's name",
+    errno.EEXIST: "a file, or a link to nothing, has that name: remove it or give another path",
+    errno.ENOTEMPTY: "somebody else writes there: give another path",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "its links lead in a circle: give another path",
+    errno.EINVAL: "the file system does not take this name: give another path",
+    errno.ENODEV: "the file system does not take this file: give another path",
+    errno.ENXIO: "nothing is behind it: give an ordinary file or folder",
+    errno.EBUSY: "another program holds it: end that, or give another path",
+    errno.ETXTBSY: "another program runs it: end that, or give another path",
+    errno.EXDEV: "it lies on another disk than its folder: give another path",
+    errno.EIO: "the disk does not answer: look at the system's log, or take another one",
+    errno.ESTALE: "the network disk has lost it: mount it again, or take another one",
+    errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine: close some",
+    errno.EMLINK: "the folder holds as many folders as it can: give another path",
+    errno.ENOTSUP: "the file system cannot do this: give a folder on another one",
+}
 
 
 class WriteError(RuntimeError):
     """A file of the run could not be written; what was there before is untouched."""
 
 
-@contextmanager
-def room_needed(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a used-up quota inside the block into a WriteError that says so.
+def about_a_file(error: OSError) -> bool:
+    """Whether the error is about a file or a disk, not about a connection or a process."""
+    if isinstance(error, (ConnectionError, TimeoutError, ChildProcessError, InterruptedError)):
+        return False
+    return error.filename is not None or error.errno in _REMEDIES
+
+
+def explained(error: OSError, folder: Path | None = None) -> str:
+    """One line: which path, what the system said, what to do.
 
     Args:
-        folder: the run's, where the block writes; its free space is named.
+        error: of any kind.
+        folder: named where the error names no path of its own; its free space is shown when there
+            is no room.
+    """
+    path = error.filename if error.filename is not None else folder
+    said = error.strerror or str(error) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno or 0)
+    parts = [f"{shown(path)}: {said}" if path is not None else said]
+    if error.errno in _FULL and folder is not None:
+        parts[0] += f" ({_free(folder):.2f} GiB free)"
+    if remedy is not None:
+        parts.append(remedy)
+    return "; ".join(parts)
+
+
+def shown(path: Any) -> str:
+    """A path on one line whatever it holds: as it is, or quoted where it would not print."""
+    text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 300 else f"{text[:200]}...{text[-60:]}"
+
+
+def _free(folder: Path) -> float:
+    """GiB on the disk that ``folder`` is on, or will be."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free / 2**30
+
+
+@contextmanager
+def room_needed(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong with files inside the block into a WriteError: a line that names the
+    path and the remedy.
+
+    Args:
+        folder: the run's, where the block writes.
 
     Raises:
-        WriteError: in place of the OSError that the full disk gave; others pass unchanged.
+        WriteError: in place of an OSError about a file or a disk; others pass unchanged.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if not about_a_file(error):
             raise
-        there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-        free = shutil.disk_usage(there).free / 2**30
         raise WriteError(
-            f"{folder}: {error} ({free:.2f} GiB free). The checkpoints and the metrics up to here "
-            "are whole; make room and run the same command again"
+            f"{explained(error, folder)}. The checkpoints and the metrics up to here are whole; "
+            "mend that and run the same command again"
         ) from error
 
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file in one move, so that a reader never sees half of it.
 
-    On an error the old file stays and nothing is left beside it.
+    On an error the old file stays and nothing is left beside it. Half a surrogate pair, which no
+    encoding takes, becomes its escape: in JSON and YAML the same text.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        os.replace(aside, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            aside.unlink(missing_ok=True)
         raise
-    os.replace(aside, path)
+
+
+def free_name(path: Path) -> Path:
+    """Where a damaged file is kept: ``NAME.damaged``, with a number if an older one is there."""
+    kept = path.with_name(f"{path.name}.damaged")
+    number = 2
+    while os.path.lexists(kept):
+        kept = path.with_name(f"{path.name}.damaged-{number}")
+        number += 1
+    return kept
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
@@ -79,22 +158,6 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def keep_rows(path: Path, below: int) -> list[dict[str, Any]]:
-    """Drop the rows at or past step ``below``, which a resumed run writes again; the others."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # half a line: the process was killed while it wrote this step
-        if row["step"] < below:
-            kept.append(row)
-    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-    return kept
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def grade_checkpoint(
         row = Evaluation(config, encoded, engine, policy, verifier)(
             lambda done, total: progress.update(done, "responses")
         )
+    assert row is not None  # nobody cancels it
     write_json(checkpoint / "eval.json", row)
     return row
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from siri_kernels import group_advantages
 from siri_train import distributed
 from siri_train.config import RunConfig
+from siri_train.lock import run_lock
 from siri_train.monitor.metrics import step_metrics
 from siri_train.optimizer import learning_rate
 from siri_train.packing import Sample
@@ -27,15 +28,17 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
             ``never`` starts anew, anything else is a checkpoint folder to continue from.
 
     Raises:
-        ConfigError: something the configuration names is missing or impossible; raised before
-            any work is done.
-        Stopped: SIGINT or SIGTERM; a checkpoint holds everything done.
+        ConfigError: something the configuration names is missing or impossible, or another process
+            writes into the run's folder; raised before any work is done.
+        Stopped: a signal (see :func:`siri_train.stop.stop_request`); a checkpoint holds everything
+            done.
         EngineError: sampling failed; the newest checkpoint is good.
     """
     with (
         stop_request() as stop,
         distributed.session(config.device, config.distributed.timeout_minutes),
-        Run.open(config, resume) as run,
+        run_lock(config.run_dir),
+        Run.open(config, resume, stop) as run,
         Rollouts(run, stop) as rollouts,
     ):
         policy = run.policy

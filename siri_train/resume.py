@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from siri_train.checkpoint import checkpoints, require_good
+from siri_train.checkpoint import checkpoints, require_good, steps_done
 from siri_train.config import ConfigError, RunConfig
-from siri_train.files import recover
+from siri_train.files import free_name, recover, shown
+from siri_train.paths import user_path
 
 
 def resume_from(config: RunConfig, resume: str) -> Path | None:
@@ -23,14 +25,24 @@ def resume_from(config: RunConfig, resume: str) -> Path | None:
 
     Raises:
         ConfigError: the folder does not exist or is not whole, holds a run although ``never`` was
-            asked for, or has done more steps than ``train.steps``.
+            asked for, or a demo, or has done more steps than ``train.steps``.
     """
+    refuse_demo(config.run_dir)
     recover(config.run_dir / "checkpoints")
     if resume not in ("auto", "never"):
-        folder = Path(resume)
+        folder = user_path(resume, "--resume")
         if not folder.is_dir():
-            raise ConfigError(f"--resume: {resume!r} is neither auto, never nor a folder")
+            raise ConfigError(
+                f"--resume: {shown(resume)} is neither auto, never nor a folder; takes a folder "
+                "such as RUN/checkpoints/step_000100"
+            )
         require_good(folder, config.run_dir)
+        done = steps_done(folder)
+        if done > config.train.steps:
+            raise ConfigError(
+                f"--resume: {folder} has already done {done} steps, train.steps is "
+                f"{config.train.steps}"
+            )
         return folder
     found = checkpoints(config.run_dir)
     if resume == "never" and (found or (config.run_dir / "metrics.jsonl").exists()):
@@ -58,7 +70,22 @@ def compare_with_before(config: RunConfig) -> None:
     path = config.run_dir / "config.yaml"
     if not path.exists():
         return
-    before = _flatten(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(loaded, Mapping):
+            raise ValueError("it holds no mapping of sections")
+        before = _flatten(loaded)
+    # Not YAML, not UTF-8, a date that is none, nested too deep: PyYAML has many ways to say so.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        kept = free_name(path)
+        shutil.copyfile(path, kept)
+        print(
+            f"{config.name}: {shown(path)} is damaged ({reason}), so its seed and settings cannot "
+            f"be compared with today's; it is kept as {kept.name} and written anew",
+            flush=True,
+        )
+        return
     now = _flatten(config.model_dump(mode="json"))
     changed = [key for key in now if now[key] != before.get(key)]
     if "seed" in changed:
@@ -67,7 +94,8 @@ def compare_with_before(config: RunConfig) -> None:
             f"{config.seed}; give another folder (output=FOLDER, demo: --out FOLDER)"
         )
     for key in changed:
-        print(f"{config.name}: {key} was {before.get(key)}, is now {now[key]}", flush=True)
+        was = " ".join(str(before.get(key)).split())[:200]
+        print(f"{config.name}: {key} was {was}, is now {now[key]}", flush=True)
 
 
 def set_aside_newer(config: RunConfig, start_step: int) -> None:
@@ -81,12 +109,37 @@ def set_aside_newer(config: RunConfig, start_step: int) -> None:
             print(f"{config.name}: {folder} set aside as {aside.name}", flush=True)
 
 
-def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+def refuse_demo(folder: Path) -> None:
+    """A demo's folder holds two runs and their table; a run of its own would overwrite that.
+
+    Raises:
+        ConfigError: the folder is one.
+    """
+    parts = [folder / name / "config.yaml" for name in ("siri", "constant")]
+    if all(part.is_file() for part in parts) and not (folder / "config.yaml").exists():
+        raise ConfigError(
+            f"{folder} holds the two runs of `siri-train demo`; give another folder "
+            "(output=FOLDER), or continue one of them (output=FOLDER/siri)"
+        )
+
+
+_MOST = 10_000
+"""Settings looked at: a file whose aliases repeat one another has more than memory holds."""
+
+
+def _flatten(section: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``. Raises ValueError over :data:`_MOST` entries."""
     flat: dict[str, Any] = {}
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+    waiting = deque([("", section)])
+    seen = 0
+    while waiting:
+        prefix, inner = waiting.popleft()
+        for key, value in inner.items():
+            seen += 1
+            if seen > _MOST:
+                raise ValueError(f"it has more than {_MOST} entries")
+            if isinstance(value, Mapping) and value:
+                waiting.append((f"{prefix}{key}.", value))
+            else:
+                flat[f"{prefix}{key}"] = value
     return flat

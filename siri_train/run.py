@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -23,7 +24,8 @@ from siri_train.config import ConfigError, RewardConfig, RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.distributed import on_main
 from siri_train.evaluate import Evaluation
-from siri_train.files import append_row, keep_rows, replace_text, room_needed
+from siri_train.files import append_row, replace_text, room_needed
+from siri_train.logs import keep_rows, of_evaluation, of_metrics
 from siri_train.model import choose_device, load_policy
 from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
@@ -41,6 +43,10 @@ from siri_train.rollout.build import build_engine
 from siri_train.rollout.collect import questions_per_step
 from siri_train.rollout.probe import SyncProbe
 from siri_train.same_model import require_same_model
+from siri_train.stop import Stopped, StopRequest
+
+HISTORY = 50
+"""Rows of ``metrics.jsonl`` kept in memory for the alarms; all others are on the disk only."""
 
 
 class AlarmHalt(RuntimeError):
@@ -50,8 +56,11 @@ class AlarmHalt(RuntimeError):
 class Run:
     """The state of one training run. Open it with :meth:`open`, use it as a context manager."""
 
-    def __init__(self, config: RunConfig, resume: str = "auto") -> None:
+    def __init__(
+        self, config: RunConfig, resume: str = "auto", stop: StopRequest | None = None
+    ) -> None:
         self.config = config
+        self.stop = stop if stop is not None else StopRequest()
         self.dir = config.run_dir
         self.schedule = config.schedule.build()
         if config.threads:
@@ -112,24 +121,28 @@ class Run:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
 
     @classmethod
-    def open(cls, config: RunConfig, resume: str = "auto") -> Run:
+    def open(cls, config: RunConfig, resume: str = "auto", stop: StopRequest | None = None) -> Run:
         """Check, load and resume; nothing is written before every check has passed.
+
+        Args:
+            config: a validated configuration.
+            resume: see :func:`siri_train.loop.train`.
+            stop: once set, evaluations are given up; None: nobody asks.
 
         Raises:
             ConfigError: see :func:`siri_train.preflight.preflight`; a checkpoint that does not
                 exist or holds another model; or a folder that already holds a run with
                 ``resume="never"``.
-            WriteError: the disk is full.
+            WriteError: a file cannot be read or written, with the reason (a full disk, ...).
         """
         with room_needed(config.run_dir):
-            return cls(config, resume)
+            return cls(config, resume, stop)
 
     def __enter__(self) -> Run:
         try:
             self.probe.after_sync(self.config.seed)
-            if self.start_step == 0 and self.config.eval.at_start and not self.evals:
-                with room_needed(self.dir):
-                    self._evaluate(0, "start")
+            with room_needed(self.dir):
+                self._evaluate_start()
         except BaseException:
             self._opened.close()
             raise
@@ -141,16 +154,32 @@ class Run:
             with room_needed(self.dir):
                 raise error
 
-    def _prepare_folder(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Write the configuration and cut the logs back to the start; their rows until then."""
+    def _prepare_folder(self) -> tuple[deque[dict[str, Any]], list[dict[str, Any]]]:
+        """Write the configuration and cut the logs back to the start; their rows until then, of
+        the metrics the newest."""
         self.dir.mkdir(parents=True, exist_ok=True)
         replace_text(self.dir / "config.yaml", self.config.to_yaml())
         set_aside_newer(self.config, self.start_step)
-        keep_rows(self.dir / "alarms.jsonl", below=self.start_step)
-        return (
-            keep_rows(self.dir / "metrics.jsonl", below=self.start_step),
-            keep_rows(self.dir / "eval.jsonl", below=self.start_step + 1),
+        start = self.start_step
+        _, odd = keep_rows(self.dir / "alarms.jsonl", below=start, last=0)
+        rows, more = keep_rows(
+            self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=HISTORY
         )
+        evals, others = keep_rows(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
+        for notice in (*odd, *more, *others):
+            print(f"{self.config.name}: {notice}", flush=True)
+        return deque(rows, maxlen=HISTORY), evals
+
+    def _evaluate_start(self) -> None:
+        """The evaluation of the step begun from, where it is due and not there: of a run that
+        begins, or of one that was ended between a checkpoint and its evaluation."""
+        start, before = self.start_step, len(self.evals)
+        if self._evaluation_due(start):
+            self._evaluate(start, self._named(start).get(start) if start else "start", None)
+        # What would have followed that evaluation; the next checkpoint sees to it otherwise.
+        missing = len(self.evals) > before or start == self.config.train.steps
+        if missing and start in on_main(checkpoints, self.dir):
+            on_main(self._after_checkpoint, start)
 
     def _open_trackers(self) -> None:
         self.trackers = Trackers.open(self.config, self.start_step)
@@ -187,7 +216,7 @@ class Run:
         append_row(self.dir / "metrics.jsonl", row)
         self.trackers.log("train", row, row["step"] + 1)
         raised = [{"step": row["step"], **alarm} for alarm in more]
-        raised += alarms.check(row, self.rows)
+        raised += alarms.check(row, list(self.rows))
         self.rows.append(row)
         for alarm in raised:
             append_row(self.dir / "alarms.jsonl", alarm)
@@ -222,20 +251,29 @@ class Run:
         replace_text(self.dir / "rollouts" / f"step_{step:06d}.jsonl", "".join(lines))
 
     def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
-        """Evaluate and save where the schedule or the recipe asks for it.
+        """Save and evaluate where the schedule or the recipe asks for it.
+
+        What is saved anyway is saved first: nothing that happens in an evaluation, which may take
+        longer than many steps, costs the steps before it. Only whether a step is the best one is
+        known behind its evaluation.
 
         Args:
             done: steps done, counting the one that has just been recorded.
             rollouts: see :func:`siri_train.checkpoint.save_checkpoint`.
+
+        Raises:
+            Stopped: the run was asked to end while it evaluated; a checkpoint has been written,
+                and the run evaluates first when it continues.
         """
-        steps, every = self.config.train.steps, self.config.eval.every
-        name = self._named(done).get(done)
-        end = name is not None or done == steps
-        if end or (every and done % every == 0):
-            self._evaluate(done, name)
-        periodic = self.config.checkpoint.every
-        if end or (periodic and done % periodic == 0) or on_main(self._best_step, done) == done:
-            self.save(done, rollouts)
+        every, saved = self.config.checkpoint.every, False
+        if self._is_end(done) or (every and done % every == 0):
+            saved = self._write(done, rollouts)
+        if self._evaluation_due(done):
+            self._evaluate(done, self._named(done).get(done), rollouts)
+        if not saved and on_main(self._best_step, done) == done:
+            saved = self._write(done, rollouts)
+        if saved:
+            on_main(self._after_checkpoint, done)
 
     def save(self, done: int, rollouts: dict[str, Any] | None) -> Path:
         """The checkpoint after ``done`` steps, written if it is not there yet.
@@ -243,11 +281,26 @@ class Run:
         Args:
             rollouts: see :func:`siri_train.checkpoint.save_checkpoint`.
         """
-        there = on_main(checkpoints, self.dir).get(done)
-        if there is None:
-            there = save_checkpoint(self.dir, done, self.policy, self.optimizer, rollouts)
+        if self._write(done, rollouts):
             on_main(self._after_checkpoint, done)
-        return there
+        return on_main(checkpoints, self.dir)[done]
+
+    def _write(self, done: int, rollouts: dict[str, Any] | None) -> bool:
+        """Write the checkpoint if it is not there yet; whether it was not."""
+        if done in on_main(checkpoints, self.dir):
+            return False
+        save_checkpoint(self.dir, done, self.policy, self.optimizer, rollouts)
+        return True
+
+    def _is_end(self, done: int) -> bool:
+        """Whether the run or one of its schedule's phases ends after ``done`` steps."""
+        return done == self.config.train.steps or done in self._named(done)
+
+    def _evaluation_due(self, done: int) -> bool:
+        if done == 0:
+            return self.config.eval.at_start
+        every = self.config.eval.every
+        return self._is_end(done) or bool(every and done % every == 0)
 
     def _after_checkpoint(self, done: int) -> None:
         self._update_manifest(done)
@@ -296,11 +349,16 @@ class Run:
             "backtrack_per_1k": row["backtrack_per_1k"],
         }
 
-    def _evaluate(self, step: int, name: str | None) -> None:
+    def _evaluate(self, step: int, name: str | None, rollouts: dict[str, Any] | None) -> None:
+        """Evaluate after ``step`` steps unless that is done; raises Stopped with all saved."""
         if any(row["step"] == step for row in self.evals):
             return
         self.progress.interrupt()
-        row = {"step": step, "name": name, **self.evaluation()}
+        found = self.evaluation(cancelled=lambda: bool(self.stop))
+        if found is None:
+            self._end_in_evaluation(step, rollouts)
+            return
+        row = {"step": step, "name": name, **found}
         on_main(self._append_evaluation, row)
         self.evals.append(row)
         print(
@@ -311,6 +369,18 @@ class Run:
             )
             + f", mean length {row['tokens']:.1f}",
             flush=True,
+        )
+
+    def _end_in_evaluation(self, step: int, rollouts: dict[str, Any] | None) -> None:
+        signum = self.stop.agreed()
+        if signum is None:
+            raise AssertionError("an evaluation ended without a request to stop")
+        saved = self.save(step, rollouts) if step > self.start_step else None
+        raise Stopped(
+            f"{self.config.name}: stopped before step {step}, in an evaluation"
+            + (f", {saved} holds everything until then" if saved else "")
+            + "; run the same command again to continue",
+            signum,
         )
 
     def _append_evaluation(self, row: dict[str, Any]) -> None:

@@ -22,6 +22,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def _is_terminal() -> bool:
+    """Whether standard output is a terminal; it may be closed, or not be there at all."""
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
 class Progress:
     """Shows ``label  step/total  figures  message  ETA``.
 
@@ -38,7 +46,7 @@ class Progress:
         self.label, self.total, self.first, self.every = label, total, done, every
         self.started = time.monotonic()
         self.shown = -float("inf")
-        self.tty = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self.tty = _is_terminal() and os.environ.get("TERM") != "dumb"
         self.display: LiveDisplay | None = None
         self.last: tuple[int, str, Mapping[str, Figure] | None] = (done, "", None)
 

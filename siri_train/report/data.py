@@ -248,6 +248,9 @@ def _rows(path: Path, prefix: str, notes: list[str], most: int | None = None) ->
     rows: list[Row] = []
     broken: list[int] = []
     last = 0
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        notes.append(f"{prefix}{path.name} is no file; it was left out.")
+        return rows
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
             for last, line in enumerate(islice(lines, most), start=1):
@@ -294,6 +297,8 @@ def _json(path: Path, prefix: str, notes: list[str], kind: type) -> Any:
 
 
 def _text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

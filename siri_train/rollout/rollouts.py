@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from siri_train.checkpoint import load_rollouts
+from siri_train.config import ConfigError
 from siri_train.rewards import Grade, Response, length_capping_reward
 from siri_train.rollout.batch import RolloutBatch, fingerprint, from_state, to_state
 from siri_train.rollout.collect import Collector
@@ -101,7 +102,11 @@ class Rollouts:
             )
             return
         questions = self.run.sampler(step)
-        self.next = from_state(state["batch"], questions, self.run.policy.decode)
+        try:
+            self.next = from_state(state["batch"], questions, self.run.policy.decode)
+        except Exception as error:  # a file may hold anything: what that leads to is unknown
+            path = f"{self.run.source}/rollouts.pt"
+            raise ConfigError(f"{path}: cannot be resumed from: {error!r}") from error
 
     def _fingerprint(self, step: int) -> dict[str, Any]:
         questions = self.run.sampler(step)

@@ -21,7 +21,11 @@ class Scripted:
         self.script = script
 
     def generate(
-        self, prompts: object, params: SamplingParams, progress: object = None
+        self,
+        prompts: object,
+        params: SamplingParams,
+        progress: object = None,
+        cancelled: object = None,
     ) -> list[list[Completion]]:
         return [
             [

@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: a run ends between decoding steps, says how to go on, and loses nothing."""
+"""Signals: a run ends between decoding steps, says how to go on, and loses nothing."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -18,9 +19,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from siri_train.checkpoint import checkpoints
+from siri_train.cli import main
 from siri_train.loop import train
+from siri_train.recipe import parse_config
 from siri_train.rollout import TransformersEngine
 from siri_train.stop import Stopped, stop_request
+from tests.train.conftest import TINY
 from tests.train.test_checkpoint import ROLLOUTS, ROOT, rows
 
 
@@ -113,6 +117,165 @@ def test_the_second_signal_insists() -> None:
         assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, outer)
+
+
+ASKING = [s for s in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, s)]
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_clusters_signals_ask_however_often_they_come(name: str) -> None:
+    signum = getattr(signal, name)
+    outer = signal.signal(signum, signal.SIG_DFL)
+    own = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with stop_request() as stop:
+            for _ in range(3):
+                signal.raise_signal(signum)
+            assert stop.signum == signum
+            # The first SIGTERM behind it is a request still, the second one insists.
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.signum == signum and signal.getsignal(signal.SIGTERM) is not None
+            signal.raise_signal(signum)
+        assert signal.getsignal(signum) is signal.SIG_DFL
+    finally:
+        signal.signal(signum, outer)
+        signal.signal(signal.SIGTERM, own)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_what_was_ignored_stays_so(name: str) -> None:
+    """As ``nohup`` does it."""
+    signum = getattr(signal, name)
+    outer = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with stop_request() as stop:
+            signal.raise_signal(signum)
+            assert not stop and signal.getsignal(signum) is signal.SIG_IGN
+        assert signal.getsignal(signum) is signal.SIG_IGN
+    finally:
+        signal.signal(signum, outer)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", *ASKING])
+def test_every_signal_saves_and_is_the_exit_status(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    signum = getattr(signal, name)
+    recipe = tmp_path / "recipe.yaml"
+    config = tiny("train.steps=3", "checkpoint.every=0", "schedule.cycle=20", "eval.at_start=false")
+    recipe.write_text(config.to_yaml())
+    outer = signal.signal(signum, signal.SIG_DFL)
+    try:
+        sample_then(monkeypatch, lambda call: os.kill(os.getpid(), signum) if call == 2 else None)
+        assert main(["train", str(recipe)]) == 128 + signum
+    finally:
+        signal.signal(signum, outer)
+    assert list(checkpoints(config.run_dir)) == [1]
+    assert "run the same command again to continue" in capsys.readouterr().err
+
+
+def sample_then(monkeypatch: pytest.MonkeyPatch, act: Any, answers: int = 4) -> list[int]:
+    """At the third look for a cancellation of a call, ``act(number of the call)``; all the calls.
+
+    Counted are the calls for so many answers a question: 1 for those of an evaluation.
+    """
+    generate = TransformersEngine.generate
+    calls: list[int] = []
+
+    def acting(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = kwargs.get("cancelled")
+        if params.n != answers or asked is None:
+            return generate(self, prompts, params, *args, **kwargs)
+        calls.append(0)
+
+        def cancelled() -> bool:
+            calls[-1] += 1
+            if calls[-1] == 3:
+                act(len(calls))
+            return asked()
+
+        return generate(self, prompts, params, *args, **{**kwargs, "cancelled": cancelled})
+
+    monkeypatch.setattr(TransformersEngine, "generate", acting)
+    return calls
+
+
+EVALUATED = ("train.steps=5", "eval.every=2", "schedule.cycle=6", "checkpoint.keep_last=1")
+"""Evaluations after 0, 2, 3 (siri-low), 4 and 5 steps."""
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The run that nothing ended, by its further settings."""
+    done: dict[tuple[str, ...], Path] = {}
+
+    def run(*options: str) -> Path:
+        if options not in done:
+            output = tmp_path_factory.mktemp("whole") / "run"
+            overrides = [f"output={output}", *EVALUATED, *options]
+            done[options] = train(parse_config(copy.deepcopy(TINY), overrides))
+        return done[options]
+
+    return run
+
+
+KINDS = {
+    "periodic": ("checkpoint.every=1",),
+    "ends only": ("checkpoint.every=0",),
+    "the best": ("checkpoint.every=0", "checkpoint.best=accuracy"),
+    "ahead": ("checkpoint.every=2", "rollout.asynchronous=true"),
+}
+
+
+class Killed(BaseException):
+    """Nothing of the run may handle it, as nothing handles SIGKILL."""
+
+
+QUICK = {("periodic", "killed"), ("the best", "killed"), ("ahead", "asked")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        pytest.param(kind, how, marks=() if (kind, how) in QUICK else pytest.mark.slow)
+        for kind in KINDS
+        for how in ("asked", "killed")
+    ],
+)
+def test_an_evaluation_that_is_ended_costs_nothing(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, evaluated: Any, kind: str, how: str
+) -> None:
+    """In every one of the five evaluations; the run goes on to the same bits, logs and names."""
+    config, whole = tiny(*EVALUATED, *KINDS[kind]), evaluated(*KINDS[kind])
+    looks: list[int] = []
+
+    def act(call: int) -> None:
+        looks.append(call)
+        if len(looks) % 2:  # the next process gets through it
+            if how == "killed":
+                raise Killed
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    calls = sample_then(monkeypatch, act, answers=1)
+    ended = []
+    for _ in range(6):
+        try:
+            train(config)
+            break
+        except (Stopped, Killed):
+            assert calls[-1] == 3  # no token more
+            ended.append(max(checkpoints(config.run_dir), default=0))
+    else:
+        pytest.fail("it never ends")
+    assert len(ended) == 5
+    if how == "asked" or kind == "periodic":  # the steps until then are saved
+        assert ended == [0, 2, 3, 4, 5]
+    same_runs(whole, config.run_dir, 5)
+    for name in ("checkpoints/manifest.json", "summary.json"):
+        assert (whole / name).read_text() == (config.run_dir / name).read_text()
+    if how == "killed":  # a request saves where it ends, which nobody asked for otherwise
+        assert list(checkpoints(whole)) == list(checkpoints(config.run_dir))
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

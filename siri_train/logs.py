@@ -1,0 +1,134 @@
+"""The JSON-lines files of a run when it continues: cut back to its start, damaged lines left out.
+
+Whatever a file holds, a run can go on: what is no row of the run is left out of the file, counted
+in one line, and the file as it was stays beside it under ``NAME.damaged``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from siri_train.files import free_name, replace_text, shown
+
+Row = dict[str, Any]
+
+
+def keep_rows(
+    path: Path,
+    below: int,
+    valid: Callable[[Row], bool] = lambda row: True,
+    last: int | None = None,
+) -> tuple[list[Row], list[str]]:
+    """Drop the rows at or past step ``below``, which a resumed run writes again, and what is none.
+
+    Args:
+        path: ``metrics.jsonl``, ``eval.jsonl`` or ``alarms.jsonl``; it may be missing.
+        below: the first step to drop.
+        valid: whether a row with a step has what later steps read of it.
+        last: how many of the rows to return, the newest; None: all of them.
+
+    Returns:
+        The rows that stay, oldest first, and notices for the user: a line about damaged lines, a
+        line about steps before ``below`` of which there is no row, where the file has one a step
+        (see :func:`gaps`; told for ``metrics.jsonl`` only).
+
+    Raises:
+        OSError: the file cannot be read or replaced.
+    """
+    notices: list[str] = []
+    rows: deque[Row] = deque(maxlen=last)
+    kept: list[str] = []
+    steps: set[int] = set()
+    dropped, damaged = 0, []
+    if path.exists():
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                row = _row(line)
+                if row is None or not valid(row):
+                    # No end of line: the process was killed while it wrote this step.
+                    if line.strip() and (row is not None or line.endswith(b"\n")):
+                        damaged.append(number)
+                    dropped += 1
+                elif row["step"] < below:
+                    rows.append(row)
+                    steps.add(row["step"])
+                    kept.append(line.decode().rstrip("\r\n") + "\n")
+                else:
+                    dropped += 1
+    if damaged:
+        aside = free_name(path)
+        shutil.copyfile(path, aside)
+        where = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        notices.append(
+            f"{shown(path)}: {len(damaged)} damaged line{'s' if len(damaged) > 1 else ''} left out "
+            f"(line {where}); the file as it was is kept as {aside.name}"
+        )
+    if dropped:
+        replace_text(path, "".join(kept))
+    if path.name == "metrics.jsonl" and (missing := gaps(steps, below)):
+        state = "holds no rows of" if path.exists() else "is missing, and with it"
+        notices.append(
+            f"{shown(path)} {state} {missing}, so the report has a gap there; "
+            "the weights and all later steps are right"
+        )
+    return list(rows), notices
+
+
+def gaps(steps: Iterable[int], below: int) -> str:
+    """The steps in [0, below) that are not among ``steps`` in words: ``steps 0 to 4 and 7``.
+
+    Empty where none is missing; more than three stretches end in ``and others``.
+    """
+    there = sorted({step for step in steps if 0 <= step < below})
+    stretches = []
+    expected = 0
+    for step in [*there, below]:
+        if step > expected:
+            stretches.append((expected, step - 1))
+        expected = step + 1
+    if not stretches:
+        return ""
+    words = [str(a) if a == b else f"{a} to {b}" for a, b in stretches[:3]]
+    if len(stretches) > 3:
+        words.append("others")
+    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    one = len(stretches) == 1 and stretches[0][0] == stretches[0][1]
+    return f"{'step' if one else 'steps'} {listed}"
+
+
+def of_metrics(row: Row) -> bool:
+    """Whether the alarms can read a row of ``metrics.jsonl``."""
+    return row.get("grad_norm") is None or _is_number(row["grad_norm"])
+
+
+def of_evaluation(row: Row) -> bool:
+    """Whether manifest, summary and ``checkpoint.best`` can read a row of ``eval.jsonl``."""
+    lists = [row.get(key) for key in ("budgets", "accuracy", "accuracy_interval", "pass_at_k")]
+    if not all(isinstance(value, list) and value for value in lists):
+        return False
+    numbers = [*row["budgets"], *row["accuracy"], *row["pass_at_k"]]
+    numbers += [row.get("tokens"), row.get("backtrack_per_1k")]
+    same = len({len(value) for value in lists if value is not None}) == 1
+    return same and all(map(_is_number, numbers)) and isinstance(row.get("name"), (str, type(None)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _row(line: bytes) -> Row | None:
+    """The line's object if it is one with a whole, not negative step."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, a number too long, nested too deep
+        return None
+    if not isinstance(row, dict):
+        return None
+    step = row.get("step")
+    fine = isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    return row if fine else None
