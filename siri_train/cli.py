@@ -74,8 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", default="runs/demo", help="folder of the run (default: %(default)s)")
     sub.add_argument("--seed", type=int, default=0)
 
-    sub = command("sft", _sft, "the supervised stage before RL, where a recipe has one")
+    sub = command("sft", _sft, "the supervised stage before RL; run again to continue")
     recipe(sub)
+    sub.add_argument(
+        "--resume", choices=("auto", "never"), default="auto", help="default: %(default)s"
+    )
 
     sub = command("train", _train, "train with SIRI; run again to continue")
     recipe(sub)
@@ -182,7 +185,7 @@ def _sft(arguments: argparse.Namespace) -> int:
     from siri_train.recipe import load_config
     from siri_train.sft import supervise
 
-    supervise(load_config(arguments.recipe, arguments.overrides))
+    supervise(load_config(arguments.recipe, arguments.overrides), arguments.resume)
     return 0
 
 
