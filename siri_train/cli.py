@@ -117,8 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=_seed, default=0)
 
-    sub = command("sft", _sft, "the supervised stage before RL, where a recipe has one")
+    sub = command("sft", _sft, "the supervised stage before RL; run again to continue")
     recipe(sub)
+    sub.add_argument(
+        "--resume", choices=("auto", "never"), default="auto", help="default: %(default)s"
+    )
 
     sub = command("train", _train, "train with SIRI; run again to continue")
     recipe(sub)
@@ -277,7 +280,7 @@ def _sft(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.recipe, arguments.overrides)
     with run_lock(config.run_dir):
-        supervise(config)
+        supervise(config, arguments.resume)
     return 0
 
 

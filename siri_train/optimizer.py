@@ -63,6 +63,15 @@ def step_if_finite(optimizer: torch.optim.Optimizer, max_norm: float) -> float |
     return norm
 
 
+def all_finite(parameters: Iterable[torch.Tensor]) -> bool:
+    """Whether no element of any tensor is infinite or NaN; one value is read from the device."""
+    largest = [p.detach().abs().amax().float() for p in parameters if p.numel()]
+    # NaN passes through a maximum. Tensors on several devices are compared on the first's.
+    return not largest or bool(
+        torch.stack([m.to(largest[0].device) for m in largest]).isfinite().all()
+    )
+
+
 class MasterAdamW(torch.optim.AdamW):
     """AdamW whose weights and moments are float32 while the model's are bfloat16 or float16.
 

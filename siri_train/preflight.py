@@ -15,6 +15,7 @@ from siri_train.data.sources import EncodedQuestion, encode_questions, read_sour
 from siri_train.model import choose_device, max_positions, resolve_model_path
 from siri_train.monitor.loggers import require_packages
 from siri_train.rollout.build import check_engine
+from siri_train.sft_state import refuse_half_done
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def preflight(config: RunConfig) -> Checked:
     check_positions(config.model, config.data.max_prompt_len, longest, key="schedule.max_len")
     start = supervised_folder(config)
     found = start if config.sft is not None and (start / "config.json").is_file() else None
+    if found is None:
+        refuse_half_done(config)
     check_engine(config, model_shape(config, found), device)
     if config.sft is not None and found is None and config.model.path != "embedded":
         print(

@@ -113,7 +113,7 @@ def drill(policy: Policy, seed: int, most: int = 600) -> None:
             weights = [float(word in DIGITS) for word in words[2:]]
             batch.append(SupervisedExample(words[:2], words[2:], weights))
         _set_rate(optimizer, learning_rate(step, config))
-        loss = supervised_step(policy, optimizer, batch, 1 << 20, config)
+        loss = supervised_step(policy, optimizer, batch, 1 << 20, config).loss
         progress.update(step + 1, f"loss {loss:.3f}")
         if loss < 0.02:
             progress.update(most, f"loss {loss:.3f} after {step + 1} steps")
@@ -128,7 +128,7 @@ def run_stage(policy: Policy, stage: Stage, seed: int) -> None:
     progress = Progress(stage.name, stage.steps)
     for step in range(stage.steps):
         _set_rate(optimizer, learning_rate(step, config))
-        loss = supervised_step(policy, optimizer, next(batches), 1 << 20, config)
+        loss = supervised_step(policy, optimizer, next(batches), 1 << 20, config).loss
         progress.update(step + 1, f"loss {loss:.3f}")
 
 

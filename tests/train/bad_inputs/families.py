@@ -1,0 +1,30 @@
+"""All families by name, and those whose mending is not here yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tests.train.bad_inputs import checkpoints, configuration, models, places, rows
+from tests.train.bad_inputs.bed import Bad
+
+FAMILIES: dict[str, Callable[[], Iterator[Bad]]] = {
+    "values": configuration.values,
+    "bounds": configuration.bounds,
+    "unknown keys": configuration.unknown_keys,
+    "yaml": configuration.recipes,
+    "overrides": configuration.overrides,
+    "options": configuration.options,
+    "terminals": configuration.terminals,
+    "supervised": configuration.supervised,
+    "places": places.places,
+    "sources": places.sources,
+    "rows": rows.rows,
+    "tokenizers": models.tokenizers,
+    "models": models.models,
+    "checkpoints": checkpoints.checkpoints,
+}
+
+_MENDED_ELSEWHERE = "its mending is on another branch; take the line out after the merge"
+
+PENDING: dict[str, str] = dict.fromkeys(FAMILIES, _MENDED_ELSEWHERE)
+"""Families that are not expected to pass yet, with the reason."""

@@ -1,0 +1,407 @@
+"""The supervised stage shares the trainer's safety: resume, signals, lost weights, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import siri_train.sft
+from siri_train import sft_state
+from siri_train.checkpoint import checkpoints
+from siri_train.cli import main
+from siri_train.config import ConfigError, RunConfig
+from siri_train.data import embedded
+from siri_train.files import WriteError
+from siri_train.model import Policy
+from siri_train.preflight import preflight
+from siri_train.sft import SupervisedStats, supervise
+from siri_train.sft_batches import SupervisedBatches, prepare_batches
+from siri_train.stop import Stopped
+
+STEPS = 9
+SMALL = (
+    "model.scratch={layers: 1, hidden_size: 16, intermediate_size: 32, heads: 2, kv_heads: 1}",
+    "sft.batch_size=8",
+    "sft.lr=0.003",
+    "checkpoint.every=4",
+)
+WAYS = {
+    "plain": (),
+    "bfloat16": ("model.dtype=bfloat16", "model.path=embedded", "model.scratch=null"),
+    "several epochs": ("data.train.0.size=40", "sft.max_len=100", "sft.batch_size=7"),
+    "no periodic checkpoint": ("checkpoint.every=0",),
+}
+DRAW = random.Random(20261126)
+
+
+@pytest.fixture
+def small(tiny: Any, tmp_path: Path) -> Callable[..., RunConfig]:
+    """``small("name", "a.b=c", ...)``: a recipe whose supervised stage takes a fraction of 1 s."""
+
+    def make(name: str, *overrides: str, steps: int = STEPS) -> RunConfig:
+        folder = f"output={tmp_path / name}"
+        return tiny("sft={}", *SMALL, f"sft.steps={steps}", folder, *overrides)
+
+    return make
+
+
+def rows(config: RunConfig) -> list[dict[str, Any]]:
+    text = (config.run_dir / "sft.jsonl").read_text()
+    return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+def before_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+    """``act`` happens at the beginning of the given call of ``supervised_step``, from 0."""
+    step = siri_train.sft.supervised_step
+    calls: list[int] = []
+
+    def watched(*args: Any, **kwargs: Any) -> SupervisedStats:
+        calls.append(1)
+        if len(calls) == number + 1:
+            act()
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(siri_train.sft, "supervised_step", watched)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that catches errors catches it."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "kill"])
+def test_a_stage_that_was_cut_continues_to_the_bit(
+    small: Any, monkeypatch: pytest.MonkeyPatch, way: str, how: Any
+) -> None:
+    whole = small("whole", *WAYS[way])
+    supervise(whole)
+    cut = small("cut", *WAYS[way])
+    for at in sorted(DRAW.sample(range(1, STEPS - 1), 2)):  # cut twice, in drawn steps
+        done = max(checkpoints(cut.run_dir / "sft_stage"), default=0)
+        with monkeypatch.context() as patch:
+            if how == "kill":
+                before_step(patch, at - done, kill)
+                with pytest.raises(Killed):
+                    supervise(cut)
+            else:
+                before_step(patch, at - done, lambda: os.kill(os.getpid(), how))
+                with pytest.raises(Stopped, match="same command again") as caught:
+                    supervise(cut)
+                assert caught.value.signum == how
+                assert max(checkpoints(cut.run_dir / "sft_stage")) == at + 1
+        assert not (cut.run_dir / "sft").exists()
+    supervise(cut)
+    one, two = (load_file(c.run_dir / "sft" / "model.safetensors") for c in (whole, cut))
+    assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
+    assert rows(whole) == rows(cut) and [r["step"] for r in rows(cut)] == [*range(STEPS)]
+    assert not (cut.run_dir / "sft_stage").exists()
+
+
+def test_the_log_has_loss_rate_norm_and_tokens(small: Any) -> None:
+    config = small("run")
+    supervise(config)
+    batches, _ = prepare_batches(config, config.sft)
+    for row in rows(config):
+        assert row.keys() == {"step", "loss", "lr", "grad_norm", "tokens", "skipped"}
+        assert row["tokens"] == sum(len(e.response_ids) for e in batches(row["step"]))
+        assert 0 < row["loss"] < 10 and row["grad_norm"] > 0 and row["skipped"] is False
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(
+    small: Any, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
+) -> None:
+    bad = set(DRAW.sample(range(STEPS - 1), 3)) - {0}
+    scored, clip = Policy.token_logprobs, siri_train.sft.step_if_finite
+    step_before: list[dict[str, Any]] = []
+    number = [-1]
+    step = siri_train.sft.supervised_step
+
+    def counted(policy: Policy, *args: Any) -> SupervisedStats:
+        number[0] += 1
+        before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+        stats = step(policy, *args)
+        same = all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
+        step_before.append({"same": same, "skipped": stats.grad_norm is None})
+        return stats
+
+    def poisoned_loss(self: Policy, *args: Any, **kwargs: Any) -> Any:
+        logprobs, entropy = scored(self, *args, **kwargs)
+        return logprobs + (value if number[0] in bad and torch.is_grad_enabled() else 0.0), entropy
+
+    def poisoned_gradient(optimizer: torch.optim.Optimizer, most: float) -> float | None:
+        if number[0] in bad:
+            optimizer.param_groups[0]["params"][-1].grad.view(-1)[0] = value
+        return clip(optimizer, most)
+
+    monkeypatch.setattr(siri_train.sft, "supervised_step", counted)
+    if kind == "loss":
+        monkeypatch.setattr(Policy, "token_logprobs", poisoned_loss)
+    else:
+        monkeypatch.setattr(siri_train.sft, "step_if_finite", poisoned_gradient)
+    config = small("run", "checkpoint.every=1")
+    if len(bad) == 3 and max(bad) - min(bad) == 2:
+        bad.pop()  # three in a row end the stage: another test
+    supervise(config)
+    for row, seen in zip(rows(config), step_before, strict=True):
+        assert row["skipped"] == seen["skipped"] == seen["same"] == (row["step"] in bad)
+        assert (row["grad_norm"] is None) == row["skipped"]
+
+
+@pytest.mark.parametrize("exponent", sorted(DRAW.sample(range(12, 37), 5)))
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_rate_that_loses_the_weights_writes_no_start(
+    small: Any, capsys: pytest.CaptureFixture[str], exponent: int, steps: int
+) -> None:
+    high = small("run", f"sft.lr=1.0e{exponent}", "checkpoint.every=1", steps=steps)
+    recipe = high.run_dir.with_suffix(".yaml")
+    recipe.write_text(high.to_yaml())
+    assert main(["sft", str(recipe)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("siri-train sft: sft.lr: 1e+") and "no start is written" in line
+    assert not (high.run_dir / "sft").exists()
+    # Followed, the advice helps: nothing that the high rate has spoilt is continued from.
+    assert main(["sft", str(recipe), "sft.lr=0.001"]) == 0
+    last = [json.loads(line) for line in (high.run_dir / "sft.jsonl").read_text().splitlines()]
+    assert len(last) == steps and all(row["loss"] < 10 for row in last)
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("run", "checkpoint.every=2")
+    at = DRAW.randrange(1, 6)
+    load = siri_train.sft.load_policy
+
+    def loaded(*args: Any) -> Policy:
+        policy = load(*args)
+        last = list(policy.model.parameters())[-1]
+        before_step(monkeypatch, at, lambda: last.data.view(-1)[:1].fill_(math.inf))
+        return policy
+
+    monkeypatch.setattr(siri_train.sft, "load_policy", loaded)
+    with pytest.raises(ConfigError, match="sft.lr"):
+        supervise(config)
+    for folder in checkpoints(config.run_dir / "sft_stage").values():
+        weights = load_file(folder / "model.safetensors")
+        assert all(w.isfinite().all() for w in weights.values())
+
+
+def test_a_model_that_is_lost_from_the_start_is_not_blamed_on_the_rate(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = siri_train.sft.load_policy
+
+    def loaded(*args: Any) -> Policy:
+        policy = load(*args)
+        next(policy.model.parameters()).data.fill_(math.nan)
+        return policy
+
+    monkeypatch.setattr(siri_train.sft, "load_policy", loaded)
+    with pytest.raises(ConfigError, match=r"^model\.path: .* before any update"):
+        supervise(small("run"))
+    assert not (small("run").run_dir / "sft").exists()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_max_len_leaves_out_what_is_longer(small: Any, seed: int) -> None:
+    draw = random.Random(seed)
+    size = draw.randrange(16, 48)
+    data = (f"data.train.0.size={size}", f"data.train.0.seed={seed}", "sft.batch_size=1")
+    questions = embedded.questions(size, seed=seed)
+    lengths = sorted(
+        len(e.prompt_ids) + len(e.response_ids)
+        for e in embedded.supervised_examples(questions, embedded.tokenizer())
+    )
+    most = draw.choice(lengths[1:-1])
+    config = small("run", *data, f"sft.max_len={most}")
+    batches, _ = prepare_batches(config, config.sft)
+    assert len(batches.examples) == sum(n <= most for n in lengths)
+    config = small("run", *data, f"sft.max_len={lengths[0] - 1}")
+    with pytest.raises(ConfigError, match=rf"^sft\.max_len: {lengths[0] - 1}, but only 0 of"):
+        prepare_batches(config, config.sft)
+
+
+def test_batches_are_a_function_of_the_step() -> None:
+    draw = random.Random(5)
+    for _ in range(20):
+        count, size = draw.randrange(1, 90), draw.randrange(1, 9)
+        examples = [
+            embedded.SupervisedExample([i], [1] * draw.randrange(1, 30))
+            for i in range(count + size)
+        ]
+        batches = SupervisedBatches(examples, size, draw.randrange(99))
+        steps = [draw.randrange(200) for _ in range(12)]
+        drawn = {step: batches(step) for step in steps}
+        again = SupervisedBatches(examples, size, batches.seed)
+        assert all(again(step) == drawn[step] for step in sorted(steps, reverse=True))
+        first_epoch = [
+            e.prompt_ids[0] for step in range(len(batches._batches)) for e in again(step)
+        ]
+        assert len(set(first_epoch)) == len(first_epoch)
+
+
+REFUSED = {
+    "sft.max_len=3": "sft.max_len",
+    "sft.batch_size=500": "sft.batch_size",
+    "train.token_budget=80": "train.token_budget",
+    "model.scratch.max_position_embeddings=20": "sft.max_len",
+    "data.train=[{kind: file, path: nowhere.jsonl}]": "nowhere.jsonl",
+    "data.train=[{kind: reasoning_gym, task: x}]": "reasoning-gym",
+    "device=cuda:99": "device",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_data_and_configuration_are_checked_before_the_model_is_loaded(
+    small: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+) -> None:
+    monkeypatch.setattr(siri_train.sft, "load_policy", pytest.fail)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(small("run").to_yaml())
+    budget = ["sft.max_len=200", "data.train.0.params={min_operations: 9, max_operations: 9}"]
+    more = budget if "token_budget" in override else []
+    assert main(["sft", str(recipe), override, *more]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert REFUSED[override] in line
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("ranks", [2, 7, 64])
+def test_several_ranks_are_refused(small: Any, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    with pytest.raises(ConfigError, match=f"^sft: runs in one process, torchrun started {ranks}"):
+        supervise(small("run"))
+    assert not small("run").run_dir.exists()
+
+
+def test_a_half_done_stage_is_no_start_and_other_settings_are_refused(
+    small: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small("run")
+    with monkeypatch.context() as patch:
+        before_step(patch, 6, kill)
+        with pytest.raises(Killed):
+            supervise(config)
+    with pytest.raises(ConfigError, match=r"^sft: .*half done \(4 of 9 steps\).*siri-train sft"):
+        preflight(config)
+    with pytest.raises(ConfigError, match="seed: .* begun with seed 0, now it is 3"):
+        supervise(small("run", "seed=3"))
+    with pytest.raises(ConfigError, match="another model than the recipe's"):
+        supervise(small("run", "model.scratch.layers=2"))
+    with pytest.raises(ConfigError, match=r"sft.steps: 3, but .* has already done 4"):
+        supervise(small("run", steps=3))
+    with pytest.raises(ConfigError, match="--resume: never"):
+        supervise(config, "never")
+    capsys.readouterr()
+    supervise(small("run", "sft.weight_decay=0.5"))
+    assert "sft.weight_decay was 0.01, is now 0.5" in capsys.readouterr().out
+
+    with pytest.raises(ConfigError, match=r"^sft.weight_decay: .* was made with 0.5, now it is"):
+        supervise(config)
+    with pytest.raises(ConfigError, match="--resume: never"):
+        supervise(config, "never")
+    done = small("run", "sft.weight_decay=0.5", "train.lr=0.5")  # the start does not depend on it
+    before = {p: p.stat().st_mtime_ns for p in done.run_dir.rglob("*")}
+    assert supervise(done) == done.run_dir / "sft"
+    assert "all 9 steps are done" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in done.run_dir.rglob("*")}
+    assert preflight(done).start == done.run_dir / "sft"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 10_000, b"5"])
+def test_damaged_files_of_a_stage_are_refused(
+    small: Any, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    config = small("run")
+    with monkeypatch.context() as patch:
+        before_step(patch, 5, kill)
+        with pytest.raises(Killed):
+            supervise(config)
+    stage = config.run_dir / "sft_stage"
+    good = (stage / "sft.json").read_bytes()
+    if damage != b"[]":  # no settings: nothing to compare with
+        (stage / "sft.json").write_bytes(damage)
+        with pytest.raises(ConfigError, match=r"sft\.json: damaged"):
+            supervise(config)
+    (stage / "sft.json").write_bytes(good)
+    file = DRAW.choice(sorted(stage.rglob("step_000004/*")))
+    file.write_bytes(damage)
+    with pytest.raises(ConfigError, match=rf"{file.name}.* (is damaged|is missing)"):
+        supervise(config)
+    assert not (config.run_dir / "sft").exists()
+
+
+@pytest.mark.parametrize("call", [0, 1, 2])
+def test_a_full_disk_loses_nothing_that_was_saved(
+    small: Any, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    whole, cut = small("whole"), small("cut")
+    supervise(whole)
+    save, calls = Policy.save, [0]
+
+    def full(self: Policy, folder: Path, *args: Any) -> None:
+        calls[0] += 1
+        if calls[0] == call + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        save(self, folder, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "save", full)
+        with pytest.raises(WriteError, match="same command again"):
+            supervise(cut)
+    assert not (cut.run_dir / "sft").exists()
+    assert max(checkpoints(cut.run_dir / "sft_stage"), default=0) == 4 * call
+    supervise(cut)
+    assert rows(whole) == rows(cut)
+
+
+def test_sft_after_training_from_the_base_is_refused(small: Any) -> None:
+    config = small("run")
+    config.run_dir.mkdir()
+    (config.run_dir / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="already holds a training run"):
+        supervise(config)
+
+
+def test_the_embedded_task_needs_its_own_words(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = embedded.tokenizer()
+    other.add_tokens(["another"])
+    monkeypatch.setattr(embedded, "tokenizer", lambda: embedded_tokenizer)
+    embedded_tokenizer = embedded.Qwen2Tokenizer(vocab={"<pad>": 0}, merges=[])
+    monkeypatch.setattr("siri_train.sft_batches._tokenizer", lambda config: other)
+    with pytest.raises(ConfigError, match="data.train: the embedded task is learnt with its own"):
+        supervise(small("run"))
+
+
+def test_an_adapted_model_becomes_a_plain_start(small: Any) -> None:
+    pytest.importorskip("peft")
+    config = small("run", "model.lora={rank: 2}")
+    start = load_file(supervise(config) / "model.safetensors")
+    assert start and not [name for name in start if "lora" in name or "base_layer" in name]
+
+
+def test_settings_are_those_that_decide_the_weights(small: Any) -> None:
+    settings = sft_state.Stage(small("run"))._settings()
+    assert {"seed", "sft.lr", "model.path", "data.train", "reward.think"} <= settings.keys()
+    assert not [key for key in settings if key.startswith(("train.", "rollout.", "eval."))]
