@@ -47,8 +47,10 @@ def states(rows: int = 8) -> tuple[Tensor, Tensor]:
     folder = Path(str(spec.origin)).parent  # type: ignore[union-attr]
     (file,) = folder.glob("*.gguf")
     origin = {"gguf_file": file.name, "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **origin).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, **origin)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False, **origin
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **origin)
     torch.manual_seed(0)
     tokenizer.padding_side = "left"
     texts = [

@@ -82,7 +82,9 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Both sides in turn; returns what goes into the JSON and the table."""
     config = load_config(RECIPE)
     policy = load_policy(config.model, CPU)
-    naive = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
+    naive = AutoModelForCausalLM.from_pretrained(
+        config.model.path, dtype=torch.float32, trust_remote_code=False
+    )
     questions = read_sources(config.data.train[1:2], "train")[: arguments.questions]
     encoded = encode_questions(questions, policy.tokenizer, config.data)
     prompts = [list(q.prompt_ids) for q in encoded]

@@ -114,7 +114,9 @@ def theirs(
         max_completion_length=512,
     )  # fmt: skip
     trainer = trl.GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, trust_remote_code=False
+        ),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=arguments,
         train_dataset=datasets.Dataset.from_dict({"prompt": ["x"] * len(samples)}),

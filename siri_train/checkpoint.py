@@ -15,6 +15,9 @@ from siri_train import distributed, trainer_state
 from siri_train.config import ConfigError
 from siri_train.files import WriteError, replace_text, written_aside
 from siri_train.model import Policy
+from siri_train.model_files import ModelFileError, cause, json_object
+from siri_train.model_folder import check_model
+from siri_train.save_errors import save_failure
 
 _STATE = "trainer_state.pt"
 _SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model was sharded
@@ -55,7 +58,8 @@ def save_checkpoint(
         rollouts: a batch sampled ahead (``Rollouts.state``), written as ``rollouts.pt``.
 
     Raises:
-        CheckpointError: it could not be written (a full disk, a quota, no permission).
+        CheckpointError: it could not be written; the message says why (a full disk, a quota, no
+            permission, whatever else) and what to do.
     """
     folder = run_dir / "checkpoints" / checkpoint_name(step)
     shards = folder.with_name(f".{folder.name}.{_SHARDS}.partial")
@@ -79,9 +83,9 @@ def save_checkpoint(
                 }
                 if adapters is not None:
                     state["adapters"] = adapters
-                torch.save(state, aside / _STATE)
+                _save(state, aside / _STATE)
                 if rollouts is not None:
-                    torch.save(rollouts, aside / _ROLLOUTS)
+                    _save(rollouts, aside / _ROLLOUTS)
                 files = {
                     path.relative_to(aside).as_posix(): _size_and_crc(path)
                     for path in sorted(aside.rglob("*"))
@@ -95,12 +99,18 @@ def save_checkpoint(
             shutil.rmtree(shards, ignore_errors=True)
         there = checkpoints(run_dir)
         kept = f"the newest one is {there[max(there)]}" if there else "there is none yet"
-        free = shutil.disk_usage(run_dir).free / 2**30
+        reason, remedy = save_failure(error, run_dir)
         raise CheckpointError(
-            f"{folder} could not be written: {error} ({free:.2f} GiB free). Nothing that was "
-            f"saved before is lost, {kept}; make room and run the same command again"
+            f"{folder} could not be written: {reason}. Nothing that was saved before is lost, "
+            f"{kept}; {remedy} and run the same command again"
         ) from error
     return folder
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """``torch.save`` through Python's file, whose errors carry the system's number."""
+    with path.open("wb") as file:
+        torch.save(state, file)
 
 
 def checkpoints(run_dir: Path) -> dict[int, Path]:
@@ -116,30 +126,32 @@ def checkpoints(run_dir: Path) -> dict[int, Path]:
 def problem(folder: Path) -> str | None:
     """Why ``folder`` cannot be resumed from, or None if it is a whole checkpoint.
 
-    Reads every file that ``checkpoint.json`` lists and compares size and CRC-32.
+    Reads every file that ``checkpoint.json`` lists and compares size and CRC-32; none may lie
+    outside the folder.
     """
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        version, files = index["format"], dict(index["files"])
-        listed = [(str(name), int(size), int(crc)) for name, (size, crc) in files.items()]
-    except FileNotFoundError:
+    if not (folder / _INDEX).is_file():
         return f"not a checkpoint of siri-train ({_INDEX} is missing)"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return f"{_INDEX} is damaged: {type(error).__name__}: {error}"
-    if version != _FORMAT:
-        return f"{_INDEX}: format {version!r}, this version reads {_FORMAT}"
-    for name, size, crc in listed:
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} is damaged: {path.stat().st_size} bytes, {size} were written"
-        if _size_and_crc(path) != [size, crc]:
-            return f"{name} is damaged: its CRC-32 is not what was written"
+    try:
+        files = _listed(folder)
+        for name, (size, crc) in files.items():
+            path = folder / name
+            if not _inside(path, folder):
+                return f"{_INDEX}: {name!r} does not lie in the checkpoint"
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} is damaged: {path.stat().st_size} bytes, {size} were written"
+            if _size_and_crc(path) != [size, crc]:
+                return f"{name} is damaged: its CRC-32 is not what was written"
+    except ModelFileError as error:
+        return str(error)
+    except (OSError, ValueError) as error:  # unreadable; ValueError: a NUL in a name
+        return f"{_INDEX} is damaged, or a file that it lists cannot be read: {cause(error)}"
     if _STATE not in files:
         return f"not a checkpoint of siri-train ({_STATE} is missing)"
-    if not _is_step(index.get("step")):
-        return f"{_INDEX} is damaged: step {index.get('step')!r}"
+    step = json_object(folder / _INDEX).get("step")
+    if not _is_step(step):
+        return f"{_INDEX} is damaged: step {step!r}"
     return None
 
 
@@ -152,8 +164,41 @@ def _is_step(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-def require_good(folder: Path, run_dir: Path) -> None:
-    """Refuse a damaged or foreign checkpoint.
+def _listed(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and CRC-32 of every file of a checkpoint, by its name.
+
+    Raises:
+        ModelFileError: ``checkpoint.json`` is damaged or of another format.
+    """
+    try:
+        index = json_object(folder / _INDEX)
+    except ModelFileError as error:
+        said = str(error).removeprefix(f"{_INDEX}: ").removeprefix("is damaged: ")
+        raise ModelFileError(f"{_INDEX} is damaged: {said}") from error
+    version, files = index.get("format"), index.get("files")
+    if version != _FORMAT:
+        raise ModelFileError(f"{_INDEX}: format {version!r}, this version reads {_FORMAT}")
+    whole = isinstance(files, dict) and all(
+        isinstance(v, list) and len(v) == 2 and all(type(n) is int for n in v)
+        for v in files.values()
+    )
+    if not whole:
+        raise ModelFileError(f"{_INDEX} is damaged: files is no table of sizes and CRC-32s")
+    return {name: (size, crc) for name, (size, crc) in index["files"].items()}
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder when every link is followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def require_good(folder: Path, run_dir: Path, resume: bool = True) -> None:
+    """Refuse a damaged or foreign checkpoint: what resume, export and eval look at first.
+
+    Args:
+        folder: the checkpoint.
+        run_dir: its run's folder, where another may be whole.
+        resume: whether the message is to name the option that continues from that one.
 
     Raises:
         ConfigError: the reason, and the run's newest checkpoint that is whole.
@@ -163,7 +208,8 @@ def require_good(folder: Path, run_dir: Path) -> None:
         return
     others = [path for _, path in sorted(checkpoints(run_dir).items(), reverse=True)]
     good = next((p for p in others if p != folder and problem(p) is None), None)
-    hint = f"the newest good one is {good}: use --resume {good}" if good else "no other is whole"
+    use = f": use --resume {good}" if resume else ""
+    hint = f"the newest good one is {good}{use}" if good else "no other is whole"
     raise ConfigError(f"{folder}: {reason}; {hint}")
 
 
@@ -273,7 +319,8 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
         out: where to; default ``RUN/export/WHICH``.
 
     Raises:
-        ConfigError: the run has no manifest, has not reached that end yet, or ``out`` exists.
+        ConfigError: the run has no manifest or a damaged one, has not reached that end yet, or
+            ``out`` exists; the checkpoint is damaged, does not lie in the run, or does not load.
     """
     manifest = run_dir / "checkpoints" / "manifest.json"
     if not manifest.is_file():
@@ -284,20 +331,48 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
             kept = ", ".join(map(str, there)) or "none"
             raise ConfigError(f"{run_dir}: no checkpoint of step {which}; kept are {kept}")
         which = checkpoint_name(int(which))
-        end = {"path": f"checkpoints/{which}"}
+        end: Any = {"path": f"checkpoints/{which}"}
     else:
-        end = json.loads(manifest.read_text(encoding="utf-8")).get(which)
+        try:
+            end = json_object(manifest).get(which)
+        except ModelFileError as error:
+            raise ConfigError(
+                f"{run_dir}: checkpoints/{error}; give --which with a number of steps"
+            ) from error
     if end is None:
         key = "checkpoint.best" if which == "best" else "schedule.cycle and checkpoint.lag"
         raise ConfigError(f"{run_dir}: {which} has not been reached yet (see {key})")
+    source = _checkpoint_at(run_dir, end, which)
     folder = Path(out) if out else run_dir / "export" / which
     if folder.exists():
         raise ConfigError(f"--out: {folder} already exists")
+    require_good(source, run_dir, resume=False)
+    check_model(source, "export")
     with written_aside(folder) as aside:
-        shutil.copytree(
-            run_dir / end["path"],
-            aside,
-            ignore=shutil.ignore_patterns(_STATE, _INDEX, _SHARDS, _ROLLOUTS),
-            dirs_exist_ok=True,
-        )
+        for name in _listed(source):
+            if name.split("/")[0] not in (_STATE, _SHARDS, _ROLLOUTS):
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / name, aside / name)
     return folder
+
+
+def _checkpoint_at(run_dir: Path, end: Any, which: str) -> Path:
+    """The checkpoint that an entry of the manifest names.
+
+    Raises:
+        ConfigError: it is no entry, or names something that is not a checkpoint of this run.
+    """
+    path = end.get("path") if isinstance(end, dict) else None
+    if not isinstance(path, str):
+        raise ConfigError(f"{run_dir}: checkpoints/manifest.json: {which} has no path: {end!r:.80}")
+    name, there = Path(path).name, run_dir / "checkpoints"
+    source = there / name
+    if path != f"checkpoints/{name}" or name in ("", "..") or not _inside(source, there):
+        raise ConfigError(
+            f"{run_dir}: checkpoints/manifest.json: {which} is at {path!r}, which is no checkpoint "
+            "of this run; takes checkpoints/step_NUMBER, or give --which with a number of steps"
+        )
+    if not source.is_dir():
+        kept = ", ".join(map(str, checkpoints(run_dir))) or "none"
+        raise ConfigError(f"{run_dir}: {path} ({which}) is missing; kept are the steps {kept}")
+    return source

@@ -70,6 +70,7 @@ class LoraConfig(Section):
     alpha: float = Field(64.0, gt=0, le=1e6)
     """The adapters' product is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """In the supervised stage; RL trains without dropout, as its sampler samples."""
     targets: Literal["all-linear"] | list[Word] = "all-linear"
     """Names of the layers that get adapters, as ``[q_proj, v_proj]``; all-linear: all of the
     transformer, not the head."""

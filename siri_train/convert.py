@@ -212,19 +212,28 @@ def _write_model(file: Path, folder: Path, dtype: str) -> list[int]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from siri_train.model_files import cause
+    from siri_train.model_folder import loading_problem
+
     origin: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), **origin)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), dtype=torch.float32, output_loading_info=True, **origin
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(file.parent), trust_remote_code=False, **origin
         )
-    except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
-        raise ConversionError(f"transformers could not read {file.name}: {error}") from error
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(file.parent),
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **origin,
+        )
+    except Exception as error:  # a damaged file raises from within numpy, gguf or torch
+        raise ConversionError(f"transformers could not read {file.name}: {cause(error)}") from error
     model, info = loaded
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    missing = set(info["missing_keys"]) - tied
-    if missing:
-        raise ConversionError(f"{file.name} lacks weights: {', '.join(sorted(missing)[:5])}")
+    info["missing_keys"] = set(info["missing_keys"]) - tied
+    if wrong := loading_problem(info, type(model).__name__):
+        raise ConversionError(f"{file.name}: {wrong}")
 
     # The weights are ordinary dense tensors by now, but save_pretrained refuses a model that still
     # says it is quantised with GGUF.
@@ -248,7 +257,12 @@ def _write_model(file: Path, folder: Path, dtype: str) -> list[int]:
     model.config.dtype = dtype
     model.save_pretrained(folder)
     share_weights(folder)
-    for key in ("local_files_only", "gguf_file", "is_local"):  # how it was loaded, not what it is
+    for key in (
+        "local_files_only",
+        "gguf_file",
+        "is_local",
+        "trust_remote_code",
+    ):  # how it was loaded, not what it is
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)
     if not (folder / "generation_config.json").is_file():

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
-from siri_train.checkpoint import write_json
+from siri_train.checkpoint import require_good, write_json
 from siri_train.config import ConfigError, RunConfig
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.evaluate import Evaluation
 from siri_train.model import choose_device, load_policy
+from siri_train.model_folder import check_model
 from siri_train.monitor.progress import Progress
 from siri_train.preflight import check_positions
 from siri_train.recipe import load_config
@@ -44,8 +44,9 @@ def grade_checkpoint(
         ``CHECKPOINT/eval.json``.
 
     Raises:
-        ConfigError: no such folder, no recipe to be found, or the sections name something missing;
-            or the recipe's engine cannot run here, naming the override for another.
+        ConfigError: no such folder, or one that is damaged or cannot be loaded; no recipe to be
+            found, or the sections name something missing; or the recipe's engine cannot run here,
+            naming the override for another.
         EngineError: it does not start, fails, or has other weights than the checkpoint's.
     """
     if not (checkpoint / "config.json").is_file():
@@ -54,6 +55,10 @@ def grade_checkpoint(
     if config.threads:
         torch.set_num_threads(config.threads)
     questions = read_sources(config.data.eval, "test")
+    of_a_run = checkpoint.resolve().parent.name == "checkpoints"
+    if of_a_run or (checkpoint / "checkpoint.json").exists():
+        require_good(checkpoint, checkpoint.resolve().parents[1], resume=False)
+    checked = check_model(checkpoint, "eval")
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
     check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")
     # A server of this command's own keeps out of the folder of one that the run may have.
@@ -61,9 +66,8 @@ def grade_checkpoint(
     named = any(given.partition("=")[0].strip() == "rollout.server.url" for given in overrides)
     device = choose_device(config.device)
     with _others_named(config):
-        shape = AutoConfig.from_pretrained(str(checkpoint))
-        check_engine(config, shape, device, take_server=named)
-    policy = load_policy(model, device)
+        check_engine(config, checked.config, device, take_server=named)
+    policy = load_policy(model, device, named="eval")
     encoded = encode_questions(questions, policy.tokenizer, config.data)
     progress = Progress("eval", len(encoded) * config.eval.samples)
     with (

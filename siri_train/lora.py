@@ -18,7 +18,8 @@ def add_lora(model: Any, config: LoraConfig) -> None:
     The model keeps its class and its methods; names gain ``base_layer``, ``lora_A`` and ``lora_B``.
 
     Raises:
-        ConfigError: peft is not installed, or no module has one of ``model.lora.targets``' names.
+        ConfigError: peft is not installed, no module has one of ``model.lora.targets``' names, or
+            one of them is the head or the embedding.
     """
     try:
         from peft import LoraConfig as Adapter
@@ -26,6 +27,8 @@ def add_lora(model: Any, config: LoraConfig) -> None:
     except ImportError as error:
         raise ConfigError("model.lora: needs the package peft; pip install peft") from error
     targets = config.targets
+    if not isinstance(targets, str):
+        _refuse_vocabulary(model, targets)
     adapter = Adapter(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -42,6 +45,21 @@ def add_lora(model: Any, config: LoraConfig) -> None:
         raise ConfigError(f"model.lora.targets: {targets!r}: {error}") from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
+
+
+def _refuse_vocabulary(model: Any, targets: list[str]) -> None:
+    """Head and embedding take no adapters: merged, a tied pair would become two, and an
+    embedding's adapter has another form."""
+    kept = {id(model.get_output_embeddings()), id(model.get_input_embeddings())}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if id(module) not in kept:
+            continue
+        hit = next((t for t in targets if name == t or name.endswith(f".{t}")), None)
+        if hit is not None:
+            raise ConfigError(
+                f"model.lora.targets: {hit!r} is the model's head or embedding ({name}), which "
+                "takes no adapter; takes layers of the transformer, as [q_proj, v_proj]"
+            )
 
 
 def has_lora(model: torch.nn.Module) -> bool:

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from siri_train import attention, distributed, lora
 from siri_train.attention import Layout
@@ -20,14 +18,10 @@ from siri_train.config import ConfigError, DistributedConfig, ModelConfig
 from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
+from siri_train.model_files import cause
+from siri_train.model_folder import load_config, load_model, load_tokenizer
 from siri_train.packing import MicroBatch
 from siri_train.rollout.engine import Completion
-
-# One bar per checkpoint is noise in a loop that saves every few steps.
-transformers_logging.disable_progress_bar()
-
-# Heads whose logits are scaled in a way `LogprobHead` does not know would train on wrong numbers.
-_UNSUPPORTED_HEADS = ("logit_scale", "logits_scaling")
 
 
 @dataclass
@@ -155,7 +149,13 @@ def resolve_model_path(config: ModelConfig) -> str:
     if config.path == "embedded":
         return str(embedded.START_FOLDER)
     path = Path(config.path)
-    if path.exists():
+    if not config.path.strip():
+        raise ConfigError("model.path: is empty; give a folder that from_pretrained loads")
+    try:
+        there = path.exists() or path.is_symlink()
+    except OSError as error:
+        raise ConfigError(f"model.path: {config.path!r} cannot be read: {cause(error)}") from error
+    if there:
         return str(path)
     if config.convert_from:
         print(f"model: converting {config.convert_from} to {path} (once)", flush=True)
@@ -177,6 +177,7 @@ def load_policy(
     device: torch.device,
     path: str | Path | None = None,
     sharding: DistributedConfig | None = None,
+    named: str = "model.path",
 ) -> Policy:
     """Load model and tokenizer for training.
 
@@ -186,10 +187,11 @@ def load_policy(
         path: load from here (a checkpoint) instead of ``config.path``.
         sharding: shard the weights over the ranks of the process group so; None: every process has
             all of them.
+        named: the key or argument that gave the folder, for error messages.
 
     Raises:
-        ConfigError: the folder is missing, or the architecture scales its logits in a way that is
-            not supported.
+        ConfigError: what :func:`siri_train.model_folder.load_model` refuses, or a model whose
+            output is not finite.
     """
     model: Any
     tokenizer: Any
@@ -197,21 +199,21 @@ def load_policy(
         model, tokenizer = embedded.scratch_model(config.scratch)
     else:
         source = str(path) if path is not None else resolve_model_path(config)
+        tokenizer = load_tokenizer(source, named)
+        model = load_model(source, named, getattr(torch, config.dtype))
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model.path: {source!r} cannot be loaded: {error}") from error
-    for name in _UNSUPPORTED_HEADS:
-        value = getattr(model.config, name, None)
-        if value not in (None, 1.0):
+            prepare(model)
+            _require_finite(model)
+        except Exception as error:  # whatever an odd config.json makes of the layers
             raise ConfigError(
-                f"model.path: {type(model).__name__} scales its logits ({name}={value}), which the "
-                "log-prob head does not support yet"
-            )
+                f"{named}: {source!r}: config.json: {type(model).__name__} cannot be run on a "
+                f"token: {cause(error)}"
+            ) from error
     prepare(model)
+    try:
+        eos_ids = eos_token_ids(tokenizer, model.config, model.generation_config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{named}: {error}; no answer would ever end") from error
     if sharding is None:
         model.to(device)
     if config.liger == "on" or (config.liger == "auto" and device.type == "cuda"):
@@ -237,20 +239,30 @@ def load_policy(
     return Policy(
         model=model,
         tokenizer=tokenizer,
-        eos_ids=eos_token_ids(tokenizer, model.config, model.generation_config),
+        eos_ids=eos_ids,
         softcap=getattr(model.config, "final_logit_softcapping", None),
         lora_scaling=config.lora.alpha / config.lora.rank if config.lora else None,
     )
+
+
+@torch.no_grad()
+def _require_finite(model: Any) -> None:
+    """Run one token: a rotary base or an epsilon that is odd shows in the output only.
+
+    Raises:
+        ValueError: the output holds infinities or NaN.
+    """
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    if not torch.isfinite(hidden).all():
+        raise ValueError("its output is not finite; correct config.json or give whole weights")
 
 
 def max_positions(config: ModelConfig) -> int | None:
     """Positions the model was built for, read from its config without loading weights."""
     if config.scratch is not None:
         return config.scratch.max_position_embeddings
-    try:
-        loaded = AutoConfig.from_pretrained(resolve_model_path(config))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: {config.path!r} cannot be read: {error}") from error
+    loaded = load_config(resolve_model_path(config), "model.path")
     return getattr(loaded, "max_position_embeddings", None)
 
 

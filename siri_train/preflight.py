@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
-
 from siri_train import distributed
 from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import choose_device, max_positions, resolve_model_path
+from siri_train.model_folder import check_model, load_config
 from siri_train.monitor.loggers import require_packages
 from siri_train.rollout.build import check_engine
 from siri_train.sft_state import refuse_half_done
@@ -44,6 +43,12 @@ def preflight(config: RunConfig) -> Checked:
     """
     device = choose_device(config.device)
     check_rollout(config)
+    if config.model.lora is not None and config.model.lora.dropout:
+        print(
+            f"{config.name}: model.lora.dropout={config.model.lora.dropout} holds in the "
+            "supervised stage; RL trains without dropout, as its sampler samples",
+            flush=True,
+        )
     require_packages(config.monitor)
     train = read_sources(config.data.train, "train")
     evaluation = read_sources(config.data.eval, "test")
@@ -53,6 +58,7 @@ def preflight(config: RunConfig) -> Checked:
     found = start if config.sft is not None and (start / "config.json").is_file() else None
     if found is None:
         refuse_half_done(config)
+    tokenizer, rows = _checked_model(config, found)
     check_engine(config, model_shape(config, found), device)
     if config.sft is not None and found is None and config.model.path != "embedded":
         print(
@@ -60,9 +66,6 @@ def preflight(config: RunConfig) -> Checked:
             "training starts from the base model. Run `siri-train sft` first for a useful start.",
             flush=True,
         )
-    tokenizer: Any = embedded.tokenizer()
-    if config.model.scratch is None or found is not None:
-        tokenizer = AutoTokenizer.from_pretrained(str(found or resolve_model_path(config.model)))
     checked = Checked(
         train_questions=encode_questions(train, tokenizer, config.data),
         eval_questions=encode_questions(evaluation, tokenizer, config.data),
@@ -70,7 +73,25 @@ def preflight(config: RunConfig) -> Checked:
         tokenizer=tokenizer,
     )
     _refuse_leak(checked)
+    _refuse_unknown_tokens(checked, rows)
     return checked
+
+
+def _checked_model(config: RunConfig, start: Path | None) -> tuple[Any, int | None]:
+    """The tokenizer of the model that training starts from, and its embedding's rows.
+
+    Adapters start from the base model, whose tokenizer is not asked then.
+
+    Raises:
+        ConfigError: see :func:`siri_train.model_folder.check_model`.
+    """
+    if start is not None:
+        checked = check_model(start, "sft: the supervised start")
+        return checked.tokenizer, checked.rows
+    if config.model.scratch is not None:
+        return embedded.tokenizer(), None
+    checked = check_model(resolve_model_path(config.model), "model.path")
+    return checked.tokenizer, checked.rows
 
 
 def check_rollout(config: RunConfig) -> None:
@@ -122,12 +143,27 @@ def model_shape(config: RunConfig, start: Path | None) -> Any:
     """
     if config.model.scratch is not None and start is None:
         return embedded.scratch_config(config.model.scratch)
-    return AutoConfig.from_pretrained(str(start or resolve_model_path(config.model)))
+    return load_config(start or resolve_model_path(config.model), "model.path")
 
 
 def supervised_folder(config: RunConfig) -> Path:
     """Where ``siri-train sft`` writes and ``siri-train train`` looks for the supervised start."""
     return config.run_dir / "sft"
+
+
+def _refuse_unknown_tokens(checked: Checked, rows: int | None) -> None:
+    """Marks that only a multimodal model has rows for may stand in a question's text."""
+    if rows is None:
+        return
+    for key, questions in (("train", checked.train_questions), ("eval", checked.eval_questions)):
+        for question in questions:
+            past = [number for number in question.prompt_ids if number >= rows]
+            if past:
+                raise ConfigError(
+                    f"data.{key}: {question.id}: its prompt holds token {past[0]} "
+                    f"({checked.tokenizer.decode(past[:1])!r}), but the model's embedding has "
+                    f"{rows} rows; leave the question out or give the model that has it"
+                )
 
 
 def _refuse_leak(checked: Checked) -> None:

@@ -10,6 +10,7 @@ import torch
 from siri_kernels import take_backward_stats
 from siri_train.config import ConfigError, RunConfig
 from siri_train.model import Policy
+from siri_train.no_dropout import set_rl_mode
 from siri_train.packing import Sample, micro_batches
 from siri_train.step import backward
 
@@ -25,7 +26,7 @@ def rehearse(policy: Policy, optimizer: torch.optim.Optimizer, config: RunConfig
         ConfigError: out of memory, with the key to turn.
     """
     samples = longest_samples(config)
-    policy.model.train()
+    set_rl_mode(policy.model)  # as every update
     with out_of_memory_named(config, policy.device, "the largest row there can be"):
         reserved = [
             torch.zeros_like(p, dtype=torch.float32)

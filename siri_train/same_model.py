@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
-
 from siri_train.config import ConfigError
+from siri_train.model_folder import check_model, load_config, load_tokenizer
 
 # What decides the weights' shapes and how they are used. Names of files and of versions do not.
 _SHAPE = (
@@ -27,7 +26,8 @@ def require_same_model(folder: Path, shape: Any, tokenizer: Any, recipe: str) ->
         recipe: how the recipe names its model, for the message.
 
     Raises:
-        ConfigError: naming what differs, there and in the recipe.
+        ConfigError: naming what differs, there and in the recipe; or its files do not fit one
+            another (:func:`siri_train.model_folder.check_model`).
     """
     reason = _difference(folder, shape, tokenizer)
     if reason is not None:
@@ -35,14 +35,12 @@ def require_same_model(folder: Path, shape: Any, tokenizer: Any, recipe: str) ->
             f"{folder}: a checkpoint of another model than the recipe's ({recipe}): {reason}; give "
             "the recipe it was trained with, or another folder (output=FOLDER)"
         )
+    check_model(folder, "resume")
 
 
 def _difference(folder: Path, shape: Any, tokenizer: Any) -> str | None:
-    try:
-        there = AutoConfig.from_pretrained(str(folder))
-        words = AutoTokenizer.from_pretrained(str(folder)).get_vocab()
-    except (OSError, ValueError, KeyError) as error:
-        return f"its config.json or tokenizer cannot be read: {error}"
+    there = load_config(folder, "resume")
+    words = load_tokenizer(folder, "resume").get_vocab()
     for key in _SHAPE:
         old, new = getattr(there, key, None), getattr(shape, key, None)
         if old != new:

@@ -14,6 +14,7 @@ from siri_kernels import PolicyLoss, policy_loss, take_backward_stats
 from siri_train import distributed
 from siri_train.config import LossConfig, TrainConfig
 from siri_train.model import Policy
+from siri_train.no_dropout import set_rl_mode
 from siri_train.optimizer import step_if_finite
 from siri_train.packing import MicroBatch, Sample, micro_batches
 
@@ -88,7 +89,7 @@ def update(
     sums = _Sums()
     grad_norms: list[float] = []
     take_backward_stats()  # forget what others did before
-    policy.model.train()
+    set_rl_mode(policy.model)
     for start, end in itertools.pairwise(cuts):
         mini = [samples[i] for i in order[start:end]]
         denominator = _denominator(mini, loss.aggregation, constant_length)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+# A bf16 sampler beside a bf16 trainer is at 1e-3 to 1e-2, with single tokens at a ratio of 3.
+_MOST_DRIFT, _MOST_RATIO = 0.05, 10.0
+
 
 def check(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Alarms raised by the newest row of ``metrics.jsonl``.
@@ -44,6 +47,18 @@ def check(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[dict[s
             "the gradient was infinite or NaN; the update was skipped",
             "lower train.lr or train.grad_clip; look for infinite log-probs in rollouts/",
         )
+    drift, ratio = row.get("rollout_kl"), row.get("rollout_ratio_max")
+    apart = drift is not None and not abs(drift) <= _MOST_DRIFT  # NaN is apart too
+    if apart or (ratio is not None and not ratio <= _MOST_RATIO):
+        alarm(
+            "sampler-mismatch",
+            drift if apart else ratio,
+            f"before any update the trainer's probabilities are not the sampler's (rollout_kl "
+            f"{_number(drift)}, largest ratio {_number(ratio)}): they run different weights, "
+            "precisions or code, or something random such as dropout is on in one of them",
+            "compare probe_logprob_diff; set rollout.engine=transformers to see which of the two "
+            "is off, loss.old_logprobs=recompute and loss.rollout_correction to live with it",
+        )
     norms = [r["grad_norm"] for r in history[-50:] if r.get("grad_norm")]
     if row["grad_norm"] and len(norms) >= 20:
         typical = sorted(norms)[len(norms) // 2]
@@ -55,3 +70,7 @@ def check(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[dict[s
                 "often the step before a collapse: lower train.lr or resume before this step",
             )
     return found
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"

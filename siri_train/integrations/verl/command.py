@@ -197,7 +197,7 @@ def check_prompts(config: RunConfig, checked: Checked, model: str) -> None:
     tokenizer = copy.copy(checked.tokenizer)
     if config.data.template == "plain":
         tokenizer.chat_template = PLAIN_TEMPLATE
-    kind = AutoConfig.from_pretrained(model).model_type
+    kind = AutoConfig.from_pretrained(model, trust_remote_code=False).model_type
     try:
         builder = create_continuous_token_builder(tokenizer, hf_model_type=kind)
     except ValueError as error:

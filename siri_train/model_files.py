@@ -1,0 +1,245 @@
+"""The files of a model folder, read defensively: what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+_INDEX = ".index.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""In the order in which transformers looks for them; each may be cut into shards with an index."""
+
+_LFS = b"version https://git-lfs"
+
+# Loops over these counts run before anything is compared with the weights; no model has more.
+_MOST_LAYERS, _MOST_PARTS = 10_000, 1_000_000
+
+
+class ModelFileError(ValueError):
+    """A file of a model folder that cannot be used; the message begins with its name."""
+
+
+def cause(error: BaseException, most: int = 240) -> str:
+    """A library's error as a part of one line.
+
+    Args:
+        error: any exception.
+        most: characters; what is longer is cut.
+
+    Returns:
+        Its text with every run of blanks and line ends as one blank; its class where it has none.
+    """
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def first_bytes(path: Path, count: int = 512) -> bytes:
+    """The beginning of a file that must be there.
+
+    Raises:
+        ModelFileError: it is missing, a broken link, a folder, unreadable, empty, a Git LFS pointer
+            or a web page.
+    """
+    name = path.name
+    try:
+        if path.is_symlink() and not path.exists():
+            raise ModelFileError(f"{name}: is a link to {path.readlink()}, which does not exist")
+        with path.open("rb") as file:
+            start = file.read(count)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{name}: is missing; download the whole folder again") from error
+    except OSError as error:
+        raise ModelFileError(f"{name}: cannot be read: {cause(error)}") from error
+    if not start:
+        raise ModelFileError(f"{name}: is empty; download it again")
+    if start.startswith(_LFS):
+        raise ModelFileError(
+            f"{name}: is a Git LFS pointer, not the file itself; run `git lfs pull` in the folder"
+        )
+    if start.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
+        raise ModelFileError(f"{name}: is a web page, not the file; download it again")
+    return start
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON file whose value is an object.
+
+    Raises:
+        ModelFileError: see :func:`first_bytes`; or it is not UTF-8, no JSON or no object.
+    """
+    first_bytes(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path.name}: is not UTF-8 (byte {error.start})") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelFileError(f"{path.name}: is damaged: no JSON: {cause(error)}") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path.name}: holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def check_counts(config: dict[str, Any], file: str = "config.json") -> None:
+    """Refuse numbers of layers, heads and experts that no model has, before anybody counts to them.
+
+    Args:
+        config: as it stands in the file.
+        file: its name, for the message.
+
+    Raises:
+        ModelFileError: naming the key and the bound.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_counts(value, file)
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        counted = key.startswith(("num_", "n_")) or key.endswith(("_layers", "_heads"))
+        most = _MOST_LAYERS if "layer" in key else _MOST_PARTS
+        if counted and not -most <= value <= most:
+            raise ModelFileError(f"{file}: {key} is {value}; no model has more than {most}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load the weights from.
+
+    Raises:
+        ModelFileError: there are none, or an index is damaged or names a shard that is missing or
+            lies elsewhere.
+    """
+    for name in _WEIGHTS:
+        # A broken link is a file that is named, and must be complained of.
+        if (folder / name).exists() or (folder / name).is_symlink():
+            first_bytes(folder / name)
+            return [folder / name]
+        index = folder / f"{name}{_INDEX}"
+        if index.exists() or index.is_symlink():
+            return _shards(index)
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    if any("-of-" in name for name in others):
+        raise ModelFileError(
+            f"{_WEIGHTS[0]}{_INDEX}: is missing, though there are shards ({others[0]})"
+        )
+    held = f"; there is {', '.join(others[:3])}" if others else ""
+    raise ModelFileError(f"{_WEIGHTS[0]}: is missing{held}; download the whole folder again")
+
+
+def _shards(index: Path) -> list[Path]:
+    named = json_object(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
+        raise ModelFileError(f"{index.name}: has no weight_map from tensors to files")
+    if not named:
+        raise ModelFileError(f"{index.name}: its weight_map is empty")
+    names = sorted(set(named.values()))
+    for name in names:
+        if Path(name).name != name or "\0" in name:
+            raise ModelFileError(f"{index.name}: names {name!r}, which is not in the folder")
+        path = index.parent / name
+        if not path.exists() and not path.is_symlink():
+            count = sum(v == name for v in named.values())
+            raise ModelFileError(
+                f"{index.name}: names the shard {name} ({count} tensors), which is missing; "
+                "download the whole folder again"
+            )
+        first_bytes(path)
+    return [index.parent / name for name in names]
+
+
+def stored_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
+    """Names, shapes and dtypes of the tensors in weight files, as tensors on the meta device.
+
+    Only headers are read (of ``.bin`` files the pickle, which may hold tensors and nothing else).
+
+    Raises:
+        ModelFileError: a file is cut short, or is no safetensors or ``.bin`` file.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for path in files:
+        read = _safetensors if path.suffix == ".safetensors" else _pickled
+        for name, tensor in read(path):
+            found[name] = tensor
+    if not found:
+        raise ModelFileError(f"{files[0].name}: holds no tensors")
+    return found
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    _require_whole(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                part = file.get_slice(name)
+                dtype = _DTYPES.get(str(part.get_dtype()))
+                if dtype is None:
+                    raise ModelFileError(
+                        f"{path.name}: {name} is stored as {part.get_dtype()}; quantised weights "
+                        "cannot be trained, give the model in float32, float16 or bfloat16"
+                    )
+                yield name, torch.empty(part.get_shape(), dtype=dtype, device="meta")
+    except ModelFileError:
+        raise
+    except Exception as error:  # SafetensorError, and what odd shapes make of torch
+        raise ModelFileError(f"{path.name}: is damaged: {cause(error)}") from error
+
+
+# What weights and their buffers are stored as; all else is a quantised format.
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+def _require_whole(path: Path) -> None:
+    """Tell a file that was cut short from one that is otherwise damaged."""
+    start, size = first_bytes(path), path.stat().st_size
+    if len(start) < 8:
+        raise ModelFileError(f"{path.name}: is cut short: {size} bytes; download it again")
+    header = 8 + struct.unpack("<Q", start[:8])[0]
+    if not start[8:].lstrip().startswith(b"{"):
+        raise ModelFileError(
+            f"{path.name}: is no safetensors file (it begins with {start[:12]!r}); download it "
+            "again"
+        )
+    end = header
+    if header <= size:
+        try:
+            with path.open("rb") as file:
+                file.seek(8)
+                entries = json.loads(file.read(header - 8))
+            ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
+            end = header + max(ends, default=0)
+        except (ValueError, RecursionError, AttributeError, LookupError, TypeError, OSError):
+            return  # the library says what is wrong with it
+    if end > size:
+        raise ModelFileError(
+            f"{path.name}: is cut short: {size} bytes where its header asks for {end}; download "
+            "it again"
+        )
+
+
+def _pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    try:
+        state = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, BadZipFile, ...
+        raise ModelFileError(
+            f"{path.name}: cannot be read as tensors alone (cut short, damaged, or a pickle that "
+            "would run code); give safetensors"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelFileError(f"{path.name}: is no table of tensors; give safetensors")
+    yield from ((str(name), value) for name, value in state.items())
