@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from siri_train import distributed
 from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
+from siri_train.data.gate import check_data, check_think
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import choose_device, max_positions, resolve_model_path
 from siri_train.monitor.loggers import require_packages
@@ -38,14 +39,16 @@ def preflight(config: RunConfig) -> Checked:
 
     Raises:
         ConfigError: a device that is not there, missing or malformed data (file, line, reason),
-            a prompt over ``data.max_prompt_len``, questions in both train and eval, a missing
-            model, a cap over the model's positions, or an engine that cannot run here.
+            what :func:`siri_train.data.gate.check_data` and ``check_think`` refuse, a prompt over
+            ``data.max_prompt_len``, a missing model, a cap over the model's positions, or an engine
+            that cannot run here.
     """
     device = choose_device(config.device)
     check_rollout(config)
     require_packages(config.monitor)
     train = read_sources(config.data.train, "train")
     evaluation = read_sources(config.data.eval, "test")
+    check_data(train, evaluation, config.reward)
     longest = max(config.schedule.max_len, *config.budgets)
     check_positions(config.model, config.data.max_prompt_len, longest, key="schedule.max_len")
     start = supervised_folder(config)
@@ -66,7 +69,7 @@ def preflight(config: RunConfig) -> Checked:
         start=found,
         tokenizer=tokenizer,
     )
-    _refuse_leak(checked)
+    check_think(config, tokenizer, checked.train_questions, model_shape(config, found))
     return checked
 
 
@@ -125,14 +128,3 @@ def model_shape(config: RunConfig, start: Path | None) -> Any:
 def supervised_folder(config: RunConfig) -> Path:
     """Where ``siri-train sft`` writes and ``siri-train train`` looks for the supervised start."""
     return config.run_dir / "sft"
-
-
-def _refuse_leak(checked: Checked) -> None:
-    """Held-out questions must not be trained on."""
-    trained = {q.prompt_ids for q in checked.train_questions}
-    shared = [q.id for q in checked.eval_questions if q.prompt_ids in trained]
-    if len(shared) > 0.01 * len(checked.eval_questions):
-        raise ConfigError(
-            f"data.eval: {len(shared)} of {len(checked.eval_questions)} questions are also in "
-            f"data.train (the first: {shared[0]}); give eval another file, split, offset or seed"
-        )

@@ -12,6 +12,7 @@ import torch
 
 from siri_train.config import ConfigError, RunConfig, SftConfig
 from siri_train.data import embedded
+from siri_train.data.gate import check_data
 from siri_train.data.rows import DataError
 from siri_train.data.sources import read_sources
 from siri_train.data.supervised import SupervisedExample, supervised_examples
@@ -99,6 +100,7 @@ def _batches(
     config: RunConfig, sft: SftConfig, policy: Policy
 ) -> Iterator[list[SupervisedExample]]:
     questions = [q for q in read_sources(config.data.train, "train") if q.solution]
+    check_data(questions, [], config.reward)
     if not questions:
         raise ConfigError(
             "data.train: no source has solutions; set solution_field for the sft stage"

@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 from siri_train.rewards.extract import last_boxed
+from siri_train.rewards.rounded import rounded_verdict
 
 _LONGEST = 1000
 
@@ -101,6 +102,9 @@ def exact_verdict(answer: str, gold: str) -> bool | None:
     """
     if len(answer) > _LONGEST or len(gold) > _LONGEST:
         return True if answer.strip() == gold.strip() != "" else None
+    rounded = rounded_verdict(answer, gold)
+    if rounded is not None:
+        return rounded
     boxed = last_boxed(gold)
     left, right = normalise(answer), normalise(gold if boxed is None else boxed)
     if not left or not right:
