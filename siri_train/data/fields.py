@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from siri_train.data.damage import eaten_backslash
 from siri_train.data.numbers import written_number
 from siri_train.data.rows import DataError, Row, nearest
 
@@ -111,7 +112,7 @@ def read_chat(value: Any, row: Row, name: str) -> Messages:
                 f"{message}: {', '.join(map(_shown, more))} would not reach the model; takes role "
                 "and content only"
             )
-        text = _content(item["content"], row, name).strip()
+        text = stripped(_content(item["content"], row, name))
         if not text:
             raise DataError(f"{message}: the {role} message is empty")
         found.append((role, text))
@@ -123,6 +124,15 @@ def read_chat(value: Any, row: Row, name: str) -> Messages:
             "user's (leave the answer to the model)"
         )
     return tuple(found)
+
+
+def stripped(text: str) -> str:
+    """``text`` without blanks around it, unless one is what JSON made of a backslash.
+
+    A form feed or a tab at the start may be the rest of a command of LaTeX: the gate for data must
+    see it, and refuses the row.
+    """
+    return text if eaten_backslash(text) else text.strip()
 
 
 def whole_text(text: str, row: Row, name: str) -> str:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from siri_train.data.fields import Messages, is_chat, read_chat, read_field, read_text
+from siri_train.data.fields import Messages, is_chat, read_chat, read_field, read_text, stripped
 from siri_train.data.rows import (
     SUFFIXES,
     DataError,
@@ -231,7 +231,7 @@ def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]
             yield split, row
         return
     source = Path(os.path.expanduser(text))
-    files = _split_files(source, split) if source.is_dir() else [source]
+    files = _split_files(source, split) if os.path.isdir(source) else [source]
     for file in files:
         for row in read_rows(file):
             yield file.stem, row
@@ -282,7 +282,7 @@ def _question(
     messages = read_chat(asked, row, question_field) if is_chat(asked) else ()
     prompt = "\n\n".join(text for _, text in messages)
     if not messages:
-        prompt = read_text(asked, row, question_field).strip()
+        prompt = stripped(read_text(asked, row, question_field))
     column = read_text(read_field(row, answer_field), row, answer_field)
     answer, solution = column, None
     if answer_after is not None:
@@ -294,8 +294,8 @@ def _question(
         solution = column
     if solution_field is not None:
         value = read_field(row, solution_field)
-        solution = None if value is None else read_text(value, row, solution_field).strip() or None
-    answer = answer.strip()
+        solution = None if value is None else stripped(read_text(value, row, solution_field))
+    answer = stripped(answer)
     if not prompt:
         raise DataError(f"{row.where}: field {question_field!r} is empty")
     if not answer:
@@ -306,4 +306,4 @@ def _question(
         )
     # A chat of one user message is a plain question.
     chat = messages if len(messages) > 1 else ()
-    return Question(f"{name}-{row.number}", prompt, answer, solution, chat, row.where)
+    return Question(f"{name}-{row.number}", prompt, answer, solution or None, chat, row.where)

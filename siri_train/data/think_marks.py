@@ -76,8 +76,8 @@ def think_problem(
     if before.endswith(THINK_CLOSE) and THINK_OPEN in before:
         return (
             "reward.think: required, but the chat template has closed the thoughts "
-            f"({THINK_CLOSE}) before the response begins, which then has none; takes reward.think=none, or a "
-            "template that leaves them open"
+            f"({THINK_CLOSE}) before the response begins, which then has none; takes "
+            "reward.think=none, or a template that leaves them open"
         )
     return None
 
