@@ -75,7 +75,8 @@ def eaten_backslash(text: str) -> str | None:
             continue
         for match in pattern.finditer(text):
             rest = match["rest"]
-            if character in "\t\r\n" and (rest in _COMMON or not _mathematical(text, match)):
+            common = character in "\t\r\n" and rest in _COMMON
+            if common and not _mathematical(text, match):
                 continue
             escape, name, _ = _EATEN[character]
             return (
@@ -117,4 +118,6 @@ def _mathematical(text: str, match: re.Match[str]) -> bool:
     after = text[match.end() :].lstrip(" ")[:1]
     if match["rest"] in ("ext", "an", "au"):
         return after in tuple("{}()^_\\$") or (after.isdigit() and match["rest"] != "ext")
+    if match[0][0] == "\r" and after in tuple("+-*/=)],"):
+        return True
     return after.isdigit() or after in tuple("{}^_\\$|")

@@ -1,4 +1,4 @@
-r"""``<think>``, ``</think>`` and the box: kept in decoded text, and within a model's reach.
+"""``<think>``, ``</think>`` and the box: kept in decoded text, and within a model's reach.
 
 Some tokenizers register the marks as special tokens. Decoding without special tokens then drops
 what the reward reads, and every reward is 0.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, ThinkMode, last_boxed
+from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, ThinkMode
 
 _HALF_PAIRS = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 # A mark may be one token only with the blank before it, as the words of byte-level vocabularies.
@@ -43,7 +43,7 @@ def opens_think(tokenizer: Any, prompt_ids: Sequence[int]) -> bool:
 def think_problem(
     tokenizer: Any, think: ThinkMode, prompt_ids: Sequence[int], rows: int | None
 ) -> str | None:
-    """Why no response could ever be paid, or None.
+    """Why ``reward.think`` would make every reward 0, or None.
 
     Args:
         tokenizer: the model's.
@@ -52,16 +52,10 @@ def think_problem(
         rows: of the model's embedding; None: not known.
 
     Returns:
-        One line that names the key, the reason and the remedy; None where a response with the marks
-        that ``think`` asks for can be written by the model and read by the reward.
+        One line that names the key, the reason and the remedy; None where the model can write the
+        mark that ``think`` asks for, the reward can read it, and the template has not closed the
+        thoughts.
     """
-    if not _can_write(tokenizer, "\\boxed{1}", rows) and not _can_write(
-        tokenizer, "\\boxed{ 1 }", rows
-    ):
-        return (
-            "model.path: its tokenizer cannot write \\boxed{1} and give it back when decoded, so "
-            "no answer could be read; takes a tokenizer with a backslash, braces and digits"
-        )
     if think != "required":
         return None
     if not _can_write(tokenizer, THINK_CLOSE, rows):
@@ -88,7 +82,7 @@ def _can_write(tokenizer: Any, text: str, rows: int | None) -> bool:
         if not ids or (rows is not None and max(ids) >= rows):
             continue
         (back,) = decode_responses(tokenizer, [ids])
-        if text in back or (last_boxed(back) == "1" and last_boxed(text) == "1"):
+        if text in back:
             return True
     return False
 
