@@ -199,14 +199,20 @@ class SftConfig(Section):
 
 
 class RewardConfig(Section):
-    """The length-capping reward (SIRI section 3.1): 1 if right and finished in time, else 0."""
+    """The length-capping reward (SIRI section 3.1): 1 if the answer in the response, cut at the
+    cap, is right, else 0."""
 
     verifier: Literal["exact", "math_verify"] = "exact"
     think: Literal["required", "optional", "none"] = "required"
     """Whether the answer must follow ``</think>``."""
+    truncated: Literal["grade", "zero"] = "grade"
+    """A response cut at the cap: grade what stands before the cut, as the paper does, or zero."""
     workers: int = Field(2, gt=0, le=256)
     timeout: float = Field(1.0, ge=0.01, le=3600)
     """Seconds of processor time per answer (math_verify)."""
+    batch_timeout: float = Field(60.0, ge=0.01, le=86400)
+    """Seconds for all answers of a batch together (math_verify); what is left then has no reward
+    and is left out of its group."""
 
 
 class AdvantageConfig(Section):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from siri_train.config import RunConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.model import Policy
 from siri_train.monitor.backtrack import BacktrackCounter
-from siri_train.rewards import Response, Verifier, length_capping_reward
-from siri_train.rollout import Engine, SamplingParams
+from siri_train.rewards import Grade, Response, Verifier, length_capping_reward
+from siri_train.rollout import Completion, Engine, SamplingParams
 from siri_train.rollout.engine import CANCELLED
 
 
@@ -43,9 +43,9 @@ class Evaluation:
     ) -> dict[str, Any] | None:
         """Sample, and grade at every budget.
 
-        Responses are generated once, at the largest budget. Cutting one at a smaller budget b can
-        only turn a right answer into an unfinished one, so accuracy at b counts the right responses
-        that finished within b tokens.
+        Responses are generated once, at the largest budget. Those that are longer than a smaller
+        budget are cut there and graded as training grades a truncated response
+        (``reward.truncated``), so accuracy at a budget is what a pass at it would have given.
 
         Args:
             progress: called with (responses done, all).
@@ -55,7 +55,9 @@ class Evaluation:
             None where ``cancelled`` became true on any rank before all was sampled. Else
             one row of ``eval.jsonl`` less step and name: budgets, accuracy (avg@samples) with a
             95 % interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
-            truncated share, backtracking words per 1000 tokens, and how many were asked.
+            truncated share, share of the truncated whose answer was right before the cut (None
+            without any), backtracking words per 1000 tokens, how many were asked and how many
+            answers could not be judged (these count as wrong).
 
         Raises:
             EngineError: the engine failed.
@@ -79,13 +81,9 @@ class Evaluation:
         if any(completion.error == CANCELLED for completion in completions):
             return None
         texts = self.policy.decode(completions)
-        grades = length_capping_reward(
-            [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)],
-            [question.answer for question in self.questions for _ in range(samples)],
-            verifier=self.verifier,
-            think=self.config.reward.think,
-        )
+        golds = [question.answer for question in self.questions for _ in range(samples)]
         lengths = [len(c.token_ids) for c in completions]
+        at = self._grades(completions, texts, golds)
         row: dict[str, Any] = {
             "budgets": list(budgets),
             "accuracy": [],
@@ -93,27 +91,57 @@ class Evaluation:
             "pass_at_k": [],
             "tokens_at": [],
             "truncated_frac": [],
+            "truncated_correct_frac": [],
         }
         for budget in budgets:
-            right = [
-                grade.reward == 1 and length <= budget
-                for grade, length in zip(grades, lengths, strict=True)
-            ]
+            right = [grade.reward == 1 for grade in at[budget]]
             per_question = [right[i : i + samples] for i in range(0, len(right), samples)]
             means = [sum(answers) / len(answers) for answers in per_question]
-            cut = [
-                length > budget or completion.truncated
-                for completion, length in zip(completions, lengths, strict=True)
-            ]
+            cut = [grade.truncated for grade in at[budget]]
             row["accuracy"].append(sum(means) / len(means))
             row["accuracy_interval"].append(list(interval(means)))
             row["pass_at_k"].append(sum(any(answers) for answers in per_question) / len(means))
             row["tokens_at"].append(sum(min(length, budget) for length in lengths) / len(lengths))
             row["truncated_frac"].append(sum(cut) / len(cut))
+            of_cut = [grade.correct for grade in at[budget] if grade.truncated]
+            row["truncated_correct_frac"].append(sum(of_cut) / len(of_cut) if of_cut else None)
         row["tokens"] = row["tokens_at"][-1]
         row["backtrack_per_1k"] = self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
         row["questions"], row["samples"] = len(self.questions), samples
+        row["unjudged"] = sum(math.isnan(grade.reward) for grade in at[budgets[-1]])
         return row
+
+    def _grades(
+        self, completions: Sequence[Completion], texts: Sequence[str], golds: Sequence[str]
+    ) -> dict[int, list[Grade]]:
+        """The grades at each budget; every text is decoded and graded once."""
+        reward = self.config.reward
+        responses = [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)]
+        asked = list(golds)
+        places: dict[int, dict[int, int]] = {}
+        for budget in self.config.budgets:
+            longer = [i for i, c in enumerate(completions) if len(c.token_ids) > budget]
+            short = [_cut(completions[i], budget) for i in longer]
+            places[budget] = {i: len(responses) + k for k, i in enumerate(longer)}
+            if short:
+                responses += [Response(text, "length") for text in self.policy.decode(short)]
+                asked += [golds[i] for i in longer]
+        grades = length_capping_reward(
+            responses,
+            asked,
+            verifier=self.verifier,
+            think=reward.think,
+            truncated=reward.truncated,
+        )
+        return {
+            budget: [grades[cut.get(i, i)] for i in range(len(completions))]
+            for budget, cut in places.items()
+        }
+
+
+def _cut(completion: Completion, budget: int) -> Completion:
+    ids = completion.token_ids[:budget]
+    return replace(completion, token_ids=ids, finish_reason="length")
 
 
 def interval(means: Sequence[float], z: float = 1.96) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import torch
 
 from siri_train.checkpoint import require_good, write_json
 from siri_train.config import ConfigError, RunConfig
+from siri_train.data.gate import check_data
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.evaluate import Evaluation
 from siri_train.model import choose_device, load_policy
@@ -59,6 +60,7 @@ def grade_checkpoint(
     if of_a_run or (checkpoint / "checkpoint.json").exists():
         require_good(checkpoint, checkpoint.resolve().parents[1], resume=False)
     checked = check_model(checkpoint, "eval")
+    check_data([], questions, config.reward)
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
     check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")
     # A server of this command's own keeps out of the folder of one that the run may have.

@@ -44,7 +44,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
         policy = run.policy
         for step in range(run.start_step, config.train.steps):
             # Rollout: G responses to each question, none longer than the cap of this step.
-            # Reward: 1 if finished within the cap and right, else 0 (SIRI section 3.1).
+            # Reward: 1 if the answer in the response, cut at the cap, is right, else 0 (SIRI 3.1).
             batch = rollouts(step)
 
             # Advantage: relative to the other responses to the same question (GRPO).
@@ -56,7 +56,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                 eps=config.advantage.eps,
             )
 
-            # Log-prob, clipped loss, update. Truncated responses take part with their reward of 0.
+            # Log-prob, clipped loss, update. Truncated responses take part, most with reward 0.
             started = time.perf_counter()
             samples = [
                 Sample(

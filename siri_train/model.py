@@ -18,6 +18,7 @@ from siri_train.config import ConfigError, DistributedConfig, ModelConfig
 from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
+from siri_train.data.think_marks import decode_responses
 from siri_train.model_files import cause
 from siri_train.model_folder import load_config, load_model, load_tokenizer
 from siri_train.packing import MicroBatch
@@ -86,10 +87,8 @@ class Policy:
         )
 
     def decode(self, completions: Sequence[Completion]) -> list[str]:
-        """The responses' text without special tokens."""
-        return self.tokenizer.batch_decode(
-            [c.token_ids for c in completions], skip_special_tokens=True
-        )
+        """The responses' text without special tokens, but with the marks of the reward."""
+        return decode_responses(self.tokenizer, [c.token_ids for c in completions])
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write a folder that ``from_pretrained`` loads: config, safetensors, tokenizer.

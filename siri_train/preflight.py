@@ -9,6 +9,7 @@ from typing import Any
 from siri_train import distributed
 from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
+from siri_train.data.gate import check_data, check_think
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import choose_device, max_positions, resolve_model_path
 from siri_train.model_folder import check_model, load_config
@@ -38,8 +39,9 @@ def preflight(config: RunConfig) -> Checked:
 
     Raises:
         ConfigError: a device that is not there, missing or malformed data (file, line, reason),
-            a prompt over ``data.max_prompt_len``, questions in both train and eval, a missing
-            model, a cap over the model's positions, or an engine that cannot run here.
+            what :func:`siri_train.data.gate.check_data` and ``check_think`` refuse, a prompt over
+            ``data.max_prompt_len``, a missing model, a cap over the model's positions, or an engine
+            that cannot run here.
     """
     device = choose_device(config.device)
     check_rollout(config)
@@ -52,6 +54,7 @@ def preflight(config: RunConfig) -> Checked:
     require_packages(config.monitor)
     train = read_sources(config.data.train, "train")
     evaluation = read_sources(config.data.eval, "test")
+    check_data(train, evaluation, config.reward)
     longest = max(config.schedule.max_len, *config.budgets)
     check_positions(config.model, config.data.max_prompt_len, longest, key="schedule.max_len")
     start = supervised_folder(config)
@@ -72,8 +75,8 @@ def preflight(config: RunConfig) -> Checked:
         start=found,
         tokenizer=tokenizer,
     )
-    _refuse_leak(checked)
     _refuse_unknown_tokens(checked, rows)
+    check_think(config, tokenizer, checked.train_questions, model_shape(config, found))
     return checked
 
 
@@ -165,13 +168,3 @@ def _refuse_unknown_tokens(checked: Checked, rows: int | None) -> None:
                     f"{rows} rows; leave the question out or give the model that has it"
                 )
 
-
-def _refuse_leak(checked: Checked) -> None:
-    """Held-out questions must not be trained on."""
-    trained = {q.prompt_ids for q in checked.train_questions}
-    shared = [q.id for q in checked.eval_questions if q.prompt_ids in trained]
-    if len(shared) > 0.01 * len(checked.eval_questions):
-        raise ConfigError(
-            f"data.eval: {len(shared)} of {len(checked.eval_questions)} questions are also in "
-            f"data.train (the first: {shared[0]}); give eval another file, split, offset or seed"
-        )

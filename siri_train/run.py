@@ -428,6 +428,11 @@ class Run:
 def build_verifier(config: RewardConfig) -> Verifier:
     """The recipe's answer check. Raises ConfigError when the package it needs is missing."""
     try:
-        return make_verifier(config.verifier, workers=config.workers, timeout=config.timeout)
+        return make_verifier(
+            config.verifier,
+            workers=config.workers,
+            timeout=config.timeout,
+            batch_timeout=config.batch_timeout,
+        )
     except ImportError as error:
         raise ConfigError(f"reward.verifier: {error}") from error

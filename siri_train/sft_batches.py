@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from siri_train.config import ConfigError, RunConfig, SftConfig
 from siri_train.data import embedded
+from siri_train.data.gate import check_data
 from siri_train.data.questions import Question
 from siri_train.data.rows import DataError
 from siri_train.data.sources import read_sources
@@ -35,6 +36,7 @@ def prepare_batches(config: RunConfig, sft: SftConfig) -> tuple[SupervisedBatche
         raise ConfigError(
             "data.train: no source has solutions; set solution_field for the sft stage"
         )
+    check_data(questions, [], config.reward)
     tokenizer = _tokenizer(config)
     examples = _examples(config, sft, questions, tokenizer)
     fitting = [e for e in examples if _length(e) <= sft.max_len]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+
+from jinja2 import TemplateError
 
 Template = Literal["chat", "plain"]
 
@@ -21,6 +23,7 @@ def encode_prompt(
     template: Template = "chat",
     system: str | None = None,
     instruction: str | None = None,
+    messages: Sequence[tuple[str, str]] = (),
 ) -> list[int]:
     r"""Token ids of one prompt, template included.
 
@@ -34,31 +37,48 @@ def encode_prompt(
             chat template its own default.
         instruction: appended to the question after a blank. None: ``BOXED_INSTRUCTION`` with
             ``"chat"``, nothing with ``"plain"``; ``""``: nothing.
+        messages: (role, text) of each message where the question is a chat of several
+            (``Question.messages``); the instruction goes to the last one. Empty: the question text
+            is the only message.
 
     Returns:
         P token ids, P > 0; never a tensor or ``BatchEncoding``.
 
     Raises:
-        ValueError: an empty question, an unknown template, a tokenizer without chat template, or a
-            prompt without tokens.
+        ValueError: an empty question, an unknown template, a tokenizer without chat template, one
+            whose template refuses the messages, a chat that the template cannot carry, or a prompt
+            without tokens.
     """
-    messages = prompt_messages(
-        question_text, template=template, system=system, instruction=instruction
+    turns = prompt_messages(
+        question_text,
+        template=template,
+        system=system,
+        instruction=instruction,
+        messages=messages,
     )
     if template == "chat":
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError("template: this tokenizer has no chat template; choose 'plain'")
-        encoded = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        try:
+            encoded = tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateError as error:  # "System role not supported", and syntax errors
+            raise ValueError(
+                f"the tokenizer's chat template refuses the roles "
+                f"{', '.join(turn['role'] for turn in turns)}: {' '.join(str(error).split())}"
+            ) from error
         ids = _as_list(encoded)
     else:
-        ids = _as_list(tokenizer("\n\n".join(message["content"] for message in messages)))
+        ids = _as_list(tokenizer("\n\n".join(turn["content"] for turn in turns)))
         # T5-like tokenizers close every text; the model would read the end before it answers.
         while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids.pop()
     if not ids:
-        raise ValueError(f"the prompt has no tokens: {messages[-1]['content'][:60]!r}")
+        raise ValueError(
+            f"the prompt has no tokens: the tokenizer knows nothing of "
+            f"{turns[-1]['content'][:60]!r}"
+        )
     return ids
 
 
@@ -68,6 +88,7 @@ def prompt_messages(
     template: Template = "chat",
     system: str | None = None,
     instruction: str | None = None,
+    messages: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, str]]:
     """One prompt as messages, before any template; arguments and errors as ``encode_prompt``."""
     if template not in ("chat", "plain"):
@@ -76,11 +97,23 @@ def prompt_messages(
         raise ValueError("question_text: is empty")
     if instruction is None:
         instruction = BOXED_INSTRUCTION if template == "chat" else ""
-    asked = f"{question_text} {instruction}" if instruction else question_text
+    chat = list(messages) or [("user", question_text)]
+    if template == "plain" and any(role == "assistant" for role, _ in chat):
+        raise ValueError(
+            "template: 'plain' cannot tell whose turn it is in a chat with an assistant's; takes "
+            "'chat'"
+        )
     # An empty system message is one to a chat template, and nothing as plain text.
     given = system is not None if template == "chat" else bool(system)
-    messages = [{"role": "system", "content": system or ""}] if given else []
-    return [*messages, {"role": "user", "content": asked}]
+    if given and chat[0][0] == "system":
+        raise ValueError(
+            "system: the chat has a system message of its own; remove it there, or data.system"
+        )
+    turns = [{"role": "system", "content": system or ""}] if given else []
+    turns += [{"role": role, "content": text} for role, text in chat]
+    if instruction:
+        turns[-1]["content"] += f" {instruction}"
+    return turns
 
 
 def eos_token_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from siri_train.data.fields import Messages, is_chat, read_chat, read_field, read_text, stripped
 from siri_train.data.rows import (
     SUFFIXES,
     DataError,
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 HUB = "hub:"
+
+# What pandas and its like write for a missing value.
+_NO_VALUE = frozenset({"nan", "<na>", "null"})
 
 REASONING_GYM_TASKS = (
     "aiw",
@@ -67,15 +71,21 @@ class Question:
 
     Attributes:
         id: unique within its source and stable between runs.
-        prompt: the question's text, without template or instruction.
+        prompt: the question's text, without template or instruction; of a chat all its messages,
+            a blank line between them.
         answer: the right answer.
         solution: a worked solution as the source has it, or None.
+        messages: (role, text) of each message where the row is a chat of several, the last one the
+            user's; empty: ``prompt`` is the only message.
+        where: file and line or row, for messages about it; empty where it was generated.
     """
 
     id: str
     prompt: str
     answer: str
     solution: str | None = None
+    messages: Messages = ()
+    where: str = field(default="", compare=False)
 
 
 def load_questions(
@@ -97,10 +107,10 @@ def load_questions(
             ``"hub:OWNER/NAME:CONFIG"``, each with an optional ``@REVISION`` behind it.
         split: which part of a folder or hub set; a file is read whole.
         question_field: the column of the question. Dots descend into structures. A chat list
-            (``[{"role": ..., "content": ...}]``) gives its last user message.
+            (``[{"role": ..., "content": ...}]``) is taken whole, see ``Question.messages``.
         answer_field: the column of the answer; ``"reward_model.ground_truth"`` and
-            ``"extra_info.answer"`` read DAPO's and DeepScaleR's training files. Text, a number, or
-            a list of one of them.
+            ``"extra_info.answer"`` read DAPO's and DeepScaleR's training files. Text, a number
+            (its digits written out, see ``written_number``), or a list of one of them.
         answer_after: the answer is what follows the last occurrence of this mark (GSM8K:
             ``"####"``). The whole column is then also the solution, unless ``solution_field``
             names another.
@@ -112,8 +122,9 @@ def load_questions(
         At least one ``Question``. Ids are ``"train-12"``: the file's name and the row's number.
 
     Raises:
-        DataError: a malformed row (file, line or row, reason), a missing file (the nearest ones),
-            an offset past the end, or no row at all.
+        DataError: a malformed row (file, line or row, reason), half a surrogate pair in a text, a
+            number that is not finite, a chat that cannot be asked whole, a missing file (the
+            nearest ones), an offset past the end, or no row at all.
         ImportError: pyarrow or datasets is needed and missing.
         ValueError: a negative offset or a limit below 1.
     """
@@ -127,7 +138,8 @@ def load_questions(
         for name, row in islice(_rows(path, split), offset, stop)
     ]
     if not questions:
-        raise DataError(f"{os.fspath(path)}: no row left after skipping {offset}")
+        left = f"no row left after skipping {offset}" if offset else "holds no row"
+        raise DataError(f"{os.fspath(path)}: {left}")
     return questions
 
 
@@ -219,7 +231,7 @@ def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]
             yield split, row
         return
     source = Path(os.path.expanduser(text))
-    files = _split_files(source, split) if source.is_dir() else [source]
+    files = _split_files(source, split) if os.path.isdir(source) else [source]
     for file in files:
         for row in read_rows(file):
             yield file.stem, row
@@ -266,8 +278,12 @@ def _question(
     answer_after: str | None,
     solution_field: str | None,
 ) -> Question:
-    prompt = _text(_field(row, question_field), row, question_field).strip()
-    column = _text(_field(row, answer_field), row, answer_field)
+    asked = read_field(row, question_field)
+    messages = read_chat(asked, row, question_field) if is_chat(asked) else ()
+    prompt = "\n\n".join(text for _, text in messages)
+    if not messages:
+        prompt = stripped(read_text(asked, row, question_field))
+    column = read_text(read_field(row, answer_field), row, answer_field)
     answer, solution = column, None
     if answer_after is not None:
         _, mark, answer = column.rpartition(answer_after)
@@ -277,75 +293,17 @@ def _question(
             )
         solution = column
     if solution_field is not None:
-        value = _field(row, solution_field)
-        solution = None if value is None else _text(value, row, solution_field).strip() or None
-    answer = answer.strip()
+        value = read_field(row, solution_field)
+        solution = None if value is None else stripped(read_text(value, row, solution_field))
+    answer = stripped(answer)
     if not prompt:
         raise DataError(f"{row.where}: field {question_field!r} is empty")
     if not answer:
         raise DataError(f"{row.where}: field {answer_field!r} holds no answer")
-    return Question(f"{name}-{row.number}", prompt, answer, solution)
-
-
-def _field(row: Row, name: str) -> Any:
-    """The value of a possibly dotted field."""
-    if name in row.fields:
-        return row.fields[name]
-    value: Any = row.fields
-    walked: list[str] = []
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            inside = f" in {'.'.join(walked)!r}" if walked else ""
-            if not isinstance(value, dict):
-                raise DataError(
-                    f"{row.where}: no field {name!r}: {'.'.join(walked)!r} has no fields"
-                )
-            raise DataError(
-                f"{row.where}: no field {part!r}{inside}; it has {', '.join(map(str, value))}"
-                f"{nearest(part, map(str, value))}"
-            )
-        value = value[part]
-        walked.append(part)
-    return value
-
-
-def _text(value: Any, row: Row, name: str) -> str:
-    """The text of a field: a string, a number, a chat list, or a list of one of these."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, list) and value and all(_is_message(item) for item in value):
-        asked = [item["content"] for item in value if item["role"] == "user"]
-        if not asked:
-            raise DataError(f"{row.where}: field {name!r} is a chat without a user message")
-        return _content(asked[-1], row, name)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, int, float)):
-        return _text(value[0], row, name)
-    raise DataError(
-        f"{row.where}: field {name!r}: expected text, a number or a chat, got {_kind(value)}"
-    )
-
-
-def _is_message(item: Any) -> bool:
-    return isinstance(item, dict) and "role" in item and "content" in item
-
-
-def _content(content: Any, row: Row, name: str) -> str:
-    """A message's content: text, or a list of parts of which the text ones count."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict)]
-        return "".join(part for part in parts if isinstance(part, str))
-    raise DataError(
-        f"{row.where}: field {name!r}: a message's content is {_kind(content)}, not text"
-    )
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    return type(value).__name__
+    if answer.casefold() in _NO_VALUE:
+        raise DataError(
+            f"{row.where}: field {answer_field!r} holds {answer!r}, a missing value written as text"
+        )
+    # A chat of one user message is a plain question.
+    chat = messages if len(messages) > 1 else ()
+    return Question(f"{name}-{row.number}", prompt, answer, solution or None, chat, row.where)

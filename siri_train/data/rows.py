@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import json
+import math
 import os
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from siri_train.data.json_text import JsonTextError, parse_json
+
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+
+_LONGEST_LINE = 64 << 20
+_OTHER_FILES = (
+    (b"\x1f\x8b", "a gzip file: unpack it first"),
+    (b"PAR1", "a Parquet file: name it .parquet"),
+    (b"(\xb5/\xfd", "a zstd file: unpack it first"),
+    (b"\xff\xfe", "UTF-16: save the file as UTF-8"),
+    (b"\xfe\xff", "UTF-16: save the file as UTF-8"),
+)
 
 
 class DataError(ValueError):
@@ -29,7 +43,7 @@ class Row(NamedTuple):
     Attributes:
         number: line number from 1 (JSONL), index from 0 (JSON lists, Parquet, hub sets).
         where: ``"train.jsonl, line 12"``: for error messages.
-        fields: the row's columns by name.
+        fields: the row's columns by name; JSON numbers as :func:`parse_json` gives them.
     """
 
     number: int
@@ -49,15 +63,17 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
 
     Raises:
         MissingDataError: no such file; names the nearest existing ones.
-        DataError: an unknown suffix, a row that is not valid JSON or not an object, text that is
-            not UTF-8, an unreadable Parquet file; with file and line or row.
+        DataError: an unknown suffix, a row that is not valid JSON, nested too deeply or not an
+            object, a key that stands twice in one, a line of more than 64 MiB, text that is not
+            UTF-8, an unreadable file; with file and line or row.
         ImportError: a Parquet file without pyarrow.
     """
     file = Path(path)
-    if not file.exists():
+    if not os.path.exists(file):
         raise MissingDataError(describe_missing(file))
-    if not file.is_file():
-        raise DataError(f"{file} is a folder, not a data file")
+    if not os.path.isfile(file):
+        kind = "a folder" if os.path.isdir(file) else "a device or a pipe"
+        raise DataError(f"{file} is {kind}, not a data file")
     suffix = file.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         return _json_lines(file)
@@ -65,7 +81,8 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
         return _json_list(file)
     if suffix == ".parquet":
         return _parquet(file)
-    raise DataError(f"{file}: unknown kind of file {suffix!r}, takes {', '.join(SUFFIXES)}")
+    packed = "; unpack it first" if suffix in (".gz", ".zst", ".bz2", ".xz", ".zip") else ""
+    raise DataError(f"{file}: unknown kind of file {suffix!r}, takes {', '.join(SUFFIXES)}{packed}")
 
 
 def describe_missing(path: Path) -> str:
@@ -78,11 +95,14 @@ def describe_missing(path: Path) -> str:
         One line for an error message.
     """
     folder = path.parent
-    if not folder.is_dir():
-        while not folder.is_dir() and folder != folder.parent:
+    if not os.path.isdir(folder):
+        while not os.path.isdir(folder) and folder != folder.parent:
             folder = folder.parent
-        return f"no such file: {path}; the nearest folder that exists is {folder}"
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        return f"no such file: {str(path)!r:.300}; the nearest folder that exists is {folder}"
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        return f"no such file: {path}; {folder} cannot be listed: {error.strerror}"
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
     if not near:
         near = [name for name in names if Path(name).suffix in SUFFIXES][:3]
@@ -105,36 +125,63 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _json_lines(file: Path) -> Iterator[Row]:
-    with file.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            where = f"{file}, line {number}"
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where}: not UTF-8: {error.reason}") from error
-            if not text:
-                continue
-            try:
-                value = json.loads(text)
-            except ValueError as error:
-                raise DataError(
-                    f"{where}: not valid JSON: {error}; it reads {text[:60]!r}"
-                ) from error
-            yield Row(number, where, _object(value, where))
+    try:
+        with file.open("rb") as handle:
+            number = 0
+            while raw := handle.readline(_LONGEST_LINE + 1):
+                number += 1
+                where = f"{file}, line {number}"
+                if len(raw) > _LONGEST_LINE:
+                    raise DataError(
+                        f"{where}: longer than {_LONGEST_LINE >> 20} MiB; a .jsonl file has one "
+                        "object a line"
+                    )
+                text = _decoded(raw, where, first=number == 1).strip()
+                if text:
+                    yield Row(number, where, _object(_parsed(text, where), where))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
 def _json_list(file: Path) -> Iterator[Row]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+    try:
+        values = parse_json(_decoded(raw, str(file), first=True))
+    except JsonTextError as error:
         raise DataError(
-            f"{file}: not valid JSON: {error}; a file with one object a line is called .jsonl"
+            f"{file}: {error}; a file with one object a line is called .jsonl"
         ) from error
     if not isinstance(values, list):
         raise DataError(f"{file}: expected a list of objects, got {type(values).__name__}")
     for index, value in enumerate(values):
         where = f"{file}, row {index}"
         yield Row(index, where, _object(value, where))
+
+
+def _decoded(raw: bytes, where: str, *, first: bool) -> str:
+    """UTF-8 text; a byte-order mark is dropped at the start of a file only."""
+    try:
+        return raw.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        known = next((kind for start, kind in _OTHER_FILES if raw.startswith(start)), None)
+        hint = f"this looks like {known}" if first and known else "save the file as UTF-8"
+        raise DataError(
+            f"{where}: not UTF-8: {error.reason} at byte {error.start}; {hint}"
+        ) from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return parse_json(text)
+    except JsonTextError as error:
+        pointer = text.startswith("version https://git-lfs")
+        hint = "; this is a Git LFS pointer: fetch the file itself (git lfs pull)"
+        raise DataError(
+            f"{where}: {error}; it reads {text[:60]!r}{hint if pointer else ''}"
+        ) from error
 
 
 def _parquet(file: Path) -> Iterator[Row]:
@@ -146,12 +193,25 @@ def _parquet(file: Path) -> Iterator[Row]:
     index = 0
     try:
         with parquet.ParquetFile(file) as table:
+            narrow = {f.name for f in table.schema_arrow if pyarrow.types.is_float32(f.type)}
             for batch in table.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
+                    for name in narrow:
+                        value[name] = _single(value[name])
                     yield Row(index, f"{file}, row {index}", value)
                     index += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}, row {index}: not readable as Parquet: {error}") from error
+    # Damaged pages also end in ValueError (text that is not UTF-8) or NotImplementedError.
+    except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"{file}, row {index}: not readable as Parquet: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _single(value: float | None) -> float | Decimal | None:
+    """The shortest decimal of a single-precision number: 0.1, not 0.10000000149011612."""
+    if value is None or not math.isfinite(value):
+        return value
+    return Decimal(str(np.float32(value)))
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

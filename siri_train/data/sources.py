@@ -9,6 +9,7 @@ from typing import Any
 
 from siri_train.config import ConfigError, DataConfig, SourceConfig
 from siri_train.data import embedded
+from siri_train.data.fields import Messages
 from siri_train.data.prompts import encode_prompt
 from siri_train.data.questions import (
     Question,
@@ -28,12 +29,15 @@ class EncodedQuestion:
         prompt_ids: what the model reads, template included.
         answer: the right answer, as text.
         prompt: the question's text.
+        messages, where: as in :class:`siri_train.data.questions.Question`.
     """
 
     id: str
     prompt_ids: tuple[int, ...]
     answer: str
     prompt: str
+    messages: Messages = ()
+    where: str = ""
 
 
 def read_sources(sources: Sequence[SourceConfig], default_split: str) -> list[Question]:
@@ -53,6 +57,8 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str) -> list[Qu
             questions += _read(source, default_split)
         except DataError as error:
             raise ConfigError(str(error)) from error
+        except OSError as error:
+            raise ConfigError(f"data source {source.path}: {error}") from error
         except ImportError as error:
             if source.required:
                 raise ConfigError(f"data source {source.kind}: {error}") from error
@@ -88,40 +94,46 @@ def encode_questions(
     """Encode every prompt with the recipe's template.
 
     Raises:
-        ConfigError: ``data.template: chat`` with a tokenizer that has no chat template; prompts
-            over ``data.max_prompt_len`` (how many, the longest one's id).
+        ConfigError: ``data.template: chat`` with a tokenizer that has no chat template; a prompt that the tokenizer or its template refuses or that has no tokens (file
+            and line), or prompts over ``data.max_prompt_len`` (how many, the longest one).
     """
     if config.template == "chat" and not getattr(tokenizer, "chat_template", None):
         raise ConfigError(
             "data.template: got chat, but the model's tokenizer has no chat template; takes plain, "
             "or a model with a chat template"
         )
-    encoded = [
-        EncodedQuestion(
-            id=q.id,
-            prompt_ids=tuple(
-                encode_prompt(
-                    tokenizer,
-                    q.prompt,
-                    template=config.template,
-                    system=config.system,
-                    instruction=config.instruction,
-                )
-            ),
-            answer=q.answer,
-            prompt=q.prompt,
-        )
-        for q in questions
-    ]
+    encoded = [_encoded(question, tokenizer, config) for question in questions]
     longest = max(encoded, key=lambda q: len(q.prompt_ids))
     if len(longest.prompt_ids) > config.max_prompt_len:
         over = sum(len(q.prompt_ids) > config.max_prompt_len for q in encoded)
         raise ConfigError(
             f"data.max_prompt_len: {over} of {len(encoded)} prompts are longer than "
-            f"{config.max_prompt_len} tokens; the longest, {longest.id}, has "
+            f"{config.max_prompt_len} tokens; the longest, {longest.where or longest.id}, has "
             f"{len(longest.prompt_ids)}"
         )
     return encoded
+
+
+def _encoded(question: Question, tokenizer: Any, config: DataConfig) -> EncodedQuestion:
+    try:
+        ids = encode_prompt(
+            tokenizer,
+            question.prompt,
+            template=config.template,
+            system=config.system,
+            instruction=config.instruction,
+            messages=question.messages,
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"data: {question.where or question.id}: {error}") from error
+    return EncodedQuestion(
+        id=question.id,
+        prompt_ids=tuple(ids),
+        answer=question.answer,
+        prompt=question.prompt,
+        messages=question.messages,
+        where=question.where,
+    )
 
 
 class QuestionSampler:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from siri_train.data.prompts import Template, answer_end_id, encode_prompt
 from siri_train.data.questions import Question
 from siri_train.data.rows import DataError
+from siri_train.data.think_marks import opens_think
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, last_boxed, last_boxed_span
 
@@ -63,14 +64,14 @@ def supervised_text(question: Question, *, think: bool = False) -> str:
         DataError: no solution, or one whose ``####`` answer is not the question's.
     """
     if question.solution is None:
-        raise DataError(f"question {question.id} has no solution to learn from")
+        raise DataError(f"{_name(question)} has no solution to learn from")
     text = _ANNOTATION.sub("", question.solution).strip()
     answer = question.answer
     tail = _TAIL.search(text)
     if tail is not None:
         if not exact_match(tail["answer"], answer):
             raise DataError(
-                f"question {question.id}: the solution ends in {tail['answer']!r}, "
+                f"{_name(question)}: the solution ends in {tail['answer']!r}, "
                 f"the answer is {answer!r}"
             )
         text = text[: tail.start()]
@@ -82,6 +83,10 @@ def supervised_text(question: Question, *, think: bool = False) -> str:
     if think:
         return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{final}"
     return f"{reasoning}\n{final}" if reasoning else final
+
+
+def _name(question: Question) -> str:
+    return question.where or f"question {question.id}"
 
 
 def supervised_examples(
@@ -106,22 +111,34 @@ def supervised_examples(
         max_len: examples of more tokens, prompt and response together, are left out and counted.
         answer_weight: loss weight of the tokens inside the final box, which are few; every other
             token, the end of sequence included, weighs 1.
-        think: see ``supervised_text``.
+        think: see ``supervised_text``; the opening mark is left out where the prompt's template
+            ends with one.
 
     Returns:
         ``SupervisedExamples``: examples in the order of the questions, and the count left out.
 
     Raises:
-        DataError: a question without a usable solution, no question at all, or all left out.
+        DataError: a question without a usable solution or whose prompt cannot be encoded (file and
+            line), no question at all, or all left out.
     """
     end = answer_end_id(tokenizer, template)
     examples = []
     skipped = 0
     for question in questions:
-        prompt = encode_prompt(
-            tokenizer, question.prompt, template=template, system=system, instruction=instruction
-        )
+        try:
+            prompt = encode_prompt(
+                tokenizer,
+                question.prompt,
+                template=template,
+                system=system,
+                instruction=instruction,
+                messages=question.messages,
+            )
+        except ValueError as error:
+            raise DataError(f"{question.where or question.id}: {error}") from error
         text = supervised_text(question, think=think)
+        if think and opens_think(tokenizer, prompt):
+            text = text.removeprefix(f"{THINK_OPEN}\n")
         response, weights = _encode_response(tokenizer, text, end, answer_weight)
         if max_len is not None and len(prompt) + len(response) > max_len:
             skipped += 1

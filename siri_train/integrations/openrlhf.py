@@ -10,6 +10,7 @@ from typing import Any
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from siri_train.data.think_marks import decode_responses
 from siri_train.rewards import Response, Verifier, length_capping_reward, make_verifier
 from siri_train.rewards.extract import ThinkMode
 
@@ -48,7 +49,7 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
             prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
         )
         start, end = out["action_ranges"][0]
-        text = hf_tokenizer.decode(out["observation_tokens"][start:end], skip_special_tokens=True)
+        (text,) = decode_responses(hf_tokenizer, [out["observation_tokens"][start:end]])
         (grade,) = length_capping_reward(
             [Response(text, "length" if out["truncated"] else "stop")],
             [str(label)],

@@ -27,10 +27,12 @@ def check(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[dict[s
         )
 
     if row["truncated_frac"] == 1.0:
+        paid = row.get("reward_mean") or 0.0
         alarm(
             "all-truncated",
             row["truncated_frac"],
-            f"no response finished within the cap of {row['cap']} tokens, so every reward is 0",
+            f"no response finished within the cap of {row['cap']} tokens; the mean reward is "
+            f"{paid:.3g}",
             "raise schedule.min_len, or start from a model that answers shorter",
         )
     elif row["groups_all_zero"] == 1.0:

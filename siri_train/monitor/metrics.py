@@ -17,7 +17,8 @@ from siri_train.step import UpdateStats
 
 METRIC_KEYS = (
     "step", "cycle", "phase", "cap", "reward_mean", "accuracy", "accuracy_finished",
-    "truncated_frac", "response_len_mean", "response_len_p50", "response_len_p95",
+    "truncated_frac", "truncated_correct_frac", "unjudged",
+    "response_len_mean", "response_len_p50", "response_len_p95",
     "groups_all_zero", "groups_all_one", "entropy", "loss", "grad_norm", "lr", "clip_frac_low",
     "clip_frac_high", "ratio_max", "rollout_kl", "rollout_ratio_max", "rollout_weight_mean",
     "probe_logprob_diff", "dense_row_frac", "tail_mass_max",
@@ -43,8 +44,11 @@ def step_metrics(
 
     They are about whole groups, those that dynamic sampling dropped included; what became of the
     others is in the last keys (see :class:`RolloutBatch`). Shares are of responses, except
-    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts truncated
-    responses as wrong, ``accuracy_finished`` is among the finished ones. ``entropy`` is the
+    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts the responses
+    that were paid, ``accuracy_finished`` the right ones among the finished.
+    ``truncated_correct_frac`` is the share of the truncated responses whose answer was right before
+    the cut: what ``reward.truncated`` decides about. ``unjudged`` counts the responses whose answer
+    could not be judged: they have no reward and are left out of their groups. ``entropy`` is the
     sampler's, in nats per response token; where the engine does not have it, the trained tokens'.
     ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained token before the first
     update, ``rollout_ratio_max`` is the largest trainer/sampler ratio of one,
@@ -72,6 +76,8 @@ def step_metrics(
         "accuracy": _mean([float(reward == 1) for reward in rewards]),
         "accuracy_finished": _mean([float(grade.correct) for grade in finished]),
         "truncated_frac": _mean([float(c.truncated) for c in completions]),
+        "truncated_correct_frac": _mean([float(g.correct) for g in grades if g.truncated]),
+        "unjudged": len(rewards) - len(scored),
         "response_len_mean": tokens / len(lengths),
         "response_len_p50": statistics.median(lengths),
         "response_len_p95": lengths[math.ceil(0.95 * len(lengths)) - 1],

@@ -1,4 +1,4 @@
-"""The reward of SIRI: right and finished within the cap pays 1, everything else 0."""
+"""The reward of SIRI: a right answer within the cap pays 1, everything else 0."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from siri_train.rewards.extract import ThinkMode, final_answer
 from siri_train.rewards.verify import Verifier
 
 FinishReason = Literal["stop", "length", "abort"]
+TruncatedMode = Literal["grade", "zero"]
+TRUNCATED_MODES = ("grade", "zero")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Grade:
     """What a response earned.
 
     Attributes:
-        reward: 1.0 if finished and correct, else 0.0; NaN if it could not be scored.
+        reward: 1.0 or 0.0; NaN if it could not be scored.
         correct: the extracted answer equals the gold answer, whether or not the response finished.
         answer: content of the last box (see ``final_answer``), None without one.
         truncated: cut at the cap, by the finish reason alone.
@@ -50,27 +52,35 @@ def length_capping_reward(
     *,
     verifier: Verifier,
     think: ThinkMode = "required",
+    truncated: TruncatedMode = "grade",
 ) -> list[Grade]:
-    """Reward 1 where a response finished within the cap and its boxed answer is right, else 0.
+    """Reward 1 where the boxed answer of a response, cut at the cap, is right, else 0.
 
     SIRI section 3.1 with DeepScaleR's extraction. No length penalty, no format reward, no negative
-    reward; a truncated response earns 0 and stays in the loss, for it carries the compression. How
-    long a response is plays no part: one that ends exactly at the cap has finished.
+    reward. A truncated response is graded by what stands before the cut: with ``think="required"``
+    only a box that was closed behind ``</think>`` can pay, so nearly all earn 0, and they stay in
+    the loss, for they carry the compression. How long a response is plays no part: one that ends
+    exactly at the cap has finished.
 
     Args:
         responses: B responses, cut at the step's cap by whoever generated them.
         golds: B gold answers.
         verifier: grades (answer, gold) pairs; see ``make_verifier``.
         think: where in the response the answer may stand, see ``final_answer``.
+        truncated: ``"grade"``: a truncated response earns what its text earns, as in the paper;
+            ``"zero"``: it earns 0, whatever stands in it.
 
     Returns:
-        B grades, in order. The reward is NaN (``group_advantages`` leaves such a response out) in
-        two cases only, neither of which a model can bring about: the engine aborted the response,
-        or the answer has to be evaluated and the verifier's processes do not start.
+        B grades, in order. The reward is NaN (``group_advantages`` leaves such a response out)
+        where the engine aborted the response or the verifier could not judge the answer (see
+        ``MathVerifier.verdicts``), neither of which a model can bring about.
 
     Raises:
-        ValueError: different numbers of responses and golds, or an unknown finish reason.
+        ValueError: different numbers of responses and golds, an unknown finish reason or
+            ``truncated``.
     """
+    if truncated not in TRUNCATED_MODES:
+        raise ValueError(f"truncated: got {truncated!r}, takes 'grade' or 'zero'")
     if len(responses) != len(golds):
         raise ValueError(f"golds: got {len(golds)} for {len(responses)} responses")
     for index, response in enumerate(responses):
@@ -82,19 +92,19 @@ def length_capping_reward(
     answers = [final_answer(response.text, think=think) for response in responses]
     verdicts = verifier.verdicts(list(zip(answers, golds, strict=True)))
     return [
-        _grade(response, answer, verdict)
+        _grade(response, answer, verdict, pays=truncated == "grade")
         for response, answer, verdict in zip(responses, answers, verdicts, strict=True)
     ]
 
 
-def _grade(response: Response, answer: str | None, verdict: bool | None) -> Grade:
-    truncated = response.finish_reason == "length"
+def _grade(response: Response, answer: str | None, verdict: bool | None, *, pays: bool) -> Grade:
+    cut = response.finish_reason == "length"
     if response.finish_reason == "abort":
         reward = math.nan
-    elif truncated:
+    elif cut and not pays:
         reward = 0.0  # whatever the verifier would have said
     elif verdict is None:
         reward = math.nan
     else:
         reward = float(verdict)
-    return Grade(reward, verdict is True, answer, truncated)
+    return Grade(reward, verdict is True, answer, cut)

@@ -10,87 +10,72 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from siri_train.rewards.worker import Worker
 
 _START_S = 120.0
+# Between two looks at the processor time of the workers.
+_LOOK_S = 0.5
 
 
 class WorkerStartError(RuntimeError):
     """A helper process could not be started; the message carries its reason."""
 
 
-@dataclass(eq=False)
-class _Worker:
-    process: subprocess.Popen[bytes]
-    item: int | None = None
-    deadline: float = 0.0
-    buffer: bytes = field(default=b"", repr=False)
+class Answers(NamedTuple):
+    """What became of the items of one call.
 
-    def stop(self) -> None:
-        self.process.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    pass
-        self.process.wait()
+    Attributes:
+        answers: one JSON object an item, in order; None where there is none.
+        own: indices of items that have none by their own doing: they used up their processor time,
+            or crashed two processes. The others could not be judged: their processes were stopped,
+            killed from outside or talked nonsense twice, or the budget was used up.
+    """
 
-    def read_line(self, until: float) -> bytes | None:
-        """One line; None when the time is over or the process is gone."""
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self.buffer:
-                left = until - time.monotonic()
-                if left <= 0 or not selector.select(left) or not self.fill():
-                    return None
-        return self.take_line()
-
-    def fill(self) -> bool:
-        """Read what is there; False at the end of the stream."""
-        assert self.process.stdout is not None
-        chunk = os.read(self.process.stdout.fileno(), 1 << 16)
-        self.buffer += chunk
-        return bool(chunk)
-
-    def take_line(self) -> bytes | None:
-        line, newline, rest = self.buffer.partition(b"\n")
-        if not newline:
-            return None
-        self.buffer = rest
-        return line
+    answers: list[dict[str, Any] | None]
+    own: set[int]
 
 
 class WorkerPool:
     """Runs ``script`` in up to ``workers`` processes and hands them items over pipes.
 
     The script writes ``{"ready": true}`` or ``{"error": reason}`` as its first line, then one JSON
-    object for every JSON object it reads.
+    object for every JSON object it reads. A line that is no JSON object counts as a crash.
+
+    An item whose process hangs, dies or talks nonsense is asked once more, in another process and
+    after all others. One that burns processor time is not: the next process would, too.
 
     Args:
         script: path of a Python file, run with this interpreter.
         arguments: its command line.
         workers: most processes at a time; they start when there is work for them.
         wall_s: wall-clock seconds an item may take before its process is killed.
+        cpu_s: processor seconds that an item may take, as far as the system tells them; after twice
+            as many its process is killed. None: no limit.
     """
 
     def __init__(
-        self, script: str, arguments: Sequence[str], *, workers: int, wall_s: float
+        self,
+        script: str,
+        arguments: Sequence[str],
+        *,
+        workers: int,
+        wall_s: float,
+        cpu_s: float | None = None,
     ) -> None:
         self._command = [sys.executable, script, *arguments]
         self._most = workers
         self._wall_s = wall_s
+        self._cpu_s = cpu_s
         self._lock = threading.RLock()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._owner)
 
@@ -104,57 +89,60 @@ class WorkerPool:
         with self._lock:
             _stop_all(self._workers, self._owner)
 
-    def map(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    def map(
+        self, items: Sequence[dict[str, Any]], *, budget_s: float | None = None
+    ) -> list[dict[str, Any] | None]:
+        """The answers of :meth:`run`."""
+        return self.run(items, budget_s=budget_s).answers
+
+    def run(self, items: Sequence[dict[str, Any]], *, budget_s: float | None = None) -> Answers:
         """Answer every item, in order.
 
         Args:
             items: JSON objects.
+            budget_s: wall-clock seconds for all of them together, the starts of processes not
+                counted; None: as long as it takes.
 
         Returns:
-            One answer an item; None where the item ran past its time, or killed its process twice.
+            ``Answers``: one answer an item or None, and which of the latter are the item's doing.
 
         Raises:
             WorkerStartError: no worker can be started.
         """
         with self._lock:
             self._leave_parents_workers()
-            results: list[dict[str, Any] | None] = [None] * len(items)
-            waiting = deque(range(len(items)))
-            crashed: set[int] = set()
+            call = _Call(items, None if budget_s is None else time.monotonic() + budget_s)
             try:
-                while waiting or any(worker.item is not None for worker in self._workers):
-                    self._hand_out(items, waiting, crashed)
-                    self._collect(results, waiting, crashed)
+                while call.waiting or any(worker.item is not None for worker in self._workers):
+                    if call.over:
+                        self._abandon()
+                        break
+                    self._hand_out(call)
+                    self._collect(call)
             except BaseException:
                 # Half-answered workers would answer the next call with this call's results.
                 _stop_all(self._workers, self._owner)
                 raise
-            return results
+            return Answers(call.results, call.own)
 
-    def _hand_out(
-        self, items: Sequence[dict[str, Any]], waiting: deque[int], crashed: set[int]
-    ) -> None:
-        while waiting:
+    def _hand_out(self, call: _Call) -> None:
+        while call.waiting:
             idle = next((worker for worker in self._workers if worker.item is None), None)
             if idle is None:
                 if len(self._workers) >= self._most:
                     return
-                self._start(min(len(waiting), self._most - len(self._workers)))
+                call.pause(lambda: self._start(min(len(call.waiting), self._room)))
                 continue
-            index = waiting.popleft()
+            index = call.waiting.popleft()
             try:
-                assert idle.process.stdin is not None
-                idle.process.stdin.write(json.dumps(items[index]).encode() + b"\n")
-                idle.process.stdin.flush()
+                idle.send(call.items[index])
             except OSError:  # it died while idle: not the item's fault
                 self._drop(idle)
-                waiting.appendleft(index)
+                call.waiting.appendleft(index)
                 continue
-            idle.item, idle.deadline = index, time.monotonic() + self._wall_s
+            idle.begin(index, self._wall_s)
 
-    def _collect(
-        self, results: list[dict[str, Any] | None], waiting: deque[int], crashed: set[int]
-    ) -> None:
+    def _collect(self, call: _Call) -> None:
         busy = [worker for worker in self._workers if worker.item is not None]
         if not busy:
             return
@@ -163,56 +151,77 @@ class WorkerPool:
                 assert worker.process.stdout is not None
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
             first = min(worker.deadline for worker in busy)
-            ready = selector.select(max(0.0, first - time.monotonic()))
+            if call.until is not None:
+                first = min(first, call.until)
+            wait = max(0.0, first - time.monotonic())
+            ready = selector.select(wait if self._cpu_s is None else min(wait, _LOOK_S))
         for key, _ in ready:
             worker = key.data
-            index = worker.item
+            assert worker.item is not None
             if not worker.fill():
-                self._drop(worker)
-                if index not in crashed:  # once may be bad luck; a fresh process tries again
-                    crashed.add(index)
-                    waiting.append(index)
+                call.failed(worker.item, own=self._drop(worker) is not None)
                 continue
             line = worker.take_line()
-            if line is not None:
-                results[index] = json.loads(line)
-                worker.item = None
+            if line is None:
+                continue
+            answer = _object(line)
+            if answer is None or worker.buffer:  # a line too many would answer the next item
+                call.failed(worker.item, own=False)
+                self._drop(worker)
+                continue
+            call.results[worker.item] = answer
+            worker.item = None
         now = time.monotonic()
         for worker in busy:
-            if worker.item is not None and worker in self._workers and now >= worker.deadline:
-                self._drop(worker)
+            if worker.item is None or worker not in self._workers:
+                continue
+            # In units of the limit, which a process in a long C call does not see itself.
+            burnt = (worker.cpu_used() or 0.0) / self._cpu_s if self._cpu_s else 0.0
+            if burnt >= (1 if now >= worker.deadline else 2):
+                call.own.add(worker.item)
+            elif now >= worker.deadline:  # stopped, or on a machine that is too busy
+                call.failed(worker.item, own=False)
+            else:
+                continue
+            self._drop(worker)
+
+    @property
+    def _room(self) -> int:
+        return self._most - len(self._workers)
 
     def _start(self, count: int) -> None:
         """Start ``count`` workers at the same time; one that comes up is enough to go on."""
         started, reason = [], ""
         for _ in range(count):
             try:
-                process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                )
+                started.append(Worker.start(self._command))
             except OSError as error:
                 reason = f"could not start {self._command[0]}: {error}"
                 break
-            started.append(_Worker(process))
         # In the list before they are ready: whatever happens now, close() ends them.
         self._workers += started
         until = time.monotonic() + _START_S
         for worker in started:
             line = worker.read_line(until)
-            reply = json.loads(line) if line else {}
+            reply = (_object(line) if line else None) or {}
             if not reply.get("ready"):
                 self._drop(worker)
+                said = f"its first line was {line[:60]!r}" if line and not reply else ""
                 code = worker.process.returncode
-                reason = reply.get("error") or f"it ended before it was ready (exit status {code})"
+                ended = f"it ended before it was ready (exit status {code})"
+                reason = reply.get("error") or said or ended
         if not self._workers:
             raise WorkerStartError(reason)
 
-    def _drop(self, worker: _Worker) -> None:
+    def _abandon(self) -> None:
+        """End the workers that are busy: what they would say belongs to this call."""
+        for worker in [worker for worker in self._workers if worker.item is not None]:
+            self._drop(worker)
+
+    def _drop(self, worker: Worker) -> str | None:
+        """End a worker; how it had crashed if it had by itself, else None."""
         self._workers.remove(worker)
-        worker.stop()
+        return worker.stop()
 
     def _leave_parents_workers(self) -> None:
         """After a fork the pipes belong to the parent: start processes of our own."""
@@ -223,7 +232,46 @@ class WorkerPool:
             self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._owner)
 
 
-def _stop_all(workers: list[_Worker], owner: int) -> None:
+class _Call:
+    """One call of :meth:`WorkerPool.map`: what is waiting, what is known, what has failed once."""
+
+    def __init__(self, items: Sequence[dict[str, Any]], until: float | None) -> None:
+        self.items, self.until = items, until
+        self.results: list[dict[str, Any] | None] = [None] * len(items)
+        self.waiting = deque(range(len(items)))
+        self.own: set[int] = set()
+        self._before: dict[int, bool] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.until is not None and time.monotonic() >= self.until
+
+    def failed(self, index: int, own: bool) -> None:
+        """An item failed, ``own``: by its own doing. The first time it goes to the end."""
+        if index not in self._before:
+            self._before[index] = own
+            self.waiting.append(index)
+        elif own and self._before[index]:
+            self.own.add(index)
+
+    def pause(self, start: Callable[[], None]) -> None:
+        """Run ``start`` outside the budget: a process takes seconds to come up."""
+        begun = time.monotonic()
+        start()
+        if self.until is not None:
+            self.until += time.monotonic() - begun
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _stop_all(workers: list[Worker], owner: int) -> None:
     if os.getpid() == owner:
         while workers:
             workers.pop().stop()

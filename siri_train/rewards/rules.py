@@ -28,6 +28,7 @@ from collections.abc import Iterable
 from siri_train.rewards.extract import last_boxed
 from siri_train.rewards.guard import OPERATION, question
 from siri_train.rewards.number_forms import LONGEST, looks_scientific, read_number
+from siri_train.rewards.rounded import rounded_verdict
 from siri_train.rewards.spelling import Malformed, is_visible, spell, without_invisible
 from siri_train.rewards.structure import (
     Shape,
@@ -79,6 +80,9 @@ def decide(answer: str, gold: str) -> bool | Questions:
     """
     if len(answer) > LONGEST or len(gold) > LONGEST:
         return answer.strip() == gold.strip() != ""
+    rounded = rounded_verdict(answer, gold)
+    if rounded is not None:
+        return rounded
     boxed = last_boxed(gold)
     gold = gold if boxed is None else boxed
     if answer.strip() == gold.strip():

@@ -90,7 +90,8 @@ class MathVerifier(_Managed):
 
     The rest goes to math-verify, each expression as the content of one box and never as raw text,
     in processes of its own that are limited in time (processor time inside, wall time outside) and
-    memory. An item that runs out of either is wrong and the batch goes on. The caller's process
+    memory. An item that uses up its processor time or memory is wrong and the batch goes on. The
+    caller's process
     keeps its alarms and signal handlers, any thread may call, and calls from several threads wait
     for each other.
 
@@ -99,19 +100,32 @@ class MathVerifier(_Managed):
         timeout: seconds of processor time for one item. Its process is killed from outside after
             ``3 * timeout + 2`` seconds of wall time.
         max_chars: longest box that is looked at.
+        batch_timeout: seconds of wall time for the items of one call together; what is left then
+            could not be judged. None: no limit.
 
     Raises:
         ImportError: math-verify is not installed.
-        ValueError: workers < 1, timeout <= 0 or max_chars < 1.
+        ValueError: workers < 1, timeout <= 0, batch_timeout <= 0 or max_chars < 1.
     """
 
-    def __init__(self, *, workers: int = 2, timeout: float = 1.0, max_chars: int = 200) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        timeout: float = 1.0,
+        max_chars: int = 200,
+        batch_timeout: float | None = 60.0,
+    ) -> None:
         if workers < 1:
             raise ValueError(f"workers: got {workers}, takes at least 1")
         if not timeout > 0:
             raise ValueError(f"timeout: got {timeout}, takes a positive number of seconds")
         if max_chars < 1:
             raise ValueError(f"max_chars: got {max_chars}, takes at least 1")
+        if batch_timeout is not None and not batch_timeout > 0:
+            raise ValueError(
+                f"batch_timeout: got {batch_timeout}, takes a positive number of seconds or None"
+            )
         if importlib.util.find_spec("math_verify") is None:
             raise ImportError(
                 "checking answers mathematically needs math-verify: pip install math-verify==0.9.0 "
@@ -123,7 +137,9 @@ class MathVerifier(_Managed):
             [str(timeout), str(_WORKER_MEMORY)],
             workers=workers,
             wall_s=3 * timeout + 2,
+            cpu_s=timeout,
         )
+        self._batch_timeout = batch_timeout
         self._said_why = False
 
     @property
@@ -149,10 +165,11 @@ class MathVerifier(_Managed):
             pairs: (content of the box or None, gold answer) each.
 
         Returns:
-            True or False for each pair, in order; None only where math-verify was needed and none
-            of its processes could be started. What the answer itself causes (too long, too slow, a
-            crash that repeats in a fresh process) is False: a model must not be able to leave its
-            group by breaking the checker.
+            True or False for each pair, in order; None where math-verify was needed and could not
+            judge: none of its processes could be started, two in a row were stopped, killed or
+            silent, or ``batch_timeout`` was used up. What the answer itself causes (too long,
+            out of processor time, a crash that repeats in a fresh process) is False: a model must
+            not be able to leave its group by breaking the checker.
         """
         results: list[bool | None] = [False] * len(pairs)
         left: dict[Question, list[int]] = {}
@@ -165,7 +182,7 @@ class MathVerifier(_Managed):
         if left:
             items = [{"answer": answer, "gold": gold} for answer, gold in left]
             try:
-                answers = self._pool.map(items)
+                answers, own = self._pool.run(items, budget_s=self._batch_timeout)
             except WorkerStartError as error:
                 if not self._said_why:
                     logger.warning("answers not scored: math-verify does not start: %s", error)
@@ -174,9 +191,10 @@ class MathVerifier(_Managed):
                     for index in places:
                         results[index] = None
                 return results
-            for places, reply in zip(left.values(), answers, strict=True):
+            for number, (places, reply) in enumerate(zip(left.values(), answers, strict=True)):
+                judged = reply is not None or number in own
                 for index in places:
-                    results[index] = reply is not None and reply.get("equal") is True
+                    results[index] = (reply or {}).get("equal") is True if judged else None
         return results
 
     def close(self) -> None:
@@ -202,7 +220,12 @@ class MathVerifier(_Managed):
 
 
 def make_verifier(
-    kind: VerifierKind, *, workers: int = 2, timeout: float = 1.0, max_chars: int = 200
+    kind: VerifierKind,
+    *,
+    workers: int = 2,
+    timeout: float = 1.0,
+    max_chars: int = 200,
+    batch_timeout: float | None = 60.0,
 ) -> ExactVerifier | MathVerifier:
     """The verifier a recipe names.
 
@@ -211,6 +234,7 @@ def make_verifier(
         workers: see ``MathVerifier``; ignored by ``"exact"``, as are the following.
         timeout: see ``MathVerifier``.
         max_chars: see ``MathVerifier``.
+        batch_timeout: see ``MathVerifier``.
 
     Returns:
         A verifier, to be used as a context manager or closed at the end.
@@ -222,7 +246,9 @@ def make_verifier(
     if kind == "exact":
         return ExactVerifier()
     if kind == "math_verify":
-        return MathVerifier(workers=workers, timeout=timeout, max_chars=max_chars)
+        return MathVerifier(
+            workers=workers, timeout=timeout, max_chars=max_chars, batch_timeout=batch_timeout
+        )
     raise ValueError(f"verifier: got {kind!r}, takes 'exact' or 'math_verify'")
 
 

@@ -17,6 +17,9 @@ from siri_train.data.sources import EncodedQuestion
 from siri_train.rewards import Grade
 from siri_train.rollout.engine import Completion
 
+# Above this share of answers without a verdict the step's rewards say too little.
+_MOST_UNJUDGED = 0.01
+
 
 @dataclass
 class Group:
@@ -120,6 +123,18 @@ class RolloutBatch:
                 "cause": "the sampler's log-probs were not finite; the batch was thrown away and "
                 "sampled again after the weights had been handed over once more",
                 "action": "if it comes back, check the engine's dtype and its weight sync",
+            })  # fmt: skip
+        rewards = [grade.reward for group in self.seen for grade in group.grades]
+        unjudged = sum(map(math.isnan, rewards))
+        if unjudged > _MOST_UNJUDGED * len(rewards):
+            found.append({
+                "alarm": "answers-not-judged",
+                "value": unjudged,
+                "cause": f"{unjudged} of the step's {len(rewards)} answers could not be judged: "
+                "math-verify did not start, its processes were stopped or killed, or "
+                "reward.batch_timeout was used up",
+                "action": "they were left out of their groups; raise reward.workers or "
+                "reward.batch_timeout, and look for long boxes in rollouts/",
             })  # fmt: skip
         informative = sum(group.informative for group in self.groups)
         if self.dynamic and informative < self.wanted:

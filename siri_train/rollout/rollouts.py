@@ -130,12 +130,13 @@ class Rollouts:
             self._error = error
 
     def _grade(self, part: Any) -> list[Grade]:
-        """Reward: 1 if finished within the cap and right, else 0 (SIRI section 3.1)."""
+        """Reward: 1 if the answer in the response, cut at the cap, is right, else 0 (SIRI 3.1)."""
         return length_capping_reward(
             [Response(text, completion.finish_reason) for text, (_, completion) in part],
             [question.answer for _, (question, _) in part],
             verifier=self.run.verifier,
             think=self.config.reward.think,
+            truncated=self.config.reward.truncated,
         )
 
     def _end_if_asked(self, step: int) -> None:

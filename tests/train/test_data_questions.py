@@ -103,7 +103,9 @@ def test_dotted_fields_and_chats(tmp_path: Path, kind: str) -> None:
         ("dotted.name", "3"),
     ):
         (question,) = load_questions(file, question_field="prompt", answer_field=field)
-        assert (question.prompt, question.answer) == ("What is 1+1?", answer)
+        assert question.answer == answer
+        assert question.prompt == "Be brief.\n\nfirst\n\n...\n\nWhat is 1+1?"
+        assert [role for role, _ in question.messages] == ["system", "user", "assistant", "user"]
     with pytest.raises(DataError, match="no field 'truth' in 'reward_model'; it has ground_truth"):
         load_questions(file, question_field="prompt", answer_field="reward_model.truth")
 
@@ -115,7 +117,8 @@ def test_values_of_other_types(tmp_path: Path) -> None:
     read = load_questions(
         file, question_field="prompt", answer_field="extra_info.answer", solution_field=None
     )
-    assert [(q.prompt, q.answer) for q in read] == [("What is 1+1?", "2"), ("x", "7")]
+    assert [(q.messages[-1:], q.answer) for q in read] == [((("user", "What is 1+1?"),), "2"),
+                                                           ((), "7")]  # fmt: skip
     (last,) = load_questions(
         file, question_field="prompt", answer_field="prompt", solution_field="s", offset=1
     )

@@ -39,36 +39,61 @@ class Scripted:
     def sync(self) -> None: ...
 
 
-def run(script: list[list[tuple[int, bool]]], budgets: list[int]) -> dict[str, list[float]]:
+def run(
+    script: list[list[tuple[int, bool]]], budgets: list[int], truncated: str = "grade"
+) -> dict[str, list[float]]:
     questions = [EncodedQuestion(str(i), (1,), "7", "") for i in range(len(script))]
     config = parse_config(
-        {}, [f"eval.samples={len(script[0])}", f"eval.budgets={budgets}", "reward.think=required"]
+        {},
+        [
+            f"eval.samples={len(script[0])}",
+            f"eval.budgets={budgets}",
+            "reward.think=required",
+            f"reward.truncated={truncated}",
+        ],
     )
     policy = SimpleNamespace(
         eos_ids=frozenset({2}),
         decode=lambda done: [
-            "wait </think> \\boxed{7}" if c.token_ids[0] else "</think> \\boxed{3}" for c in done
+            # The box is closed with the fifth token; what comes then says nothing new.
+            ("wait </think> \\boxed{7" if c.token_ids[0] else "</think> \\boxed{3")
+            + "}" * (len(c.token_ids) >= 5 or c.finish_reason == "stop")
+            for c in done
         ],
     )
     engine, verifier = Scripted(script), make_verifier("exact")
     return Evaluation(config, questions, engine, policy, verifier)()  # type: ignore[arg-type]
 
 
-def test_budgets_from_one_pass_equal_separate_passes() -> None:
+@pytest.mark.parametrize("truncated", ["grade", "zero"])
+def test_budgets_from_one_pass_equal_separate_passes(truncated: str) -> None:
     rng = random.Random(0)
     script = [[(rng.randrange(1, 40), rng.random() < 0.6) for _ in range(3)] for _ in range(50)]
-    budgets = [5, 12, 20, 30]
-    together = run(script, budgets)
+    budgets = [3, 5, 12, 20, 30]
+    together = run(script, budgets, truncated)
+    keys = ("accuracy", "pass_at_k", "tokens_at", "truncated_frac", "truncated_correct_frac",
+            "accuracy_interval")  # fmt: skip
     for i, budget in enumerate(budgets):
-        alone = run(script, [budget])
-        for key in ("accuracy", "pass_at_k", "tokens_at", "truncated_frac", "accuracy_interval"):
+        alone = run(script, [budget], truncated)
+        for key in keys:
             assert together[key][i] == pytest.approx(alone[key][0]), key
+    # At 3 tokens no box is closed; at 5 a cut response is paid, unless that is not wanted.
+    paid = 0.5 if truncated == "grade" else 0.0
+    assert together["accuracy"][0] < 0.1 and together["accuracy"][1] > paid
+    assert together["accuracy"][1] < 0.2 or truncated == "grade"
+    assert together["truncated_correct_frac"][0] == 0.0
+    assert together["truncated_correct_frac"][1] > 0.5
 
 
 def test_counts_by_hand() -> None:
-    row = run([[(4, True), (9, True)], [(4, False), (30, True)]], [8, 20])
-    assert row["accuracy"] == [0.25, 0.5]
-    assert row["pass_at_k"] == [0.5, 0.5]
+    script = [[(4, True), (9, True)], [(4, False), (30, True)]]
+    strict = run(script, [8, 20], "zero")
+    assert strict["accuracy"] == [0.25, 0.5]
+    assert strict["pass_at_k"] == [0.5, 0.5]
+    row = run(script, [8, 20])
+    assert row["accuracy"] == [0.75, 0.75] and row["pass_at_k"] == [1.0, 1.0]
+    assert row["truncated_correct_frac"] == strict["truncated_correct_frac"] == [1.0, 1.0]
+    assert row["unjudged"] == 0
     assert row["tokens"] == (4 + 9 + 4 + 20) / 4
     assert row["truncated_frac"] == [0.5, 0.25]
     assert row["backtrack_per_1k"] == pytest.approx(1000 * 3 / 37)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -201,12 +202,13 @@ class _Down(ExactVerifier):
         return [None] * len(pairs)
 
 
-def test_length_capping_reward() -> None:
+@pytest.mark.parametrize("truncated", ["grade", "zero"])
+def test_length_capping_reward(truncated: Any) -> None:
     done = r"<think> 6*7 </think> \boxed{42}"
     grades = length_capping_reward(
         [
             Response(done, "stop"),
-            Response(done, "length"),  # right, but cut: the cap decides
+            Response(done, "length"),  # right, and its answer stands before the cut
             Response(r"</think> \boxed{41}", "stop"),
             Response(r"\boxed{42}", "stop"),  # a box in the thoughts only
             Response("the answer is 42 because 6*7 is 42 and 5 is", "length"),
@@ -214,10 +216,11 @@ def test_length_capping_reward() -> None:
         ],
         ["42"] * 6,
         verifier=ExactVerifier(),
+        truncated=truncated,
     )
     assert grades[:5] == [
         Grade(1.0, True, "42", False),
-        Grade(0.0, True, "42", True),
+        Grade(1.0 if truncated == "grade" else 0.0, True, "42", True),
         Grade(0.0, False, "41", False),
         Grade(0.0, False, None, False),
         Grade(0.0, False, None, True),
@@ -232,13 +235,40 @@ def test_length_capping_reward_without_think_marks() -> None:
     assert grade.reward == 1.0
 
 
-def test_what_cannot_be_scored_is_nan_but_what_was_cut_is_zero() -> None:
+def test_what_cannot_be_scored_is_nan_but_what_was_cut_is_zero_where_that_is_asked_for() -> None:
     text = r"</think> \boxed{x}"
-    stopped, cut = length_capping_reward(
-        [Response(text, "stop"), Response(text, "length")], ["y", "y"], verifier=_Down()
-    )
+    both = [Response(text, "stop"), Response(text, "length")]
+    stopped, cut = length_capping_reward(both, ["y", "y"], verifier=_Down(), truncated="zero")
     assert math.isnan(stopped.reward) and not stopped.correct
     assert cut.reward == 0.0 and cut.truncated
+    grades = length_capping_reward(both, ["y", "y"], verifier=_Down())
+    assert all(math.isnan(grade.reward) for grade in grades)
+
+
+@given(
+    st.sampled_from(["", "<think> ", "so ", r"\boxed{41} "]),
+    st.sampled_from(["</think>", "</think> then", "", "</think> <think>"]),
+    st.sampled_from([r" \boxed{42}", r" \boxed{42", r" \boxed{41}", " 42"]),
+    st.sampled_from(["required", "optional", "none"]),
+)
+def test_a_cut_response_earns_what_its_text_earns(
+    start: str, middle: str, end: str, think: Any
+) -> None:
+    text = start + middle + end
+    whole, cut = length_capping_reward(
+        [Response(text, "stop"), Response(text, "length")],
+        ["42", "42"],
+        verifier=ExactVerifier(),
+        think=think,
+    )
+    assert cut.reward == whole.reward == float(whole.correct) and cut.truncated
+    if think == "required":  # a closed box behind the thoughts, nothing else
+        assert cut.reward == (middle.startswith("</think>") and "<think>" not in middle
+                              and end == r" \boxed{42}")  # fmt: skip
+    (zero,) = length_capping_reward(
+        [Response(text, "length")], ["42"], verifier=ExactVerifier(), think=think, truncated="zero"
+    )
+    assert zero.reward == 0.0 and zero.correct == cut.correct
 
 
 def test_length_capping_reward_checks_its_input() -> None:
@@ -251,6 +281,8 @@ def test_length_capping_reward_checks_its_input() -> None:
             verifier=ExactVerifier(),
         )
     assert length_capping_reward([], [], verifier=ExactVerifier()) == []
+    with pytest.raises(ValueError, match="truncated: got 'half', takes 'grade' or 'zero'"):
+        length_capping_reward([], [], verifier=ExactVerifier(), truncated="half")  # type: ignore[arg-type]
 
 
 def test_make_verifier() -> None:

@@ -237,5 +237,9 @@ def write_rows(
 def _messages(config: RunConfig, question: EncodedQuestion) -> list[dict[str, str]]:
     data = config.data
     return prompt_messages(
-        question.prompt, template=data.template, system=data.system, instruction=data.instruction
+        question.prompt,
+        template=data.template,
+        system=data.system,
+        instruction=data.instruction,
+        messages=question.messages,
     )

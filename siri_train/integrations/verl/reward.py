@@ -1,4 +1,4 @@
-"""Reward manager ``siri_capped``: 1 if finished within the cap and right, else 0."""
+"""Reward manager ``siri_capped``: 1 if the answer in the capped response is right, else 0."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from verl.utils.model import get_generation_config
 
 from siri_train.config import ConfigError
 from siri_train.data.prompts import eos_token_ids
+from siri_train.data.think_marks import decode_responses
 from siri_train.integrations.verl.settings import REWARD_MANAGER, settings_of
 from siri_train.rewards import Grade, Response, length_capping_reward, make_verifier
 
@@ -60,7 +61,12 @@ class SiriRewardManager(RewardManagerBase):
             tokenizer, get_generation_config(copy_to_local(model.path), model.trust_remote_code)
         )
         reward = self.settings.reward
-        self.verifier = make_verifier(reward.verifier, workers=1, timeout=reward.timeout)
+        self.verifier = make_verifier(
+            reward.verifier,
+            workers=1,
+            timeout=reward.timeout,
+            batch_timeout=reward.batch_timeout,
+        )
         self.grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="siri-grader")
 
     async def run_single(self, data: Any) -> dict[str, Any]:
@@ -94,9 +100,13 @@ class SiriRewardManager(RewardManagerBase):
         return {"reward_score": grade.reward, "reward_extra_info": info}
 
     def _grade(self, ids: list[int], finished: bool, gold: str) -> Grade:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        (text,) = decode_responses(self.tokenizer, [ids])
         response = Response(text, "stop" if finished else "length")
         (grade,) = length_capping_reward(
-            [response], [gold], verifier=self.verifier, think=self.settings.reward.think
+            [response],
+            [gold],
+            verifier=self.verifier,
+            think=self.settings.reward.think,
+            truncated=self.settings.reward.truncated,
         )
         return grade

@@ -1,0 +1,244 @@
+r"""The gate for questions: what would make a reward wrong without a word is refused or reported.
+
+Everything here looks at questions as they were read, before any model is loaded. What can only
+give wrong rewards ends the run with the file, the line, the reason and how many rows share it:
+backslashes that JSON has eaten, golds that no response can meet, one question with two answers,
+held-out questions that are trained on. What may be meant is reported: repeated questions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+from siri_train import distributed
+from siri_train.config import ConfigError, RewardConfig, RunConfig
+from siri_train.data.damage import control_character, eaten_backslash, prose
+from siri_train.data.questions import Question
+from siri_train.data.repeats import loose_key, strict_key
+from siri_train.data.sources import EncodedQuestion
+from siri_train.data.think_marks import think_problem
+from siri_train.rewards import Verifier, final_answer, last_boxed, make_verifier
+
+# Above this share of the held-out questions the evaluation is not held out.
+_MOST_SHARED = 0.01
+_SHOWN = 5
+
+
+def check_data(
+    train: Sequence[Question], evaluation: Sequence[Question], reward: RewardConfig
+) -> None:
+    """Check what is trained on, what is held out, and one against the other.
+
+    Args:
+        train: of ``data.train``; may be empty.
+        evaluation: of ``data.eval``; may be empty.
+        reward: its verifier checks the golds, with the processes that training will use.
+
+    Raises:
+        ConfigError: one line with the first row, the reason and the number of rows: see
+            :func:`check_questions` and :func:`check_leak`; or the verifier's package is missing.
+    """
+    try:
+        verifier = make_verifier(
+            reward.verifier,
+            workers=reward.workers,
+            timeout=reward.timeout,
+            batch_timeout=reward.batch_timeout,
+        )
+    except ImportError as error:
+        raise ConfigError(f"reward.verifier: {error}") from error
+    notices: list[str] = []
+    with closing(verifier):
+        for key, questions in (("data.train", train), ("data.eval", evaluation)):
+            notices += check_questions(questions, key, verifier)
+    notices += check_leak(train, evaluation)
+    if distributed.is_main():
+        for notice in notices:
+            print(notice, file=sys.stderr, flush=True)
+
+
+def check_questions(questions: Sequence[Question], key: str, verifier: Verifier) -> list[str]:
+    """Check the questions of one list.
+
+    Args:
+        questions: as read.
+        key: ``data.train`` or ``data.eval``, for messages.
+        verifier: the run's.
+
+    Returns:
+        Notices about what may be meant: repeated questions, answers like sentences.
+
+    Raises:
+        ConfigError: a damaged text, a gold that no response can meet, or one question with two
+            answers.
+    """
+    _refuse(key, _damaged(questions), len(questions))
+    _refuse(key, _unmeetable(questions, verifier), len(questions))
+    pairs = list(_repeated(questions))
+    _refuse(key, _contradictions(pairs, verifier), len(questions))
+    notices = []
+    if pairs:
+        first, again = pairs[0]
+        notices.append(
+            f"{key}: {len(pairs)} of {len(questions)} questions repeat an earlier one but for "
+            f"blanks, case or punctuation (the first: {place(again)} repeats {place(first)})"
+        )
+        differ = [pair for pair in pairs if not _same_answer(*pair, verifier)]
+        if differ:
+            first, again = differ[0]
+            notices.append(
+                f"{key}: {len(differ)} of these have another answer (the first: {place(again)}: "
+                f"{again.answer!r:.60}, {place(first)}: {first.answer!r:.60})"
+            )
+    wordy = [q for q in questions if prose(q.answer) == "long"]
+    if wordy:
+        notices.append(
+            f"{key}: {len(wordy)} of {len(questions)} answers are long for a box (the first: "
+            f"{place(wordy[0])}: {wordy[0].answer!r:.60})"
+        )
+    return notices
+
+
+def check_leak(train: Sequence[Question], evaluation: Sequence[Question]) -> list[str]:
+    """Held-out questions must not be trained on, whatever their blanks, case and punctuation.
+
+    Returns:
+        A notice where a few are.
+
+    Raises:
+        ConfigError: more than 1 % of them are.
+    """
+    trained: dict[str, Question] = {}
+    for question in train:
+        trained.setdefault(loose_key(question), question)
+    shared = [q for q in evaluation if loose_key(q) in trained]
+    if not shared:
+        return []
+    first, there = shared[0], trained[loose_key(shared[0])]
+    text = (
+        f"data.eval: {len(shared)} of {len(evaluation)} questions are also in data.train, but for "
+        f"blanks, case or punctuation (the first: {place(first)}, in train {place(there)})"
+    )
+    if len(shared) > _MOST_SHARED * len(evaluation):
+        raise ConfigError(f"{text}; give eval another file, split, offset or seed")
+    return [text]
+
+
+def check_think(
+    config: RunConfig, tokenizer: Any, questions: Sequence[EncodedQuestion], shape: Any
+) -> None:
+    """Refuse a tokenizer or a template with which no response could be paid.
+
+    Args:
+        config: the recipe; ``reward.think`` is used.
+        tokenizer: the model's.
+        questions: encoded ones; the first is looked at.
+        shape: the model's transformers configuration.
+
+    Raises:
+        ConfigError: see :func:`siri_train.data.think_marks.think_problem`.
+    """
+    text = shape.get_text_config() if hasattr(shape, "get_text_config") else shape
+    rows = getattr(text, "vocab_size", None)
+    problem = think_problem(tokenizer, config.reward.think, questions[0].prompt_ids, rows)
+    if problem is not None:
+        raise ConfigError(problem)
+
+
+def place(question: Question) -> str:
+    """Where a question comes from: file and line, or its id where it was generated."""
+    return question.where or question.id
+
+
+def _refuse(key: str, found: Iterator[tuple[Question, str]], total: int) -> None:
+    """Raise for the first of ``found``, with the number of rows that have a problem of the kind."""
+    rows = list(found)
+    if not rows:
+        return
+    (first, reason), others = rows[0], [place(q).rpartition(", ")[2] for q, _ in rows[1:]]
+    more = ""
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+        more = f"; {len(rows)} of {total} rows are like this (also {shown})"
+    raise ConfigError(f"{key}: {place(first)}: {reason}{more}")
+
+
+def _damaged(questions: Sequence[Question]) -> Iterator[tuple[Question, str]]:
+    for question in questions:
+        texts = {"question": question.prompt, "solution": question.solution or ""}
+        for name, text in {"answer": question.answer, **texts}.items():
+            reason = eaten_backslash(text)
+            if reason is None and name == "answer":
+                reason = control_character(text)
+            if reason is not None:
+                yield question, f"the {name} {reason}"
+                break
+
+
+def _unmeetable(
+    questions: Sequence[Question], verifier: Verifier
+) -> Iterator[tuple[Question, str]]:
+    """Golds that the best response, which boxes the gold itself, would not be paid for."""
+    answers = [_boxed_by_a_response(question.answer) for question in questions]
+    verdicts = verifier.verdicts(
+        [(answer, question.answer) for answer, question in zip(answers, questions, strict=True)]
+    )
+    for question, verdict in zip(questions, verdicts, strict=True):
+        gold = repr(question.answer)
+        gold = gold if len(gold) <= 80 else f"{gold[:76]}...'"
+        if "####" in question.answer:
+            yield question, f"the answer {gold} holds '####'; set answer_after='####' of the source"
+        elif prose(question.answer) == "prose":
+            yield (
+                question,
+                f"the answer {gold} is prose, which no response will box word for word; name the "
+                "field or the mark (answer_field, answer_after) of the final answer",
+            )
+        elif verdict is not True:
+            why = "cannot be judged" if verdict is None else "is not equal to itself"
+            yield (
+                question,
+                f"the answer {gold} {why} when a response boxes it, so no response can be paid; "
+                "mend or drop the row",
+            )
+
+
+def _boxed_by_a_response(gold: str) -> str | None:
+    inside = last_boxed(gold)
+    return final_answer(f"</think> \\boxed{{{gold if inside is None else inside}}}")
+
+
+def _repeated(questions: Sequence[Question]) -> Iterator[tuple[Question, Question]]:
+    """(first, again) for every question that repeats an earlier one."""
+    first: dict[str, Question] = {}
+    for question in questions:
+        earlier = first.setdefault(loose_key(question), question)
+        if earlier is not question:
+            yield earlier, question
+
+
+def _contradictions(
+    pairs: Sequence[tuple[Question, Question]], verifier: Verifier
+) -> Iterator[tuple[Question, str]]:
+    # Of texts that differ in case or punctuation only the answers may differ, too: 5! and 5.
+    same = [(a, b) for a, b in pairs if strict_key(a) == strict_key(b)]
+    for first, again in same:
+        if not _same_answer(first, again, verifier):
+            yield (
+                again,
+                f"the question of {place(first)} again, with another answer: "
+                f"{again.answer!r:.60}, there {first.answer!r:.60}; drop one",
+            )
+
+
+def _same_answer(one: Question, two: Question, verifier: Verifier) -> bool:
+    if one.answer == two.answer:
+        return True
+    pairs = [
+        (_boxed_by_a_response(one.answer), two.answer),
+        (_boxed_by_a_response(two.answer), one.answer),
+    ]
+    return any(verdict is True for verdict in verifier.verdicts(pairs))
