@@ -23,7 +23,8 @@ from siri_train.checkpoint import (
     write_json,
 )
 from siri_train.config import ConfigError, RunConfig
-from siri_train.files import WriteError, append_row, keep_rows, recover, room_needed, written_aside
+from siri_train.files import WriteError, append_row, recover, room_needed, written_aside
+from siri_train.logs import keep_rows
 from siri_train.model import Policy
 
 _SETTINGS = "sft.json"
@@ -118,7 +119,10 @@ class Stage:
         write_json(self.dir / _SETTINGS, self._settings())
         if not step:
             self.log.unlink(missing_ok=True)
-        return list(keep_rows(self.log, below=step))
+        rows, notices = keep_rows(self.log, below=step)
+        for notice in notices:
+            print(f"{self.config.name} sft: {notice}", flush=True)
+        return rows
 
     def record(self, row: dict[str, Any]) -> None:
         """Append one step's row to the log."""
