@@ -18,6 +18,7 @@ import torch
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+COMPLEX = (torch.complex64, torch.complex128)
 
 
 def may_read(tensor: torch.Tensor) -> bool:
@@ -34,7 +35,7 @@ def describe(tensor: torch.Tensor) -> str:
 def shown(value: object) -> str:
     """``value`` as an error shows it: on one line, and not all of it."""
     if isinstance(value, torch.Tensor):
-        return f"a tensor {describe(value)}"
+        return "a nested tensor" if value.is_nested else f"a tensor {describe(value)}"
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python writes no int of more than 4300 digits
@@ -104,14 +105,17 @@ def number(
     try:
         value = float(value)
     except OverflowError:  # an int or a fraction past the largest float
-        raise ValueError(f"{op}: {name} must be {takes}; got {shown(given)}") from None
+        value = math.inf
+    if math.isfinite(value) and abs(value) > torch.finfo(torch.float32).max:
+        takes += " that float32 can hold"
+        value = math.inf
     if (
         not math.isfinite(value)
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
         or (at_most is not None and value > at_most)
     ):
-        raise ValueError(f"{op}: {name} must be {takes}; got {value!r}")
+        raise ValueError(f"{op}: {name} must be {takes}; got {shown(given)}")
     return value
 
 
