@@ -67,7 +67,7 @@ def test_a_denominator_of_zero(backend, kind, empty, monkeypatch):
             monkeypatch.setattr("siri_kernels._checks.may_read", lambda tensor: False)
         choices = list(itertools.product(OBJECTIVES, RATIOS, AGGREGATIONS))
         for number, (objective, ratio, aggregation) in enumerate(choices):
-            if INTERPRETED and number % 7:  # a millisecond of Python for each launch
+            if INTERPRETED and number % 13:  # a millisecond of Python for each launch
                 continue
             if kind == "none" and aggregation == "token-sum-norm":
                 continue
