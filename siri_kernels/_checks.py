@@ -83,7 +83,7 @@ def device(op: str, name: str, value: torch.Tensor, other: str, expected: torch.
 def number(
     op: str,
     name: str,
-    value: object,
+    value: Any,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -101,22 +101,20 @@ def number(
         raise TypeError(
             f"{op}: {name} must be {takes}; got {shown(value)} ({type(value).__name__})"
         )
-    given = value
-    try:
-        value = float(value)
-    except OverflowError:  # an int or a fraction past the largest float
-        value = math.inf
-    if math.isfinite(value) and abs(value) > torch.finfo(torch.float32).max:
-        takes += " that float32 can hold"
-        value = math.inf
+    largest = torch.finfo(torch.float32).max
+    given: Any = value
+    if given != given or -largest <= given <= largest:
+        value = float(given)
+    elif given not in (math.inf, -math.inf):  # an int or a fraction may be past any float
+        raise ValueError(f"{op}: {name} must be {takes} that float32 can hold; got {shown(value)}")
     if (
         not math.isfinite(value)
         or (above is not None and value <= above)
         or (at_least is not None and value < at_least)
         or (at_most is not None and value > at_most)
     ):
-        raise ValueError(f"{op}: {name} must be {takes}; got {shown(given)}")
-    return value
+        raise ValueError(f"{op}: {name} must be {takes}; got {value!r}")
+    return float(value)
 
 
 def integer(
