@@ -18,6 +18,7 @@ import torch
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+COMPLEX = (torch.complex64, torch.complex128)
 
 
 def may_read(tensor: torch.Tensor) -> bool:
@@ -34,7 +35,7 @@ def describe(tensor: torch.Tensor) -> str:
 def shown(value: object) -> str:
     """``value`` as an error shows it: on one line, and not all of it."""
     if isinstance(value, torch.Tensor):
-        return f"a tensor {describe(value)}"
+        return "a nested tensor" if value.is_nested else f"a tensor {describe(value)}"
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python writes no int of more than 4300 digits
@@ -82,7 +83,7 @@ def device(op: str, name: str, value: torch.Tensor, other: str, expected: torch.
 def number(
     op: str,
     name: str,
-    value: object,
+    value: Any,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -100,11 +101,12 @@ def number(
         raise TypeError(
             f"{op}: {name} must be {takes}; got {shown(value)} ({type(value).__name__})"
         )
-    given = value
-    try:
-        value = float(value)
-    except OverflowError:  # an int or a fraction past the largest float
-        raise ValueError(f"{op}: {name} must be {takes}; got {shown(given)}") from None
+    largest = torch.finfo(torch.float32).max
+    given: Any = value
+    if given != given or -largest <= given <= largest:
+        value = float(given)
+    elif given not in (math.inf, -math.inf):  # an int or a fraction may be past any float
+        raise ValueError(f"{op}: {name} must be {takes} that float32 can hold; got {shown(value)}")
     if (
         not math.isfinite(value)
         or (above is not None and value <= above)
@@ -112,7 +114,7 @@ def number(
         or (at_most is not None and value > at_most)
     ):
         raise ValueError(f"{op}: {name} must be {takes}; got {value!r}")
-    return value
+    return float(value)
 
 
 def integer(

@@ -49,10 +49,12 @@ def refusal(error: Exception, *candidates: object) -> torch.Tensor:
 
     Args:
         error: a TypeError or ValueError.
-        candidates: arguments of the call; the result is like the first that is a tensor. Without
-            one the error is raised here.
+        candidates: arguments of the call; the result is like the first that is a tensor, so that
+            what is made of it can be traced.
     """
+    like = torch.empty(0, dtype=torch.float32, device="cpu")
     for candidate in candidates:
         if isinstance(candidate, torch.Tensor):
-            return _refuse(error.args[0], isinstance(error, TypeError), candidate.detach())
-    raise error
+            like = candidate.detach()
+            break
+    return _refuse(error.args[0], isinstance(error, TypeError), like)

@@ -159,7 +159,7 @@ def pack(
     if total is None:
         index = keep.reshape(-1).nonzero()[:, 0]
     else:
-        check_cu_seqlens(cu_seqlens, total, op=op)
+        _check_total(op, cu_seqlens, total)
         index = torch.nonzero_static(keep.reshape(-1), size=total)[:, 0]
     return Packed(flat.index_select(0, index), cu_seqlens)
 
@@ -252,7 +252,7 @@ def cut(
     if total is None:
         index = keep.nonzero()[:, 0]
     else:
-        check_cu_seqlens(after, total, op=op)
+        _check_total(op, after, total)
         index = torch.nonzero_static(keep, size=total)[:, 0]
     return Cut(values.index_select(0, index), after, sizes > kept, index)
 
@@ -308,6 +308,8 @@ def align_to_tokens(
         TypeError, ValueError: as :func:`check_cu_seqlens`.
     """
     total = _check_packed("align_to_tokens", values, cu_seqlens)
+    dtypes = (*check.FLOATS, *check.INTEGERS, torch.bool, *check.COMPLEX)
+    check.dtype("align_to_tokens", "values", values, dtypes)
     fill = check.fill("align_to_tokens", "fill", fill, values.dtype)
     ids = sequence_ids(cu_seqlens, total)
     first = torch.ones_like(ids, dtype=torch.bool)
@@ -325,6 +327,14 @@ def _check_packed(
     check_cu_seqlens(cu_seqlens, len(values), op=op)
     check.device(op, "cu_seqlens", cu_seqlens, name, values.device)
     return len(values)
+
+
+def _check_total(op: str, cu_seqlens: torch.Tensor, total: int) -> None:
+    if check.may_read(cu_seqlens) and int(cu_seqlens[-1]) != total:
+        raise ValueError(
+            f"{op}: total must be the number of tokens that are kept, {int(cu_seqlens[-1])}; got "
+            f"{total}"
+        )
 
 
 def _check_lengths(

@@ -133,12 +133,14 @@ def _in_graph(
     by_id = isinstance(groups, torch.Tensor)
     if by_id:
         check.tensor(OP, "groups", groups)
+    elif num_groups is not None:
+        raise _no_ids(num_groups)
     elif not is_number(groups) or not isinstance(groups, int) or groups < 1:
-        _checked(rewards, groups, num_groups)
+        _group_size(groups, rewards.numel())
     if num_groups is not None and not (
-        by_id and is_number(num_groups) and isinstance(num_groups, int) and num_groups >= 1
+        is_number(num_groups) and isinstance(num_groups, int) and 1 <= num_groups < 2**31
     ):
-        _checked(rewards, groups, num_groups)
+        _number_of_groups(num_groups, 0)
     if not all(isinstance(name, str) for name in (baseline, scale, singleton)):
         check.choice(OP, "baseline", baseline, BASELINES)
         check.choice(OP, "scale", scale, SCALES)
@@ -182,39 +184,50 @@ def _checked(
         )
     if check.may_read(rewards) and bool(rewards.isinf().any()):
         raise ValueError(f"{OP}: rewards must be finite or NaN (not scored); got an infinity")
-    if isinstance(groups, torch.Tensor):
-        check.tensor(OP, "groups", groups)
-        check.dtype(OP, "groups", groups, (torch.int64,))
-        check.shape(OP, "groups", groups, rewards.shape, "that of rewards, [B]")
-        if groups.device.type != "cpu":
-            check.device(OP, "groups", groups, "rewards", rewards.device)
-        if check.may_read(groups) and bool((groups < 0).any()):
-            raise ValueError(f"{OP}: groups must hold ids >= 0; got {int(groups.min())}")
-        if num_groups is None:
-            return groups, None
-        if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
-            raise TypeError(
-                f"{OP}: num_groups must be None or an int; got {check.shown(num_groups)} "
-                f"({type(num_groups).__name__})"
-            )
-        if num_groups < 1 or (check.may_read(groups) and int(groups.max()) >= num_groups):
-            raise ValueError(
-                f"{OP}: num_groups must be >= 1 and larger than every id; got "
-                f"{check.shown(num_groups)}"
-            )
-        # Three results have that many entries.
-        return groups, check.integer(OP, "num_groups", num_groups, at_most=2**31 - 1)
-    if num_groups is not None:
-        raise ValueError(
-            f"{OP}: num_groups is for groups given as ids; got {check.shown(num_groups)}"
-        )
+    if not isinstance(groups, torch.Tensor):
+        if num_groups is not None:
+            raise _no_ids(num_groups)
+        return _group_size(groups, len(rewards)), None
+    check.tensor(OP, "groups", groups)
+    check.dtype(OP, "groups", groups, (torch.int64,))
+    check.shape(OP, "groups", groups, rewards.shape, "that of rewards, [B]")
+    if groups.device.type != "cpu":
+        check.device(OP, "groups", groups, "rewards", rewards.device)
+    if check.may_read(groups) and bool((groups < 0).any()):
+        raise ValueError(f"{OP}: groups must hold ids >= 0; got {int(groups.min())}")
+    if num_groups is None:
+        return groups, None
+    largest = int(groups.max()) if check.may_read(groups) else 0
+    return groups, _number_of_groups(num_groups, largest)
+
+
+def _no_ids(num_groups: object) -> ValueError:
+    return ValueError(f"{OP}: num_groups is for groups given as ids; got {check.shown(num_groups)}")
+
+
+def _group_size(groups: Any, answers: int) -> int:
     if isinstance(groups, bool) or not isinstance(groups, Integral):
         raise TypeError(
             f"{OP}: groups must be an int or a [B] int64 tensor; got {type(groups).__name__}"
         )
-    if groups < 1 or len(rewards) % groups:
+    if groups < 1 or answers % groups:
         raise ValueError(
             f"{OP}: groups as an int must be >= 1 and divide the number of rewards, "
-            f"{len(rewards)}; got {check.shown(groups)}"
+            f"{answers}; got {check.shown(groups)}"
         )
-    return int(groups), None
+    return int(groups)
+
+
+def _number_of_groups(num_groups: Any, largest: int) -> int:
+    """``largest``: of the ids, where they may be read."""
+    if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
+        raise TypeError(
+            f"{OP}: num_groups must be None or an int; got {check.shown(num_groups)} "
+            f"({type(num_groups).__name__})"
+        )
+    if num_groups < 1 or largest >= num_groups:
+        raise ValueError(
+            f"{OP}: num_groups must be >= 1 and larger than every id; got {check.shown(num_groups)}"
+        )
+    # Three results have that many entries.
+    return check.integer(OP, "num_groups", num_groups, at_most=2**31 - 1)

@@ -70,7 +70,7 @@ def check_rule(
         if not bool(good.all()):
             raise ValueError(
                 f"{op}: temperature must hold finite numbers > 0; got "
-                f"{float(temperature[~good][0]):g} ({int((~good).sum())} of them not so)"
+                f"{float(temperature[~good][0]):g}"
             )
     return LogitRule(rows, softcap)
 

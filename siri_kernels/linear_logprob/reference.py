@@ -54,7 +54,10 @@ def _from_raw(raw: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> Logp
         return LogprobOutput(zero, zero)
     target = targets[:, None]
     # log p = -log(1 + exp(lse of the others - z)): right to the last bit where lse - z would be 0.
-    others = logits.scatter(1, target, float("-inf")).logsumexp(1)
+    others = logits.scatter(1, target, float("-inf"))
+    # All others masked: the gradient of logsumexp would be NaN.
+    alone = (others == float("-inf")).all(1)
+    others = others.masked_fill(alone[:, None], 0).logsumexp(1).masked_fill(alone, float("-inf"))
     gap = others - logits.gather(1, target)[:, 0]
     logprobs = -torch.logaddexp(gap, torch.zeros_like(gap))
     log_softmax = torch.log_softmax(logits, 1)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from siri_kernels import _checks as check
 from siri_kernels.linear_logprob.softmax_fold import LOG_ZERO, FoldState
 
 
@@ -29,7 +30,7 @@ class Shard(NamedTuple):
         if not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
             raise TypeError(
                 f"{op}: process_group must be None or a torch.distributed.ProcessGroup that this "
-                f"process belongs to; got {group!r}"
+                f"process belongs to; got {check.shown(group)}"
             )
         return Shard(group, dist.get_rank(group), dist.get_world_size(group))
 

@@ -60,7 +60,8 @@ def in_graph(x: LossInputs, options: dict[str, Any], backend: str | None) -> Pol
     names += ["", ""] if correction is None or not plain else [correction.mode, correction.level]
     plain = plain and all(isinstance(name, str) for name in names)
     if not plain or not all(is_number(value) for value in values):
-        checked_options(**options)  # says what is wrong
+        # Says what is wrong; a tensor's value cannot be read here.
+        checked_options(**{**options, "denominator": 1.0 if by_tensor else denominator})
     loss, _, _, _, metrics = policy_loss(
         x.logprobs,
         x.old_logprobs,

@@ -116,11 +116,11 @@ def _denominator(value: Any, aggregation: str) -> float | torch.Tensor | None:
     if not isinstance(value, torch.Tensor):
         # A step without tokens: loss and gradient are 0.
         return check.number(OP, "denominator", value, at_least=0) or math.inf
+    check.tensor(OP, "denominator", value)
     if value.dim() != 0:
         raise ValueError(
             f"{OP}: denominator must be a number or a 0-d tensor; got {check.describe(value)}"
         )
-    check.tensor(OP, "denominator", value)
     check.dtype(OP, "denominator", value, (*check.FLOATS, *check.INTEGERS))
     value = value.detach()
     if check.may_read(value):
