@@ -144,6 +144,21 @@ def test_a_configuration_put_in_the_place_of_another_is_read():
 
 
 @torch.no_grad()
+def test_compiled_it_is_one_graph_and_follows_a_change_too():
+    torch._dynamo.reset()
+    model = LogprobHead.wrap(build("gemma2", 4.0))
+    inputs, targets = batch()
+    temperature = torch.tensor(0.8)
+    for cap, whole in ((4.0, True), (7.0, False), (None, False)):
+        model.config.final_logit_softcapping = cap
+        want = expected(model, inputs, targets, 0.8)[0]
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=whole)
+        got = compiled(**inputs, targets=targets, temperature=temperature).logprobs
+        torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4)
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
 def test_a_change_that_no_rule_describes_names_it():
     model = LogprobHead.wrap(build("granite", 2.0))
     inputs, targets = batch()
