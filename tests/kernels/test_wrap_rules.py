@@ -48,7 +48,7 @@ RULES = {
     "gemma3_text": ("final_logit_softcapping", capped, {}),
     "recurrent_gemma": ("logits_soft_cap", capped,
                         {"lru_width": 16, "attention_window_size": 16,
-                         "block_types": ["recurrent", "attention"]}),
+                         "block_types": ["recurrent", "attention"], "num_hidden_layers": 2}),
 }  # fmt: skip
 FACTORS = [family for family, rule in RULES.items() if rule[1] is not capped]
 CAPS = [family for family in RULES if family not in FACTORS]
