@@ -59,19 +59,21 @@ def settings(model: Any) -> tuple[tuple[str, float | None], ...]:
     config = model.config
     base = base_of(model)
     base = getattr(base, "_fsdp_wrapped_module", base)
-    # Modules keep numbers in their __dict__; getattr would ask every submodule.
-    places: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("config", vars(config)),
-        ("config.text_config", vars(getattr(config, "text_config", None) or _Nothing())),
-        ("model", vars(model)),
-        ("base_model", vars(base)),
-    )
-    return tuple(
-        (f"{place}.{name}", value)
-        for place, held in places
-        for name in CAPS + FACTORS
-        if name in held and isinstance(value := held[name], int | float | None)
-    )
+    # Modules keep numbers in their __dict__; getattr would ask every submodule. Plain loops, which
+    # torch.compile of torch 2.11 can trace.
+    places: list[tuple[str, Any]] = [("config", config)]
+    text = getattr(config, "text_config", None)
+    if text is not None:
+        places.append(("config.text_config", text))
+    places += [("model", model), ("base_model", base)]
+    found: list[tuple[str, float | None]] = []
+    for place, holder in places:
+        for name in CAPS + FACTORS:
+            if name in holder.__dict__:
+                value = holder.__dict__[name]
+                if value is None or isinstance(value, (int, float)):
+                    found.append((f"{place}.{name}", value))
+    return tuple(found)
 
 
 def changed(before: tuple[tuple[str, float | None], ...], model: Any) -> str | None:
@@ -133,6 +135,7 @@ def probe(model: Any, head: nn.Module, base: nn.Module, vocabulary: int) -> Rule
     return _fit(model, seen["logits"], logits)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def probe_again(model: Any, head: Any, base: Any, shape: tuple[int, int]) -> Rule:
     """The rule after a change of :func:`settings`, without running the base model or the head.
@@ -224,10 +227,6 @@ def _tokens(vocabulary: int, device: torch.device) -> dict[str, torch.Tensor]:
     """One row of four different tokens, none of which is likely to pad."""
     ids = torch.arange(4, device=device)[None] + min(10, vocabulary // 2)
     return {"input_ids": ids % vocabulary, "attention_mask": torch.ones_like(ids)}
-
-
-class _Nothing:
-    """Stands for a configuration that is not there."""
 
 
 class _Output:

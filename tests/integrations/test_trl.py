@@ -246,6 +246,29 @@ def test_head_equals_trls_kernel(softcap, scale, bias):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("softcap", [None, 10.0])
+@pytest.mark.parametrize("width", [64, 256])
+def test_in_bfloat16_it_is_nearer_to_float64_than_trls(softcap, width):
+    """TRL's kernel rounds logits to 16 bits, so that in TRL's default dtype the two differ."""
+    hidden = torch.randn(40, width).bfloat16()
+    weight = (torch.randn(4000, width) / width**0.5 * 2).bfloat16()
+    targets = torch.randint(0, 4000, (40,))
+    logits = hidden.double() @ weight.double().T
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    logp = (logits / 0.9).log_softmax(-1)
+    exact = logp.gather(-1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+    errors = []
+    for head in (FusedHead(), trl_utils._ChunkedLogProbFunction):
+        call = (hidden, weight, None, targets, 0.9, 256, softcap, 1.0, ("log_probs", "entropy"))
+        got = head.apply(*call)
+        errors.append(
+            [float((a.double() - b).abs().max()) for a, b in zip(got, exact, strict=False)]
+        )
+    ours, theirs = errors
+    assert max(ours) < 2e-5 and min(theirs) > 2e-3, errors
+
+
 def test_block_puts_trls_kernel_back_and_takes_one_at_a_time():
     before = trl_utils._ChunkedLogProbFunction
     with pytest.raises(RuntimeError, match="open already"), fused_lm_head(), fused_lm_head():

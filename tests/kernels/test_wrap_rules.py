@@ -48,7 +48,7 @@ RULES = {
     "gemma3_text": ("final_logit_softcapping", capped, {}),
     "recurrent_gemma": ("logits_soft_cap", capped,
                         {"lru_width": 16, "attention_window_size": 16,
-                         "block_types": ["recurrent"]}),
+                         "block_types": ["recurrent", "attention"], "num_hidden_layers": 2}),
 }  # fmt: skip
 FACTORS = [family for family, rule in RULES.items() if rule[1] is not capped]
 CAPS = [family for family in RULES if family not in FACTORS]
@@ -141,6 +141,21 @@ def test_a_configuration_put_in_the_place_of_another_is_read():
     inputs, targets = batch()
     got = model(**inputs, targets=targets)[:2]
     torch.testing.assert_close(got, expected(model, inputs, targets, 1.0), rtol=2e-4, atol=2e-4)
+
+
+@torch.no_grad()
+def test_compiled_it_is_one_graph_and_follows_a_change_too():
+    torch._dynamo.reset()
+    model = LogprobHead.wrap(build("gemma2", 4.0))
+    inputs, targets = batch()
+    temperature = torch.tensor(0.8)
+    for cap, whole in ((4.0, True), (None, False)):
+        model.config.final_logit_softcapping = cap
+        want = expected(model, inputs, targets, 0.8)[0]
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=whole)
+        got = compiled(**inputs, targets=targets, temperature=temperature).logprobs
+        torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4)
+    torch._dynamo.reset()
 
 
 @torch.no_grad()
