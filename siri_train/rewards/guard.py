@@ -37,7 +37,7 @@ _CLAIMS = re.compile(r"\\(leq|geq|neq|in)(?![A-Za-z])|[<>=]")
 
 OPERATION = re.compile(
     r"[+*/^!|]|(?<=[^\s(\[{])-|[0-9]\s+[0-9]|[0-9)}]\s*\(|"
-    r"\\(?:cdot|times|div|frac|sqrt|sum|prod|int|lim|binom|log|ln|exp|sin|cos|tan|cot|sec|csc|gcd|lcm|"
+    r"\\(?:cdot|times|div|frac|sqrt|begin|sum|prod|int|lim|binom|log|ln|exp|sin|cos|tan|cot|sec|csc|gcd|lcm|"
     r"max|min|l?floor|l?ceil|pmod|bmod|mod|pm|mp|circ|ast|choose|over|arcsin|arccos|arctan|det|"
     r"operatorname)(?![A-Za-z])"
 )
@@ -56,7 +56,7 @@ def question(answer: str, gold: str) -> tuple[str, str] | None:
         the same text, are different.
     """
     for text in (answer, gold):
-        if not text.isascii() or any(mark in text for mark in '%":;$@#`?~'):
+        if not text.isascii() or any(mark in text for mark in '%":;$@#`?~') or ".." in text:
             return None
         if any(name not in _COMMANDS for name in _COMMAND.findall(text)):
             return None
