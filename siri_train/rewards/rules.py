@@ -99,7 +99,7 @@ def decide(answer: str, gold: str) -> bool | Questions:
 def _compare(answer: str, gold: str, depth: int) -> bool | Questions:
     if depth > _DEEPEST or not answer or not gold:
         return False
-    answer, gold = _unwrapped(answer), _unwrapped(gold)
+    answer, gold = _grouped(_unwrapped(answer)), _grouped(_unwrapped(gold))
     if text_key(answer) == text_key(gold):
         return True
     for rule in (_by_choice, _by_number, _by_name, _by_interval, _by_shape):
@@ -191,10 +191,10 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
             return False
         return _all_of([(values[name], gold_values[name]) for name in sorted(values)], depth)
     if values is not None:
-        answer = f"({','.join(values[name] for name in sorted(values))})"
+        answer = f"({','.join(_in_order(values))})"
         return _compare(answer, gold, depth + 1)
     if gold_values is not None:
-        gold = f"({','.join(gold_values[name] for name in sorted(gold_values))})"
+        gold = f"({','.join(_in_order(gold_values))})"
         return _compare(answer, gold, depth + 1)
     if len(parts) > 1 or len(gold_parts) > 1:
         short, gold_short = _without_name(parts), _without_name(gold_parts)
@@ -209,12 +209,38 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
     if named is not None and gold_named is not None:
         if text_key(named[0]) == text_key(gold_named[0]):
             return _compare(named[1], gold_named[1], depth + 1)
-        return None
+        # y=2x and x=y/2 are one equation; f(2)=5 and f(3)=5 are two.
+        return None if len(named[0]) == len(gold_named[0]) == 1 else False
     if named is not None and not _claims(gold):
         return _compare(named[1], gold, depth + 1)
     if gold_named is not None and not _claims(answer):
         return _compare(answer, gold_named[1], depth + 1)
     return None
+
+
+def _in_order(values: dict[str, str]) -> list[str]:
+    """Values by name where the names are neighbours in the alphabet, else as they were written."""
+    names = sorted(values)
+    codes = [ord(name) if len(name) == 1 else -9 for name in names]
+    if all(after - before == 1 for before, after in zip(codes, codes[1:], strict=False)):
+        return [values[name] for name in names]
+    return list(values.values())
+
+
+def _grouped(text: str) -> str:
+    """``p=5,q=2; p=7,q=2`` as the list ``(p=5,q=2),(p=7,q=2)``, each an assignment by itself."""
+    parts, separators = pieces(text, "comma")
+    if set(separators) != {",", ";"} or not all(named_value(part) for part in parts):
+        return text
+    groups: list[list[str]] = [[]]
+    for part, separator in zip(parts, [*separators, ";"], strict=True):
+        groups[-1].append(part)
+        if separator == ";":
+            groups.append([])
+    found = [assignment(group) for group in groups if group]
+    if any(group is None for group in found):
+        return text
+    return ",".join(f"({','.join(_in_order(group))})" for group in found if group is not None)
 
 
 def _listed(text: str) -> list[str]:
