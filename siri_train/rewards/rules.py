@@ -137,34 +137,25 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     one, two = _based(answer), _based(gold)
     if one is not None or two is not None:
         return one == two
-    body, unit = split_unit(answer)
-    gold_body, gold_unit = split_unit(gold)
-    if (unit is None) != (gold_unit is None):
-        # Beside "5 meters", the m of "5m" is a unit.
-        close = split_unit(answer if unit is None else gold, closed_up=True)
-        if close[1] is not None and same_unit(close[1], gold_unit or unit or ()):
-            if unit is None:
-                body, unit = close
-            else:
-                gold_body, gold_unit = close
+    (body, unit), (gold_body, gold_unit) = split_unit(answer), split_unit(gold)
+    # Beside "5 meters", the m of "5m" is a unit.
+    if unit is None and gold_unit is not None:
+        close = split_unit(answer, closed_up=True)
+        if close[1] is not None and same_unit(close[1], gold_unit):
+            body, unit = close
+    elif gold_unit is None and unit is not None:
+        close = split_unit(gold, closed_up=True)
+        if close[1] is not None and same_unit(close[1], unit):
+            gold_body, gold_unit = close
     if unit is not None and gold_unit is not None and not same_unit(unit, gold_unit):
         return False
     left, right = read_number(body), read_number(gold_body)
-    if left is None and right is None:
-        if unit is None and gold_unit is None:
-            return None
-        return _compare(body, gold_body, depth + 1)
     if left is not None and right is not None:
         return left.equals(right)
-    number, body, other = (left, gold_body, gold) if right is None else (right, body, answer)
-    if number is not None and number.grouped and shape(other).kind in ("list", "set", "tuple"):
-        return None
-    if looks_scientific(text_key(body)):
-        return False  # an exponent out of bounds
-    if (unit, gold_unit) != (None, None) and (body, gold_body) != (answer, gold):
-        if right is None:
-            return _compare(answer if unit is None else split_unit(answer)[0], gold_body, depth + 1)
+    if (body, gold_body) != (answer, gold):
         return _compare(body, gold_body, depth + 1)
+    if looks_scientific(text_key(answer)) and left is None:
+        return False  # an exponent out of bounds
     return None
 
 
