@@ -29,6 +29,8 @@ _SMALL = re.compile(r"(?<![A-Za-z\\])[a-z]+")
 _RUN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _BOUND = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
 _COMMAND_LAST = re.compile(r"\\[A-Za-z]+$")
+_DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?°(?! ?[A-Za-z])")
+_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _SUBSCRIPT = re.compile(r"_(?:\{([A-Za-z0-9]*)\})")
 _MATRIX = re.compile(
     r"\\begin\{[A-Za-z]*\}|\\end\{[A-Za-z]*\}|\\operatorname\{[a-z]*\}|\\mathbb\{[A-Z]\}"
@@ -37,7 +39,7 @@ _CLAIMS = re.compile(r"\\(leq|geq|neq|in)(?![A-Za-z])|[<>=]")
 
 OPERATION = re.compile(
     r"[+*/^!|]|(?<=[^\s(\[{])-|[0-9]\s+[0-9]|[0-9)}]\s*\(|"
-    r"\\(?:cdot|times|div|frac|sqrt|sum|prod|int|lim|binom|log|ln|exp|sin|cos|tan|cot|sec|csc|gcd|lcm|"
+    r"\\(?:cdot|times|div|frac|sqrt|begin|sum|prod|int|lim|binom|log|ln|exp|sin|cos|tan|cot|sec|csc|gcd|lcm|"
     r"max|min|l?floor|l?ceil|pmod|bmod|mod|pm|mp|circ|ast|choose|over|arcsin|arccos|arctan|det|"
     r"operatorname)(?![A-Za-z])"
 )
@@ -55,8 +57,9 @@ def question(answer: str, gold: str) -> tuple[str, str] | None:
         (answer, gold) as LaTeX, or None if math-verify must not decide: then the two, which are not
         the same text, are different.
     """
+    answer, gold = _radians(answer), _radians(gold)
     for text in (answer, gold):
-        if not text.isascii() or any(mark in text for mark in '%":;$@#`?~'):
+        if not text.isascii() or any(mark in text for mark in '%":;$@#`?~') or ".." in text:
             return None
         if any(name not in _COMMANDS for name in _COMMAND.findall(text)):
             return None
@@ -76,6 +79,13 @@ def question(answer: str, gold: str) -> tuple[str, str] | None:
             return None
     renamed = _keep_case(answer, gold)
     return None if renamed is None else (_closed(renamed[0]), _closed(renamed[1]))
+
+
+def _radians(text: str) -> str:
+    """Degrees as a function takes them; a degree sign elsewhere is only a unit."""
+    if "°" not in text:
+        return text
+    return _DEGREES.sub(r"(\\frac{\1*\\pi}{180})" if _FUNCTION.search(text) else r"\1", text)
 
 
 def _letters(text: str) -> set[str]:

@@ -103,7 +103,7 @@ def decide(answer: str, gold: str) -> bool | Questions:
 def _compare(answer: str, gold: str, depth: int) -> bool | Questions:
     if depth > _DEEPEST or not answer or not gold:
         return False
-    answer, gold = _unwrapped(answer), _unwrapped(gold)
+    answer, gold = _grouped(_unwrapped(answer)), _grouped(_unwrapped(gold))
     if text_key(answer) == text_key(gold):
         return True
     for rule in (_by_choice, _by_number, _by_name, _by_interval, _by_shape):
@@ -141,34 +141,25 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     one, two = _based(answer), _based(gold)
     if one is not None or two is not None:
         return one == two
-    body, unit = split_unit(answer)
-    gold_body, gold_unit = split_unit(gold)
-    if (unit is None) != (gold_unit is None):
-        # Beside "5 meters", the m of "5m" is a unit.
-        close = split_unit(answer if unit is None else gold, closed_up=True)
-        if close[1] is not None and same_unit(close[1], gold_unit or unit or ()):
-            if unit is None:
-                body, unit = close
-            else:
-                gold_body, gold_unit = close
+    (body, unit), (gold_body, gold_unit) = split_unit(answer), split_unit(gold)
+    # Beside "5 meters", the m of "5m" is a unit.
+    if unit is None and gold_unit is not None:
+        close = split_unit(answer, closed_up=True)
+        if close[1] is not None and same_unit(close[1], gold_unit):
+            body, unit = close
+    elif gold_unit is None and unit is not None:
+        close = split_unit(gold, closed_up=True)
+        if close[1] is not None and same_unit(close[1], unit):
+            gold_body, gold_unit = close
     if unit is not None and gold_unit is not None and not same_unit(unit, gold_unit):
         return False
     left, right = read_number(body), read_number(gold_body)
-    if left is None and right is None:
-        if unit is None and gold_unit is None:
-            return None
-        return _compare(body, gold_body, depth + 1)
     if left is not None and right is not None:
         return left.equals(right)
-    number, body, other = (left, gold_body, gold) if right is None else (right, body, answer)
-    if number is not None and number.grouped and shape(other).kind in ("list", "set", "tuple"):
-        return None
-    if looks_scientific(text_key(body)):
-        return False  # an exponent out of bounds
-    if (unit, gold_unit) != (None, None) and (body, gold_body) != (answer, gold):
-        if right is None:
-            return _compare(answer if unit is None else split_unit(answer)[0], gold_body, depth + 1)
+    if (body, gold_body) != (answer, gold):
         return _compare(body, gold_body, depth + 1)
+    if looks_scientific(text_key(answer)) and left is None:
+        return False  # an exponent out of bounds
     return None
 
 
@@ -195,10 +186,10 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
             return False
         return _all_of([(values[name], gold_values[name]) for name in sorted(values)], depth)
     if values is not None:
-        answer = f"({','.join(values[name] for name in sorted(values))})"
+        answer = f"({','.join(_in_order(values))})"
         return _compare(answer, gold, depth + 1)
     if gold_values is not None:
-        gold = f"({','.join(gold_values[name] for name in sorted(gold_values))})"
+        gold = f"({','.join(_in_order(gold_values))})"
         return _compare(answer, gold, depth + 1)
     if len(parts) > 1 or len(gold_parts) > 1:
         short, gold_short = _without_name(parts), _without_name(gold_parts)
@@ -213,12 +204,38 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
     if named is not None and gold_named is not None:
         if text_key(named[0]) == text_key(gold_named[0]):
             return _compare(named[1], gold_named[1], depth + 1)
-        return None
+        # y=2x and x=y/2 are one equation; f(2)=5 and f(3)=5 are two.
+        return None if len(named[0]) == len(gold_named[0]) == 1 else False
     if named is not None and not _claims(gold):
         return _compare(named[1], gold, depth + 1)
     if gold_named is not None and not _claims(answer):
         return _compare(answer, gold_named[1], depth + 1)
     return None
+
+
+def _in_order(values: dict[str, str]) -> list[str]:
+    """Values by name where the names are neighbours in the alphabet, else as they were written."""
+    names = sorted(values)
+    codes = [ord(name) if len(name) == 1 else -9 for name in names]
+    if all(after - before == 1 for before, after in zip(codes, codes[1:], strict=False)):
+        return [values[name] for name in names]
+    return list(values.values())
+
+
+def _grouped(text: str) -> str:
+    """``p=5,q=2; p=7,q=2`` as the list ``(p=5,q=2),(p=7,q=2)``, each an assignment by itself."""
+    parts, separators = pieces(text, "comma")
+    if set(separators) != {",", ";"} or not all(named_value(part) for part in parts):
+        return text
+    groups: list[list[str]] = [[]]
+    for part, separator in zip(parts, [*separators, ";"], strict=True):
+        groups[-1].append(part)
+        if separator == ";":
+            groups.append([])
+    found = [assignment(group) for group in groups if group]
+    if any(group is None for group in found):
+        return text
+    return ",".join(f"({','.join(_in_order(group))})" for group in found if group is not None)
 
 
 def _listed(text: str) -> list[str]:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from siri_train.rewards.number_forms import read_number
+from siri_train.rewards.structure import pieces
 from siri_train.rewards.symbols import (
     ACCENTS,
     BARE,
@@ -45,8 +47,15 @@ _BARE = re.compile(
 )
 _LOOSE_BLANK = re.compile(r"(?<![0-9A-Za-z})\]°%$€£¥₹¢']) | (?![0-9A-Za-zμ\\°$€£¥₹¢(])")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)")
+_TWO_NUMBERS = re.compile(r"(?<=[0-9]), (?=[0-9]{3}(?![0-9]))")
+_DOUBLED = re.compile(
+    r"\\\\(?=[{}%$!]|(?:[dt]?frac|sqrt|left|right|text[a-z]*|math[a-z]+|pi|infty|times|cdot|leq?|geq?|"
+    r"cup|in|pm|circ|angle|theta|alpha|beta|sin|cos|tan|log|ln|boxed|quad|emptyset)(?![A-Za-z]))"
+)
+_SINGLE = re.compile(r"(?<!\\)\\[A-Za-z]")
+_MARKED = re.compile(r"\s*=?\s*(?P<mark>\*{1,3}|__|`|\")(?P<text>[^*`\"].*)(?P=mark)[\s.]*", re.S)
 _MONEY = re.compile(
-    r"\s*[-+(]?(?:US|CA|AU)?\s*\$\s*[-+]?\s*\.?[0-9]|\s*[-+]?[0-9][0-9.,]*\s*\$\s*$"
+    r"\s*[-+(]?(?:US|CA|AU)?\s*\$\s*[-+]?\s*\.?[0-9]|\s*[-+]?[0-9][0-9.,]*\s*(?:US|CA|AU)?\s*\$\s*$"
 )
 
 # Invisible, though not of a category that says so: fillers, the braille blank, variation selectors.
@@ -115,12 +124,11 @@ def _to_latex(text: str) -> str:
         text = _LOWERED.sub(lambda m: f"_{{{''.join(SUBSCRIPTS[c] for c in m[0])}}}", text)
         text = "".join(_character(character) for character in text)
         text = unicodedata.normalize("NFKC", text)
-    stripped = text.strip()
-    for mark in ("***", "**", "__", "*", "`", '"'):
-        if len(stripped) > 2 * len(mark) and stripped[: len(mark)] == mark:
-            inside = stripped[len(mark) : -len(mark)]
-            if stripped.endswith(mark) and mark not in inside:
-                text = stripped = inside
+    if "\\\\" in text and _SINGLE.search(text) is None and "begin" not in text:
+        text = _DOUBLED.sub(r"\\", text)  # as models write that answer in JSON
+    marked = _MARKED.fullmatch(text)
+    if marked is not None and marked["mark"] not in marked["text"]:
+        text = marked["text"]
     return _BARE.sub(lambda m: BARE[m[0]], text.replace("**", "^"))
 
 
@@ -145,11 +153,15 @@ def _is_bare_set(text: str) -> bool:
             if depth == 0 and index < len(stripped) - 1:
                 return False
         comma = comma or (character == "," and depth == 1)
-    return comma and not re.fullmatch(r"\{[0-9]{1,3}(?:,[0-9]{3})+\}", stripped)
+    if not comma:
+        return False
+    inside = _tidy(_Reader(_TOKEN.findall(stripped[1:-1])).read(None, 0))
+    return read_number(inside) is None and len(pieces(inside, "comma")[0]) > 1
 
 
 def _tidy(text: str) -> str:
-    return _LOOSE_BLANK.sub("", " ".join(text.split()))
+    # "32, 349" is two numbers, "32,349" is one.
+    return _LOOSE_BLANK.sub("", _TWO_NUMBERS.sub(";", " ".join(text.split())))
 
 
 class _Reader:
@@ -176,6 +188,7 @@ class _Reader:
             raise Malformed("nested too deep")
         pieces: list[str] = []
         above: str | None = None
+        kind = "frac"
         while True:
             token = self.peek()
             if token is None:
@@ -187,12 +200,13 @@ class _Reader:
                 break
             if token == "}":
                 raise Malformed("a brace too many")
-            if token == "\\over":
+            if token in ("\\over", "\\choose"):
+                kind = "frac" if token == "\\over" else "binom"
                 above, pieces = "".join(pieces), []
                 continue
             pieces.append(self.piece(token, depth))
         text = "".join(pieces)
-        return text if above is None else f"\\frac{{{_tidy(above)}}}{{{_tidy(text)}}}"
+        return text if above is None else f"\\{kind}{{{_tidy(above)}}}{{{_tidy(text)}}}"
 
     def piece(self, token: str, depth: int) -> str:
         """The spelling of ``token``, which was just taken, with its arguments."""

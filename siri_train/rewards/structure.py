@@ -20,8 +20,11 @@ _TOP = re.compile(
 _RELATION_NAMES = {"<=": r"\leq", ">=": r"\geq", "!=": r"\neq"}
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 _COMMAND = re.compile(r"\\[A-Za-z]+ ?")
-_NAME = re.compile(r"[A-Za-z'°|](?:[A-Za-z'°|{} ]|\([A-Za-z, ]+\))*")
+_NAME = re.compile(r"[A-Za-z'°|\[](?:[A-Za-z'°|:{}\] ]|\([A-Za-z0-9=, ]+\))*")
+# A derivative or a ratio of two named lengths.
+_RATIO = re.compile(r"\\frac\{[A-Za-z ]+\}\{[A-Za-z ]+\}")
 _NOT_IN_NAMES = re.compile(r"\\(?:frac|sqrt|binom|sum|int|prod|pm|mp|pi|infty|begin)(?![A-Za-z])")
+_VARIABLE = re.compile(r"[A-Za-z](?:_\{[A-Za-z0-9]+\}|\([a-z]\))?|\\(?!pi|infty)[a-z]+ ?")
 _SUBSCRIPT = re.compile(r"_\{[^{}]*\}|\^\{-1\}")
 _BUILDER = re.compile(
     r"\\\{ ?(?P<name>[A-Za-z])(?: ?\\in ?\\mathbb\{R\})? ?[|:](?P<condition>[^|:{}]+)\\\}"
@@ -155,6 +158,7 @@ def is_name(text: str) -> bool:
 
     A left side that computes something is not a name, so ``41 = 42`` and ``2x = 4`` are claims.
     """
+    text = _RATIO.sub("d", text)
     if _NOT_IN_NAMES.search(text) or len(text) > 60:
         return False
     return _NAME.fullmatch(_COMMAND.sub("c", _SUBSCRIPT.sub("", text))) is not None
@@ -242,4 +246,4 @@ def as_interval(text: str) -> tuple[str, str] | None:
 
 
 def _is_variable(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z]|\\(?!pi|infty)[a-z]+ ?|[A-Za-z]_\{\w+\}", text) is not None
+    return _VARIABLE.fullmatch(text) is not None

@@ -58,8 +58,9 @@ def clean(text: str) -> str:
         text = text.rstrip("!")
     text = _BASE_TEN.sub("", _CLOCK.sub("", text))
     rows = _ROWS.fullmatch(text)
-    if rows is not None and "\\begin" not in rows[2]:
-        lines = [re.sub(r"&(?=[=<>]|\\[lg]eq)", "", row) for row in rows[2].split("\\\\")]
+    body = text if rows is None else rows[2]
+    if "\\\\" in body and "\\begin" not in body:
+        lines = [re.sub(r"&(?=[=<>]|\\[lg]eq)", "", row) for row in body.split("\\\\")]
         if all("=" in line and "&" not in line for line in lines):
             text = ", ".join(lines)
     return _HALF_DAY.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text).replace("  ", " ")

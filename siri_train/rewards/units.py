@@ -36,14 +36,14 @@ _SIGNED_MONEY = re.compile(
 )
 _PIECE = re.compile(r"[A-Za-zμΩ]+|[°$€£¥₹¢]|\\[A-Za-z]+|[0-9]+|.", re.S)
 _FACTOR = re.compile(
-    r"(?P<word>[A-Za-zμΩ]+|° ?[CFK](?![A-Za-z])|°|[$€£¥₹¢])"
+    r"(?P<word>US ?\$|[A-Za-zμΩ]+|° ?[CFK](?![A-Za-z])|°|[$€£¥₹¢])"
     r"(?: ?\^\{(?P<exponent>-?[1-9])\}| ?\^(?P<bare>[1-9]))?"
 )
 _NOUN = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,3}")
 _ORDINAL = re.compile(r"[-+]?[0-9][0-9,]*(?:st|nd|rd|th)")
 # Words, and a second quantity: "2 h 30" is no amount of minutes.
 _NO_BODY = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}| [0-9]")
-_OHM = re.compile(r" \\Omega ?$")
+_OHM = re.compile(r"(?<=[ kM])\\Omega ?$")
 _MICRO = re.compile(r"\\mu ?(?=[mgsLlACF](?:ol)?$)")
 _AMOUNT = re.compile(r"[0-9]|\\pi(?![A-Za-z])|\\sqrt")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\Z")
@@ -80,7 +80,7 @@ def split_unit(text: str, *, closed_up: bool = False) -> tuple[str, Unit | None]
         (the rest, the unit), or (``text``, None) without a unit that is recognised. The rest is any
         expression in front of a known unit, but a plain number in front of a counted noun.
     """
-    text = _MICRO.sub("μ", _OHM.sub(" Ω", text.strip()))
+    text = _MICRO.sub("μ", _OHM.sub("Ω", text.strip()))
     if _ORDINAL.fullmatch(text):
         return text[:-2], ((" ordinal", 1),)
     if text.endswith(_CLOCK):
@@ -248,7 +248,7 @@ def _noun(text: str) -> Unit | None:
         lower = word.lower()
         if lower in NOT_COUNTED or word[1:] != lower[1:]:
             return None
-        if lower not in KNOWN and (len(word) < 3 or not set(lower) & set("aeiou")):
+        if len(word) < 3 or lower not in KNOWN and not set(lower) & set("aeiou"):
             return None
     return ((" " + " ".join(singular(word.lower()) for word in words), 1),)
 
