@@ -130,6 +130,9 @@ class SourceConfig(Section):
     @classmethod
     def _plain_values(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_tree(value)
+        for name in ("task", "size", "seed", "held_out"):
+            if name in value:
+                raise ValueError(f"{name} is not a parameter; it stands beside params or is fixed")
         return value
 
     @model_validator(mode="after")

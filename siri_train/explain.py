@@ -44,7 +44,8 @@ def shown(value: Any, keys: Sequence[str] = ()) -> str:
     """
     if may_be_secret(keys):
         if not isinstance(value, str) or keys[2] == "args" or set("@?#") & set(value):
-            return {str: "text", list: "a list", dict: "a mapping"}.get(type(value), "a value")
+            words = {"str": "text", "list": "a list", "dict": "a mapping"}
+            return words.get(type(value).__name__, "a value")
     if isinstance(value, str):
         text = masked(repr(value))
     elif isinstance(value, float) and not math.isfinite(value):

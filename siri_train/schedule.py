@@ -15,6 +15,9 @@ SHAPES = ("cosine", "stair", "stair-cosine", "constant")
 STAIR_ORDERS = ("compress_first", "phase_centred")
 
 
+_LARGEST = 2**53  # float64, in which the formulas are, holds every whole number up to here
+
+
 @dataclass(frozen=True)
 class LengthSchedule:
     """The cap L(t) at every step t, counted from 0 as in the paper (cosine: t = 0 is the top).
@@ -49,7 +52,10 @@ class LengthSchedule:
         _check_choice("stair_order", self.stair_order, STAIR_ORDERS)
         for key in ("max_len", "min_len", "cycle"):
             # numpy integers are welcome, but what is kept is a plain int that JSON can write
-            object.__setattr__(self, key, _whole(key, getattr(self, key), least=1))
+            value = _whole(key, getattr(self, key), least=1)
+            if value > _LARGEST:
+                raise ValueError(f"{key}: got {_short(value)}; takes a whole number up to 2**53")
+            object.__setattr__(self, key, value)
         if self.min_len > self.max_len:
             raise ValueError(
                 f"min_len: got {self.min_len}; takes a whole number from 1 to "
@@ -160,6 +166,10 @@ def _cos_turns(num: int, den: int) -> float:
     if 6 * num == den:
         return 0.5
     return math.cos(2 * math.pi * num / den)
+
+
+def _short(number: int) -> str:
+    return str(number) if number.bit_length() < 128 else f"a number of {number.bit_length()} bits"
 
 
 def _whole(key: str, value: object, least: int) -> int:

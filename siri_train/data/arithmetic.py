@@ -39,7 +39,11 @@ WORD_ID = {word: index for index, word in enumerate(WORDS)}
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Sizes of the questions and the habits of the supervised chains of thought."""
+    """Sizes of the questions and the habits of the supervised chains of thought.
+
+    Raises:
+        ValueError: naming the parameter, what it got and what it takes.
+    """
 
     min_operations: int = 3
     max_operations: int = 9
@@ -50,6 +54,29 @@ class TaskConfig:
     single_pass_rate: float = 0.1  # share of chains that never re-check
     stop_rate: float = 0.3  # chance of stopping each time two passes in a row agree
     max_passes: int = 3
+
+    def __post_init__(self) -> None:
+        most = {"min_operations": len(OPERATIONS), "max_operations": len(OPERATIONS)}
+        for name, limit in {**most, "max_passes": 100}.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= limit:
+                raise ValueError(f"{name}: got {value!r}; takes a whole number from 1 to {limit}")
+        if self.min_operations > self.max_operations:
+            raise ValueError(
+                f"min_operations ({self.min_operations}) must not exceed max_operations "
+                f"({self.max_operations})"
+            )
+        for name in ("triple_rate", "slip_rate", "single_pass_rate", "stop_rate"):
+            if not _is_share(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; takes a number from 0 to 1")
+        for name in ("merge_rates", "equals_rates"):
+            rates = getattr(self, name)
+            if not isinstance(rates, (list, tuple)) or not rates or not all(map(_is_share, rates)):
+                raise ValueError(f"{name}: got {rates!r}; takes a list of numbers from 0 to 1")
+
+
+def _is_share(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

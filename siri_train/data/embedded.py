@@ -37,15 +37,20 @@ def questions(size: int, seed: int = 0, held_out: bool = False, **params: Any) -
     """
     try:
         config = task.TaskConfig(**params)
-    except TypeError as error:
-        raise ConfigError(f"data params of the embedded task: {error}") from error
+    except (TypeError, ValueError) as error:
+        reason = str(error).replace("TaskConfig.__init__() got an unexpected", "got an unexpected")
+        raise ConfigError(f"data params of the embedded task: {reason}") from error
     rng = random.Random(f"{seed}/{held_out}")
     found: dict[str, Question] = {}
+    last = 0  # attempt that found one
     for attempt in range(1000 + 50 * size):
+        if attempt - last > 1000 + 50 * len(found):  # then there are no others
+            break
         question = task.make_question(rng, config)
         solution = " ".join(task.make_chain(rng, question, config))
         prompt = " ".join(question.prompt_words)
         if is_held_out(prompt) == held_out and prompt not in found:
+            last = attempt
             found[prompt] = Question(
                 f"embedded-{seed}-{attempt}", prompt, question.answer, solution
             )

@@ -177,11 +177,13 @@ def reasoning_gym_questions(task: str, size: int, seed: int, **params: Any) -> l
         ) from error
     try:
         dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **params)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise DataError(f"reasoning-gym task {task}: parameters {params}: {error}") from error
+        entries = [dataset[index] for index in range(size)]
+    except Exception as error:  # each task has errors of its own, some at the first question only
+        raise DataError(
+            f"reasoning-gym task {task}: parameters {params}: {type(error).__name__}: {error}"
+        ) from error
     questions = []
-    for index in range(size):
-        entry = dataset[index]
+    for index, entry in enumerate(entries):
         answer = str(entry["answer"]).strip()
         if not re.fullmatch(r"[+-]?[0-9]+", answer):
             raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from typing import Any, get_args, get_origin
@@ -11,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siri_train.config import RunConfig
+from siri_train.config import RunConfig, SourceConfig
+from siri_train.data.arithmetic import TaskConfig
+from siri_train.data.sources import read_sources
 from siri_train.dry_run import dry_run
 from siri_train.recipe import load_config, parse_config
+from siri_train.schedule import LengthSchedule
 from siri_train.section import ConfigError
 from tests.train.conftest import TINY
 from tests.train.fields import FIELDS, allows_null, bounds, kinds, set_at
@@ -204,3 +208,34 @@ def test_a_misspelt_choice_gets_the_nearest(key: str) -> None:
         )
         assert message is not None and message.startswith(f"{key}: got ")
         assert all(c in message for c in choices)
+
+
+@pytest.mark.parametrize("name", [*(f.name for f in dataclasses.fields(TaskConfig)), "x", "size"])
+def test_parameters_of_the_embedded_task(name: str) -> None:
+    """They are no section, so the task itself names what it refuses."""
+    taken = 0
+    for value in (*BATTERY[:-1], 3, 5, 17, 18, [0.5, 1], [2.0], [True]):
+        raw = set_at(copy.deepcopy(TINY), "data.train.0.params", {name: value})
+        try:
+            assert len(read_sources(parse_config(raw).data.train, "train")) == 64
+            taken += 1
+        except ConfigError as error:
+            assert name in str(error) or "data.train.0.params: takes" in str(error), error
+    assert taken if hasattr(TaskConfig(), name) else not taken
+
+
+def test_more_questions_than_there_are_end_at_once() -> None:
+    few = {"min_operations": 1, "max_operations": 1}
+    source = SourceConfig(kind="embedded", size=10**6, params=few)
+    with pytest.raises(ConfigError, match="fewer than 1000000 different questions"):
+        read_sources([source], "train")
+
+
+@pytest.mark.parametrize("key", ["max_len", "min_len", "cycle"])
+@pytest.mark.parametrize("value", [2**53 + 2, 2**63, 10**400, 10**4000])
+def test_a_schedule_keeps_to_what_its_formulas_hold(key: str, value: int) -> None:
+    sizes = {"max_len": 2**53, "min_len": 8, "cycle": 2**53}
+    assert LengthSchedule("cosine", **sizes)(2**40) > 8
+    with pytest.raises(ValueError, match=f"{key}: got .*up to 2") as caught:
+        LengthSchedule("cosine", **{**sizes, key: value})
+    assert len(str(caught.value)) < 200

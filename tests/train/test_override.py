@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -99,16 +100,17 @@ def test_numbers_are_numbers(key: str, data: st.DataObject) -> None:
     assert got == value and type(got) is type(value)
 
 
+NO_NUMBERS = ["", "yes", "off", "1:30", "1_0", "[1", "{a: ", "3 # x", "!!int 3", "'"]
+
+
 @pytest.mark.parametrize("key", PLAIN)
-@pytest.mark.parametrize(
-    "text", ["", "yes", "off", "1:30", "1_0", "[1", "{a: ", "3 # x", "!!int 3", "'"]
-)
-def test_what_is_no_number_is_one_line(key: str, text: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_config(with_section(key), [f"{key}={text}"])
-    message = str(caught.value)
-    assert message.startswith(f"config: {key}: got ") and "; takes " in message
-    assert message.isprintable()
+def test_what_is_no_number_is_one_line(key: str) -> None:
+    for text in NO_NUMBERS:
+        with pytest.raises(ConfigError) as caught:
+            parse_config(with_section(key), [f"{key}={text}"])
+        message = str(caught.value)
+        assert message.startswith(f"config: {key}: got ") and "; takes " in message
+        assert message.isprintable()
 
 
 def with_section(key: str) -> dict[str, Any]:
@@ -118,12 +120,11 @@ def with_section(key: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("key", sorted(PLAIN + TEXTS))
-@pytest.mark.parametrize("below", ["x", "x.y", "0"])
-def test_nothing_is_below_a_value(key: str, below: str) -> None:
+def test_nothing_is_below_a_value(key: str) -> None:
     """Whether the recipe sets the key or not, and to whatever."""
-    for raw in (TINY, set_at(copy.deepcopy(TINY), key, 5), set_at(copy.deepcopy(TINY), key, None)):
+    for value, below in itertools.product((FIELDS[key].default, 5, None), ("x", "x.y", "0")):
         with pytest.raises(ConfigError) as caught:
-            parse_config(raw, [f"{key}.{below}=1"])
+            parse_config(set_at(copy.deepcopy(TINY), key, value), [f"{key}.{below}=1"])
         assert str(caught.value).startswith(f"config: {key}.") and str(caught.value).isprintable()
 
 
