@@ -183,7 +183,7 @@ class Evil:
 
 
 def damages(state: dict[str, Any], trap: str) -> dict[str, Any]:
-    """What ``trainer_state.pt`` may hold instead: every part missing, of other kinds, odd inside."""
+    """What ``trainer_state.pt`` may hold: every part missing, of other kinds, odd inside."""
     found: dict[str, Any] = {"a program": Evil(trap), "one inside": {**state, "rng": Evil(trap)}}
     for odd in ([1], "x", 5, None, torch.zeros(2)):
         found[f"a {type(odd).__name__}"] = odd
