@@ -113,6 +113,8 @@ def of_evaluation(row: Row) -> bool:
         return False
     numbers = [*row["budgets"], *row["accuracy"], *row["pass_at_k"]]
     numbers += [row.get("tokens"), row.get("backtrack_per_1k")]
+    for bounds in row["accuracy_interval"]:
+        numbers += bounds if isinstance(bounds, list) and len(bounds) == 2 else [bounds]
     same = len({len(value) for value in lists if value is not None}) == 1
     return same and all(map(_is_number, numbers)) and isinstance(row.get("name"), (str, type(None)))
 
