@@ -199,7 +199,7 @@ def load_policy(
         model, tokenizer = embedded.scratch_model(config.scratch)
     else:
         source = str(path) if path is not None else resolve_model_path(config)
-        tokenizer = check_model(source, named).tokenizer
+        tokenizer = check_model(source, named, say=False).tokenizer
         model = load_model(source, named, getattr(torch, config.dtype))
         try:
             prepare(model)

@@ -68,12 +68,13 @@ class CheckedModel:
     rows: int
 
 
-def check_model(source: str | Path, named: str) -> CheckedModel:
+def check_model(source: str | Path, named: str, say: bool = True) -> CheckedModel:
     """Every check of a model folder that needs no weights in memory.
 
     Args:
         source: a folder, or a hub id, whose weights are checked when they are loaded.
         named: the key or argument that gave it, for the message.
+        say: whether to print what checkpoints will not hold.
 
     Raises:
         ConfigError: one line with ``named``, the folder, the file, the cause and the remedy: files
@@ -103,7 +104,7 @@ def check_model(source: str | Path, named: str) -> CheckedModel:
         check_template(tokenizer)
         if generation is not None:
             left_out = make_savable(generation)
-            if left_out:
+            if left_out and say:
                 print(
                     f"{named}: generation_config.json: left out of checkpoints, for they have no "
                     f"effect without sampling: {', '.join(left_out)}",
