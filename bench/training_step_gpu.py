@@ -53,7 +53,9 @@ def build(shape: str, device: torch.device, liger: bool) -> Policy:
     torch.manual_seed(0)
     config = Qwen2Config(**SHAPES[shape], max_position_embeddings=65_536, tie_word_embeddings=True)
     with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, trust_remote_code=False
+        )
     prepare(model)
     if liger:
         apply_liger(model, required=True)

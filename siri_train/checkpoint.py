@@ -347,7 +347,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     if folder.exists():
         raise ConfigError(f"--out: {folder} already exists")
     require_good(source, run_dir, resume=False)
-    check_model(source, "export")
+    check_model(source, "export", say=False)
     with written_aside(folder) as aside:
         for name in _listed(source):
             if name.split("/")[0] not in (_STATE, _SHARDS, _ROLLOUTS):

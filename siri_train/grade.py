@@ -59,7 +59,7 @@ def grade_checkpoint(
     of_a_run = checkpoint.resolve().parent.name == "checkpoints"
     if of_a_run or (checkpoint / "checkpoint.json").exists():
         require_good(checkpoint, checkpoint.resolve().parents[1], resume=False)
-    checked = check_model(checkpoint, "eval")
+    checked = check_model(checkpoint, "eval", say=False)
     check_data([], questions, config.reward)
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
     check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")

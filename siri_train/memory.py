@@ -55,7 +55,7 @@ class Shape:
     def of(config: Any) -> Shape:
         """Of a transformers configuration; parameters are counted on a model without storage."""
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         text = config.get_text_config()
         heads = text.num_attention_heads
         layer = model.base_model.layers[-1]

@@ -20,7 +20,7 @@ from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
 from siri_train.data.think_marks import decode_responses
 from siri_train.model_files import cause
-from siri_train.model_folder import load_config, load_model, load_tokenizer
+from siri_train.model_folder import check_model, load_config, load_model
 from siri_train.packing import MicroBatch
 from siri_train.rollout.engine import Completion
 
@@ -198,15 +198,15 @@ def load_policy(
         model, tokenizer = embedded.scratch_model(config.scratch)
     else:
         source = str(path) if path is not None else resolve_model_path(config)
-        tokenizer = load_tokenizer(source, named)
+        tokenizer = check_model(source, named, say=False).tokenizer
         model = load_model(source, named, getattr(torch, config.dtype))
         try:
             prepare(model)
             _require_finite(model)
         except Exception as error:  # whatever an odd config.json makes of the layers
             raise ConfigError(
-                f"{named}: {source!r}: config.json: {type(model).__name__} cannot be run on a "
-                f"token: {cause(error)}"
+                f"{named}: {source!r}: config.json: {type(model).__name__} cannot be run: "
+                f"{cause(error)}"
             ) from error
     prepare(model)
     try:
@@ -246,14 +246,15 @@ def load_policy(
 
 @torch.no_grad()
 def _require_finite(model: Any) -> None:
-    """Run one token: a rotary base or an epsilon that is odd shows in the output only.
+    """Run two tokens: a rotary base or an epsilon that is odd shows in the output only.
 
     Raises:
         ValueError: the output holds infinities or NaN.
     """
-    ids = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.isfinite(hidden).all():
+    # Rotary tables are asked themselves: some attention kernels take NaN scores for masked ones.
+    if not torch.isfinite(hidden).all() or any(b.isnan().any() for b in model.buffers()):
         raise ValueError("its output is not finite; correct config.json or give whole weights")
 
 

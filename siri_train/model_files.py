@@ -18,7 +18,8 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _LFS = b"version https://git-lfs"
 
 # Loops over these counts run before anything is compared with the weights; no model has more.
-_MOST_LAYERS, _MOST_PARTS = 10_000, 1_000_000
+# Tables are made for these widths. Each bound is ten times what any model has.
+_MOST_LAYERS, _MOST_PARTS, _MOST_WIDTH = 10_000, 1_000_000, 10_000_000
 
 
 class ModelFileError(ValueError):
@@ -94,7 +95,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def check_counts(config: dict[str, Any], file: str = "config.json") -> None:
-    """Refuse numbers of layers, heads and experts that no model has, before anybody counts to them.
+    """Refuse layers, heads, experts and widths that no model has, before anybody counts to them.
 
     Args:
         config: as it stands in the file.
@@ -108,9 +109,10 @@ def check_counts(config: dict[str, Any], file: str = "config.json") -> None:
             check_counts(value, file)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
+        wide = key.endswith(("_size", "_dim", "_embd", "d_model")) and key != "vocab_size"
         counted = key.startswith(("num_", "n_")) or key.endswith(("_layers", "_heads"))
-        most = _MOST_LAYERS if "layer" in key else _MOST_PARTS
-        if counted and not -most <= value <= most:
+        most = _MOST_WIDTH if wide else _MOST_LAYERS if "layer" in key else _MOST_PARTS
+        if (wide or counted) and not -most <= value <= most:
             raise ModelFileError(f"{file}: {key} is {value}; no model has more than {most}")
 
 

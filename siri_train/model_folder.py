@@ -68,12 +68,13 @@ class CheckedModel:
     rows: int
 
 
-def check_model(source: str | Path, named: str) -> CheckedModel:
+def check_model(source: str | Path, named: str, say: bool = True) -> CheckedModel:
     """Every check of a model folder that needs no weights in memory.
 
     Args:
         source: a folder, or a hub id, whose weights are checked when they are loaded.
         named: the key or argument that gave it, for the message.
+        say: whether to print what checkpoints will not hold.
 
     Raises:
         ConfigError: one line with ``named``, the folder, the file, the cause and the remedy: files
@@ -87,7 +88,9 @@ def check_model(source: str | Path, named: str) -> CheckedModel:
         with torch.device("meta"):
             # A copy: building a model writes into its configuration.
             model: Any = AutoModelForCausalLM.from_config(
-                type(config).from_dict(config.to_dict()), trust_remote_code=False
+                type(config).from_dict(config.to_dict()),
+                attn_implementation="sdpa",
+                trust_remote_code=False,
             )
         rows = int(model.get_input_embeddings().weight.shape[0])
         prepare(model)  # an architecture whose attention or head cannot be had
@@ -101,7 +104,7 @@ def check_model(source: str | Path, named: str) -> CheckedModel:
         check_template(tokenizer)
         if generation is not None:
             left_out = make_savable(generation)
-            if left_out:
+            if left_out and say:
                 print(
                     f"{named}: generation_config.json: left out of checkpoints, for they have no "
                     f"effect without sampling: {', '.join(left_out)}",
@@ -239,7 +242,7 @@ def load_generation(source: str | Path, named: str) -> Any:
         ConfigError: it is damaged.
     """
     path = Path(source) / "generation_config.json"
-    with _one_line(source, named, path.name):
+    with _one_line(source, named, path.name, "correct or remove it"):
         if not path.exists() and not path.is_symlink():
             return None
         json_object(path)
@@ -260,11 +263,8 @@ def load_model(source: str | Path, named: str, dtype: torch.dtype) -> Any:
     Raises:
         ConfigError: see :func:`check_model`; or a weight is not finite.
     """
-    load_config(source, named)
     folder = Path(source)
     with _one_line(source, named, "weights"):
-        if folder.is_dir():
-            stored_tensors(weight_files(folder))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(source),
             dtype=dtype,
@@ -277,7 +277,7 @@ def load_model(source: str | Path, named: str, dtype: torch.dtype) -> Any:
         problem = loading_problem(report, type(model).__name__)
         if problem:
             raise ModelFileError(f"{_files_name(folder)}: {problem}")
-        if getattr(model.config, "tie_word_embeddings", False) and not _tied(model):
+        if _should_be_tied(model) and not _is_tied(model):
             raise ModelFileError(_two_heads(_files_name(folder)))
         for name, weight in model.named_parameters():
             if not torch.isfinite(weight.detach().sum(dtype=torch.float32)):
@@ -286,7 +286,7 @@ def load_model(source: str | Path, named: str, dtype: torch.dtype) -> Any:
                     f"for {str(dtype).removeprefix('torch.')}; give weights that are whole"
                 )
     if model.generation_config is not None:
-        with _one_line(source, named, "generation_config.json"):
+        with _one_line(source, named, "generation_config.json", "correct or remove it"):
             make_savable(model.generation_config)
     return model
 
@@ -351,7 +351,7 @@ def _check_stored(folder: Path, config: Any, model: Any) -> None:
     problem = loading_problem(report, type(model).__name__) if report else None
     if problem:
         raise ModelFileError(f"{name}: {problem}")
-    if getattr(config, "tie_word_embeddings", False) and _stored_apart(model, stored, files):
+    if _should_be_tied(model) and _stored_apart(model, stored, files):
         raise ModelFileError(_two_heads(name))
 
 
@@ -393,7 +393,13 @@ def _stored_apart(model: Any, stored: dict[str, torch.Tensor], files: list[Path]
     return not torch.equal(values[0], values[1])
 
 
-def _tied(model: Any) -> bool:
+def _should_be_tied(model: Any) -> bool:
+    """Whether the configuration says so and the architecture has a head to tie."""
+    declared = getattr(model, "_tied_weights_keys", None)
+    return bool(declared) and bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def _is_tied(model: Any) -> bool:
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
     return head is None or head.weight is words.weight or head.weight.shape != words.weight.shape
 
@@ -415,7 +421,12 @@ def _files_name(folder: Path) -> str:
 
 
 @contextmanager
-def _one_line(source: str | Path, named: str, file: str) -> Iterator[None]:
+def _one_line(
+    source: str | Path,
+    named: str,
+    file: str,
+    remedy: str = "give a folder that from_pretrained loads",
+) -> Iterator[None]:
     """Turn whatever a library raises in the body into a ConfigError of one line.
 
     Libraries' own warnings and log lines are kept back meanwhile: the error says it all.
@@ -435,10 +446,7 @@ def _one_line(source: str | Path, named: str, file: str) -> Iterator[None]:
     except ModelFileError as error:
         raise ConfigError(f"{where}: {error}") from error
     except Exception as error:
-        raise ConfigError(
-            f"{where}: {file}: cannot be loaded: {cause(error)}; give a folder that "
-            "from_pretrained loads"
-        ) from error
+        raise ConfigError(f"{where}: {file}: cannot be loaded: {cause(error)}; {remedy}") from error
     except BaseException as error:
         # The tokenizers' Rust code panics with an exception that is no Exception.
         if type(error).__name__ != "PanicException":

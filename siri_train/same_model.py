@@ -35,7 +35,7 @@ def require_same_model(folder: Path, shape: Any, tokenizer: Any, recipe: str) ->
             f"{folder}: a checkpoint of another model than the recipe's ({recipe}): {reason}; give "
             "the recipe it was trained with, or another folder (output=FOLDER)"
         )
-    check_model(folder, "resume")
+    check_model(folder, "resume", say=False)
 
 
 def _difference(folder: Path, shape: Any, tokenizer: Any) -> str | None:

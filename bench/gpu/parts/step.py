@@ -41,7 +41,9 @@ class PackedModel:
             **SHAPES[shape], max_position_embeddings=65_536, tie_word_embeddings=True
         )
         with device:
-            self.model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            self.model: Any = AutoModelForCausalLM.from_config(
+                config, dtype=torch.bfloat16, trust_remote_code=False
+            )
         self.model.set_attn_implementation(attention.NAME)
         self.model.set_output_embeddings(LogprobHead(self.model.get_output_embeddings()))
         self.model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,0 +1,193 @@
+"""Export and eval read what resume would read: whole files of this run, or a line."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from siri_train import checkpoint
+from siri_train.checkpoint import CheckpointError, save_checkpoint
+from siri_train.cli import main
+from siri_train.config import ConfigError
+from siri_train.loop import train
+from siri_train.model import Policy
+from siri_train.recipe import parse_config
+from tests.train.conftest import TINY
+from tests.train.damage import edit_json, edit_weights
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "run"
+    return train(parse_config(copy.deepcopy(TINY), [f"output={output}", "train.steps=2"]))
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def one_line(command: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The error of a command that fails, which is one line."""
+    capfd.readouterr()
+    assert main(command) == 1
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1, error
+    return error
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "grow", "remove"])
+def test_every_damaged_file_is_found(
+    how: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(how)
+    folder = run / "checkpoints" / "step_000002"
+    names = sorted(json.loads((folder / "checkpoint.json").read_text())["files"])
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(names)
+    for name in [*names, "checkpoint.json"]:
+        path = folder / name
+        data = path.read_bytes()
+        if how == "remove":
+            path.unlink()
+        elif how == "cut":
+            path.write_bytes(data[: rng.randrange(len(data))])
+        elif how == "grow":
+            path.write_bytes(data + b"x")
+        else:
+            place = rng.randrange(len(data)) if name != "checkpoint.json" else 0
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        out = tmp_path / "out"
+        commands = [["export", str(run), "--which", "2", "--out", str(out)], ["eval", str(folder)]]
+        for command in commands:
+            said = one_line(command, capfd)
+            assert name in said and ("damaged" in said or "missing" in said)
+            if "config.json is missing" not in said:
+                assert str(run / "checkpoints" / "step_000001") in said  # the newest good one
+        assert not out.exists() and not (folder / "eval.json").exists()
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../../secret", "/etc", "checkpoints/..", "checkpoints/../../secret", "checkpoints/link",
+     "checkpoints", "", "checkpoints/", "secret", None, 3, ["checkpoints/step_000001"], "a\0b",
+     "checkpoints/step_000009"],
+)  # fmt: skip
+def test_a_manifest_may_not_lead_out_of_the_run(
+    path: Any, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = shutil.copytree(run / "checkpoints" / "step_000002", tmp_path / "secret")
+    (run / "checkpoints" / "link").symlink_to(secret)
+    manifest = run / "checkpoints" / "manifest.json"
+    edit_json(manifest, **{"siri-low": {"path": path}})
+    said = one_line(["export", str(run), "--which", "low"], capfd)
+    assert "siri-low" in said and not (run / "export").exists()
+    for entry in (path, [path], 5):
+        edit_json(manifest, **{"siri-low": entry if entry is not None else "none"})
+        assert "siri-low" in one_line(["export", str(run), "--which", "low"], capfd)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff", '{"a":' * 5000, "null"])
+def test_a_damaged_manifest(text: str, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (run / "checkpoints" / "manifest.json").write_bytes(text.encode("latin-1"))
+    assert "manifest.json" in one_line(["export", str(run), "--which", "low"], capfd)
+
+
+@pytest.mark.parametrize(
+    "name", ["../step_000001/config.json", "/etc/hostname", "link", "a\0b", "folder/../../x"]
+)
+def test_a_checkpoint_may_not_list_files_elsewhere(name: str, run: Path) -> None:
+    folder = run / "checkpoints" / "step_000002"
+    (folder / "link").symlink_to("/etc/hostname")
+    index = json.loads((folder / "checkpoint.json").read_text())
+    index["files"][name] = [1, 2]
+    (folder / "checkpoint.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=r"checkpoint\.json"):
+        checkpoint.export(run, "2")
+
+
+def test_only_what_was_checked_is_exported(run: Path) -> None:
+    folder = run / "checkpoints" / "step_000002"
+    (folder / "adapter.bin").write_text("put here later")
+    out = checkpoint.export(run, "2")
+    listed = set(json.loads((folder / "checkpoint.json").read_text())["files"])
+    assert {p.name for p in out.iterdir()} == listed - {"trainer_state.pt"}
+
+
+def test_a_whole_checkpoint_of_another_models_weights(run: Path) -> None:
+    """Checksums that are right say nothing of weights that never fitted: resume and export ask."""
+    folder = run / "checkpoints" / "step_000002"
+    edit_weights(folder, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()})
+    index = json.loads((folder / "checkpoint.json").read_text())
+    index["files"]["model.safetensors"] = checkpoint._size_and_crc(folder / "model.safetensors")
+    (folder / "checkpoint.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="export: .*_orig_mod"):
+        checkpoint.export(run, "2")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="resume: .*_orig_mod"):
+        train(parse_config(copy.deepcopy(TINY), [f"output={run}", "train.steps=3"]))
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+KNOWN = sorted({*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG,
+                errno.ENOENT, errno.EMFILE, errno.ESTALE, errno.EINVAL})  # fmt: skip
+
+
+@pytest.mark.parametrize("number", KNOWN)
+@pytest.mark.parametrize("form", ["OSError", "safetensors", "torch", "text"])
+def test_only_a_full_disk_is_called_one(
+    number: int, form: str, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = os.strerror(number)
+
+    def fail(*_: Any, **__: Any) -> None:
+        if form == "OSError":
+            raise OSError(number, text)
+        if form == "safetensors":
+            raise SafetensorError(f"Error while serializing: I/O error: {text} (os error {number})")
+        if form == "text":
+            raise RuntimeError(f"rank 1: [Errno {number}] {text}: 'x'")
+        try:
+            raise OSError(number, text)
+        except OSError:
+            raise RuntimeError(
+                "[enforce fail at inline_container.cc:672] . unexpected pos"
+            ) from None
+
+    monkeypatch.setattr(Policy, "save", fail)
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(tmp_path, 1, policy, None)
+    said = str(caught.value)
+    assert ("make room" in said and "GiB free" in said) == (number in FULL)
+    assert text in said and len(said.splitlines()) == 1
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        assert "writable" in said
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("odd\nvalue"), TypeError("x"), KeyError("k"), MemoryError()]
+)
+def test_other_failures_say_what_failed(
+    error: Exception, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(tmp_path, 1, policy, None)
+    said = str(caught.value)
+    assert "make room" not in said and "GiB" not in said and len(said.splitlines()) == 1
+    assert ("memory" if isinstance(error, MemoryError) else type(error).__name__) in said
+    assert not list((tmp_path / "checkpoints").iterdir())

@@ -1,0 +1,172 @@
+"""Tokenizer, generation configuration and model must speak of the same tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from siri_train.config import ConfigError, ModelConfig
+from siri_train.data import embedded
+from siri_train.model import load_policy
+from siri_train.model_files import ModelFileError
+from siri_train.model_folder import check_model
+from siri_train.model_ids import check_ids, make_savable
+from siri_train.preflight import preflight
+from tests.train.damage import edit_json, edit_weights, model_folder
+
+
+def refusal(folder: Path) -> str:
+    """The one line with which a folder is refused."""
+    with pytest.raises(ConfigError) as caught:
+        check_model(folder, "model.path")
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_tokenizer_that_is_larger_than_the_model(seed: int, tmp_path: Path) -> None:
+    """Rows are cut off the embedding, or words added to the tokenizer: the first too many is
+    named. Special tokens that no text holds may be too many (a text model with the tokenizer of a
+    family that sees images)."""
+    rng = random.Random(seed)
+    rows, more = rng.randrange(3, 37), rng.randrange(1, 5)
+    folder = model_folder(tmp_path / "small")
+    edit_weights(folder, lambda w: {k: v[:rows] if "embed" in k else v for k, v in w.items()})
+    edit_json(folder / "config.json", vocab_size=rows)
+    assert f"{37 - rows} tokens have no row" in refusal(folder)
+    assert f"embedding of {rows}" in refusal(folder) and f"id {rows})" in refusal(folder)
+
+    for special in (False, True):
+        folder = model_folder(tmp_path / f"more {special}")
+        tokenizer = embedded.tokenizer()
+        tokenizer.add_tokens([f"<more {n}>" for n in range(more)], special_tokens=special)
+        tokenizer.save_pretrained(folder)
+        if special:
+            assert check_model(folder, "model.path").rows == 37
+        else:
+            assert f"{more} tokens have no row" in refusal(folder) and "'<more 0>'" in refusal(
+                folder
+            )
+
+
+@pytest.mark.parametrize("kind", ["eos_token", "pad_token", "bos_token", "unk_token"])
+def test_a_special_token_past_the_embedding(kind: str, tmp_path: Path) -> None:
+    """A name that the vocabulary lacks is given a new id by transformers, without a word."""
+    folder = model_folder(tmp_path / "m")
+    edit_json(folder / "tokenizer_config.json", **{kind: "<nowhere>"})
+    text = refusal(folder)
+    assert kind in text and "'<nowhere>' is id 37" in text and "37 rows" in text
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("key", ["eos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("seed", range(3))
+def test_configured_ids_past_the_vocabulary(file: str, key: str, seed: int, tmp_path: Path) -> None:
+    rng = random.Random(f"{file}/{key}/{seed}")
+    past = rng.randrange(37, 10**9)
+    for value in (past, -rng.randrange(2, 99), "2", 2.0, True):
+        folder = model_folder(tmp_path / f"{type(value).__name__} {value}")
+        edit_json(folder / file, **{key: value})
+        assert file in refusal(folder)
+    folder = model_folder(tmp_path / "list")
+    edit_json(folder / "generation_config.json", eos_token_id=[2, past])
+    assert f"eos_token_id is {past}" in refusal(folder)
+
+
+def test_a_model_that_never_ends(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    edit_json(folder / "config.json", eos_token_id=None)
+    edit_json(folder / "generation_config.json", eos_token_id=None)
+    check_model(folder, "model.path")  # the tokenizer still has one
+    edit_json(folder / "tokenizer_config.json", eos_token=None)
+    assert "no answer would ever end" in refusal(folder)
+
+
+def test_a_prompt_with_a_token_that_the_model_lacks(tiny: Any, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    tokenizer = embedded.tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    data = tmp_path / "data.jsonl"
+    rows = [{"question": f" {n} + 1", "answer": "2"} for n in range(4)]
+    rows[2]["question"] += "<image>"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match=r"data.train: .*token 37 \('<image>'\).* 37 rows"):
+        preflight(tiny(f"model.path={folder}", f"data.train=[{{kind: file, path: {data}}}]"))
+
+
+def test_a_template_that_is_no_jinja(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    template = folder / "chat_template.jinja"
+    for text, fine in (
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", True),
+        ("{{ raise_exception('one turn only') }}", True),
+        ("{% for m in messages %}{{ m.content }}", False),
+        ("a\n{{ m.content", False),
+    ):
+        template.write_text(text)
+        if fine:
+            check_model(folder, "model.path")
+        else:
+            assert "chat_template.jinja: line" in refusal(folder)
+    template.write_bytes(b"\xff\xfe{{")
+    assert "chat_template.jinja: is not UTF-8" in refusal(folder)
+
+
+SAMPLING = {
+    "temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1, "typical_p": 0.5,
+    "epsilon_cutoff": 3e-4, "eta_cutoff": 3e-4, "length_penalty": 2.0, "early_stopping": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_unsavable_generation_config_is_mended_or_refused(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(seed)
+    given = {key: SAMPLING[key] for key in rng.sample(sorted(SAMPLING), rng.randrange(1, 5))}
+    folder = model_folder(tmp_path / "m")
+    edit_json(folder / "generation_config.json", do_sample=False, **given)
+    assert check_model(folder, "model.path")
+    said = capsys.readouterr().out
+    policy = load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))
+    assert not capsys.readouterr().out  # once is enough
+    policy.save(tmp_path / "saved")
+    again = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert not again.do_sample and again.eos_token_id == 2
+    for key, value in given.items():
+        assert f"{key}={value}" in said and getattr(again, key) != value
+    AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+
+    edit_json(folder / "generation_config.json", do_sample=True, **given)
+    kept = load_policy(ModelConfig(path=str(folder)), torch.device("cpu")).model.generation_config
+    sampled = given.keys() - {"length_penalty", "early_stopping"}
+    assert all(getattr(kept, key) == given[key] for key in sampled)
+
+    key, value = rng.choice(
+        [("max_new_tokens", -rng.randrange(99)), ("early_stopping", "soon"),
+         ("cache_implementation", "none such"),
+         ("output_scores", True), ("num_return_sequences", 4)]
+    )  # fmt: skip
+    edit_json(folder / "generation_config.json", **{"do_sample": False, key: value})
+    text = refusal(folder)
+    assert "generation_config.json: cannot be " in text and "correct or remove it" in text
+
+
+def test_what_can_be_saved_is_not_touched() -> None:
+    generation = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[2, 3])
+    before = generation.to_dict()
+    assert make_savable(generation) == [] and generation.to_dict() == before
+
+
+def test_ids_are_not_compared_with_rows_that_are_unknown() -> None:
+    tokenizer, config = embedded.tokenizer(), GenerationConfig(eos_token_id=99)
+    check_ids(tokenizer, config, None, None)
+    with pytest.raises(ModelFileError, match="eos_token_id is 99"):
+        check_ids(tokenizer, config, None, 37)
