@@ -13,21 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siri_train.cli import main
+from siri_train.data.fields import read_chat
 from siri_train.data.prompts import encode_prompt, prompt_messages
 from siri_train.data.questions import DataError, load_questions
 from siri_train.data.rows import Row
-from siri_train.data.fields import read_chat
 from siri_train.data.sources import encode_questions
 from tests.train.test_data_prompts import tokenizer as tokenizer
 
 DRAWN = settings(derandomize=True, max_examples=150)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=12)
-CHATS = st.tuples(
-    st.booleans(), st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5).filter(lambda t: len(t) % 2)
-).map(
-    lambda drawn: [{"role": "system", "content": "Use hexadecimal."}] * drawn[0]
-    + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(drawn[1])]
-)  # fmt: skip
+ODD = st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5).filter(lambda t: len(t) % 2)
+CHATS = st.tuples(st.booleans(), ODD).map(
+    lambda drawn: (
+        [{"role": "system", "content": "Use hexadecimal."}] * drawn[0]
+        + [
+            {"role": ("user", "assistant")[i % 2], "content": text}
+            for i, text in enumerate(drawn[1])
+        ]
+    )
+)
 
 
 @DRAWN
@@ -98,7 +102,9 @@ def test_a_chat_that_would_lose_something_is_refused(
     tmp_path: Path, chat: list[Any], reason: str
 ) -> None:
     file = tmp_path / "q.jsonl"
-    file.write_text('{"question": "a", "answer": 1}\n' + json.dumps({"question": chat, "answer": 1}))
+    file.write_text(
+        '{"question": "a", "answer": 1}\n' + json.dumps({"question": chat, "answer": 1})
+    )
     with pytest.raises(DataError, match=rf"q\.jsonl, line 2: field 'question'.*{reason}") as caught:
         load_questions(file)
     assert "\n" not in str(caught.value)
