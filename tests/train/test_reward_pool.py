@@ -104,7 +104,7 @@ def test_a_batch_has_a_budget(tmp_path: Path) -> None:
     workers.close()
 
 
-def test_starting_processes_is_not_in_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_start_is_not_in_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     call = pool_module._Call([{}], until=101.0)
@@ -117,6 +117,8 @@ def test_starting_processes_is_not_in_the_budget(monkeypatch: pytest.MonkeyPatch
     now[0] += 0.9
     assert not call.over
     now[0] += 0.2
+    assert call.over
+    call.pause(start)  # a process that replaces one: the items' own cost
     assert call.over
 
 
