@@ -9,6 +9,7 @@ from typing import Any
 
 from siri_train.config import RunConfig
 from siri_train.data.sources import EncodedQuestion
+from siri_train.data.think_marks import thinking
 from siri_train.model import Policy
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.rewards import Grade, Response, Verifier, length_capping_reward
@@ -116,7 +117,14 @@ class Evaluation:
     ) -> dict[int, list[Grade]]:
         """The grades at each budget; every text is decoded and graded once."""
         reward = self.config.reward
-        responses = [Response(t, c.finish_reason) for t, c in zip(texts, completions, strict=True)]
+        opened = thinking(
+            self.policy.tokenizer,
+            [q.prompt_ids for q in self.questions for _ in range(self.config.eval.samples)],
+        )
+        responses = [
+            Response(text, completion.finish_reason, inside)
+            for text, completion, inside in zip(texts, completions, opened, strict=True)
+        ]
         asked = list(golds)
         places: dict[int, dict[int, int]] = {}
         for budget in self.config.budgets:
@@ -124,7 +132,10 @@ class Evaluation:
             short = [_cut(completions[i], budget) for i in longer]
             places[budget] = {i: len(responses) + k for k, i in enumerate(longer)}
             if short:
-                responses += [Response(text, "length") for text in self.policy.decode(short)]
+                responses += [
+                    Response(text, "length", opened[i])
+                    for text, i in zip(self.policy.decode(short), longer, strict=True)
+                ]
                 asked += [golds[i] for i in longer]
         grades = length_capping_reward(
             responses,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -241,7 +242,7 @@ class Run:
             row = {
                 "prompt": question.prompt,
                 "response": text,
-                "reward": grade.reward,
+                "reward": None if math.isnan(grade.reward) else grade.reward,
                 "truncated": completion.truncated,
                 "tokens": len(completion.token_ids),
                 "answer": grade.answer,

@@ -56,7 +56,7 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str) -> list[Qu
         try:
             questions += _read(source, default_split)
         except DataError as error:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(" ".join(str(error).splitlines())) from error
         except OSError as error:
             raise ConfigError(f"data source {source.path}: {error}") from error
         except ImportError as error:

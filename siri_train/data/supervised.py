@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from siri_train.data.prompts import Template, answer_end_id, encode_prompt
 from siri_train.data.questions import Question
 from siri_train.data.rows import DataError
-from siri_train.data.think_marks import opens_think
+from siri_train.data.think_marks import opens_think, think_problem
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, last_boxed, last_boxed_span
 
@@ -119,7 +119,8 @@ def supervised_examples(
 
     Raises:
         DataError: a question without a usable solution or whose prompt cannot be encoded (file and
-            line), no question at all, or all left out.
+            line), a tokenizer or template with which ``think`` cannot be, no question at all, or
+            all left out.
     """
     end = answer_end_id(tokenizer, template)
     examples = []
@@ -136,6 +137,10 @@ def supervised_examples(
             )
         except ValueError as error:
             raise DataError(f"{question.where or question.id}: {error}") from error
+        if think and question is questions[0]:
+            problem = think_problem(tokenizer, "required", prompt, None)
+            if problem is not None:
+                raise DataError(problem)
         text = supervised_text(question, think=think)
         if think and opens_think(tokenizer, prompt):
             text = text.removeprefix(f"{THINK_OPEN}\n")

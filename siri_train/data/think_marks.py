@@ -14,6 +14,8 @@ from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, ThinkMode
 _HALF_PAIRS = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 # A mark may be one token only with the blank before it, as the words of byte-level vocabularies.
 _LEADS = ("", " ", "\n")
+# Tokens that hold an opening mark, spelt out, and blanks behind it.
+_TAIL = 16
 
 
 def decode_responses(tokenizer: Any, responses: Sequence[Sequence[int]]) -> list[str]:
@@ -37,7 +39,17 @@ def decode_responses(tokenizer: Any, responses: Sequence[Sequence[int]]) -> list
 
 def opens_think(tokenizer: Any, prompt_ids: Sequence[int]) -> bool:
     """Whether a prompt ends with ``<think>``, as the templates of R1-like models do."""
-    return tokenizer.decode(list(prompt_ids[-16:])).rstrip().endswith(THINK_OPEN)
+    return tokenizer.decode(list(prompt_ids[-_TAIL:])).rstrip().endswith(THINK_OPEN)
+
+
+def thinking(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> list[bool]:
+    """``opens_think`` of each prompt; many end alike, and those are looked at once."""
+    known: dict[tuple[int, ...], bool] = {}
+    ends = [tuple(prompt[-_TAIL:]) for prompt in prompts]
+    for end in ends:
+        if end not in known:
+            known[end] = opens_think(tokenizer, end)
+    return [known[end] for end in ends]
 
 
 def think_problem(

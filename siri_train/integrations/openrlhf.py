@@ -13,10 +13,11 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from siri_train.data.think_marks import decode_responses
 from siri_train.rewards import Response, Verifier, length_capping_reward, make_verifier
 from siri_train.rewards.extract import ThinkMode
+from siri_train.rewards.length_cap import TruncatedMode
 
 
 class SiriAgentExecutor(SingleTurnAgentExecutor):
-    """OpenRLHF's single turn, graded by SIRI: 1 if finished and right, else 0.
+    """OpenRLHF's single turn, graded by SIRI: 1 if the answer in the response is right, else 0.
 
     The cap is OpenRLHF's ``max_new_tokens`` and stands still: no step number reaches an executor.
     OpenRLHF's losses and its head are closed; a fork would be needed for the rest.
@@ -24,12 +25,19 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
     Args:
         verifier: grades answers; by default ``make_verifier("math_verify")``.
         think: where the answer may stand, see ``siri_train.rewards.final_answer``.
+        truncated: what a cut response earns, see ``siri_train.rewards.length_capping_reward``.
     """
 
-    def __init__(self, verifier: Verifier | None = None, think: ThinkMode = "required") -> None:
+    def __init__(
+        self,
+        verifier: Verifier | None = None,
+        think: ThinkMode = "required",
+        truncated: TruncatedMode = "grade",
+    ) -> None:
         super().__init__(None)
         self.verifier = make_verifier("math_verify") if verifier is None else verifier
         self.think = think
+        self.truncated = truncated
 
     async def execute(
         self,
@@ -55,6 +63,7 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
             [str(label)],
             verifier=self.verifier,
             think=self.think,
+            truncated=self.truncated,
         )
         reward = grade.reward if grade.reward == grade.reward else 0.0
         out.update(reward=reward, scores=reward)

@@ -11,8 +11,9 @@ class CappedGenerator:
     """SkyRL's generator under the cap of the training step.
 
     Override ``BasePPOExp.get_generator`` to return
-    ``CappedGenerator(super().get_generator(...), schedule)``. With
-    ``generator.zero_reward_on_non_stop=true`` a capped response has reward 0, as SIRI wants it.
+    ``CappedGenerator(super().get_generator(...), schedule)``. What a capped response earns is
+    SkyRL's setting: ``generator.zero_reward_on_non_stop=false``: what the environment gives for its
+    text, as in the paper; true: 0.
     SkyRL counts steps from 1, the schedule from 0. Evaluation keeps SkyRL's own length.
 
     Args:
@@ -20,8 +21,8 @@ class CappedGenerator:
         schedule: the cap at each 0-based step.
 
     Raises:
-        ValueError: max_generate_length below the schedule's largest cap; rewards of capped
-            responses are kept, or such responses masked out; more than one turn.
+        ValueError: max_generate_length below the schedule's largest cap; capped responses are
+            masked out; more than one turn.
     """
 
     def __init__(self, generator: Any, schedule: LengthSchedule) -> None:
@@ -32,10 +33,10 @@ class CappedGenerator:
                 f"{options.sampling_params.max_generate_length}; takes at least the schedule's "
                 f"max_len, {schedule.max_len}"
             )
-        if not options.zero_reward_on_non_stop or options.apply_overlong_filtering:
+        if options.apply_overlong_filtering:
             raise ValueError(
-                "generator.zero_reward_on_non_stop must be true and apply_overlong_filtering "
-                "false: SIRI compresses through the zero reward of truncated responses"
+                "generator.apply_overlong_filtering: got True; takes False: SIRI compresses "
+                "through truncated responses, which must stay in the loss"
             )
         if options.max_turns != 1:
             raise ValueError(f"generator.max_turns: got {options.max_turns}; takes 1")

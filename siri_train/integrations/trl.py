@@ -11,10 +11,12 @@ from trl import GRPOTrainer
 
 from siri_kernels import group_advantages
 from siri_kernels.integrations._grpo import GrpoOptions, grpo_loss
+from siri_train.data.think_marks import decode_responses
 from siri_train.integrations.trl_length import SiriLengthCallback
 from siri_train.integrations.trl_metrics import TrlMetrics
 from siri_train.rewards import Response, Verifier, length_capping_reward
 from siri_train.rewards.extract import ThinkMode
+from siri_train.rewards.length_cap import TruncatedMode
 from siri_train.schedule import LengthSchedule
 
 __all__ = ["SiriGRPOTrainer", "SiriLengthCallback", "length_capped_reward"]
@@ -38,11 +40,13 @@ def length_capped_reward(
     verifier: Verifier,
     answer_column: str = "answer",
     think: ThinkMode = "required",
+    truncated: TruncatedMode = "grade",
+    tokenizer: Any = None,
 ) -> Callable[..., list[float | None]]:
     """SIRI's reward (arXiv 2509.25176, section 3.1) as a reward function of TRL.
 
-    A completion has finished if it ends with an end token, whatever its length; 1 if finished and
-    right, else 0, None if it could not be scored (TRL then leaves it out).
+    1 if the answer in the completion is right, else 0, None if it could not be scored (TRL then
+    leaves it out). A completion has finished if it ends with an end token, whatever its length.
 
     Args:
         end_token_ids: every id that ends a completion (``tokenizer.eos_token_id``, and those of the
@@ -50,6 +54,10 @@ def length_capped_reward(
         verifier: grades answers, see ``siri_train.rewards.make_verifier``.
         answer_column: the dataset's column of gold answers.
         think: where the answer may stand, see ``siri_train.rewards.final_answer``.
+        truncated: what one that has not finished earns, see
+            ``siri_train.rewards.length_capping_reward``.
+        tokenizer: decodes the completions anew. Needed where ``</think>`` is a special token of it:
+            TRL's own texts lack those.
 
     Raises:
         ValueError: no end token; when called, a dataset without that column.
@@ -67,6 +75,8 @@ def length_capped_reward(
         if answer_column not in columns:
             known = sorted(k for k, v in columns.items() if isinstance(v, list))
             raise ValueError(f"answer_column: got {answer_column!r}; the dataset has {known}")
+        if tokenizer is not None:
+            completions = decode_responses(tokenizer, completion_ids)
         responses = [
             Response(
                 text if isinstance(text, str) else text[-1]["content"],
@@ -75,9 +85,14 @@ def length_capped_reward(
             for text, ids in zip(completions, completion_ids, strict=True)
         ]
         golds = [str(gold) for gold in columns[answer_column]]
-        grades = length_capping_reward(responses, golds, verifier=verifier, think=think)
+        grades = length_capping_reward(
+            responses, golds, verifier=verifier, think=think, truncated=truncated
+        )
         if log_metric is not None:
-            log_metric("siri/truncated", sum(g.truncated for g in grades) / len(grades))
+            cut = [g for g in grades if g.truncated]
+            log_metric("siri/truncated", len(cut) / len(grades))
+            if cut:
+                log_metric("siri/truncated_correct", sum(g.correct for g in cut) / len(cut))
             log_metric("siri/correct", sum(g.correct for g in grades) / len(grades))
         return [None if g.reward != g.reward else g.reward for g in grades]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from siri_train.rewards.extract import ThinkMode, final_answer
+from siri_train.rewards.extract import THINK_OPEN, ThinkMode, final_answer
 from siri_train.rewards.verify import Verifier
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -23,10 +23,12 @@ class Response:
         text: the response without the prompt; ``</think>`` must not have been stripped.
         finish_reason: ``"stop"``: it ended with an end-of-sequence token; ``"length"``: it was cut
             at the cap; ``"abort"``: the engine lost it.
+        thinking: the prompt ends with ``<think>``, so the response begins inside its thoughts.
     """
 
     text: str
     finish_reason: FinishReason
+    thinking: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,10 @@ def length_capping_reward(
                 f"responses[{index}].finish_reason: got {response.finish_reason!r}, "
                 "takes 'stop', 'length' or 'abort'"
             )
-    answers = [final_answer(response.text, think=think) for response in responses]
+    answers = [
+        final_answer(THINK_OPEN * response.thinking + response.text, think=think)
+        for response in responses
+    ]
     verdicts = verifier.verdicts(list(zip(answers, golds, strict=True)))
     return [
         _grade(response, answer, verdict, pays=truncated == "grade")

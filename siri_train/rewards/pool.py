@@ -100,8 +100,8 @@ class WorkerPool:
 
         Args:
             items: JSON objects.
-            budget_s: wall-clock seconds for all of them together, the starts of processes not
-                counted; None: as long as it takes.
+            budget_s: wall-clock seconds for all of them together, the first start of processes
+                not counted; None: as long as it takes.
 
         Returns:
             ``Answers``: one answer an item or None, and which of the latter are the item's doing.
@@ -241,6 +241,7 @@ class _Call:
         self.waiting = deque(range(len(items)))
         self.own: set[int] = set()
         self._before: dict[int, bool] = {}
+        self._started = False
 
     @property
     def over(self) -> bool:
@@ -256,11 +257,13 @@ class _Call:
             self.own.add(index)
 
     def pause(self, start: Callable[[], None]) -> None:
-        """Run ``start`` outside the budget: a process takes seconds to come up."""
+        """Run ``start``; the first time outside the budget, since a process takes seconds to come
+        up. Those that replace what the items have ended are within it."""
         begun = time.monotonic()
         start()
-        if self.until is not None:
+        if self.until is not None and not self._started:
             self.until += time.monotonic() - begun
+        self._started = True
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

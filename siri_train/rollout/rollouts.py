@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from siri_train.checkpoint import load_rollouts
 from siri_train.config import ConfigError
+from siri_train.data.think_marks import thinking
 from siri_train.rewards import Grade, Response, length_capping_reward
 from siri_train.rollout.batch import RolloutBatch, fingerprint, from_state, to_state
 from siri_train.rollout.collect import Collector
@@ -131,8 +132,12 @@ class Rollouts:
 
     def _grade(self, part: Any) -> list[Grade]:
         """Reward: 1 if the answer in the response, cut at the cap, is right, else 0 (SIRI 3.1)."""
+        opened = thinking(self.run.policy.tokenizer, [q.prompt_ids for _, (q, _) in part])
         return length_capping_reward(
-            [Response(text, completion.finish_reason) for text, (_, completion) in part],
+            [
+                Response(text, completion.finish_reason, inside)
+                for (text, (_, completion)), inside in zip(part, opened, strict=True)
+            ],
             [question.answer for _, (question, _) in part],
             verifier=self.run.verifier,
             think=self.config.reward.think,

@@ -149,7 +149,6 @@ def test_the_cap_of_each_step():
     ("changes", "message"),
     [
         ({"sampling_params": SimpleNamespace(max_generate_length=15)}, "got 15.*16"),
-        ({"zero_reward_on_non_stop": False}, "zero_reward_on_non_stop must be true"),
         ({"apply_overlong_filtering": True}, "apply_overlong_filtering"),
         ({"max_turns": 2}, "max_turns: got 2"),
     ],

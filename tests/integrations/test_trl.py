@@ -177,8 +177,17 @@ def test_reward_by_end_token_not_by_length():
         answer=["4"] * 4,
         log_metric=logged.__setitem__,
     )
-    assert got == [1.0, 0.0, 0.0, 1.0]
-    assert logged == {"siri/truncated": 0.25, "siri/correct": 0.75}
+    # The second was cut behind its box: graded, as the paper does, unless zero is asked for.
+    assert got == [1.0, 1.0, 0.0, 1.0]
+    assert logged == {
+        "siri/truncated": 0.25,
+        "siri/truncated_correct": 1.0,
+        "siri/correct": 0.75,
+    }
+    strict = length_capped_reward(
+        [7, 9], verifier=ExactVerifier(), think="optional", truncated="zero"
+    )
+    assert strict(completions=["\\boxed{4}"], completion_ids=[[1]], answer=["4"]) == [0.0]
     with pytest.raises(ValueError, match="answer_column: got 'answer'.*gold"):
         reward(completions=["x"], completion_ids=[[7]], gold=["4"])
     with pytest.raises(ValueError, match="end_token_ids"):

@@ -38,9 +38,9 @@ EATEN = [
     r"\triangle ABC", r"\textbf{4}", r"2\times10^3", r"\notin A", r"\to 0",
 ]  # fmt: skip
 CLEAN = [
-    "1\n2\n3", "a\tb", "The\ttext is\nlong.\n\nAn end.\n", "x\ty\n1\t2\nto go\r\nrow", "\n- one\n- two",
-    "def f(x):\n\treturn x\n", "1\n\n2", "e\nu\ni", "A\r\nB\r\n", "so\nthe\ntan line", "E = 3\ne = 4",
-    "x = 1\nu = 2\n", "not\nthis one", "\\frac{1}{2}", "\\\\neq",
+    "1\n2\n3", "a\tb", "The\ttext is\nlong.\n\nAn end.\n", "x\ty\n1\t2\nto go\r\nrow",
+    "def f(x):\n\treturn x\n", "1\n\n2", "e\nu\ni", "A\r\nB\r\n", "so\nthe\ntan line",
+    "x = 1\nu = 2\n", "not\nthis one", "\\frac{1}{2}", "\\\\neq", "\n- one\n- two", "E = 3\ne = 4",
 ]  # fmt: skip
 
 
@@ -68,8 +68,14 @@ def test_blanks_and_lines_of_a_text_are_no_damage(text: str) -> None:
 
 
 @DRAWN
-@given(st.lists(st.sampled_from("the to an au so in area text times angle right equal of".split()),
-                min_size=2, max_size=12), st.lists(st.sampled_from(" \t\n\r"), min_size=12, max_size=12))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from("the to an au so in area text times angle right equal of".split()),
+        min_size=2,
+        max_size=12,
+    ),
+    st.lists(st.sampled_from(" \t\n\r"), min_size=12, max_size=12),
+)
 def test_prose_between_any_blanks_is_no_damage(words: list[str], blanks: list[str]) -> None:
     text = "".join(word + blank for word, blank in zip(words, blanks, strict=False))
     assert eaten_backslash(text) is None
@@ -101,9 +107,7 @@ def test_a_gold_with_a_control_character_is_refused(code: int) -> None:
     ],
 )
 @pytest.mark.parametrize("verifier", ["exact", "math_verify"])
-def test_a_gold_that_no_response_can_meet_is_refused(
-    gold: str, reason: str, verifier: str
-) -> None:
+def test_a_gold_that_no_response_can_meet_is_refused(gold: str, reason: str, verifier: str) -> None:
     if verifier == "math_verify":
         pytest.importorskip("math_verify")
     rows = questions(*[(f"Q{i}", str(i)) for i in range(30)])
@@ -216,8 +220,9 @@ def test_one_question_with_two_answers_is_refused(blanks: str) -> None:
                      (blanks.format("What is 1 +  2?"), "12"), ("What is 1+2?", "3.0"))  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         check_questions(rows, "data.train", EXACT)
-    assert "a.jsonl, line 3: the question of a.jsonl, line 1 again, with another answer: '12', " in (
-        str(caught.value)
+    assert (
+        "a.jsonl, line 3: the question of a.jsonl, line 1 again, with another answer: '12', "
+        in (str(caught.value))
     )
     assert check_questions(rows[:2] + rows[3:], "data.train", EXACT) == [
         "data.train: 1 of 3 questions repeat an earlier one but for blanks, case or punctuation "
@@ -250,5 +255,3 @@ def test_chats_are_compared_with_their_roles() -> None:
     same = Question("b", "s\n\nq", "1", None, (("system", "s"), ("user", "q")), "b.jsonl, line 1")
     other = Question("c", "S\n\nQ", "2", None, (("user", "S"), ("user", "Q")), "b.jsonl, line 2")
     assert loose_key(base) == loose_key(same) != loose_key(other)
-
-

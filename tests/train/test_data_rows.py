@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siri_train.cli import main
+from siri_train.data.embedded import START_FOLDER
+from siri_train.data.fields import read_chat
 from siri_train.data.prompts import encode_prompt, prompt_messages
 from siri_train.data.questions import DataError, load_questions
 from siri_train.data.rows import Row
-from siri_train.data.fields import read_chat
 from siri_train.data.sources import encode_questions
 from tests.train.test_data_prompts import tokenizer as tokenizer
 
 DRAWN = settings(derandomize=True, max_examples=150)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=12)
-CHATS = st.tuples(
-    st.booleans(), st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5).filter(lambda t: len(t) % 2)
-).map(
-    lambda drawn: [{"role": "system", "content": "Use hexadecimal."}] * drawn[0]
-    + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(drawn[1])]
-)  # fmt: skip
+ODD = st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5).filter(lambda t: len(t) % 2)
+CHATS = st.tuples(st.booleans(), ODD).map(
+    lambda drawn: (
+        [{"role": "system", "content": "Use hexadecimal."}] * drawn[0]
+        + [
+            {"role": ("user", "assistant")[i % 2], "content": text}
+            for i, text in enumerate(drawn[1])
+        ]
+    )
+)
 
 
 @DRAWN
@@ -98,7 +104,9 @@ def test_a_chat_that_would_lose_something_is_refused(
     tmp_path: Path, chat: list[Any], reason: str
 ) -> None:
     file = tmp_path / "q.jsonl"
-    file.write_text('{"question": "a", "answer": 1}\n' + json.dumps({"question": chat, "answer": 1}))
+    file.write_text(
+        '{"question": "a", "answer": 1}\n' + json.dumps({"question": chat, "answer": 1})
+    )
     with pytest.raises(DataError, match=rf"q\.jsonl, line 2: field 'question'.*{reason}") as caught:
         load_questions(file)
     assert "\n" not in str(caught.value)
@@ -198,3 +206,33 @@ def test_line_ends_and_a_mark_at_the_start_are_no_damage(tmp_path: Path) -> None
 def test_paths_that_no_system_takes(path: str) -> None:
     with pytest.raises(DataError, match="no such file"):
         load_questions(path)
+
+
+@pytest.mark.parametrize("command", ["sft", "eval", "dry run"])
+@pytest.mark.parametrize("damage", ["form feed", "surrogate answer", "$", "deep"])
+def test_the_other_commands_have_the_same_gate(
+    command: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, reason = DAMAGES[damage]
+    fields = {"solution": "It is 3."}
+    lines = [_row(question=f"{i} +1 ?", **fields) for i in range(1, 9)]
+    raw = raw.replace(b'"answer"', b'"solution": "s", "answer"') if damage != "deep" else raw
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*lines, raw]))
+    where = "eval" if command == "eval" else "train"
+    (tmp_path / "recipe.yaml").write_text(
+        f"output: {tmp_path / 'run'}\nsft: {{steps: 1, batch_size: 2}}\ndata:\n"
+        f"  max_prompt_len: 300\n  {where}:\n"
+        f"  - {{kind: file, path: {tmp_path / 'rows.jsonl'}, solution_field: solution}}\n"
+        "schedule: {max_len: 20, min_len: 10, cycle: 4}\nrollout: {prompts: 2, group_size: 2}\n"
+        "train: {steps: 1, token_budget: 2048}\n"
+    )
+    recipe = str(tmp_path / "recipe.yaml")
+    arguments = {
+        "sft": ["sft", recipe],
+        "eval": ["eval", str(shutil.copytree(START_FOLDER, tmp_path / "c")), "--recipe", recipe],
+        "dry run": ["train", recipe, "--dry-run"],
+    }[command]
+    assert main(arguments) == 1
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "rows.jsonl, line 9:" in said and reason in said
+    assert not (tmp_path / "run").exists() and not (tmp_path / "c" / "eval.json").exists()

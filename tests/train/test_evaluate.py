@@ -54,6 +54,7 @@ def run(
     )
     policy = SimpleNamespace(
         eos_ids=frozenset({2}),
+        tokenizer=SimpleNamespace(decode=lambda ids: "<think>"),
         decode=lambda done: [
             # The box is closed with the fifth token; what comes then says nothing new.
             ("wait </think> \\boxed{7" if c.token_ids[0] else "</think> \\boxed{3")

@@ -245,6 +245,26 @@ def test_what_cannot_be_scored_is_nan_but_what_was_cut_is_zero_where_that_is_ask
     assert all(math.isnan(grade.reward) for grade in grades)
 
 
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize(
+    ("text", "think", "answer"),
+    [
+        (r"so \boxed{42} and", "optional", None),  # in the thoughts that the prompt opened
+        (r"so \boxed{41} </think> \boxed{42}", "optional", "42"),
+        (r"so \boxed{41} </think> \boxed{42}", "required", "42"),
+        (r"so \boxed{42} and", "required", None),
+        (r"so \boxed{42} and", "none", "42"),
+    ],
+)
+def test_a_box_in_thoughts_that_the_prompt_opened_is_not_paid(
+    text: str, think: Any, answer: str | None, reason: Any
+) -> None:
+    (grade,) = length_capping_reward(
+        [Response(text, reason, thinking=True)], ["42"], verifier=ExactVerifier(), think=think
+    )
+    assert grade.answer == answer and grade.reward == float(answer == "42")
+
+
 @given(
     st.sampled_from(["", "<think> ", "so ", r"\boxed{41} "]),
     st.sampled_from(["</think>", "</think> then", "", "</think> <think>"]),

@@ -41,9 +41,13 @@ def pair() -> tuple[Any, Any]:
 
 @settings(derandomize=True, max_examples=150)
 @given(
-    st.lists(st.sampled_from([*MARKS, "\\boxed{7}", "so", " ", "<|endoftext|>", "<|im_end|>", "1+1"]))
+    st.lists(
+        st.sampled_from([*MARKS, "\\boxed{7}", "so", " ", "<|endoftext|>", "<|im_end|>", "1+1"])
+    )
 )
-def test_a_mark_is_decoded_alike_as_a_special_token(pair: tuple[Any, Any], parts: list[str]) -> None:
+def test_a_mark_is_decoded_alike_as_a_special_token(
+    pair: tuple[Any, Any], parts: list[str]
+) -> None:
     plain, special = pair
     text = "".join(parts)
     ids = plain(text, add_special_tokens=False)["input_ids"]

@@ -157,15 +157,20 @@ def judged(verl_config):
     return config, manager, tokenizer, question.answer, right
 
 
-def test_reward_is_one_for_finished_and_right_alone(judged):
+@pytest.mark.parametrize("truncated", ["grade", "zero"])
+def test_reward_is_one_for_a_right_answer_within_the_cap_alone(judged, truncated):
     config, manager, tokenizer, gold, right = judged
+    reward = manager.settings.reward.model_copy(update={"truncated": truncated})
+    manager.settings = manager.settings.model_copy(update={"reward": reward})
+    cut = 1.0 if truncated == "grade" else 0.0  # no end token, and the answer stands there
     end = tokenizer.eos_token_id
     other = "1" if gold != "1" else "2"
     for ids, answer, cap, want in (
         ([*right, end], gold, 16, 1.0),
         ([*right, end], other, 16, 0.0),
-        (right, gold, 16, 0.0),  # no end token: cut, although the answer stands there
-        (right, gold, 48, 0.0),
+        (right, gold, 16, cut),
+        (right, gold, 48, cut),
+        (right, other, 16, 0.0),
         ([*right, end], gold, len(right) + 1, 1.0),  # ends exactly at the cap
         ([], gold, 16, 0.0),
         ([end], gold, 16, 0.0),

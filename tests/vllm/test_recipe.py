@@ -109,7 +109,9 @@ def test_five_steps(whole: Path, start: Path) -> None:
         responses = rows(whole, f"rollouts/step_{step:06d}.jsonl")
         assert len(responses) == 64
         assert all(r["tokens"] <= cap for r in responses)
-        assert all(r["tokens"] == cap and r["reward"] == 0 for r in responses if r["truncated"])
+        cut = [r for r in responses if r["truncated"]]
+        # A cut response is paid only for an answer that stands before the cut.
+        assert all(r["tokens"] == cap and (r["reward"] == 0 or r["answer"]) for r in cut)
         assert any(r["truncated"] for r in responses) or cap == 16
     saved = [weights(start), *(weights(folder) for folder in checkpoints(whole).values())]
     assert len(saved) == 6

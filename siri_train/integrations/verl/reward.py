@@ -74,8 +74,9 @@ class SiriRewardManager(RewardManagerBase):
 
         Returns:
             ``reward_score``, and ``reward_extra_info``: ``acc`` (the reward), ``siri_correct``
-            (right whether or not finished), ``siri_truncated``, ``siri_cap``, ``siri_length``, and
-            for each of ``siri.budgets`` ``siri_acc_at_N``: finished within N tokens and right.
+            (right whatever a cut response earns), ``siri_truncated``, ``siri_cap``,
+            ``siri_length``, and for each of ``siri.budgets`` ``siri_acc_at_N``: what the response
+            earns when it is cut at N tokens.
         """
         item = data[-1:][0]
         ids = item.batch["responses"]
@@ -83,8 +84,8 @@ class SiriRewardManager(RewardManagerBase):
         ids = ids[:length].tolist()
         finished = bool(ids) and ids[-1] in self.end_token_ids
         gold = str(item.non_tensor_batch["reward_model"]["ground_truth"])
-        grade = await asyncio.get_running_loop().run_in_executor(
-            self.grader, self._grade, ids, finished, gold
+        grade, *cut = await asyncio.get_running_loop().run_in_executor(
+            self.grader, self._grades, ids, finished, gold
         )
         fields = item.non_tensor_batch.get("tool_extra_fields") or {}
         cap = fields.get("siri_cap", self.config.data.max_response_length)
@@ -95,18 +96,19 @@ class SiriRewardManager(RewardManagerBase):
             "siri_cap": cap,
             "siri_length": length,
         }
-        for budget in self.settings.budgets:
-            info[f"siri_acc_at_{budget}"] = grade.reward if length <= budget else 0.0
+        for budget, at in zip(self.settings.budgets, cut, strict=True):
+            info[f"siri_acc_at_{budget}"] = at.reward
         return {"reward_score": grade.reward, "reward_extra_info": info}
 
-    def _grade(self, ids: list[int], finished: bool, gold: str) -> Grade:
-        (text,) = decode_responses(self.tokenizer, [ids])
-        response = Response(text, "stop" if finished else "length")
-        (grade,) = length_capping_reward(
-            [response],
-            [gold],
+    def _grades(self, ids: list[int], finished: bool, gold: str) -> list[Grade]:
+        """Of the response, and of what each budget leaves of it."""
+        budgets = self.settings.budgets
+        texts = decode_responses(self.tokenizer, [ids, *(ids[:budget] for budget in budgets)])
+        ended = [finished, *(finished and len(ids) <= budget for budget in budgets)]
+        return length_capping_reward(
+            [Response(t, "stop" if e else "length") for t, e in zip(texts, ended, strict=True)],
+            [gold] * len(texts),
             verifier=self.verifier,
             think=self.settings.reward.think,
             truncated=self.settings.reward.truncated,
         )
-        return grade

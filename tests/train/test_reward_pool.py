@@ -1,0 +1,269 @@
+"""Answers that cannot be judged: asked again, within a budget, and never taken for wrong ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from siri_train.monitor import alarms
+from siri_train.rewards import ExactVerifier, Grade, MathVerifier, Response, length_capping_reward
+from siri_train.rewards import pool as pool_module
+from siri_train.rewards.pool import WorkerPool, WorkerStartError
+from siri_train.rollout.batch import Group, RolloutBatch
+from siri_train.rollout.engine import Completion
+
+READY = "say({'ready': True})\n"
+LOOP = "for line in sys.stdin:\n    item = json.loads(line)\n"
+
+# What a process does with an item whose "do" is the key, and whether that is the item's own doing.
+ODD = {
+    "noise": ("print('noise', flush=True)", False),
+    "number": ("say(5)", False),
+    "list": ("say([1])", False),
+    "bytes": ("os.write(1, bytes([255, 254, 10]))", False),
+    "deep": ("print('[' * 99999, flush=True)", False),
+    "two lines": ("os.write(1, b'{}\\n{}\\n')", False),
+    "sleeps": ("time.sleep(600)", False),
+    "stops": ("os.kill(os.getpid(), signal.SIGSTOP)", False),
+    "is killed": ("os.kill(os.getpid(), signal.SIGKILL)", False),
+    "exits": ("os._exit(9)", True),
+    "ends": ("sys.exit()", True),
+    "segfault": ("signal.signal(signal.SIGSEGV, 0); os.kill(os.getpid(), signal.SIGSEGV)", True),
+    "burns": ("\n        while True: pass", True),
+}
+
+
+def pool(tmp_path: Path, body: str, **options: Any) -> WorkerPool:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, os, signal, subprocess, sys, time\n"
+        "say = lambda value: print(json.dumps(value), flush=True)\n" + body
+    )
+    return WorkerPool(str(script), [], **{"workers": 2, "wall_s": 60.0, **options})
+
+
+def odd_worker(kinds: list[str]) -> str:
+    cases = "".join(f"    if item['do'] == {kind!r}: {ODD[kind][0]}; continue\n".replace(
+        "pass; continue", "pass") for kind in kinds)  # fmt: skip
+    return READY + LOOP + cases + "    say({'n': item['n']})\n"
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_item_is_answered_by_none_and_the_others_as_ever(tmp_path: Path, kind: str) -> None:
+    # Only what hangs waits for the wall; the others must not depend on it on a busy machine.
+    wall = 3.0 if kind in ("sleeps", "stops") else 300.0
+    workers = pool(tmp_path, odd_worker([kind]), wall_s=wall, cpu_s=0.3)
+    rng = random.Random(kind)
+    odd = set(rng.sample(range(12), 2))
+    items = [{"n": i, "do": kind if i in odd else "work"} for i in range(12)]
+    answers, own = workers.run(items)
+    workers.close()
+    right = [None if i in odd else {"n": i} for i in range(12)]
+    if kind not in ("sleeps", "stops"):
+        assert answers == right
+    assert all(answers[i] is None for i in odd)
+    assert own == (odd if ODD[kind][1] else set())
+
+
+@pytest.mark.parametrize("kind", ["noise", "sleeps", "is killed", "exits", "segfault"])
+def test_what_went_wrong_once_is_asked_again_elsewhere(tmp_path: Path, kind: str) -> None:
+    flag = tmp_path / "once"
+    body = READY + LOOP + (
+        f"    if item['n'] == 3 and not os.path.exists({str(flag)!r}):\n"
+        f"        open({str(flag)!r}, 'w').close()\n"
+        f"        {ODD[kind][0]}\n        continue\n"
+        "    say({'n': item['n'], 'pid': os.getpid()})\n"
+    )  # fmt: skip
+    workers = pool(tmp_path, body, workers=1, wall_s=6.0 if kind == "sleeps" else 300.0)
+    answers = workers.map([{"n": i} for i in range(6)])
+    workers.close()
+    assert flag.exists()
+    assert [answer and answer["n"] for answer in answers] == list(range(6))
+    assert answers[3]["pid"] != answers[2]["pid"]  # type: ignore[index]
+
+
+def test_a_batch_has_a_budget(tmp_path: Path) -> None:
+    workers = pool(tmp_path, odd_worker(["sleeps"]), wall_s=600.0)
+    workers.map([{"n": 1, "do": "work"}])  # a process that is there
+    began = time.monotonic()
+    answers, own = workers.run([{"n": i, "do": "sleeps"} for i in range(200)], budget_s=1.0)
+    assert answers == [None] * 200 and own == set()
+    assert time.monotonic() - began < 300  # and not 200 times 600 seconds
+    # What they would have said is nobody's answer now.
+    assert workers.map([{"n": 7, "do": "work"}]) == [{"n": 7}]
+    workers.close()
+
+
+def test_the_first_start_is_not_in_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    call = pool_module._Call([{}], until=101.0)
+
+    def start() -> None:
+        now[0] += 50.0
+
+    call.pause(start)
+    assert not call.over
+    now[0] += 0.9
+    assert not call.over
+    now[0] += 0.2
+    assert call.over
+    call.pause(start)  # a process that replaces one: the items' own cost
+    assert call.over
+
+
+def test_children_end_with_their_worker(tmp_path: Path) -> None:
+    body = READY + LOOP + (
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "    open(item['file'], 'w').write(str(child.pid))\n"
+        "    if item['hang']: time.sleep(600)\n    say({})\n"
+    )  # fmt: skip
+    pids = []
+    for hang in (False, True):
+        workers = pool(tmp_path, body, workers=1, wall_s=20.0)
+        file = tmp_path / f"pid{hang}"
+        workers.map([{"hang": hang, "file": str(file)}], budget_s=8.0)
+        workers.close()
+        if file.exists():  # not on a machine that needs seconds to start a process
+            pids.append(int(file.read_text() or 0))
+    deadline = time.monotonic() + 200
+    while any(pid and _alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(pid and _alive(pid) for pid in pids)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("first", ["noise", "5", "[]", '{"ready": false}', ""])
+def test_a_worker_that_greets_oddly_does_not_start(tmp_path: Path, first: str) -> None:
+    with pytest.raises(WorkerStartError):
+        pool(tmp_path, f"print({first!r}, flush=True)\n").map([{}])
+
+
+EVALUATED = (r"2\sqrt3", r"\sqrt{12}")
+
+
+def test_a_stopped_worker_does_not_make_a_right_answer_wrong() -> None:
+    pytest.importorskip("math_verify")
+    with MathVerifier(workers=2, timeout=1.0, batch_timeout=None) as verifier:
+        assert verifier.verdicts([EVALUATED, ("x+1", "1+x")]) == [True, True]
+        for pid in verifier.worker_pids:
+            os.kill(pid, signal.SIGSTOP)
+        assert verifier.verdicts([EVALUATED]) in ([True], [None])
+        # Whoever ends them from outside, and how often: it is never the answer's fault.
+        stop = threading.Event()
+
+        def killer() -> None:
+            while not stop.is_set():
+                for pid in verifier.worker_pids:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+                time.sleep(0.01)
+
+        thread = threading.Thread(target=killer)
+        thread.start()
+        try:
+            assert verifier.verdicts([EVALUATED]) == [None]
+        finally:
+            stop.set()
+            thread.join()
+        assert verifier.verdicts([EVALUATED]) == [True]
+
+
+def test_what_the_answer_itself_causes_stays_wrong() -> None:
+    pytest.importorskip("math_verify")
+    boxes = ["9^{9^{9^{9}}}", r"\sum_{k=1}^{1000000000} \frac{1}{k}", r"\binom{1000000}{500000}"]
+    with MathVerifier(workers=1, timeout=0.3, batch_timeout=None) as verifier:
+        verdicts = verifier.verdicts([(box, r"\sqrt{5}") for box in boxes])
+        # None only where this machine was too busy to give them their processor time.
+        assert all(verdict is False or verdict is None for verdict in verdicts)
+        assert False in verdicts
+
+
+def _batch(rewards: list[float]) -> RolloutBatch:
+    def group(position: int, part: list[float]) -> Group:
+        return Group(
+            position,
+            question=None,  # type: ignore[arg-type]
+            completions=[Completion([1], [0.0], "stop") for _ in part],
+            texts=[""] * len(part),
+            grades=[Grade(r, r == 1, None, False) for r in part],
+        )
+
+    groups = [group(i, rewards[i : i + 4]) for i in range(0, len(rewards), 4)]
+    return RolloutBatch(0, 16, wanted=len(groups), groups=groups)
+
+
+@pytest.mark.parametrize(("unjudged", "alarm"), [(0, False), (1, False), (3, True), (200, True)])
+def test_a_notable_share_of_unjudged_answers_is_an_alarm(unjudged: int, alarm: bool) -> None:
+    rewards = [math.nan] * unjudged + [1.0, 0.0] * ((200 - unjudged) // 2 + 1)
+    raised = [a for a in _batch(rewards[:200]).alarms() if a["alarm"] == "answers-not-judged"]
+    assert bool(raised) == alarm
+    if alarm:
+        assert (
+            raised[0]["value"] == unjudged and f"{unjudged} of the step's 200" in raised[0]["cause"]
+        )
+        assert "reward.batch_timeout" in raised[0]["action"]
+
+
+def test_unjudged_answers_have_no_reward_and_are_counted() -> None:
+    class Some(ExactVerifier):
+        def verdicts(self, pairs: Any) -> list[bool | None]:
+            return [None if answer == "x" else answer == gold for answer, gold in pairs]
+
+    grades = length_capping_reward(
+        [Response(f"</think> \\boxed{{{a}}}", "stop") for a in ("x", "1", "2")],
+        ["1"] * 3,
+        verifier=Some(),
+    )
+    assert math.isnan(grades[0].reward) and [g.reward for g in grades[1:]] == [1.0, 0.0]
+
+
+def test_metrics_count_them_and_what_the_cut_decides(tiny: Any, monkeypatch: Any) -> None:
+    from siri_train import run as run_module
+    from siri_train.loop import train
+
+    class Sometimes(ExactVerifier):
+        calls = 0
+
+        def verdicts(self, pairs: Any) -> list[bool | None]:
+            found: list[bool | None] = list(super().verdicts(pairs))
+            return [None if i % 4 == 0 else v for i, v in enumerate(found)]
+
+    monkeypatch.setattr(run_module, "build_verifier", lambda config: Sometimes())
+    folder = train(tiny("train.steps=2", "schedule.min_len=16", "schedule.max_len=20"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["unjudged"] == 4 for row in rows)
+    assert all(row["truncated_frac"] > 0 for row in rows)
+    assert all(0 <= row["truncated_correct_frac"] <= 1 for row in rows)
+    raised = [
+        json.loads(line)["alarm"] for line in (folder / "alarms.jsonl").read_text().splitlines()
+    ]
+    assert raised.count("answers-not-judged") == 2
+    evaluated = json.loads((folder / "eval.jsonl").read_text().splitlines()[0])
+    assert evaluated["unjudged"] > 0 and len(evaluated["truncated_correct_frac"]) == 2
+
+
+def test_all_truncated_is_an_alarm_that_names_what_was_paid() -> None:
+    row = {"step": 1, "cap": 9, "truncated_frac": 1.0, "reward_mean": 0.25, "groups_all_zero": 0.0,
+           "grad_norm": None}  # fmt: skip
+    (alarm,) = alarms.check(row, [])
+    assert alarm["alarm"] == "all-truncated" and "the mean reward is 0.25" in alarm["cause"]
