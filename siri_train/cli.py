@@ -251,6 +251,12 @@ def _report(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder)
     if not folder.is_dir():
         raise ConfigError(f"report: {arguments.folder!r} is not a folder")
+    names = ("config.yaml", "metrics.jsonl", "eval.jsonl", "summary.json")
+    if not any(path for name in names for path in (*folder.glob(name), *folder.glob(f"*/{name}"))):
+        raise ConfigError(
+            f"report: {arguments.folder!r} holds no run ({', '.join(names)} are missing); give the "
+            "folder of a run or of a demo"
+        )
     print(write_report(folder))
     return 0
 
