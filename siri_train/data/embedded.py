@@ -37,9 +37,8 @@ def questions(size: int, seed: int = 0, held_out: bool = False, **params: Any) -
     """
     try:
         config = task.TaskConfig(**params)
-    except (TypeError, ValueError) as error:
-        said = str(error).removeprefix("TaskConfig.__init__() ")
-        raise ConfigError(f"data: params of the embedded task: {said}") from error
+    except TypeError as error:
+        raise ConfigError(f"data params of the embedded task: {error}") from error
     rng = random.Random(f"{seed}/{held_out}")
     found: dict[str, Question] = {}
     for attempt in range(1000 + 50 * size):

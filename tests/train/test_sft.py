@@ -430,30 +430,3 @@ def test_settings_are_those_that_decide_the_weights(small: Any) -> None:
     settings = sft_state.Stage(small("run"))._settings()
     assert {"seed", "sft.lr", "model.path", "data.train", "reward.think"} <= settings.keys()
     assert not [key for key in settings if key.startswith(("train.", "rollout.", "eval."))]
-
-
-BAD_PARAMS = {
-    "min_operations": (0, 99, 2.5, True, "3", None, [3]),
-    "max_operations": (0, -2, 2, 99, "9"),
-    "max_passes": (0, 1.5, 10**9, "x"),
-    "slip_rate": (-0.1, 1.1, "much", None, True, float("nan")),
-    "stop_rate": (2, [0.5]),
-    "triple_rate": (-1, "x"),
-    "single_pass_rate": (1.01, {}),
-    "merge_rates": ((), 0.5, (2,), ("x",), None),
-    "equals_rates": ([], [0.5, -0.1], "ab"),
-}
-
-
-@pytest.mark.parametrize("key", BAD_PARAMS)
-def test_parameters_of_the_embedded_task_have_bounds(key: str) -> None:
-    for value in BAD_PARAMS[key]:
-        with pytest.raises(
-            ConfigError,
-            match="params of the embedded task: m.*_operations"
-            if key.endswith("operations")
-            else key,
-        ):
-            embedded.questions(4, **{key: value})
-    with pytest.raises(ConfigError, match=f"unexpected keyword argument '{key}s'"):
-        embedded.questions(4, **{f"{key}s": 1})
