@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from siri_train import __version__
@@ -351,6 +350,12 @@ def _report(arguments: argparse.Namespace) -> int:
     folder = user_path(arguments.folder, "report")
     if not folder.is_dir():
         raise ConfigError(f"report: {arguments.folder!r} is not a folder; takes a run's folder")
+    names = ("config.yaml", "metrics.jsonl", "eval.jsonl", "summary.json")
+    if not any(path for name in names for path in (*folder.glob(name), *folder.glob(f"*/{name}"))):
+        raise ConfigError(
+            f"report: {arguments.folder!r} holds no run ({', '.join(names)} are missing); give the "
+            "folder of a run or of a demo"
+        )
     check_file(folder / "report.html", "report")
     print(write_report(folder))
     return 0

@@ -167,4 +167,3 @@ def _refuse_unknown_tokens(checked: Checked, rows: int | None) -> None:
                     f"({checked.tokenizer.decode(past[:1])!r}), but the model's embedding has "
                     f"{rows} rows; leave the question out or give the model that has it"
                 )
-

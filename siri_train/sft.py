@@ -29,6 +29,9 @@ from siri_train.stop import Stopped, StopRequest, stop_request
 _SKIPPED_IN_A_ROW = 3
 """After so many steps without a finite loss and gradient the weights are taken for lost."""
 
+_ASTRAY_IN_A_ROW = 50
+"""After so many steps whose loss is far above guessing, too."""
+
 
 @dataclass(frozen=True)
 class SupervisedStats:
@@ -127,8 +130,8 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
             skipped = "  SKIPPED: loss or gradient not finite" if stats.grad_norm is None else ""
             progress.update(step + 1, f"loss {stats.loss:.3f}{skipped}")
             done, every = step + 1, config.checkpoint.every
-            # One after a skipped step would only repeat the one before it.
-            if every and done % every == 0 and done < sft.steps and stats.grad_norm is not None:
+            # Weights that have gone astray are not worth keeping: those before them are.
+            if every and done % every == 0 and done < sft.steps and guard.good == step:
                 guard.require_finite(step)
                 stage.save(done, policy, optimizer)
         guard.before_the_start_is_written(batches(sft.steps - 1))
@@ -180,16 +183,24 @@ class _Guard:
     ) -> None:
         """``rows``: the log until here; a resumed stage goes on counting where it was."""
         self.config, self.sft, self.stage, self.policy = config, sft, stage, policy
-        self.skipped = 0
-        self.good: int | None = None  # the last step whose loss and gradient were finite
+        self.guessing = math.log(policy.model.get_output_embeddings().weight.shape[0])
+        self.limit = 2 * self.guessing  # or of the first step's loss, where the model begins worse
+        self.skipped = self.astray = 0
+        self.good: int | None = None  # the last step whose loss was finite and below the limit
         for row in rows:
-            self._count(row.get("step", 0), bool(row.get("skipped")))
+            loss = row.get("loss") if not row.get("skipped") else None
+            self._count(row.get("step", 0), loss)
 
     def after(self, step: int, stats: SupervisedStats) -> None:
-        """Raise ConfigError if too many steps in a row had to be skipped."""
-        self._count(step, stats.grad_norm is None)
+        """Raise ConfigError if too many steps in a row were skipped or went astray."""
+        self._count(step, None if stats.grad_norm is None else stats.loss)
         if self.skipped >= _SKIPPED_IN_A_ROW:
             self._lost(f"the loss or gradient of {self.skipped} steps in a row is infinite or NaN")
+        if self.astray >= _ASTRAY_IN_A_ROW:
+            self._lost(
+                f"the loss of {self.astray} steps in a row is far above that of guessing, "
+                f"{self.guessing:.3g}"
+            )
 
     def require_finite(self, step: int) -> None:
         """Raise ConfigError if a weight is infinite or NaN after ``step``."""
@@ -199,21 +210,27 @@ class _Guard:
     def before_the_start_is_written(self, examples: Sequence[SupervisedExample]) -> None:
         """Raise ConfigError unless weights and loss are finite and the loss is one of a model.
 
-        A start whose loss is twice that of guessing among all tokens alike has diverged.
+        A start whose loss is twice that of guessing among all tokens alike, and twice what it was
+        at first, has diverged.
         """
         self.require_finite(self.sft.steps - 1)
-        budget = self.config.train.token_budget
-        loss = supervised_loss(self.policy, examples, budget)
+        loss = supervised_loss(self.policy, examples, self.config.train.token_budget)
         if not math.isfinite(loss):
             self._lost("the loss after the last step is infinite or NaN")
-        guessing = math.log(self.policy.model.get_output_embeddings().weight.shape[0])
-        if loss > 2 * guessing:
-            self._lost(f"the loss after the last step is {loss:.3g}, guessing has {guessing:.3g}")
+        if loss > self.limit:
+            self._lost(
+                f"the loss after the last step is {loss:.3g}, guessing has {self.guessing:.3g}"
+            )
 
-    def _count(self, step: int, skipped: bool) -> None:
-        self.skipped = self.skipped + 1 if skipped else 0
-        if not skipped:
-            self.good = step
+    def _count(self, step: int, loss: float | None) -> None:
+        """Take in a step's loss, None where the step was skipped."""
+        if step == 0 and loss is not None:
+            self.limit = max(self.limit, 2 * loss)
+        self.skipped = self.skipped + 1 if loss is None else 0
+        if loss is not None and loss <= self.limit:
+            self.good, self.astray = step, 0
+        else:
+            self.astray += 1
 
     def _lost(self, what: str) -> None:
         # Weights are known to be good up to the last finite loss, which the step after the

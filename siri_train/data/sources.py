@@ -94,8 +94,9 @@ def encode_questions(
     """Encode every prompt with the recipe's template.
 
     Raises:
-        ConfigError: ``data.template: chat`` with a tokenizer that has no chat template; a prompt that the tokenizer or its template refuses or that has no tokens (file
-            and line), or prompts over ``data.max_prompt_len`` (how many, the longest one).
+        ConfigError: ``data.template: chat`` with a tokenizer that has no chat template; a prompt
+            that the tokenizer or its template refuses or that has no tokens (file and line); or
+            prompts over ``data.max_prompt_len`` (how many, the longest one).
     """
     if config.template == "chat" and not getattr(tokenizer, "chat_template", None):
         raise ConfigError(

@@ -43,7 +43,7 @@ class SiriLengthCallback(TrainerCallback):
         Raises:
             ValueError: ``loss_type="dr_grpo"`` with a cap that moves (TRL divides by it);
                 ``max_completion_length`` below the schedule's largest cap; truncated completions
-                masked out, whose zero reward is what shortens answers.
+                masked out, whose reward, nearly always 0, shortens answers.
         """
         previous, self.trainer = self.trainer, trainer
         try:
@@ -76,8 +76,8 @@ class SiriLengthCallback(TrainerCallback):
             )
         if trainer.mask_truncated_completions:
             raise ValueError(
-                "mask_truncated_completions: got True; takes False: SIRI compresses through the "
-                "zero reward of truncated completions"
+                "mask_truncated_completions: got True; takes False: SIRI compresses through "
+                "truncated completions, nearly all of which have reward 0"
             )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

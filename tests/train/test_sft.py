@@ -42,7 +42,13 @@ WAYS = {
     "several epochs": ("data.train.0.size=40", "sft.max_len=100", "sft.batch_size=7"),
     "no periodic checkpoint": ("checkpoint.every=0",),
 }
-DRAW = random.Random(20261126)
+RATES = [10.0, *(10.0**n for n in sorted(random.Random(20261126).sample(range(12, 37), 4)))]
+
+
+@pytest.fixture
+def draw(request: pytest.FixtureRequest) -> random.Random:
+    """The same draws in every run, others in every test."""
+    return random.Random(request.node.name)
 
 
 @pytest.fixture
@@ -86,12 +92,12 @@ def kill() -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "kill"])
 def test_a_stage_that_was_cut_continues_to_the_bit(
-    small: Any, monkeypatch: pytest.MonkeyPatch, way: str, how: Any
+    small: Any, draw: random.Random, monkeypatch: pytest.MonkeyPatch, way: str, how: Any
 ) -> None:
     whole = small("whole", *WAYS[way])
     supervise(whole)
     cut = small("cut", *WAYS[way])
-    for at in sorted(DRAW.sample(range(1, STEPS - 1), 2)):  # cut twice, in drawn steps
+    for at in sorted(draw.sample(range(1, STEPS - 1), 2)):  # cut twice, in drawn steps
         done = max(checkpoints(cut.run_dir / "sft_stage"), default=0)
         with monkeypatch.context() as patch:
             if how == "kill":
@@ -125,9 +131,9 @@ def test_the_log_has_loss_rate_norm_and_tokens(small: Any) -> None:
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(
-    small: Any, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
+    small: Any, draw: random.Random, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
 ) -> None:
-    bad = set(DRAW.sample(range(STEPS - 1), 3)) - {0}
+    bad = set(draw.sample(range(STEPS - 1), 3)) - {0}
     scored, clip = Policy.token_logprobs, siri_train.sft.step_if_finite
     step_before: list[dict[str, Any]] = []
     number = [-1]
@@ -164,29 +170,48 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(
         assert (row["grad_norm"] is None) == row["skipped"]
 
 
-@pytest.mark.parametrize("exponent", sorted(DRAW.sample(range(12, 37), 5)))
+@pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_rate_that_loses_the_weights_writes_no_start(
-    small: Any, capsys: pytest.CaptureFixture[str], exponent: int, steps: int
+    small: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rate: float,
+    steps: int,
 ) -> None:
-    high = small("run", f"sft.lr=1.0e{exponent}", "checkpoint.every=1", steps=steps)
-    recipe = high.run_dir.with_suffix(".yaml")
-    recipe.write_text(high.to_yaml())
-    assert main(["sft", str(recipe)]) == 1
+    config = small("run", "checkpoint.every=1", "sft.lr=0.001", steps=steps)
+    recipe = config.run_dir.with_suffix(".yaml")
+    recipe.write_text(config.to_yaml())
+    with monkeypatch.context() as patch:  # most of these the configuration would not let pass
+        patch.setattr(siri_train.sft, "learning_rate", lambda step, sft: rate)
+        assert main(["sft", str(recipe)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("siri-train sft: sft.lr: 1e+") and "no start is written" in line
-    assert not (high.run_dir / "sft").exists()
+    assert line.startswith("siri-train sft: sft.lr: 0.001 is too high") and "no start is" in line
+    assert not (config.run_dir / "sft").exists()
     # Followed, the advice helps: nothing that the high rate has spoilt is continued from.
-    assert main(["sft", str(recipe), "sft.lr=0.001"]) == 0
-    last = [json.loads(line) for line in (high.run_dir / "sft.jsonl").read_text().splitlines()]
-    assert len(last) == steps and all(row["loss"] < 10 for row in last)
+    assert main(["sft", str(recipe), "sft.lr=0.0005"]) == 0
+    assert len(rows(config)) == steps and rows(config)[-1]["loss"] < 10
+
+
+def test_a_stage_that_has_gone_astray_is_not_run_to_its_end(
+    small: Any, draw: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("run", "checkpoint.every=5", steps=500)
+    at = draw.randrange(6, 30)
+    rate = siri_train.sft.learning_rate
+    monkeypatch.setattr(
+        siri_train.sft, "learning_rate", lambda step, sft: 10.0 if step == at else rate(step, sft)
+    )
+    with pytest.raises(ConfigError, match="sft.lr: .* in a row is far above that of guessing"):
+        supervise(config)
+    assert max(checkpoints(config.run_dir / "sft_stage")) <= at + 1 < len(rows(config)) < at + 150
 
 
 def test_weights_that_are_not_finite_are_never_saved(
-    small: Any, monkeypatch: pytest.MonkeyPatch
+    small: Any, draw: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small("run", "checkpoint.every=2")
-    at = DRAW.randrange(1, 6)
+    at = draw.randrange(1, 6)
     load = siri_train.sft.load_policy
 
     def loaded(*args: Any) -> Policy:
@@ -331,7 +356,7 @@ def test_a_half_done_stage_is_no_start_and_other_settings_are_refused(
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 10_000, b"5"])
 def test_damaged_files_of_a_stage_are_refused(
-    small: Any, monkeypatch: pytest.MonkeyPatch, damage: bytes
+    small: Any, draw: random.Random, monkeypatch: pytest.MonkeyPatch, damage: bytes
 ) -> None:
     config = small("run")
     with monkeypatch.context() as patch:
@@ -345,7 +370,7 @@ def test_damaged_files_of_a_stage_are_refused(
         with pytest.raises(ConfigError, match=r"sft\.json: damaged"):
             supervise(config)
     (stage / "sft.json").write_bytes(good)
-    file = DRAW.choice(sorted(stage.rglob("step_000004/*")))
+    file = draw.choice(sorted(stage.rglob("step_000004/*")))
     file.write_bytes(damage)
     with pytest.raises(ConfigError, match=rf"{file.name}.* (is damaged|is missing)"):
         supervise(config)

@@ -127,14 +127,14 @@ def faults(bad: Bad, got: Answer, remedy: bool = False) -> list[str]:
 
 
 def _tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file below; of folders the time is theirs too."""
+    """Size and time of every file below; folders only by name: a lock may have been held there."""
     found = {}
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(root, name)
             state = path.lstat()
-            kept = state.st_size if path.is_file() and not path.is_symlink() else 0
-            found[str(path.relative_to(folder))] = (kept, state.st_mtime_ns)
+            kept = (0, 0) if path.is_dir() else (state.st_size, state.st_mtime_ns)
+            found[str(path.relative_to(folder))] = kept
     return found
 
 

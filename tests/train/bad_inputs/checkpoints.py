@@ -168,7 +168,7 @@ def checkpoints() -> Iterator[Bad]:
 
     low = ("export", "run", "--which", "low", "--out", "copy")
     for path in ("../half", "..", "/etc", "checkpoints/../../half", "checkpoints/none", "", "\0"):
-        yield _bad(f"manifest leads to {path!r}", manifest(path), "manifest.json", argv=low)
+        yield _bad(f"manifest leads to {path!r}", manifest(path), "siri-low", argv=low)
     for name, raw in (
         ("no JSON", b"{"),
         ("a list", b"[]"),
