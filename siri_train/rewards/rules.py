@@ -80,11 +80,11 @@ def decide(answer: str, gold: str) -> bool | Questions:
     """
     if len(answer) > LONGEST or len(gold) > LONGEST:
         return answer.strip() == gold.strip() != ""
+    boxed = last_boxed(gold)
+    gold = gold if boxed is None else boxed
     rounded = rounded_verdict(answer, gold)
     if rounded is not None:
         return rounded
-    boxed = last_boxed(gold)
-    gold = gold if boxed is None else boxed
     if answer.strip() == gold.strip():
         return bool(normalise(answer))
     if not is_visible(answer):
