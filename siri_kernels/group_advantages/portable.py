@@ -117,9 +117,8 @@ def group_advantages(
     scored = ~r.isnan()
     count = by.reduce(scored.to(r.dtype), "sum")
     top = by.reduce(r.nan_to_num(float("-inf")), "max").masked_fill(count == 0, 0)
-    bottom = by.reduce(r.nan_to_num(float("inf")), "min").masked_fill(count == 0, 0)
     # From here on in units of each group's own, 1 for all but huge rewards.
-    unit = _unit(torch.maximum(top.abs(), bottom.abs()))
+    unit = _unit(by.reduce(r.abs().nan_to_num_(0.0), "max"))
     units = by.expand(unit)
     drop = (r * units - by.expand(top * unit)).nan_to_num(0.0)  # <= 0
     mean_drop = by.reduce(drop, "sum") / count.clamp(min=1)
