@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from siri_kernels import _checks as check
 from siri_kernels.linear_logprob.head import LogprobHead
 from siri_kernels.linear_logprob.head_forms import HeadError, innermost, is_wrapped, score
 from siri_kernels.linear_logprob.model_probe import base_of, changed, probe, probe_again, settings
@@ -167,7 +168,10 @@ def _logprobs(
 def _temperature(name: str, given: Any, device: torch.device) -> Any:
     """The number or tensor, checked not to be one that mixed precision has rounded."""
     given = unpack(given, device)
-    if isinstance(given, torch.Tensor) and given.dtype in _SIXTEEN_BITS:
+    if not isinstance(given, torch.Tensor):
+        compiling = torch.compiler.is_compiling()  # where a number may be a symbol
+        return given if compiling else check.number(name, "temperature", given, above=0)
+    if given.dtype in _SIXTEEN_BITS:
         raise TypeError(
             f"{name}: temperature must be a number or a float32 or float64 tensor; got "
             f"{given.dtype}, in which 0.6 is 0.6016. If the mixed precision of a wrapper around "
