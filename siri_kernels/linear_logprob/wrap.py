@@ -64,7 +64,7 @@ def wrap(model: Any) -> Any:
         raise ValueError(f"{_OP}: {name} cannot be wrapped: {problem}")
     known = settings(model)
     try:
-        rule = probe(model, head, base, head.out_features)
+        rule = probe(model, head, base)
     except ValueError as error:
         raise _cannot(model, error) from error
     ours = LogprobHead(head)
@@ -88,6 +88,9 @@ def _problem(model: Any, head: Any, base: Any) -> str | None:
             "its forward was replaced on the instance (by TRL, accelerate, Liger, ...); wrap it "
             "before that"
         )
+    sharded = "its weights are sharded already; wrap it before fully_shard, FSDP or DeepSpeed"
+    if "_fsdp_wrapped_module" in getattr(head, "_modules", {}):
+        return sharded
     if not isinstance(head, nn.Linear) or type(head).forward not in (
         nn.Linear.forward,
         LogprobHead.forward,
@@ -96,8 +99,12 @@ def _problem(model: Any, head: Any, base: Any) -> str | None:
             f"its head is {type(head).__name__}, not an nn.Linear; wrap the model before an "
             "adapter is put on its head, or merge that first; quantisation goes on other layers"
         )
-    if hasattr(head.weight, "full_tensor"):
-        return "its weights are sharded already; wrap it before fully_shard"
+    # FSDP2's DTensor, FSDP1's views or marked parameters, ZeRO-3's empty ones.
+    weight = head.weight
+    if hasattr(weight, "full_tensor") or hasattr(weight, "_fsdp_flattened") or not weight.numel():
+        return sharded
+    if not isinstance(weight, nn.Parameter):
+        return sharded
     if head.weight.is_meta:
         return "its weights are on the meta device; load them first, it is run on four tokens"
     if not head.weight.is_floating_point():
@@ -123,10 +130,9 @@ def _follow_settings(model: Any) -> None:
     if what is None:
         return
     head = model.get_output_embeddings()
-    inner: Any = innermost(head)
-    shape = (inner.out_features, inner.in_features)
+    linear: Any = innermost(head)
     try:
-        model._siri_rule = probe_again(model, head, base_of(model), shape)
+        model._siri_rule = probe_again(model, head, base_of(model), linear)
     except ValueError as error:
         raise _cannot(model, f"after the change of {what}, {error}") from error
     model._siri_settings = settings(model)
