@@ -219,3 +219,18 @@ def test_a_rule_changed_after_sharding_is_followed(units):
             want = expected(alone, inputs, targets, 1.0)
             got = model(**inputs, targets=targets)[:2]
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("orig", [False, True])
+def test_a_rule_changed_under_fsdp1_is_followed(orig):
+    inputs, targets = batch()
+    alone = make("gemma2", tie_word_embeddings=False)
+    model = fsdp1(LogprobHead.wrap(make("gemma2", tie_word_embeddings=False)), None, orig)
+    with torch.no_grad():
+        for cap in (3.0, None, 7.0):
+            model.module.config.final_logit_softcapping = cap
+            alone.config.final_logit_softcapping = cap
+            want = expected(alone, inputs, targets, 1.0)
+            got = model(**inputs, targets=targets)[:2]
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
