@@ -61,8 +61,8 @@ class FusedHead:
         missing = [name for name in outputs if name not in _OUTPUTS]
         if missing:
             raise NotImplementedError(
-                f"fused_lm_head: outputs {missing} are asked for; takes {list(_OUTPUTS)}. Leave "
-                "the block for trainers that need them"
+                f"fused_lm_head: outputs {missing} are asked for; takes {list(_OUTPUTS)}, what "
+                "GRPO, RLOO and GMPO ask for. Train DPO, KTO and SFT outside the block"
             )
         if not logit_scale > 0:
             raise ValueError(f"fused_lm_head: logit_scale must be > 0; got {logit_scale}")
@@ -88,12 +88,14 @@ class FusedHead:
 
 @contextlib.contextmanager
 def fused_lm_head(*, tail: float = 1e-2, backend: str | None = None) -> Iterator[FusedHead]:
-    """Within the block every fused LM head of TRL runs on :func:`siri_kernels.linear_logprob`.
+    """Within the block the fused LM head of TRL runs on :func:`siri_kernels.linear_logprob`.
 
-    TRL's GRPO-like trainers score completions through one function object, looked up at each call;
-    it is replaced on entry and put back on exit, also after an error. Before that TRL's contract is
-    checked: the function's parameters, its use by ``add_fused_lm_head``, and its values on a small
-    random problem with scale, softcap, temperature and bias.
+    GRPO, RLOO and the experimental GMPO, which ask for log-probs and entropy, train within it; DPO,
+    KTO and SFT ask for more (mean logits, top-1, ...) and are refused at their first step. All of
+    them score through one function object, looked up at each call; it is replaced on entry and put
+    back on exit, also after an error. Before that TRL's contract is checked: the function's
+    parameters, its use by ``add_fused_lm_head``, and its values on a small random problem with
+    scale, softcap, temperature and bias.
 
     Args:
         tail, backend: as ``linear_logprob``; ``tail=0.0`` is exact.

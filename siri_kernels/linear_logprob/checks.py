@@ -44,9 +44,18 @@ def check_tensors(
     if weight.dtype != hidden.dtype:
         raise TypeError(
             f"{OP}: weight must have the dtype of hidden, {hidden.dtype}, unless torch.autocast is "
-            f"on; got {check.describe(weight)}"
+            f"on; got {check.describe(weight)}. Cast the one of lower precision, as in "
+            f"{_cast(hidden, weight)}, or call it under torch.autocast"
         )
     return hidden.dtype
+
+
+def _cast(hidden: torch.Tensor, weight: torch.Tensor) -> str:
+    """The cast to the wider of both dtypes, or of both where neither holds the other."""
+    wide = torch.promote_types(hidden.dtype, weight.dtype)
+    if wide == hidden.dtype:
+        return f"weight.to({wide})"
+    return f"hidden.to({wide})" + ("" if wide == weight.dtype else f" and weight.to({wide})")
 
 
 def check_rule(

@@ -90,7 +90,7 @@ def changed(before: tuple[tuple[str, float | None], ...], model: Any) -> str | N
 
 
 @torch.no_grad()
-def probe(model: Any, head: nn.Module, base: nn.Module, vocabulary: int) -> Rule:
+def probe(model: Any, head: nn.Linear, base: nn.Module) -> Rule:
     """Runs four tokens: the head must get the base model's output, its logits follow a rule.
 
     Raises:
@@ -107,7 +107,7 @@ def probe(model: Any, head: nn.Module, base: nn.Module, vocabulary: int) -> Rule
         return seen["logits"].clone()
 
     hooks = (base.register_forward_hook(after_base), head.register_forward_hook(after_head))
-    inputs = _tokens(vocabulary, next(head.parameters()).device)
+    inputs = _tokens(head.out_features, head.weight.device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -137,7 +137,7 @@ def probe(model: Any, head: nn.Module, base: nn.Module, vocabulary: int) -> Rule
 
 @torch.compiler.disable
 @torch.no_grad()
-def probe_again(model: Any, head: Any, base: Any, shape: tuple[int, int]) -> Rule:
+def probe_again(model: Any, head: Any, base: Any, linear: nn.Linear) -> Rule:
     """The rule after a change of :func:`settings`, without running the base model or the head.
 
     Both are stubs for one call of the model's own forward, so that it works inside a forward
@@ -146,14 +146,14 @@ def probe_again(model: Any, head: Any, base: Any, shape: tuple[int, int]) -> Rul
     Args:
         model: a wrapped model.
         head: its output embeddings. base: its base model.
-        shape: [V, D] of the head's weight.
+        linear: the layer within ``head``, whose widths, dtype and device are read.
 
     Raises:
         ValueError: as :func:`probe`.
     """
-    weight = next(head.parameters())
-    spread = _spread((1, 4, shape[0]), weight.device, weight.dtype)
-    hidden = torch.zeros(1, 4, shape[1], device=weight.device, dtype=weight.dtype)
+    weight = linear.weight
+    spread = _spread((1, 4, linear.out_features), weight.device, weight.dtype)
+    hidden = torch.zeros(1, 4, linear.in_features, device=weight.device, dtype=weight.dtype)
     stubs = ((base, _Output(hidden)), (head, spread))
     kept = [vars(module).get("forward") for module, _ in stubs]
     try:
@@ -161,7 +161,7 @@ def probe_again(model: Any, head: Any, base: Any, shape: tuple[int, int]) -> Rul
             module.forward = lambda *args, _answer=answer, **kwargs: (
                 _answer.clone() if isinstance(_answer, torch.Tensor) else _answer
             )
-        inputs = _tokens(shape[0], weight.device)
+        inputs = _tokens(linear.out_features, weight.device)
         logits = model._siri_base.forward(model, **inputs, use_cache=False, return_dict=True).logits
     except Exception as error:
         raise ValueError(f"what its forward does behind its head fails: {error!r}") from error

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from siri_kernels import _checks as check
 from siri_kernels.linear_logprob.head import LogprobHead
 from siri_kernels.linear_logprob.head_forms import HeadError, innermost, is_wrapped, score
 from siri_kernels.linear_logprob.model_probe import base_of, changed, probe, probe_again, settings
@@ -63,7 +64,7 @@ def wrap(model: Any) -> Any:
         raise ValueError(f"{_OP}: {name} cannot be wrapped: {problem}")
     known = settings(model)
     try:
-        rule = probe(model, head, base, head.out_features)
+        rule = probe(model, head, base)
     except ValueError as error:
         raise _cannot(model, error) from error
     ours = LogprobHead(head)
@@ -87,6 +88,9 @@ def _problem(model: Any, head: Any, base: Any) -> str | None:
             "its forward was replaced on the instance (by TRL, accelerate, Liger, ...); wrap it "
             "before that"
         )
+    sharded = "its weights are sharded already; wrap it before fully_shard, FSDP or DeepSpeed"
+    if "_fsdp_wrapped_module" in getattr(head, "_modules", {}):
+        return sharded
     if not isinstance(head, nn.Linear) or type(head).forward not in (
         nn.Linear.forward,
         LogprobHead.forward,
@@ -95,8 +99,12 @@ def _problem(model: Any, head: Any, base: Any) -> str | None:
             f"its head is {type(head).__name__}, not an nn.Linear; wrap the model before an "
             "adapter is put on its head, or merge that first; quantisation goes on other layers"
         )
-    if hasattr(head.weight, "full_tensor"):
-        return "its weights are sharded already; wrap it before fully_shard"
+    # FSDP2's DTensor, FSDP1's views or marked parameters, ZeRO-3's empty ones.
+    weight = head.weight
+    if hasattr(weight, "full_tensor") or hasattr(weight, "_fsdp_flattened") or not weight.numel():
+        return sharded
+    if not isinstance(weight, nn.Parameter):
+        return sharded
     if head.weight.is_meta:
         return "its weights are on the meta device; load them first, it is run on four tokens"
     if not head.weight.is_floating_point():
@@ -122,10 +130,9 @@ def _follow_settings(model: Any) -> None:
     if what is None:
         return
     head = model.get_output_embeddings()
-    inner: Any = innermost(head)
-    shape = (inner.out_features, inner.in_features)
+    linear: Any = innermost(head)
     try:
-        model._siri_rule = probe_again(model, head, base_of(model), shape)
+        model._siri_rule = probe_again(model, head, base_of(model), linear)
     except ValueError as error:
         raise _cannot(model, f"after the change of {what}, {error}") from error
     model._siri_settings = settings(model)
@@ -167,7 +174,10 @@ def _logprobs(
 def _temperature(name: str, given: Any, device: torch.device) -> Any:
     """The number or tensor, checked not to be one that mixed precision has rounded."""
     given = unpack(given, device)
-    if isinstance(given, torch.Tensor) and given.dtype in _SIXTEEN_BITS:
+    if not isinstance(given, torch.Tensor):
+        compiling = torch.compiler.is_compiling()  # where a number may be a symbol
+        return given if compiling else check.number(name, "temperature", given, above=0)
+    if given.dtype in _SIXTEEN_BITS:
         raise TypeError(
             f"{name}: temperature must be a number or a float32 or float64 tensor; got "
             f"{given.dtype}, in which 0.6 is 0.6016. If the mixed precision of a wrapper around "

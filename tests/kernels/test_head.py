@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -85,3 +88,24 @@ def test_refusals():
         LogprobHead(nn.Parameter(torch.randn(3)))
     with pytest.raises(TypeError, match="targets are missing.*temperature"):
         LogprobHead(nn.Linear(4, 6))(torch.randn(2, 4), temperature=2.0)
+
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("pair", itertools.permutations(DTYPES, 2), ids=str)
+def test_mixed_dtypes_are_refused_with_advice_that_helps(pair):
+    hidden, weight = torch.randn(5, 8).to(pair[0]), torch.randn(20, 8).to(pair[1])
+    targets = torch.arange(5)
+    with pytest.raises(TypeError, match="weight must have the dtype of hidden") as error:
+        linear_logprob(hidden, weight, targets)
+    advice = re.search(r"as in (.*), or call it under torch.autocast", str(error.value))
+    for word in advice[1].split(" and "):
+        name, dtype = re.fullmatch(r"(\w+)\.to\(torch\.(\w+)\)", word).groups()
+        cast = {"hidden": hidden, "weight": weight}[name].to(getattr(torch, dtype))
+        hidden, weight = (cast, weight) if name == "hidden" else (hidden, cast)
+    want = (hidden.double() @ weight.double().T).log_softmax(-1)[range(5), targets]
+    got = linear_logprob(hidden, weight, targets).logprobs
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        linear_logprob(hidden, weight, targets)

@@ -295,6 +295,12 @@ def test_calls_that_would_be_misread_are_refused():
         model(**inputs, targets=targets, softcap=5.0)
     with pytest.raises(ValueError, match="targets must have shape"):
         model(**inputs, targets=targets[:, 1:])
+    for bad in (True, None, "1", 0.0, float("nan")):
+        with pytest.raises((TypeError, ValueError), match="temperature must be a finite number"):
+            model(**inputs, targets=targets, temperature=bad)
+    for bad in (torch.bfloat16, torch.float16):
+        with pytest.raises(TypeError, match="temperature must be a number or a float32"):
+            model(**inputs, targets=targets, temperature=torch.tensor(0.6, dtype=bad))
 
 
 def test_a_resized_model_asks_to_be_wrapped_again():

@@ -172,6 +172,23 @@ def test_fsdp1_takes_a_head_that_is_its_own_unit(precision, orig):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("orig", [False, True])
+@pytest.mark.parametrize("unit", [nn.Linear, None])
+def test_a_model_that_is_sharded_first_says_when_to_wrap(orig, unit):
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    options = {"use_orig_params": orig, "device_id": torch.device("cpu")}
+    policy = unit and ModuleWrapPolicy({unit})
+    outer = FullyShardedDataParallel(make("qwen2"), auto_wrap_policy=policy, **options)
+    message = "wrap it before fully_shard, FSDP or DeepSpeed"
+    with pytest.raises(ValueError, match=message):
+        LogprobHead.wrap(outer.module)
+    with pytest.raises(ValueError, match=message):
+        LogprobHead.wrap(fully_shard(make("qwen2"), mesh=cpu_mesh()))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_fsdp1_that_casts_a_temperature_is_refused_with_advice_that_helps():
     inputs, targets = batch()
     temperature = torch.full(targets.shape, 0.6)
@@ -199,6 +216,21 @@ def test_a_rule_changed_after_sharding_is_followed(units):
     with torch.no_grad():
         for cap in (None, 7.0, 3.0):
             model.config.final_logit_softcapping = alone.config.final_logit_softcapping = cap
+            want = expected(alone, inputs, targets, 1.0)
+            got = model(**inputs, targets=targets)[:2]
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("orig", [False, True])
+def test_a_rule_changed_under_fsdp1_is_followed(orig):
+    inputs, targets = batch()
+    alone = make("gemma2", tie_word_embeddings=False)
+    model = fsdp1(LogprobHead.wrap(make("gemma2", tie_word_embeddings=False)), None, orig)
+    with torch.no_grad():
+        for cap in (3.0, None, 7.0):
+            model.module.config.final_logit_softcapping = cap
+            alone.config.final_logit_softcapping = cap
             want = expected(alone, inputs, targets, 1.0)
             got = model(**inputs, targets=targets)[:2]
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

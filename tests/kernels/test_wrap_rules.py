@@ -143,6 +143,21 @@ def test_a_configuration_put_in_the_place_of_another_is_read():
     torch.testing.assert_close(got, expected(model, inputs, targets, 1.0), rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("family", ["cohere", "falcon_h1"])
+@torch.no_grad()
+def test_a_change_that_the_model_does_not_read_changes_nothing(family):
+    """They copy the factor when they are built; their configuration may say what it likes."""
+    model = LogprobHead.wrap(build(family, 0.7))
+    inputs, targets = batch()
+    want = model(**inputs, targets=targets)[:2]
+    for value in (3.0, 1.0, None, -1.0):
+        setattr(model.config, RULES[family][0], value)
+        torch.testing.assert_close(model(**inputs, targets=targets)[:2], want)
+        torch.testing.assert_close(
+            want, expected(model, inputs, targets, 1.0), rtol=2e-4, atol=2e-4
+        )
+
+
 @torch.no_grad()
 def test_compiled_it_is_one_graph_and_follows_a_change_too():
     torch._dynamo.reset()
