@@ -44,7 +44,11 @@ _ORDINAL = re.compile(r"[-+]?[0-9][0-9,]*(?:st|nd|rd|th)")
 # Words, and a second quantity: "2 h 30" is no amount of minutes.
 _NO_BODY = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}| [0-9]")
 _OHM = re.compile(r"(?<=[ kM])\\Omega ?$")
-_MICRO = re.compile(r"\\mu ?(?=[mgsLlACF](?:ol)?$)")
+_MICRO = re.compile(r"\\mu ?(?=(?:[msLlACF]|gs?)(?![A-Za-z])|mol)")
+# Adverbs, ordinals of the tens, and words that scale.
+_NOT_COUNTED_ENDING = re.compile(
+    r"(?<!fami)(?<!jel)(?<!bel)(?<!bul)ly$|(?:teen|ie)ths?$|fold$|illions?$|(?<!re)(?<!a)(?<!s)wards?$|bound$"
+)
 _AMOUNT = re.compile(r"[0-9]|\\pi(?![A-Za-z])|\\sqrt")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\Z")
 _CLOCK = " o'clock"
@@ -251,7 +255,7 @@ def _noun(text: str) -> Unit | None:
         counted = words
     for word in counted:
         lower = word.lower()
-        if lower in NOT_COUNTED or word[1:] != lower[1:]:
+        if lower in NOT_COUNTED or _NOT_COUNTED_ENDING.search(lower) or word[1:] != lower[1:]:
             return None
         if len(word) < 3 or lower not in KNOWN and not set(lower) & set("aeiou"):
             return None
