@@ -53,7 +53,9 @@ _DOUBLED = re.compile(
     r"cup|in|pm|circ|angle|theta|alpha|beta|sin|cos|tan|log|ln|boxed|quad|emptyset)(?![A-Za-z]))"
 )
 _SINGLE = re.compile(r"(?<!\\)\\[A-Za-z]")
-_MARKED = re.compile(r"\s*=?\s*(?P<mark>\*{1,3}|__|`|\")(?P<text>[^*`\"].*)(?P=mark)[\s.]*", re.S)
+_MARKED = re.compile(
+    r"\s*=?\s*(?P<mark>\*{1,3}|__|`|\"|')(?P<text>[^*`\"'].*)(?P=mark)[\s.]*", re.S
+)
 _MONEY = re.compile(
     r"\s*[-+(]?(?:US|CA|AU)?\s*\$\s*[-+]?\s*\.?[0-9]|\s*[-+]?[0-9][0-9.,]*\s*(?:US|CA|AU)?\s*\$\s*$"
 )
@@ -142,8 +144,10 @@ def _character(character: str) -> str:
 
 
 def _is_bare_set(text: str) -> bool:
-    """``{1, 2}`` as plain text: braces around everything and a comma between, not ``{1,000}``."""
+    """``{1, 2}`` and ``{}`` as plain text: braces around everything; but not ``{1,000}``."""
     stripped = text.strip().strip("$").strip()
+    if stripped == "{}" == text.strip():
+        return True
     if text.strip() != stripped or not (stripped[:1] == "{" and stripped[-1:] == "}"):
         return False
     depth, comma = 0, False

@@ -121,8 +121,8 @@ SAME = {
     "textcent": "¢",
     "celsius": "°C",
     "textcelsius": "°C",
-    "micro": "μ",
-    "textmu": "μ",
+    "micro": r"\mu",
+    "textmu": r"\mu",
     "textminus": "-",
     "minus": "-",
     "plus": "+",
@@ -261,7 +261,7 @@ CHARACTERS = {
     "˚": "°",
     "℃": "°C",
     "℉": "°F",
-    "µ": "μ",
+    "µ": r"\mu ",
     "…": r"\dots ",
     "⋯": r"\dots ",
     "∶": ":",
@@ -269,8 +269,7 @@ CHARACTERS = {
     "￡": "£",
     "￥": "¥",
 }
-"""One character -> its spelling in LaTeX or ASCII. μ is a letter (mu) and the prefix micro."""
-CHARACTERS.pop("μ", None)
+"""One character -> its spelling in LaTeX or ASCII."""
 
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣ", "0123456789+-=()nix", strict=True))
 SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₘₖᵢⱼ", "0123456789+-=()aeoxnmkij", strict=True))

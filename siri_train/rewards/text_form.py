@@ -18,7 +18,10 @@ _CLOCK = re.compile(r"(?<![0-9:])0(?=[0-9]:[0-9]{2}(?![0-9]))")
 _HALF_DAY = re.compile(
     r"(?<![A-Za-z\\])(?:([ap])\. ?m(?:\.|(?![A-Za-z]))|(?<=[0-9])([ap])m$)", re.I
 )
-_ROWS = re.compile(r"\\begin\{(cases|aligned|align|gathered)\}(.*)\\end\{\1\}")
+_ROWS = re.compile(
+    r"\\begin\{(cases|aligned|align|gathered)\}(.*)\\end\{\1\}|"
+    r"\\\{\\begin\{(pmatrix|aligned)\}(.*)\\end\{\3\}"  # with one brace in front
+)
 # A fraction by itself, as it is written in one line.
 _FRACTION = re.compile(
     r"(-?)\\frac\{([^{}+-]*(?:\{[^{}]*\}[^{}+-]*)*)\}\{([0-9]+|[A-Za-z]|\\[A-Za-z]+)\}\Z"
@@ -58,7 +61,7 @@ def clean(text: str) -> str:
         text = text.rstrip("!")
     text = _BASE_TEN.sub("", _CLOCK.sub("", text))
     rows = _ROWS.fullmatch(text)
-    body = text if rows is None else rows[2]
+    body = text if rows is None else rows[2] or rows[4]
     if "\\\\" in body and "\\begin" not in body:
         lines = [re.sub(r"&(?=[=<>]|\\[lg]eq)", "", row) for row in body.split("\\\\")]
         if all("=" in line and "&" not in line for line in lines):

@@ -96,6 +96,11 @@ _OTHERS = {
     "amp": "",
     "horsepower": "hp",
     "bit": "",
+    "pixel": "px",
+    "decibel": "dB db",
+    "atmosphere": "atm",
+    "bar": "",
+    "mmHg": "mmhg",
     "person": "people persons",
     "child": "children",
     "man": "men",
@@ -203,7 +208,8 @@ TWO_WORDS = {
 # conjunctions, auxiliaries) are listed whole.
 NOT_COUNTED = frozenset(
     """
-    lakh crore
+    lakh crore grand mil kilo mega giga milli micro doubled tripled quadrupled halved increased
+    decreased raised eleventh elevenths myriad
     hundred thousand million billion trillion quadrillion hundreds thousands millions billions
     trillions dozen dozens gross score percent percentage pct couple half halves third thirds
     quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths

@@ -44,7 +44,11 @@ _ORDINAL = re.compile(r"[-+]?[0-9][0-9,]*(?:st|nd|rd|th)")
 # Words, and a second quantity: "2 h 30" is no amount of minutes.
 _NO_BODY = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}| [0-9]")
 _OHM = re.compile(r"(?<=[ kM])\\Omega ?$")
-_MICRO = re.compile(r"\\mu ?(?=[mgsLlACF](?:ol)?$)")
+_MICRO = re.compile(r"\\mu ?(?=(?:[msLlACF]|gs?)(?![A-Za-z])|mol)")
+# Adverbs, ordinals of the tens, and words that scale.
+_NOT_COUNTED_ENDING = re.compile(
+    r"(?<!fami)(?<!jel)(?<!bel)(?<!bul)ly$|(?:teen|ie)ths?$|fold$|illions?$|(?<!re)(?<!a)(?<!s)wards?$|bound$"
+)
 _AMOUNT = re.compile(r"[0-9]|\\pi(?![A-Za-z])|\\sqrt")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\Z")
 _CLOCK = " o'clock"
@@ -111,7 +115,7 @@ def _split_suffix(text: str, closed_up: bool) -> tuple[str, Unit | None]:
             continue
         if body[-1] == "/":  # "5/hour", "5 dollars/hour" began earlier
             body, suffix = body[:-1].rstrip(), "per " + suffix
-        if suffix.startswith("per "):
+        if suffix.startswith("per ") and suffix != "per cent":
             below = _known(suffix[4:], apart=False) if read_number(body) is not None else None
             if below is not None:
                 return body, tuple((base, -power) for base, power in below)
@@ -202,6 +206,11 @@ def _product(text: str, *, apart: bool) -> list[tuple[str, int]] | None:
                 if sign < 0:
                     return None
                 sign = -1
+                if text[at : at + 1] == "(" and text.endswith(")"):
+                    below = _product(text[at + 1 : -1], apart=True)
+                    if below is None or any(power < 0 for _, power in below):
+                        return None
+                    return factors + [(base, -power) for base, power in below]
     if pending != 1 or not factors or (single and not apart and len(factors) == 1):
         return None
     return factors
@@ -246,7 +255,7 @@ def _noun(text: str) -> Unit | None:
         counted = words
     for word in counted:
         lower = word.lower()
-        if lower in NOT_COUNTED or word[1:] != lower[1:]:
+        if lower in NOT_COUNTED or _NOT_COUNTED_ENDING.search(lower) or word[1:] != lower[1:]:
             return None
         if len(word) < 3 or lower not in KNOWN and not set(lower) & set("aeiou"):
             return None
@@ -277,8 +286,8 @@ def singular(word: str) -> str:
     """The singular of a lower-case English noun, by rule; only to compare two spellings."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("ies", "ie", "y")):  # berries, cookies
+        return word.removesuffix("s").removesuffix("e")[:-1] + "y"
     if len(word) > 4 and word.endswith(("ches", "shes", "xes", "sses", "zes", "oes")):
         return word[:-2]
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):

@@ -11,9 +11,11 @@ import re
 from siri_train.rewards.number_forms import read_number
 from siri_train.rewards.unit_table import KNOWN
 
-_ARTICLE = re.compile(r"(?:the|an?) +(?=[A-Za-z]{2})", re.I)
+_ARTICLE = re.compile(r"(?:the|an?) +(?=[A-Za-z][A-Za-z-])", re.I)
 _LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
-_ONLY_WORDS = re.compile(r"[A-Za-z]{2}[A-Za-z '\-!?.]*|[A-Za-z][A-Za-z'\-]* [A-Za-z '\-!?.]+")
+_ONLY_WORDS = re.compile(
+    r"[a-z]-[a-z]{4,}|[A-Za-z]{2}[A-Za-z '\-!?.]*|[A-Za-z][A-Za-z'\-]* [A-Za-z '\-!?.]+"
+)
 _BESIDE = re.compile(
     r"(?<=[A-Za-z0-9}):]) [A-Za-z]{2,}|(?<![A-Za-z\\])[A-Za-z]{2,} (?=[A-Za-z0-9])"
 )

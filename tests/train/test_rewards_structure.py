@@ -137,7 +137,7 @@ def test_plus_minus_is_two_answers() -> None:
 
 
 def test_the_empty_set_is_nothing_else() -> None:
-    forms = [r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}", "∅", "Ø", r"\left\{\right\}"]
+    forms = [r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}", "{}", "∅", "Ø", r"\left\{\right\}"]
     for form, gold in itertools.product(forms, forms):
         assert exact_match(form, gold), (form, gold)
     for gold in ("0", r"\{0\}", "", "x"):
