@@ -153,8 +153,8 @@ def test_the_mismatch_is_logged_each_step(
     ("overrides", "expected"),
     [
         (["loss.rollout_correction=tis"], "loss.old_logprobs=recompute"),
-        (["loss.rollout_correction=tss"], "got 'tss', takes tis, mis, icepop"),
-        (["loss.rollout_correction={mode: cut}"], "'truncate', 'mask' or 'reject'"),
+        (["loss.rollout_correction=tss"], "got 'tss'; takes tis, mis, icepop"),
+        (["loss.rollout_correction={mode: cut}"], "truncate, mask, reject"),
         (["loss.rollout_correction={high: 1, low: 2}"], "low (2.0) must not exceed high (1.0)"),
         (["loss.rollout_correction={hgh: 1}"], "loss.rollout_correction.high"),
     ],
