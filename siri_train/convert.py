@@ -213,7 +213,7 @@ def _write_model(file: Path, folder: Path, dtype: str) -> list[int]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from siri_train.model_files import cause
-    from siri_train.model_folder import loading_problem
+    from siri_train.model_weights import loading_problem
 
     origin: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -31,10 +30,16 @@ from siri_train.model_files import (
     check_counts,
     first_bytes,
     json_object,
-    stored_tensors,
-    weight_files,
 )
 from siri_train.model_ids import check_ids, check_savable, check_template, make_savable
+from siri_train.model_weights import (
+    compare_stored,
+    is_tied,
+    loading_problem,
+    should_be_tied,
+    two_heads,
+    weights_name,
+)
 
 # One bar per checkpoint is noise in a loop that saves every few steps.
 transformers_logging.disable_progress_bar()
@@ -43,14 +48,6 @@ transformers_logging.disable_progress_bar()
 _UNSUPPORTED_HEADS = ("logit_scale", "logits_scaling")
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-# What wrappers put before every name, and how to save without it.
-_PREFIXES = {
-    "_orig_mod.": "saved under torch.compile: save model._orig_mod",
-    "base_model.model.": "saved under PEFT: save merge_and_unload()",
-    "module.": "saved under DistributedDataParallel or FSDP: save model.module",
-    "_fsdp_wrapped_module.": "saved under FSDP: save the unwrapped model",
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def check_model(source: str | Path, named: str, say: bool = True) -> CheckedMode
     folder = Path(source)
     with _one_line(source, named, "weights"):
         if folder.is_dir():
-            _check_stored(folder, config, model)
+            compare_stored(folder, config, model)
     generation = load_generation(source, named)
     with _one_line(source, named, "tokenizer_config.json"):
         check_ids(tokenizer, config, generation, rows)
@@ -133,8 +130,10 @@ def load_config(source: str | Path, named: str) -> Any:
                 f"config.json: model_type {kind!r} is no causal language model; give one that "
                 "writes text"
             )
-        encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder
-        if encoder or config.is_encoder_decoder:
+        encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(
+            config, "is_decoder", False
+        )
+        if encoder or getattr(config, "is_encoder_decoder", False):
             raise ModelFileError(
                 f"config.json: model_type {kind!r} is an encoder (is_decoder is false), which does "
                 "not write text from left to right; give a causal language model"
@@ -276,148 +275,19 @@ def load_model(source: str | Path, named: str, dtype: torch.dtype) -> Any:
         model, report = loaded
         problem = loading_problem(report, type(model).__name__)
         if problem:
-            raise ModelFileError(f"{_files_name(folder)}: {problem}")
-        if _should_be_tied(model) and not _is_tied(model):
-            raise ModelFileError(_two_heads(_files_name(folder)))
+            raise ModelFileError(f"{weights_name(folder)}: {problem}")
+        if should_be_tied(model) and not is_tied(model):
+            raise ModelFileError(two_heads(weights_name(folder)))
         for name, weight in model.named_parameters():
             if not torch.isfinite(weight.detach().sum(dtype=torch.float32)):
                 raise ModelFileError(
-                    f"{_files_name(folder)}: {name} holds values that are not finite, or too large "
+                    f"{weights_name(folder)}: {name} holds values that are not finite, or too big "
                     f"for {str(dtype).removeprefix('torch.')}; give weights that are whole"
                 )
     if model.generation_config is not None:
         with _one_line(source, named, "generation_config.json", "correct or remove it"):
             make_savable(model.generation_config)
     return model
-
-
-def loading_problem(report: Mapping[str, Any], model: str) -> str | None:
-    """What transformers' loading report says is wrong, as a part of one line; None if nothing.
-
-    Args:
-        report: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys`` and ``error_msgs``, from
-            which transformers has taken what the architecture declares it can do without.
-        model: the architecture's name.
-    """
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    for prefix, how in _PREFIXES.items():
-        if unexpected and all(prefix in name for name in unexpected):
-            return (
-                f"{len(unexpected)} tensors have names with {prefix!r} in them (the first: "
-                f"{unexpected[0]}), {how} and give that"
-            )
-    if mismatched := sorted(report["mismatched_keys"], key=str):
-        name, there, wanted = mismatched[0]
-        return (
-            f"{len(mismatched)} tensors are not of the shape that config.json asks for (the first: "
-            f"{name}, {list(there)} there, {list(wanted)} by config.json); give the config.json "
-            "that the weights were saved with"
-        )
-    parts = []
-    if missing:
-        parts.append(f"{len(missing)} tensors of {model} are missing ({_first(missing)})")
-    if unexpected:
-        parts.append(f"{len(unexpected)} tensors are not {model}'s ({_first(unexpected)})")
-    if report.get("error_msgs"):
-        parts.append(" ".join(str(m) for m in report["error_msgs"])[:200])
-    if not parts:
-        return None
-    return f"{'; '.join(parts)}; give the config.json and the weights of one and the same model"
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _check_stored(folder: Path, config: Any, model: Any) -> None:
-    """Compare the weight files' headers with the architecture, which lies on the meta device."""
-    files = weight_files(folder)
-    stored = stored_tensors(files)
-    name = _files_name(folder)
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    if layers and layers > len(stored):
-        raise ModelFileError(
-            f"{name}: holds {len(stored)} tensors, too few for the {layers} layers of config.json; "
-            "give the config.json and the weights of one and the same model"
-        )
-    numbers = {n for n, _ in model.named_parameters()}
-    for key, tensor in stored.items():
-        if key in numbers and not tensor.is_floating_point():
-            raise ModelFileError(
-                f"{name}: {key} is stored as {str(tensor.dtype).removeprefix('torch.')}, not as "
-                "floating-point numbers; quantised weights cannot be trained"
-            )
-    report = _report(model, stored)
-    problem = loading_problem(report, type(model).__name__) if report else None
-    if problem:
-        raise ModelFileError(f"{name}: {problem}")
-    if _should_be_tied(model) and _stored_apart(model, stored, files):
-        raise ModelFileError(_two_heads(name))
-
-
-def _report(model: Any, stored: dict[str, torch.Tensor]) -> dict[str, Any] | None:
-    """transformers' loading report for tensors on the meta device; None where it gives none."""
-    try:
-        loaded = type(model).from_pretrained(
-            None,
-            config=model.config,
-            state_dict=dict(stored),
-            device_map="meta",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
-    except Exception:
-        # An architecture whose weights must be in memory to be converted: load_model will tell.
-        return None
-    return loaded[1]
-
-
-def _stored_apart(model: Any, stored: dict[str, torch.Tensor], files: list[Path]) -> bool:
-    """Whether the files hold an embedding and another head for a model whose head is tied."""
-    head = model.get_output_embeddings()
-    words = {id(head): "", id(model.get_input_embeddings()): ""}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if id(module) in words:
-            words[id(module)] = f"{name}.weight"
-    names = [name for name in words.values() if name in stored]
-    if len(names) < 2 or files[0].suffix != ".safetensors":
-        return False  # of a .bin file load_model tells
-    values = []
-    for wanted in names:
-        for path in files:
-            with safe_open(path, framework="pt") as file:
-                if wanted in file.keys():
-                    values.append(file.get_tensor(wanted))
-                    break
-    return not torch.equal(values[0], values[1])
-
-
-def _should_be_tied(model: Any) -> bool:
-    """Whether the configuration says so and the architecture has a head to tie."""
-    declared = getattr(model, "_tied_weights_keys", None)
-    return bool(declared) and bool(getattr(model.config, "tie_word_embeddings", False))
-
-
-def _is_tied(model: Any) -> bool:
-    head, words = model.get_output_embeddings(), model.get_input_embeddings()
-    return head is None or head.weight is words.weight or head.weight.shape != words.weight.shape
-
-
-def _two_heads(name: str) -> str:
-    return (
-        f"{name}: holds an embedding and another head, though config.json says that they are one "
-        "(tie_word_embeddings); set it to false, or save the model with its head tied"
-    )
-
-
-def _files_name(folder: Path) -> str:
-    """One name for the weights, for the message."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        for path in (folder / name, folder / f"{name}.index.json"):
-            if path.exists():
-                return path.name
-    return "weights"
 
 
 @contextmanager

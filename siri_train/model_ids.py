@@ -8,7 +8,8 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from siri_train.data.prompts import eos_token_ids
+from siri_train.config import ConfigError
+from siri_train.data.prompts import eos_token_ids, prompt_messages
 from siri_train.model_files import ModelFileError, cause
 
 _SPECIAL = ("eos_token", "pad_token", "bos_token", "unk_token")
@@ -90,8 +91,11 @@ def check_template(tokenizer: Any) -> None:
     Raises:
         ModelFileError: naming its line.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
         return
+    if not isinstance(template, (str, dict)):
+        raise ModelFileError(f"tokenizer_config.json: chat_template is {template!r}; takes a text")
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "1"}], tokenize=False)
     except TemplateSyntaxError as error:
@@ -99,8 +103,40 @@ def check_template(tokenizer: Any) -> None:
             f"chat_template.jinja: line {error.lineno}: {cause(error)}; correct it, or remove it "
             "and use data.template=plain"
         ) from error
-    except Exception:  # a template may refuse messages; encoding the questions will tell
+    except Exception:  # a template may refuse messages; require_chat says so where it is used
         return
+
+
+def require_chat(tokenizer: Any, system: str | None, instruction: str | None) -> None:
+    """Refuse a chat template that cannot write a question of the run.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        system: the recipe's system message, None for none.
+        instruction: the recipe's, appended to the question.
+
+    Raises:
+        ConfigError: naming ``data.template``, what the template said and the remedy.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "data.template: chat, but the model's tokenizer has no chat template; set "
+            "data.template=plain, or give a model that has one"
+        )
+    try:
+        messages = prompt_messages("1 + 1", template="chat", system=system, instruction=instruction)
+        written = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        if not written.strip():
+            raise ValueError("it writes nothing")
+    except Exception as error:  # whatever the template's own code raises
+        given = "with data.system " if system is not None else ""
+        raise ConfigError(
+            f"data.template: chat: the model's chat template cannot write a question {given}"
+            f"({type(error).__name__}: {cause(error)}); correct chat_template.jinja, leave out "
+            "data.system, or set data.template=plain"
+        ) from error
 
 
 def make_savable(generation: Any) -> list[str]:

@@ -13,6 +13,7 @@ from siri_train.data.gate import check_data, check_think
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import choose_device, max_positions, resolve_model_path
 from siri_train.model_folder import check_model, load_config
+from siri_train.model_ids import require_chat
 from siri_train.monitor.loggers import require_packages
 from siri_train.rollout.build import check_engine
 from siri_train.sft_state import refuse_half_done
@@ -69,6 +70,8 @@ def preflight(config: RunConfig) -> Checked:
             "training starts from the base model. Run `siri-train sft` first for a useful start.",
             flush=True,
         )
+    if config.data.template == "chat":
+        require_chat(tokenizer, config.data.system, config.data.instruction)
     checked = Checked(
         train_questions=encode_questions(train, tokenizer, config.data),
         eval_questions=encode_questions(evaluation, tokenizer, config.data),

@@ -16,7 +16,7 @@ from siri_train.data import embedded
 from siri_train.model import load_policy
 from siri_train.model_files import ModelFileError
 from siri_train.model_folder import check_model
-from siri_train.model_ids import check_ids, make_savable
+from siri_train.model_ids import check_ids, make_savable, require_chat
 from siri_train.preflight import preflight
 from tests.train.damage import edit_json, edit_weights, model_folder
 
@@ -117,6 +117,31 @@ def test_a_template_that_is_no_jinja(tmp_path: Path) -> None:
             assert "chat_template.jinja: line" in refusal(folder)
     template.write_bytes(b"\xff\xfe{{")
     assert "chat_template.jinja: is not UTF-8" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "said"),
+    [
+        ("{{ messages[0].content }}", None, ""), ("{{ messages[0].content }}", "be brief", ""),
+        (None, None, "no chat template"), ("{{ messages[0].a.b }}", None, "UndefinedError"),
+        ("{{ 1 / 0 }}", None, "ZeroDivisionError"), ("{{ raise_exception('a\\nb') }}", None, "a b"),
+        ("{{ messages[7].content.x }}", None, "UndefinedError"),
+        ("{{ '' }}", None, "writes nothing"),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}=", "s",
+         "none"),
+    ],
+)  # fmt: skip
+def test_a_template_that_cannot_write_the_runs_questions(
+    template: str | None, system: str | None, said: str
+) -> None:
+    tokenizer = embedded.tokenizer()
+    tokenizer.chat_template = template
+    if not said:
+        require_chat(tokenizer, system, "")
+        return
+    with pytest.raises(ConfigError, match=r"data\.template: chat") as caught:
+        require_chat(tokenizer, system, "")
+    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 SAMPLING = {
