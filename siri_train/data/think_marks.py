@@ -30,10 +30,9 @@ def decode_responses(tokenizer: Any, responses: Sequence[Sequence[int]]) -> list
     """
     special = _special_tokens(tokenizer)
     kept = {token for token, text in special.items() if _is_mark(text)}
-    if kept:
-        dropped = special.keys() - kept
-        responses = [[token for token in ids if token not in dropped] for ids in responses]
-    texts = tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=not kept)
+    dropped = special.keys() - kept if kept else frozenset()
+    wanted = [[token for token in map(int, ids) if token not in dropped] for ids in responses]
+    texts = [tokenizer.decode(ids, skip_special_tokens=not kept) for ids in wanted]
     return [text if text.isascii() else text.translate(_HALF_PAIRS) for text in texts]
 
 

@@ -251,6 +251,8 @@ def _contrast(rows: list[dict]) -> list[dict]:
 def _sample(row: dict) -> str:
     reward, tokens = number(row.get("reward")), number(row.get("tokens"))
     verdict, css = ("right", "high") if reward and reward > 0 else ("wrong", "low")
+    if "reward" in row and row["reward"] is None:
+        verdict = "not judged"
     if row.get("truncated"):
         verdict, css = f"{verdict}, cut by the cap", "low"
     facts = []

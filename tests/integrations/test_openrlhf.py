@@ -41,7 +41,7 @@ class Engine:
     ("text", "reason", "reward", "correct"),
     [
         ("so \\boxed{4}", "stop", 1.0, 1.0),
-        ("so \\boxed{4}", "length", 0.0, 1.0),
+        ("so \\boxed{4}", "length", 1.0, 1.0),  # the answer stands before the cut
         ("so \\boxed{5}", "stop", 0.0, 0.0),
         ("\\boxed{5", "length", 0.0, 0.0),
     ],
@@ -54,6 +54,9 @@ def test_reward_of_one_response(text, reason, reward, correct):
     assert out["reward"] == out["scores"] == reward
     assert out["extra_logs"] == {"siri/correct": correct}
     assert out["truncated"] == (reason == "length")
+    strict = SiriAgentExecutor(ExactVerifier(), think="optional", truncated="zero")
+    out = asyncio.run(strict.execute("2+2 in \\boxed{4}?", "4", params, 64, Tokenizer(), engine))
+    assert out["reward"] == (0.0 if reason == "length" else reward)
 
 
 def test_it_is_what_openrlhf_loads():

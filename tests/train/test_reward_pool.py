@@ -258,6 +258,10 @@ def test_metrics_count_them_and_what_the_cut_decides(tiny: Any, monkeypatch: Any
         json.loads(line)["alarm"] for line in (folder / "alarms.jsonl").read_text().splitlines()
     ]
     assert raised.count("answers-not-judged") == 2
+    dumped = (folder / "rollouts" / "step_000000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reward"] for line in dumped].count(None) == 4
+    assert "NaN" not in "".join(dumped)
+    assert "not judged" in (folder / "report.html").read_text()
     evaluated = json.loads((folder / "eval.jsonl").read_text().splitlines()[0])
     assert evaluated["unjudged"] > 0 and len(evaluated["truncated_correct_frac"]) == 2
 
