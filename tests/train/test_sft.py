@@ -430,3 +430,22 @@ def test_settings_are_those_that_decide_the_weights(small: Any) -> None:
     settings = sft_state.Stage(small("run"))._settings()
     assert {"seed", "sft.lr", "model.path", "data.train", "reward.think"} <= settings.keys()
     assert not [key for key in settings if key.startswith(("train.", "rollout.", "eval."))]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_ends_with_the_signals_status_and_says_how_to_continue(
+    small: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signum: signal.Signals,
+) -> None:
+    config = small("run")
+    recipe = config.run_dir.with_suffix(".yaml")
+    recipe.write_text(config.to_yaml())
+    with monkeypatch.context() as patch:
+        before_step(patch, 2, lambda: os.kill(os.getpid(), signum))
+        assert main(["sft", str(recipe)]) == 128 + signum
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stopped before step 3" in line and "run the same command again" in line
+    assert main(["sft", str(recipe)]) == 0
+    assert "continues from step 3" in capsys.readouterr().out
