@@ -26,6 +26,8 @@ class _Parser(argparse.ArgumentParser):
             names = [name.strip(" '") for name in found.group(2).split(",")]
             near = difflib.get_close_matches(found.group(1), names, n=1)
             text += f"; did you mean {near[0]}?" if near else ""
+        # argparse shows some of what was given as it is, control characters too.
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         self.exit(2, f"{self.prog}: {text}; see {self.prog} --help\n")
 
 

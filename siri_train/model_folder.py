@@ -83,9 +83,10 @@ def check_model(source: str | Path, named: str, say: bool = True) -> CheckedMode
     tokenizer = load_tokenizer(source, named)
     with _one_line(source, named, "config.json"):
         with torch.device("meta"):
-            # A copy: building a model writes into its configuration.
+            # A copy: building a model writes into its configuration. An id to pad with that has
+            # no row would end it; check_ids names that one.
             model: Any = AutoModelForCausalLM.from_config(
-                type(config).from_dict(config.to_dict()),
+                type(config).from_dict({**config.to_dict(), "pad_token_id": None}),
                 attn_implementation="sdpa",
                 trust_remote_code=False,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ def resume_from(config: RunConfig, resume: str) -> Path | None:
     recover(config.run_dir / "checkpoints")
     if resume not in ("auto", "never"):
         folder = user_path(resume, "--resume")
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # False for a name that is too long, too
             raise ConfigError(
                 f"--resume: {shown(resume)} is neither auto, never nor a folder; takes a folder "
                 "such as RUN/checkpoints/step_000100"

@@ -6,8 +6,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from siri_train.config import ConfigError, RunConfig, SftConfig
 from siri_train.data import embedded
 from siri_train.data.gate import check_data
@@ -16,6 +14,7 @@ from siri_train.data.rows import DataError
 from siri_train.data.sources import read_sources
 from siri_train.data.supervised import SupervisedExample, supervised_examples
 from siri_train.model import max_positions, resolve_model_path
+from siri_train.model_folder import check_model
 
 # A pool of this many batches is sorted by length before it is cut: alike rows, still shuffled.
 _POOL = 8
@@ -75,11 +74,7 @@ def _length(example: SupervisedExample) -> int:
 def _tokenizer(config: RunConfig) -> Any:
     if config.model.scratch is not None:
         return embedded.tokenizer()
-    source = resolve_model_path(config.model)
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: {source!r} has no tokenizer to load: {error}") from error
+    return check_model(resolve_model_path(config.model), "model.path").tokenizer
 
 
 def _examples(

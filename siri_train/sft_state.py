@@ -23,9 +23,10 @@ from siri_train.checkpoint import (
     write_json,
 )
 from siri_train.config import ConfigError, RunConfig
-from siri_train.files import WriteError, append_row, recover, room_needed, written_aside
+from siri_train.files import WriteError, append_row, recover, written_aside
 from siri_train.logs import keep_rows
 from siri_train.model import Policy
+from siri_train.save_errors import save_failure
 
 _SETTINGS = "sft.json"
 
@@ -158,15 +159,14 @@ class Stage:
         """
         weights, _ = policy.weights()  # adapters merged
         try:
-            with room_needed(self.config.run_dir), written_aside(self.start) as aside:
+            with written_aside(self.start) as aside:
                 policy.save(aside, weights)
                 write_json(aside / _SETTINGS, self._settings())
-        except WriteError:
-            raise
         except Exception as error:  # safetensors has errors of its own
+            reason, remedy = save_failure(error, self.config.run_dir)
             raise WriteError(
-                f"{self.start} could not be written: {error}. The checkpoints in {self.dir} are "
-                "whole; mend the cause and run the same command again"
+                f"{self.start} could not be written: {reason}. The checkpoints in {self.dir} are "
+                f"whole; {remedy} and run the same command again"
             ) from error
         shutil.rmtree(self.dir, ignore_errors=True)
         return self.start

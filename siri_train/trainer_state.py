@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def read(path: Path) -> Any:
         ConfigError: the file holds such objects, is damaged or cannot be read; one line.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other pickles, before they are refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         said = str(error)
         named = said.partition("Unsupported global: GLOBAL ")[2].split() or ["of another kind"]

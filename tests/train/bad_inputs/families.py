@@ -1,4 +1,4 @@
-"""All families by name, and those whose mending is not here yet."""
+"""All families by name."""
 
 from __future__ import annotations
 
@@ -23,8 +23,3 @@ FAMILIES: dict[str, Callable[[], Iterator[Bad]]] = {
     "models": models.models,
     "checkpoints": checkpoints.checkpoints,
 }
-
-_MENDED_ELSEWHERE = "its mending is on another branch; take the line out after the merge"
-
-PENDING: dict[str, str] = dict.fromkeys(FAMILIES, _MENDED_ELSEWHERE)
-"""Families that are not expected to pass yet, with the reason."""
