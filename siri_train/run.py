@@ -174,11 +174,12 @@ class Run:
         """The evaluation of the step begun from, where it is due and not there: of a run that
         begins, or of one that was ended between a checkpoint and its evaluation."""
         start, before = self.start_step, len(self.evals)
-        if self._evaluation_due(start):
+        # Another run's checkpoint is another run's to evaluate: this one's names cannot lead to it.
+        own = start in on_main(checkpoints, self.dir)
+        if self._evaluation_due(start) and (own or start == 0):
             self._evaluate(start, self._named(start).get(start) if start else "start", None)
         # What would have followed that evaluation; the next checkpoint sees to it otherwise.
-        missing = len(self.evals) > before or start == self.config.train.steps
-        if missing and start in on_main(checkpoints, self.dir):
+        if own and (len(self.evals) > before or start == self.config.train.steps):
             on_main(self._after_checkpoint, start)
 
     def _open_trackers(self) -> None:
