@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -32,6 +31,7 @@ from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.live import figures
 from siri_train.monitor.loggers import Trackers
 from siri_train.monitor.progress import Progress
+from siri_train.monitor.samples import write_samples
 from siri_train.optimizer import make_optimizer
 from siri_train.preflight import model_shape, preflight
 from siri_train.rehearsal import rehearse
@@ -225,31 +225,9 @@ class Run:
 
     def dump_rollouts(self, batch: RolloutBatch) -> None:
         """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
-        monitor, step = self.config.monitor, batch.step
-        last = step + 1 == self.config.train.steps
-        if not distributed.is_main():
-            return
-        if not monitor.rollouts_every or (step % monitor.rollouts_every and not last):
-            return
-        responses = [
-            (group.question, *response)
-            for group in batch.seen
-            for response in zip(group.completions, group.texts, group.grades, strict=True)
-        ]
-        stride = max(1, len(responses) // monitor.rollouts_kept)
-        lines = []
-        for question, completion, text, grade in responses[::stride]:
-            row = {
-                "prompt": question.prompt,
-                "response": text,
-                "reward": grade.reward,
-                "truncated": completion.truncated,
-                "tokens": len(completion.token_ids),
-                "answer": grade.answer,
-                "gold": question.answer,
-            }
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        replace_text(self.dir / "rollouts" / f"step_{step:06d}.jsonl", "".join(lines))
+        last = batch.step + 1 == self.config.train.steps
+        if distributed.is_main():
+            write_samples(self.dir / "rollouts", batch, self.config.monitor, last)
 
     def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
         """Save and evaluate where the schedule or the recipe asks for it.
