@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -33,6 +31,7 @@ from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.live import figures
 from siri_train.monitor.loggers import Trackers
 from siri_train.monitor.progress import Progress
+from siri_train.monitor.samples import write_samples
 from siri_train.optimizer import make_optimizer
 from siri_train.preflight import model_shape, preflight
 from siri_train.rehearsal import rehearse
@@ -175,11 +174,12 @@ class Run:
         """The evaluation of the step begun from, where it is due and not there: of a run that
         begins, or of one that was ended between a checkpoint and its evaluation."""
         start, before = self.start_step, len(self.evals)
-        if self._evaluation_due(start):
+        # Another run's checkpoint is another run's to evaluate: this one's names cannot lead to it.
+        own = start in on_main(checkpoints, self.dir)
+        if self._evaluation_due(start) and (own or start == 0):
             self._evaluate(start, self._named(start).get(start) if start else "start", None)
         # What would have followed that evaluation; the next checkpoint sees to it otherwise.
-        missing = len(self.evals) > before or start == self.config.train.steps
-        if missing and start in on_main(checkpoints, self.dir):
+        if own and (len(self.evals) > before or start == self.config.train.steps):
             on_main(self._after_checkpoint, start)
 
     def _open_trackers(self) -> None:
@@ -225,31 +225,9 @@ class Run:
 
     def dump_rollouts(self, batch: RolloutBatch) -> None:
         """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
-        monitor, step = self.config.monitor, batch.step
-        last = step + 1 == self.config.train.steps
-        if not distributed.is_main():
-            return
-        if not monitor.rollouts_every or (step % monitor.rollouts_every and not last):
-            return
-        responses = [
-            (group.question, *response)
-            for group in batch.seen
-            for response in zip(group.completions, group.texts, group.grades, strict=True)
-        ]
-        stride = max(1, len(responses) // monitor.rollouts_kept)
-        lines = []
-        for question, completion, text, grade in responses[::stride]:
-            row = {
-                "prompt": question.prompt,
-                "response": text,
-                "reward": None if math.isnan(grade.reward) else grade.reward,
-                "truncated": completion.truncated,
-                "tokens": len(completion.token_ids),
-                "answer": grade.answer,
-                "gold": question.answer,
-            }
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        replace_text(self.dir / "rollouts" / f"step_{step:06d}.jsonl", "".join(lines))
+        last = batch.step + 1 == self.config.train.steps
+        if distributed.is_main():
+            write_samples(self.dir / "rollouts", batch, self.config.monitor, last)
 
     def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
         """Save and evaluate where the schedule or the recipe asks for it.
