@@ -33,7 +33,7 @@ def trl(
     if loss_type == "cispo":
         loss = -r.clamp(max=high).detach() * a * batch.logprobs
     elif loss_type == "sapo":
-        t = torch.where(a > 0, tau[0], tau[1])
+        t = torch.full_like(a, tau[1]).masked_fill(a > 0, tau[0])
         loss = -a * torch.sigmoid(t * (r - 1)) * 4 / t
     else:
         free = r if delta is None else r.clamp(max=delta)
@@ -83,7 +83,7 @@ def verl(batch, name, mode="token-mean", *, low=0.2, high=0.28, c=3.0, tau=(1.0,
     if name == "cispo":
         loss = -r.clamp(1 - low, 1 + high).detach() * a * batch.logprobs
     elif name == "sapo":
-        t = torch.where(a > 0, tau[0], tau[1])
+        t = torch.full_like(a, tau[1]).masked_fill(a > 0, tau[0])
         loss = -a * torch.sigmoid(t * (r - 1)) * 4 / t
     else:
         loss = torch.maximum(-a * r, -a * r.clamp(1 - low, 1 + high))
