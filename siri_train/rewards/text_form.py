@@ -15,6 +15,8 @@ _PRODUCT_BLANK = re.compile(r"(?<![A-Za-z\\])([A-Za-z]) (?=[A-Za-z](?![A-Za-z]))
 _TIMES = re.compile(r"(?<=[0-9])\*(?=[A-Za-z(]|\\(?!frac))")
 _BASE_TEN = re.compile(r"(?<=[0-9])_\{(?:10|ten)\}$")
 _ORDINAL_BLANK = re.compile(r"(?<=[0-9]) (?=(?:st|nd|rd|th)(?![A-Za-z]))")
+# {x : x>2} is {x | x>2}; {1:2} is a ratio in a set.
+_SUCH_THAT = re.compile(r"(\\\{ ?[A-Za-z(][^|:{}]*(?:\{[A-Z]\}[^|:{}]*)?):")
 _CLOCK = re.compile(r"(?<![0-9:])0(?=[0-9]:[0-9]{2}(?![0-9]))")
 _HALF_DAY = re.compile(
     r"(?<![A-Za-z\\])(?:([ap])\. ?m(?:\.|(?![A-Za-z]))|(?<=[0-9])([ap])m$)", re.I
@@ -91,6 +93,6 @@ def text_key(text: str) -> str:
         it it is two and a half. A fraction by itself is written in one line: ``\pi/2``.
     """
     text = _TIMES.sub("", _PRODUCT_BLANK.sub(r"\1", _BLANK.sub("", text.strip())))
-    text = text.removeprefix("+")
+    text = _SUCH_THAT.sub(r"\1|", text.removeprefix("+").replace("...", r"\dots"))
     fraction = _FRACTION.match(text)
     return text if fraction is None else "{}{}/{}".format(*fraction.groups())

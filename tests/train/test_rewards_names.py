@@ -123,3 +123,28 @@ def test_a_ratio_in_words() -> None:
             assert exact_match(form.format(a, b), f"{a}:{b}")
             for gold in (f"{b}:{a}", f"{a}", f"{b}", f"[{a},{b}]", f"{a},{b}"):
                 assert not exact_match(form.format(a, b), gold), gold
+
+
+@pytest.mark.parametrize("day", (1, 2, 3, 4, 11, 22, 30))
+def test_a_day_of_a_month_may_be_an_ordinal(day: int) -> None:
+    ending = {1: "st", 2: "nd", 3: "rd", 22: "nd"}.get(day, "th")
+    for month in ("January", "May", "December"):
+        for form in ("{} {}{}", r"\text{{{} {}{}}}", r"\text{{{} }}{}^{{\text{{{}}}}}"):
+            answer = form.format(month, day, ending)
+            assert exact_match(answer, f"{month} {day}"), answer
+            assert not exact_match(answer, f"{month} {day + 1}")
+            assert not exact_match(answer, f"June {day}")
+    assert exact_match(f"July {day}{ending}, 2020", f"July {day}, 2020")
+
+
+def test_marks_that_are_written_in_two_ways() -> None:
+    for domain in ("", r"\in\mathbb{Z}", r" \in \mathbb{R}"):
+        for bound in (2, 5):
+            left, right = (f"\\{{n{domain}{mark} n>{bound}\\}}" for mark in (":", r" \mid"))
+            assert exact_match(left, right) and exact_match(right, left)
+            assert not exact_match(left, right.replace(">", "<"))
+            assert not exact_match(left, f"{bound}")
+    for dots in ("...", r"\ldots", r"\dots", r"\cdots", "…"):
+        assert exact_match(f"1,2,{dots},9", r"1, 2, \ldots, 9")
+        assert not exact_match(f"1,2,{dots},9", r"1,2,\ldots,8")
+        assert not exact_match(f"1,2,{dots},9", "1,2,9")
