@@ -21,6 +21,12 @@ _COMMANDS = frozenset(
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.S)
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.])([0-9]+(?:\.[0-9]*)?)[eE]([+-]?[0-9]+)(?![0-9.])")
 _NAMES = re.compile(r"(?<![A-Za-z\\])[A-Za-z]*[A-Z][A-Za-z]+|(?<![A-Za-z\\])[a-z]+[A-Z][A-Za-z]*")
+_GREEK = re.compile(
+    r"\\((?:var)?(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|"
+    r"sigma|tau|upsilon|phi|chi|psi|omega)|pi)(?![A-Za-z])",
+    re.I,
+)
+_INVERSE = re.compile(r"[fgh]\^\{-1\}\(")
 _PRIMED = re.compile(r"[A-Za-z)}\]]?'+")
 _BASE = re.compile(r"[0-9)]_\{")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]")
@@ -66,7 +72,9 @@ def question(answer: str, gold: str) -> tuple[str, str] | None:
         if _BASE.search(text) or _TWO_NUMBERS.search(text):
             return None
     answer, gold = (_SCIENTIFIC.sub(r"\1*10^{\2}", text) for text in (answer, gold))
-    for pattern in (_PRIMED, _NAMES):
+    if not _same_greek(answer, gold):
+        return None
+    for pattern in (_PRIMED, _NAMES, _INVERSE):
         if _found(pattern, answer) != _found(pattern, gold):
             return None
     if not _BOUND.search(answer + gold) and _letters(answer) != _letters(gold):
@@ -90,6 +98,18 @@ def _radians(text: str) -> str:
 
 def _letters(text: str) -> set[str]:
     return set("".join(_RUN.findall(_MATRIX.sub("", text)))) - {"e", "i"}
+
+
+def _same_greek(answer: str, gold: str) -> bool:
+    """Whether both name the same Greek letters, none of them in both cases.
+
+    math-verify takes a capital for the small letter, and both gammas for a number.
+    """
+    one, two = (set(_GREEK.findall(text)) for text in (answer, gold))
+    if one - {"pi"} != two - {"pi"}:
+        return False
+    both = one | two
+    return len({name.lower() for name in both}) == len(both)
 
 
 def _closed(text: str) -> str:

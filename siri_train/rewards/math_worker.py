@@ -72,12 +72,13 @@ def _grader():
     config = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
 
     def read(answer: str) -> list[object]:
-        return parse(
+        found = parse(
             f"\\boxed{{{answer}}}",
             extraction_config=config,
             fallback_mode="no_fallback",
             parsing_timeout=None,  # the timer in main() bounds it
         )
+        return [_complex(expression) for expression in found]
 
     def grade(answer: str, gold: str) -> bool:
         right, given = read(gold), read(answer)
@@ -88,13 +89,23 @@ def _grader():
     return grade
 
 
+def _complex(expression: object) -> object:
+    """``expression`` with one symbol ``i``: math-verify has a real one (``2i``) and another."""
+    import sympy  # type: ignore[import-untyped]
+
+    if not isinstance(expression, sympy.Basic):
+        return expression
+    units = [symbol for symbol in expression.free_symbols if str(symbol) == "i"]
+    return expression.xreplace(dict.fromkeys(units, sympy.I)) if units else expression
+
+
 def _nearly(given: object, right: object) -> bool:
     """Whether two expressions that math-verify takes for equal have equal values.
 
     It compares six decimals, so that 1e-17*pi is 2e-17*pi to it. Ten significant digits must agree,
     and all digits where no decimal stands in either. What cannot be evaluated stays as it was.
     """
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
     if not (isinstance(given, sympy.Expr) and isinstance(right, sympy.Expr)):
         return True

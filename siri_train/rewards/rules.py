@@ -53,6 +53,7 @@ _BASED = re.compile(
     r"(?:_\{\(?(?:base ?)?(?P<base>[0-9]+|[a-z]+)\)?\}| ?(?:in )?base ?(?P<word>[0-9]+|[a-z]+))"
 )
 _NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
+_SUM_OF_NAMES = re.compile(r"[A-Za-z](?: ?[+-] ?[A-Za-z])+")
 _BASES = {
     "two": "2",
     "three": "3",
@@ -210,6 +211,10 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
         return _compare(named[1], gold, depth + 1)
     if gold_named is not None and not _claims(answer):
         return _compare(answer, gold_named[1], depth + 1)
+    # "m+n=17" where m+n is asked for; "2x=4" claims something else.
+    sides, signs = relation(answer)
+    if signs == ["="] and sides[1] and read_number(gold) and _SUM_OF_NAMES.fullmatch(sides[0]):
+        return _compare(sides[1], gold, depth + 1)
     return None
 
 

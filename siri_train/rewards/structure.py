@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from siri_train.rewards.number_forms import read_number
+
 _OPEN = re.compile(r"\\\{|\\langle(?![A-Za-z])|\\lfloor(?![A-Za-z])|\\lceil(?![A-Za-z])|[({\[]")
 _TOP = re.compile(
     r"(?P<open>\\\{|\\(?:langle|lfloor|lceil|begin)(?![A-Za-z])|[({\[])|"
@@ -23,7 +25,15 @@ _COMMAND = re.compile(r"\\[A-Za-z]+ ?")
 _NAME = re.compile(r"[A-Za-z'°|\[](?:[A-Za-z'°|:{}\] ]|\([A-Za-z0-9=, ]+\))*")
 # A derivative or a ratio of two named lengths.
 _RATIO = re.compile(r"\\frac\{[A-Za-z ]+\}\{[A-Za-z ]+\}")
-_NOT_IN_NAMES = re.compile(r"\\(?:frac|sqrt|binom|sum|int|prod|pm|mp|pi|infty|begin)(?![A-Za-z])")
+_NOT_IN_NAMES = re.compile(
+    r"\\(?:frac|sqrt|binom|sum|int|prod|pm|mp|pi|infty|begin|not|lnot)(?![A-Za-z])"
+)
+# "x is not = 5", "anything but = 5": said of the value, and no name of it.
+_DENIED = re.compile(
+    r"(?<![A-Za-z])(?:not|never|nor|neither|but|except|excluding|without|wrong|incorrect|false|"
+    r"untrue|unlike|unequal|than|cannot|[a-z]+n't)(?![A-Za-z])",
+    re.I,
+)
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{[A-Za-z0-9]+\}|\([a-z]\))?|\\(?!pi|infty)[a-z]+ ?")
 _SUBSCRIPT = re.compile(r"_\{[^{}]*\}|\^\{-1\}")
 _BUILDER = re.compile(
@@ -159,16 +169,18 @@ def is_name(text: str) -> bool:
     A left side that computes something is not a name, so ``41 = 42`` and ``2x = 4`` are claims.
     """
     text = _RATIO.sub("d", text)
-    if _NOT_IN_NAMES.search(text) or len(text) > 60:
+    if _NOT_IN_NAMES.search(text) or _DENIED.search(text) or len(text) > 60:
         return False
     return _NAME.fullmatch(_COMMAND.sub("c", _SUBSCRIPT.sub("", text))) is not None
 
 
 def named_value(text: str) -> tuple[str, str] | None:
-    r"""(name, value) of ``x = 5``, ``f(x) = 2x``, ``(x,y) = (1,2)``, ``x \in [1,2]``, or None."""
+    r"""(name, value) of ``x = 5``, ``5 = x``, ``f(x) = 2x``, ``x \in [1,2]``; None if none is."""
     sides, signs = relation(text)
     if signs not in (["="], [r"\in"]) or not all(sides):
         return None
+    if signs == ["="] and _is_variable(sides[1]) and read_number(sides[0]) is not None:
+        sides = sides[::-1]
     name = sides[0]
     left = shape(name)
     if left.kind == "tuple":

@@ -14,10 +14,18 @@ _PRODUCT_BLANK = re.compile(r"(?<![A-Za-z\\])([A-Za-z]) (?=[A-Za-z](?![A-Za-z]))
 # Two times one half is not two and a half.
 _TIMES = re.compile(r"(?<=[0-9])\*(?=[A-Za-z(]|\\(?!frac))")
 _BASE_TEN = re.compile(r"(?<=[0-9])_\{(?:10|ten)\}$")
+_ORDINAL_BLANK = re.compile(r"(?<=[0-9]) (?=(?:st|nd|rd|th)(?![A-Za-z]))")
+# {x : x>2} is {x | x>2}; {1:2} is a ratio in a set.
+_SUCH_THAT = re.compile(r"(\\\{ ?[A-Za-z(][^|:{}]*(?:\{[A-Z]\}[^|:{}]*)?):")
 _CLOCK = re.compile(r"(?<![0-9:])0(?=[0-9]:[0-9]{2}(?![0-9]))")
 _HALF_DAY = re.compile(
     r"(?<![A-Za-z\\])(?:([ap])\. ?m(?:\.|(?![A-Za-z]))|(?<=[0-9])([ap])m$)", re.I
 )
+# 3:00 PM is 3 PM, 12:00 noon is 12 noon.
+_FULL_HOUR = re.compile(
+    r"(?<![0-9:.])([0-9]{1,2}):00(?= ?(?:[ap]m|noon|midnight)(?![A-Za-z]))", re.I
+)
+_RATIO_WORD = re.compile(r"[0-9]+(?:\.[0-9]+)?(?: to [0-9]+(?:\.[0-9]+)?)+")
 _ROWS = re.compile(
     r"\\begin\{(cases|aligned|align|gathered)\}(.*)\\end\{\1\}|"
     r"\\\{\\begin\{(pmatrix|aligned)\}(.*)\\end\{\3\}"  # with one brace in front
@@ -52,21 +60,25 @@ def clean(text: str) -> str:
 
     Returns:
         The text without an equals sign in front and a full stop behind, an exclamation mark after
-        words; ``3:00`` for ``03:00``, ``pm`` for ``p.m.``, and no base of ten.
+        words; ``3:00`` for ``03:00``, ``pm`` for ``p.m.``, ``3 pm`` for ``3:00 pm``, ``3:2`` for
+        ``3 to 2``, ``1st`` for ``1 st``, and no base of ten.
     """
     text = text.strip().removeprefix("=").strip()
     while text.endswith((".", ";", ",")) and not text.endswith(("..", "\\.", "\\;", "\\,")):
         text = text[:-1].rstrip()
     if text.endswith("!") and is_words(text):
         text = text.rstrip("!")
-    text = _BASE_TEN.sub("", _CLOCK.sub("", text))
+    text = _BASE_TEN.sub("", _CLOCK.sub("", _ORDINAL_BLANK.sub("", text)))
     rows = _ROWS.fullmatch(text)
     body = text if rows is None else rows[2] or rows[4]
     if "\\\\" in body and "\\begin" not in body:
         lines = [re.sub(r"&(?=[=<>]|\\[lg]eq)", "", row) for row in body.split("\\\\")]
         if all("=" in line and "&" not in line for line in lines):
             text = ", ".join(lines)
-    return _HALF_DAY.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text).replace("  ", " ")
+    text = _HALF_DAY.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text).replace("  ", " ")
+    if _RATIO_WORD.fullmatch(text):
+        text = text.replace(" to ", ":")
+    return _FULL_HOUR.sub(r"\1", text)
 
 
 def text_key(text: str) -> str:
@@ -81,6 +93,6 @@ def text_key(text: str) -> str:
         it it is two and a half. A fraction by itself is written in one line: ``\pi/2``.
     """
     text = _TIMES.sub("", _PRODUCT_BLANK.sub(r"\1", _BLANK.sub("", text.strip())))
-    text = text.removeprefix("+")
+    text = _SUCH_THAT.sub(r"\1|", text.removeprefix("+").replace("...", r"\dots"))
     fraction = _FRACTION.match(text)
     return text if fraction is None else "{}{}/{}".format(*fraction.groups())

@@ -209,7 +209,8 @@ TWO_WORDS = {
 NOT_COUNTED = frozenset(
     """
     lakh crore grand mil kilo mega giga milli micro doubled tripled quadrupled halved increased
-    decreased raised eleventh elevenths myriad
+    decreased raised eleventh elevenths myriad myriads googol mio bn mn zillion nope nah untrue
+    rejected excluded omitted removed disproved refuted conjugate exponent complement negation
     hundred thousand million billion trillion quadrillion hundreds thousands millions billions
     trillions dozen dozens gross score percent percentage pct couple half halves third thirds
     quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths

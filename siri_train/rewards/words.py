@@ -19,6 +19,11 @@ _ONLY_WORDS = re.compile(
 _BESIDE = re.compile(
     r"(?<=[A-Za-z0-9}):]) [A-Za-z]{2,}|(?<![A-Za-z\\])[A-Za-z]{2,} (?=[A-Za-z0-9])"
 )
+_DAY = re.compile(
+    r"(?<![A-Za-z])((?:january|february|march|april|may|june|july|august|september|october|"
+    r"november|december) [0-9]{1,2}) ?(?:st|nd|rd|th)(?![A-Za-z])",
+    re.I,
+)
 _TOKEN = re.compile(r"[0-9]+(?:[.,][0-9]+)*|[A-Za-z]+(?:'[A-Za-z]+)?|\\[A-Za-z]+|\S")
 _PLAIN_WORDS = frozenset(
     "yes no up by we so ok true false none even odd am pm both neither never always is it in "
@@ -95,7 +100,7 @@ def choice(text: str) -> tuple[str, str] | None:
 
 
 def _words(text: str) -> list[str]:
-    text = text.strip().rstrip(".!?;,: ")
+    text = _DAY.sub(r"\1", text.strip().rstrip(".!?;,: "))
     article = _ARTICLE.match(text)
     return _TOKEN.findall(text[article.end() :] if article else text)
 
