@@ -275,13 +275,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _sft(arguments: argparse.Namespace) -> int:
-    from siri_train.lock import run_lock
     from siri_train.recipe import load_config
     from siri_train.sft import supervise
 
-    config = load_config(arguments.recipe, arguments.overrides)
-    with run_lock(config.run_dir):
-        supervise(config, arguments.resume)
+    supervise(load_config(arguments.recipe, arguments.overrides), arguments.resume)
     return 0
 
 

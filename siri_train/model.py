@@ -189,11 +189,16 @@ def load_policy(
         named: the key or argument that gave the folder, for error messages.
 
     Raises:
-        ConfigError: what :func:`siri_train.model_folder.load_model` refuses, or a model whose
-            output is not finite.
+        ConfigError: what :func:`siri_train.model_folder.load_model` refuses, a model whose output
+            is not finite, or ``model.liger: on`` without a GPU.
     """
     model: Any
     tokenizer: Any
+    if config.liger == "on" and device.type == "cpu":  # Triton would say so at the first forward
+        raise ConfigError(
+            f"model.liger: on, but Liger's kernels need a GPU and device is {str(device)!r}; use "
+            "auto or off"
+        )
     if config.scratch is not None and path is None:
         model, tokenizer = embedded.scratch_model(config.scratch)
     else:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -154,6 +155,10 @@ def _check_config_file(folder: Path) -> None:
         raise ModelFileError(f"is a link to {folder.readlink()}, which does not exist")
     if not folder.is_dir():
         raise ModelFileError("is a file; give the folder that holds config.json and the weights")
+    for entry in sorted(folder.iterdir()):
+        # Opening a pipe waits for its writer, and a device may have no end.
+        if entry.exists() and not entry.is_file() and not entry.is_dir():
+            raise ModelFileError(f"{entry.name}: is a device or a pipe; give the file itself")
     path = folder / "config.json"
     adapter = (folder / "adapter_config.json").exists()
     if adapter:
@@ -307,7 +312,9 @@ def _one_line(
     """
     where = f"{named}: {str(source)!r}"
     level = transformers_logging.get_verbosity()
+    hub_level = hub_logging.get_verbosity()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    hub_logging.set_verbosity(hub_logging.CRITICAL)  # a line for every try without a network
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -325,3 +332,4 @@ def _one_line(
         raise ConfigError(f"{where}: {file}: cannot be loaded: {cause(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)

@@ -15,6 +15,7 @@ from siri_train.checkpoint import load_state
 from siri_train.config import ConfigError, RunConfig, SftConfig
 from siri_train.data.supervised import SupervisedExample
 from siri_train.files import room_needed
+from siri_train.lock import run_lock
 from siri_train.model import Policy, choose_device, load_policy
 from siri_train.monitor.progress import Progress
 from siri_train.optimizer import MasterAdamW, all_finite, step_if_finite
@@ -63,11 +64,12 @@ def supervise(config: RunConfig, resume: str = "auto") -> Path:
     Raises:
         ConfigError: the recipe has no ``sft`` section, its data carry no solutions or none fits
             ``sft.max_len``, several ranks, what :func:`siri_train.model.load_policy` refuses; or
-            the weights became infinite or NaN, in which case no start is written.
+            the weights became infinite or NaN, in which case no start is written; or another
+            process writes into the run's folder.
         Stopped: SIGINT or SIGTERM; a checkpoint holds everything done.
         WriteError: the disk is full.
     """
-    with stop_request() as stop, room_needed(config.run_dir):
+    with stop_request() as stop, run_lock(config.run_dir), room_needed(config.run_dir):
         return _supervise(config, resume, stop)
 
 

@@ -7,6 +7,7 @@ and no answer ever equals it.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
 # What each escape swallows, and the commands of LaTeX that begin with it. Only whole commands
@@ -57,6 +58,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|textbf|textit|operatorname)?(?![A-Za-z])|\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
+# Letters and signs without ink: of Hangul, of Braille, of Khmer.
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5")
 _PROSE_WORDS, _SENTENCE_WORDS = 10, 6
 
 
@@ -96,6 +99,11 @@ def control_character(text: str) -> str | None:
         f"holds the control character U+{ord(match[0]):04X} at character {match.start()}; often a "
         "backslash that JSON has eaten; mend or drop the row"
     )
+
+
+def invisible(text: str) -> bool:
+    """Whether a text shows nothing: blanks, joiners, fillers. Control characters do not count."""
+    return all(c in _FILLERS or unicodedata.category(c) in ("Cf", "Zs", "Zl", "Zp") for c in text)
 
 
 def prose(answer: str) -> Literal["prose", "long"] | None:

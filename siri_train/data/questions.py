@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from siri_train.data.damage import invisible
 from siri_train.data.fields import Messages, is_chat, read_chat, read_field, read_text, stripped
 from siri_train.data.rows import (
     SUFFIXES,
@@ -298,9 +299,9 @@ def _question(
         value = read_field(row, solution_field)
         solution = None if value is None else stripped(read_text(value, row, solution_field))
     answer = stripped(answer)
-    if not prompt:
+    if invisible(prompt):
         raise DataError(f"{row.where}: field {question_field!r} is empty")
-    if not answer:
+    if invisible(answer):
         raise DataError(f"{row.where}: field {answer_field!r} holds no answer")
     if answer.casefold() in _NO_VALUE:
         raise DataError(

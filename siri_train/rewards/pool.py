@@ -134,11 +134,18 @@ class WorkerPool:
                 call.pause(lambda: self._start(min(len(call.waiting), self._room)))
                 continue
             index = call.waiting.popleft()
+            until = time.monotonic() + self._wall_s
             try:
-                idle.send(call.items[index])
-            except OSError:  # it died while idle: not the item's fault
+                idle.send(
+                    call.items[index], until if call.until is None else min(until, call.until)
+                )
+            except OSError as error:
                 self._drop(idle)
-                call.waiting.appendleft(index)
+                if idle.fresh or isinstance(error, TimeoutError):
+                    # One that reads nothing: so may all that are started in its place.
+                    call.failed(index, own=False)
+                else:  # it died while idle: not the item's fault
+                    call.waiting.appendleft(index)
                 continue
             idle.begin(index, self._wall_s)
 
@@ -170,7 +177,7 @@ class WorkerPool:
                 self._drop(worker)
                 continue
             call.results[worker.item] = answer
-            worker.item = None
+            worker.item, worker.fresh = None, False
         now = time.monotonic()
         for worker in busy:
             if worker.item is None or worker not in self._workers:

@@ -27,12 +27,14 @@ class Worker:
         item: index of the item it works on, or None.
         deadline: of that item, on the monotonic clock.
         buffer: what it has written and nobody has read.
+        fresh: it has answered nothing yet.
     """
 
     process: subprocess.Popen[bytes]
     item: int | None = None
     deadline: float = 0.0
     buffer: bytes = field(default=b"", repr=False)
+    fresh: bool = True
     _cpu_before: float | None = None
 
     @classmethod
@@ -50,11 +52,29 @@ class Worker:
         )
         return cls(process)
 
-    def send(self, item: dict[str, Any]) -> None:
-        """Write one item. Raises OSError if the process is gone."""
+    def send(self, item: dict[str, Any], until: float) -> None:
+        """Write one item.
+
+        Args:
+            item: a JSON object.
+            until: when to give up, on the monotonic clock; a pipe takes 64 KiB that nobody reads.
+
+        Raises:
+            OSError: the process is gone; TimeoutError: it does not read.
+        """
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(item).encode() + b"\n")
-        self.process.stdin.flush()
+        pipe = self.process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        left = memoryview(json.dumps(item).encode() + b"\n")
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_WRITE)
+            while left:
+                if not selector.select(max(0.0, until - time.monotonic())):
+                    raise TimeoutError("the process does not read its input")
+                try:
+                    left = left[os.write(pipe, left) :]
+                except BlockingIOError:
+                    pass
 
     def begin(self, index: int, wall_s: float) -> None:
         """It has item ``index`` from now on, for ``wall_s`` seconds."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import random
 import sys
 import types
 from pathlib import Path
@@ -312,3 +313,17 @@ def test_every_offered_reasoning_gym_task_for_real(task: str) -> None:
     assert all(question.prompt and int(question.answer) is not None for question in questions)
     if task == "gsm_symbolic":
         assert all(question.solution for question in questions)
+
+
+@pytest.mark.parametrize("field", ["question", "answer"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_text_that_shows_nothing_is_none(tmp_path: Path, seed: int, field: str) -> None:
+    draw = random.Random(seed)
+    text = "".join(draw.choices("\u200b\u2060\ufeff\u200d\u3164\u2800\u00a0\u202e ", k=seed + 1))
+    row = {"question": "1 + 1 ?", "answer": "2"}
+    file = tmp_path / "q.jsonl"
+    file.write_text(json.dumps({**row, field: text}))
+    with pytest.raises(DataError, match=f"q.jsonl, line 1: field '{field}'"):
+        load_questions(file)
+    file.write_text(json.dumps({**row, field: f"{text}3{text}"}))
+    assert len(load_questions(file)) == 1

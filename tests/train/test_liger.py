@@ -11,7 +11,9 @@ import torch
 
 from siri_train import lora
 from siri_train.config import ConfigError
+from siri_train.loop import train
 from siri_train.model import Policy, apply_liger, load_policy
+from siri_train.sft import supervise
 
 CPU = torch.device("cpu")
 
@@ -29,12 +31,21 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return seen
 
 
-def test_on_takes_the_kernels_but_not_the_head(tiny: Any, calls: list[dict[str, Any]]) -> None:
-    model = load_policy(tiny("model.liger=on").model, CPU).model
+def test_on_takes_the_kernels_but_not_the_head(policy: Policy, calls: list[dict[str, Any]]) -> None:
+    assert apply_liger(policy.model, required=True)
     (call,) = calls
     assert call == {
-        "model": model, "cross_entropy": False, "fused_linear_cross_entropy": False
+        "model": policy.model, "cross_entropy": False, "fused_linear_cross_entropy": False
     }  # fmt: skip
+
+
+def test_on_is_refused_without_a_gpu(tiny: Any, calls: list[dict[str, Any]]) -> None:
+    config = tiny("model.liger=on", "device=cpu")
+    for run in (train, supervise):
+        with pytest.raises(ConfigError, match="model.liger: on, .* need a GPU"):
+            run(config if run is train else tiny("model.liger=on", "device=cpu", "sft.steps=1"))
+        assert not config.run_dir.exists() or not any(config.run_dir.iterdir())
+    assert calls == []
 
 
 @pytest.mark.parametrize("liger", ["auto", "off"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import random
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from siri_train import model_folder as model_folder_module
 from siri_train.cli import main
 from siri_train.config import ConfigError, ModelConfig
 from siri_train.data import embedded
@@ -316,3 +318,19 @@ def test_every_command_says_one_line_and_writes_nothing(
     error = capfd.readouterr().err
     assert len(error.splitlines()) == 1 and "model.safetensors" in error, error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_hub_is_silent_where_the_error_says_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bool] = []
+
+    def ask(*_: Any, **__: Any) -> Any:
+        logger = logging.getLogger("huggingface_hub.utils._http")
+        heard.append(logger.isEnabledFor(logging.ERROR))
+        raise OSError("no network")
+
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    monkeypatch.setattr(model_folder_module.AutoConfig, "from_pretrained", ask)
+    before = logger.isEnabledFor(logging.WARNING)
+    with pytest.raises(ConfigError, match="owner/name"):
+        check_model("owner/name", "model.path")
+    assert heard == [False] and logger.isEnabledFor(logging.WARNING) == before

@@ -271,3 +271,42 @@ def test_all_truncated_is_an_alarm_that_names_what_was_paid() -> None:
            "grad_norm": None}  # fmt: skip
     (alarm,) = alarms.check(row, [])
     assert alarm["alarm"] == "all-truncated" and "the mean reward is 0.25" in alarm["cause"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_process_that_does_not_read_is_given_up(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    read = draw.choice((0, 1, draw.randrange(1, 1 << 20)))
+    items = [{"n": 1, "text": "x" * draw.randrange(1 << 21, 1 << 22)} for _ in range(2)]
+    with_patience = {"workers": draw.choice((1, 2)), "wall_s": 0.5}
+    workers = pool(tmp_path, READY + f"os.read(0, {read})\ntime.sleep(600)\n", **with_patience)
+    assert workers.run(items) == ([None, None], set())
+    workers.close()
+
+
+def test_a_process_that_closes_its_input_is_not_replaced_for_ever(tmp_path: Path) -> None:
+    workers = pool(tmp_path, "os.close(0)\n" + READY + "time.sleep(600)\n", workers=1)
+    assert workers.run([{"n": 1}, {"n": 2}]) == ([None, None], set())
+    workers.close()
+
+
+def test_what_may_be_slow_is_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answers(self: WorkerPool, items: list[dict[str, Any]], **_: Any) -> pool_module.Answers:
+        asked.extend(answer for item in items for answer in item["answer"])
+        return pool_module.Answers([{"equal": is_quick(i["answer"][0])} for i in items], set())
+
+    def is_quick(answer: str) -> bool:
+        return not {"^", "!"} & set(answer)
+
+    monkeypatch.setattr(WorkerPool, "run", answers)
+    draw = random.Random(3)
+    given = [f"{draw.randrange(2, 99)}x+{draw.randrange(2, 99)}y" for _ in range(10)]
+    given += [f"{draw.randrange(2, 10)}^{{9^{{9^{{{n}}}}}}}x+y" for n in range(10)]
+    given += [f"({draw.randrange(100, 999)}!)!x+y{'+y' * n}" for n in range(10)]
+    draw.shuffle(given)
+    with MathVerifier() as verifier:
+        verdicts = verifier.verdicts([(answer, "x+y") for answer in given])
+    assert [is_quick(answer) for answer in asked] == [True] * 10 + [False] * 20
+    assert verdicts == [is_quick(answer) for answer in given]

@@ -23,6 +23,7 @@ from siri_train.cli import main
 from siri_train.config import ConfigError, RunConfig
 from siri_train.data import embedded
 from siri_train.files import WriteError
+from siri_train.lock import run_lock
 from siri_train.model import Policy
 from siri_train.preflight import preflight
 from siri_train.sft import SupervisedStats, supervise
@@ -449,3 +450,11 @@ def test_the_command_ends_with_the_signals_status_and_says_how_to_continue(
     assert "stopped before step 3" in line and "run the same command again" in line
     assert main(["sft", str(recipe)]) == 0
     assert "continues from step 3" in capsys.readouterr().out
+
+
+def test_a_stage_takes_the_lock_of_its_run(small: Callable[..., RunConfig]) -> None:
+    config = small("run", steps=1)
+    with run_lock(config.run_dir), pytest.raises(ConfigError, match=f"process {os.getpid()} on"):
+        supervise(config)
+    assert supervise(config) == config.run_dir / "sft"
+    assert not list(config.run_dir.glob(".siri-train.lock"))

@@ -21,5 +21,6 @@ FAMILIES: dict[str, Callable[[], Iterator[Bad]]] = {
     "rows": rows.rows,
     "tokenizers": models.tokenizers,
     "models": models.models,
+    "pipes": models.pipes,
     "checkpoints": checkpoints.checkpoints,
 }

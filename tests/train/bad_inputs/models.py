@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,6 +48,25 @@ def _replace(file: str, raw: bytes | None) -> Change:
             (folder / file).write_bytes(raw)
 
     return change
+
+
+def _pipe(file: str) -> Change:
+    """A named pipe, which waits for a writer when it is opened."""
+
+    def change(folder: Path) -> None:
+        (folder / file).unlink(missing_ok=True)
+        os.mkfifo(folder / file)
+
+    return change
+
+
+def pipes() -> Iterator[Bad]:
+    """A pipe in place of each file that a model folder may hold."""
+    more = ("chat_template.jinja", "special_tokens_map.json", "model.safetensors.index.json")
+    for file in sorted({*(path.name for path in START_FOLDER.iterdir()), *more}):
+        for command in ("train", "sft"):
+            name = f"{command}: {file} a pipe"
+            yield _bad("pipes", name, _pipe(file), file, command=command)
 
 
 def _cut(file: str, share: float) -> Change:
