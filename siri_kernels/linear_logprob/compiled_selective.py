@@ -1,4 +1,4 @@
-"""``selective_logprob`` as a ``torch.library`` operator, which ``torch.compile`` keeps in its graph.
+"""``selective_logprob`` as a ``torch.library`` operator, kept in a graph by ``torch.compile``.
 
 What an operator is given and when it checks is said in :mod:`siri_kernels._compiled`.
 """
@@ -44,9 +44,8 @@ def _(
     ignore_index: int,
     triton: bool,
 ) -> Saved:
-    a, b, c, d = (
-        logits.new_empty(targets.shape[0], dtype=widened(logits.dtype)) for _ in range(4)
-    )
+    rows, acc = targets.shape[0], widened(logits.dtype)
+    a, b, c, d = (logits.new_empty(rows, dtype=acc) for _ in range(4))
     return a, b, c, d
 
 
