@@ -98,7 +98,9 @@ def grpo_loss(
     elif weights is not None and options.level == "sequence" and kind != "cispo":
         # Their gradient of a sequence's ratio goes through its mean, so the mean weight counts.
         # CISPO's goes through each token's log-prob, so each has its own. Padding may hold NaN.
-        weights = torch.where(mask, weights, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        weights = torch.where(mask, weights, 0.0).sum(1, keepdim=True) / mask.sum(
+            1, keepdim=True
+        ).clamp(min=1)
     rollout = None if weights is None else before - packed(weights).float().log()
     aggregation = {
         "grpo": "seq-mean-token-mean",
