@@ -219,13 +219,13 @@ def _spread(shape: Any, device: torch.device, dtype: torch.dtype) -> torch.Tenso
     dtype = torch.promote_types(dtype, torch.float32)
     count = shape[-1]
     size = torch.logspace(-2, 4, count, dtype=dtype, device=device)
-    sign = 1.0 - 2.0 * (torch.arange(count, device=device) % 2)
+    sign = 1.0 - 2.0 * (torch.arange(count, dtype=dtype, device=device) % 2)
     return (size * sign).to(dtype).expand(shape).contiguous()
 
 
 def _tokens(vocabulary: int, device: torch.device) -> dict[str, torch.Tensor]:
     """One row of four different tokens, none of which is likely to pad."""
-    ids = torch.arange(4, device=device)[None] + min(10, vocabulary // 2)
+    ids = torch.arange(4, dtype=torch.int64, device=device)[None] + min(10, vocabulary // 2)
     return {"input_ids": ids % vocabulary, "attention_mask": torch.ones_like(ids)}
 
 
