@@ -53,6 +53,12 @@ def tensor(op: str, name: str, value: object, *, holds_values: bool = False) -> 
             f"{op}: {name} must be a dense torch.Tensor; got one that is "
             f"{str(kind).removeprefix('torch.')}"
         )
+    if hasattr(value, "full_tensor"):
+        head = ", or call the head as a module (LogprobHead), which gathers it"
+        raise TypeError(
+            f"{op}: {name} must be a plain torch.Tensor; got a DTensor {describe(value)}. Pass "
+            f"{name}.full_tensor()" + head * (name == "weight")
+        )
     if holds_values and value.device.type == "meta":
         raise ValueError(
             f"{op}: {name} must be on a device that holds values; got {describe(value)}"

@@ -3,7 +3,8 @@
 ``cu_seqlens`` is flash-attention's: [B+1] int32, where sequence ``i`` is ``cu_seqlens[i]`` up to
 ``cu_seqlens[i+1]`` of the packed tokens, so 0 first and T last; sequences may be empty. Everything
 runs on the tensors' device. Where the size of a result depends on values (``pack``, ``cut``,
-``unpack``), a GPU is waited for once, unless the size is given.
+``unpack``), a GPU is waited for once, unless the size is given. ``torch.compile`` takes every
+function into its graph.
 """
 
 from __future__ import annotations
@@ -71,6 +72,13 @@ def check_cu_seqlens(
             f"{op}: cu_seqlens must have shape [B+1]; got {check.describe(cu_seqlens)}"
         )
     if not check.may_read(cu_seqlens):
+        return
+    if _in_graph(cu_seqlens):
+        _require(cu_seqlens[0] == 0, f"{op}: cu_seqlens must start with 0")
+        _require((cu_seqlens[1:] >= cu_seqlens[:-1]).all(), f"{op}: cu_seqlens must never fall")
+        if total is not None:
+            end = f"{op}: cu_seqlens must end at the number of packed tokens"
+            _require(cu_seqlens[-1] == total, end)
         return
     first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     if first != 0:
@@ -193,6 +201,8 @@ def unpack(
         length = check.integer(op, "length", length, at_least=0, at_most=2**31 - 1)
     if length is None:
         length = int(sizes.max()) if len(sizes) else 0
+    elif _in_graph(sizes):
+        _require((sizes <= length).all(), f"{op}: length must be at least the longest sequence")
     elif check.may_read(sizes) and len(sizes) and int(sizes.max()) > length:
         raise ValueError(
             f"{op}: length must be at least the longest sequence, {int(sizes.max())}; got {length}"
@@ -318,6 +328,16 @@ def align_to_tokens(
     return values.roll(1, 0).masked_fill(first, fill)
 
 
+def _in_graph(tensor: torch.Tensor) -> bool:
+    """Whether values are checked by an operator: reading them would break ``torch.compile``'s
+    graph. The error is then a RuntimeError that does not say what it got."""
+    return torch.compiler.is_compiling() and check.may_read(tensor)
+
+
+def _require(good: torch.Tensor, message: str) -> None:
+    torch._assert_async(good, message)
+
+
 def _check_packed(
     op: str, values: torch.Tensor, cu_seqlens: torch.Tensor, name: str = "values"
 ) -> int:
@@ -330,7 +350,10 @@ def _check_packed(
 
 
 def _check_total(op: str, cu_seqlens: torch.Tensor, total: int) -> None:
-    if check.may_read(cu_seqlens) and int(cu_seqlens[-1]) != total:
+    if _in_graph(cu_seqlens):
+        message = f"{op}: total must be the number of tokens that are kept"
+        _require(cu_seqlens[-1] == total, message)
+    elif check.may_read(cu_seqlens) and int(cu_seqlens[-1]) != total:
         raise ValueError(
             f"{op}: total must be the number of tokens that are kept, {int(cu_seqlens[-1])}; got "
             f"{total}"
@@ -350,6 +373,11 @@ def _check_lengths(
         expected = "[B]" if rows is None else f"[B] = [{rows}]"
         raise ValueError(f"{op}: {name} must have shape {expected}; got {check.describe(lengths)}")
     if not check.may_read(lengths) or len(lengths) == 0:
+        return
+    if _in_graph(lengths):
+        _require((lengths >= 0).all(), f"{op}: {name} must be >= 0")
+        if width is not None:
+            _require((lengths <= width).all(), f"{op}: {name} must be at most the width of padded")
         return
     low, high = int(lengths.min()), int(lengths.max())
     if low < 0 or (width is not None and high > width):

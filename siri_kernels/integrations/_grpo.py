@@ -97,8 +97,10 @@ def grpo_loss(
         weights = None
     elif weights is not None and options.level == "sequence" and kind != "cispo":
         # Their gradient of a sequence's ratio goes through its mean, so the mean weight counts.
-        # CISPO's goes through each token's log-prob, so each has its own.
-        weights = (weights * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        # CISPO's goes through each token's log-prob, so each has its own. Padding may hold NaN.
+        weights = torch.where(mask, weights, 0.0).sum(1, keepdim=True) / mask.sum(
+            1, keepdim=True
+        ).clamp(min=1)
     rollout = None if weights is None else before - packed(weights).float().log()
     aggregation = {
         "grpo": "seq-mean-token-mean",
@@ -157,6 +159,8 @@ def _vespo_weight(
     low = math.log(1e-8)
     log_w = log_ratio.clamp(-20, 20).masked_fill(~mask, 0).sum(1)
     if weights is not None:
+        if weights.shape == mask.shape:  # TRL and Liger sum over padding too, where TRL has 1
+            weights = torch.where(mask | weights.isfinite(), weights, 1.0)
         log_w = log_w + weights.log().clamp(low, 20).sum(1)
     log_w = log_w.clamp(low, 20)
     k, rate = (

@@ -21,7 +21,8 @@ def corrected_sequence_kl(
         loss_type: decides how tokens are summed, as in :func:`._grpo.grpo_loss`.
         logprobs, ref: [B, L]. old: [B, L], or None: ``logprobs`` themselves, ratio 1.
         mask: [B, L] bool.
-        denominator: of the aggregation; None: this call's tokens.
+        denominator: of the aggregation; None: this call's tokens. 0: the term and its gradient
+            are 0, as those of ``policy_loss``.
 
     Returns:
         The aggregated term, 0-d, and the mean over counted tokens, detached.
@@ -38,4 +39,10 @@ def corrected_sequence_kl(
     else:
         total = kl.sum()
     count = mask.sum().clamp(min=1)
-    return total / (count if denominator is None else denominator), kl.detach().sum() / count
+    by = count if denominator is None else denominator
+    if isinstance(by, torch.Tensor):
+        by = by.float()
+        by = by.masked_fill(by == 0, float("inf"))
+    else:
+        by = by or float("inf")
+    return total / by, kl.detach().sum() / count

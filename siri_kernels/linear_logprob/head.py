@@ -35,8 +35,9 @@ class LogprobHead(nn.Linear):
             tie to, or the ``nn.Parameter`` [V, D] itself.
 
     Raises:
-        TypeError: ``head`` is none of these.
-        ValueError: a parameter that is not a matrix.
+        TypeError: ``head`` is none of these, its forward does more than ``nn.Linear``'s (adapters,
+            quantisation), or its weight is not dense and floating point.
+        ValueError: a parameter that is not a matrix, is empty, or is not known yet.
     """
 
     cast_hidden = False
@@ -45,6 +46,14 @@ class LogprobHead(nn.Linear):
         weight: torch.Tensor
         bias: nn.Parameter | None = None
         if isinstance(head, nn.Linear):
+            # Not where only hooks or the instance's own forward wrap it.
+            if type(head).forward not in (nn.Linear.forward, LogprobHead.forward):
+                if not isinstance(head, nn.LazyLinear):  # is refused below, by its weight
+                    raise TypeError(
+                        f"LogprobHead: head must compute what nn.Linear does; got "
+                        f"{type(head).__name__} with a forward of its own. Merge or remove the "
+                        "adapter or quantisation, or give its weight as an nn.Parameter"
+                    )
             weight, bias = head.weight, head.bias
         elif isinstance(head, nn.Embedding):
             weight = head.weight
@@ -55,10 +64,7 @@ class LogprobHead(nn.Linear):
                 "LogprobHead: head must be an nn.Linear, nn.Embedding or nn.Parameter; got "
                 f"{type(head).__name__}"
             )
-        if weight.dim() != 2:
-            raise ValueError(
-                f"LogprobHead: head must have a weight of shape [V, D]; got {list(weight.shape)}"
-            )
+        _check_weight(head, weight)
         # On the meta device: nn.Linear's own parameters are never allocated nor initialised.
         super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         self.weight = weight
@@ -137,8 +143,36 @@ class LogprobHead(nn.Linear):
                     f"{sorted(options)}"
                 )
             return F.linear(hidden, self.weight, self.bias)
-        if "temperature" in options:
+        if "bias" in options:
+            raise TypeError("LogprobHead: bias is the head's own; it takes no other")
+        if "temperature" in options and isinstance(hidden, torch.Tensor):
             options["temperature"] = unpack(options["temperature"], hidden.device)
         if self.cast_hidden and not torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(self.weight.dtype)
         return linear_logprob(hidden, self.weight, targets, bias=self.bias, **options)
+
+
+def _check_weight(head: object, weight: torch.Tensor) -> None:
+    """What a head's weight must be for ``linear_logprob`` to take it, whatever its device."""
+    kind = type(head).__name__
+    if isinstance(weight, nn.UninitializedParameter):
+        raise ValueError(
+            f"LogprobHead: head must have a weight of shape [V, D]; got {kind} whose shape is not "
+            "known yet: run it once before"
+        )
+    if not isinstance(weight, nn.Parameter):
+        raise TypeError(
+            f"LogprobHead: the weight of head must be an nn.Parameter; got {kind} whose weight is "
+            "computed (torch.nn.utils.parametrizations, FSDP1): remove the parametrization "
+            "(torch.nn.utils.parametrize.remove_parametrizations), or do this before it"
+        )
+    if weight.layout != torch.strided or weight.is_nested or not weight.is_floating_point():
+        raise TypeError(
+            f"LogprobHead: head must have a dense floating-point weight; got {kind} of "
+            f"{str(weight.dtype).removeprefix('torch.')}, {weight.layout}"
+        )
+    if weight.dim() != 2 or 0 in weight.shape:
+        raise ValueError(
+            f"LogprobHead: head must have a weight of shape [V, D] with V, D >= 1; got "
+            f"{list(weight.shape)}"
+        )

@@ -9,9 +9,10 @@ import torch
 from siri_kernels import _checks as check
 from siri_kernels._autograd import refuse_double_backward, untraced
 from siri_kernels._backend import resolve_backend
+from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels._device import device_of
 from siri_kernels.linear_logprob import reference
-from siri_kernels.linear_logprob.checks import check_rule, check_targets
+from siri_kernels.linear_logprob.checks import check_rule, check_targets, temperature_rows
 from siri_kernels.linear_logprob.op import active_rows, counted_rows, spread
 from siri_kernels.linear_logprob.portable import tile_shape, widened
 from siri_kernels.linear_logprob.softmax_fold import Fold, finish, gradient_rule, logit_gradient
@@ -20,7 +21,6 @@ from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxS
 OP = "selective_logprob"
 
 
-@untraced
 def selective_logprob(
     logits: torch.Tensor,
     targets: torch.Tensor,
@@ -45,11 +45,22 @@ def selective_logprob(
 
     Returns:
         LogprobOutput: as :func:`siri_kernels.linear_logprob` gives, with the same precision:
-        float32 (float64 for float64 logits), both differentiable once.
+        float32 (float64 for float64 logits), both differentiable once. ``torch.compile`` takes the
+        call as one ``torch.library`` operator.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`siri_kernels.linear_logprob`.
     """
+    if torch.compiler.is_compiling() and backend != "reference":
+        try:
+            return _in_graph(logits, targets, temperature, ignore_index, backend)
+        except (TypeError, ValueError) as error:
+            return LogprobOutput(*[refusal(error, targets, logits)] * 2)
+    return _eager(logits, targets, temperature, ignore_index, backend)
+
+
+def _backend(logits: torch.Tensor, targets: torch.Tensor, backend: str | None) -> str:
+    """Checks the tensors; which implementation runs."""
     asked, backend = backend, resolve_backend(OP, backend, logits)
     check.tensor(OP, "logits", logits, holds_values=True)
     check.tensor(OP, "targets", targets)
@@ -61,8 +72,6 @@ def selective_logprob(
         )
     check.device(OP, "targets", targets, "logits", logits.device)
     check.shape(OP, "targets", targets, logits.shape[:-1], "logits.shape[:-1]")
-    rule = check_rule(OP, temperature, None, targets, logits.device)
-    ignore_index = check_targets(OP, targets, logits.shape[-1], ignore_index)
     if backend == "triton" and logits.dtype == torch.float64:
         if asked is not None:
             raise ValueError(
@@ -70,16 +79,57 @@ def selective_logprob(
                 f"{check.describe(logits)}; backend=None and 'portable' take float64"
             )
         backend = "portable"
+    return backend
+
+
+@untraced
+def _eager(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float | torch.Tensor,
+    ignore_index: int,
+    backend: str | None,
+) -> LogprobOutput:
+    backend = _backend(logits, targets, backend)
+    rule = check_rule(OP, temperature, None, targets, logits.device)
+    ignore_index = check_targets(OP, targets, logits.shape[-1], ignore_index)
     lead = targets.shape
     rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     if backend == "reference":
         out = reference.selective_logprob(rows, flat, rule, ignore_index)
     else:
         triton = backend == "triton"
-        if triton and rows.stride(1) != 1:
-            rows = rows.contiguous()
         out = LogprobOutput(*_SelectiveLogprob.apply(rows, flat, rule, ignore_index, triton))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
+
+
+def _in_graph(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float | torch.Tensor,
+    ignore_index: int,
+    backend: str | None,
+) -> LogprobOutput:
+    """The same, traced by ``torch.compile``: one operator, which checks values when it runs."""
+    from siri_kernels.linear_logprob import compiled_selective  # which needs this module
+
+    backend = _backend(logits, targets, backend)
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature_rows(OP, temperature, targets, logits.device)
+    elif is_number(temperature):
+        temperature = numbers_in_graph([temperature])[0]
+    else:
+        temperature = check.number(OP, "temperature", temperature, above=0)  # says what is wrong
+    if not (is_number(ignore_index) and isinstance(ignore_index, int)):
+        ignore_index = check.integer(OP, "ignore_index", ignore_index)
+    logprobs, entropy, _, _ = compiled_selective.selective_logprob(
+        logits.reshape(-1, logits.shape[-1]),
+        targets.reshape(-1),
+        temperature,
+        ignore_index,
+        backend == "triton",
+    )
+    return LogprobOutput(logprobs.view(targets.shape), entropy.view(targets.shape))
 
 
 class _Blocks:
@@ -104,6 +154,77 @@ class _Blocks:
             yield start, tile
 
 
+def forward_of(
+    logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule, ignore_index: int, triton: bool
+) -> SoftmaxStats:
+    """Statistics of every row of [T, V], 0 where the target is ``ignore_index``."""
+    counted = targets != ignore_index
+    if triton:
+        from siri_kernels.linear_logprob import launch_selective  # imports Triton
+
+        with device_of(logits):
+            stats = launch_selective.forward(_rows_in_one_piece(logits), targets, rule)
+        return spread(stats, None, counted)
+    blocks = _Blocks(logits, rule, counted_rows(counted))
+    stats = SoftmaxStats(*(logits.new_zeros(len(logits), dtype=blocks.acc) for _ in range(4)))
+    for rows in blocks.rows:
+        fold = Fold(targets[rows], blocks.acc)
+        for start, tile in blocks.tiles(rows):
+            fold.add(tile, start, torch.empty_like(tile))
+        for whole, part in zip(stats, finish(fold.state()), strict=True):
+            whole[rows] = part
+    for whole in stats:
+        whole.masked_fill_(~counted, 0)
+    return stats
+
+
+def gradient_of(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    rule: LogitRule,
+    ignore_index: int,
+    stats: SoftmaxStats,
+    grad_logprobs: torch.Tensor | None,
+    grad_entropy: torch.Tensor | None,
+    triton: bool,
+) -> torch.Tensor:
+    """Gradient of [T, V] logits, contiguous."""
+    counted = targets != ignore_index
+    if grad_logprobs is None:
+        grad_logprobs = torch.zeros_like(stats.logprobs)
+    if triton:
+        from siri_kernels.linear_logprob import launch_selective
+
+        with device_of(logits):
+            return launch_selective.backward(
+                _rows_in_one_piece(logits),
+                targets,
+                rule,
+                counted,
+                stats,
+                grad_logprobs,
+                grad_entropy,
+            )
+    blocks = _Blocks(logits, rule, active_rows(counted, grad_logprobs, grad_entropy))
+    grad = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+    for rows in blocks.rows:
+        row_rule = gradient_rule(
+            SoftmaxStats(*(s[rows] for s in stats)),
+            grad_logprobs[rows],
+            None if grad_entropy is None else grad_entropy[rows],
+            rule.rows(rows).temperature,
+        )
+        for start, tile in blocks.tiles(rows):
+            scratch = torch.empty_like(tile)
+            dz = logit_gradient(tile, targets[rows], start, row_rule, scratch)
+            grad[:, start : start + tile.shape[1]].index_copy_(0, rows, dz.to(grad.dtype))
+    return grad
+
+
+def _rows_in_one_piece(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.stride(1) == 1 else logits.contiguous()
+
+
 class _SelectiveLogprob(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -114,58 +235,24 @@ class _SelectiveLogprob(torch.autograd.Function):
         ignore_index: int,
         triton: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        counted = targets != ignore_index
-        targets = targets.contiguous()
         ctx.set_materialize_grads(False)
-        ctx.rule, ctx.triton = rule, triton
-        if triton:
-            from siri_kernels.linear_logprob import launch_selective  # imports Triton
-
-            with device_of(logits):
-                stats = spread(launch_selective.forward(logits, targets, rule), None, counted)
-            ctx.save_for_backward(logits, targets, counted, *stats)
-            return stats.logprobs, stats.entropy
-        blocks = _Blocks(logits, rule, counted_rows(counted))
-        stats = SoftmaxStats(*(logits.new_zeros(len(logits), dtype=blocks.acc) for _ in range(4)))
-        for rows in blocks.rows:
-            fold = Fold(targets[rows], blocks.acc)
-            for start, tile in blocks.tiles(rows):
-                fold.add(tile, start, torch.empty_like(tile))
-            for whole, part in zip(stats, finish(fold.state()), strict=True):
-                whole[rows] = part
-        for whole in stats:
-            whole.masked_fill_(~counted, 0)
-        ctx.save_for_backward(logits, targets, counted, *stats)
+        ctx.rule, ctx.ignore_index, ctx.triton = rule, ignore_index, triton
+        stats = forward_of(logits, targets, rule, ignore_index, triton)
+        ctx.save_for_backward(logits, targets, *stats)
         return stats.logprobs, stats.entropy
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
-        logits, targets, counted, *saved = ctx.saved_tensors
-        grad_logprobs, grad_entropy = upstream
+        logits, targets, *saved = ctx.saved_tensors
         with torch.no_grad():
-            if grad_logprobs is None:
-                grad_logprobs = torch.zeros_like(saved[0])
-            if ctx.triton:
-                from siri_kernels.linear_logprob import launch_selective
-
-                stats = SoftmaxStats(*saved)
-                with device_of(logits):
-                    grad = launch_selective.backward(
-                        logits, targets, ctx.rule, counted, stats, grad_logprobs, grad_entropy
-                    )
-                return refuse_double_backward(OP, (grad, *[None] * 4), (logits, *upstream))
-            blocks = _Blocks(logits, ctx.rule, active_rows(counted, grad_logprobs, grad_entropy))
-            grad = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-            for rows in blocks.rows:
-                block_targets = targets[rows]
-                row_rule = gradient_rule(
-                    SoftmaxStats(*(s[rows] for s in saved)),
-                    grad_logprobs[rows],
-                    None if grad_entropy is None else grad_entropy[rows],
-                    ctx.rule.rows(rows).temperature,
-                )
-                for start, tile in blocks.tiles(rows):
-                    scratch = torch.empty_like(tile)
-                    dz = logit_gradient(tile, block_targets, start, row_rule, scratch)
-                    grad[:, start : start + tile.shape[1]].index_copy_(0, rows, dz.to(grad.dtype))
+            grad = gradient_of(
+                logits,
+                targets,
+                ctx.rule,
+                ctx.ignore_index,
+                SoftmaxStats(*saved),
+                upstream[0],
+                upstream[1],
+                ctx.triton,
+            )
         return refuse_double_backward(OP, (grad, *[None] * 4), (logits, *upstream))

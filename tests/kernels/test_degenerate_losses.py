@@ -81,6 +81,36 @@ def test_a_denominator_of_zero(backend, kind, empty, monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.skipif(INTERPRETED, reason="takes no backend")
+@pytest.mark.parametrize("kind", LOSS_TYPES)
+@pytest.mark.parametrize("level", RATIOS)
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_padded_batches_with_zero_denominators_and_anything_as_padding(kind, level, unbiased):
+    torch.manual_seed(LOSS_TYPES.index(kind))
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]).bool()
+    given = {"old": -torch.rand(3, 5), "ref": -torch.rand(3, 5), "weights": torch.rand(3, 5) + 0.5}
+    given["weights"].masked_fill_(~mask, 1.0)
+    start, advantages = -torch.rand(3, 5), torch.tensor([1.0, -1.0, 0.5])
+    options = GrpoOptions(kind, level=level, beta=0.1, unbiased_kl=unbiased)
+
+    def run(denominator=7.0, **change):
+        leaf = start.clone().requires_grad_()
+        rest = {**given, "denominator": denominator, **change}
+        out = grpo_loss(options, leaf, mask, advantages, **rest)
+        return torch.stack([out.loss.detach()]), torch.autograd.grad(out.loss, leaf)[0]
+
+    want = run()
+    for name, padding in itertools.product(given, (float("nan"), float("inf"))):
+        got = run(**{name: given[name].masked_fill(~mask, padding)})
+        torch.testing.assert_close(got, want, msg=lambda text, n=name: f"{n}: {text}")
+    for dtype in (torch.float32, torch.bfloat16, torch.int64):
+        torch.testing.assert_close(run(torch.tensor(7, dtype=dtype)), want)
+        loss, grad = run(torch.tensor(0, dtype=dtype))
+        assert loss == 0 and (grad == 0).all()
+    loss, grad = run(0.0)
+    assert loss == 0 and (grad == 0).all()
+
+
 @pytest.mark.parametrize("kind", LOSS_TYPES)
 @pytest.mark.parametrize("level", RATIOS)
 def test_padded_batches_without_tokens(kind, level):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 
 import pytest
 import torch
@@ -84,10 +85,49 @@ def test_is_a_linear_in_the_mode_dtype_and_device_of_the_head():
 def test_refusals():
     with pytest.raises(TypeError, match="head must be an nn.Linear.*got str"):
         LogprobHead("lm_head")
-    with pytest.raises(ValueError, match=r"weight of shape \[V, D\]; got \[3\]"):
+    with pytest.raises(ValueError, match=r"weight of shape \[V, D\] with V, D >= 1; got \[3\]"):
         LogprobHead(nn.Parameter(torch.randn(3)))
     with pytest.raises(TypeError, match="targets are missing.*temperature"):
         LogprobHead(nn.Linear(4, 6))(torch.randn(2, 4), temperature=2.0)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+NOT_HEADS = {
+    "lazy": lambda: nn.LazyLinear(5),
+    "unknown": nn.UninitializedParameter,
+    "integers": lambda: nn.Parameter(torch.zeros(3, 4, dtype=torch.int8), requires_grad=False),
+    "complex": lambda: nn.Linear(3, 4, dtype=torch.complex64),
+    "sparse": lambda: nn.Parameter(torch.eye(3).to_sparse()),
+    "no width": lambda: nn.Parameter(torch.zeros(5, 0)),
+    "no ids": lambda: nn.Embedding(0, 5),
+    "three dimensions": lambda: nn.Parameter(torch.zeros(2, 3, 4)),
+    "computed": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)),
+    "another forward": lambda: Doubled(3, 4),
+    "a class": lambda: nn.Linear,
+    "a tensor": lambda: torch.randn(3, 4),
+    "None": lambda: None,
+    "a convolution": lambda: nn.Conv1d(3, 4, 1),
+}
+
+
+@pytest.mark.parametrize("name", NOT_HEADS)
+def test_what_is_no_head_is_refused_when_it_is_given(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lazy and empty modules
+        given = NOT_HEADS[name]()
+    with pytest.raises((TypeError, ValueError), match="^LogprobHead: .*head.*; got ") as error:
+        LogprobHead(given)
+    assert "\n" not in str(error.value)
+
+
+def test_takes_no_bias_but_its_own():
+    head = LogprobHead(nn.Linear(4, 6))
+    with pytest.raises(TypeError, match="^LogprobHead: bias is the head's own"):
+        head(torch.randn(2, 4), torch.tensor([0, 5]), bias=torch.zeros(6))
 
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
