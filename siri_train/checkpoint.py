@@ -149,7 +149,7 @@ def problem(folder: Path) -> str | None:
         return f"{_INDEX} is damaged, or a file that it lists cannot be read: {cause(error)}"
     if _STATE not in files:
         return f"not a checkpoint of siri-train ({_STATE} is missing)"
-    step = json_object(folder / _INDEX).get("step")
+    step = json_object(folder / _INDEX, remedy="").get("step")
     if not _is_step(step):
         return f"{_INDEX} is damaged: step {step!r}"
     return None
@@ -171,7 +171,7 @@ def _listed(folder: Path) -> dict[str, tuple[int, int]]:
         ModelFileError: ``checkpoint.json`` is damaged or of another format.
     """
     try:
-        index = json_object(folder / _INDEX)
+        index = json_object(folder / _INDEX, remedy="")
     except ModelFileError as error:
         said = str(error).removeprefix(f"{_INDEX}: ").removeprefix("is damaged: ")
         raise ModelFileError(f"{_INDEX} is damaged: {said}") from error
@@ -334,7 +334,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
         end: Any = {"path": f"checkpoints/{which}"}
     else:
         try:
-            end = json_object(manifest).get(which)
+            end = json_object(manifest, remedy="").get(which)
         except ModelFileError as error:
             raise ConfigError(
                 f"{run_dir}: checkpoints/{error}; give --which with a number of steps"
@@ -345,7 +345,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     source = _checkpoint_at(run_dir, end, which)
     folder = Path(out) if out else run_dir / "export" / which
     if folder.exists():
-        raise ConfigError(f"--out: {folder} already exists")
+        raise ConfigError(f"--out: {folder} already exists; give another folder, or remove it")
     require_good(source, run_dir, resume=False)
     check_model(source, "export", say=False)
     with written_aside(folder) as aside:

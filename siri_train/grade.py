@@ -55,7 +55,7 @@ def grade_checkpoint(
     config = _config_of(checkpoint, recipe, overrides)
     if config.threads:
         torch.set_num_threads(config.threads)
-    questions = read_sources(config.data.eval, "test")
+    questions = read_sources(config.data.eval, "test", "data.eval")
     of_a_run = checkpoint.resolve().parent.name == "checkpoints"
     if of_a_run or (checkpoint / "checkpoint.json").exists():
         require_good(checkpoint, checkpoint.resolve().parents[1], resume=False)

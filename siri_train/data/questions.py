@@ -138,7 +138,10 @@ def load_questions(
         for name, row in islice(_rows(path, split), offset, stop)
     ]
     if not questions:
-        left = f"no row left after skipping {offset}" if offset else "holds no row"
+        left = "holds no row; give a file with questions"
+        if offset:
+            held = sum(1 for _ in _rows(path, split))
+            left = f"no row left after skipping {offset}; holds {held}, lower offset"
         raise DataError(f"{os.fspath(path)}: {left}")
     return questions
 
@@ -222,7 +225,7 @@ def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
         tried.append(text)
     if len(tried) == 1:
         raise MissingDataError(describe_missing(Path(tried[0])))
-    raise MissingDataError(f"none of these exists: {', '.join(tried)}")
+    raise MissingDataError(f"none of these exists: {', '.join(tried)}; give one that does")
 
 
 def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]:
@@ -291,7 +294,8 @@ def _question(
         _, mark, answer = column.rpartition(answer_after)
         if not mark:
             raise DataError(
-                f"{row.where}: {answer_after!r} does not occur in field {answer_field!r}"
+                f"{row.where}: {answer_after!r} does not occur in field {answer_field!r}; set "
+                "answer_after to a text that stands before every answer, or null, or mend the row"
             )
         solution = column
     if solution_field is not None:
