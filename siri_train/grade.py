@@ -51,7 +51,10 @@ def grade_checkpoint(
         EngineError: it does not start, fails, or has other weights than the checkpoint's.
     """
     if not (checkpoint / "config.json").is_file():
-        raise ConfigError(f"eval: {checkpoint} is not a checkpoint (config.json is missing)")
+        raise ConfigError(
+            f"eval: {checkpoint} is not a checkpoint (config.json is missing); give a folder of "
+            "RUN/checkpoints, or one that from_pretrained loads"
+        )
     config = _config_of(checkpoint, recipe, overrides)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -42,10 +42,7 @@ def find_recipe(recipe: str | Path) -> Path:
             return packaged[name]
     near = difflib.get_close_matches(path.name, list(packaged), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(
-        f"recipe {shown(str(recipe))}: no such file, and not one of the packaged recipes "
-        f"({', '.join(packaged)}){hint}"
-    )
+    raise ConfigError(f"recipe {shown(str(recipe))}: no such file; {takes}{hint}")
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

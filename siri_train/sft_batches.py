@@ -49,7 +49,8 @@ def prepare_batches(config: RunConfig, sft: SftConfig) -> tuple[SupervisedBatche
                 f"{shortest} tokens, the longest {max(_length(e) for e in examples)}"
             )
         raise ConfigError(
-            f"sft.batch_size: {sft.batch_size}, but data.train has only {len(examples)} examples"
+            f"sft.batch_size: {sft.batch_size}, but data.train has only {len(examples)} examples; "
+            "lower it, or add questions"
         )
     longest = max(_length(e) for e in fitting)
     positions = max_positions(config.model)

@@ -36,9 +36,11 @@ def read_field(row: Row, name: str) -> Any:
                     f"{row.where}: no field {name!r}: {'.'.join(walked)!r} has no fields; "
                     f"give a field that the row has: {', '.join(map(_shown, row.fields))[:300]}"
                 )
+            near = nearest(part, map(str, value))
             raise DataError(
                 f"{row.where}: no field {part!r}{inside}; it has "
-                f"{', '.join(map(_shown, value))[:300]}{nearest(part, map(str, value))}"
+                f"{', '.join(map(_shown, value))[:300] or 'none'}"
+                f"{near or '; mend the row, or set the source to a field it has'}"
             )
         value = value[part]
         walked.append(part)
@@ -115,7 +117,7 @@ def read_chat(value: Any, row: Row, name: str) -> Messages:
             )
         text = stripped(_content(item["content"], row, name))
         if not text:
-            raise DataError(f"{message}: the {role} message is empty")
+            raise DataError(f"{message}: the {role} message is empty; mend or drop the row")
         found.append((role, text))
     if not any(role == "user" for role, _ in found):
         raise DataError(f"{place} is a chat without a user message; add one at its end")

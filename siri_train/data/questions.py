@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 HUB = "hub:"
+_MEND = "; mend or drop the row"
 
 # What pandas and its like write for a missing value.
 _NO_VALUE = frozenset({"nan", "<na>", "null"})
@@ -252,7 +253,7 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     there = sorted(entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES)
     raise MissingDataError(
         f"{folder} has no split {split!r} ({split}.jsonl or another of {', '.join(SUFFIXES)}); "
-        f"it holds {', '.join(there) or 'no data file'}"
+        f"it holds {', '.join(there) or 'no data file'}; set split, or give a file of it"
     )
 
 
@@ -303,9 +304,9 @@ def _question(
         solution = None if value is None else stripped(read_text(value, row, solution_field))
     answer = stripped(answer)
     if not prompt:
-        raise DataError(f"{row.where}: field {question_field!r} is empty")
+        raise DataError(f"{row.where}: field {question_field!r} is empty{_MEND}")
     if not answer:
-        raise DataError(f"{row.where}: field {answer_field!r} holds no answer")
+        raise DataError(f"{row.where}: field {answer_field!r} holds no answer{_MEND}")
     if answer.casefold() in _NO_VALUE:
         raise DataError(
             f"{row.where}: field {answer_field!r} holds {answer!r}, a missing value written as text"

@@ -160,7 +160,8 @@ class QuestionSampler:
         if len(questions) < per_step:
             raise ConfigError(
                 f"rollout.prompts (x rollout.oversample x rollout.max_rounds): {per_step} "
-                f"questions a step, but the training data holds only {len(questions)}"
+                f"questions a step, but the training data holds only {len(questions)}; lower "
+                "rollout.prompts, or add questions"
             )
         self.questions = questions
         self.per_step = per_step

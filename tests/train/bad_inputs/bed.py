@@ -32,7 +32,8 @@ _REMEDY = re.compile(
     r"\b(takes?|give|use|set|must|expected|see|did you mean|remove|lower|raise|make|add|keep|drop|"
     r"write|save|correct|at most|at least|accepts?|install|choose|invalid choice|start|mend|needs?|"
     r"should|copy|convert|download|fetch|less than|greater than|put|change|try|name it|unpack|"
-    r"(is|are|arguments) required|give one|run (`|siri-train|the|it|again)|pip install)(?![\w./-])"
+    r"(is|are|arguments) required|give one|accepted here|pip install)(?![\w./-])|"
+    r"\brun (`|(siri-train|the|it|again)\b)"
 )
 
 
