@@ -149,7 +149,7 @@ def problem(folder: Path) -> str | None:
         return f"{_INDEX} is damaged, or a file that it lists cannot be read: {cause(error)}"
     if _STATE not in files:
         return f"not a checkpoint of siri-train ({_STATE} is missing)"
-    step = json_object(folder / _INDEX).get("step")
+    step = json_object(folder / _INDEX, remedy="").get("step")
     if not _is_step(step):
         return f"{_INDEX} is damaged: step {step!r}"
     return None
@@ -171,7 +171,7 @@ def _listed(folder: Path) -> dict[str, tuple[int, int]]:
         ModelFileError: ``checkpoint.json`` is damaged or of another format.
     """
     try:
-        index = json_object(folder / _INDEX)
+        index = json_object(folder / _INDEX, remedy="")
     except ModelFileError as error:
         said = str(error).removeprefix(f"{_INDEX}: ").removeprefix("is damaged: ")
         raise ModelFileError(f"{_INDEX} is damaged: {said}") from error
@@ -208,8 +208,9 @@ def require_good(folder: Path, run_dir: Path, resume: bool = True) -> None:
         return
     others = [path for _, path in sorted(checkpoints(run_dir).items(), reverse=True)]
     good = next((p for p in others if p != folder and problem(p) is None), None)
-    use = f": use --resume {good}" if resume else ""
-    hint = f"the newest good one is {good}{use}" if good else "no other is whole"
+    use = f"use --resume {good}" if resume else "use that one"
+    anew = "start anew in another folder (output=FOLDER)" if resume else "give another run's"
+    hint = f"the newest good one is {good}: {use}" if good else f"no other is whole: {anew}"
     raise ConfigError(f"{folder}: {reason}; {hint}")
 
 
@@ -324,17 +325,23 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     """
     manifest = run_dir / "checkpoints" / "manifest.json"
     if not manifest.is_file():
-        raise ConfigError(f"{run_dir}: no run of siri-train (checkpoints/manifest.json is missing)")
+        raise ConfigError(
+            f"{run_dir}: no run of siri-train (checkpoints/manifest.json is missing); give the "
+            "folder of one"
+        )
     if which.isdigit():
         there = checkpoints(run_dir)
         if int(which) not in there:
             kept = ", ".join(map(str, there)) or "none"
-            raise ConfigError(f"{run_dir}: no checkpoint of step {which}; kept are {kept}")
+            raise ConfigError(
+                f"{run_dir}: no checkpoint of step {which}; kept are {kept}; "
+                "give --which with one of them"
+            )
         which = checkpoint_name(int(which))
         end: Any = {"path": f"checkpoints/{which}"}
     else:
         try:
-            end = json_object(manifest).get(which)
+            end = json_object(manifest, remedy="").get(which)
         except ModelFileError as error:
             raise ConfigError(
                 f"{run_dir}: checkpoints/{error}; give --which with a number of steps"
@@ -345,7 +352,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     source = _checkpoint_at(run_dir, end, which)
     folder = Path(out) if out else run_dir / "export" / which
     if folder.exists():
-        raise ConfigError(f"--out: {folder} already exists")
+        raise ConfigError(f"--out: {folder} already exists; give another folder, or remove it")
     require_good(source, run_dir, resume=False)
     check_model(source, "export", say=False)
     with written_aside(folder) as aside:
@@ -364,7 +371,10 @@ def _checkpoint_at(run_dir: Path, end: Any, which: str) -> Path:
     """
     path = end.get("path") if isinstance(end, dict) else None
     if not isinstance(path, str):
-        raise ConfigError(f"{run_dir}: checkpoints/manifest.json: {which} has no path: {end!r:.80}")
+        raise ConfigError(
+            f"{run_dir}: checkpoints/manifest.json: {which} has no path: {end!r:.80}; give --which "
+            "with a number of steps"
+        )
     name, there = Path(path).name, run_dir / "checkpoints"
     source = there / name
     if path != f"checkpoints/{name}" or name in ("", "..") or not _inside(source, there):
@@ -374,5 +384,8 @@ def _checkpoint_at(run_dir: Path, end: Any, which: str) -> Path:
         )
     if not source.is_dir():
         kept = ", ".join(map(str, checkpoints(run_dir))) or "none"
-        raise ConfigError(f"{run_dir}: {path} ({which}) is missing; kept are the steps {kept}")
+        raise ConfigError(
+            f"{run_dir}: {path} ({which}) is missing; kept are the steps {kept}; give --which with "
+            "one of them"
+        )
     return source

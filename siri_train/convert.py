@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from siri_train.data.prompts import eos_token_ids
-from siri_train.files import share_weights
+from siri_train.files import share_weights, shown
 
 MARKER = "conversion.json"
 """Written last inside the folder; its presence means that every other file is whole."""
@@ -110,18 +110,24 @@ def locate_gguf(source: str | os.PathLike[str]) -> Path:
     package, colon, name = text.partition(":")
     if colon and not Path(text).exists() and package.replace("_", "a").isalnum():
         folder = _package_folder(package)
-        file = folder / name
+        file, held_by = folder / name, package
     else:
         file = Path(text)
-        folder = file.parent
+        folder = file if file.is_dir() else file.parent
+        held_by = str(folder)
     if not file.is_file():
         there = sorted(p.name for p in folder.glob("*.gguf")) if folder.is_dir() else []
-        found = f"; {folder} holds {', '.join(there)}" if there else f"; no .gguf file in {folder}"
-        raise ConversionError(f"no such GGUF file: {file}{found}")
+        found = f"{held_by} holds {', '.join(there)}" if there else f"no .gguf file in {held_by}"
+        raise ConversionError(
+            f"no such GGUF file: {shown(text)}; {found}; give the path of one, or PACKAGE:FILE.gguf"
+        )
     with file.open("rb") as handle:
         magic = handle.read(4)
     if magic != b"GGUF":
-        raise ConversionError(f"{file} is not a GGUF file: it starts with {magic!r}")
+        raise ConversionError(
+            f"{shown(text)} is not a GGUF file: it starts with {magic!r}; give one "
+            "that starts with b'GGUF'"
+        )
     return file
 
 

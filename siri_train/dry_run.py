@@ -75,7 +75,10 @@ def dry_run(
     memory = estimate(config, shape, ranks=ranks, gpu=gpu, memory_gb=memory_gb)
     rates = measured_rates(Path(rates_from) if rates_from else config.run_dir)
     if rates_from and rates is None:
-        raise ConfigError(f"--rates: {rates_from}/metrics.jsonl has no finished step")
+        raise ConfigError(
+            f"--rates: {rates_from}/metrics.jsonl has no finished step; give the folder "
+            "of a run that has one"
+        )
     lines = [
         f"{len(checked.train_questions)} training and {len(checked.eval_questions)} held-out "
         "questions",

@@ -21,7 +21,7 @@ _REMEDIES = {
     errno.EROFS: "the disk is mounted read-only: give a folder on another one",
     errno.EACCES: "change its permissions, or give a folder that you may write",
     errno.EPERM: "change its permissions, or give a folder that you may write",
-    errno.ENOENT: "something on the way to it is missing (a link to nothing?)",
+    errno.ENOENT: "something on the way to it is missing (a link to nothing?): give another path",
     errno.ENOTDIR: "a file stands where a folder is needed: give another path",
     errno.EISDIR: "it is a folder: give a file's name",
     errno.EEXIST: "a file, or a link to nothing, has that name: remove it or give another path",

@@ -51,11 +51,14 @@ def grade_checkpoint(
         EngineError: it does not start, fails, or has other weights than the checkpoint's.
     """
     if not (checkpoint / "config.json").is_file():
-        raise ConfigError(f"eval: {checkpoint} is not a checkpoint (config.json is missing)")
+        raise ConfigError(
+            f"eval: {checkpoint} is not a checkpoint (config.json is missing); give a folder of "
+            "RUN/checkpoints, or one that from_pretrained loads"
+        )
     config = _config_of(checkpoint, recipe, overrides)
     if config.threads:
         torch.set_num_threads(config.threads)
-    questions = read_sources(config.data.eval, "test")
+    questions = read_sources(config.data.eval, "test", "data.eval")
     of_a_run = checkpoint.resolve().parent.name == "checkpoints"
     if of_a_run or (checkpoint / "checkpoint.json").exists():
         require_good(checkpoint, checkpoint.resolve().parents[1], resume=False)

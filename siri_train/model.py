@@ -19,6 +19,7 @@ from siri_train.convert import ConversionError, convert_gguf
 from siri_train.data import embedded
 from siri_train.data.prompts import eos_token_ids
 from siri_train.data.think_marks import decode_responses
+from siri_train.files import shown
 from siri_train.model_files import cause
 from siri_train.model_folder import check_model, load_config, load_model
 from siri_train.packing import MicroBatch
@@ -153,7 +154,10 @@ def resolve_model_path(config: ModelConfig) -> str:
     try:
         there = path.exists() or path.is_symlink()
     except OSError as error:
-        raise ConfigError(f"model.path: {config.path!r} cannot be read: {cause(error)}") from error
+        raise ConfigError(
+            f"model.path: {shown(config.path)!r} cannot be read: {cause(error)}; "
+            "give a folder that from_pretrained loads"
+        ) from error
     if there:
         return str(path)
     if config.convert_from:
@@ -311,5 +315,14 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} is not available here: {error}") from error
+        raise ConfigError(
+            f"device: {name!r} is not available here: {cause(error)}; takes {_devices()}"
+        ) from error
     return device
+
+
+def _devices() -> str:
+    """What ``device`` can be on this machine."""
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ", ".join(["auto", "cpu", *gpus, *mps])

@@ -22,6 +22,10 @@ _LFS = b"version https://git-lfs"
 _MOST_LAYERS, _MOST_PARTS, _MOST_WIDTH = 10_000, 1_000_000, 10_000_000
 
 
+AGAIN = "; mend it, or copy or download it again"
+"""What to do about a damaged file of a model folder."""
+
+
 class ModelFileError(ValueError):
     """A file of a model folder that cannot be used; the message begins with its name."""
 
@@ -58,13 +62,16 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
     name = path.name
     try:
         if path.is_symlink() and not path.exists():
-            raise ModelFileError(f"{name}: is a link to {path.readlink()}, which does not exist")
+            raise ModelFileError(
+                f"{name}: is a link to {path.readlink()}, which does not exist; put the file "
+                "itself there"
+            )
         with path.open("rb") as file:
             start = file.read(count)
     except FileNotFoundError as error:
         raise ModelFileError(f"{name}: is missing; download the whole folder again") from error
     except OSError as error:
-        raise ModelFileError(f"{name}: cannot be read: {cause(error)}") from error
+        raise ModelFileError(f"{name}: cannot be read: {cause(error)}{AGAIN}") from error
     if not start:
         raise ModelFileError(f"{name}: is empty; download it again")
     if start.startswith(_LFS):
@@ -76,8 +83,12 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
     return start
 
 
-def json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     """A JSON file whose value is an object.
+
+    Args:
+        path: of the file.
+        remedy: end of the message for a damaged one.
 
     Raises:
         ModelFileError: see :func:`first_bytes`; or it is not UTF-8, no JSON or no object.
@@ -86,11 +97,13 @@ def json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"{path.name}: is not UTF-8 (byte {error.start})") from error
+        raise ModelFileError(f"{path.name}: is not UTF-8 (byte {error.start}){remedy}") from error
     except (ValueError, RecursionError, OSError) as error:
-        raise ModelFileError(f"{path.name}: is damaged: no JSON: {cause(error)}") from error
+        raise ModelFileError(f"{path.name}: is damaged: no JSON: {cause(error)}{remedy}") from error
     if not isinstance(value, dict):
-        raise ModelFileError(f"{path.name}: holds a {type(value).__name__}, not a JSON object")
+        raise ModelFileError(
+            f"{path.name}: holds a {type(value).__name__}, not a JSON object{remedy}"
+        )
     return value
 
 
@@ -113,7 +126,7 @@ def check_counts(config: dict[str, Any], file: str = "config.json") -> None:
         counted = key.startswith(("num_", "n_")) or key.endswith(("_layers", "_heads"))
         most = _MOST_WIDTH if wide else _MOST_LAYERS if "layer" in key else _MOST_PARTS
         if (wide or counted) and not -most <= value <= most:
-            raise ModelFileError(f"{file}: {key} is {value}; no model has more than {most}")
+            raise ModelFileError(f"{file}: {key} is {value}; takes at most {most}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -134,7 +147,7 @@ def weight_files(folder: Path) -> list[Path]:
     others = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
     if any("-of-" in name for name in others):
         raise ModelFileError(
-            f"{_WEIGHTS[0]}{_INDEX}: is missing, though there are shards ({others[0]})"
+            f"{_WEIGHTS[0]}{_INDEX}: is missing, though there are shards ({others[0]}){AGAIN}"
         )
     held = f"; there is {', '.join(others[:3])}" if others else ""
     raise ModelFileError(f"{_WEIGHTS[0]}: is missing{held}; download the whole folder again")
@@ -143,13 +156,13 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     named = json_object(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
-        raise ModelFileError(f"{index.name}: has no weight_map from tensors to files")
+        raise ModelFileError(f"{index.name}: has no weight_map from tensors to files{AGAIN}")
     if not named:
-        raise ModelFileError(f"{index.name}: its weight_map is empty")
+        raise ModelFileError(f"{index.name}: its weight_map is empty{AGAIN}")
     names = sorted(set(named.values()))
     for name in names:
         if Path(name).name != name or "\0" in name:
-            raise ModelFileError(f"{index.name}: names {name!r}, which is not in the folder")
+            raise ModelFileError(f"{index.name}: names {name!r}, which is not in the folder{AGAIN}")
         path = index.parent / name
         if not path.exists() and not path.is_symlink():
             count = sum(v == name for v in named.values())
@@ -175,7 +188,7 @@ def stored_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
         for name, tensor in read(path):
             found[name] = tensor
     if not found:
-        raise ModelFileError(f"{files[0].name}: holds no tensors")
+        raise ModelFileError(f"{files[0].name}: holds no tensors{AGAIN}")
     return found
 
 
@@ -195,7 +208,7 @@ def _safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     except ModelFileError:
         raise
     except Exception as error:  # SafetensorError, and what odd shapes make of torch
-        raise ModelFileError(f"{path.name}: is damaged: {cause(error)}") from error
+        raise ModelFileError(f"{path.name}: is damaged: {cause(error)}{AGAIN}") from error
 
 
 # What weights and their buffers are stored as; all else is a quantised format.

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from siri_train.attention import prepare
 from siri_train.config import ConfigError
 from siri_train.model_files import (
+    AGAIN,
     ModelFileError,
     cause,
     check_counts,
@@ -145,14 +146,16 @@ def load_config(source: str | Path, named: str) -> Any:
             if value not in (None, 1.0):
                 raise ModelFileError(
                     f"config.json: {kind} scales its logits ({key}={value}), which the log-prob "
-                    "head does not support yet"
+                    "head does not support yet; give another model"
                 )
     return config
 
 
 def _check_config_file(folder: Path) -> None:
     if folder.is_symlink() and not folder.exists():
-        raise ModelFileError(f"is a link to {folder.readlink()}, which does not exist")
+        raise ModelFileError(
+            f"is a link to {folder.readlink()}, which does not exist; give the folder itself"
+        )
     if not folder.is_dir():
         raise ModelFileError("is a file; give the folder that holds config.json and the weights")
     for entry in sorted(folder.iterdir()):
@@ -230,14 +233,16 @@ def _check_tokenizer_files(folder: Path) -> None:
         try:
             tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises bare Exceptions
-            raise ModelFileError(f"tokenizer.json: is damaged: {cause(error)}") from error
+            raise ModelFileError(f"tokenizer.json: is damaged: {cause(error)}{AGAIN}") from error
     template = folder / "chat_template.jinja"
     if template.exists() or template.is_symlink():
         first_bytes(template)
         try:
             template.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ModelFileError(f"{template.name}: is not UTF-8 (byte {error.start})") from error
+            raise ModelFileError(
+                f"{template.name}: is not UTF-8 (byte {error.start}){AGAIN}"
+            ) from error
 
 
 def load_generation(source: str | Path, named: str) -> Any:
@@ -329,7 +334,7 @@ def _one_line(
         # The tokenizers' Rust code panics with an exception that is no Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise ConfigError(f"{where}: {file}: cannot be loaded: {cause(error)}") from error
+        raise ConfigError(f"{where}: {file}: cannot be loaded: {cause(error)}; {remedy}") from error
     finally:
         transformers_logging.set_verbosity(level)
         hub_logging.set_verbosity(hub_level)

@@ -58,7 +58,10 @@ def check_ids(tokenizer: Any, config: Any, generation: Any, rows: int | None) ->
                 "trained with, or resize_token_embeddings before saving it"
             )
     if not any(0 <= number < rows for number in ends):
-        raise ModelFileError(f"config.json: no end-of-sequence id is under the {rows} rows")
+        raise ModelFileError(
+            f"config.json: no end-of-sequence id is under the {rows} rows of the embedding; set "
+            f"eos_token_id to an id of 0 to {rows - 1}"
+        )
     # Multimodal families share one tokenizer: the text models have no row for an image's mark.
     aside = {number for number, added in tokenizer.added_tokens_decoder.items() if added.special}
     past = {number: word for word, number in words.items() if number >= rows}
@@ -81,8 +84,9 @@ def _check_configured(file: str, key: str, value: Any, rows: int | None) -> None
         # LLaMA's first configurations have pad_token_id -1 for none.
         low = -1 if key == "pad_token_id" else 0
         if number < low or (rows is not None and number >= rows):
-            at_most = "" if rows is None else f", the model's embedding has {rows} rows"
-            raise ModelFileError(f"{file}: {key} is {number}{at_most}; correct it")
+            has = "" if rows is None else f", the model's embedding has {rows} rows"
+            below = "" if rows is None else f" to {rows - 1}"
+            raise ModelFileError(f"{file}: {key} is {number}{has}; set it to an id of 0{below}")
 
 
 def check_template(tokenizer: Any) -> None:

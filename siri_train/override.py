@@ -69,7 +69,7 @@ def apply_override(raw: dict[str, Any], override: str, root: type[BaseModel]) ->
         else:
             raise ConfigError(
                 f"{shown_key(keys)}: {shown_key(keys[:-1])} is {shown(node, keys[:-1])} here and "
-                "has no subkeys"
+                f"has no subkeys; give {shown_key(keys[:-1])}=VALUE"
             )
         if last:
             node[index] = _value(text, annotation, keys)

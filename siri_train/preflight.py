@@ -53,8 +53,8 @@ def preflight(config: RunConfig) -> Checked:
             flush=True,
         )
     require_packages(config.monitor)
-    train = read_sources(config.data.train, "train")
-    evaluation = read_sources(config.data.eval, "test")
+    train = read_sources(config.data.train, "train", "data.train")
+    evaluation = read_sources(config.data.eval, "test", "data.eval")
     check_data(train, evaluation, config.reward)
     longest = max(config.schedule.max_len, *config.budgets)
     check_positions(config.model, config.data.max_prompt_len, longest, key="schedule.max_len")

@@ -24,27 +24,25 @@ def find_recipe(recipe: str | Path) -> Path:
 
     Raises ConfigError naming the packaged recipes and the nearest one.
     """
+    packaged = {p.name: p for p in sorted(RECIPES.glob("*.yaml"))}
+    takes = f"takes a YAML file or one of the packaged recipes ({', '.join(packaged)})"
     try:
         path = Path(expand(str(recipe)))
         if path.is_file():
             return path
         if path.exists():
-            raise ConfigError(f"recipe {str(recipe)!r}: is not a file; takes a YAML file")
+            raise ConfigError(f"recipe {shown(str(recipe))}: is not a file; {takes}")
     except (ValueError, OSError) as error:  # a name that no file can have; no permission
         if isinstance(error, ConfigError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"recipe {shown(str(recipe))}: {reason}") from error
-    packaged = {p.name: p for p in sorted(RECIPES.glob("*.yaml"))}
+        raise ConfigError(f"recipe {shown(str(recipe))}: {reason}; {takes}") from error
     for name in (path.name, f"{path.name}.yaml"):
         if name in packaged and (len(path.parts) == 1 or path.parts[-2] == "recipes"):
             return packaged[name]
     near = difflib.get_close_matches(path.name, list(packaged), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(
-        f"recipe {shown(str(recipe))}: no such file, and not one of the packaged recipes "
-        f"({', '.join(packaged)}){hint}"
-    )
+    raise ConfigError(f"recipe {shown(str(recipe))}: no such file; {takes}{hint}")
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

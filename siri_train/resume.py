@@ -42,7 +42,7 @@ def resume_from(config: RunConfig, resume: str) -> Path | None:
         if done > config.train.steps:
             raise ConfigError(
                 f"--resume: {folder} has already done {done} steps, train.steps is "
-                f"{config.train.steps}"
+                f"{config.train.steps}; raise it to {done} or more"
             )
         return folder
     found = checkpoints(config.run_dir)
@@ -56,7 +56,9 @@ def resume_from(config: RunConfig, resume: str) -> Path | None:
     newest = max(found)
     if newest > config.train.steps:
         raise ConfigError(
-            f"{config.run_dir} has already done {newest} steps, train.steps is {config.train.steps}"
+            f"{config.run_dir} has already done {newest} steps, train.steps is "
+            f"{config.train.steps}; raise it to {newest} or more, or give another folder "
+            "(output=FOLDER)"
         )
     require_good(found[newest], config.run_dir)
     return found[newest]

@@ -30,7 +30,7 @@ def prepare_batches(config: RunConfig, sft: SftConfig) -> tuple[SupervisedBatche
         ConfigError: no solutions, a solution that is not the question's, too few examples within
             ``sft.max_len``, or examples over the model's positions or ``train.token_budget``.
     """
-    questions = [q for q in read_sources(config.data.train, "train") if q.solution]
+    questions = [q for q in read_sources(config.data.train, "train", "data.train") if q.solution]
     if not questions:
         raise ConfigError(
             "data.train: no source has solutions; set solution_field for the sft stage"
@@ -49,7 +49,8 @@ def prepare_batches(config: RunConfig, sft: SftConfig) -> tuple[SupervisedBatche
                 f"{shortest} tokens, the longest {max(_length(e) for e in examples)}"
             )
         raise ConfigError(
-            f"sft.batch_size: {sft.batch_size}, but data.train has only {len(examples)} examples"
+            f"sft.batch_size: {sft.batch_size}, but data.train has only {len(examples)} examples; "
+            "lower it, or add questions"
         )
     longest = max(_length(e) for e in fitting)
     positions = max_positions(config.model)

@@ -54,11 +54,15 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if getattr(event, "tag", None) is not None:
-            raise _Problem(problem="tags (!...) are not taken", problem_mark=event.start_mark)
+            raise _Problem(
+                problem="tags (!...) are not taken; write the plain value",
+                problem_mark=event.start_mark,
+            )
         self.depth += 1
         if self.depth > _DEEPEST:
             raise _Problem(
-                problem=f"is nested more than {_DEEPEST} deep", problem_mark=event.start_mark
+                problem=f"is nested more than {_DEEPEST} deep; takes at most {_DEEPEST}",
+                problem_mark=event.start_mark,
             )
         try:
             return super().compose_node(parent, index)
@@ -96,7 +100,10 @@ class _Loader(yaml.SafeLoader):
         if self.text_only:
             return text
         if len(text) > _MOST_DIGITS:
-            raise _Problem(problem=f"a number of {len(text)} digits", problem_mark=node.start_mark)
+            raise _Problem(
+                problem=f"a number of {len(text)} digits; takes at most {_MOST_DIGITS}",
+                problem_mark=node.start_mark,
+            )
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
         return int(text[2:] if base != 10 else text, base)
 
@@ -169,12 +176,15 @@ def read_yaml(text: str, where: str = "", *, text_only: bool = False) -> Any:
             reason = f"not readable as YAML: {_plain(reason)}"
             if error.context and error.problem and error.context_mark and where:
                 reason += f" ({_plain(error.context)} of line {error.context_mark.line + 1})"
+            if where:
+                reason += "; mend it there, or put the text in quotes"
         raise ConfigError(_at(where, mark) + reason) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(
             (f"{where}:{line}: " if where else "")
-            + f"not readable as YAML: the character U+{_code(error.character):04X} is not taken"
+            + f"not readable as YAML: the character U+{_code(error.character):04X} is not taken; "
+            "remove it, or save the file as text in UTF-8"
         ) from error
     except (ValueError, OverflowError) as error:  # "\UFFFFFFFF" is past the last character
         raise ConfigError(_at(where, loader) + f"not readable as YAML: {error}") from error
@@ -219,7 +229,10 @@ def write_yaml(value: Any) -> str:
 def _size(node: Node, known: dict[int, int], above: set[int]) -> int:
     """Nodes below, each alias counted as what it stands for. Raises _Problem where too many."""
     if id(node) in above:
-        raise _Problem(problem="an alias (*) refers to itself", problem_mark=node.start_mark)
+        raise _Problem(
+            problem="an alias (*) refers to itself; write the value out",
+            problem_mark=node.start_mark,
+        )
     if id(node) in known:
         return known[id(node)]
     total = 1
@@ -231,7 +244,7 @@ def _size(node: Node, known: dict[int, int], above: set[int]) -> int:
         above.discard(id(node))
     if total > _MOST_NODES:
         raise _Problem(
-            problem=f"its aliases (*) stand for over {_MOST_NODES} values",
+            problem=f"its aliases (*) stand for over {_MOST_NODES} values; use fewer",
             problem_mark=node.start_mark,
         )
     known[id(node)] = total

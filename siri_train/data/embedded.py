@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def questions(size: int, seed: int = 0, held_out: bool = False, **params: Any) -
         config = task.TaskConfig(**params)
     except (TypeError, ValueError) as error:
         reason = str(error).replace("TaskConfig.__init__() got an unexpected", "got an unexpected")
-        raise ConfigError(f"data params of the embedded task: {reason}") from error
+        names = ", ".join(field.name for field in fields(task.TaskConfig))
+        raise ConfigError(f"params of the embedded task: {reason}; takes {names}") from error
     rng = random.Random(f"{seed}/{held_out}")
     found: dict[str, Question] = {}
     last = 0  # attempt that found one
@@ -57,8 +59,8 @@ def questions(size: int, seed: int = 0, held_out: bool = False, **params: Any) -
         if len(found) == size:
             return list(found.values())
     raise ConfigError(
-        f"data.size: the embedded task has fewer than {size} different questions of these sizes "
-        f"({len(found)} found)"
+        f"size: the embedded task has fewer than {size} different questions of these params "
+        f"({len(found)} found); lower it"
     )
 
 

@@ -33,11 +33,14 @@ def read_field(row: Row, name: str) -> Any:
             inside = f" in {'.'.join(walked)!r}" if walked else ""
             if not isinstance(value, dict):
                 raise DataError(
-                    f"{row.where}: no field {name!r}: {'.'.join(walked)!r} has no fields"
+                    f"{row.where}: no field {name!r}: {'.'.join(walked)!r} has no fields; "
+                    f"give a field that the row has: {', '.join(map(_shown, row.fields))[:300]}"
                 )
+            near = nearest(part, map(str, value))
             raise DataError(
                 f"{row.where}: no field {part!r}{inside}; it has "
-                f"{', '.join(map(_shown, value))[:300]}{nearest(part, map(str, value))}"
+                f"{', '.join(map(_shown, value))[:300] or 'none'}"
+                f"{near or '; mend the row, or set the source to a field it has'}"
             )
         value = value[part]
         walked.append(part)
@@ -114,10 +117,10 @@ def read_chat(value: Any, row: Row, name: str) -> Messages:
             )
         text = stripped(_content(item["content"], row, name))
         if not text:
-            raise DataError(f"{message}: the {role} message is empty")
+            raise DataError(f"{message}: the {role} message is empty; mend or drop the row")
         found.append((role, text))
     if not any(role == "user" for role, _ in found):
-        raise DataError(f"{place} is a chat without a user message")
+        raise DataError(f"{place} is a chat without a user message; add one at its end")
     if found[-1][0] != "user":
         raise DataError(
             f"{place}: the chat ends with the {found[-1][0]} message; a question ends with the "
@@ -167,7 +170,8 @@ def _content(content: Any, row: Row, name: str) -> str:
             texts.append(whole_text(text, row, name))
         return "".join(texts)
     raise DataError(
-        f"{row.where}: field {name!r}: a message's content is {_kind(content)}, not text"
+        f"{row.where}: field {name!r}: a message's content is {_kind(content)}, not text; "
+        "put its text there, or drop the row"
     )
 
 

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 HUB = "hub:"
+_MEND = "; mend or drop the row"
 
 # What pandas and its like write for a missing value.
 _NO_VALUE = frozenset({"nan", "<na>", "null"})
@@ -139,7 +140,10 @@ def load_questions(
         for name, row in islice(_rows(path, split), offset, stop)
     ]
     if not questions:
-        left = f"no row left after skipping {offset}" if offset else "holds no row"
+        left = "holds no row; give a file with questions"
+        if offset:
+            held = sum(1 for _ in _rows(path, split))
+            left = f"no row left after skipping {offset}; holds {held}, lower offset"
         raise DataError(f"{os.fspath(path)}: {left}")
     return questions
 
@@ -223,7 +227,7 @@ def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
         tried.append(text)
     if len(tried) == 1:
         raise MissingDataError(describe_missing(Path(tried[0])))
-    raise MissingDataError(f"none of these exists: {', '.join(tried)}")
+    raise MissingDataError(f"none of these exists: {', '.join(tried)}; give one that does")
 
 
 def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]:
@@ -250,7 +254,7 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     there = sorted(entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES)
     raise MissingDataError(
         f"{folder} has no split {split!r} ({split}.jsonl or another of {', '.join(SUFFIXES)}); "
-        f"it holds {', '.join(there) or 'no data file'}"
+        f"it holds {', '.join(there) or 'no data file'}; set split, or give a file of it"
     )
 
 
@@ -292,7 +296,8 @@ def _question(
         _, mark, answer = column.rpartition(answer_after)
         if not mark:
             raise DataError(
-                f"{row.where}: {answer_after!r} does not occur in field {answer_field!r}"
+                f"{row.where}: {answer_after!r} does not occur in field {answer_field!r}; set "
+                "answer_after to a text that stands before every answer, or null, or mend the row"
             )
         solution = column
     if solution_field is not None:
@@ -300,9 +305,9 @@ def _question(
         solution = None if value is None else stripped(read_text(value, row, solution_field))
     answer = stripped(answer)
     if invisible(prompt):
-        raise DataError(f"{row.where}: field {question_field!r} is empty")
+        raise DataError(f"{row.where}: field {question_field!r} is empty{_MEND}")
     if invisible(answer):
-        raise DataError(f"{row.where}: field {answer_field!r} holds no answer")
+        raise DataError(f"{row.where}: field {answer_field!r} holds no answer{_MEND}")
     if answer.casefold() in _NO_VALUE:
         raise DataError(
             f"{row.where}: field {answer_field!r} holds {answer!r}, a missing value written as text"

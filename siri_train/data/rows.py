@@ -15,6 +15,7 @@ import numpy as np
 from siri_train.data.json_text import JsonTextError, parse_json
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+_TAKEN = f"a file ({', '.join(SUFFIXES)}) or a folder of them"
 
 _LONGEST_LINE = 64 << 20
 _OTHER_FILES = (
@@ -73,7 +74,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
         raise MissingDataError(describe_missing(file))
     if not os.path.isfile(file):
         kind = "a folder" if os.path.isdir(file) else "a device or a pipe"
-        raise DataError(f"{file} is {kind}, not a data file")
+        raise DataError(f"{file} is {kind}, not a data file; takes {', '.join(SUFFIXES)}")
     suffix = file.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         return _json_lines(file)
@@ -98,16 +99,19 @@ def describe_missing(path: Path) -> str:
     if not os.path.isdir(folder):
         while not os.path.isdir(folder) and folder != folder.parent:
             folder = folder.parent
-        return f"no such file: {str(path)!r:.300}; the nearest folder that exists is {folder}"
+        return (
+            f"no such file: {str(path)!r:.300}; the nearest folder that exists is {folder}; "
+            f"give {_TAKEN}"
+        )
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        return f"no such file: {path}; {folder} cannot be listed: {error.strerror}"
+        return f"no such file: {path}; {folder} cannot be listed: {error.strerror}; give {_TAKEN}"
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
     if not near:
         near = [name for name in names if Path(name).suffix in SUFFIXES][:3]
     there = f"nearest: {', '.join(near)}" if near else "nothing like it is there"
-    return f"no such file: {path}; in {folder}, {there}"
+    return f"no such file: {path}; in {folder}, {there}; give {_TAKEN}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -152,7 +156,8 @@ def _json_list(file: Path) -> Iterator[Row]:
         values = parse_json(_decoded(raw, str(file), first=True))
     except JsonTextError as error:
         raise DataError(
-            f"{file}: {error}; a file with one object a line is called .jsonl"
+            f"{file}: {error}; takes one list of objects (a file with one object a line "
+            "is called .jsonl)"
         ) from error
     if not isinstance(values, list):
         raise DataError(f"{file}: expected a list of objects, got {type(values).__name__}")
@@ -178,10 +183,10 @@ def _parsed(text: str, where: str) -> Any:
         return parse_json(text)
     except JsonTextError as error:
         pointer = text.startswith("version https://git-lfs")
-        hint = "; this is a Git LFS pointer: fetch the file itself (git lfs pull)"
-        raise DataError(
-            f"{where}: {error}; it reads {text[:60]!r}{hint if pointer else ''}"
-        ) from error
+        hint = "this is a Git LFS pointer: fetch the file itself (git lfs pull)"
+        if not pointer:
+            hint = "takes one JSON object a line: mend or remove this one"
+        raise DataError(f"{where}: {error}; it reads {text[:60]!r}; {hint}") from error
 
 
 def _parquet(file: Path) -> Iterator[Row]:
@@ -203,7 +208,8 @@ def _parquet(file: Path) -> Iterator[Row]:
     # Damaged pages also end in ValueError (text that is not UTF-8) or NotImplementedError.
     except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise DataError(
-            f"{file}, row {index}: not readable as Parquet: {' '.join(str(error).split())[:200]}"
+            f"{file}, row {index}: not readable as Parquet: {' '.join(str(error).split())[:200]}; "
+            "write, copy or download the file again"
         ) from error
 
 

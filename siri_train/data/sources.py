@@ -17,7 +17,8 @@ from siri_train.data.questions import (
     load_questions,
     reasoning_gym_questions,
 )
-from siri_train.data.rows import DataError
+from siri_train.data.rows import DataError, MissingDataError
+from siri_train.files import explained
 
 
 @dataclass(frozen=True)
@@ -40,31 +41,35 @@ class EncodedQuestion:
     where: str = ""
 
 
-def read_sources(sources: Sequence[SourceConfig], default_split: str) -> list[Question]:
+def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) -> list[Question]:
     """All questions of a list of sources, in order.
 
     Args:
         sources: the recipe's ``data.train`` or ``data.eval``.
         default_split: for folders and hub sets whose source names no split.
+        key: of the list in the recipe, for messages.
 
     Raises:
-        ConfigError: a missing file or package, a malformed row (file, line and reason), or no
-            question at all.
+        ConfigError: the source (``data.train.0``) and what is wrong: a missing file or package, a
+            malformed row (file, line and reason), params it does not take, or no question at all.
     """
     questions: list[Question] = []
-    for source in sources:
+    for number, source in enumerate(sources):
+        named = f"{key}.{number}"
         try:
             questions += _read(source, default_split)
-        except DataError as error:
-            raise ConfigError(" ".join(str(error).splitlines())) from error
+        except MissingDataError as error:
+            raise ConfigError(f"{named}.path: {' '.join(str(error).splitlines())}") from error
+        except (DataError, ConfigError) as error:
+            raise ConfigError(f"{named}: {' '.join(str(error).splitlines())}") from error
         except OSError as error:
-            raise ConfigError(f"data source {source.path}: {error}") from error
+            raise ConfigError(f"{named}.path: {explained(error)}") from error
         except ImportError as error:
             if source.required:
-                raise ConfigError(f"data source {source.kind}: {error}") from error
+                raise ConfigError(f"{named}: {source.kind}: {error}") from error
             print(f"data: {source.kind} {source.task} left out: {error}", flush=True)
     if not questions:
-        raise ConfigError("data: the sources hold no question")
+        raise ConfigError(f"{key}: the sources hold no question; add one that does")
     return questions
 
 
@@ -110,7 +115,7 @@ def encode_questions(
         raise ConfigError(
             f"data.max_prompt_len: {over} of {len(encoded)} prompts are longer than "
             f"{config.max_prompt_len} tokens; the longest, {longest.where or longest.id}, has "
-            f"{len(longest.prompt_ids)}"
+            f"{len(longest.prompt_ids)}; raise it, or leave those out"
         )
     return encoded
 
@@ -155,7 +160,8 @@ class QuestionSampler:
         if len(questions) < per_step:
             raise ConfigError(
                 f"rollout.prompts (x rollout.oversample x rollout.max_rounds): {per_step} "
-                f"questions a step, but the training data holds only {len(questions)}"
+                f"questions a step, but the training data holds only {len(questions)}; lower "
+                "rollout.prompts, or add questions"
             )
         self.questions = questions
         self.per_step = per_step

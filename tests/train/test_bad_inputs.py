@@ -1,4 +1,4 @@
-"""Bad inputs of every kind give one line that names the thing, and nothing is written."""
+"""Bad inputs of every kind give one line that names the thing and a remedy; nothing is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EACH = 18
 def check(inputs: list[Bad]) -> None:
     wrong = []
     for bad in inputs:
-        found = faults(bad, answer(bad))
+        found = faults(bad, answer(bad), remedy=True)
         wrong += [f"{bad.family}/{bad.name}: {fault}" for fault in found]
     assert not wrong, "\n".join([f"{len(wrong)} faults of {len(inputs)} inputs:", *wrong])
 
@@ -81,6 +81,11 @@ def other_name(argv: list[str]) -> int:
     return 1
 
 
+def no_remedy(argv: list[str]) -> int:
+    print("siri-train train: run/given: train.steps: the file is missing", file=sys.stderr)
+    return 1
+
+
 def coloured(argv: list[str]) -> int:
     print("siri-train train: train.steps: got '\x1b[31m', takes a whole number", file=sys.stderr)
     return 1
@@ -113,6 +118,7 @@ SEEN: dict[Callable[[list[str]], int], str] = {
     silent: "0 lines on stderr",
     traceback: "traceback",
     other_name: "does not name",
+    no_remedy: "names no remedy",
     coloured: "control characters",
     writes_a_file: "wrote ['run']",
     touches_a_file: f"wrote ['{RECIPE}']",
@@ -127,7 +133,7 @@ def test_the_bed_sees_what_is_wrong(
 ) -> None:
     monkeypatch.setattr("siri_train.cli.main", main)
     bad = Bad("family", "name", ("train", RECIPE, "train.steps=x"), ("train.steps",))
-    (fault, *_) = faults(bad, answer(bad, limit=0.5 if main is hangs else 300.0))
+    (fault, *_) = faults(bad, answer(bad, limit=0.5 if main is hangs else 300.0), remedy=True)
     assert SEEN[main] in fault
 
 

@@ -217,7 +217,7 @@ def test_parameters_of_the_embedded_task(name: str) -> None:
     for value in (*BATTERY[:-1], 3, 5, 17, 18, [0.5, 1], [2.0], [True]):
         raw = set_at(copy.deepcopy(TINY), "data.train.0.params", {name: value})
         try:
-            assert len(read_sources(parse_config(raw).data.train, "train")) == 64
+            assert len(read_sources(parse_config(raw).data.train, "train", "data.train")) == 64
             taken += 1
         except ConfigError as error:
             assert name in str(error) or "data.train.0.params: takes" in str(error), error
@@ -228,7 +228,7 @@ def test_more_questions_than_there_are_end_at_once() -> None:
     few = {"min_operations": 1, "max_operations": 1}
     source = SourceConfig(kind="embedded", size=10**6, params=few)
     with pytest.raises(ConfigError, match="fewer than 1000000 different questions"):
-        read_sources([source], "train")
+        read_sources([source], "train", "data.train")
 
 
 @pytest.mark.parametrize("key", ["max_len", "min_len", "cycle"])

@@ -27,11 +27,13 @@ RECIPE = "tiny.yaml"
 LIMIT = 300.0
 """Seconds after which an input has not been answered."""
 
+# Not what is wrong alone ("is missing", "holds"), nor a word that is also a path's ("run").
 _REMEDY = re.compile(
-    r"\b(takes?|give|given|use|set|must|expected|see|did you mean|remove|lower|raise|run|make|add|"
-    r"at most|at least|accepted|accepts?|only|install|choose|invalid choice|start|mend|needs?|"
-    r"required|should|allowed|copy|convert|download|fetch|less than|greater than|put|change|try|"
-    r"it has|it holds|holds|nearest|not one of|is missing|is empty|--\w+)\b"
+    r"\b(takes?|give|use|set|must|expected|see|did you mean|remove|lower|raise|make|add|keep|drop|"
+    r"write|save|correct|at most|at least|accepts?|install|choose|invalid choice|start|mend|needs?|"
+    r"should|copy|convert|download|fetch|less than|greater than|put|change|try|name it|unpack|"
+    r"(is|are|arguments) required|give one|accepted here|pip install)(?![\w./-])|"
+    r"\brun (`|(siri-train|the|it|again)\b)"
 )
 
 
