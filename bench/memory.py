@@ -24,6 +24,7 @@ class _Live(TorchDispatchMode):
         self.live = self.peak = 0
         self.seen: dict[int, int] = {}
         tensors = [o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter)]
+        tensors = [t for t in tensors if t.layout is torch.strided]  # sparse ones have no storage
         storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
         self.empty = [s for s in storages.values() if s.nbytes() == 0]
 

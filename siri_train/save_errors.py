@@ -14,6 +14,7 @@ from siri_train.model_files import cause
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
+_RANK = re.compile(r"rank \d+: ")  # where another process could not write its part
 # safetensors' Rust and torch's workers give the number in their text only.
 _NUMBER = re.compile(r"(?:os error |\[Errno )(\d+)")
 
@@ -29,13 +30,15 @@ def save_failure(error: BaseException, folder: Path) -> tuple[str, str]:
         Two parts of one line: the cause, and what to do before the same command is run again.
     """
     number = error_number(error)
+    found = _RANK.match(str(error))
+    reason = (found.group() if found else "") + (os.strerror(number) if number is not None else "")
     if number in _NO_ROOM:
         free = shutil.disk_usage(_existing(folder)).free / 2**30
-        return f"{os.strerror(number)} ({free:.2f} GiB free)", "make room"
+        return f"{reason} ({free:.2f} GiB free)", "make room"
     if number in _NOT_ALLOWED:
-        return os.strerror(number), "make the folder writable, or give another (output=FOLDER)"
+        return reason, "make the folder writable, or give another (output=FOLDER)"
     if number is not None:
-        return os.strerror(number), "see to the disk or the file system"
+        return reason, "see to the disk or the file system"
     if isinstance(error, MemoryError):
         return cause(error), "free memory"
     return (
