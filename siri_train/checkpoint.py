@@ -192,13 +192,14 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def require_good(folder: Path, run_dir: Path, resume: bool = True) -> None:
+def require_good(folder: Path, run_dir: Path, resume: bool = True, named: str = "") -> None:
     """Refuse a damaged or foreign checkpoint: what resume, export and eval look at first.
 
     Args:
         folder: the checkpoint.
         run_dir: its run's folder, where another may be whole.
         resume: whether the message is to name the option that continues from that one.
+        named: put before the folder: the option that gave it.
 
     Raises:
         ConfigError: the reason, and the run's newest checkpoint that is whole.
@@ -211,7 +212,7 @@ def require_good(folder: Path, run_dir: Path, resume: bool = True) -> None:
     use = f"use --resume {good}" if resume else "use that one"
     anew = "start anew in another folder (output=FOLDER)" if resume else "give another run's"
     hint = f"the newest good one is {good}: {use}" if good else f"no other is whole: {anew}"
-    raise ConfigError(f"{folder}: {reason}; {hint}")
+    raise ConfigError(f"{named}{folder}: {reason}; {hint}")
 
 
 def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:

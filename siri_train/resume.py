@@ -37,7 +37,7 @@ def resume_from(config: RunConfig, resume: str) -> Path | None:
                 f"--resume: {shown(resume)} is neither auto, never nor a folder; takes a folder "
                 "such as RUN/checkpoints/step_000100"
             )
-        require_good(folder, config.run_dir)
+        require_good(folder, config.run_dir, named="--resume: ")
         done = steps_done(folder)
         if done > config.train.steps:
             raise ConfigError(

@@ -151,7 +151,7 @@ def test_sections_that_are_none(recipe: Path, capsys: Any, section: str, value: 
 
 def test_a_chat_template_that_is_missing_is_told_before_work(recipe: Path, capsys: Any) -> None:
     status, err = run(["train", str(recipe), "data.template=chat"], capsys)
-    assert status == 1 and "data.template: chat, but" in err and "=plain" in err
+    assert status == 1 and "data.template: chat, but" in err and "data.template=plain" in err
     assert os.listdir() == ["tiny.yaml"]
 
 

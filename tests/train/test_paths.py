@@ -128,8 +128,8 @@ def test_an_impossible_path_is_one_line_and_nothing_is_written(
         before = tree(there)
         try:
             status = main(arguments)
-        except SystemExit as end:  # a path that no system takes is refused with the options
-            status = end.code
+        except SystemExit as left:  # argparse checks the lengths of paths
+            status = left.code
         shown = capsys.readouterr()
         assert status in (1, 2), (kind, shown)
         line = shown.err

@@ -373,7 +373,7 @@ def supervised() -> Iterator[Bad]:
         ("sft=5", "sft"), ("sft=null", "sft"), ("sft.stps=3", "sft.steps"),
         ("model.scratch.max_position_embeddings=24", "positions"),
         ("device=cuda:77", "device"),
-        ("data.train=[{kind: file, path: nowhere.jsonl}]", "nowhere.jsonl"),
+        ("data.train=[{kind: file, path: nowhere.jsonl}]", "data.train.0.path: no such file"),
         ("seed=1000000000000000000000", "seed"), ("sft.batch_size=true", "sft.batch_size"),
     ):  # fmt: skip
         if not override.startswith("sft.lr=1.0e"):  # known only after a step has been made

@@ -120,4 +120,6 @@ def sources() -> Iterator[Bad]:
         ("resume: a loop", ("train", RECIPE, "--resume", "loop"), "loop"),
         ("resume: a long name", ("train", RECIPE, "--resume", "n" * 300), "--resume"),
     ):  # fmt: skip
-        yield Bad("sources", name, argv, (word,), prepare)
+        given_by = {"model": "model.", "data": "data.train", "resume": "--resume"}
+        key = given_by.get(name.partition(":")[0], "")
+        yield Bad("sources", name, argv, (word, key), prepare)

@@ -93,13 +93,15 @@ def rows() -> Iterator[Bad]:
             lines[number - 1] = spoil(good_rows()[number - 1])
             _write(home, "q.jsonl", lines)
 
-        yield Bad("rows", name, ("train", RECIPE), ("q.jsonl", f"line {number}"), prepare)
+        yield Bad(
+            "rows", name, ("train", RECIPE), ("data.train", "q.jsonl", f"line {number}"), prepare
+        )
 
     def other(name: str, raw: bytes, *words: str, file: str = "q.jsonl", **more: Any) -> Bad:
         def prepare(home: Path) -> None:
             _write(home, file, [raw] if raw else [], **more)
 
-        return Bad("rows", name, ("train", RECIPE), words or (file,), prepare)
+        return Bad("rows", name, ("train", RECIPE), words or ("data.train", file), prepare)
 
     whole = b"\n".join(_line(row) for row in good_rows())
     yield other("no rows", b"")
