@@ -229,7 +229,7 @@ def test_a_vllm_that_does_not_start_leaves_nothing_behind(
     recipe: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     with pytest.raises(EngineError, match="rollout.vllm.cache_gib"):
-        train(recipe(tmp_path / "run", "rollout.vllm.cache_gib=100000"))
+        train(recipe(tmp_path / "run", "rollout.vllm.cache_gib=60000"))
     assert not (tmp_path / "run").exists() and not dist.is_initialized()
 
 

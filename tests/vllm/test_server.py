@@ -74,7 +74,9 @@ def engine(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     made = build_server_engine(recipe(run, args), policy)
     assert made.process is not None
     tree = psutil.Process(made.process._supervisor.pid).children(recursive=True)
-    yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_API_KEY", made.process.key)  # for those who give its address
+        yield made
     tree += psutil.Process(made.process._supervisor.pid).children(recursive=True)
     made.close()
     _, left = psutil.wait_procs(tree, timeout=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -52,17 +51,16 @@ class Recording(SiriGRPOTrainer):
         return out
 
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
-        chosen, options = self.loss_type, self._options
+        chosen = self.loss_type
         parameters = list(model.parameters())
         for kind in LOSS_TYPES:
             self.loss_type = kind
-            self._options = dataclasses.replace(options, loss_type=kind)
             both = []
             for loss_of in (trl.GRPOTrainer._compute_loss, SiriGRPOTrainer._compute_loss):
                 loss = loss_of(self, model, inputs)
                 both.append((loss.detach(), torch.autograd.grad(loss, parameters)))
             self.pairs.append((kind, *both))
-        self.loss_type, self._options = chosen, options
+        self.loss_type = chosen
         return super()._compute_loss(model, inputs)
 
 
