@@ -39,7 +39,7 @@ def test_questions_repeat_by_seed_and_their_answers_are_right() -> None:
 def test_wrong_parameters_are_named() -> None:
     with pytest.raises(ConfigError, match="sizes"):
         embedded.questions(4, sizes=3)
-    with pytest.raises(ConfigError, match=r"data\.size"):
+    with pytest.raises(ConfigError, match="size: the embedded task has"):
         embedded.questions(400, min_operations=1, max_operations=1)
 
 
