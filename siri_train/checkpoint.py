@@ -354,10 +354,14 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     folder = Path(out) if out else run_dir / "export" / which
     if folder.exists():
         raise ConfigError(f"--out: {folder} already exists; give another folder, or remove it")
-    require_good(source, run_dir, resume=False)
+    # verl's checkpoints (siri_train.integrations.verl) have neither our index nor our state.
+    ours = (source / _INDEX).exists() or (source / _STATE).exists()
+    if ours:
+        require_good(source, run_dir, resume=False)
     check_model(source, "export", say=False)
+    files = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
     with written_aside(folder) as aside:
-        for name in _listed(source):
+        for name in _listed(source) if ours else files:
             if name.split("/")[0] not in (_STATE, _SHARDS, _ROLLOUTS):
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / name, aside / name)

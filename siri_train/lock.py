@@ -67,13 +67,15 @@ def _held(folder: Path, key: str) -> Iterator[None]:
         descriptor = _take(path, folder)
         ended = threading.Event()
         # A daemon: a process that ends without leaving this block must not wait for it.
-        threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
+        beating = threading.Thread(target=_beat, args=(path, ended), daemon=True)
+        beating.start()
         mine = os.getpid()
         try:
             yield
         finally:
             ended.set()
             if os.getpid() == mine:  # not a forked copy of it
+                beating.join(timeout=1)  # no longer: a network disk may hold it
                 with suppress(OSError):
                     path.unlink()
             os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import hydra
@@ -19,7 +20,7 @@ from verl.utils.dataset.rl_dataset import get_dataset_class
 from verl.workers.rollout.replica import TokenOutput
 
 from siri_train.config import ConfigError
-from siri_train.data.embedded import questions
+from siri_train.data.embedded import START_FOLDER, questions
 from siri_train.rewards import last_boxed
 
 
@@ -219,16 +220,13 @@ def test_scores_that_would_be_ignored_are_refused(verl_config, extra, error):
 def saved(folder: Path, step: int) -> str:
     """What verl leaves at a step: its shards, and the weights for transformers."""
     actor = folder / f"global_step_{step}" / "actor"
-    (actor / "huggingface").mkdir(parents=True)
-    (actor / "huggingface" / "config.json").write_text("{}")
-    (actor / "huggingface" / "model.safetensors").write_text(f"weights of {step}")
+    shutil.copytree(START_FOLDER, actor / "huggingface")
+    (actor / "huggingface" / "step.txt").write_text(f"weights of {step}")
     (actor / "optim_world_size_1_rank_0.pt").write_text("moments")
     return str(actor.parent)
 
 
 def test_ends_of_cycles_outlive_verls_retention(verl_config, tmp_path):
-    import shutil
-
     from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
 
     from siri_train.checkpoint import export
@@ -252,7 +250,8 @@ def test_ends_of_cycles_outlive_verls_retention(verl_config, tmp_path):
         ("siri-high-lagged", 1, 9), ("siri-low", 2, 12), ("siri-low-lagged", 2, 13),
     ]  # fmt: skip
     out = export(folder.parent, "siri-high")
-    assert (out / "model.safetensors").read_text() == "weights of 8"
+    assert (out / "step.txt").read_text() == "weights of 8"
+    assert (out / "model.safetensors").is_file()
     assert not list(out.glob("optim*"))
 
 
