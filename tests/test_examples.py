@@ -38,9 +38,9 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, steps: int, **options: objec
 
 
 def learns(rewards: list[float]) -> None:
-    """It has: the last quarter against the first."""
+    """It has: the last quarter against the first two steps; most is learnt in the next few."""
     part = len(rewards) // 4
-    assert sum(rewards[-part:]) > sum(rewards[:part]) + 0.1 * part, rewards
+    assert sum(rewards[-part:]) / part > sum(rewards[:2]) / 2 + 0.1, rewards
 
 
 @pytest.mark.parametrize("name", LOOPS)

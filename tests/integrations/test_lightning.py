@@ -10,4 +10,4 @@ pytest.importorskip("lightning", reason="Lightning is not installed (make test-p
 
 
 def test_loop_learns(monkeypatch):
-    learns(run("lightning_module", monkeypatch, 40))
+    learns(run("lightning_module", monkeypatch, 20))
