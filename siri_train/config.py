@@ -5,7 +5,6 @@ All of it is checked before anything is loaded. Reading recipes is ``recipe.py``
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -413,7 +412,7 @@ class RunConfig(Section):
     @property
     def run_dir(self) -> Path:
         """The run's folder."""
-        return Path(os.path.expanduser(self.output or f"runs/{self.name}"))
+        return Path(self.output or f"runs/{self.name}")
 
     @property
     def sampler_dtype(self) -> str:

@@ -35,7 +35,7 @@ def may_be_secret(keys: Sequence[str]) -> bool:
     return any(tuple(keys[:3]) == secret for secret in _SECRET)
 
 
-def shown(value: Any, keys: Sequence[str] = ()) -> str:
+def shown_value(value: Any, keys: Sequence[str] = ()) -> str:
     """A value as YAML writes it, in one short line, without secrets.
 
     Args:
@@ -205,12 +205,13 @@ def _explain(item: Any, keys: list[str], annotation: Any, root: type[BaseModel])
     if item["type"] == "value_error":
         message = " ".join(item["msg"].removeprefix("Value error, ").split())
         if message.startswith("takes ") and not isinstance(given, (dict, list)):
-            return f"{key}: got {shown(given, keys)}; {message}"
+            return f"{key}: got {shown_value(given, keys)}; {message}"
         section = section_of(annotation)
         if section is not None and message.split(":")[0].split(".")[0] in section.model_fields:
             return f"{key}.{message}" if key else message
         return f"{key}: {message}" if key else message
-    return f"{key}: got {shown(given, keys)}; takes {takes(annotation)}{_remedy(given, annotation)}"
+    takes_instead = f"takes {takes(annotation)}{_remedy(given, annotation)}"
+    return f"{key}: got {shown_value(given, keys)}; {takes_instead}"
 
 
 def _remedy(given: Any, annotation: Any) -> str:
@@ -219,7 +220,7 @@ def _remedy(given: Any, annotation: Any) -> str:
     if isinstance(given, float) and int in kinds and given.is_integer() and abs(given) < 1e15:
         return f"; write {int(given)}"
     if isinstance(given, (int, float)) and str in kinds:
-        return f'; write it in quotes: "{shown(given)}"'
+        return f'; write it in quotes: "{shown_value(given)}"'
     choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
     if isinstance(given, str) and choices:
         near = difflib.get_close_matches(given.strip().lower(), choices, n=1, cutoff=0.5)

@@ -43,6 +43,21 @@ _REMEDIES = {
 }
 
 
+def home_expanded(path: str) -> str:
+    """``~`` and ``~user`` at the beginning of a path as the shell expands them.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        user = whole.split("/")[0]
+        raise ValueError(
+            f"takes a path; there is no user {user[1:]!r}: for a name that begins with ~ write ./~"
+        )
+    return whole
+
+
 class WriteError(RuntimeError):
     """A file of the run could not be written; what was there before is untouched."""
 
@@ -64,13 +79,30 @@ def explained(error: OSError, folder: Path | None = None) -> str:
     """
     path = error.filename if error.filename is not None else folder
     said = error.strerror or str(error) or type(error).__name__
-    remedy = _REMEDIES.get(error.errno or 0)
     parts = [f"{shown(path)}: {said}" if path is not None else said]
-    if error.errno in _FULL and folder is not None:
-        parts[0] += f" ({_free(folder):.2f} GiB free)"
-    if remedy is not None:
-        parts.append(remedy)
+    if error.errno is not None:
+        parts[0] += "" if folder is None else room_left(error.errno, folder)
+        remedy = remedy_of(error.errno)
+        parts += [] if remedy is None else [remedy]
     return "; ".join(parts)
+
+
+def remedy_of(number: int) -> str | None:
+    """What to do about an error number of the system; None where it is not about a file."""
+    return _REMEDIES.get(number)
+
+
+def room_left(number: int, folder: Path) -> str:
+    """`` (N GiB free)`` where an error number says that there is no room, else nothing.
+
+    Args:
+        number: of ``errno``.
+        folder: on the disk in question; may not be there yet.
+    """
+    if number not in _FULL:
+        return ""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return f" ({shutil.disk_usage(there).free / 2**30:.2f} GiB free)"
 
 
 def shown(path: Any) -> str:
@@ -78,12 +110,6 @@ def shown(path: Any) -> str:
     text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 300 else f"{text[:200]}...{text[-60:]}"
-
-
-def _free(folder: Path) -> float:
-    """GiB on the disk that ``folder`` is on, or will be."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(there).free / 2**30
 
 
 @contextmanager

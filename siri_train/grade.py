@@ -16,6 +16,7 @@ from siri_train.data.sources import encode_questions, read_sources
 from siri_train.evaluate import Evaluation
 from siri_train.model import choose_device, load_policy
 from siri_train.model_folder import check_model
+from siri_train.model_ids import require_chat
 from siri_train.monitor.progress import Progress
 from siri_train.preflight import check_positions
 from siri_train.recipe import load_config
@@ -66,6 +67,8 @@ def grade_checkpoint(
     check_data([], questions, config.reward)
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
     check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")
+    if config.data.template == "chat":
+        require_chat(checked.tokenizer, config.data.system, config.data.instruction)
     # A server of this command's own keeps out of the folder of one that the run may have.
     config = config.model_copy(update={"output": str(checkpoint / "eval")})
     named = any(given.partition("=")[0].strip() == "rollout.server.url" for given in overrides)

@@ -14,8 +14,8 @@ from siri_train.explain import (
     item_of,
     may_be_secret,
     section_of,
-    shown,
     shown_key,
+    shown_value,
     takes,
     unknown_key,
 )
@@ -46,7 +46,7 @@ def apply_override(raw: dict[str, Any], override: str, root: type[BaseModel]) ->
     name, sign, text = override.partition("=")
     parts = [part.strip() for part in name.split(".")]
     if not sign or not all(parts):
-        raise ConfigError(f"override {shown(override)}: expected KEY.SUBKEY=VALUE")
+        raise ConfigError(f"override {shown_value(override)}: expected KEY.SUBKEY=VALUE")
     node: Any = raw
     annotation: Any = root
     for depth, part in enumerate(parts):
@@ -68,8 +68,8 @@ def apply_override(raw: dict[str, Any], override: str, root: type[BaseModel]) ->
                 annotation = Any
         else:
             raise ConfigError(
-                f"{shown_key(keys)}: {shown_key(keys[:-1])} is {shown(node, keys[:-1])} here and "
-                f"has no subkeys; give {shown_key(keys[:-1])}=VALUE"
+                f"{shown_key(keys)}: {shown_key(keys[:-1])} is {shown_value(node, keys[:-1])} here "
+                f"and has no subkeys; give {shown_key(keys[:-1])}=VALUE"
             )
         if last:
             node[index] = _value(text, annotation, keys)
@@ -97,7 +97,7 @@ def _list_index(node: list[Any], keys: list[str]) -> int:
     part = keys[-1]
     if not (part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(node)):
         raise ConfigError(
-            f"{shown_key(keys)}: {shown(part)} is not an item of a list of {len(node)} (from "
+            f"{shown_key(keys)}: {shown_value(part)} is not an item of a list of {len(node)} (from "
             f"0); to add some give the whole list, {shown_key(keys[:-1])}=[...]"
         )
     return int(part)
@@ -132,7 +132,7 @@ def _value(text: str, annotation: Any, keys: list[str]) -> Any:
     except ConfigError as error:
         reason = "not readable as YAML" if may_be_secret(keys) else error  # it may repeat the text
         raise ConfigError(
-            f"{shown_key(keys)}: got {shown(text, keys)}; {reason}; takes {takes(annotation)}"
+            f"{shown_key(keys)}: got {shown_value(text, keys)}; {reason}; takes {takes(annotation)}"
         ) from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from siri_train.config import ConfigError
 from siri_train.files import explained, shown
+from siri_train.values import expand
 
 _REPLACED = ("config.yaml", "summary.json", "report.html")
 _FILES = ("metrics.jsonl", "eval.jsonl", "alarms.jsonl", *_REPLACED)
@@ -25,25 +26,15 @@ def user_path(text: str | os.PathLike[str], key: str) -> Path:
         key: how the user gave it (``output``, ``--out``), for the message.
 
     Raises:
-        ConfigError: it is empty, holds control characters or bytes that are no text, or begins
-            with the ``~`` of a user who does not exist.
+        ConfigError: it is empty, or :func:`siri_train.values.expand` refuses it.
     """
     given = os.fspath(text)
-    if not given.strip():
-        raise ConfigError(f"{key}: got {given!r}; takes a path")
-    odd = next((c for c in given if ord(c) < 32 or ord(c) == 127 or "\ud800" <= c <= "\udfff"), "")
-    if odd:
-        raise ConfigError(
-            f"{key}: got {shown(given)}, which holds {ascii(odd)}; takes a path without control "
-            "characters, in UTF-8"
-        )
-    expanded = os.path.expanduser(given)
-    if expanded.startswith("~") and not os.path.lexists(expanded):
-        raise ConfigError(
-            f"{key}: got {given!r}, but there is no such user; for a folder of that name write "
-            f"./{given}"
-        )
-    return Path(expanded)
+    try:
+        if not given.strip():
+            raise ValueError("takes a path that is not empty")
+        return Path(expand(given))
+    except ValueError as error:
+        raise ConfigError(f"{key}: got {shown(given)}; {error}") from error
 
 
 @contextmanager

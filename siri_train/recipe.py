@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from siri_train.config import ConfigError, RunConfig
-from siri_train.explain import explain, shown
+from siri_train.explain import explain, shown_value
 from siri_train.override import apply_override
 from siri_train.values import expand
 from siri_train.yaml_core import read_yaml_file
@@ -31,18 +31,18 @@ def find_recipe(recipe: str | Path) -> Path:
         if path.is_file():
             return path
         if path.exists():
-            raise ConfigError(f"recipe {shown(str(recipe))}: is not a file; {takes}")
+            raise ConfigError(f"recipe {shown_value(str(recipe))}: is not a file; {takes}")
     except (ValueError, OSError) as error:  # a name that no file can have; no permission
         if isinstance(error, ConfigError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"recipe {shown(str(recipe))}: {reason}; {takes}") from error
+        raise ConfigError(f"recipe {shown_value(str(recipe))}: {reason}; {takes}") from error
     for name in (path.name, f"{path.name}.yaml"):
         if name in packaged and (len(path.parts) == 1 or path.parts[-2] == "recipes"):
             return packaged[name]
     near = difflib.get_close_matches(path.name, list(packaged), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"recipe {shown(str(recipe))}: no such file; {takes}{hint}")
+    raise ConfigError(f"recipe {shown_value(str(recipe))}: no such file; {takes}{hint}")
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -62,7 +62,7 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: got {shown(raw)}; takes a mapping of sections")
+        raise ConfigError(f"{path}: got {shown_value(raw)}; takes a mapping of sections")
     raw.setdefault("name", path.stem)
     return parse_config(raw, overrides, where=str(path))
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from siri_train.files import remedy_of, room_left
 from siri_train.model_files import cause
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 _RANK = re.compile(r"rank \d+: ")  # where another process could not write its part
 # safetensors' Rust and torch's workers give the number in their text only.
@@ -31,14 +27,10 @@ def save_failure(error: BaseException, folder: Path) -> tuple[str, str]:
     """
     number = error_number(error)
     found = _RANK.match(str(error))
-    reason = (found.group() if found else "") + (os.strerror(number) if number is not None else "")
-    if number in _NO_ROOM:
-        free = shutil.disk_usage(_existing(folder)).free / 2**30
-        return f"{reason} ({free:.2f} GiB free)", "make room"
-    if number in _NOT_ALLOWED:
-        return reason, "make the folder writable, or give another (output=FOLDER)"
     if number is not None:
-        return reason, "see to the disk or the file system"
+        reason = (found.group() if found else "") + os.strerror(number)
+        remedy = remedy_of(number) or "see to the disk or the file system"
+        return reason + room_left(number, folder), remedy
     if isinstance(error, MemoryError):
         return cause(error), "free memory"
     return (
@@ -64,7 +56,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

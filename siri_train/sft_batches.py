@@ -15,6 +15,7 @@ from siri_train.data.sources import read_sources
 from siri_train.data.supervised import SupervisedExample, supervised_examples
 from siri_train.model import max_positions, resolve_model_path
 from siri_train.model_folder import check_model
+from siri_train.model_ids import require_chat
 
 # A pool of this many batches is sorted by length before it is cut: alike rows, still shuffled.
 _POOL = 8
@@ -93,6 +94,8 @@ def _examples(
         raise ConfigError(
             "data.train: the sft stage takes sources of kind embedded or others, not both at once"
         )
+    if config.data.template == "chat":
+        require_chat(tokenizer, config.data.system, config.data.instruction)
     try:
         return supervised_examples(
             questions,

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from siri_train.files import home_expanded
+
 SEED_MAX = 2**32 - 1
 """What numpy takes. Seeds of steps are ``seed * 1_000_003 + step`` and more, which then stay below
 2**63, the bound of torch's generators and of vLLM."""
@@ -69,13 +71,7 @@ def expand(path: str) -> str:
     _one_line(path)
     if len(os.fsencode(path)) > 4000:
         raise ValueError("takes a path of at most 4000 bytes")
-    whole = os.path.expanduser(path)
-    if whole.startswith("~"):
-        user = whole.split("/")[0]
-        raise ValueError(
-            f"takes a path; there is no user {user[1:]!r}: for a name that begins with ~ write ./~"
-        )
-    return whole
+    return home_expanded(path)
 
 
 def _device(name: str) -> str:

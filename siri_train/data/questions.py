@@ -21,6 +21,7 @@ from siri_train.data.rows import (
     nearest,
     read_rows,
 )
+from siri_train.files import home_expanded
 
 __all__ = [
     "REASONING_GYM_TASKS",
@@ -212,7 +213,8 @@ def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
         The candidate, expanded.
 
     Raises:
-        DataError: none exists (``MissingDataError``, listing all), or the list is empty.
+        DataError: none exists (``MissingDataError``, listing all), the list is empty, or ``~NAME``
+            of a user who does not exist.
     """
     if not paths:
         raise DataError("no path given")
@@ -221,7 +223,7 @@ def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
         text = os.fspath(path)
         if text.startswith(HUB):
             return text
-        text = os.path.expanduser(text)
+        text = _expanded(text)
         if os.path.exists(text):
             return text
         tried.append(text)
@@ -237,11 +239,18 @@ def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]
         for row in _hub_rows(text, split):
             yield split, row
         return
-    source = Path(os.path.expanduser(text))
+    source = Path(_expanded(text))
     files = _split_files(source, split) if os.path.isdir(source) else [source]
     for file in files:
         for row in read_rows(file):
             yield file.stem, row
+
+
+def _expanded(path: str) -> str:
+    try:
+        return home_expanded(path)
+    except ValueError as error:
+        raise DataError(f"{path!r}: {error}") from error
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:

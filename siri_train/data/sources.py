@@ -99,15 +99,10 @@ def encode_questions(
     """Encode every prompt with the recipe's template.
 
     Raises:
-        ConfigError: ``data.template: chat`` with a tokenizer that has no chat template; a prompt
-            that the tokenizer or its template refuses or that has no tokens (file and line); or
-            prompts over ``data.max_prompt_len`` (how many, the longest one).
+        ConfigError: a prompt that the tokenizer or its template refuses or that has no tokens (file
+            and line); or prompts over ``data.max_prompt_len`` (how many, the longest one). Whether
+            the template can write questions at all is for ``require_chat`` to say, before.
     """
-    if config.template == "chat" and not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            "data.template: got chat, but the model's tokenizer has no chat template; takes plain, "
-            "or a model with a chat template"
-        )
     encoded = [_encoded(question, tokenizer, config) for question in questions]
     longest = max(encoded, key=lambda q: len(q.prompt_ids))
     if len(longest.prompt_ids) > config.max_prompt_len:

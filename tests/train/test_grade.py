@@ -17,6 +17,7 @@ from siri_train.rollout import TransformersEngine
 from siri_train.rollout.build import build_engine
 from siri_train.rollout.http_client import JsonClient
 from siri_train.run import Run
+from tests.train.damage import model_folder
 from tests.train.fake_vllm import FakeVllm
 from tests.train.test_engine_choice import installed
 from tests.train.test_vllm_server_run import fake as fake
@@ -128,6 +129,31 @@ def test_without_vllm_no_other_engine_is_taken(
     assert not (checkpoint / "eval.json").exists()
     assert main(["eval", str(checkpoint), *options, "rollout.engine=transformers"]) == 0
     assert graded(checkpoint) == last_evaluation(run)
+
+
+@pytest.fixture
+def alone(tiny: Any, tmp_path: Path) -> Path:
+    """A model folder of no run, beside a recipe for its questions, ``recipe.yaml``."""
+    (tmp_path / "recipe.yaml").write_text(tiny().to_yaml())
+    return model_folder(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, "{{ 1 / 0 }}", "{{ messages[0].a.b }}", "{{ '' }}", "{{ raise_exception('a\\nb') }}"],
+)
+def test_a_template_that_cannot_ask_is_refused_before_weights_are_loaded(
+    alone: Path, template: str | None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if template is not None:
+        (alone / "chat_template.jinja").write_text(template)
+    monkeypatch.setattr(siri_train.grade, "load_policy", None)
+    recipe = str(alone.parent / "recipe.yaml")
+    assert main(["eval", str(alone), "--recipe", recipe, "data.template=chat"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("siri-train eval: data.template: chat") and said.count("\n") == 1
+    assert "data.template=plain" in said and not (alone / "eval.json").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import siri_train
 from siri_train.cli import main
 from siri_train.config import ConfigError
 from siri_train.files import about_a_file, explained, replace_text
@@ -155,7 +157,11 @@ def test_a_path_that_can_be_is_made_and_its_folders_with_it(
 @settings(derandomize=True, max_examples=300)
 def test_a_users_path_is_taken_whole_or_refused_in_one_line(text: str) -> None:
     odd = not text.strip() or any(
-        ord(c) < 32 or ord(c) == 127 or "\ud800" <= c <= "\udfff" for c in text
+        ord(c) < 32
+        or 127 <= ord(c) < 160
+        or c in "\u2028\u2029\ufffe\uffff"
+        or "\ud800" <= c <= "\udfff"
+        for c in text
     )
     try:
         path = user_path(text, "--out")
@@ -164,6 +170,19 @@ def test_a_users_path_is_taken_whole_or_refused_in_one_line(text: str) -> None:
         assert odd or text.startswith("~")
     else:
         assert not odd and (text.startswith("~") or path == Path(text))
+
+
+def test_one_function_expands_the_home_of_a_user() -> None:
+    """So that every command, key and reader of data takes and refuses the same paths."""
+    root = Path(siri_train.__file__).parent
+    calls = [
+        f"{path.relative_to(root)}: {ast.unparse(node)}"
+        for path in sorted(root.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Attribute, ast.Name))
+        and ast.unparse(node).split(".")[-1] in ("expanduser", "home", "expandvars")
+    ]
+    assert calls == ["files.py: os.path.expanduser"]
 
 
 NUMBERS = sorted(errno.errorcode)
