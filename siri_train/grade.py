@@ -14,6 +14,7 @@ from siri_train.config import ConfigError, RunConfig
 from siri_train.data.gate import check_data
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.evaluate import Evaluation
+from siri_train.lora import check_lora
 from siri_train.model import choose_device, load_policy
 from siri_train.model_folder import check_model
 from siri_train.model_ids import require_chat
@@ -64,6 +65,8 @@ def grade_checkpoint(
     if of_a_run or (checkpoint / "checkpoint.json").exists():
         require_good(checkpoint, checkpoint.resolve().parents[1], resume=False)
     checked = check_model(checkpoint, "eval", say=False)
+    if config.model.lora is not None:
+        check_lora(checked.skeleton, config.model.lora)
     check_data([], questions, config.reward)
     model = config.model.model_copy(update={"path": str(checkpoint), "scratch": None})
     check_positions(model, config.data.max_prompt_len, config.budgets[-1], key="eval.budgets")

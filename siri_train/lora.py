@@ -18,17 +18,13 @@ def add_lora(model: Any, config: LoraConfig) -> None:
     The model keeps its class and its methods; names gain ``base_layer``, ``lora_A`` and ``lora_B``.
 
     Raises:
-        ConfigError: peft is not installed, no module has one of ``model.lora.targets``' names, or
-            one of them is the head or the embedding.
+        ConfigError: see :func:`check_lora`.
     """
-    try:
-        from peft import LoraConfig as Adapter
-        from peft import inject_adapter_in_model
-    except ImportError as error:
-        raise ConfigError("model.lora: needs the package peft; pip install peft") from error
+    check_lora(model, config)
+    from peft import LoraConfig as Adapter
+    from peft import inject_adapter_in_model
+
     targets = config.targets
-    if not isinstance(targets, str):
-        _refuse_vocabulary(model, targets)
     adapter = Adapter(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -36,15 +32,65 @@ def add_lora(model: Any, config: LoraConfig) -> None:
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
     if isinstance(targets, str):
-        linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
-        head = model.get_output_embeddings()
-        adapter.target_modules = {n for n in linear if model.get_submodule(n) is not head}
+        adapter.target_modules = set(_linear(model))
     try:
         inject_adapter_in_model(adapter, model)
     except ValueError as error:
         raise ConfigError(f"model.lora.targets: {targets!r}: {error}") from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
+
+
+def check_lora(model: Any, config: LoraConfig) -> None:
+    """Check that adapters can be put into a model; nothing is changed.
+
+    Args:
+        model: a transformers model, which may be on the meta device.
+        config: the recipe's ``model.lora``.
+
+    Raises:
+        ConfigError: one of ``model.lora.targets`` is no layer of the model, not a
+            ``torch.nn.Linear``, or the head or the embedding: the names there are are listed. Or
+            the model has no such layer at all, or peft is not installed.
+    """
+    linear, targets = _linear(model), config.targets
+    kind = type(model).__name__
+    if not linear:
+        # GPT-2's Conv1D keeps its weight transposed, which `merged` does not know.
+        raise ConfigError(
+            f"model.lora: {kind} has no torch.nn.Linear but its head, and no other layer takes "
+            "adapters; set model.lora=null"
+        )
+    if not isinstance(targets, str):
+        _refuse_vocabulary(model, targets)
+        names = sorted({name.rpartition(".")[2] for name in linear})
+        takes = f"takes all-linear, or names among {', '.join(names)}"
+        if not targets:
+            raise ConfigError(f"model.lora.targets: got []; {takes}")
+        for target in targets:
+            hits = [n for n, _ in model.named_modules() if n == target or n.endswith(f".{target}")]
+            odd = next((name for name in hits if name not in linear), None)
+            if odd is not None:
+                raise ConfigError(
+                    f"model.lora.targets: {target!r} names {odd} of {kind}, which is a "
+                    f"{type(model.get_submodule(odd)).__name__}, no torch.nn.Linear; {takes}"
+                )
+            if not hits:
+                raise ConfigError(f"model.lora.targets: {kind} has no layer {target!r}; {takes}")
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("model.lora: needs the package peft; pip install peft") from error
+
+
+def _linear(model: Any) -> dict[str, None]:
+    """Names of the layers that take adapters, in the model's order."""
+    head = model.get_output_embeddings()
+    return {
+        name: None
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
 
 
 def _refuse_vocabulary(model: Any, targets: list[str]) -> None:

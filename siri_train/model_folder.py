@@ -60,11 +60,13 @@ class CheckedModel:
         config: transformers' ``PretrainedConfig``.
         tokenizer: the folder's.
         rows: token ids that the embedding has rows for.
+        skeleton: the model on the meta device, for checks of its layers.
     """
 
     config: Any
     tokenizer: Any
     rows: int
+    skeleton: Any
 
 
 def check_model(source: str | Path, named: str, say: bool = True) -> CheckedModel:
@@ -111,7 +113,7 @@ def check_model(source: str | Path, named: str, say: bool = True) -> CheckedMode
                     flush=True,
                 )
         check_savable(config, tokenizer, generation)
-    return CheckedModel(config, tokenizer, rows)
+    return CheckedModel(config, tokenizer, rows, model)
 
 
 def load_config(source: str | Path, named: str) -> Any:

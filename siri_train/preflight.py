@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from siri_train import distributed
 from siri_train.config import ConfigError, ModelConfig, RunConfig
 from siri_train.data import embedded
 from siri_train.data.gate import check_data, check_think
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
+from siri_train.lora import check_lora
 from siri_train.model import choose_device, max_positions, resolve_model_path
 from siri_train.model_folder import check_model, load_config
 from siri_train.model_ids import require_chat
@@ -89,15 +92,31 @@ def _checked_model(config: RunConfig, start: Path | None) -> tuple[Any, int | No
     Adapters start from the base model, whose tokenizer is not asked then.
 
     Raises:
-        ConfigError: see :func:`siri_train.model_folder.check_model`.
+        ConfigError: see :func:`siri_train.model_folder.check_model` and
+            :func:`siri_train.lora.check_lora`.
     """
+    if start is None and config.model.scratch is not None:
+        return scratch_tokenizer(config.model), None
     if start is not None:
         checked = check_model(start, "sft: the supervised start")
-        return checked.tokenizer, checked.rows
-    if config.model.scratch is not None:
-        return embedded.tokenizer(), None
-    checked = check_model(resolve_model_path(config.model), "model.path")
+    else:
+        checked = check_model(resolve_model_path(config.model), "model.path")
+    if config.model.lora is not None:
+        check_lora(checked.skeleton, config.model.lora)
     return checked.tokenizer, checked.rows
+
+
+def scratch_tokenizer(model: ModelConfig) -> Any:
+    """The tokenizer of a model that is built anew, whose adapters are checked.
+
+    Raises:
+        ConfigError: see :func:`siri_train.lora.check_lora`.
+    """
+    assert model.scratch is not None
+    if model.lora is not None:
+        with torch.device("meta"):
+            check_lora(embedded.scratch_model(model.scratch)[0], model.lora)
+    return embedded.tokenizer()
 
 
 def check_rollout(config: RunConfig) -> None:

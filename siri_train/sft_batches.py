@@ -13,9 +13,11 @@ from siri_train.data.questions import Question
 from siri_train.data.rows import DataError
 from siri_train.data.sources import read_sources
 from siri_train.data.supervised import SupervisedExample, supervised_examples
+from siri_train.lora import check_lora
 from siri_train.model import max_positions, resolve_model_path
 from siri_train.model_folder import check_model
 from siri_train.model_ids import require_chat
+from siri_train.preflight import scratch_tokenizer
 
 # A pool of this many batches is sorted by length before it is cut: alike rows, still shuffled.
 _POOL = 8
@@ -75,8 +77,11 @@ def _length(example: SupervisedExample) -> int:
 
 def _tokenizer(config: RunConfig) -> Any:
     if config.model.scratch is not None:
-        return embedded.tokenizer()
-    return check_model(resolve_model_path(config.model), "model.path").tokenizer
+        return scratch_tokenizer(config.model)
+    checked = check_model(resolve_model_path(config.model), "model.path")
+    if config.model.lora is not None:
+        check_lora(checked.skeleton, config.model.lora)
+    return checked.tokenizer
 
 
 def _examples(
