@@ -72,8 +72,8 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         return arguments.run(arguments) or 0
     except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
-        # The words of a library inside may have several lines; the end of a server's log has too.
-        text = " ".join(str(error).split()) if isinstance(error, ConfigError) else str(error)
+        # The words of a library inside may have several lines.
+        text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
         print(f"siri-train {arguments.command}: {text}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from siri_train.explain import masked
+from siri_train.files import shown
 from siri_train.rollout import supervisor
 from siri_train.rollout.engine import EngineError
 from siri_train.rollout.http_client import Faulty, JsonClient, Refused, Unreachable, free_port
@@ -21,6 +24,14 @@ SAFE = (
     "newest checkpoint"
 )
 """How errors of a server end: what is lost, and how to go on."""
+# In front of each line of vLLM's processes: which one, and of log lines level, time and place.
+_PREFIX = re.compile(r"^(?:\([\w-]+ pid=\d+\) ?)*(?:[A-Z]+ [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
+# As Python ends a traceback, argparse a refusal ("PROGRAM: error: ..."), and others a report.
+_ERROR = re.compile(
+    r"(?:[\w.]*(?:Error|Exception|Exit|Interrupt|Failure)|(?:\S+: )?(?:error|fatal)(?: error)?)"
+    r"\b: *\S|.*(?i:segmentation fault|out of memory|cannot allocate|core dumped)"
+)
+_ELSEWHERE = re.compile(r"(?i)root cause|see (?:the )?(?:stack ?trace|logs?|error)s? above")
 # Seconds that a server may take to say that it is well.
 _HEALTH = 20.0
 # torchrun's description of the trainer's ranks, and what the trainer sets for a vLLM of its own
@@ -125,19 +136,22 @@ class ServerProcess:
 
     @property
     def gave_up(self) -> str | None:
-        """The end of the log if the server will not come back, else None.
+        """What the server died of, in one line, if it will not come back; else None.
 
         One that has never served is not waited for a second time: it would fail in the same way.
         """
         coming = self._supervisor.poll() is None
         if coming and (self.has_served or not self._has_ended()):
             return None
-        return log_tail(self.log)
+        return f"{cause_of_death(self._said())} (all it said is in {shown(self.log)})"
 
     def _has_ended(self) -> bool:
+        return supervisor.ENDED in self._said()
+
+    def _said(self) -> str:
         with self.log.open("rb") as log:
             log.seek(self._begins)
-            return supervisor.ENDED.encode() in log.read()
+            return log.read().decode(errors="replace")
 
     def close(self) -> None:
         """End the server; nothing of it is left when this returns."""
@@ -146,11 +160,28 @@ class ServerProcess:
         self._supervisor.wait()
 
 
-def log_tail(path: Path, characters: int = 1500) -> str:
-    """The end of a server's log without the leak reports that follow every crash."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line for line in lines if not line.startswith((" - ", "nanobind", "See https"))]
-    return "\n".join(told)[-characters:]
+def cause_of_death(log: str) -> str:
+    """The line of a dead server's log that says why it ended, short and without secrets.
+
+    The last error that does not point to another one: vLLM's engine tells of the cause and its API
+    server, afterwards, that the engine is gone. Without an error, the last words before the end.
+
+    Args:
+        log: what server and supervisor have said since the server was first started.
+    """
+    lines = [line for raw in log.splitlines() if (line := _PREFIX.sub("", raw).strip())]
+    own = [line for line in lines if line.startswith("supervisor: ")]
+    # Reports of leaks follow every crash.
+    told = [
+        ln for ln in lines if ln not in own and not ln.startswith(("- ", "nanobind", "See htt"))
+    ]
+    errors = [ln for ln in told if _ERROR.match(ln) and not _ELSEWHERE.search(ln)]
+    ended = next((ln for ln in reversed(own) if ln.startswith(supervisor.ENDED)), "")
+    line = (errors or told or [""])[-1]
+    text = masked("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+    text = text if len(text) <= 400 else f"{text[:300]} ... {text[-90:]}"
+    status = ended.removeprefix(f"{supervisor.ENDED}, ") or "no status"
+    return f"{text} ({status})" if text else f"it said nothing ({status})"
 
 
 def wait_for_server(
@@ -187,8 +218,8 @@ def wait_for_server(
             return False
         if process is not None and process.gave_up is not None:
             raise EngineError(
-                f"the vLLM server of this run ended and does not come back; {SAFE}. The end of "
-                f"{process.log}:\n{process.gave_up}"
+                f"the vLLM server of this run ended and does not come back: {process.gave_up}; "
+                f"{SAFE}"
             )
         if time.monotonic() > until:
             raise EngineError(

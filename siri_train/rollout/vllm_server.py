@@ -353,7 +353,7 @@ class VllmServerEngine:
     def _log(self) -> str:
         if self.process is None or not self.process.gave_up:
             return ""
-        return f"; the end of {self.process.log}:\n{self.process.gave_up}\n"
+        return f"; the server ended: {self.process.gave_up}"
 
 
 def _failed(message: str) -> Completion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from siri_train.rollout.engine import EngineError
 from siri_train.rollout.http_client import JsonClient
 from siri_train.rollout.serve import (
     ServerProcess,
-    log_tail,
+    cause_of_death,
     python_version_of_vllm,
     wait_for_server,
 )
@@ -137,17 +138,62 @@ def test_a_server_process_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert process.gave_up is None
     (tmp_path / "go").touch()
     until(lambda: process.gave_up is not None)
-    with pytest.raises(EngineError, match=r"(?s)does not come back.*server\.log.*no such flag"):
+    with pytest.raises(
+        EngineError, match=r"does not come back: no such flag \(status 2\) .*log\)"
+    ) as e:
         wait_for_server(JsonClient(process.url), LONG, process)
+    assert str(log) in str(e.value) and len(str(e.value).splitlines()) == 1
     process.close()
 
 
-def test_a_log_without_leak_reports(tmp_path: Path) -> None:
-    (tmp_path / "log").write_text(
-        "x" * 3000 + "\nwhy\n - leaked type\nnanobind: leaked 64 types!\n"
-    )
-    tail = log_tail(tmp_path / "log")
-    assert len(tail) == 1500 and tail.endswith("x\nwhy")
+CAUSES = [
+    "ValueError: Free memory on device (3.1/79.2 GiB) is less than desired",
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+    "OSError: [Errno 98] Address already in use", "KeyError: 'qwen9'", "AssertionError: tp > 0",
+    "api_server.py: error: unrecognized arguments: --no-such-flag",
+    "error: invalid value", "Segmentation fault (core dumped)",
+    "huggingface_hub.errors.HFValidationError: Repo id must be a text",
+]  # fmt: skip
+NOISE = [
+    "Loading weights: 100%|####| 2/2", "WARNING: NumExpr detected 48 cores", "",
+    '  File "/x/core.py", line 708, in run', "    raise ValueError(", "Traceback (most recent call):",
+    "The above exception was the direct cause of the following exception:", "\x1b[31mred\x1b[0m",
+]  # fmt: skip
+AFTER = [
+    "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    "RuntimeError: Worker failed with error, please check the stack trace above for the root cause",
+    " - leaked type", "nanobind: leaked 64 types!", "See https://nanobind.readthedocs.io",
+]  # fmt: skip
+FRONTS = [
+    "", "(APIServer pid=123) ", "(EngineCore_DP0 pid=77) ",
+    "(EngineCore_DP0 pid=7) ERROR 11-27 01:02:03 [core.py:708] ", "ERROR 01-02 03:04:05 [a.py:1] ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_cause_is_found_in_a_log(seed: int) -> None:
+    rng = random.Random(seed)
+    cause, status = rng.choice(CAUSES), rng.choice(["1", "-9", "127"])
+    lines = ["supervisor: start: python -m vllm --api-key secret"]
+    if rng.random() < 0.3:  # of a start before, mended meanwhile
+        lines += ["RuntimeError: another time", "supervisor: the server ended, status 3"]
+    lines += rng.choices(NOISE, k=rng.randrange(40)) + [cause]
+    lines += rng.choices(NOISE[:5] + AFTER, k=rng.randrange(10))
+    front = rng.choice(FRONTS)
+    log = [line if line.startswith("supervisor") else front + line for line in lines]
+    log += [f"supervisor: the server ended, status {status}", "supervisor: gives up"]
+    assert cause_of_death("\n".join(log) + "\n") == f"{cause} (status {status})"
+
+
+def test_what_a_log_without_an_error_says() -> None:
+    ended = "supervisor: the server ended, status -9\n"
+    assert cause_of_death("") == "it said nothing (no status)"
+    assert cause_of_death(f"supervisor: start: x\n{ended}") == "it said nothing (status -9)"
+    assert cause_of_death(f"one\nlast words\n - leak\n{ended}") == "last words (status -9)"
+    long = cause_of_death(f"ValueError: \x1b{'x' * 9999}y\n{ended}")
+    assert len(long) < 420 and long.isprintable() and long.endswith("xy (status -9)")
+    told = cause_of_death(f"x: error: unrecognized arguments: --api-key hunter2\n{ended}")
+    assert "hunter2" not in told and "--api-key ***" in told
 
 
 def test_an_interpreter_without_vllm(tmp_path: Path) -> None:
