@@ -171,12 +171,10 @@ def cause_of_death(log: str) -> str:
     """
     lines = [line for raw in log.splitlines() if (line := _PREFIX.sub("", raw).strip())]
     own = [line for line in lines if line.startswith("supervisor: ")]
-    # Reports of leaks follow every crash.
-    told = [
-        ln for ln in lines if ln not in own and not ln.startswith(("- ", "nanobind", "See htt"))
-    ]
-    errors = [ln for ln in told if _ERROR.match(ln) and not _ELSEWHERE.search(ln)]
-    ended = next((ln for ln in reversed(own) if ln.startswith(supervisor.ENDED)), "")
+    leaks = ("- ", "nanobind", "See https")  # whose report follows every crash
+    told = [line for line in lines if not line.startswith(("supervisor: ", *leaks))]
+    errors = [line for line in told if _ERROR.match(line) and not _ELSEWHERE.search(line)]
+    ended = next((line for line in reversed(own) if line.startswith(supervisor.ENDED)), "")
     line = (errors or told or [""])[-1]
     text = masked("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
     text = text if len(text) <= 400 else f"{text[:300]} ... {text[-90:]}"
