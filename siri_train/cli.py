@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from siri_train import __version__
+from siri_train.interrupts import interrupting
 from siri_train.output import claim_descriptors, encodable, tolerant_output
 
 
@@ -63,6 +65,23 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(wrong or more)}")
     if more:
         arguments.overrides += more
+    try:
+        with interrupting():
+            return _errors_told(arguments)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "signum", signal.SIGINT)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # behind the ^C
+        print(
+            f"siri-train {arguments.command}: ended by {signal.Signals(number).name}; no file is "
+            "half written; run the same command again",
+            file=sys.stderr,
+        )
+        return 128 + number
+
+
+def _errors_told(arguments: argparse.Namespace) -> int:
+    """Run the command; what the user can mend is told in one line."""
     from siri_train.config import ConfigError
     from siri_train.files import WriteError, explained
     from siri_train.rollout import EngineError
@@ -82,9 +101,6 @@ def _main(argv: Sequence[str] | None) -> int:
     except Stopped as stopped:
         print(f"siri-train: {stopped}", file=sys.stderr)
         return 128 + stopped.signum
-    except KeyboardInterrupt:
-        print("\nsiri-train: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -208,9 +208,15 @@ def written_aside(folder: Path) -> Iterator[Path]:
     # A folder cannot be replaced in one move: the old one steps aside, and is deleted last.
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(aside, folder)
+    try:
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(aside, folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -92,8 +92,10 @@ def check_file(path: Path, key: str) -> Path:
             if os.path.lexists(path):
                 raise ConfigError(f"{key}: {shown(path)} is no ordinary file; give another path")
             aside = path.with_name(f".{path.name}.partial")  # as replace_text writes it
-            aside.touch()
-            aside.unlink()
+            try:
+                aside.touch()
+            finally:
+                aside.unlink(missing_ok=True)
         except OSError as error:
             raise _refusal(path, key, error) from error
     return path

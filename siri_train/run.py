@@ -134,9 +134,13 @@ class Run:
                 exist or holds another model; or a folder that already holds a run with
                 ``resume="never"``.
             WriteError: a file cannot be read or written, with the reason (a full disk, ...).
+            Interrupted: ``stop`` was set meanwhile.
         """
         with room_needed(config.run_dir):
-            return cls(config, resume, stop)
+            if stop is None:
+                return cls(config, resume)
+            with stop.at_once():
+                return cls(config, resume, stop)
 
     def __enter__(self) -> Run:
         try:

@@ -94,7 +94,8 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    batches, tokenizer = prepare_batches(config, sft)
+    with stop.at_once():  # nothing to save yet
+        batches, tokenizer = prepare_batches(config, sft)
     if source:
         require_same_model(source, model_shape(config, None), tokenizer, config.model.path)
     # Checkpoints of adapters hold merged weights: these start from the base again.

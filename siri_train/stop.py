@@ -9,19 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from siri_train import distributed
-
-_INSIST = (signal.SIGINT, signal.SIGTERM)
-"""The second of these ends the process at once. They are caught even where they were ignored: a
-shell ignores Ctrl-C for what it starts in the background, and ``kill`` means it."""
-
-_ASK = tuple(
-    getattr(signal, name)
-    for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # not on every system
-    if hasattr(signal, name)
-)
-"""A terminal or connection that closes, a cluster's notice before its time limit (``--signal`` of
-SLURM), a limit of CPU time. They may come several times and never insist. Where they are ignored,
-as ``nohup`` ignores SIGHUP, they stay so."""
+from siri_train.interrupts import ASK, INSIST, Interrupted, interrupt
 
 
 class Stopped(RuntimeError):
@@ -42,9 +30,32 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._at_once = False
 
     def __bool__(self) -> bool:
         return self.signum is not None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside the block there is nothing to save, so that a request ends it.
+
+        Raises:
+            Interrupted: a signal asks, or has asked before.
+        """
+        self._at_once = True
+        try:
+            if self.signum is not None:
+                raise Interrupted(self.signum)
+            yield
+        finally:
+            self._at_once = False
+
+    def note(self, signum: int) -> None:
+        """Take in a signal; only the first one counts."""
+        if self.signum is None:
+            self.signum = signum
+            if self._at_once:
+                raise Interrupted(signum)
 
     def agreed(self) -> int | None:
         """The signal if any rank has got one, the same on every rank. Collective."""
@@ -57,34 +68,35 @@ def stop_request() -> Iterator[StopRequest]:
     """Note the first signal that asks to end instead of dying of it.
 
     SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU ask. After a SIGINT or SIGTERM the next of
-    these two acts as it would have without this. Outside the main thread, where Python allows no
-    signal handlers, nothing is caught.
+    these two acts as the process was started to take it. SIGINT and SIGTERM are caught even where
+    they were ignored: a shell ignores Ctrl-C for what it starts in the background, and ``kill``
+    means it. The others stay ignored, as ``nohup`` has it. Outside the main thread, where Python
+    allows no signal handlers, nothing is caught.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {signum: signal.getsignal(signum) for signum in (*_INSIST, *_ASK)}
+    before = {signum: signal.getsignal(signum) for signum in (*INSIST, *ASK)}
     caught = [
         signum
         for signum, handler in before.items()
         # None: not Python's handler (faulthandler's), which could not be put back.
-        if handler is not None and (signum in _INSIST or handler is not signal.SIG_IGN)
+        if handler is not None and (signum in INSIST or handler is not signal.SIG_IGN)
     ]
 
-    def restore(signums: list[signal.Signals]) -> None:
-        for signum in signums:
-            signal.signal(signum, before[signum])
-
     def note(signum: int, frame: FrameType | None) -> None:
-        if stop.signum is None:
-            stop.signum = signum
-        if signum in _INSIST:
-            restore([one for one in caught if one in _INSIST])
+        if signum in INSIST:
+            for one in INSIST:  # `interrupt` stands where the system's own was
+                own = signal.SIG_DFL if before[one] is interrupt else before[one]
+                if one in caught:
+                    signal.signal(one, own)
+        stop.note(signum)
 
     for signum in caught:
         signal.signal(signum, note)
     try:
         yield stop
     finally:
-        restore(caught)
+        for signum in caught:
+            signal.signal(signum, before[signum])
