@@ -129,7 +129,7 @@ class SourceConfig(Section):
     @classmethod
     def _plain_values(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_tree(value)
-        for name in ("task", "size", "seed", "held_out"):
+        for name in ("task", "size", "seed", "held_out", "progress"):
             if name in value:
                 raise ValueError(f"{name} is not a parameter; it stands beside params or is fixed")
         return value

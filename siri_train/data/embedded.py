@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -24,13 +24,21 @@ START_FOLDER = Path(__file__).parent / "embedded_start"
 _HELD_OUT = 8
 
 
-def questions(size: int, seed: int = 0, held_out: bool = False, **params: Any) -> list[Question]:
+def questions(
+    size: int,
+    seed: int = 0,
+    held_out: bool = False,
+    *,
+    progress: Callable[[int], None] | None = None,
+    **params: Any,
+) -> list[Question]:
     """Generate different questions with wasteful worked solutions.
 
     Args:
         size: how many.
         seed: the same seed gives the same questions.
         held_out: draw from the share that training never sees.
+        progress: called every 256 attempts with the number of questions found.
         params: fields of :class:`siri_train.data.arithmetic.TaskConfig`.
 
     Raises:
@@ -48,6 +56,8 @@ def questions(size: int, seed: int = 0, held_out: bool = False, **params: Any) -
     for attempt in range(1000 + 50 * size):
         if attempt - last > 1000 + 50 * len(found):  # then there are no others
             break
+        if progress is not None and attempt % 256 == 0:
+            progress(len(found))
         question = task.make_question(rng, config)
         solution = " ".join(task.make_chain(rng, question, config))
         prompt = " ".join(question.prompt_words)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -35,6 +37,9 @@ __all__ = [
 ]
 
 HUB = "hub:"
+_PATIENCE = 120.0
+"""Seconds for one generated question; the slowest task's default takes a tenth of one."""
+
 _MEND = "; mend or drop the row"
 
 # What pandas and its like write for a missing value.
@@ -149,13 +154,21 @@ def load_questions(
     return questions
 
 
-def reasoning_gym_questions(task: str, size: int, seed: int, **params: Any) -> list[Question]:
+def reasoning_gym_questions(
+    task: str,
+    size: int,
+    seed: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+    **params: Any,
+) -> list[Question]:
     """Generate questions with reasoning-gym.
 
     Args:
         task: one of ``REASONING_GYM_TASKS``.
         size: how many.
         seed: the same seed gives the same questions; training and evaluation must differ in it.
+        progress: called about five times a second with the number of questions made.
         params: the task's own parameters (``min_terms=2``).
 
     Returns:
@@ -163,7 +176,8 @@ def reasoning_gym_questions(task: str, size: int, seed: int, **params: Any) -> l
 
     Raises:
         DataError: a task that is not offered (names the nearest), a parameter that the task does
-            not take, or an answer that is not an integer.
+            not take or with which it makes no question in two minutes, or an answer that is not an
+            integer.
         ImportError: reasoning-gym, or a package that it needs, is missing.
         ValueError: size below 1.
     """
@@ -175,21 +189,14 @@ def reasoning_gym_questions(task: str, size: int, seed: int, **params: Any) -> l
     if size < 1:
         raise ValueError(f"size: got {size}, takes at least 1")
     try:
-        import reasoning_gym
+        import reasoning_gym  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"generated questions need reasoning-gym with its dependencies ({error}): "
             "pip install reasoning-gym==0.1.25"
         ) from error
-    try:
-        dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **params)
-        entries = [dataset[index] for index in range(size)]
-    except Exception as error:  # each task has errors of its own, some at the first question only
-        raise DataError(
-            f"reasoning-gym task {task}: parameters {params}: {type(error).__name__}: {error}"
-        ) from error
     questions = []
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(_entries(task, size, seed, params, progress)):
         answer = str(entry["answer"]).strip()
         if not re.fullmatch(r"[+-]?[0-9]+", answer):
             raise DataError(
@@ -200,6 +207,55 @@ def reasoning_gym_questions(task: str, size: int, seed: int, **params: Any) -> l
             Question(f"{task}-{seed}-{index}", entry["question"].strip(), answer, solution)
         )
     return questions
+
+
+def _entries(
+    task: str,
+    size: int,
+    seed: int,
+    params: dict[str, Any],
+    progress: Callable[[int], None] | None,
+) -> list[dict[str, Any]]:
+    """What reasoning-gym generates; in a thread, as some parameters keep it busy for ever."""
+    import reasoning_gym
+
+    made: list[dict[str, Any]] = []
+    failed: list[BaseException] = []
+    given_up = threading.Event()
+
+    def make() -> None:
+        try:
+            dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **params)
+            for index in range(size):
+                if given_up.is_set():
+                    return
+                made.append(dataset[index])
+        except BaseException as error:  # each task has its own, some at the first question only
+            failed.append(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        seen, since = 0, time.monotonic()
+        while thread.is_alive():
+            thread.join(0.2)
+            if len(made) > seen:
+                seen, since = len(made), time.monotonic()
+            elif time.monotonic() - since > _PATIENCE and thread.is_alive():
+                raise DataError(
+                    f"reasoning-gym task {task}: parameters {params}: no question in "
+                    f"{_PATIENCE:.0f} s ({seen} of {size} made); give smaller params"
+                )
+            if progress is not None:
+                progress(seen)
+    finally:
+        given_up.set()
+    if failed:
+        error = failed[0]
+        raise DataError(
+            f"reasoning-gym task {task}: parameters {params}: {type(error).__name__}: {error}"
+        ) from error
+    return made
 
 
 def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:

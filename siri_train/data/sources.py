@@ -19,6 +19,7 @@ from siri_train.data.questions import (
 )
 from siri_train.data.rows import DataError, MissingDataError
 from siri_train.files import explained
+from siri_train.monitor.progress import Notice
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) 
     for number, source in enumerate(sources):
         named = f"{key}.{number}"
         try:
-            questions += _read(source, default_split)
+            questions += _read(source, default_split, named)
         except MissingDataError as error:
             raise ConfigError(f"{named}.path: {' '.join(str(error).splitlines())}") from error
         except (DataError, ConfigError) as error:
@@ -73,13 +74,20 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) 
     return questions
 
 
-def _read(source: SourceConfig, default_split: str) -> list[Question]:
+def _read(source: SourceConfig, default_split: str, named: str) -> list[Question]:
+    progress = Notice(f"{named}.size", "questions made", source.size)
     if source.kind == "embedded":
         return embedded.questions(
-            source.size, seed=source.seed, held_out=default_split == "test", **source.params
+            source.size,
+            seed=source.seed,
+            held_out=default_split == "test",
+            progress=progress,
+            **source.params,
         )
     if source.kind == "reasoning_gym":
-        return reasoning_gym_questions(source.task, source.size, source.seed, **source.params)
+        return reasoning_gym_questions(
+            source.task, source.size, source.seed, progress=progress, **source.params
+        )
     paths = [source.path] if isinstance(source.path, str) else source.path
     return load_questions(
         find_first(paths),
@@ -103,7 +111,11 @@ def encode_questions(
             and line); or prompts over ``data.max_prompt_len`` (how many, the longest one). Whether
             the template can write questions at all is for ``require_chat`` to say, before.
     """
-    encoded = [_encoded(question, tokenizer, config) for question in questions]
+    progress = Notice("data", "prompts encoded", len(questions))
+    encoded = []
+    for question in questions:
+        progress(len(encoded))
+        encoded.append(_encoded(question, tokenizer, config))
     longest = max(encoded, key=lambda q: len(q.prompt_ids))
     if len(longest.prompt_ids) > config.max_prompt_len:
         over = sum(len(q.prompt_ids) > config.max_prompt_len for q in encoded)

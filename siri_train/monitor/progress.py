@@ -30,6 +30,31 @@ def _is_terminal() -> bool:
         return False
 
 
+class Notice:
+    """Lines about work that is mostly done before the first one is due.
+
+    Args:
+        label: what asks for the work, as a key of the recipe.
+        what: is counted, with what is done to it (``questions made``).
+        total: how many.
+        every: seconds between lines; the first comes after as many.
+    """
+
+    def __init__(self, label: str, what: str, total: int, every: float = 5.0) -> None:
+        self.label, self.what, self.total, self.every = label, what, total, every
+        self.started = self.told = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Say, if it is time, how many are done."""
+        now = time.monotonic()
+        if now - self.told < self.every or done >= self.total:
+            return
+        self.told = now
+        left = (now - self.started) / done * (self.total - done) if done else None
+        eta = "" if left is None else f", about {duration(left)} left"
+        print(f"{self.label}: {done} of {self.total} {self.what}{eta}", flush=True)
+
+
 class Progress:
     """Shows ``label  step/total  figures  message  ETA``.
 
