@@ -146,6 +146,9 @@ def require_chat(tokenizer: Any, system: str | None, instruction: str | None) ->
 def make_savable(generation: Any) -> list[str]:
     """Leave out of a generation configuration what has no effect and keeps it from being saved.
 
+    Other values stay, however odd: the recipe says how to sample, so nothing of the trainer reads
+    them but the end-of-sequence ids.
+
     Args:
         generation: transformers' ``GenerationConfig``, changed in place.
 

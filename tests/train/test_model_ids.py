@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from siri_train.config import ConfigError, ModelConfig
 from siri_train.data import embedded
-from siri_train.model import load_policy
+from siri_train.model import Policy, load_policy
 from siri_train.model_files import ModelFileError
 from siri_train.model_folder import check_model
 from siri_train.model_ids import check_ids, make_savable, require_chat
 from siri_train.preflight import preflight
+from siri_train.rollout import SamplingParams, TransformersEngine
 from tests.train.damage import edit_json, edit_weights, model_folder
 
 
@@ -195,3 +197,48 @@ def test_ids_are_not_compared_with_rows_that_are_unknown() -> None:
     check_ids(tokenizer, config, None, None)
     with pytest.raises(ModelFileError, match="eos_token_id is 99"):
         check_ids(tokenizer, config, None, 37)
+
+
+ODD = [-1, 0, -2.5, 1e30, float("inf"), float("nan"), "", "abc", [], [1], {}, {"a": 1}, True, 2**40]
+UNREAD = [
+    "temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
+    "num_beams", "num_beam_groups", "repetition_penalty", "length_penalty", "diversity_penalty",
+    "no_repeat_ngram_size", "max_new_tokens", "min_new_tokens", "max_length", "min_length",
+    "num_return_sequences", "early_stopping", "penalty_alpha", "guidance_scale", "use_cache",
+    "do_sample", "cache_implementation", "stop_strings", "bad_words_ids", "suppress_tokens",
+]  # fmt: skip
+
+
+def sampled(policy: Policy) -> list[list[int]]:
+    params = SamplingParams(max_tokens=6, n=2, stop_token_ids=policy.eos_ids, seed=3)
+    engine = TransformersEngine(policy.model, policy.pad_token_id)
+    groups = engine.generate([[1, 9, 23], [1, 14, 30, 8]], params)
+    return [completion.token_ids for group in groups for completion in group]
+
+
+def test_odd_sampling_values_are_refused_or_neither_read_nor_in_the_way_of_saving(
+    tmp_path: Path,
+) -> None:
+    """The recipe says how to sample: what a folder says instead must not matter, however odd."""
+    rng = random.Random(6)
+    folder = model_folder(tmp_path / "m")
+    whole = (folder / "generation_config.json").read_text()
+    want = sampled(load_policy(ModelConfig(path=str(folder)), torch.device("cpu")))
+    taken = 0
+    keys = rng.sample(UNREAD, len(UNREAD))
+    for start in range(0, len(keys), 3):
+        odd = {key: rng.choice(ODD) for key in keys[start : start + 3]}
+        (folder / "generation_config.json").write_text(whole)
+        edit_json(folder / "generation_config.json", **{"do_sample": bool(start % 2), **odd})
+        try:
+            check_model(folder, "model.path")
+        except ConfigError as error:
+            assert len(str(error).splitlines()) == 1 and "generation_config.json" in str(error)
+            continue
+        taken += 1
+        policy = load_policy(ModelConfig(path=str(folder)), torch.device("cpu"))
+        assert sampled(policy) == want
+        policy.save(tmp_path / "saved")
+        check_model(tmp_path / "saved", "again")
+        shutil.rmtree(tmp_path / "saved")
+    assert taken >= 3
