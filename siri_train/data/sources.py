@@ -112,7 +112,7 @@ def encode_questions(
             the template can write questions at all is for ``require_chat`` to say, before.
     """
     progress = Notice("data", "prompts encoded", len(questions))
-    encoded = []
+    encoded: list[EncodedQuestion] = []
     for question in questions:
         progress(len(encoded))
         encoded.append(_encoded(question, tokenizer, config))
