@@ -2,7 +2,8 @@ r"""Whether an answer is right, decided by rule as far as rules reach.
 
 ``decide`` spells both sides (``spelling``), recognises what kind each is, and compares kinds:
 
-* **Numbers** (``number_forms``) are compared exactly, whatever form they are written in.
+* **Numbers** (``number_forms``) are compared exactly, whatever form they are written in, words
+  included. Where the gold is one number, ``0,5`` in the answer is a decimal comma.
 * **Units** (``units``): when both sides have one, it must be the same unit; one side alone may have
   it. Words that scale are part of the number, all other words are part of the answer.
 * **Named values**: ``x = 5`` is 5; two different names are different answers. ``x=1, y=2`` is the
@@ -25,9 +26,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from siri_train.rewards.amounts import same_amounts
 from siri_train.rewards.extract import last_boxed
 from siri_train.rewards.guard import OPERATION, question
-from siri_train.rewards.number_forms import LONGEST, looks_scientific, read_number
+from siri_train.rewards.number_forms import (
+    LONGEST,
+    looks_scientific,
+    read_decimal_comma,
+    read_number,
+)
 from siri_train.rewards.rounded import rounded_verdict
 from siri_train.rewards.spelling import Malformed, is_visible, spell, without_invisible
 from siri_train.rewards.structure import (
@@ -52,6 +59,8 @@ _BASED = re.compile(
     r"\(?(?P<digits>[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\)?"
     r"(?:_\{\(?(?:base ?)?(?P<base>[0-9]+|[a-z]+)\)?\}| ?(?:in )?base ?(?P<word>[0-9]+|[a-z]+))"
 )
+_APPROXIMATE = re.compile(r"\\approx(?![A-Za-z]) ?")
+_UPRIGHT = re.compile(r"[-+]?[0-9.,]+ [A-Za-z]")
 _NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
 _SUM_OF_NAMES = re.compile(r"[A-Za-z](?: ?[+-] ?[A-Za-z])+")
 _BASES = {
@@ -95,10 +104,25 @@ def decide(answer: str, gold: str) -> bool | Questions:
         left, right = clean(spell(answer)), clean(spell(gold))
     except Malformed:
         return normalise(answer) == normalise(gold) != ""
+    left, right = _as_equal(left, right)
     if not text_key(left) or not text_key(right):
         return False
     result = _compare(left, right, 0)
     return result if result != [] else True
+
+
+def _as_equal(answer: str, gold: str) -> tuple[str, str]:
+    r"""Both with ``\approx`` taken for equality, where the gold is a decimal.
+
+    About 3.14 is 3.14, which was rounded itself; about 42 is not 42.
+    """
+    if r"\approx" not in answer + gold:
+        return answer, gold
+    gold = clean(_APPROXIMATE.sub("=", gold))
+    number = read_number(gold.rpartition("=")[2])
+    if number is None or number.digits is None or number.value.denominator == 1:
+        return answer, gold
+    return clean(_APPROXIMATE.sub("=", answer)), gold
 
 
 def _compare(answer: str, gold: str, depth: int) -> bool | Questions:
@@ -106,12 +130,20 @@ def _compare(answer: str, gold: str, depth: int) -> bool | Questions:
         return False
     answer, gold = _grouped(_unwrapped(answer)), _grouped(_unwrapped(gold))
     if text_key(answer) == text_key(gold):
-        return True
+        return answer == gold or not _units_differ(answer, gold)
     for rule in (_by_choice, _by_number, _by_name, _by_interval, _by_shape):
         decided = rule(answer, gold, depth)
         if decided is not None:
             return decided
     return _by_expression(answer, gold, depth)
+
+
+def _units_differ(answer: str, gold: str) -> bool:
+    """Whether blanks make two units of one text: 3 ms are not 3 m s."""
+    if not (_UPRIGHT.match(answer) and _UPRIGHT.match(gold)):
+        return False
+    unit, gold_unit = split_unit(answer)[1], split_unit(gold)[1]
+    return unit is not None and gold_unit is not None and not same_unit(unit, gold_unit)
 
 
 def _unwrapped(text: str) -> str:
@@ -142,6 +174,9 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     one, two = _based(answer), _based(gold)
     if one is not None or two is not None:
         return one == two
+    amounts = same_amounts(answer, gold)
+    if amounts is not None:
+        return amounts
     (body, unit), (gold_body, gold_unit) = split_unit(answer), split_unit(gold)
     # Beside "5 meters", the m of "5m" is a unit.
     if unit is None and gold_unit is not None:
@@ -155,8 +190,12 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     if unit is not None and gold_unit is not None and not same_unit(unit, gold_unit):
         return False
     left, right = read_number(body), read_number(gold_body)
-    if left is not None and right is not None:
-        return left.equals(right)
+    if right is not None:
+        if left is not None:
+            return left.equals(right)
+        comma = read_decimal_comma(body)
+        if comma is not None:
+            return comma.equals(right)
     if (body, gold_body) != (answer, gold):
         return _compare(body, gold_body, depth + 1)
     if looks_scientific(text_key(answer)) and left is None:

@@ -64,6 +64,8 @@ SAME = {
     "ast": "*",
     "bullet": "*",
     "div": "/",
+    "bigcup": r"\cup",
+    "bigcap": r"\cap",
     "varnothing": r"\emptyset",
     "lbrace": r"\{",
     "rbrace": r"\}",

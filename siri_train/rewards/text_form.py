@@ -26,6 +26,14 @@ _FULL_HOUR = re.compile(
     r"(?<![0-9:.])([0-9]{1,2}):00(?= ?(?:[ap]m|noon|midnight)(?![A-Za-z]))", re.I
 )
 _RATIO_WORD = re.compile(r"[0-9]+(?:\.[0-9]+)?(?: to [0-9]+(?:\.[0-9]+)?)+")
+_NAMED = {
+    "empty set": r"\emptyset",
+    "null set": r"\emptyset",
+    "all real numbers": r"\mathbb{R}",
+    "all reals": r"\mathbb{R}",
+    "real numbers": r"\mathbb{R}",
+}
+_NAMED_SET = re.compile(rf"(?:the )?({'|'.join(_NAMED)})", re.I)
 _ROWS = re.compile(
     r"\\begin\{(cases|aligned|align|gathered)\}(.*)\\end\{\1\}|"
     r"\\\{\\begin\{(pmatrix|aligned)\}(.*)\\end\{\3\}"  # with one brace in front
@@ -59,13 +67,16 @@ def clean(text: str) -> str:
         text: a result of ``spelling.spell``.
 
     Returns:
-        The text without an equals sign in front and a full stop behind, an exclamation mark after
-        words; ``3:00`` for ``03:00``, ``pm`` for ``p.m.``, ``3 pm`` for ``3:00 pm``, ``3:2`` for
+        The text without a sign of equality in front and a full stop behind, an exclamation mark
+        after words; ``\\emptyset`` for the empty set in words; ``3:00`` for ``03:00``, ``pm`` for ``p.m.``, ``3 pm`` for ``3:00 pm``, ``3:2`` for
         ``3 to 2``, ``1st`` for ``1 st``, and no base of ten.
     """
     text = text.strip().removeprefix("=").strip()
     while text.endswith((".", ";", ",")) and not text.endswith(("..", "\\.", "\\;", "\\,")):
         text = text[:-1].rstrip()
+    named = _NAMED_SET.fullmatch(text)
+    if named is not None:
+        return _NAMED[named[1].lower()]
     if text.endswith("!") and is_words(text):
         text = text.rstrip("!")
     text = _BASE_TEN.sub("", _CLOCK.sub("", _ORDINAL_BLANK.sub("", text)))
