@@ -237,7 +237,9 @@ def _glued(word: str, power: int) -> list[tuple[str, int]]:
     if len(word) > 8 or KNOWN.get(word, "millisecond") != "millisecond":
         return []
     while at < len(word):
-        symbol = next((word[at:end] for end in (at + 3, at + 2, at + 1) if word[at:end] in GLUED), "")
+        symbol = next(
+            (word[at:end] for end in (at + 3, at + 2, at + 1) if word[at:end] in GLUED), ""
+        )
         if not symbol:
             return []
         found.append(symbol)
