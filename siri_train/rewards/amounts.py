@@ -1,14 +1,14 @@
-"""Amounts in several units, ``5 hours 30 minutes``: parts in order, joined by nothing or "and".
+"""Amounts in several units, ``5 hours 30 minutes``: parts in order, joined by nothing, "and" or a comma.
 
-Each part has a known unit. Nothing is converted: two amounts are one only when their parts are.
+Each part has a unit of its own. Nothing is converted: two amounts are one only when their parts are.
 """
 
 from __future__ import annotations
 
 import re
 
-from siri_train.rewards.number_forms import read_number
-from siri_train.rewards.units import same_unit, split_unit
+from siri_train.rewards.number_forms import Number, read_number
+from siri_train.rewards.units import Unit, same_unit, split_unit
 
 _JOINT = re.compile(r"(?<=[A-Za-z.°'])(?:,? and |, ?| )(?=[0-9])")
 _MOST = 4
@@ -31,16 +31,22 @@ def same_amounts(answer: str, gold: str) -> bool | None:
         return None
     if len(one) != len(two):
         return False
-    for left, right in zip(one, two, strict=True):
-        (body, unit), (gold_body, gold_unit) = split_unit(left), split_unit(right)
-        number, wanted = read_number(body), read_number(gold_body)
-        if unit is None or gold_unit is None or number is None or wanted is None:
-            return None
-        if not same_unit(unit, gold_unit) or not number.equals(wanted):
-            return False
-    return True
+    return all(
+        number.equals(wanted) and same_unit(unit, wanted_unit)
+        for (number, unit), (wanted, wanted_unit) in zip(one, two, strict=True)
+    )
 
 
-def _parts(text: str) -> list[str] | None:
+def _parts(text: str) -> list[tuple[Number, Unit]] | None:
     parts = _JOINT.split(text)
-    return parts if 2 <= len(parts) <= _MOST else None
+    if not 2 <= len(parts) <= _MOST:
+        return None
+    found: list[tuple[Number, Unit]] = []
+    for part in parts:
+        body, unit = split_unit(part)
+        number = read_number(body)
+        if number is None or unit is None:
+            return None
+        found.append((number, unit))
+    # Twice one unit is a list: two angles, two prices.
+    return found if len({unit for _, unit in found}) == len(found) else None

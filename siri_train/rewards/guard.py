@@ -104,7 +104,8 @@ def _radians(text: str) -> str:
 
 
 def _without_accents(answer: str, gold: str) -> tuple[str, str]:
-    r"""Vectors and the like (``\vec{a}``, ``\overline{AB}``) as symbols, if nothing multiplies them.
+    r"""Vectors and the like (``\vec{a}``, ``\overline{AB}``) as symbols, if nothing multiplies
+    them.
 
     What holds for independent symbols holds for them; only their products do not commute.
     """

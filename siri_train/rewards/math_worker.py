@@ -20,7 +20,6 @@ import signal
 import sys
 import time
 
-
 _WARMING = (
     ("x^{2}+2x+1", "(x+1)^{2}"),
     (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),

@@ -1,4 +1,4 @@
-"""English number words with their exact value: ``twelve``, ``one hundred and five``, ``two thirds``.
+"""English number words with their exact value: ``twelve``, ``one hundred and five``.
 
 A grammar, not a list: a number below a hundred, hundreds, scales that fall (million, then
 thousand), ``and`` only behind a hundred or a scale, a fraction at the end. What does not fit is no

@@ -57,9 +57,11 @@ _DEEPEST = 6
 _LONGEST_LIST = 64
 _BASED = re.compile(
     r"\(?(?P<digits>[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\)?"
-    r"(?:_\{\(?(?:base ?)?(?P<base>[0-9]+|[a-z]+)\)?\}| ?(?:in )?base ?(?P<word>[0-9]+|[a-z]+))"
+    r"(?:_\{\(?(?:base ?)?(?P<base>[0-9]+|[a-z]+)\)?\}|"
+    r" ?\(?(?:in )?base ?(?P<word>[0-9]+|[a-z]+)\)?)"
 )
 _APPROXIMATE = re.compile(r"\\approx(?![A-Za-z]) ?")
+_POINT = re.compile(r"[A-Z](?:_\{[0-9A-Za-z]+\}|'+)? ?(\(.*\))", re.S)
 _UPRIGHT = re.compile(r"[-+]?[0-9.,]+ [A-Za-z]")
 _NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
 _SUM_OF_NAMES = re.compile(r"[A-Za-z](?: ?[+-] ?[A-Za-z])+")
@@ -194,8 +196,8 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
         if left is not None:
             return left.equals(right)
         comma = read_decimal_comma(body)
-        if comma is not None:
-            return comma.equals(right)
+        if comma is not None and comma.equals(right):
+            return True
     if (body, gold_body) != (answer, gold):
         return _compare(body, gold_body, depth + 1)
     if looks_scientific(text_key(answer)) and left is None:
@@ -332,6 +334,10 @@ def _range(text: str) -> tuple[str, str] | None:
 
 def _by_shape(answer: str, gold: str, depth: int) -> bool | Questions | None:
     left, right = _expanded(shape(answer)), _expanded(shape(gold))
+    if left.kind != right.kind and "tuple" in (left.kind, right.kind):  # the point A(1,2)
+        left, right = _without_point(left), _without_point(right)
+    if left.kind == right.kind == "list" and _joined_otherwise(answer, gold):
+        return False
     kinds = {left.kind, right.kind}
     if kinds == {"single"}:
         return None
@@ -353,6 +359,20 @@ def _by_shape(answer: str, gold: str, depth: int) -> bool | Questions | None:
         pair_asked = question(answer, gold)
         return False if pair_asked is None else [pair_asked]
     return False
+
+
+def _without_point(found: Shape) -> Shape:
+    point = _POINT.fullmatch(found.parts[0]) if found.kind == "single" else None
+    inside = found if point is None else shape(point[1])
+    return inside if inside.kind == "tuple" else found
+
+
+def _joined_otherwise(answer: str, gold: str) -> bool:
+    """Whether one says "and" and the other "or" of what is no value: words, inequalities."""
+    (parts, one), (_, two) = pieces(answer, "comma"), pieces(gold, "comma")
+    if {"and", "or"} != {word for word in {*one} ^ {*two} if word.isalpha()}:
+        return False
+    return any(is_words(part) or (_claims(part) and named_value(part) is None) for part in parts)
 
 
 def _expanded(found: Shape) -> Shape:

@@ -61,15 +61,16 @@ def normalise(answer: str) -> str:
 
 
 def clean(text: str) -> str:
-    """A spelled answer without what never matters around it.
+    r"""A spelled answer without what never matters around it.
 
     Args:
         text: a result of ``spelling.spell``.
 
     Returns:
-        The text without a sign of equality in front and a full stop behind, an exclamation mark
-        after words; ``\\emptyset`` for the empty set in words; ``3:00`` for ``03:00``, ``pm`` for ``p.m.``, ``3 pm`` for ``3:00 pm``, ``3:2`` for
-        ``3 to 2``, ``1st`` for ``1 st``, and no base of ten.
+        The text without an equals sign in front and a full stop behind, an exclamation mark after
+        words; ``\emptyset`` for the empty set in words, ``3:00`` for ``03:00``, ``pm`` for
+        ``p.m.``, ``3 pm`` for ``3:00 pm``, ``3:2`` for ``3 to 2``, ``1st`` for ``1 st``, and no
+        base of ten.
     """
     text = text.strip().removeprefix("=").strip()
     while text.endswith((".", ";", ",")) and not text.endswith(("..", "\\.", "\\;", "\\,")):

@@ -1,10 +1,11 @@
 r"""Units behind a number: recognised by a table and a grammar, never by their place alone.
 
-A unit is a product of known units with exponents (``cm^2``, ``m/s``, ``m s^{-1}``,
-``ms^{-1}``, ``kilometers per hour``, ``square inches``), a money sign, a degree sign, or a counted noun behind a plain number
-(``18 people``, ``18 red marbles``). Two spellings of one unit agree; different units do not, also
-where one could be converted (2 hours, 120 minutes). Words that scale, negate, compare or direct are
-no units, so they stay a part of the answer, as does everything that is not recognised.
+A unit is a product of known units with exponents (``cm^2``, ``m/s``, ``m s^{-1}``, ``ms^{-1}``,
+``kilometers per hour``, ``square inches``), a money sign, a degree sign, or a counted noun behind a
+plain number (``18 people``, ``18 red marbles``). Two spellings of one unit agree; different units
+do not, also where one could be converted (2 hours, 120 minutes). Words that scale, negate, compare
+or direct are no units, so they stay a part of the answer, as does everything that is not
+recognised.
 """
 
 from __future__ import annotations

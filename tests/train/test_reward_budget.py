@@ -107,7 +107,8 @@ def test_what_may_run_away_costs_more_than_what_cannot(seed: int) -> None:
     ]  # fmt: skip
     dear = [
         f"{a}^{{{b}^{{{c}}}}}", f"{a}^{{9999{b}}}", f"({a}{b}{c}!)!", f"{a}{b}{c}{a}!",
-        rf"\sum_{{k=1}}^{{{a}00000000}} k", rf"\binom{{{a}00000}}{{{b}0000}}", f"(({a}^{{9}})^{{9}})^{{9}}",
+        rf"\sum_{{k=1}}^{{{a}00000000}} k", rf"\binom{{{a}00000}}{{{b}0000}}",
+        f"(({a}^{{9}})^{{9}})^{{9}}",
     ]  # fmt: skip
     assert max(map(rough_cost, cheap)) < min(map(rough_cost, dear))
 
