@@ -1,6 +1,7 @@
-"""Amounts in several units, ``5 hours 30 minutes``: parts in order, joined by nothing, "and" or a comma.
+"""Amounts in several units, ``5 hours 30 minutes``: parts in order, blank, comma or "and" between.
 
-Each part has a unit of its own. Nothing is converted: two amounts are one only when their parts are.
+Each part has a unit of its own. Nothing is converted: two amounts are one only when their parts
+are.
 """
 
 from __future__ import annotations

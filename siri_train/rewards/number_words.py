@@ -51,7 +51,7 @@ _BEGINS = re.compile(
 )
 _TENS_AND_UNIT = re.compile(rf"({'|'.join(_TENS)})-({'|'.join(_UNITS[1:10])})(?![A-Za-z])")
 _PART = re.compile(rf"-(?=(?:{'|'.join([*_PARTS, *_PLURALS])})\Z)")
-_LONGEST = 120
+_LONGEST = 240
 
 
 def begins_with_number_word(text: str) -> bool:

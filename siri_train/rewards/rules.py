@@ -62,6 +62,8 @@ _BASED = re.compile(
 )
 _APPROXIMATE = re.compile(r"\\approx(?![A-Za-z]) ?")
 _POINT = re.compile(r"[A-Z](?:_\{[0-9A-Za-z]+\}|'+)? ?(\(.*\))", re.S)
+_APART = re.compile(r"(?<=[0-9]),(?:\s|\\[ ,;:]|~|\\q?quad(?![A-Za-z]))+(?=[0-9])")
+_BRACKETS = re.compile(r"[(\[{]")
 _UPRIGHT = re.compile(r"[-+]?[0-9.,]+ [A-Za-z]")
 _NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
 _SUM_OF_NAMES = re.compile(r"[A-Za-z](?: ?[+-] ?[A-Za-z])+")
@@ -102,6 +104,8 @@ def decide(answer: str, gold: str) -> bool | Questions:
     if not is_visible(answer):
         return False
     gold = without_invisible(gold)
+    if len(_APART.findall(answer)) == 1 and not _BRACKETS.search(answer):
+        answer = _APART.sub(";", answer)  # "0, 5" is a list, "0,5" may be a decimal
     try:
         left, right = clean(spell(answer)), clean(spell(gold))
     except Malformed:

@@ -235,7 +235,9 @@ def _glued(word: str, power: int) -> list[tuple[str, int]]:
     """
     found: list[str] = []
     at = 0
-    if len(word) > 8 or KNOWN.get(word, "millisecond") != "millisecond":
+    # The s of kgs^{-1} is no plural.
+    plural = power < 0 and word[-1] == "s" and word[:-1] in GLUED and word != "ms"
+    if len(word) > 8 or not plural and KNOWN.get(word, "millisecond") != "millisecond":
         return []
     while at < len(word):
         symbol = next(
