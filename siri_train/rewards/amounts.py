@@ -44,7 +44,7 @@ def _parts(text: str) -> list[tuple[Number, Unit]] | None:
         return None
     found: list[tuple[Number, Unit]] = []
     for part in parts:
-        body, unit = split_unit(part)
+        body, unit = split_unit(part, closed_up=True)
         number = read_number(body)
         if number is None or unit is None:
             return None

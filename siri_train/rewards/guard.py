@@ -29,6 +29,7 @@ _GREEK = re.compile(
 _INVERSE = re.compile(r"[fgh]\^\{-1\}\(")
 _PRIMED = re.compile(r"[A-Za-z)}\]]?'+")
 _BASE = re.compile(r"[0-9)]_\{")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{4}")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]")
 _CAPITAL = re.compile(r"(?<![A-Za-z\\])[A-Z](?![A-Za-z])")
 _SMALL = re.compile(r"(?<![A-Za-z\\])[a-z]+")
@@ -76,7 +77,7 @@ def question(answer: str, gold: str) -> tuple[str, str] | None:
             return None
         if any(name not in _COMMANDS for name in _COMMAND.findall(text)):
             return None
-        if _BASE.search(text) or _TWO_NUMBERS.search(text):
+        if _DATE.fullmatch(text) or _BASE.search(text) or _TWO_NUMBERS.search(text):
             return None
     answer, gold = (_SCIENTIFIC.sub(r"\1*10^{\2}", text) for text in (answer, gold))
     if not _same_greek(answer, gold):

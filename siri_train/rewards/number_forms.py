@@ -128,15 +128,11 @@ def read_decimal_comma(text: str) -> Number | None:
         The number of ``0,5``, ``-3,14``, ``1.234,56``, ``1 234,5`` or ``1.234.567``; else None.
     """
     text = text.strip()
-    if text[:1] in ("+", "-"):
-        number = read_decimal_comma(text[1:]) if text[1:2].isdigit() else None
-        if number is None or text[0] == "+":
-            return number
-        return replace(number, value=-number.value)
-    if text.endswith("%"):
-        number = read_decimal_comma(text[:-1])
-        return None if number is None else replace(number, percent=True)
-    if len(text) > LONGEST:
+    percent = text.endswith("%")
+    text = text.removesuffix("%").rstrip()
+    negative = text.startswith("-")
+    text = text.removeprefix("-") if negative else text.removeprefix("+")
+    if len(text) > LONGEST or "," not in text and text.count(".") < 2:
         return None
     if _POINTS.fullmatch(text):
         text = re.sub("[. ]", "", text).replace(",", ".")
@@ -146,7 +142,8 @@ def read_decimal_comma(text: str) -> Number | None:
             return None
     else:
         return None
-    return _read(text, 0)
+    value = _decimal(text)
+    return Number(-value if negative else value, percent)
 
 
 def looks_scientific(text: str) -> bool:

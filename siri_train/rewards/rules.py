@@ -62,7 +62,8 @@ _BASED = re.compile(
 )
 _APPROXIMATE = re.compile(r"\\approx(?![A-Za-z]) ?")
 _POINT = re.compile(r"[A-Z](?:_\{[0-9A-Za-z]+\}|'+)? ?(\(.*\))", re.S)
-_APART = re.compile(r"(?<=[0-9]),(?:\s|\\[ ,;:]|~|\\q?quad(?![A-Za-z]))+(?=[0-9])")
+_GAP = r"(?:\s|\\[ ,;:]|~|\\q?quad(?![A-Za-z]))"
+_APART = re.compile(rf"(?<=[0-9])(?:{_GAP}+,{_GAP}*|,{_GAP}+)(?=[0-9])")
 _BRACKETS = re.compile(r"[(\[{]")
 _UPRIGHT = re.compile(r"[-+]?[0-9.,]+ [A-Za-z]")
 _NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
@@ -227,6 +228,8 @@ def _based(text: str) -> tuple[str, str] | None:
 def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
     parts, gold_parts = _listed(answer), _listed(gold)
     values, gold_values = assignment(parts), assignment(gold_parts)
+    if bool(values and _is_either(answer)) != bool(gold_values and _is_either(gold)):
+        return False  # "x=1 or y=2" is no pair
     if values is not None and gold_values is not None:
         if values.keys() != gold_values.keys():
             return False
@@ -261,6 +264,10 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
     if signs == ["="] and sides[1] and read_number(gold) and _SUM_OF_NAMES.fullmatch(sides[0]):
         return _compare(sides[1], gold, depth + 1)
     return None
+
+
+def _is_either(text: str) -> bool:
+    return "or" in pieces(text, "comma")[1]
 
 
 def _in_order(values: dict[str, str]) -> list[str]:

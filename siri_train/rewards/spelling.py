@@ -283,7 +283,7 @@ class _Reader:
         if name in ("$", "%", "&", "#", "_"):
             return name if name in "$%" else f"\\{name}"
         if name in ACCENTS or name == "bar":
-            name = "overline" if name == "bar" else name
+            name = {"bar": "overline", "Bbb": "mathbb"}.get(name, name)
             return f"\\{name}{{{self.argument(depth)}}}"
         if name == "times" and self.vectors:
             self.skip_blanks()

@@ -17,6 +17,9 @@ _BASE_TEN = re.compile(r"(?<=[0-9])_\{(?:10|ten)\}$")
 _ORDINAL_BLANK = re.compile(r"(?<=[0-9]) (?=(?:st|nd|rd|th)(?![A-Za-z]))")
 # {x : x>2} is {x | x>2}; {1:2} is a ratio in a set.
 _SUCH_THAT = re.compile(r"(\\\{ ?[A-Za-z(][^|:{}]*(?:\{[A-Z]\}[^|:{}]*)?):")
+# {x in R | x>2} is {x | x>2}.
+_REAL_MEMBERS = re.compile(r"(?<=\\\{[A-Za-z])\\in ?\\mathbb\{R\}\|")
+_VEE = re.compile(r" ?\\vee(?![A-Za-z]) ?")
 _CLOCK = re.compile(r"(?<![0-9:])0(?=[0-9]:[0-9]{2}(?![0-9]))")
 _HALF_DAY = re.compile(
     r"(?<![A-Za-z\\])(?:([ap])\. ?m(?:\.|(?![A-Za-z]))|(?<=[0-9])([ap])m$)", re.I
@@ -87,6 +90,8 @@ def clean(text: str) -> str:
         lines = [re.sub(r"&(?=[=<>]|\\[lg]eq)", "", row) for row in body.split("\\\\")]
         if all("=" in line and "&" not in line for line in lines):
             text = ", ".join(lines)
+    if r"\vee" in text and all("=" in part or "<" in part for part in _VEE.split(text)):
+        text = _VEE.sub(" or ", text)
     text = _HALF_DAY.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text).replace("  ", " ")
     if _RATIO_WORD.fullmatch(text):
         text = text.replace(" to ", ":")
@@ -106,5 +111,6 @@ def text_key(text: str) -> str:
     """
     text = _TIMES.sub("", _PRODUCT_BLANK.sub(r"\1", _BLANK.sub("", text.strip())))
     text = _SUCH_THAT.sub(r"\1|", text.removeprefix("+").replace("...", r"\dots"))
+    text = _REAL_MEMBERS.sub("|", text) if r"\mathbb{R}" in text else text
     fraction = _FRACTION.match(text)
     return text if fraction is None else "{}{}/{}".format(*fraction.groups())

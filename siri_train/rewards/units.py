@@ -270,6 +270,8 @@ def _collect(factors: list[tuple[str, int]]) -> Unit | None:
         if base in ("light", "fluid", "fl", "nautical", "us", "electron"):
             return None
         powers[base] = powers.get(base, 0) + power
+    if any(powers.get(name, 0) > 1 for name in ("hour", "minute", "day", "year")):
+        return None  # the product of the variables h and r
     if "degree" in powers and powers != {"degree": 1}:
         return None
     return tuple(sorted(item for item in powers.items() if item[1])) or None
