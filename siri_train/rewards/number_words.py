@@ -22,7 +22,7 @@ _SCALES = {
     "trillion": 10**12,
     "quadrillion": 10**15,
 }
-_PARTS = {
+PARTS = {
     "half": 2,
     "third": 3,
     "quarter": 4,
@@ -40,17 +40,18 @@ _PARTS = {
     "hundredth": 100,
     "thousandth": 1000,
 }
-_PLURALS = {f"{name}s": value for name, value in _PARTS.items()} | {"halves": 2}
+"""Parts of one by name, with what they divide by; ``PLURALS`` are two and more of them."""
+PLURALS = {f"{name}s": value for name, value in PARTS.items()} | {"halves": 2}
 _VALUES = {word: value for value, word in enumerate(_UNITS)} | {
     word: 20 + 10 * place for place, word in enumerate(_TENS)
 }
 _BEGINS = re.compile(
     rf"(?:minus |negative )?(?:(?:{'|'.join([*_UNITS, *_TENS])}|half)(?![A-Za-z])|"
-    rf"an? (?:dozen|hundred|{'|'.join([*_SCALES, *_PARTS])})(?![A-Za-z]))",
+    rf"an? (?:dozen|hundred|{'|'.join([*_SCALES, *PARTS])})(?![A-Za-z]))",
     re.I,
 )
 _TENS_AND_UNIT = re.compile(rf"({'|'.join(_TENS)})-({'|'.join(_UNITS[1:10])})(?![A-Za-z])")
-_PART = re.compile(rf"-(?=(?:{'|'.join([*_PARTS, *_PLURALS])})\Z)")
+_PART = re.compile(rf"-(?=(?:{'|'.join([*PARTS, *PLURALS])})\Z)")
 _LONGEST = 240
 
 
@@ -110,7 +111,7 @@ def _fraction(words: list[str]) -> Fraction | None:
     if len(words) < 2:
         return None
     above = Fraction(1) if words[:-1] in (["a"], ["an"]) else _cardinal(words[:-1])
-    parts = _PARTS if above == 1 else _PLURALS
+    parts = PARTS if above == 1 else PLURALS
     if above is None or above == 0 or words[-1] not in parts:
         return None
     return above / parts[words[-1]]

@@ -19,6 +19,8 @@ _ORDINAL_BLANK = re.compile(r"(?<=[0-9]) (?=(?:st|nd|rd|th)(?![A-Za-z]))")
 _SUCH_THAT = re.compile(r"(\\\{ ?[A-Za-z(][^|:{}]*(?:\{[A-Z]\}[^|:{}]*)?):")
 # {x in R | x>2} is {x | x>2}.
 _REAL_MEMBERS = re.compile(r"(?<=\\\{[A-Za-z])\\in ?\\mathbb\{R\}\|")
+# Feb. 14, St. Louis
+_ABBREVIATED = re.compile(r"(?<![A-Za-z\\])([A-Z][a-z]{1,3})\. ?(?=[A-Za-z0-9])")
 _VEE = re.compile(r" ?\\vee(?![A-Za-z]) ?")
 _CLOCK = re.compile(r"(?<![0-9:])0(?=[0-9]:[0-9]{2}(?![0-9]))")
 _HALF_DAY = re.compile(
@@ -92,6 +94,7 @@ def clean(text: str) -> str:
             text = ", ".join(lines)
     if r"\vee" in text and all("=" in part or "<" in part for part in _VEE.split(text)):
         text = _VEE.sub(" or ", text)
+    text = _ABBREVIATED.sub(r"\1 ", text)
     text = _HALF_DAY.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text).replace("  ", " ")
     if _RATIO_WORD.fullmatch(text):
         text = text.replace(" to ", ":")

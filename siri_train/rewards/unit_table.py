@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from siri_train.rewards.number_words import PARTS, PLURALS
+
 _PREFIXES = {
     "": "",
     "kilo": "k",
@@ -173,7 +175,7 @@ GLUED = {
     for name, (symbol, prefixes) in _PREFIXED.items()
     if name not in ("byte", "watthour", "candela", "lumen", "lux")
     for prefix in ("", *(_PREFIXES[prefix] for prefix in prefixes.split()))
-} | {"K"}
+} | {"K", "h"}
 GLUED -= {"ms"}
 """Symbols that are written one behind the other: ``kgm^{-3}`` is kg m^-3. In front of an exponent
 ``ms`` is m s, as in ``ms^{-1}``."""
@@ -260,5 +262,5 @@ NOT_COUNTED = frozenset(
     must wait actually however instead also too very just even odd still again already sure answer
     mean median mode average
     """.split()
-) - {"square", "cubic"}
+) - {"square", "cubic"} | {*PARTS, *PLURALS}
 """Lower-case words that are never a counted thing."""

@@ -24,8 +24,6 @@ _DAY = re.compile(
     r"november|december) [0-9]{1,2}) ?(?:st|nd|rd|th)(?![A-Za-z])",
     re.I,
 )
-# Feb. 14, St. Louis
-_ABBREVIATED = re.compile(r"(?<=[A-Za-z][a-z])\. ?(?=[A-Za-z0-9])")
 _TOKEN = re.compile(r"[0-9]+(?:[.,][0-9]+)*|[A-Za-z]+(?:'[A-Za-z]+)?|\\[A-Za-z]+|\S")
 _PLAIN_WORDS = frozenset(
     "yes no up by we so ok true false none even odd am pm both neither never always is it in "
@@ -103,7 +101,6 @@ def choice(text: str) -> tuple[str, str] | None:
 
 def _words(text: str) -> list[str]:
     text = _DAY.sub(r"\1", text.strip().rstrip(".!?;,: "))
-    text = _ABBREVIATED.sub(" ", text)
     article = _ARTICLE.match(text)
     return _TOKEN.findall(text[article.end() :] if article else text)
 
