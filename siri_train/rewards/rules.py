@@ -27,8 +27,10 @@ import re
 from collections.abc import Iterable
 
 from siri_train.rewards.amounts import same_amounts
+from siri_train.rewards.bases import based
 from siri_train.rewards.extract import last_boxed
 from siri_train.rewards.guard import OPERATION, question
+from siri_train.rewards.names import claims, grouped, in_order, is_either, listed, without_name
 from siri_train.rewards.number_forms import (
     LONGEST,
     looks_scientific,
@@ -55,32 +57,13 @@ Questions = list[tuple[str, str]]
 
 _DEEPEST = 6
 _LONGEST_LIST = 64
-_BASED = re.compile(
-    r"\(?(?P<digits>[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\)?"
-    r"(?:_\{\(?(?:base ?)?(?P<base>[0-9]+|[a-z]+)\)?\}|"
-    r" ?\(?(?:in )?base ?(?P<word>[0-9]+|[a-z]+)\)?)"
-)
 _APPROXIMATE = re.compile(r"\\approx(?![A-Za-z]) ?")
 _POINT = re.compile(r"[A-Z](?:_\{[0-9A-Za-z]+\}|'+)? ?(\(.*\))", re.S)
 _GAP = r"(?:\s|\\[ ,;:]|~|\\q?quad(?![A-Za-z]))"
 _APART = re.compile(rf"(?<=[0-9])(?:{_GAP}+,{_GAP}*|,{_GAP}+)(?=[0-9])")
 _BRACKETS = re.compile(r"[(\[{]")
 _UPRIGHT = re.compile(r"[-+]?[0-9.,]+ [A-Za-z]")
-_NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
 _SUM_OF_NAMES = re.compile(r"[A-Za-z](?: ?[+-] ?[A-Za-z])+")
-_BASES = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-    "twelve": "12",
-    "sixteen": "16",
-}
 
 
 def decide(answer: str, gold: str) -> bool | Questions:
@@ -135,7 +118,7 @@ def _as_equal(answer: str, gold: str) -> tuple[str, str]:
 def _compare(answer: str, gold: str, depth: int) -> bool | Questions:
     if depth > _DEEPEST or not answer or not gold:
         return False
-    answer, gold = _grouped(_unwrapped(answer)), _grouped(_unwrapped(gold))
+    answer, gold = grouped(_unwrapped(answer)), grouped(_unwrapped(gold))
     if text_key(answer) == text_key(gold):
         return answer == gold or not _units_differ(answer, gold)
     for rule in (_by_choice, _by_number, _by_name, _by_interval, _by_shape):
@@ -178,7 +161,7 @@ def _by_choice(answer: str, gold: str, depth: int) -> bool | Questions | None:
 
 
 def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
-    one, two = _based(answer), _based(gold)
+    one, two = based(answer), based(gold)
     if one is not None or two is not None:
         return one == two
     amounts = same_amounts(answer, gold)
@@ -210,38 +193,23 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     return None
 
 
-def _based(text: str) -> tuple[str, str] | None:
-    """(digits, base) of a number with its base; base ten is the number itself."""
-    match = _BASED.fullmatch(text)
-    if match is None:
-        return None
-    base = match["base"] or match["word"]
-    base = _BASES.get(base, base)
-    digits = match["digits"]
-    if not base.isdigit() or not 2 <= int(base[:3]) <= 36 or base == "10":
-        return None
-    if not digits[0].isdigit() and not (digits.isupper() and len(digits) > 1):
-        return None
-    return digits.lstrip("0").upper() or "0", base
-
-
 def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
-    parts, gold_parts = _listed(answer), _listed(gold)
+    parts, gold_parts = listed(answer), listed(gold)
     values, gold_values = assignment(parts), assignment(gold_parts)
-    if bool(values and _is_either(answer)) != bool(gold_values and _is_either(gold)):
+    if bool(values and is_either(answer)) != bool(gold_values and is_either(gold)):
         return False  # "x=1 or y=2" is no pair
     if values is not None and gold_values is not None:
         if values.keys() != gold_values.keys():
             return False
         return _all_of([(values[name], gold_values[name]) for name in sorted(values)], depth)
     if values is not None:
-        answer = f"({','.join(_in_order(values))})"
+        answer = f"({','.join(in_order(values))})"
         return _compare(answer, gold, depth + 1)
     if gold_values is not None:
-        gold = f"({','.join(_in_order(gold_values))})"
+        gold = f"({','.join(in_order(gold_values))})"
         return _compare(answer, gold, depth + 1)
     if len(parts) > 1 or len(gold_parts) > 1:
-        short, gold_short = _without_name(parts), _without_name(gold_parts)
+        short, gold_short = without_name(parts), without_name(gold_parts)
         if short is None and gold_short is None:
             return None
         if short and gold_short and short[0] != gold_short[0]:
@@ -255,9 +223,9 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
             return _compare(named[1], gold_named[1], depth + 1)
         # y=2x and x=y/2 are one equation; f(2)=5 and f(3)=5 are two.
         return None if len(named[0]) == len(gold_named[0]) == 1 else False
-    if named is not None and not _claims(gold):
+    if named is not None and not claims(gold):
         return _compare(named[1], gold, depth + 1)
-    if gold_named is not None and not _claims(answer):
+    if gold_named is not None and not claims(answer):
         return _compare(answer, gold_named[1], depth + 1)
     # "m+n=17" where m+n is asked for; "2x=4" claims something else.
     sides, signs = relation(answer)
@@ -266,71 +234,15 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
     return None
 
 
-def _is_either(text: str) -> bool:
-    return "or" in pieces(text, "comma")[1]
-
-
-def _in_order(values: dict[str, str]) -> list[str]:
-    """Values by name where the names are neighbours in the alphabet, else as they were written."""
-    names = sorted(values)
-    codes = [ord(name) if len(name) == 1 else -9 for name in names]
-    if all(after - before == 1 for before, after in zip(codes, codes[1:], strict=False)):
-        return [values[name] for name in names]
-    return list(values.values())
-
-
-def _grouped(text: str) -> str:
-    """``p=5,q=2; p=7,q=2`` as the list ``(p=5,q=2),(p=7,q=2)``, each an assignment by itself."""
-    parts, separators = pieces(text, "comma")
-    if set(separators) != {",", ";"} or not all(named_value(part) for part in parts):
-        return text
-    groups: list[list[str]] = [[]]
-    for part, separator in zip(parts, [*separators, ";"], strict=True):
-        groups[-1].append(part)
-        if separator == ";":
-            groups.append([])
-    found = [assignment(group) for group in groups if group]
-    if any(group is None for group in found):
-        return text
-    return ",".join(f"({','.join(_in_order(group))})" for group in found if group is not None)
-
-
-def _listed(text: str) -> list[str]:
-    parts, _ = pieces(text, "comma")
-    if len(parts) == 1 and text.count("=") > 1:  # "x=1 y=2"
-        apart = _NEXT_NAME.split(text)
-        if all(named_value(part) is not None for part in apart):
-            return apart
-    return parts
-
-
-def _without_name(parts: list[str]) -> tuple[str, str] | None:
-    """(name, list of values) of ``x=1, x=2`` or ``x=1, 2``; None for other lists."""
-    found = [named_value(part) for part in parts]
-    if found[0] is None:
-        return None
-    name = text_key(found[0][0])
-    values: list[str] = []
-    for part, pair in zip(parts, found, strict=True):
-        if pair is not None and text_key(pair[0]) != name or pair is None and _claims(part):
-            return None
-        values.append(part if pair is None else pair[1])
-    return name, ",".join(values)
-
-
-def _claims(text: str) -> bool:
-    return bool(relation(text)[1])
-
-
 def _by_interval(answer: str, gold: str, depth: int) -> bool | Questions | None:
     left, right = _range(answer), _range(gold)
     if left is None and right is None:
         return None
     if left is not None and right is not None:
         return left[0] == right[0] and _compare(left[1], right[1], depth + 1)
-    if left is not None and not _claims(gold):
+    if left is not None and not claims(gold):
         return _compare(left[1], gold, depth + 1)
-    if right is not None and not _claims(answer):
+    if right is not None and not claims(answer):
         return _compare(answer, right[1], depth + 1)
     return None
 
@@ -383,7 +295,7 @@ def _joined_otherwise(answer: str, gold: str) -> bool:
     (parts, one), (_, two) = pieces(answer, "comma"), pieces(gold, "comma")
     if {"and", "or"} != {word for word in {*one} ^ {*two} if word.isalpha()}:
         return False
-    return any(is_words(part) or (_claims(part) and named_value(part) is None) for part in parts)
+    return any(is_words(part) or (claims(part) and named_value(part) is None) for part in parts)
 
 
 def _expanded(found: Shape) -> Shape:
@@ -394,7 +306,7 @@ def _expanded(found: Shape) -> Shape:
     for part in found.parts:
         name = named_value(part)
         value = part if name is None else name[1]
-        if len(re.findall(r"\\pm(?![A-Za-z])", value)) != 1 or _claims(value):
+        if len(re.findall(r"\\pm(?![A-Za-z])", value)) != 1 or claims(value):
             parts.append(part)
             continue
         for sign, opposite in ("+-", "-+"):
@@ -464,7 +376,7 @@ def _by_expression(answer: str, gold: str, depth: int) -> bool | Questions:
     number = read_number(gold)
     if number is not None and number.value.denominator == 1 and OPERATION.search(answer):
         return False
-    if number is not None and _claims(answer):
+    if number is not None and claims(answer):
         return False
     pair = question(answer, gold)
     return False if pair is None else [pair]
