@@ -42,7 +42,7 @@ _FACTOR = re.compile(
     r"(?: ?\^\{(?P<exponent>-?[1-9])\}| ?\^(?P<bare>[1-9])|"
     r"(?<=[A-Za-z])(?<![A-Za-z]{3})(?P<plain>[23])(?![0-9]))?"  # cm3
 )
-_SEPARATOR = re.compile(r" ?(/|per(?![A-Za-z])|\*|-| ) ?")
+_SEPARATOR = re.compile(r" ?(/|per(?![A-Za-z])|\*|-|\.(?=[A-Za-z])| ) ?")
 _NOUN = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,3}")
 _ORDINAL = re.compile(r"[-+]?[0-9][0-9,]*(?:st|nd|rd|th)")
 # Words, and a second quantity: "2 h 30" is no amount of minutes.
@@ -214,8 +214,10 @@ def _product(text: str, *, apart: bool) -> list[tuple[str, int]] | None:
                 return None
             at = separator.end()
             if separator[1] in ("/", "per"):
-                if sign < 0:
-                    return None
+                if sign < 0:  # only m/s/s
+                    following = _FACTOR.match(text, at)
+                    if following is None or _base(following["word"]) != factors[-1][0]:
+                        return None
                 sign = -1
                 if text[at : at + 1] == "(" and text.endswith(")"):
                     below = _product(text[at + 1 : -1], apart=True)

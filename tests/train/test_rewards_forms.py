@@ -172,6 +172,8 @@ def test_products_of_units_in_every_writing(seed: int) -> None:
             rf"7 \mathrm{{~{above}}} \cdot \mathrm{{{below}}}^{{-{power}}}",
             f"7 {above} {below}^{{-{power}}}",
             f"7 {above}/{below}{raised}",
+            f"7 {above}/{below}" + f"/{below}" * (power - 1),
+            f"7 {above}.{below}^{{-{power}}}",
             rf"7\ \frac{{\text{{{above}}}}}{{\text{{{below}}}{raised}}}",
         ]
         glued = above + below
