@@ -29,6 +29,7 @@ _GREEK = re.compile(
 _INVERSE = re.compile(r"[fgh]\^\{-1\}\(")
 _PRIMED = re.compile(r"[A-Za-z)}\]]?'+")
 _BASE = re.compile(r"[0-9)]_\{")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{4}")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]")
 _CAPITAL = re.compile(r"(?<![A-Za-z\\])[A-Z](?![A-Za-z])")
 _SMALL = re.compile(r"(?<![A-Za-z\\])[a-z]+")
@@ -36,6 +37,13 @@ _RUN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _BOUND = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
 _COMMAND_LAST = re.compile(r"\\[A-Za-z]+$")
 _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?°(?! ?[A-Za-z])")
+_ACCENTED = re.compile(
+    r"\\(?:vec|overrightarrow|hat|overline|tilde|mathbf)\{[A-Za-z]{1,3}(?:_\{[A-Za-z0-9]\})?\}"
+)
+_PRODUCT = re.compile(
+    r"\*|\\times|[}'] ?\\(?:vec|overrightarrow|hat|overline|tilde)|\||\^|\\frac|\)\(|/"
+)
+_SPARE = "qrstuvwyzjkn"
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _SUBSCRIPT = re.compile(r"_(?:\{([A-Za-z0-9]*)\})")
 _MATRIX = re.compile(
@@ -63,13 +71,13 @@ def question(answer: str, gold: str) -> tuple[str, str] | None:
         (answer, gold) as LaTeX, or None if math-verify must not decide: then the two, which are not
         the same text, are different.
     """
-    answer, gold = _radians(answer), _radians(gold)
+    answer, gold = _without_accents(_radians(answer), _radians(gold))
     for text in (answer, gold):
         if not text.isascii() or any(mark in text for mark in '%":;$@#`?~') or ".." in text:
             return None
         if any(name not in _COMMANDS for name in _COMMAND.findall(text)):
             return None
-        if _BASE.search(text) or _TWO_NUMBERS.search(text):
+        if _DATE.fullmatch(text) or _BASE.search(text) or _TWO_NUMBERS.search(text):
             return None
     answer, gold = (_SCIENTIFIC.sub(r"\1*10^{\2}", text) for text in (answer, gold))
     if not _same_greek(answer, gold):
@@ -94,6 +102,23 @@ def _radians(text: str) -> str:
     if "°" not in text:
         return text
     return _DEGREES.sub(r"(\\frac{\1*\\pi}{180})" if _FUNCTION.search(text) else r"\1", text)
+
+
+def _without_accents(answer: str, gold: str) -> tuple[str, str]:
+    r"""Vectors and the like (``\vec{a}``, ``\overline{AB}``) as symbols, if nothing multiplies
+    them.
+
+    What holds for independent symbols holds for them; only their products do not commute.
+    """
+    named = sorted({*_ACCENTED.findall(answer), *_ACCENTED.findall(gold)})
+    if not named or _PRODUCT.search(answer) or _PRODUCT.search(gold):
+        return answer, gold
+    free = [letter for letter in _SPARE if not re.search(rf"(?<!\\){letter}", answer + gold)]
+    if len(free) < len(named):
+        return answer, gold
+    symbols = {name: letter for name, letter in zip(named, free, strict=False)}
+    one, two = (_ACCENTED.sub(lambda m: symbols[m[0]], text) for text in (answer, gold))
+    return one.strip(), two.strip()
 
 
 def _letters(text: str) -> set[str]:

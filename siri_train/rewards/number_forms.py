@@ -3,8 +3,11 @@ r"""Plain numbers in every form they are written in, with their exact value.
 Decimals (``-1,234.50``, ``.5``, ``007``), fractions (``3/4``, ``\frac{-1}{2}``), mixed numbers
 (``1 1/2``, ``1\frac{1}{2}``), scientific notation (``1e3``, ``1.8*10^{-4}``, ``10^{3}``), repeating
 decimals (``0.1\overline{6}``, ``0.(3)``, ``0.333...``), words that scale (``3 million``,
-``5 dozen``), and a percent sign or word behind any of them. Values are fractions, so that
-1e-17 is not 2e-17. Nothing else is computed: ``40+2`` is not a number.
+``5 dozen``), words (``number_words``), and a percent sign or word behind any of them. Values are
+fractions, so that 1e-17 is not 2e-17. Nothing else is computed: ``40+2`` is not a number.
+
+A comma groups thousands (``1,234``) or separates two answers (``0,5``). Where one number is asked
+for it may also be a decimal comma, which ``read_decimal_comma`` reads.
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from siri_train.rewards.number_words import begins_with_number_word, read_number_words
+
 LONGEST = 1000
 _LARGEST_EXPONENT = 2000
 _CERTAIN_DIGITS = 10
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _PLAIN = re.compile(_NUMBER)
-_GROUPED = re.compile(r"[0-9]{1,3}(?:[ ,][0-9]{3})+(?:\.[0-9]+)?")
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:[ ,][0-9]{3})+(?:\.[0-9]+)?")
+# Points that group and a decimal comma, or several points that group.
+_POINTS = re.compile(r"[1-9][0-9]{0,2}(?:(?:[. ][0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})")
+_DECIMAL_COMMA = re.compile(r"[0-9]+,[0-9]+")
 _SCIENTIFIC = re.compile(
     rf"(?:(?P<times>{_NUMBER})(?:\*| ?[xX] ?))?10\^\{{(?P<power>[+-]?[0-9]+)\}}|"
     rf"(?P<head>{_NUMBER})[eE](?P<tail>[+-]?[0-9]+)"
@@ -94,14 +102,48 @@ def read_number(text: str) -> Number | None:
         The number, or None when it is anything else; a division by zero, and an exponent beyond
         2000, included.
     """
-    if len(text) > LONGEST or not any(character.isdigit() for character in text):
+    if len(text) > LONGEST:
         return None
     text = text.strip()
+    if not any(character.isdigit() for character in text) and not begins_with_number_word(text):
+        return None
     match = _PERCENT.fullmatch(text)
     if match is not None:
         number = _read(match["number"].strip(), 0)
         return None if number is None else replace(number, percent=True)
     return _read(text, 0)
+
+
+def read_decimal_comma(text: str) -> Number | None:
+    """The number that ``text`` is when its comma is a decimal comma.
+
+    Only for an answer where one number is asked for: ``0,5`` is also a list. A comma in front of
+    exactly three digits groups thousands, unless it follows a zero; a number with a decimal comma
+    that is an integer (``5,0``) stays a list.
+
+    Args:
+        text: spelled by ``spelling.spell``.
+
+    Returns:
+        The number of ``0,5``, ``-3,14``, ``1.234,56``, ``1 234,5`` or ``1.234.567``; else None.
+    """
+    text = text.strip()
+    percent = text.endswith("%")
+    text = text.removesuffix("%").rstrip()
+    negative = text.startswith("-")
+    text = text.removeprefix("-") if negative else text.removeprefix("+")
+    if len(text) > LONGEST or "," not in text and text.count(".") < 2:
+        return None
+    if _POINTS.fullmatch(text):
+        text = re.sub("[. ]", "", text).replace(",", ".")
+    elif _DECIMAL_COMMA.fullmatch(text) and not _GROUPED.fullmatch(text):
+        text = text.replace(",", ".")
+        if text[0] == "0" and text[1] != "." or not text.rpartition(".")[2].strip("0"):
+            return None
+    else:
+        return None
+    value = _decimal(text)
+    return Number(-value if negative else value, percent)
 
 
 def looks_scientific(text: str) -> bool:
@@ -122,6 +164,10 @@ def _read(text: str, depth: int) -> Number | None:
         return replace(number, value=-number.value)
     if text[0] == "(" and text[-1] == ")" and matching(text, 0) == len(text) - 1:
         return _read(text[1:-1].strip(), depth + 1)
+    if begins_with_number_word(text):
+        value = read_number_words(text)
+        if value is not None:
+            return Number(value)
     scaled = _SCALED.fullmatch(text)
     if scaled is not None:
         number = _read(scaled["number"].strip(), depth + 1)

@@ -2,7 +2,8 @@ r"""Whether an answer is right, decided by rule as far as rules reach.
 
 ``decide`` spells both sides (``spelling``), recognises what kind each is, and compares kinds:
 
-* **Numbers** (``number_forms``) are compared exactly, whatever form they are written in.
+* **Numbers** (``number_forms``) are compared exactly, whatever form they are written in, words
+  included. Where the gold is one number, ``0,5`` in the answer is a decimal comma.
 * **Units** (``units``): when both sides have one, it must be the same unit; one side alone may have
   it. Words that scale are part of the number, all other words are part of the answer.
 * **Named values**: ``x = 5`` is 5; two different names are different answers. ``x=1, y=2`` is the
@@ -25,9 +26,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from siri_train.rewards.amounts import same_amounts
+from siri_train.rewards.bases import based
 from siri_train.rewards.extract import last_boxed
 from siri_train.rewards.guard import OPERATION, question
-from siri_train.rewards.number_forms import LONGEST, looks_scientific, read_number
+from siri_train.rewards.names import claims, grouped, in_order, is_either, listed, without_name
+from siri_train.rewards.number_forms import (
+    LONGEST,
+    looks_scientific,
+    read_decimal_comma,
+    read_number,
+)
 from siri_train.rewards.rounded import rounded_verdict
 from siri_train.rewards.spelling import Malformed, is_visible, spell, without_invisible
 from siri_train.rewards.structure import (
@@ -48,25 +57,13 @@ Questions = list[tuple[str, str]]
 
 _DEEPEST = 6
 _LONGEST_LIST = 64
-_BASED = re.compile(
-    r"\(?(?P<digits>[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\)?"
-    r"(?:_\{\(?(?:base ?)?(?P<base>[0-9]+|[a-z]+)\)?\}| ?(?:in )?base ?(?P<word>[0-9]+|[a-z]+))"
-)
-_NEXT_NAME = re.compile(r" (?=[A-Za-z](?:_\{[A-Za-z0-9]+\})?=)")
+_APPROXIMATE = re.compile(r"\\approx(?![A-Za-z]) ?")
+_POINT = re.compile(r"[A-Z](?:_\{[0-9A-Za-z]+\}|'+)? ?(\(.*\))", re.S)
+_GAP = r"(?:\s|\\[ ,;:]|~|\\q?quad(?![A-Za-z]))"
+_APART = re.compile(rf"(?<=[0-9])(?:{_GAP}+,{_GAP}*|,{_GAP}+)(?=[0-9])")
+_BRACKETS = re.compile(r"[(\[{]")
+_UPRIGHT = re.compile(r"[-+]?[0-9.,]+ [A-Za-z]")
 _SUM_OF_NAMES = re.compile(r"[A-Za-z](?: ?[+-] ?[A-Za-z])+")
-_BASES = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-    "twelve": "12",
-    "sixteen": "16",
-}
 
 
 def decide(answer: str, gold: str) -> bool | Questions:
@@ -91,27 +88,52 @@ def decide(answer: str, gold: str) -> bool | Questions:
     if not is_visible(answer):
         return False
     gold = without_invisible(gold)
+    if len(_APART.findall(answer)) == 1 and not _BRACKETS.search(answer):
+        answer = _APART.sub(";", answer)  # "0, 5" is a list, "0,5" may be a decimal
     try:
         left, right = clean(spell(answer)), clean(spell(gold))
     except Malformed:
         return normalise(answer) == normalise(gold) != ""
+    left, right = _as_equal(left, right)
     if not text_key(left) or not text_key(right):
         return False
     result = _compare(left, right, 0)
     return result if result != [] else True
 
 
+def _as_equal(answer: str, gold: str) -> tuple[str, str]:
+    r"""Both with ``\approx`` taken for equality, where the gold is a decimal.
+
+    About 3.14 is 3.14, which was rounded itself; about 42 is not 42.
+    """
+    if r"\approx" not in answer + gold:
+        return answer, gold
+    gold = clean(_APPROXIMATE.sub("=", gold))
+    number = read_number(gold.rpartition("=")[2])
+    if number is None or number.digits is None or number.value.denominator == 1:
+        return answer, gold
+    return clean(_APPROXIMATE.sub("=", answer)), gold
+
+
 def _compare(answer: str, gold: str, depth: int) -> bool | Questions:
     if depth > _DEEPEST or not answer or not gold:
         return False
-    answer, gold = _grouped(_unwrapped(answer)), _grouped(_unwrapped(gold))
+    answer, gold = grouped(_unwrapped(answer)), grouped(_unwrapped(gold))
     if text_key(answer) == text_key(gold):
-        return True
+        return answer == gold or not _units_differ(answer, gold)
     for rule in (_by_choice, _by_number, _by_name, _by_interval, _by_shape):
         decided = rule(answer, gold, depth)
         if decided is not None:
             return decided
     return _by_expression(answer, gold, depth)
+
+
+def _units_differ(answer: str, gold: str) -> bool:
+    """Whether blanks make two units of one text: 3 ms are not 3 m s."""
+    if not (_UPRIGHT.match(answer) and _UPRIGHT.match(gold)):
+        return False
+    unit, gold_unit = split_unit(answer)[1], split_unit(gold)[1]
+    return unit is not None and gold_unit is not None and not same_unit(unit, gold_unit)
 
 
 def _unwrapped(text: str) -> str:
@@ -139,9 +161,12 @@ def _by_choice(answer: str, gold: str, depth: int) -> bool | Questions | None:
 
 
 def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
-    one, two = _based(answer), _based(gold)
+    one, two = based(answer), based(gold)
     if one is not None or two is not None:
         return one == two
+    amounts = same_amounts(answer, gold)
+    if amounts is not None:
+        return amounts
     (body, unit), (gold_body, gold_unit) = split_unit(answer), split_unit(gold)
     # Beside "5 meters", the m of "5m" is a unit.
     if unit is None and gold_unit is not None:
@@ -155,8 +180,12 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     if unit is not None and gold_unit is not None and not same_unit(unit, gold_unit):
         return False
     left, right = read_number(body), read_number(gold_body)
-    if left is not None and right is not None:
-        return left.equals(right)
+    if right is not None:
+        if left is not None:
+            return left.equals(right)
+        comma = read_decimal_comma(body)
+        if comma is not None and comma.equals(right):
+            return True
     if (body, gold_body) != (answer, gold):
         return _compare(body, gold_body, depth + 1)
     if looks_scientific(text_key(answer)) and left is None:
@@ -164,36 +193,23 @@ def _by_number(answer: str, gold: str, depth: int) -> bool | Questions | None:
     return None
 
 
-def _based(text: str) -> tuple[str, str] | None:
-    """(digits, base) of a number with its base; base ten is the number itself."""
-    match = _BASED.fullmatch(text)
-    if match is None:
-        return None
-    base = match["base"] or match["word"]
-    base = _BASES.get(base, base)
-    digits = match["digits"]
-    if not base.isdigit() or not 2 <= int(base[:3]) <= 36 or base == "10":
-        return None
-    if not digits[0].isdigit() and not (digits.isupper() and len(digits) > 1):
-        return None
-    return digits.lstrip("0").upper() or "0", base
-
-
 def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
-    parts, gold_parts = _listed(answer), _listed(gold)
+    parts, gold_parts = listed(answer), listed(gold)
     values, gold_values = assignment(parts), assignment(gold_parts)
+    if bool(values and is_either(answer)) != bool(gold_values and is_either(gold)):
+        return False  # "x=1 or y=2" is no pair
     if values is not None and gold_values is not None:
         if values.keys() != gold_values.keys():
             return False
         return _all_of([(values[name], gold_values[name]) for name in sorted(values)], depth)
     if values is not None:
-        answer = f"({','.join(_in_order(values))})"
+        answer = f"({','.join(in_order(values))})"
         return _compare(answer, gold, depth + 1)
     if gold_values is not None:
-        gold = f"({','.join(_in_order(gold_values))})"
+        gold = f"({','.join(in_order(gold_values))})"
         return _compare(answer, gold, depth + 1)
     if len(parts) > 1 or len(gold_parts) > 1:
-        short, gold_short = _without_name(parts), _without_name(gold_parts)
+        short, gold_short = without_name(parts), without_name(gold_parts)
         if short is None and gold_short is None:
             return None
         if short and gold_short and short[0] != gold_short[0]:
@@ -207,9 +223,9 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
             return _compare(named[1], gold_named[1], depth + 1)
         # y=2x and x=y/2 are one equation; f(2)=5 and f(3)=5 are two.
         return None if len(named[0]) == len(gold_named[0]) == 1 else False
-    if named is not None and not _claims(gold):
+    if named is not None and not claims(gold):
         return _compare(named[1], gold, depth + 1)
-    if gold_named is not None and not _claims(answer):
+    if gold_named is not None and not claims(answer):
         return _compare(answer, gold_named[1], depth + 1)
     # "m+n=17" where m+n is asked for; "2x=4" claims something else.
     sides, signs = relation(answer)
@@ -218,67 +234,15 @@ def _by_name(answer: str, gold: str, depth: int) -> bool | Questions | None:
     return None
 
 
-def _in_order(values: dict[str, str]) -> list[str]:
-    """Values by name where the names are neighbours in the alphabet, else as they were written."""
-    names = sorted(values)
-    codes = [ord(name) if len(name) == 1 else -9 for name in names]
-    if all(after - before == 1 for before, after in zip(codes, codes[1:], strict=False)):
-        return [values[name] for name in names]
-    return list(values.values())
-
-
-def _grouped(text: str) -> str:
-    """``p=5,q=2; p=7,q=2`` as the list ``(p=5,q=2),(p=7,q=2)``, each an assignment by itself."""
-    parts, separators = pieces(text, "comma")
-    if set(separators) != {",", ";"} or not all(named_value(part) for part in parts):
-        return text
-    groups: list[list[str]] = [[]]
-    for part, separator in zip(parts, [*separators, ";"], strict=True):
-        groups[-1].append(part)
-        if separator == ";":
-            groups.append([])
-    found = [assignment(group) for group in groups if group]
-    if any(group is None for group in found):
-        return text
-    return ",".join(f"({','.join(_in_order(group))})" for group in found if group is not None)
-
-
-def _listed(text: str) -> list[str]:
-    parts, _ = pieces(text, "comma")
-    if len(parts) == 1 and text.count("=") > 1:  # "x=1 y=2"
-        apart = _NEXT_NAME.split(text)
-        if all(named_value(part) is not None for part in apart):
-            return apart
-    return parts
-
-
-def _without_name(parts: list[str]) -> tuple[str, str] | None:
-    """(name, list of values) of ``x=1, x=2`` or ``x=1, 2``; None for other lists."""
-    found = [named_value(part) for part in parts]
-    if found[0] is None:
-        return None
-    name = text_key(found[0][0])
-    values: list[str] = []
-    for part, pair in zip(parts, found, strict=True):
-        if pair is not None and text_key(pair[0]) != name or pair is None and _claims(part):
-            return None
-        values.append(part if pair is None else pair[1])
-    return name, ",".join(values)
-
-
-def _claims(text: str) -> bool:
-    return bool(relation(text)[1])
-
-
 def _by_interval(answer: str, gold: str, depth: int) -> bool | Questions | None:
     left, right = _range(answer), _range(gold)
     if left is None and right is None:
         return None
     if left is not None and right is not None:
         return left[0] == right[0] and _compare(left[1], right[1], depth + 1)
-    if left is not None and not _claims(gold):
+    if left is not None and not claims(gold):
         return _compare(left[1], gold, depth + 1)
-    if right is not None and not _claims(answer):
+    if right is not None and not claims(answer):
         return _compare(answer, right[1], depth + 1)
     return None
 
@@ -293,6 +257,10 @@ def _range(text: str) -> tuple[str, str] | None:
 
 def _by_shape(answer: str, gold: str, depth: int) -> bool | Questions | None:
     left, right = _expanded(shape(answer)), _expanded(shape(gold))
+    if left.kind != right.kind and "tuple" in (left.kind, right.kind):  # the point A(1,2)
+        left, right = _without_point(left), _without_point(right)
+    if left.kind == right.kind == "list" and _joined_otherwise(answer, gold):
+        return False
     kinds = {left.kind, right.kind}
     if kinds == {"single"}:
         return None
@@ -316,6 +284,20 @@ def _by_shape(answer: str, gold: str, depth: int) -> bool | Questions | None:
     return False
 
 
+def _without_point(found: Shape) -> Shape:
+    point = _POINT.fullmatch(found.parts[0]) if found.kind == "single" else None
+    inside = found if point is None else shape(point[1])
+    return inside if inside.kind == "tuple" else found
+
+
+def _joined_otherwise(answer: str, gold: str) -> bool:
+    """Whether one says "and" and the other "or" of what is no value: words, inequalities."""
+    (parts, one), (_, two) = pieces(answer, "comma"), pieces(gold, "comma")
+    if {"and", "or"} != {word for word in {*one} ^ {*two} if word.isalpha()}:
+        return False
+    return any(is_words(part) or (claims(part) and named_value(part) is None) for part in parts)
+
+
 def _expanded(found: Shape) -> Shape:
     r"""With ``1 \pm 2`` written as the two values that it stands for."""
     if found.kind not in ("single", "set", "list"):
@@ -324,7 +306,7 @@ def _expanded(found: Shape) -> Shape:
     for part in found.parts:
         name = named_value(part)
         value = part if name is None else name[1]
-        if len(re.findall(r"\\pm(?![A-Za-z])", value)) != 1 or _claims(value):
+        if len(re.findall(r"\\pm(?![A-Za-z])", value)) != 1 or claims(value):
             parts.append(part)
             continue
         for sign, opposite in ("+-", "-+"):
@@ -394,7 +376,7 @@ def _by_expression(answer: str, gold: str, depth: int) -> bool | Questions:
     number = read_number(gold)
     if number is not None and number.value.denominator == 1 and OPERATION.search(answer):
         return False
-    if number is not None and _claims(answer):
+    if number is not None and claims(answer):
         return False
     pair = question(answer, gold)
     return False if pair is None else [pair]

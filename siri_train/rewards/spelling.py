@@ -46,6 +46,10 @@ _BARE = re.compile(
     rf"(?<![A-Za-z\\])(?:{'|'.join(sorted(BARE, key=len, reverse=True))})(?![A-Za-z])"
 )
 _LOOSE_BLANK = re.compile(r"(?<![0-9A-Za-z})\]°%$€£¥₹¢']) | (?![0-9A-Za-zμ\\°$€£¥₹¢(])")
+# 1_000 and 1'000: marks that group digits, unlike the base of 101_2 and the prime of 5'.
+_MARKED_GROUPS = re.compile(
+    r"(?<![0-9A-Za-z_.'}])[1-9][0-9]{0,2}(?:(?:\\?_[0-9]{3})+|(?:'[0-9]{3})+)(?![0-9A-Za-z_'{])"
+)
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)")
 _TWO_NUMBERS = re.compile(r"(?<=[0-9]), (?=[0-9]{3}(?![0-9]))")
 _DOUBLED = re.compile(
@@ -126,6 +130,8 @@ def _to_latex(text: str) -> str:
         text = _LOWERED.sub(lambda m: f"_{{{''.join(SUBSCRIPTS[c] for c in m[0])}}}", text)
         text = "".join(_character(character) for character in text)
         text = unicodedata.normalize("NFKC", text)
+    if "_" in text or "'" in text:
+        text = _MARKED_GROUPS.sub(lambda m: re.sub(r"[\\_']", "", m[0]), text)
     if "\\\\" in text and _SINGLE.search(text) is None and "begin" not in text:
         text = _DOUBLED.sub(r"\\", text)  # as models write that answer in JSON
     marked = _MARKED.fullmatch(text)
@@ -174,6 +180,8 @@ class _Reader:
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
         self.at = 0
+        # Of two vectors there are two products.
+        self.vectors = not {"\\vec", "\\overrightarrow"}.isdisjoint(tokens)
 
     def peek(self) -> str | None:
         return self.tokens[self.at] if self.at < len(self.tokens) else None
@@ -275,8 +283,12 @@ class _Reader:
         if name in ("$", "%", "&", "#", "_"):
             return name if name in "$%" else f"\\{name}"
         if name in ACCENTS or name == "bar":
-            name = "overline" if name == "bar" else name
+            name = {"bar": "overline", "Bbb": "mathbb"}.get(name, name)
             return f"\\{name}{{{self.argument(depth)}}}"
+        if name == "times" and self.vectors:
+            self.skip_blanks()
+            following = self.peek() or ""
+            return "*" if following.isdigit() else "\\times "
         if name in SAME:
             same = SAME[name]
             return f"{same} " if same[0] == "\\" and same[-1].isalpha() else same

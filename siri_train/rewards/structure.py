@@ -22,7 +22,7 @@ _TOP = re.compile(
 _RELATION_NAMES = {"<=": r"\leq", ">=": r"\geq", "!=": r"\neq"}
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 _COMMAND = re.compile(r"\\[A-Za-z]+ ?")
-_NAME = re.compile(r"[A-Za-z'°|\[](?:[A-Za-z'°|:{}\] ]|\([A-Za-z0-9=, ]+\))*")
+_NAME = re.compile(r"[A-Za-z'°|\[](?:[A-Za-z'°|:{}\] ]|\([A-Za-z0-9=, ]+\)|\[[A-Za-z0-9=, ]+\])*")
 # A derivative or a ratio of two named lengths.
 _RATIO = re.compile(r"\\frac\{[A-Za-z ]+\}\{[A-Za-z ]+\}")
 _NOT_IN_NAMES = re.compile(
@@ -35,6 +35,9 @@ _DENIED = re.compile(
     re.I,
 )
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{[A-Za-z0-9]+\}|\([a-z]\))?|\\(?!pi|infty)[a-z]+ ?")
+_WITHIN = re.compile(r"\|([A-Za-z])\|")
+_AMOUNT = re.compile(r"[1-9][0-9]*(?:\.[0-9]+)?|\\frac\{[1-9][0-9]*\}\{[1-9][0-9]*\}")
+_HALF_LINE = re.compile(r"(?P<lower>[\[(][^,]+),\\infty\)|\(-\\infty,(?P<upper>[^,]+[\])])", re.S)
 _SUBSCRIPT = re.compile(r"_\{[^{}]*\}|\^\{-1\}")
 _BUILDER = re.compile(
     r"\\\{ ?(?P<name>[A-Za-z])(?: ?\\in ?\\mathbb\{R\})? ?[|:](?P<condition>[^|:{}]+)\\\}"
@@ -228,6 +231,8 @@ def as_interval(text: str) -> tuple[str, str] | None:
         return inside if inside is not None and inside[0] == builder["name"] else None
     parts, separators = pieces(text, "comma")
     if len(parts) > 1:
+        if set(separators) == {"and"} and len(parts) == 2:
+            return _both(*map(as_interval, parts))
         if set(separators) != {"or"}:
             return None
         intervals = [as_interval(part) for part in parts]
@@ -238,6 +243,13 @@ def as_interval(text: str) -> tuple[str, str] | None:
     sides, signs = relation(text)
     if not signs or any(sign not in _FLIPPED for sign in signs) or not all(sides):
         return None
+    within = _WITHIN.fullmatch(sides[0])
+    if within is not None and len(sides) == 2 and _AMOUNT.fullmatch(sides[1]):
+        name, bound = within[1], sides[1]
+        if signs[0] in ("<", r"\leq"):
+            return name, f"(-{bound},{bound})" if signs[0] == "<" else f"[-{bound},{bound}]"
+        opening, closing = ")(" if signs[0] == ">" else "]["
+        return name, rf"(-\infty,-{bound}{opening}\cup {closing}{bound},\infty)"
     if len(sides) == 2 and _is_variable(sides[1]) and not _is_variable(sides[0]):
         sides, signs = sides[::-1], [_FLIPPED[signs[0]]]
     if len(sides) == 2:
@@ -255,6 +267,16 @@ def as_interval(text: str) -> tuple[str, str] | None:
         return None
     opening, closing = "(["[signs[0] != "<"], ")]"[signs[1] != "<"]
     return sides[1], f"{opening}{sides[0]},{sides[2]}{closing}"
+
+
+def _both(one: tuple[str, str] | None, two: tuple[str, str] | None) -> tuple[str, str] | None:
+    """The interval of ``x>1 and x<3``: of two half lines that point at each other."""
+    if one is None or two is None or one[0] != two[0]:
+        return None
+    ends = [_HALF_LINE.fullmatch(interval) for _, interval in (one, two)]
+    lower = next((end["lower"] for end in ends if end and end["lower"]), None)
+    upper = next((end["upper"] for end in ends if end and end["upper"]), None)
+    return None if lower is None or upper is None else (one[0], f"{lower},{upper}")
 
 
 def _is_variable(text: str) -> bool:

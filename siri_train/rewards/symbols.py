@@ -46,7 +46,7 @@ NO_BLANKS = frozenset(["!", "/", "negthinspace", "(", ")", "[", "]", "-", "@"])
 """Names after a backslash that show nothing, the marks around mathematics among them."""
 
 ACCENTS = frozenset(
-    "overline hat vec tilde dot ddot widehat widetilde overrightarrow overleftarrow mathbb "
+    "overline hat vec tilde dot ddot widehat widetilde overrightarrow overleftarrow mathbb Bbb "
     "mathcal mathfrak mathscr cancel overbrace underbrace pmod".split()
 )
 """Commands with one argument that are part of the answer."""
@@ -64,6 +64,8 @@ SAME = {
     "ast": "*",
     "bullet": "*",
     "div": "/",
+    "bigcup": r"\cup",
+    "bigcap": r"\cap",
     "varnothing": r"\emptyset",
     "lbrace": r"\{",
     "rbrace": r"\}",

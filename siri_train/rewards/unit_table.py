@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from siri_train.rewards.number_words import PARTS, PLURALS
+
 _PREFIXES = {
     "": "",
     "kilo": "k",
@@ -13,6 +15,8 @@ _PREFIXES = {
     "giga": "G",
     "deci": "d",
     "tera": "T",
+    "pico": "p",
+    "hecto": "h",
 }
 
 # Name -> (symbol, prefixes that are used with it).
@@ -20,22 +24,30 @@ _PREFIXED = {
     "meter": ("m", "kilo centi milli micro nano deci"),
     "gram": ("g", "kilo milli micro centi"),
     "liter": ("L", "milli centi deci micro kilo"),
-    "second": ("s", "milli micro nano"),
+    "second": ("s", "milli micro nano pico"),
     "newton": ("N", "kilo mega milli"),
     "joule": ("J", "kilo mega milli giga"),
-    "watt": ("W", "kilo mega milli giga"),
+    "watt": ("W", "kilo mega milli giga micro"),
     "watthour": ("Wh", "kilo mega giga"),
-    "pascal": ("Pa", "kilo mega"),
-    "volt": ("V", "kilo milli"),
-    "ampere": ("A", "milli micro"),
-    "coulomb": ("C", "milli micro nano"),
-    "hertz": ("Hz", "kilo mega giga"),
-    "mole": ("mol", "milli"),
+    "pascal": ("Pa", "kilo mega giga hecto"),
+    "volt": ("V", "kilo milli micro mega"),
+    "ampere": ("A", "milli micro nano kilo"),
+    "coulomb": ("C", "milli micro nano pico"),
+    "hertz": ("Hz", "kilo mega giga tera"),
+    "mole": ("mol", "milli micro kilo nano"),
     "calorie": ("cal", "kilo"),
     "byte": ("B", "kilo mega giga tera"),
-    "ohm": ("Ω", "kilo mega"),
+    "ohm": ("Ω", "kilo mega milli"),
     "electronvolt": ("eV", "kilo mega giga"),
     "tesla": ("T", "milli"),
+    "farad": ("F", "milli micro nano pico"),
+    "weber": ("Wb", "milli"),
+    "becquerel": ("Bq", "kilo mega"),
+    "gray": ("Gy", "milli"),
+    "sievert": ("Sv", "milli micro"),
+    "candela": ("cd", ""),
+    "lumen": ("lm", ""),
+    "lux": ("lx", ""),
 }
 
 # Base name -> its other spellings. Plurals are made from the words of three letters and more.
@@ -60,7 +72,6 @@ _OTHERS = {
     "hectare": "ha",
     "pound": "",
     "lb": "lbs",
-    "farad": "F",
     "ounce": "oz",
     "ton": "",
     "tonne": "",
@@ -159,6 +170,16 @@ def _table() -> dict[str, str]:
 KNOWN = _table()
 """Spelling -> base name. Spellings of at most two letters are case-sensitive."""
 
+GLUED = {
+    prefix + symbol
+    for name, (symbol, prefixes) in _PREFIXED.items()
+    if name not in ("byte", "watthour", "candela", "lumen", "lux")
+    for prefix in ("", *(_PREFIXES[prefix] for prefix in prefixes.split()))
+} | {"K", "h"}
+GLUED -= {"ms"}
+"""Symbols that are written one behind the other: ``kgm^{-3}`` is kg m^-3. In front of an exponent
+``ms`` is m s, as in ``ms^{-1}``."""
+
 COMPOUND = {
     "mph": (("mile", 1), ("hour", -1)),
     "kph": (("kilometer", 1), ("hour", -1)),
@@ -241,5 +262,5 @@ NOT_COUNTED = frozenset(
     must wait actually however instead also too very just even odd still again already sure answer
     mean median mode average
     """.split()
-) - {"square", "cubic"}
+) - {"square", "cubic"} | {*PARTS, *PLURALS}
 """Lower-case words that are never a counted thing."""

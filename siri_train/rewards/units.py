@@ -1,10 +1,11 @@
 r"""Units behind a number: recognised by a table and a grammar, never by their place alone.
 
-A unit is a product of known units with exponents (``cm^2``, ``m/s``, ``kilometers per hour``,
-``square inches``), a money sign, a degree sign, or a counted noun behind a plain number
-(``18 people``, ``18 red marbles``). Two spellings of one unit agree; different units do not, also
-where one could be converted (2 hours, 120 minutes). Words that scale, negate, compare or direct are
-no units, so they stay a part of the answer, as does everything that is not recognised.
+A unit is a product of known units with exponents (``cm^2``, ``m/s``, ``m s^{-1}``, ``ms^{-1}``,
+``kilometers per hour``, ``square inches``), a money sign, a degree sign, or a counted noun behind a
+plain number (``18 people``, ``18 red marbles``). Two spellings of one unit agree; different units
+do not, also where one could be converted (2 hours, 120 minutes). Words that scale, negate, compare
+or direct are no units, so they stay a part of the answer, as does everything that is not
+recognised.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from siri_train.rewards.unit_table import (
     AMBIGUOUS,
     CAPITALS,
     COMPOUND,
+    GLUED,
     KNOWN,
     MEASURED,
     MONEY,
@@ -37,14 +39,16 @@ _SIGNED_MONEY = re.compile(
 _PIECE = re.compile(r"[A-Za-zμΩ]+|[°$€£¥₹¢]|\\[A-Za-z]+|[0-9]+|.", re.S)
 _FACTOR = re.compile(
     r"(?P<word>US ?\$|[A-Za-zμΩ]+|° ?[CFK](?![A-Za-z])|°|[$€£¥₹¢])"
-    r"(?: ?\^\{(?P<exponent>-?[1-9])\}| ?\^(?P<bare>[1-9]))?"
+    r"(?: ?\^\{(?P<exponent>-?[1-9])\}| ?\^(?P<bare>[1-9])|"
+    r"(?<=[A-Za-z])(?<![A-Za-z]{3})(?P<plain>[23])(?![0-9]))?"  # cm3
 )
+_SEPARATOR = re.compile(r" ?(/|per(?![A-Za-z])|\*|-|\.(?=[A-Za-z])| ) ?")
 _NOUN = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,3}")
 _ORDINAL = re.compile(r"[-+]?[0-9][0-9,]*(?:st|nd|rd|th)")
 # Words, and a second quantity: "2 h 30" is no amount of minutes.
 _NO_BODY = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}| [0-9]")
-_OHM = re.compile(r"(?<=[ kM])\\Omega ?$")
-_MICRO = re.compile(r"\\mu ?(?=(?:[msLlACF]|gs?)(?![A-Za-z])|mol)")
+_OHM = re.compile(r"(?<=[ kMm])\\Omega ?$")
+_MICRO = re.compile(r"\\mu ?(?=(?:[msLlACFVW]|Sv|gs?)(?![A-Za-z])|mol)")
 # Adverbs, ordinals of the tens, and words that scale.
 _NOT_COUNTED_ENDING = re.compile(
     r"(?<!fami)(?<!jel)(?<!bel)(?<!bul)ly$|(?:teen|ie)ths?$|fold$|illions?$|(?<!re)(?<!a)(?<!s)wards?$|bound$"
@@ -53,6 +57,7 @@ _AMOUNT = re.compile(r"[0-9]|\\pi(?![A-Za-z])|\\sqrt")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\Z")
 _CLOCK = " o'clock"
 _BEFORE = "0123456789.})]|!/"
+_LENGTHS = frozenset("meter centimeter millimeter kilometer decimeter foot inch yard".split())
 _IRREGULAR = {
     "people": "person",
     "men": "man",
@@ -172,7 +177,9 @@ def _product(text: str, *, apart: bool) -> list[tuple[str, int]] | None:
             return None
         word = match["word"]
         at = match.end()
-        power = int(match["exponent"] or match["bare"] or 1)
+        if match["plain"] and KNOWN.get(word) not in _LENGTHS and not (word == "s" and sign < 0):
+            return None
+        power = int(match["exponent"] or match["bare"] or match["plain"] or 1)
         lower = word.lower()
         if lower in ("square", "sq", "cubic", "cu") and power == 1 and pending == 1:
             pending = 2 if lower.startswith("sq") else 3
@@ -182,6 +189,8 @@ def _product(text: str, *, apart: bool) -> list[tuple[str, int]] | None:
         if lower in ("squared", "cubed") and factors and power == 1:
             base, old = factors[-1]
             factors[-1] = base, old * (2 if lower == "squared" else 3)
+        elif power != 1 and (glued := _glued(word, power)):
+            factors += [(base, sign * exponent) for base, exponent in glued]
         elif word in COMPOUND or (len(word) > 2 and lower in COMPOUND):
             parts = COMPOUND.get(word) or COMPOUND[lower]
             factors += [(base, sign * exponent * power) for base, exponent in parts]
@@ -197,14 +206,18 @@ def _product(text: str, *, apart: bool) -> list[tuple[str, int]] | None:
             else:
                 factors.append((base, sign * power * pending))
         pending = 1
-        separator = re.compile(r" ?(/|per(?![A-Za-z])|\*|-| ) ?").match(text, at)
         if at < len(text):
+            if text[at - 1] == "}" and text[at].isalpha():  # kg^{-1}K^{-1}
+                continue
+            separator = _SEPARATOR.match(text, at)
             if separator is None or separator.end() == len(text):
                 return None
             at = separator.end()
             if separator[1] in ("/", "per"):
-                if sign < 0:
-                    return None
+                if sign < 0:  # only m/s/s
+                    following = _FACTOR.match(text, at)
+                    if following is None or _base(following["word"]) != factors[-1][0]:
+                        return None
                 sign = -1
                 if text[at : at + 1] == "(" and text.endswith(")"):
                     below = _product(text[at + 1 : -1], apart=True)
@@ -214,6 +227,32 @@ def _product(text: str, *, apart: bool) -> list[tuple[str, int]] | None:
     if pending != 1 or not factors or (single and not apart and len(factors) == 1):
         return None
     return factors
+
+
+def _glued(word: str, power: int) -> list[tuple[str, int]]:
+    """The factors of ``kgm`` in ``kgm^{-3}``: symbols in a row, the exponent at the last.
+
+    Empty when there is but one, and for a positive exponent behind single letters, which are
+    variables.
+    """
+    found: list[str] = []
+    at = 0
+    # The s of kgs^{-1} is no plural.
+    plural = power < 0 and word[-1] == "s" and word[:-1] in GLUED and word != "ms"
+    if len(word) > 8 or not plural and KNOWN.get(word, "millisecond") != "millisecond":
+        return []
+    while at < len(word):
+        symbol = next(
+            (word[at:end] for end in (at + 3, at + 2, at + 1) if word[at:end] in GLUED), ""
+        )
+        if not symbol:
+            return []
+        found.append(symbol)
+        at += len(symbol)
+    if len(found) < 2 or power > 0 and max(map(len, found)) == 1:
+        return []
+    powers = [1] * (len(found) - 1) + [power]
+    return [(KNOWN[symbol], exponent) for symbol, exponent in zip(found, powers, strict=True)]
 
 
 def _base(word: str) -> str | None:
@@ -233,6 +272,8 @@ def _collect(factors: list[tuple[str, int]]) -> Unit | None:
         if base in ("light", "fluid", "fl", "nautical", "us", "electron"):
             return None
         powers[base] = powers.get(base, 0) + power
+    if any(powers.get(name, 0) > 1 for name in ("hour", "minute", "day", "year")):
+        return None  # the product of the variables h and r
     if "degree" in powers and powers != {"degree": 1}:
         return None
     return tuple(sorted(item for item in powers.items() if item[1])) or None

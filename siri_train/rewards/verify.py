@@ -12,8 +12,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
+from siri_train.rewards.cost import rough_cost
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import last_boxed
 from siri_train.rewards.pool import WorkerPool, WorkerStartError
@@ -29,6 +30,8 @@ VerifierKind = Literal["exact", "math_verify"]
 _WORKER = str(Path(__file__).with_name("math_worker.py"))
 _WORKER_MEMORY = 4 << 30
 _LONGEST_GOLD = 2000
+# Processor seconds; most honest items need a few milliseconds, and the system counts in ten.
+_LEAST_SHARE = 0.02
 _DEEPEST = 16
 
 
@@ -101,7 +104,9 @@ class MathVerifier(_Managed):
             ``3 * timeout + 2`` seconds of wall time.
         max_chars: longest box that is looked at.
         batch_timeout: seconds of wall time for the items of one call together; what is left then
-            could not be judged. What may be slow is asked last. None: no limit.
+            could not be judged. What looks slow is asked last, and where the budget could be used
+            up each item first gets an equal share of it, then those that need more get the rest.
+            None: no limit.
 
     Raises:
         ImportError: math-verify is not installed.
@@ -140,6 +145,7 @@ class MathVerifier(_Managed):
             cpu_s=timeout,
         )
         self._batch_timeout = batch_timeout
+        self._timeout, self._workers = timeout, workers
         self._said_why = False
 
     @property
@@ -181,10 +187,10 @@ class MathVerifier(_Managed):
                 left.setdefault(decided, []).append(index)
         if left:
             # What may be slow comes last: it must not use up the time of the others.
-            left = dict(sorted(left.items(), key=lambda asked: _slowness(asked[0])))
+            left = dict(sorted(left.items(), key=lambda asked: rough_cost("".join(asked[0][0]))))
             items = [{"answer": answer, "gold": gold} for answer, gold in left]
             try:
-                answers, own = self._pool.run(items, budget_s=self._batch_timeout)
+                answers, own = self._ask(items)
             except WorkerStartError as error:
                 if not self._said_why:
                     logger.warning("answers not scored: math-verify does not start: %s", error)
@@ -202,6 +208,38 @@ class MathVerifier(_Managed):
     def close(self) -> None:
         """End the worker processes; the next call that needs them starts new ones."""
         self._pool.close()
+
+    def _ask(self, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any] | None], set[int]]:
+        """The replies of the processes, see ``pool.Answers``.
+
+        Where the items together could use up the budget, each first gets its share of a half of
+        it, so that none takes the time of another, whatever it looks like. Those that need more
+        share the other half in the same way, until a share is the whole ``timeout``.
+        """
+        if self._batch_timeout is None:
+            return self._pool.run(items)
+        answers: list[dict[str, Any] | None] = [None] * len(items)
+        own: set[int] = set()
+        budget, share, left = self._batch_timeout, _LEAST_SHARE / 2, list(range(len(items)))
+        while left:
+            # An item inside of one long C call is ended at twice its processor time.
+            fair = budget * self._workers / (2 * len(left))
+            last = fair >= self._timeout or 4 * share >= self._timeout
+            share = self._timeout if last else max(2 * share, fair / 2)
+            budget = budget if last else budget / 2
+            replies, crashed = self._pool.run(
+                [items[index] | {"limit_s": share} for index in left], budget_s=budget
+            )
+            for place, index in enumerate(left):
+                answers[index] = replies[place]
+            own |= {left[place] for place in crashed}
+            left = [
+                index
+                for index in left
+                if index not in own
+                and ((answers[index] or {"late": True}).get("late") and not last)
+            ]
+        return answers, own
 
     def _decide(self, answer: str, gold: str) -> bool | Question:
         """A verdict, or the parts of the answer and the gold that math-verify has to compare."""
@@ -252,12 +290,6 @@ def make_verifier(
             workers=workers, timeout=timeout, max_chars=max_chars, batch_timeout=batch_timeout
         )
     raise ValueError(f"verifier: got {kind!r}, takes 'exact' or 'math_verify'")
-
-
-def _slowness(question: Question) -> int:
-    """A rough order of how long math-verify may take: powers and factorials first of all."""
-    text = "".join(question[0])
-    return 100 * sum(map(text.count, ("^", "!", "**"))) + len(text)
 
 
 def _are_boxes(pair: tuple[str, str]) -> bool:
