@@ -74,6 +74,8 @@ def _main(argv: Sequence[str] | None) -> int:
     except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
         # The words of a library inside may have several lines; the end of a server's log has too.
         text = " ".join(str(error).split()) if isinstance(error, ConfigError) else str(error)
+        # Names of files and tensors may hold what a terminal obeys.
+        text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
         print(f"siri-train {arguments.command}: {text}", file=sys.stderr)
         return 1
     except OSError as error:
