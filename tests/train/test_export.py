@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,28 @@ def test_an_export_into_an_empty_folder(run: Path, tmp_path: Path) -> None:
     assert main(["export", str(run), "--which", "2", "--out", str(out)]) == 0
     assert (out / "model.safetensors").is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "run"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("when", [1, 9])
+def test_an_eval_that_is_asked_to_end_does_so_in_a_line(
+    signum: int, when: int, run: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In the first decoding steps, and in a later one."""
+    seen = []
+
+    def update(self: Any, *args: Any) -> None:
+        seen.append(args)
+        if len(seen) == when:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr("siri_train.grade.Progress.update", update)
+    folder = run / "checkpoints" / "step_000002"
+    before = signal.getsignal(signum)
+    assert main(["eval", str(folder), "data.eval.0.size=40"]) == 128 + signum
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and str(folder) in said[0] and "stopped" in said[0]
+    assert not (folder / "eval.json").exists() and signal.getsignal(signum) == before
+    monkeypatch.undo()
+    assert main(["eval", str(folder)]) == 0 and (folder / "eval.json").is_file()
