@@ -33,7 +33,7 @@ def check_layers(config: Any) -> None:
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if getattr(architecture, "_supports_sdpa", True) is False:
         raise ModelFileError(
-            f"config.json: transformers has {architecture.__name__} without scaled-dot-product "
+            f"config.json: transformers has {config.model_type} without scaled-dot-product "
             "attention, which packed rows need; give another model"
         )
     text = config.get_text_config()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from siri_train.attention import prepare
 from siri_train.config import ConfigError, ModelConfig
@@ -56,6 +56,8 @@ def tiny(kind: str, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
 def test_a_model_that_mixes_sequences_is_refused_before_it_is_loaded_or_by_its_run(
     kind: str, tmp_path: Path
 ) -> None:
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {kind}")
     folder = model_folder(tmp_path / "m")
     tiny(kind, **MIXING[kind]).save_pretrained(folder)
     with pytest.raises(ConfigError) as caught:
