@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -24,6 +25,12 @@ _SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model 
 _ROLLOUTS = "rollouts.pt"
 _INDEX = "checkpoint.json"
 _FORMAT = 1
+_NAME = re.compile(r"step_[0-9]{1,15}")
+# What decides which model is loaded; other files, a README say, may be put beside.
+_MODEL = re.compile(
+    r"config\.json|tokenizer\.json|adapter_config\.json"
+    r"|(model|pytorch_model|adapter_model).*\.(safetensors|bin)"
+)
 
 
 def checkpoint_name(step: int) -> str:
@@ -127,7 +134,7 @@ def problem(folder: Path) -> str | None:
     """Why ``folder`` cannot be resumed from, or None if it is a whole checkpoint.
 
     Reads every file that ``checkpoint.json`` lists and compares size and CRC-32; none may lie
-    outside the folder.
+    outside the folder. What the model is loaded from must be listed.
     """
     if not (folder / _INDEX).is_file():
         return f"not a checkpoint of siri-train ({_INDEX} is missing)"
@@ -147,6 +154,11 @@ def problem(folder: Path) -> str | None:
         return str(error)
     except (OSError, ValueError) as error:  # unreadable; ValueError: a NUL in a name
         return f"{_INDEX} is damaged, or a file that it lists cannot be read: {cause(error)}"
+    unlisted = [p.name for p in folder.iterdir() if _MODEL.fullmatch(p.name)]
+    if unlisted := sorted(name for name in unlisted if name not in files):
+        return (
+            f"{unlisted[0]} is not among the files that {_INDEX} lists, so nothing vouches for it"
+        )
     if _STATE not in files:
         return f"not a checkpoint of siri-train ({_STATE} is missing)"
     step = json_object(folder / _INDEX, remedy="").get("step")
@@ -322,7 +334,8 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
 
     Raises:
         ConfigError: the run has no manifest or a damaged one, has not reached that end yet, or
-            ``out`` exists; the checkpoint is damaged, does not lie in the run, or does not load.
+            ``out`` exists (an empty folder may) or lies among the checkpoints; the checkpoint is
+            damaged, does not lie in the run, or does not load.
     """
     manifest = run_dir / "checkpoints" / "manifest.json"
     if not manifest.is_file():
@@ -352,8 +365,13 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
         raise ConfigError(f"{run_dir}: {which} has not been reached yet (see {key})")
     source = _checkpoint_at(run_dir, end, which)
     folder = Path(out) if out else run_dir / "export" / which
-    if folder.exists():
+    if folder.exists() and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--out: {folder} already exists; give another folder, or remove it")
+    if _inside(folder, run_dir / "checkpoints"):
+        raise ConfigError(
+            f"--out: {folder} lies among the run's checkpoints, where it would be taken for one; "
+            "give a folder elsewhere"
+        )
     # verl's checkpoints (siri_train.integrations.verl) have neither our index nor our state.
     ours = (source / _INDEX).exists() or (source / _STATE).exists()
     if ours:
@@ -382,7 +400,8 @@ def _checkpoint_at(run_dir: Path, end: Any, which: str) -> Path:
         )
     name, there = Path(path).name, run_dir / "checkpoints"
     source = there / name
-    if path != f"checkpoints/{name}" or name in ("", "..") or not _inside(source, there):
+    named = path == f"checkpoints/{name}" and _NAME.fullmatch(name)
+    if not named or not _inside(source, there):
         raise ConfigError(
             f"{run_dir}: checkpoints/manifest.json: {which} is at {path!r}, which is no checkpoint "
             "of this run; takes checkpoints/step_NUMBER, or give --which with a number of steps"

@@ -93,6 +93,8 @@ def _errors_told(arguments: argparse.Namespace) -> int:
     except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
         # The words of a library inside may have several lines.
         text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        # Names of files and tensors may hold what a terminal obeys.
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         print(f"siri-train {arguments.command}: {text}", file=sys.stderr)
         return 1
     except OSError as error:

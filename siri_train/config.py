@@ -59,6 +59,13 @@ class ArchitectureConfig(Section):
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) / heads ({self.heads}) must be an even number"
             )
+        attention = 2 * self.hidden_size**2 * (self.heads + self.kv_heads) // self.heads
+        weights = self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        if weights > 10**9:
+            raise ValueError(
+                f"layers ({self.layers}), hidden_size ({self.hidden_size}) and intermediate_size "
+                f"({self.intermediate_size}) make {weights} weights; takes at most 10**9"
+            )
         return self
 
 

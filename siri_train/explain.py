@@ -14,7 +14,11 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from siri_train.yaml_core import is_number
+
 _LONGEST = 80
+_WORDS = {"yes": "true", "on": "true", "true": "true", "y": "true", "no": "false", "off": "false",
+          "false": "false", "n": "false"}  # fmt: skip
 # Keys whose values may hold passwords, by their first parts.
 _SECRET = (("rollout", "server", "url"), ("rollout", "server", "args"))
 # User and password of an address, which may themselves hold / and @; what follows ? and #.
@@ -186,6 +190,12 @@ def unknown_key(keys: Sequence[str], root: type[BaseModel]) -> str:
     accepted = list(section.model_fields) if section is not None else []
     near = difflib.get_close_matches(last, accepted, n=1, cutoff=0.4)
     hint = f"did you mean {'.'.join([*above, near[0]])}?" if near else ""
+    # Other marks between the keys, as train/steps or train[0]; other case; a prefix, as --train.
+    parts = re.findall(r"\w+", ".".join(keys).lower())
+    if parts and at(parts, root)[0] == parts and at(parts, root)[1] is not None:
+        hint = f"did you mean {'.'.join(parts)}?"
+        if "." in last:
+            hint = f"write {parts[-1]} in a line of its own below {'.'.join(parts[:-1])}, indented"
     return f"{shown_key(keys)}: unknown key; {hint or 'accepted here: ' + ', '.join(accepted)}"
 
 
@@ -200,6 +210,8 @@ def _explain(item: Any, keys: list[str], annotation: Any, root: type[BaseModel])
     key, given = shown_key(keys), item.get("input")
     if item["type"] == "extra_forbidden":
         return unknown_key(keys, root)
+    if item["type"] == "missing" and isinstance(given, (list, tuple)):  # a tuple too short
+        return _explain({**item, "type": "too_short"}, keys[:-1], at(keys[:-1], root)[1], root)
     if item["type"] == "missing" and annotation is not None and isinstance(given, dict):
         return f"{key}: is missing; takes {takes(annotation)}"
     if item["type"] == "value_error":
@@ -221,6 +233,12 @@ def _remedy(given: Any, annotation: Any) -> str:
         return f"; write {int(given)}"
     if isinstance(given, (int, float)) and str in kinds:
         return f'; write it in quotes: "{shown_value(given)}"'
+    if isinstance(given, str) and {int, float} & set(kinds) and is_number(given.replace("_", "")):
+        return f"; write {given.replace('_', '')}, without quotes"
+    if isinstance(given, str) and bool in kinds and given.lower() in _WORDS:
+        return f"; write {_WORDS[given.lower()]}"
+    if given is None and section_of(annotation) is not None:
+        return "; to keep its defaults, leave it out"
     choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
     if isinstance(given, str) and choices:
         near = difflib.get_close_matches(given.strip().lower(), choices, n=1, cutoff=0.5)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -85,15 +86,19 @@ def _take(path: Path, folder: Path) -> int:
     """The lock file, open, locked and telling of this process."""
     for _ in range(100):
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            # What a link leads to is another program's: it must not be emptied.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # who held it has just removed the folder, too
             folder.mkdir(parents=True, exist_ok=True)
             continue
         except OSError as error:
+            reason = "is a link" if error.errno == errno.ELOOP else error.strerror
             raise ConfigError(
-                f"{shown(path)}: {error.strerror}; remove it if no siri-train uses {shown(folder)}"
+                f"{shown(path)}: {reason}; remove it if no siri-train uses {shown(folder)}"
             ) from error
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe would be waited for
+                raise ConfigError(f"{shown(path)}: is no file; remove it")
             locked = _flock(descriptor)
             if not _is(path, descriptor):  # its holder removed it in between
                 os.close(descriptor)

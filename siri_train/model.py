@@ -22,6 +22,7 @@ from siri_train.data.think_marks import decode_responses
 from siri_train.files import shown
 from siri_train.model_files import cause
 from siri_train.model_folder import check_model, load_config, load_model
+from siri_train.model_trial import try_model
 from siri_train.packing import MicroBatch
 from siri_train.rollout.engine import Completion
 
@@ -194,7 +195,8 @@ def load_policy(
 
     Raises:
         ConfigError: what :func:`siri_train.model_folder.load_model` refuses, a model whose output
-            is not finite, or ``model.liger: on`` without a GPU.
+            is not finite or mixes the sequences of a packed row (:func:`try_model`), or
+            ``model.liger: on`` without a GPU.
     """
     model: Any
     tokenizer: Any
@@ -211,7 +213,7 @@ def load_policy(
         model = load_model(source, named, getattr(torch, config.dtype))
         try:
             prepare(model)
-            _require_finite(model)
+            try_model(model)
         except Exception as error:  # whatever an odd config.json makes of the layers
             raise ConfigError(
                 f"{named}: {source!r}: config.json: {type(model).__name__} cannot be run: "
@@ -251,20 +253,6 @@ def load_policy(
         softcap=getattr(model.config, "final_logit_softcapping", None),
         lora_scaling=config.lora.alpha / config.lora.rank if config.lora else None,
     )
-
-
-@torch.no_grad()
-def _require_finite(model: Any) -> None:
-    """Run two tokens: a rotary base or an epsilon that is odd shows in the output only.
-
-    Raises:
-        ValueError: the output holds infinities or NaN.
-    """
-    ids = torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    # Rotary tables are asked themselves: some attention kernels take NaN scores for masked ones.
-    if not torch.isfinite(hidden).all() or any(b.isnan().any() for b in model.buffers()):
-        raise ValueError("its output is not finite; correct config.json or give whole weights")
 
 
 def max_positions(config: ModelConfig) -> int | None:

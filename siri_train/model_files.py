@@ -15,10 +15,14 @@ _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In the order in which transformers looks for them; each may be cut into shards with an index."""
 
+_OTHERS = (".safetensors", ".bin", ".gguf", ".h5", ".msgpack", ".pt", ".pth", ".ckpt")
+"""Of files that may be weights, for the message that says what there is."""
+
 _LFS = b"version https://git-lfs"
 
 # Loops over these counts run before anything is compared with the weights; no model has more.
 # Tables are made for these widths. Each bound is ten times what any model has.
+_EPSILONS = ("_eps", "_epsilon")
 _MOST_LAYERS, _MOST_PARTS, _MOST_WIDTH = 10_000, 1_000_000, 10_000_000
 
 
@@ -108,7 +112,8 @@ def json_object(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
 
 
 def check_counts(config: dict[str, Any], file: str = "config.json") -> None:
-    """Refuse layers, heads, experts and widths that no model has, before anybody counts to them.
+    """Refuse layers, heads, experts and widths that no model has, before anybody counts to them,
+    and shares and epsilons that end in a library's error, or in zeros, at the first update.
 
     Args:
         config: as it stands in the file.
@@ -122,6 +127,10 @@ def check_counts(config: dict[str, Any], file: str = "config.json") -> None:
             check_counts(value, file)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
+        part = key.endswith(("dropout", "_drop", "pdrop", "layerdrop"))
+        if (part and not 0 <= value < 1) or (key.endswith(_EPSILONS) and not 0 <= value <= 1):
+            takes = "takes a number from 0 to below 1" if part else "takes a number from 0 to 1"
+            raise ModelFileError(f"{file}: {key} is {value}; {takes}")
         wide = key.endswith(("_size", "_dim", "_embd", "d_model")) and key != "vocab_size"
         counted = key.startswith(("num_", "n_")) or key.endswith(("_layers", "_heads"))
         most = _MOST_WIDTH if wide else _MOST_LAYERS if "layer" in key else _MOST_PARTS
@@ -144,21 +153,31 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{name}{_INDEX}"
         if index.exists() or index.is_symlink():
             return _shards(index)
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in _OTHERS)
     if any("-of-" in name for name in others):
         raise ModelFileError(
             f"{_WEIGHTS[0]}{_INDEX}: is missing, though there are shards ({others[0]}){AGAIN}"
         )
     held = f"; there is {', '.join(others[:3])}" if others else ""
+    if any(name.endswith(".gguf") for name in others):
+        raise ModelFileError(
+            f"{_WEIGHTS[0]}: is missing{held}; convert it: `siri-train convert FILE.gguf FOLDER`"
+        )
     raise ModelFileError(f"{_WEIGHTS[0]}: is missing{held}; download the whole folder again")
 
 
 def _shards(index: Path) -> list[Path]:
-    named = json_object(index).get("weight_map")
+    content = json_object(index)
+    named = content.get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
         raise ModelFileError(f"{index.name}: has no weight_map from tensors to files{AGAIN}")
     if not named:
         raise ModelFileError(f"{index.name}: its weight_map is empty{AGAIN}")
+    if not isinstance(content.get("metadata"), dict):
+        raise ModelFileError(
+            f"{index.name}: has no metadata, without which transformers does not read it; add "
+            '"metadata": {}'
+        )
     names = sorted(set(named.values()))
     for name in names:
         if Path(name).name != name or "\0" in name:

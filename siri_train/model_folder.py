@@ -34,6 +34,7 @@ from siri_train.model_files import (
     json_object,
 )
 from siri_train.model_ids import check_ids, check_savable, check_template, make_savable
+from siri_train.model_trial import check_layers, require_packed
 from siri_train.model_weights import (
     compare_stored,
     is_tied,
@@ -48,6 +49,8 @@ transformers_logging.disable_progress_bar()
 
 # Heads whose logits are scaled in a way `LogprobHead` does not know would train on wrong numbers.
 _UNSUPPORTED_HEADS = ("logit_scale", "logits_scaling")
+
+_CONFIG = "correct it, or give a folder that from_pretrained loads"
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -85,7 +88,8 @@ def check_model(source: str | Path, named: str, say: bool = True) -> CheckedMode
     """
     config = load_config(source, named)
     tokenizer = load_tokenizer(source, named)
-    with _one_line(source, named, "config.json"):
+    with _one_line(source, named, "config.json", _CONFIG):
+        check_layers(config)
         with torch.device("meta"):
             # A copy: building a model writes into its configuration. An id to pad with that has
             # no row would end it; check_ids names that one.
@@ -96,6 +100,7 @@ def check_model(source: str | Path, named: str, say: bool = True) -> CheckedMode
             )
         rows = int(model.get_input_embeddings().weight.shape[0])
         prepare(model)  # an architecture whose attention or head cannot be had
+        require_packed(model)
     folder = Path(source)
     with _one_line(source, named, "weights"):
         if folder.is_dir():
@@ -123,12 +128,14 @@ def load_config(source: str | Path, named: str) -> Any:
         ConfigError: see :func:`check_model`.
     """
     folder = Path(source)
-    with _one_line(source, named, "config.json"):
+    with _one_line(source, named, "config.json", _CONFIG):
         if folder.exists() or folder.is_symlink():
             _check_config_file(folder)
         config: Any = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
         kind = config.model_type
-        if getattr(config, "quantization_config", None):
+        # Files may name an attention of another package, even code of the hub's, to be loaded.
+        config._attn_implementation = "sdpa"
+        if getattr(config, "quantization_config", None) is not None:
             raise ModelFileError(_quantised(config.quantization_config))
         if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ModelFileError(
@@ -180,7 +187,7 @@ def _check_config_file(folder: Path) -> None:
     raw = json_object(path)
     check_counts(raw)
     for section in (raw, raw.get("text_config")):
-        if isinstance(section, dict) and section.get("quantization_config"):
+        if isinstance(section, dict) and section.get("quantization_config") is not None:
             raise ModelFileError(_quantised(section["quantization_config"]))
     kind = raw.get("model_type")
     if not isinstance(kind, str) or not kind:
@@ -279,6 +286,7 @@ def load_model(source: str | Path, named: str, dtype: torch.dtype) -> Any:
     with _one_line(source, named, "weights"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(source),
+            config=load_config(source, named),
             dtype=dtype,
             attn_implementation="sdpa",
             output_loading_info=True,

@@ -44,6 +44,7 @@ def check_ids(tokenizer: Any, config: Any, generation: Any, rows: int | None) ->
             "tokenizer_config.json: no eos_token, and no eos_token_id in generation_config.json or "
             "config.json: no answer would ever end; set one of them"
         ) from error
+    _try_tokenizer(tokenizer)
     words = tokenizer.get_vocab()
     if not words:
         raise ModelFileError("tokenizer.json: the tokenizer has no tokens; download it again")
@@ -72,6 +73,17 @@ def check_ids(tokenizer: Any, config: Any, generation: Any, rows: int | None) ->
             f"(the first: {past[wrong[0]]!r}, id {wrong[0]}); give the tokenizer that the model "
             "was trained with, or resize_token_embeddings before saving it"
         )
+
+
+def _try_tokenizer(tokenizer: Any) -> None:
+    """Settings that only encoding or decoding reads, a length as text say, show when it is done."""
+    try:
+        tokenizer.decode(tokenizer("1 + 1 = 2")["input_ids"])
+    except Exception as error:
+        raise ModelFileError(
+            f"tokenizer_config.json: the tokenizer cannot encode and decode a text: {cause(error)}"
+            "; correct it"
+        ) from error
 
 
 def _check_configured(file: str, key: str, value: Any, rows: int | None) -> None:

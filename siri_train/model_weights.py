@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ _PREFIXES = {
 }
 
 
+# Masks and tables that earlier versions of transformers stored with the weights; not every
+# architecture declares its own.
+_CONSTANT = re.compile(
+    r"(^|\.)((attn|attention)\.bias|masked_bias|(rotary_emb\.)?inv_freq|position_ids)$"
+)
+
+
 def loading_problem(report: Mapping[str, Any], model: str) -> str | None:
     """What transformers' loading report says is wrong, as a part of one line; None if nothing.
 
@@ -28,7 +36,8 @@ def loading_problem(report: Mapping[str, Any], model: str) -> str | None:
             which transformers has taken what the architecture declares it can do without.
         model: the architecture's name.
     """
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    missing = sorted(report["missing_keys"])
+    unexpected = sorted(name for name in report["unexpected_keys"] if not _CONSTANT.search(name))
     for prefix, how in _PREFIXES.items():
         if unexpected and all(prefix in name for name in unexpected):
             return (
@@ -84,7 +93,8 @@ def compare_stored(folder: Path, config: Any, model: Any) -> None:
         if key in numbers and not tensor.is_floating_point():
             raise ModelFileError(
                 f"{name}: {key} is stored as {str(tensor.dtype).removeprefix('torch.')}, not as "
-                "floating-point numbers; quantised weights cannot be trained"
+                "floating-point numbers; quantised weights cannot be trained, give the model in "
+                "float32, float16 or bfloat16"
             )
     report = _report(model, stored)
     problem = loading_problem(report, type(model).__name__) if report else None

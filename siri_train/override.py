@@ -84,7 +84,7 @@ def _empty(annotation: Any, default: Any, keys: list[str]) -> Any:
     """What a recipe leaves out, so that something in it can be set."""
     if section_of(annotation) is not None and item_of(annotation) is None:
         return {}  # the defaults are the sections' own
-    if isinstance(default, list):
+    if isinstance(default, (list, tuple)):
         return [d.model_dump(mode="json") if isinstance(d, BaseModel) else d for d in default]
     if isinstance(default, dict) or annotation is Any:
         return deepcopy(default) if default else {}

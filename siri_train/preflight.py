@@ -60,7 +60,8 @@ def preflight(config: RunConfig) -> Checked:
     evaluation = read_sources(config.data.eval, "test", "data.eval")
     check_data(train, evaluation, config.reward)
     longest = max(config.schedule.max_len, *config.budgets)
-    check_positions(config.model, config.data.max_prompt_len, longest, key="schedule.max_len")
+    key = "eval.budgets" if longest > config.schedule.max_len else "schedule.max_len"
+    check_positions(config.model, config.data.max_prompt_len, longest, key)
     start = supervised_folder(config)
     found = start if config.sft is not None and (start / "config.json").is_file() else None
     if found is None:
@@ -177,11 +178,20 @@ def supervised_folder(config: RunConfig) -> Path:
 
 
 def _refuse_unknown_tokens(checked: Checked, rows: int | None) -> None:
-    """Marks that only a multimodal model has rows for may stand in a question's text."""
+    """Questions of which the tokenizer knows nothing; and marks that only a multimodal model has
+    rows for, which may stand in a question's text."""
     if rows is None:
         return
+    special = set(checked.tokenizer.all_special_ids)
     for key, questions in (("train", checked.train_questions), ("eval", checked.eval_questions)):
         for question in questions:
+            if special.issuperset(question.prompt_ids):
+                raise ConfigError(
+                    f"data.{key}: {question.id}: the model's tokenizer makes nothing of its prompt "
+                    f"but {checked.tokenizer.decode(question.prompt_ids)[:40]!r}, so no question "
+                    "can be told from another; give the tokenizer.json that the model was trained "
+                    "with"
+                )
             past = [number for number in question.prompt_ids if number >= rows]
             if past:
                 raise ConfigError(

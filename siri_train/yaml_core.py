@@ -51,6 +51,20 @@ class _Loader(yaml.SafeLoader):
     text_only = False  # plain scalars stay text
     depth = 0
 
+    def scan_to_next_token(self) -> None:
+        """As PyYAML's, which takes no tabs; in YAML 1.2 they separate, and do not indent."""
+        super().scan_to_next_token()
+        while self.peek() == "\t":
+            blanks = 1
+            while self.peek(blanks) in " \t":
+                blanks += 1
+            # Where a key of a block may begin, what stands before it is indentation.
+            indents = self.allow_simple_key and not self.flow_level
+            if indents and self.peek(blanks) not in "#\r\n\0":
+                return
+            self.forward(blanks)
+            super().scan_to_next_token()
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if getattr(event, "tag", None) is not None:
@@ -125,6 +139,11 @@ for _name, _pattern, _first in _CORE:
 for _name in ("null", "bool", "int", "float"):
     _Loader.add_constructor(_TAG + _name, getattr(_Loader, f"construct_yaml_{_name}"))
 _TextLoader.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def is_number(text: str) -> bool:
+    """Whether a plain scalar of this text would be a number."""
+    return bool(_INT.match(text) or _FLOAT.match(text))
 
 
 class _Dumper(yaml.SafeDumper):

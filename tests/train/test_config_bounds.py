@@ -239,3 +239,18 @@ def test_a_schedule_keeps_to_what_its_formulas_hold(key: str, value: int) -> Non
     with pytest.raises(ValueError, match=f"{key}: got .*up to 2") as caught:
         LengthSchedule("cosine", **{**sizes, key: value})
     assert len(str(caught.value)) < 200
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 1024), st.integers(1, 2**14), st.integers(1, 2**18))
+def test_a_model_from_scratch_has_a_size_that_fits(layers: int, quarter: int, inner: int) -> None:
+    """The shares of one key alone are allowed; all at their bounds would fill any machine."""
+    hidden = 8 * quarter if quarter <= 2**13 else 2**16
+    size = {"layers": layers, "hidden_size": hidden, "intermediate_size": inner}
+    raw = {"model": {"path": "scratch", "scratch": size}}
+    weights = layers * (3 * hidden**2 + 3 * hidden * inner)  # 4 heads, 2 of keys
+    if weights > 10**9:
+        with pytest.raises(ConfigError, match=r"model.scratch.*takes at most 10\*\*9"):
+            parse_config(raw)
+    else:
+        parse_config(raw)

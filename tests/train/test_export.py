@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,90 @@ def test_other_failures_say_what_failed(
     assert "make room" not in said and "GiB" not in said and len(said.splitlines()) == 1
     assert ("memory" if isinstance(error, MemoryError) else type(error).__name__) in said
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_only_names_of_checkpoints_are_taken_from_a_manifest(
+    seed: int, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Drawn names, some with what a terminal obeys: a line that shows nothing but text."""
+    rng = random.Random(seed)
+    odd = ["\0", "\x1b[31m", "\n", "..", "/", " ", "é", "\u2028", "x" * 300, "-", "%", "step_1"]
+    drawn = "".join(rng.sample(odd, rng.randrange(1, 4)))
+    path = f"checkpoints/{rng.choice(['step_', 'step_000002', ''])}{drawn}"
+    edit_json(run / "checkpoints" / "manifest.json", **{"siri-low": {"path": path}})
+    said = one_line(["export", str(run), "--which", "low"], capfd)
+    assert ("manifest.json" in said or "is missing" in said) and said.rstrip("\n").isprintable()
+    assert not (run / "export").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "model.safetensors", "adapter_config.json",
+     "pytorch_model.bin", "model-00001-of-00002.safetensors", "adapter_model.safetensors"],
+)  # fmt: skip
+def test_what_the_model_is_loaded_from_must_be_listed(
+    name: str, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = run / "checkpoints" / "step_000002"
+    index = json.loads((folder / "checkpoint.json").read_text())
+    if index["files"].pop(name, None) is None:
+        (folder / name).write_bytes(b"{}")
+    (folder / "checkpoint.json").write_text(json.dumps(index))
+    again = ["train", str(run / "config.yaml"), f"output={run}"]
+    for command in (["export", str(run), "--which", "2"], ["eval", str(folder)], again):
+        said = one_line(command, capfd)
+        assert name in said and "checkpoint.json lists" in said
+        assert str(run / "checkpoints" / "step_000001") in said  # the newest good one
+    assert not (run / "export").exists() and not (folder / "eval.json").exists()
+
+
+def test_files_that_a_user_puts_beside_are_no_damage(run: Path) -> None:
+    folder = run / "checkpoints" / "step_000002"
+    for name in ("README.md", "eval.json", "notes.txt", "chat.log"):
+        (folder / name).write_text("mine")
+    assert checkpoint.problem(folder) is None
+
+
+@pytest.mark.parametrize("where", ["", "step_000099", "step_000002/x", "x", "a/b"])
+def test_an_export_does_not_go_among_the_checkpoints(
+    where: str, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = run / "checkpoints" / where
+    before = sorted(run.rglob("*"))
+    said = one_line(["export", str(run), "--which", "2", "--out", str(out)], capfd)
+    assert "--out" in said and "give another folder" in said or "elsewhere" in said
+    assert sorted(run.rglob("*")) == before
+
+
+def test_an_export_into_an_empty_folder(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "empty"
+    out.mkdir()
+    assert main(["export", str(run), "--which", "2", "--out", str(out)]) == 0
+    assert (out / "model.safetensors").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "run"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("when", [1, 9])
+def test_an_eval_that_is_asked_to_end_does_so_in_a_line(
+    signum: int, when: int, run: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In the first decoding steps, and in a later one."""
+    seen = []
+
+    def update(self: Any, *args: Any) -> None:
+        seen.append(args)
+        if len(seen) == when:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr("siri_train.grade.Progress.update", update)
+    folder = run / "checkpoints" / "step_000002"
+    before = signal.getsignal(signum)
+    assert main(["eval", str(folder), "data.eval.0.size=40"]) == 128 + signum
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and str(folder) in said[0] and "stopped" in said[0]
+    assert not (folder / "eval.json").exists() and signal.getsignal(signum) == before
+    monkeypatch.undo()
+    assert main(["eval", str(folder)]) == 0 and (folder / "eval.json").is_file()

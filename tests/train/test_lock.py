@@ -237,3 +237,25 @@ def test_every_command_that_writes_a_run_is_refused(
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"process {os.getpid()} on {socket.gethostname()}" in said
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", ["folder", "pipe", "link to a file", "dead link", "loop"])
+def test_what_has_the_locks_name_and_is_no_lock_is_left_alone(how: str, tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    path = folder / lock.NAME
+    other.write_text("another program's")
+    if how == "folder":
+        path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(path)
+    else:
+        target = {"link to a file": "../other", "dead link": "nowhere", "loop": lock.NAME}[how]
+        path.symlink_to(target)
+    with pytest.raises(ConfigError, match=r"siri-train\.lock: .*remove it") as caught:
+        with lock.run_lock(folder):
+            pass
+    assert len(str(caught.value).splitlines()) == 1
+    assert other.read_text() == "another program's" and [p.name for p in folder.iterdir()] == [
+        lock.NAME
+    ]

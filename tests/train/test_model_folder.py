@@ -251,7 +251,6 @@ def test_a_tied_model_with_two_heads(tmp_path: Path) -> None:
     ("where", "change"),
     [
         ("weights", float("nan")), ("weights", float("inf")),
-        ("config.json", {"rms_norm_eps": -9.0}),
         ("config.json", {"rope_parameters": {"rope_type": "default", "rope_theta": float("nan")}}),
     ],
 )  # fmt: skip

@@ -242,3 +242,36 @@ def test_odd_sampling_values_are_refused_or_neither_read_nor_in_the_way_of_savin
         check_model(tmp_path / "saved", "again")
         shutil.rmtree(tmp_path / "saved")
     assert taken >= 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tokenizer_that_knows_none_of_the_questions(seed: int, tiny: Any, tmp_path: Path) -> None:
+    """A vocabulary of drawn words: every question would be the same row of unknown words."""
+    rng = random.Random(seed)
+    folder = model_folder(tmp_path / "m")
+    words = ["<pad>", "<bos>", "<eos>", "<think>", "</think>"]
+    words += ["".join(rng.choices("abcdefgh", k=4)) + str(i) for i in range(rng.randrange(1, 30))]
+    model = {
+        "type": "WordLevel", "vocab": {w: i for i, w in enumerate(words)}, "unk_token": "<pad>",
+    }  # fmt: skip
+    file = json.loads((folder / "tokenizer.json").read_text())
+    edit_json(
+        folder / "tokenizer.json", model=model, added_tokens=file["added_tokens"][:3],
+        pre_tokenizer={"type": "Whitespace"}, normalizer=None, post_processor=None, decoder=None,
+    )  # fmt: skip
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    config = tiny(f"model.path={folder}", "reward.think=optional")
+    with pytest.raises(ConfigError, match=r"^data\.train: .*makes nothing of its prompt"):
+        preflight(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [("schedule.max_len", "schedule.max_len"), ("eval.budgets", "eval.budgets"),
+     ("schedule.max_len", "data.max_prompt_len")],
+)  # fmt: skip
+@pytest.mark.parametrize("length", [600, 4000])
+def test_the_key_that_is_too_long_is_named(key: str, more: str, length: int, tiny: Any) -> None:
+    value = f"[{length}]" if more == "eval.budgets" else str(length)
+    with pytest.raises(ConfigError, match=rf"^{key}: .*but the model has 512 positions"):
+        preflight(tiny(f"{more}={value}", "train.token_budget=9000"))

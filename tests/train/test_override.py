@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -205,3 +206,71 @@ def test_paths_begin_at_home(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_every_section_is_strict() -> None:
     assert Section.model_config["strict"] and Section.model_config["extra"] == "forbid"
+
+
+PAIRS = sorted(key for key, field in FIELDS.items() for k in kinds(field.annotation)
+               if get_origin(k) is tuple)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", PAIRS)
+def test_an_item_of_a_pair_that_the_recipe_leaves_out(key: str) -> None:
+    raw = copy.deepcopy(TINY)
+    for item in (0, 1):
+        apply_override(raw, f"{key}.{item}=0.{item + 1}", RunConfig)
+    node: Any = raw
+    for part in key.split("."):
+        node = node[part]
+    assert node == [0.1, 0.2]
+    for wrong in ("2", "-1", "x"):
+        with pytest.raises(ConfigError, match=rf"{key}.{wrong}: .*not an item of a list of 2"):
+            apply_override(raw, f"{key}.{wrong}=0.5", RunConfig)
+    with pytest.raises(ConfigError, match=rf"{key}: got \[0.5\]; takes a list of 2"):
+        parse_config(copy.deepcopy(TINY), [f"{key}=[0.5]"])
+
+
+SPELLINGS = {
+    "slashes": lambda parts: "/".join(parts),
+    "colons": lambda parts: ":".join(parts),
+    "brackets": lambda parts: parts[0] + "".join(f"[{part}]" for part in parts[1:]),
+    "quoted": lambda parts: parts[0] + "".join(f'["{part}"]' for part in parts[1:]),
+    "capitals": lambda parts: ".".join(parts).upper(),
+    "a flag": lambda parts: "--" + ".".join(parts),
+    "a sign": lambda parts: "+" + ".".join(parts),
+}
+
+
+@pytest.mark.parametrize("how", SPELLINGS)
+def test_other_spellings_of_a_key_are_told_the_right_one(how: str) -> None:
+    """Every key as other programs write it: the line names the key, or its beginning."""
+    for key in FIELDS:
+        given = SPELLINGS[how](key.split("."))
+        if given == key:
+            continue
+        with pytest.raises(ConfigError) as caught:
+            parse_config(copy.deepcopy(TINY), [f"{given}=1"])
+        found = re.search(r"did you mean ([\w.]+)\?", str(caught.value))
+        assert found, str(caught.value)
+        begun = key.split(".")[: len(found[1].split("."))]
+        assert found[1] == ".".join(begun), str(caught.value)
+
+
+def test_a_dotted_key_in_a_file_is_told_where_it_stands() -> None:
+    for key in FIELDS:
+        *above, last = key.split(".")
+        if above and "0" not in above:
+            with pytest.raises(ConfigError, match=f"write {last} in a line of its own below"):
+                parse_config({**copy.deepcopy(TINY), key: 1})
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.sampled_from(PLAIN), st.integers(1000, 10**6), st.data())
+def test_a_number_or_word_as_text_is_told_how_to_write_it(
+    key: str, number: int, data: st.DataObject
+) -> None:
+    kind = kinds(FIELDS[key].annotation)[0]
+    if kind is bool:
+        given, right = data.draw(st.sampled_from([("yes", "true"), ("Off", "false")]))
+    else:
+        given, right = data.draw(st.sampled_from([(f"{number:_}", str(number)), ("'7'", "7")]))
+    with pytest.raises(ConfigError, match=f"; write {right}(, without quotes)?$"):
+        parse_config(copy.deepcopy(TINY), [f"{key}={given}"])

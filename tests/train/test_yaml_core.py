@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,32 @@ def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: [x,\r\n  y]\r\n")
     assert read_yaml_file(path) == {"a": 1, "b": ["x", "y"]}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"),
+        st.dictionaries(st.sampled_from("uvwxyz"), NUMBERS | st.booleans() | st.none(), min_size=1),
+        min_size=1,
+    ),
+    st.data(),
+)
+def test_tabs_separate_as_blanks_do_and_never_indent(value: Any, data: st.DataObject) -> None:
+    """Behind a colon, a value and before a comment, in flow lists and empty lines; as YAML 1.2."""
+    plain = write_yaml(value).splitlines()
+    blank = st.sampled_from([" ", "\t", " \t", "\t\t", "\t "])
+    tabbed = []
+    for line in plain:
+        indent, rest = line[: len(line) - len(line.lstrip())], line.lstrip()
+        tail = data.draw(st.sampled_from(["", "\t", "\t# c", " \t #\tc"]))
+        tabbed.append(indent + rest.replace(": ", ":" + data.draw(blank)) + tail)
+        tabbed += data.draw(st.sampled_from([[], ["\t"], ["  \t "], ["\t# c"]]))
+    assert same(read_yaml("\n".join(tabbed)), value)
+    flow = json.dumps(value).replace(" ", "\t").replace("{", "{\n\t")
+    assert same(read_yaml(flow), value)
+    inner = [i for i, line in enumerate(plain) if line.startswith("  ")]
+    wrong = data.draw(st.sampled_from(inner))
+    plain[wrong] = data.draw(st.sampled_from(["\t", "  \t", "\t  "])) + plain[wrong].lstrip()
+    with pytest.raises(ConfigError, match="indent with blanks, not tabs"):
+        read_yaml("\n".join(plain), "f")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from siri_train.data.embedded import START_FOLDER
 from tests.train.bad_inputs.bed import RECIPE, Bad, write_recipe
@@ -84,6 +85,19 @@ def _weights(spoil: Callable[[dict[str, torch.Tensor]], Any]) -> Change:
         tensors = load_file(folder / "model.safetensors")
         tensors = spoil(tensors) or tensors
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def _other(kind: str) -> Change:
+    """A random model of another architecture."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        small = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "n_layer": 1,
+                 "num_attention_heads": 4, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+        config = AutoConfig.for_model(kind, **small)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
     return change
 
@@ -203,6 +217,12 @@ def models() -> Iterator[Bad]:
         ("dtype", "float33"),
     ):  # fmt: skip
         yield _bad("models", f"{key} {value!r}"[:50], _edit("config.json", **{key: value}), "model")
+    for key in ("attention_dropout", "rms_norm_eps"):
+        for odd in (draw.uniform(1.1, 1e9), -draw.random() - 0.01):
+            change = _edit("config.json", **{key: odd})
+            yield _bad("models", f"{key} {odd:.3g}", change, "config.json", key)
+    for kind in ("falcon", "gptj", "mamba"):  # packed rows cannot be kept apart in them
+        yield _bad("models", f"a {kind}", _other(kind), "config.json", kind, command="sft")
     for method in ("gptq", "awq", "bitsandbytes", "fp8", draw.choice(("hqq", "nonesuch"))):
         config = {"quant_method": method, "bits": 4, "load_in_4bit": method == "bitsandbytes"}
         change = _edit("config.json", quantization_config=config)
