@@ -24,6 +24,7 @@ from siri_train.rollout.build import build_engine, check_engine
 from siri_train.rollout.probe import SyncProbe
 from siri_train.rollout.serve import SAFE
 from siri_train.run import build_verifier
+from siri_train.stop import Stopped, StopRequest, stop_request
 
 
 def grade_checkpoint(
@@ -49,7 +50,15 @@ def grade_checkpoint(
             found, or the sections name something missing; or the recipe's engine cannot run here,
             naming the override for another.
         EngineError: it does not start, fails, or has other weights than the checkpoint's.
+        Stopped: a signal (see :func:`siri_train.stop.stop_request`); nothing was written.
     """
+    with stop_request() as stop:
+        return _grade_checkpoint(checkpoint, recipe, overrides, stop)
+
+
+def _grade_checkpoint(
+    checkpoint: Path, recipe: str | None, overrides: Sequence[str], stop: StopRequest
+) -> dict[str, Any]:
     if not (checkpoint / "config.json").is_file():
         raise ConfigError(
             f"eval: {checkpoint} is not a checkpoint (config.json is missing); give a folder of "
@@ -84,9 +93,16 @@ def grade_checkpoint(
             prompts = [question.prompt_ids for question in encoded]
             SyncProbe(engine, policy, config, prompts).after_sync(config.seed)
         row = Evaluation(config, encoded, engine, policy, verifier)(
-            lambda done, total: progress.update(done, "responses")
+            lambda done, total: progress.update(done, "responses"), cancelled=lambda: bool(stop)
         )
-    assert row is not None  # nobody cancels it
+    if row is None:
+        assert stop.signum is not None
+        progress.interrupt()
+        raise Stopped(
+            f"eval of {checkpoint}: stopped before its end, nothing was written; run the same "
+            "command again",
+            stop.signum,
+        )
     write_json(checkpoint / "eval.json", row)
     return row
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from siri_train.files import remedy
 from siri_train.model_files import cause
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -34,11 +35,11 @@ def save_failure(error: BaseException, folder: Path) -> tuple[str, str]:
     reason = (found.group() if found else "") + (os.strerror(number) if number is not None else "")
     if number in _NO_ROOM:
         free = shutil.disk_usage(_existing(folder)).free / 2**30
-        return f"{reason} ({free:.2f} GiB free)", "make room"
+        return f"{reason} ({free:.2f} GiB free)", remedy(number) or "make room"
     if number in _NOT_ALLOWED:
         return reason, "make the folder writable, or give another (output=FOLDER)"
     if number is not None:
-        return reason, "see to the disk or the file system"
+        return reason, remedy(number) or "see to the disk or the file system"
     if isinstance(error, MemoryError):
         return cause(error), "free memory"
     return (
