@@ -121,13 +121,19 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def checkpoints(run_dir: Path) -> dict[int, Path]:
-    """Checkpoints of a run by step, ascending; :func:`problem` says whether one is whole."""
+    """Checkpoints of a run by step, ascending; :func:`problem` says whether one is whole.
+
+    Only the names that :func:`checkpoint_name` gives: anything else was not written by a run.
+    """
     found = {}
-    for folder in sorted((run_dir / "checkpoints").glob("step_*")):
+    for folder in (run_dir / "checkpoints").glob("step_*"):
         number = folder.name.removeprefix("step_")
-        if number.isdigit() and folder.is_dir():
+        # isdigit alone takes ² too, and 300 of them.
+        if not (number.isascii() and number.isdigit() and len(number) < 16):
+            continue
+        if folder.name == checkpoint_name(int(number)) and folder.is_dir():
             found[int(number)] = folder
-    return found
+    return dict(sorted(found.items()))
 
 
 def problem(folder: Path) -> str | None:
@@ -204,7 +210,9 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def require_good(folder: Path, run_dir: Path, resume: bool = True, named: str = "") -> None:
+def require_good(
+    folder: Path, run_dir: Path, resume: bool = True, named: str = "", stage: bool = False
+) -> None:
     """Refuse a damaged or foreign checkpoint: what resume, export and eval look at first.
 
     Args:
@@ -212,6 +220,7 @@ def require_good(folder: Path, run_dir: Path, resume: bool = True, named: str = 
         run_dir: its run's folder, where another may be whole.
         resume: whether the message is to name the option that continues from that one.
         named: put before the folder: the option that gave it.
+        stage: it is the supervised stage's, whose command takes no folder to continue from.
 
     Raises:
         ConfigError: the reason, and the run's newest checkpoint that is whole.
@@ -223,6 +232,9 @@ def require_good(folder: Path, run_dir: Path, resume: bool = True, named: str = 
     good = next((p for p in others if p != folder and problem(p) is None), None)
     use = f"use --resume {good}" if resume else "use that one"
     anew = "start anew in another folder (output=FOLDER)" if resume else "give another run's"
+    if stage:
+        use = f"remove {folder} to continue from there"
+        anew = f"remove {run_dir} to make the supervised stage anew"
     hint = f"the newest good one is {good}: {use}" if good else f"no other is whole: {anew}"
     raise ConfigError(f"{named}{folder}: {reason}; {hint}")
 
@@ -242,7 +254,8 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.M
         trainer_state.check(state, optimizer, steps_done(folder))
         if "adapters" in state:
             distributed.load_weights(model, state["adapters"])
-        if (folder / _SHARDS).is_dir():
+        # By the index: a folder of that name which it does not list was not written by the run.
+        if any(name.startswith(f"{_SHARDS}/") for name in _listed(folder)):
             distributed.load_sharded_state(folder / _SHARDS, model, optimizer)
         elif state["optimizer"] is not None:
             if distributed.is_sharded(model):
@@ -262,7 +275,7 @@ def load_rollouts(folder: Path) -> dict[str, Any] | None:
         ConfigError: the file cannot be read.
     """
     path = folder / _ROLLOUTS
-    if not path.is_file():
+    if _ROLLOUTS not in _listed(folder):  # whose checksum nobody knows
         return None
     state = trainer_state.read(path)
     if not isinstance(state, dict) or not {"sampled_with", "batch"} <= state.keys():

@@ -84,6 +84,7 @@ def _errors_told(arguments: argparse.Namespace) -> int:
     """Run the command; what the user can mend is told in one line."""
     from siri_train.config import ConfigError
     from siri_train.files import WriteError, explained
+    from siri_train.masked import masked
     from siri_train.rollout import EngineError
     from siri_train.run import AlarmHalt
     from siri_train.stop import Stopped
@@ -95,10 +96,10 @@ def _errors_told(arguments: argparse.Namespace) -> int:
         text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
         # Names of files and tensors may hold what a terminal obeys.
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-        print(f"siri-train {arguments.command}: {text}", file=sys.stderr)
+        print(f"siri-train {arguments.command}: {masked(text)}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"siri-train {arguments.command}: {explained(error)}", file=sys.stderr)
+        print(f"siri-train {arguments.command}: {masked(explained(error))}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"siri-train: {stopped}", file=sys.stderr)
@@ -390,7 +391,7 @@ def _schedule(arguments: argparse.Namespace) -> int:
     else:
         path = check_file(user_path(config.run_dir, "output") / "schedule.svg", "output")
     schedule, steps = config.schedule.build(), config.train.steps
-    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    width = max(24, min(100, shutil.get_terminal_size((100, 24)).columns))  # the plot's least
     print(encodable(plot_text(schedule, steps, width, 16)))
     eighths = range(0, min(steps, schedule.cycle) + 1, max(1, schedule.cycle // 8))
     print("step  " + "".join(f"{t:>8}" for t in eighths))

@@ -23,7 +23,7 @@ _REMEDIES = {
     errno.EPERM: "change its permissions, or give a folder that you may write",
     errno.ENOENT: "something on the way to it is missing (a link to nothing?): give another path",
     errno.ENOTDIR: "a file stands where a folder is needed: give another path",
-    errno.EISDIR: "it is a folder: give a file's name",
+    errno.EISDIR: "a folder stands where a file is needed: give another path, or move it away",
     errno.EEXIST: "a file, or a link to nothing, has that name: remove it or give another path",
     errno.ENOTEMPTY: "somebody else writes there: give another path",
     errno.ENAMETOOLONG: "give a shorter path",
@@ -142,12 +142,13 @@ def replace_text(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
+    clear(aside)
     try:
         with aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        _move(aside, path)
     except BaseException:
         with suppress(OSError):  # the first error is the one to tell
             aside.unlink(missing_ok=True)
@@ -195,7 +196,7 @@ def written_aside(folder: Path) -> Iterator[Path]:
     what had the name stays. :func:`recover` mends what a process killed in between leaves.
     """
     aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    clear(aside)
     aside.mkdir(parents=True)
     try:
         yield aside
@@ -207,18 +208,40 @@ def written_aside(folder: Path) -> Iterator[Path]:
         raise
     # A folder cannot be replaced in one move: the old one steps aside, and is deleted last.
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    clear(old)
     try:
-        if folder.exists():
+        if os.path.lexists(folder):  # a link to nothing has the name too
             os.replace(folder, old)
-        os.replace(aside, folder)
+        _move(aside, folder)
     except BaseException:
-        if old.exists() and not folder.exists():
+        if os.path.lexists(old) and not os.path.lexists(folder):
             os.replace(old, folder)
         shutil.rmtree(aside, ignore_errors=True)
         raise
     _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        clear(old)
+
+
+def clear(path: Path) -> None:
+    """Remove whatever has this name, which is one of the project's own: a folder, a file, a link.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _move(aside: Path, path: Path) -> None:
+    """``os.replace``, whose error names what is in the way and not the name that nobody gave."""
+    try:
+        os.replace(aside, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def share_weights(folder: Path) -> None:
@@ -237,7 +260,7 @@ def recover(parent: Path) -> None:
     for old in parent.glob(".*.old"):
         folder = parent / old.name.removeprefix(".").removesuffix(".old")
         if folder.exists():
-            shutil.rmtree(old)
+            clear(old)
         else:
             os.replace(old, folder)
     for aside in parent.glob(".*.partial"):

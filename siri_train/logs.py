@@ -112,15 +112,19 @@ def of_evaluation(row: Row) -> bool:
     if not all(isinstance(value, list) and value for value in lists):
         return False
     numbers = [*row["budgets"], *row["accuracy"], *row["pass_at_k"]]
-    numbers += [row.get("tokens"), row.get("backtrack_per_1k")]
     for bounds in row["accuracy_interval"]:
         numbers += bounds if isinstance(bounds, list) and len(bounds) == 2 else [bounds]
     same = len({len(value) for value in lists if value is not None}) == 1
-    return same and all(map(_is_number, numbers)) and isinstance(row.get("name"), (str, type(None)))
+    same = same and isinstance(row.get("name"), (str, type(None)))
+    means = [row.get("tokens"), row.get("backtrack_per_1k")]  # NaN of no tokens at all
+    return same and all(map(_is_number, means)) and all(_is_number(n, True) for n in numbers)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value: object, finite: bool = False) -> bool:
+    """A number that ``float`` and ``format`` take (no integer of 400 digits), or a finite one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 1e100 or (isinstance(value, float) and not finite)
 
 
 def _row(line: bytes) -> Row | None:

@@ -14,8 +14,11 @@ from siri_train.files import explained, shown
 from siri_train.values import expand
 
 _REPLACED = ("config.yaml", "summary.json", "report.html")
-_FILES = ("metrics.jsonl", "eval.jsonl", "alarms.jsonl", *_REPLACED)
-_FOLDERS = ("checkpoints", "rollouts")
+_FILES = (
+    *("metrics.jsonl", "eval.jsonl", "alarms.jsonl", "sft.jsonl", "server.log", *_REPLACED),
+    *("checkpoints/manifest.json", "sft_stage/sft.json"),
+)
+_FOLDERS = ("checkpoints", "rollouts", "sft", "sft_stage", "sft_stage/checkpoints", "server")
 
 
 def user_path(text: str | os.PathLike[str], key: str) -> Path:
@@ -108,7 +111,7 @@ def check_run_folder(folder: Path, key: str) -> None:
         ConfigError: a folder or something else has the name of one of its files, a file the name
             of one of its folders, or something there may not be written.
     """
-    for name in (*_FILES, *_FOLDERS):
+    for name in (*_FOLDERS, *_FILES):  # what holds others first
         path = folder / name
         try:
             if not os.path.lexists(path):

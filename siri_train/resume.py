@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import yaml
 from siri_train.checkpoint import checkpoints, require_good, steps_done
 from siri_train.config import ConfigError, RunConfig
 from siri_train.files import free_name, recover, shown
+from siri_train.masked import masked_settings
 from siri_train.paths import user_path
 
 
@@ -78,6 +80,8 @@ def compare_with_before(config: RunConfig) -> None:
         if not isinstance(loaded, Mapping):
             raise ValueError("it holds no mapping of sections")
         before = _flatten(loaded)
+        if type(before.get("seed")) is not int:  # every run writes one
+            raise ValueError(f"its seed is {_short(before.get('seed'))}, which is no whole number")
     # Not YAML, not UTF-8, a date that is none, nested too deep: PyYAML has many ways to say so.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -97,7 +101,8 @@ def compare_with_before(config: RunConfig) -> None:
             f"{config.seed}; give another folder (output=FOLDER, demo: --out FOLDER)"
         )
     for key in changed:
-        was = " ".join(str(before.get(key)).split())[:200]
+        # Of an older version, which took an address with a password.
+        was = masked_settings(_short(before.get(key)))
         print(f"{config.name}: {key} was {was}, is now {now[key]}", flush=True)
 
 
@@ -125,6 +130,17 @@ def refuse_demo(folder: Path) -> None:
             "(output=FOLDER), or continue one of them (output=FOLDER/siri)"
         )
 
+
+def _short(value: Any) -> str:
+    """A value on one line, of a bounded length: aliases of YAML may repeat it a billion times."""
+    text = value if isinstance(value, str) else _REPR.repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 200
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 _MOST = 10_000
 """Settings looked at: a file whose aliases repeat one another has more than memory holds."""

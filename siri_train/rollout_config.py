@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from siri_train.masked import holds_secret
 from siri_train.section import Section
 from siri_train.values import Gpus, Minutes, Rows, StepsOrNone, Url, UserPath, Word
 
@@ -46,7 +48,12 @@ class VllmConfig(Section):
 
 
 _OURS = ("host", "port", "uds", "fd")
-_KEYS = ("key", "token", "password", "secret", "credentials")
+_SECRET = ("key", "apikey", "token", "password", "passwd", "passphrase", "secret", "credentials")
+_SECRETS = ("api-key", "hf-token")
+_SHOWN = (
+    "would be written into config.yaml and the report. The trainer's own server gets a random key; "
+    "other secrets go into environment variables, as HF_TOKEN"
+)
 
 
 def check_server_flag(text: str) -> None:
@@ -58,23 +65,35 @@ def check_server_flag(text: str) -> None:
     Raises:
         ValueError: naming the flag, never its value, and what to do instead.
     """
-    if not text.startswith("--"):
-        return
-    flag = text[2:].partition("=")[0].partition(" ")[0].lower().replace("_", "-")
-    # argparse takes --hos for --host where nothing else begins so.
-    if any(flag == own or (len(flag) > 2 and own.startswith(flag)) for own in _OURS):
+    flag = ""
+    if text.lstrip().startswith("--"):
+        flag = text.lstrip()[2:].partition("=")[0].partition(" ")[0].lower().replace("_", "-")
+
+    def short_for(*names: str) -> bool:
+        """argparse takes --ho for --host where nothing else begins so."""
+        return any(flag == name or (len(flag) > 1 and name.startswith(flag)) for name in names)
+
+    if short_for(*_OURS):
         raise ValueError(
             f"--{flag} is not taken: the trainer's own server listens on 127.0.0.1 only, at a free "
             "port; to serve elsewhere start `vllm serve` yourself, with VLLM_API_KEY in its "
             "environment, and name it in rollout.server.url"
         )
-    if flag.split("-")[-1] in _KEYS or (len(flag) > 2 and "api-key".startswith(flag)):
+    # --allow-credentials says whether browsers may send some: it holds none.
+    ends_so = re.split(r"[-.]", flag)[-1] in _SECRET and flag != "allow-credentials"
+    if ends_so or short_for(*_SECRETS) or flag.startswith("ssl-keyfile-p"):
+        raise ValueError(f"--{flag} is not taken: it {_SHOWN}")
+    if holds_secret(text):
+        named = f"a value of --{flag}" if flag else "one of its values"
         raise ValueError(
-            f"--{flag} is not taken: it would be written into config.yaml and the report. The "
-            "trainer's own server gets a random key; other secrets go into environment variables, "
-            "as HF_TOKEN"
+            f"{named} is not taken: it holds a password, a token or a key, which {_SHOWN}"
         )
-    if flag == "trust-remote-code":
+    if short_for("config"):
+        raise ValueError(
+            f"--{flag} is not taken: what such a file sets (the host, a key) would not be looked "
+            "at; give its flags in rollout.server.args"
+        )
+    if short_for("trust-remote-code"):
         raise ValueError(
             f"--{flag} is not taken: the trainer runs no code of model folders, and the server "
             "must serve the same model"

@@ -17,6 +17,7 @@ from siri_train.data.supervised import SupervisedExample
 from siri_train.files import room_needed
 from siri_train.lock import run_lock
 from siri_train.model import Policy, choose_device, load_policy
+from siri_train.model_folder import check_model
 from siri_train.monitor.progress import Progress
 from siri_train.optimizer import MasterAdamW, all_finite, step_if_finite
 from siri_train.packing import MicroBatch, Sample, micro_batches
@@ -88,6 +89,7 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
     device = choose_device(config.device)
     stage = Stage(config)
     if stage.finished(resume):
+        check_model(stage.start, "sft: the supervised start", say=False)
         print(f"{config.name} sft: all {sft.steps} steps are done ({stage.start})", flush=True)
         return stage.start
     source = stage.source()

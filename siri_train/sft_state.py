@@ -104,7 +104,7 @@ class Stage:
                 f"sft.steps: {steps}, but {self.dir} has already done {newest}; give {newest} or "
                 "more, or another folder (output=FOLDER)"
             )
-        require_good(found[newest], self.dir)
+        require_good(found[newest], self.dir, stage=True)
         for key, before, now in self._changed(self.dir / _SETTINGS):
             if key == "seed":
                 raise ConfigError(

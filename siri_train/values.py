@@ -45,6 +45,11 @@ Minutes = Annotated[float, Field(ge=0.001, le=7 * 24 * 60)]
 def writable(text: str) -> str:
     """The text, if a file in UTF-8 and a terminal can show it. Raises ValueError."""
     found = _UNWRITABLE.search(text)
+    if found and "\udc80" <= found.group() <= "\udcff":  # what Python makes of an argument's bytes
+        raise ValueError(
+            f"takes text without control characters; byte 0x{ord(found.group()) & 0xFF:X} is no "
+            "text by this terminal's encoding: run with PYTHONUTF8=1 if it is UTF-8"
+        )
     if found:
         raise ValueError(f"takes text without control characters; U+{ord(found.group()):04X} is in")
     return text

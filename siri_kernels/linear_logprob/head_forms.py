@@ -64,6 +64,7 @@ def score(
     """
     inner = head
     while not isinstance(inner, LogprobHead):
+        _refuse_adapter_names(inner)
         parts = getattr(inner, "_modules", {})
         passing = next((parts[name] for name in _PASSING if parts.get(name) is not None), None)
         if passing is not None:
@@ -86,6 +87,27 @@ def score(
     return linear_logprob(
         hidden, weight, targets, bias=bias, **{**options, "temperature": temperature}
     )
+
+
+def _refuse_adapter_names(module: Any) -> None:
+    """PEFT gives the names of a mixed batch to its layers by hooks, which are not run here."""
+    for hook in getattr(module, "_forward_pre_hooks", {}).values():
+        if "adapter_names" in getattr(hook, "keywords", {}):
+            raise HeadError(
+                "its head has adapters and adapter_names gives each row one of its own; score the "
+                "rows of each adapter in a call of their own (peft_model.set_adapter(NAME)), or "
+                "leave the head out of the adapters (exclude_modules=['lm_head'])"
+            )
+
+
+def forget_adapter_names(model: nn.Module) -> None:
+    """Remove PEFT's hooks of a mixed batch after a refusal: PEFT itself does so only after a call
+    that succeeds, and every later call would still be a mixed one."""
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if "adapter_names" in getattr(hook, "keywords", {}):
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def _saved(wrapper: Any) -> Any:

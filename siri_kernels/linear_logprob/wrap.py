@@ -16,7 +16,13 @@ from torch import nn
 
 from siri_kernels import _checks as check
 from siri_kernels.linear_logprob.head import LogprobHead
-from siri_kernels.linear_logprob.head_forms import HeadError, innermost, is_wrapped, score
+from siri_kernels.linear_logprob.head_forms import (
+    HeadError,
+    forget_adapter_names,
+    innermost,
+    is_wrapped,
+    score,
+)
 from siri_kernels.linear_logprob.model_probe import base_of, changed, probe, probe_again, settings
 from siri_kernels.linear_logprob.uncast import pack, unpack
 
@@ -167,6 +173,7 @@ def _logprobs(
     try:
         out = score(head, hidden, targets, options)
     except HeadError as error:
+        forget_adapter_names(model)
         raise HeadError(f"{name}: {error}") from None
     return ModelLogprobs(out.logprobs, out.entropy, base)
 

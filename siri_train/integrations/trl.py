@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,9 +29,22 @@ _COPIED = {
     "epsilon_high": "epsilon_high",
     "loss_type": "loss_type",
     "importance_sampling_level": "importance_sampling_level",
-    "off_policy_mask_threshold": "off_policy_mask_threshold",
     "entropy_coef": "entropy_coef",
+    "scale_rewards": "scale_rewards",
+    "off_policy_mask_threshold": "off_policy_mask_threshold",
+    "mask_truncated_completions": "mask_truncated_completions",
+    "top_entropy_quantile": "top_entropy_quantile",
+    "use_adaptive_entropy": "use_adaptive_entropy",
+    "multi_objective_aggregation": "multi_objective_aggregation",
 }
+# Those that it has built into its sampler, its head, its reference or its batches by then: another
+# value would be followed by a part of it, or by nothing.
+_BUILT_IN = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"),
+    *("num_generations", "num_iterations", "steps_per_generation", "reward_weights"),
+    *("max_completion_length", "cast_lm_head_to_fp32", "use_vllm"),
+)
+_LENGTHS = ("max_completion_length", "generation_kwargs")
 _SCALES = {"group": "group_std", "batch": "batch_std", "none": "none"}
 
 
@@ -109,7 +123,8 @@ class SiriGRPOTrainer(GRPOTrainer):
     Options are read at each step where TRL reads them, so that a callback may anneal them:
     ``trainer.beta``, ``trainer.epsilon_low``, ``trainer.loss_type``, ``trainer.args.delta``. A
     change of the arguments that TRL has copied (``args.beta``, ``args.epsilon``, ...), which TRL
-    itself ignores, is carried over to the trainer.
+    itself ignores, is carried over to the trainer. What TRL has built into its sampler and its head
+    (``temperature``, ``top_p``, ``num_iterations``, ...) cannot change during a run: refused.
 
     Args:
         *args, **kwargs: of ``GRPOTrainer``.
@@ -125,6 +140,7 @@ class SiriGRPOTrainer(GRPOTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._seen_args = {name: getattr(self.args, name) for name in _COPIED}
+        self._built_in = self._settings_built_in()
         self._options()
         self._refuse()
         self._all_rewards: torch.Tensor | None = None
@@ -186,6 +202,25 @@ class SiriGRPOTrainer(GRPOTrainer):
         if callback is not None:
             callback.check()
 
+    def _settings_built_in(self) -> dict[str, Any]:
+        """Values of :data:`_BUILT_IN`, copied: a dict may be changed in place."""
+        found = {f"args.{name}": getattr(self.args, name, None) for name in _BUILT_IN}
+        found["trainer.temperature"] = self.temperature
+        found["trainer.num_iterations"] = self.num_iterations
+        return copy.deepcopy(found)
+
+    def _refuse_late_changes(self) -> None:
+        now = self._settings_built_in()
+        for name, was in self._built_in.items():
+            if now[name] != was:
+                short = name.partition(".")[2]
+                moving = "; a cap that moves is length_schedule's" if short in _LENGTHS else ""
+                raise ValueError(
+                    f"{short}: got {now[name]!r} ({name}) during the run, it was {was!r} when the "
+                    "trainer was built, and TRL goes on with that or follows in part; build "
+                    f"another trainer with {short}={now[name]!r}{moving}"
+                )
+
     def _follow_arguments(self) -> None:
         """Carries changed arguments over to the attributes that TRL made of them."""
         for name, attribute in _COPIED.items():
@@ -197,6 +232,7 @@ class SiriGRPOTrainer(GRPOTrainer):
                     self.epsilon_high = self.args.epsilon
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
+        self._refuse_late_changes()
         self._follow_arguments()
         self._options()
         self._refuse()

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from siri_train.files import replace_text
+from siri_train.masked import masked_settings
 
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
@@ -287,7 +288,7 @@ def _details(folder: RunFolder) -> list[str]:
     for run in folder.runs:
         if run.config is not None:
             title = f"Configuration of {run.label}" if len(folder.runs) > 1 else "Configuration"
-            text = tag("pre", escape(run.config))
+            text = tag("pre", escape(masked_settings(run.config)))
             blocks.append(tag("details", tag("summary", escape(title)), text, class_="card"))
     return [tag("h2", "Details"), *blocks] if blocks else []
 

@@ -188,3 +188,24 @@ def test_a_resized_model_under_peft_is_wrapped_again():
     LogprobHead.wrap(model.get_base_model())
     got = model(**inputs, targets=targets)
     torch.testing.assert_close(got[:2], expected(model, inputs, targets, 1.0), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("on_head", [True, False])
+@pytest.mark.parametrize("kind", ["target_modules", "modules_to_save"])
+def test_an_adapter_a_row_is_refused_where_the_head_has_some(kind, on_head):
+    """PEFT gives ``adapter_names`` to layers by hooks, which scoring by weights does not run."""
+    options = {"target_modules": ["q_proj"]}
+    if on_head:
+        options[kind] = [*options.get(kind, []), "lm_head"]
+    model = adapted("qwen2", lora(**options))
+    model.add_adapter("other", lora(**{**options, "r": 2}))
+    inputs, targets = batch()
+    names = ["default", "other", "__base__"] * len(targets)
+    inputs["adapter_names"] = names[: len(targets)]
+    if on_head:
+        with pytest.raises(RuntimeError, match="adapter_names gives each row one of its own.*set_"):
+            model(**inputs, targets=targets)
+        del inputs["adapter_names"]
+    got = model(**inputs, targets=targets)
+    torch.testing.assert_close(got[:2], expected(model, inputs, targets, 1.0), rtol=2e-4, atol=2e-4)

@@ -121,6 +121,23 @@ def test_a_change_that_is_not_taken_is_refused_when_it_is_made(tmp_path, name, v
         run(SiriGRPOTrainer, tmp_path, annealing([name], [value]), schedule=schedule)
 
 
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("trainer", "temperature", 0.5),
+        ("args", "temperature", 0.5),
+        ("args", "top_p", 0.9),
+        ("args", "num_iterations", 3),
+        ("args", "max_completion_length", 4),
+    ],
+)
+def test_what_trl_has_built_in_cannot_change_during_a_run(tmp_path, where, name, value):
+    """TRL samples and scores with the value that it began with: nothing would follow."""
+    message = f"{name}: got {value} .*during the run, it was .*build another trainer"
+    with pytest.raises(ValueError, match=message):
+        run(SiriGRPOTrainer, tmp_path, annealing([name], [value], where))
+
+
 def test_the_advice_on_beta_helps(tmp_path):
     both(tmp_path, annealing(["beta"], [1e-6, 0.1]), beta=1e-6)
 

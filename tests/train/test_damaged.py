@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import random
 import shutil
@@ -120,7 +121,10 @@ def odd_rows(name: str) -> list[bytes]:
         assert of_evaluation(good)
         for key in good:
             if key not in ("step", "name"):
-                for value in ("x", [], None, ["x"]):
+                # 400 digits end format(); NaN and infinity were never written for a share.
+                shares = key not in ("tokens", "backtrack_per_1k")
+                odd = [10**400, [10**400]] + ([[math.nan], [-math.inf]] if shares else [])
+                for value in ("x", [], None, ["x"], *odd):
                     lines.append(json.dumps({**good, key: value}).encode())
                 rest = {k: v for k, v in good.items() if k != key}
                 lines.append(json.dumps(rest).encode())
@@ -152,10 +156,15 @@ def test_a_run_goes_on_over_a_damaged_log(
 CONFIGS = {
     "no YAML": b"[\n", "no text": b"\xe9\xff", "no mapping": b"- 1\n", "a word": b"seed\n",
     "no date": b"seed: 2024-99-99\n", "nested": b"{a: " * 5000, "a tag": b"!!python/object:os.x {}",
-    "itself": b"&a {x: *a}", "an odd key": b"? {a: 1}\n: 2\n", "a NUL": b"seed: \x00\n",
+    "empty": b"", "no seed": b"name: x\n", "a seed of text": b"seed: 'x'\n",
+    "an odd key": b"? {a: 1}\n: 2\n", "a NUL": b"seed: \x00\n",
     "a bomb": b"\n".join(
         [b"a0: &a0 {x: 1}"] + [b"a%d: &a%d {%s}" % (i, i, b", ".join(
             b"k%d: *a%d" % (k, i - 1) for k in range(9))) for i in range(1, 12)]),
+    "a bomb for a seed": b"\n".join(
+        [b"a0: &a0 [x]"] + [b"a%d: &a%d [%s]" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9))
+                            for i in range(1, 12)] + [b"seed: *a11"]),
+    "itself": b"&a {x: *a}",
 }  # fmt: skip
 
 

@@ -172,7 +172,8 @@ def test_only_a_full_disk_is_called_one(
         save_checkpoint(tmp_path, 1, policy, None)
     said = str(caught.value)
     assert ("GiB free" in said) == (number in FULL)
-    assert ("make room" in said) == (number in FULL - {errno.EFBIG})  # whose limit is not the disk
+    assert ("make room" in said) == (number in FULL - {errno.EFBIG})
+    assert ("ulimit -f" in said) == (number == errno.EFBIG)  # room does not help there
     assert text in said and len(said.splitlines()) == 1
     assert str(remedy_of(number)) in said
 

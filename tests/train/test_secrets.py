@@ -61,10 +61,14 @@ def test_an_address_without_is_taken(url: str) -> None:
 
 
 KEY_FLAGS = st.sampled_from(["--api-key", "--api_key", "--API-KEY", "--api-k", "--api-ke",
-                             "--hf-token", "--hf_token", "--ssl-keyfile-password"])  # fmt: skip
-OPEN_FLAGS = st.sampled_from(["--host", "--port", "--hos", "--uds", "--trust-remote-code"])
+                             "--hf-token", "--hf_token", "--ssl-keyfile-password", "--hf-tok",
+                             "--ssl-keyfile-pass", "--kv-transfer-config.token"])  # fmt: skip
+OPEN_FLAGS = st.sampled_from(["--host", "--port", "--hos", "--uds", "--trust-remote-code", "--ho",
+                              "--trust", "--config", " --host", "--Trust_Remote"])  # fmt: skip
 GOOD = st.sampled_from(["--tensor-parallel-size", "2", "--tokenizer", "--max-num-batched-tokens",
-                        "--ssl-keyfile", "--return-tokens-as-token-ids", "key", "-O1"])  # fmt: skip
+                        "--ssl-keyfile", "--return-tokens-as-token-ids", "key", "-O1",
+                        "--allow-credentials", "--config-format", "--no-trust-remote-code",
+                        '{"eos_token": "</s>"}', "--data-parallel-address"])  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -84,6 +88,16 @@ def test_flags_that_show_a_key_or_open_the_server_are_refused(
 
 def with_args(args: Any) -> dict[str, Any]:
     return {**TINY, "rollout": {**TINY["rollout"], "server": {"args": args}}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["https://u:S@h", '{"password": "S"}', '{"a": {"api_key": "S"}}', "--endpoint=h://u:S@h"],
+)
+def test_values_that_hold_a_key_are_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="holds a password, a token or a key") as caught:
+        parse_config(with_args(["--otlp-traces-endpoint", value.replace("S", SECRET)]))
+    assert SECRET not in str(caught.value)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from siri_train import grade
 from siri_train.checkpoint import checkpoints
 from siri_train.cli import main
 from siri_train.loop import train
@@ -290,6 +291,26 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_eval_ends_in_one_line_and_writes_nothing(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    checkpoint = train(tiny("train.steps=1", "eval.at_start=false")) / "checkpoints" / "step_000001"
+    before = sorted(path.name for path in checkpoint.iterdir())
+    signum, load = getattr(signal, name), grade.load_policy
+
+    def load_and_signal(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signum)
+        return load(*args, **options)
+
+    monkeypatch.setattr(grade, "load_policy", load_and_signal)
+    capsys.readouterr()
+    assert main(["eval", str(checkpoint)]) == 128 + signum
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "nothing was written; run the same command again" in err
+    assert sorted(path.name for path in checkpoint.iterdir()) == before
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
