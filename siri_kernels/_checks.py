@@ -28,6 +28,11 @@ def may_read(tensor: torch.Tensor) -> bool:
     )
 
 
+def is_dtensor(value: torch.Tensor) -> bool:
+    """Asks the type: while ``torch.compile`` traces, the tensor itself denies the method."""
+    return hasattr(type(value), "full_tensor")
+
+
 def describe(tensor: torch.Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
 
@@ -36,6 +41,8 @@ def shown(value: object) -> str:
     """``value`` as an error shows it: on one line, and not all of it."""
     if isinstance(value, torch.Tensor):
         return "a nested tensor" if value.is_nested else f"a tensor {describe(value)}"
+    if isinstance(value, np.ndarray) and torch.compiler.is_compiling():
+        return "a NumPy value (pass a Python number: torch.compile does not read it)"
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python writes no int of more than 4300 digits
@@ -53,7 +60,7 @@ def tensor(op: str, name: str, value: object, *, holds_values: bool = False) -> 
             f"{op}: {name} must be a dense torch.Tensor; got one that is "
             f"{str(kind).removeprefix('torch.')}"
         )
-    if hasattr(value, "full_tensor"):
+    if is_dtensor(value):
         head = ", or call the head as a module (LogprobHead), which gathers it"
         raise TypeError(
             f"{op}: {name} must be a plain torch.Tensor; got a DTensor {describe(value)}. Pass "
@@ -108,7 +115,7 @@ def number(
             f"{op}: {name} must be {takes}; got {shown(value)} ({type(value).__name__})"
         )
     largest = torch.finfo(torch.float32).max
-    given: Any = value
+    given: Any = value.item() if isinstance(value, np.generic) else value  # float16 would overflow
     if given != given or -largest <= given <= largest:
         value = float(given)
     elif given not in (math.inf, -math.inf):  # an int or a fraction may be past any float

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from numbers import Real
 
+import numpy as np
 import torch
+
+from siri_kernels import _checks as check
 
 # An operator that reads a size on the host cannot be replayed. (Added to PyTorch in 2.8.)
 _UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
@@ -19,7 +22,13 @@ READS_ON_HOST: tuple[torch.Tag, ...] = () if _UNSAFE is None else (_UNSAFE,)
 
 
 def is_number(value: object) -> bool:
-    """Whether a tensor can be made of it in a graph; if not, it is for the checks to refuse."""
+    """Whether a tensor can be made of it in a graph; if not, it is for the checks to refuse.
+
+    ``torch.compile`` traces NumPy's scalars as arrays of no dimensions: they are numbers too.
+    """
+    if isinstance(value, np.ndarray):
+        array = torch.as_tensor(value)
+        return array.dim() == 0 and array.dtype != torch.bool and not array.is_complex()
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     return not isinstance(value, int) or -(2**62) < value < 2**62
@@ -31,7 +40,12 @@ def numbers_in_graph(values: Iterable[float]) -> torch.Tensor:
     As products: of a number that changes from call to call these alone do not make a constant.
     """
     one = torch.ones((), dtype=torch.float64, device="cpu")
-    return torch.stack([one * value for value in values])
+    return torch.stack(
+        [
+            one * (torch.as_tensor(x, dtype=one.dtype) if isinstance(x, np.ndarray) else x)
+            for x in values
+        ]
+    )
 
 
 @torch.library.custom_op("siri_kernels::refuse", mutates_args=())
@@ -49,12 +63,12 @@ def refusal(error: Exception, *candidates: object) -> torch.Tensor:
 
     Args:
         error: a TypeError or ValueError.
-        candidates: arguments of the call; the result is like the first that is a tensor, so that
-            what is made of it can be traced.
+        candidates: arguments of the call; the result is like the first that is a plain tensor, so
+            that what is made of it can be traced.
     """
     like = torch.empty(0, dtype=torch.float32, device="cpu")
     for candidate in candidates:
-        if isinstance(candidate, torch.Tensor):
+        if isinstance(candidate, torch.Tensor) and not check.is_dtensor(candidate):
             like = candidate.detach()
             break
     return _refuse(error.args[0], isinstance(error, TypeError), like)

@@ -68,8 +68,10 @@ def group_advantages(
         scale: "group_std", "batch_std" (of all scored rewards about their own mean) or "none".
         eps: added to the std, number >= 0.
         correction: 1: unbiased std (Bessel), as TRL and verl; 0: population std.
-        singleton: a single scored answer of a group has, "zero": advantage 0; "verl": its reward
-            as advantage, over 1 + eps with "group_std", as if mean 0 and std 1 were known.
+        singleton: a single scored answer of a group has, "zero": advantage 0 (with
+            ``baseline="none"`` only under "group_std", else what every answer has there); "verl":
+            its reward as advantage, over 1 + eps with "group_std", as if mean 0 and std 1 were
+            known.
         num_groups: with ids: they are below it and G is num_groups, also where an id has no answer
             (mean 0, std 0, degenerate).
         backend: None (fastest there is), "triton", "portable" or "reference".
@@ -207,9 +209,10 @@ def _no_ids(num_groups: object) -> ValueError:
 
 def _group_size(groups: Any, answers: int) -> int:
     if isinstance(groups, bool) or not isinstance(groups, Integral):
-        raise TypeError(
-            f"{OP}: groups must be an int or a [B] int64 tensor; got {type(groups).__name__}"
-        )
+        what = type(groups).__name__
+        if what == "ndarray" and torch.compiler.is_compiling():  # an int of NumPy's is one there
+            what = check.shown(groups)
+        raise TypeError(f"{OP}: groups must be an int or a [B] int64 tensor; got {what}")
     if groups < 1 or answers % groups:
         raise ValueError(
             f"{OP}: groups as an int must be >= 1 and divide the number of rewards, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import torch
 
@@ -150,6 +151,12 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
             _input, lin_weight, targets, bias=bias, temperature=self.temperature
         ).logprobs
         ref = ref_per_token_logps
+        if self.use_ref_model and ref is not None and ref_input is not None:  # as Liger does
+            warnings.warn(
+                f"{_OP}: ref_per_token_logps and ref_input are both given; the former counts",
+                UserWarning,
+                stacklevel=2,
+            )
         if self.options.beta and ref is None:
             ref = logprobs.detach()
             if self.use_ref_model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -151,11 +152,14 @@ def _in_graph(
         temperature = numbers_in_graph([temperature])[0]
     else:
         temperature = check.number(OP, "temperature", temperature, above=0)  # says what is wrong
-    if softcap is not None and not is_number(softcap):
-        check.number(OP, "softcap", softcap, above=0)
+    cap = None
+    if softcap is not None:
+        if not is_number(softcap):
+            check.number(OP, "softcap", softcap, above=0)
+        cap = numbers_in_graph([softcap])[0]
     if not (is_number(ignore_index) and isinstance(ignore_index, int)):
         ignore_index = check.integer(OP, "ignore_index", ignore_index)
-    if not is_number(tail):
+    if not is_number(tail) or not isinstance(tail, Real):  # how long lists are depends on it
         check.number(OP, "tail", tail, at_least=0)
     logprobs, entropy, *_ = compiled.linear_logprob(
         hidden.reshape(-1, hidden.shape[-1]),
@@ -163,7 +167,7 @@ def _in_graph(
         targets.reshape(-1),
         bias,
         temperature,
-        softcap,
+        cap,
         ignore_index,
         gemm_dtype,
         tail,

@@ -28,16 +28,20 @@ Saved = tuple[
 ]
 
 
+def _number(option: torch.Tensor | None) -> float | None:
+    return None if option is None else float(option)
+
+
 def _plan(
     temperature: torch.Tensor,
-    softcap: float | None,
+    softcap: torch.Tensor | None,
     ignore_index: int,
     gemm_dtype: torch.dtype,
     tail: float,
     slots: int,
     triton: bool,
 ) -> Plan:
-    rule = LogitRule(temperature if temperature.dim() else float(temperature), softcap)
+    rule = LogitRule(temperature if temperature.dim() else float(temperature), _number(softcap))
     return Plan(rule, ignore_index, gemm_dtype, tail, slots, triton)
 
 
@@ -48,7 +52,7 @@ def linear_logprob(
     targets: torch.Tensor,
     bias: torch.Tensor | None,
     temperature: torch.Tensor,
-    softcap: float | None,
+    softcap: torch.Tensor | None,
     ignore_index: int,
     gemm_dtype: torch.dtype,
     tail: float,
@@ -57,11 +61,12 @@ def linear_logprob(
 ) -> Saved:
     """The row statistics and lists of [T, D] hidden states.
 
-    ``temperature``: [T], or 0-d and on the CPU: as a number it would be a constant of the graph.
+    ``temperature``: [T], or 0-d and on the CPU; ``softcap``: 0-d float64 on the CPU. As numbers
+    they would be constants of the graph.
     """
     check_targets(OP, targets, weight.shape[0], ignore_index)
     rule = temperature if temperature.dim() else float(temperature)
-    check_rule(OP, rule, softcap, targets, hidden.device)
+    check_rule(OP, rule, _number(softcap), targets, hidden.device)
     check.number(OP, "tail", tail, at_least=0)
     plan = _plan(temperature, softcap, ignore_index, gemm_dtype, tail, slots, triton)
     stats, lists, _ = forward_of(hidden, weight, targets, bias, plan)
@@ -92,7 +97,7 @@ def _(
     targets: torch.Tensor,
     bias: torch.Tensor | None,
     temperature: torch.Tensor,
-    softcap: float | None,
+    softcap: torch.Tensor | None,
     ignore_index: int,
     gemm_dtype: torch.dtype,
     tail: float,
@@ -115,10 +120,10 @@ def linear_logprob_backward(
     targets: torch.Tensor,
     bias: torch.Tensor | None,
     temperature: torch.Tensor,
+    softcap: torch.Tensor | None,
     saved: list[torch.Tensor],
     grad_logprobs: torch.Tensor | None,
     grad_entropy: torch.Tensor | None,
-    softcap: float | None,
     ignore_index: int,
     gemm_dtype: torch.dtype,
     tail: float,
@@ -155,10 +160,10 @@ def _(
     targets: torch.Tensor,
     bias: torch.Tensor | None,
     temperature: torch.Tensor,
+    softcap: torch.Tensor | None,
     saved: list[torch.Tensor],
     grad_logprobs: torch.Tensor | None,
     grad_entropy: torch.Tensor | None,
-    softcap: float | None,
     ignore_index: int,
     gemm_dtype: torch.dtype,
     tail: float,
@@ -175,7 +180,7 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.softcap, ctx.ignore_index = inputs[:7]
+    *tensors, ctx.ignore_index = inputs[:7]
     ctx.gemm_dtype, ctx.tail, ctx.slots, ctx.triton = inputs[7:]
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(*output[2:])
@@ -193,7 +198,6 @@ def _backward(ctx, *upstream):
         [o1, o2, o3, o4, o5, o6, o7],
         upstream[0],
         upstream[1],
-        ctx.softcap,
         ctx.ignore_index,
         ctx.gemm_dtype,
         ctx.tail,

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from siri_kernels import _checks as check
 from siri_kernels._compiled import is_number, numbers_in_graph
-from siri_kernels.policy_loss.options import CHOICES, checked_options
+from siri_kernels.policy_loss.options import CHOICES, OP, checked_options
 from siri_kernels.policy_loss.types import (
     ROLLOUT_CORRECTIONS,
     LossInputs,
@@ -38,6 +39,8 @@ def in_graph(x: LossInputs, options: dict[str, Any], backend: str | None) -> Pol
     """
     denominator = options["denominator"]
     by_tensor = isinstance(denominator, torch.Tensor)
+    if by_tensor:
+        check.tensor(OP, "denominator", denominator)
     scalars = {**options, "denominator": None if by_tensor else denominator}
     given = [scalars[name] is not None for name in NUMBERS]
     correction = options["rollout_correction"]

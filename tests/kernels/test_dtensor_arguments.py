@@ -1,4 +1,5 @@
-"""A DTensor among the arguments is refused by name and with a remedy, whichever argument it is."""
+"""A DTensor among the arguments is refused by name and with a remedy, whichever argument it is, in
+an eager call and while ``torch.compile`` traces it."""
 
 from __future__ import annotations
 
@@ -59,3 +60,15 @@ def test_refused_by_name(call, name, backend, placed):
     call(**CALLS[call], **options)
     with pytest.raises(TypeError, match=rf"{name} must be a plain .*{name}\.full_tensor\(\)"):
         call(**{**CALLS[call], name: placed(CALLS[call][name])}, **options)
+
+
+@pytest.mark.parametrize("call, name", ARGUMENTS, ids=lambda x: getattr(x, "__name__", x))
+def test_refused_by_name_while_traced(call, name, placed):
+    if call is varlen.pack:
+        pytest.skip("has no operator")
+    torch._dynamo.reset()
+    traced = torch.compile(
+        lambda given: call(**{**CALLS[call], name: given}), fullgraph=True, backend="aot_eager"
+    )
+    with pytest.raises(TypeError, match=rf"{name} must be a plain .*{name}\.full_tensor\(\)"):
+        traced(placed(CALLS[call][name]))

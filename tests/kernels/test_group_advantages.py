@@ -242,3 +242,13 @@ def test_equal_groups_read_nothing_on_the_host(monkeypatch, baseline, scale):
     monkeypatch.setattr(_checks, "may_read", lambda tensor: False)  # as on a GPU
     with NoHostRead():
         group_advantages(torch.tensor([1.0, NAN, 0.0, 1.0]), 2, baseline=baseline, scale=scale)
+
+
+@pytest.mark.parametrize("backend", ["portable", "reference"])
+@pytest.mark.parametrize("scale, share", [("group_std", 0.0), ("batch_std", None), ("none", 1.0)])
+def test_without_a_baseline_one_answer_is_scaled_as_any_other(scale, share, backend):
+    rewards, groups = torch.tensor([3.0, 1.0, 2.5]), torch.tensor([0, 1, 1])
+    out = group_advantages(rewards, groups, baseline="none", scale=scale, eps=0.0, backend=backend)
+    if share is None:
+        share = 1 / rewards.std().item()
+    torch.testing.assert_close(out.advantages[0], rewards[0] * share)
