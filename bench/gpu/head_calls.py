@@ -112,3 +112,18 @@ def tile_of(rows: int, ids: int) -> AbstractContextManager[bool]:
 def overlap(on: bool) -> AbstractContextManager[bool]:
     """Whether the fold of a tile runs beside the product of the next."""
     return _replaced("OVERLAP", on)
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """The head's product and fold apart, whatever the device."""
+    try:
+        from siri_kernels.linear_logprob import fused
+    except ImportError:  # no Triton
+        yield
+        return
+    before, fused.ENABLED = fused.ENABLED, False
+    try:
+        yield
+    finally:
+        fused.ENABLED = before

@@ -218,7 +218,10 @@ def forward(problem: Problem, found: Slots | None, shard: Shard | None = None) -
     estimate = None if found is None else target_logits(problem)
     if estimate is not None and shard is not None:
         estimate = shard.total(torch.where(here, estimate, 0))
-    state, temperature = fold(problem, found, estimate), problem.rule.temperature
+    from siri_kernels.linear_logprob import fused  # imports this module
+
+    folded = fused.fold if fused.takes(problem, found is not None) else fold
+    state, temperature = folded(problem, found, estimate), problem.rule.temperature
     if shard is not None:
         state = shard.merged(state, here, temperature)
     return finish(state, temperature)

@@ -176,7 +176,8 @@ class ByID:
         sums, and ``base``. The others hold their values already."""
         hidden = self.problem.hidden
         if d_weight is not None:
-            sparse_kernels.weight_kernel[(stop - start,)](
+            width, blocks = hidden.shape[1], _blocks(hidden.shape[1])
+            sparse_kernels.weight_kernel[(stop - start, triton.cdiv(width, blocks["COLUMNS"]))](
                 hidden,
                 self.rows,
                 self.grads,
@@ -186,11 +187,11 @@ class ByID:
                 d_weight,
                 start,
                 *hidden.stride(),
-                hidden.shape[1],
+                width,
                 GEMM=GEMM[self.problem.gemm_dtype],
                 BASE=weight_base is not None,
                 PIECE=sparse_kernels.PIECE,
-                **_blocks(hidden.shape[1]),
+                **blocks,
             )
         if d_bias is not None:
             sparse_kernels.bias_kernel[(stop - start,)](

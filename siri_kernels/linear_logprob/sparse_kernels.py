@@ -300,45 +300,42 @@ def weight_kernel(
         head_end = tl.where(none, end, first_piece * PIECE)
         tail_begin = tl.where(none, end, last_piece * PIECE)
         out += (first + place) * width
+        column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        inside = column < width
+        column = column.to(tl.int64)
+        total = gathered_sum(
+            hidden,
+            rows,
+            grads,
+            begin,
+            head_end,
+            column,
+            inside,
+            hidden_row,
+            hidden_column,
+            GEMM,
+            ROWS,
+            COLUMNS,
+        )
+        for piece in range(first_piece, last_piece):
+            total += tl.load(pieces + piece * width + column, mask=inside, other=0.0)
+        total += gathered_sum(
+            hidden,
+            rows,
+            grads,
+            tail_begin,
+            end,
+            column,
+            inside,
+            hidden_row,
+            hidden_column,
+            GEMM,
+            ROWS,
+            COLUMNS,
+        )
         if BASE:
-            base += place * width
-        for left in range(0, width, COLUMNS):
-            column = left + tl.arange(0, COLUMNS)
-            inside = column < width
-            column = column.to(tl.int64)
-            total = gathered_sum(
-                hidden,
-                rows,
-                grads,
-                begin,
-                head_end,
-                column,
-                inside,
-                hidden_row,
-                hidden_column,
-                GEMM,
-                ROWS,
-                COLUMNS,
-            )
-            for piece in range(first_piece, last_piece):
-                total += tl.load(pieces + piece * width + column, mask=inside, other=0.0)
-            total += gathered_sum(
-                hidden,
-                rows,
-                grads,
-                tail_begin,
-                end,
-                column,
-                inside,
-                hidden_row,
-                hidden_column,
-                GEMM,
-                ROWS,
-                COLUMNS,
-            )
-            if BASE:
-                total += tl.load(base + column, mask=inside, other=0.0)
-            tl.store(out + column, total.to(out.dtype.element_ty), mask=inside)
+            total += tl.load(base + place * width + column, mask=inside, other=0.0)
+        tl.store(out + column, total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["first"])

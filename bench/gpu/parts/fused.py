@@ -1,7 +1,7 @@
 """The fused product and fold, once there is one: values, repeats and time at the head's sizes.
 
-``linear_logprob`` is expected to take ``siri_kernels.linear_logprob.fused`` while that module's
-switch ``ENABLED`` is true.
+``linear_logprob`` takes it for every call that it can while its switch ``ENABLED`` is true.
+"forward" is with lists, "score" without.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def timed(context: Context, fused: Any, shape: tuple[int, int, int], dim: int) -
 
     steps = dict(calls.products())
     for label, on in (("fused", True), ("apart", False)):
+        steps[f"score {label}"] = switched(calls.forward, on)
         steps[f"forward {label}"] = switched(calls.forward_lists, on)
         steps[f"both {label}"] = switched(calls.both, on)
     middle = {name: row["median"] for name, row in rounds(context, steps, 4.0).items()}

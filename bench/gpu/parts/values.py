@@ -1,9 +1,9 @@
 """Log-probs, entropy and gradients at full size against float64, every row and every id.
 
 Each case stands beside eager PyTorch on the same inputs, which is the measure of what is right:
-with lists our gradients may be no farther from float64 than eager's in bfloat16, without them no
-farther than eager's in the same dtype; log-prob and entropy, whose logits are float32, a twentieth
-as far as eager's in bfloat16.
+with lists our gradients may be no farther from float64 than eager's in bfloat16, without them not
+more than twice as far as eager's in the same dtype; log-prob and entropy, whose logits are float32,
+a twentieth as far as eager's in bfloat16.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.measure import Errors, distance
 from siri_kernels import linear_logprob, take_backward_stats
 
 VOCABULARY = 151_936
-# Of eager's error; 5 % for chance where both have little but their last rounding.
+# Of eager's error.
 SHARE = {"logprobs": 0.05, "entropy": 0.05}
 LISTED = 1e-2  # linear_logprob's default tail
 
@@ -108,7 +108,8 @@ def compare(context: Context, case: Case, key: str = "values") -> None:
             name: eagers[torch.bfloat16 if tail or name in SHARE else hidden.dtype][name]
             for name in exact
         }
-        allowed = {n: beside[n]["relative"] * SHARE.get(n, 1.05) + 1e-6 for n in exact}
+        share = 1.05 if tail else 2.0  # 5 % for chance
+        allowed = {n: beside[n]["relative"] * SHARE.get(n, share) + 1e-6 for n in exact}
         wrong = [name for name in exact if not errors[name]["relative"] <= allowed[name]]
         context.check(
             f"{key} {case.name} {label}", not wrong, wrong=wrong, errors=errors, allowed=allowed,

@@ -1,0 +1,271 @@
+"""Hopper: the head's product and the softmax fold in one persistent kernel (Gluon), and its join.
+
+One program a multiprocessor: a producer warp copies tiles into a ring of shared memory, two
+warpgroups own 64 of 128 rows each and share every tile of the weight. While one folds its logits
+from registers, the other multiplies. Logits leave the chip only where a row has an entry that may
+be listed in a tile: those 256 logits go to ``scratch``, and :func:`join_kernel` takes the entries
+from there in id order. Nothing is atomic: runs repeat bit for bit.
+
+A work item is 128 rows times a split of the vocabulary (``tiles_each`` tiles of ``IDS`` ids). The
+state of a row stays in registers over a split. Units of the states are exponents of two after the
+temperature; logits in ``scratch`` are raw products.
+
+The ring: step ``turn`` of a program uses slot ``turn % STAGES``. ``full`` of a slot expects one
+arrival and the bytes of three copies; ``empty`` one arrival of each warpgroup. A slot is released
+when the products that read it are done: in the next step, where one product may be in flight.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in 3.9
+
+HALF, IDS, STEP = 64, 256, 64  # rows of a warpgroup, ids of a tile, columns of a step
+GROUP = 16  # row blocks that go through the vocabulary together, whose weight tiles stay in the L2
+# Measured on an H200: a slot more helps with lists (14.0 ms for 14.5), not without (11.5 for 11.3).
+STAGES, STAGES_LISTS = 3, 4
+# Registers a thread of the two warpgroups and of the producer: 2 * 240 + 24 fit three of 168.
+CONSUMER_REGISTERS, PRODUCER_REGISTERS = 240, 24
+# A row's maximum before its first logit.
+LOWEST = gl.constexpr(-1.0e30)
+# What a masked product is after the scale: far below LOWEST, so that exp2 of the difference is 0.
+# Were they alike, what rounding leaves of the difference would be 0 or 1e22.
+MASKED = -2.0e30
+NO_ROW = gl.constexpr(1.0e30)  # the bound of rows that are not there: they list nothing
+
+SIZES = [
+    "rows", "vocabulary", "width", "row_blocks", "first_tile", "splits", "tiles_each", "stride",
+]  # fmt: skip
+POINTERS = [
+    "targets", "floors", "part_max", "part_sum", "part_dev", "part_bits", "target_logit",
+]  # fmt: skip
+
+
+@gluon.jit
+def _exp2(x):
+    return gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], gl.float32, True, 1)
+
+
+@gluon.jit
+def _item(item, row_blocks, splits, GROUP: gl.constexpr):
+    """Row block and split of a work item."""
+    per_group = GROUP * splits
+    group = item // per_group
+    first = group * GROUP
+    height = gl.minimum(row_blocks - first, GROUP)
+    within = item % per_group
+    return first + within % height, within // height
+
+
+@gluon.jit
+def _store_rows(place, z, mask, HALF: gl.constexpr, IDS: gl.constexpr):
+    """Stores the rows of ``z`` [HALF, IDS] that ``mask`` names, each at its ``place``.
+
+    A thread holds pairs of neighbours 8 columns apart. Seen as [row, 8 columns, quarter, pair], the
+    8 columns are known when compiled, so that addresses are a register and a constant.
+    """
+    gl.static_assert(HALF == 64 and IDS == 256)
+    PAIRS: gl.constexpr = gl.DistributedLinearLayout(
+        reg_bases=[
+            [0, 0, 0, 1], [8, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 4, 0, 0], [0, 8, 0, 0],
+            [0, 16, 0, 0],
+        ],
+        lane_bases=[[0, 0, 1, 0], [0, 0, 2, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
+        warp_bases=[[16, 0, 0, 0], [32, 0, 0, 0]],
+        block_bases=[],
+        shape=[HALF, IDS // 8, 4, 2],
+    )
+    ROWS: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, PAIRS)))
+    EIGHTS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, PAIRS)))
+    QUARTERS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, PAIRS)))
+    NEXT: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, PAIRS)))
+    z = gl.convert_layout(z.reshape([HALF, IDS // 8, 4, 2]), PAIRS, assert_trivial=True)
+    place = gl.convert_layout(place, ROWS)
+    mask = gl.convert_layout(mask, ROWS)
+    quarter = gl.arange(0, 4, layout=QUARTERS) * 2
+    pair = gl.arange(0, 2, layout=NEXT)
+    eight = gl.arange(0, IDS // 8, layout=EIGHTS) * 8
+    at = place[:, None, None, None] + quarter[None, None, :, None]
+    at = at + pair[None, None, None, :]
+    at = at + eight[None, :, None, None]
+    gl.store(at, z, mask=mask[:, None, None, None])
+
+
+@gluon.jit
+def _produce(
+    x_desc, w_desc, upper, lower, ids, full, empty, rows, vocabulary, width, row_blocks, first_tile,
+    splits, tiles_each, HALF: gl.constexpr, IDS: gl.constexpr, STEP: gl.constexpr,
+    GROUP: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    program = gl.program_id(0)
+    programs = gl.num_programs(0)
+    steps = gl.cdiv(width, STEP)
+    turn = 0
+    for pair in range(gl.cdiv(row_blocks * splits - program, programs) * tiles_each):
+        block, split = _item(program + (pair // tiles_each) * programs, row_blocks, splits, GROUP)
+        row = block * 2 * HALF
+        tile = first_tile + split * tiles_each + pair % tiles_each
+        # No box lies wholly outside: what it brings instead belongs to rows and ids that are masked.
+        second = gl.minimum(row + HALF, rows - 1)
+        an_id = gl.minimum(tile * IDS, vocabulary - 1)
+        for k in range(steps):
+            slot = turn % STAGES
+            mbarrier.wait(empty.index(slot), ((turn // STAGES) & 1) ^ 1)
+            bar = full.index(slot)
+            # A copy over an edge fills with zeros and counts as a whole one.
+            mbarrier.expect(bar, (2 * HALF + IDS) * STEP * 2)
+            copy_in(x_desc, [row, k * STEP], bar, upper.index(slot))
+            copy_in(x_desc, [second, k * STEP], bar, lower.index(slot))
+            copy_in(w_desc, [an_id, k * STEP], bar, ids.index(slot))
+            turn += 1
+
+
+@gluon.jit
+def _consume(
+    x, w, full, empty, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit,
+    scratch, rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale,
+    masked, log2_eps, WHICH: gl.constexpr, HALF: gl.constexpr, IDS: gl.constexpr,
+    STEP: gl.constexpr, GROUP: gl.constexpr, LISTS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    LOGITS: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, IDS, 16]
+    )
+    ROWS: gl.constexpr = gl.SliceLayout(1, LOGITS)
+    COLUMNS: gl.constexpr = gl.SliceLayout(0, LOGITS)
+    program = gl.program_id(0)
+    programs = gl.num_programs(0)
+    steps = gl.cdiv(width, STEP)
+    lane = gl.arange(0, HALF, layout=ROWS)
+    column = gl.arange(0, IDS, layout=COLUMNS)
+    top_so_far = gl.full([HALF], LOWEST, gl.float32, layout=ROWS)
+    total = gl.zeros([HALF], gl.float32, layout=ROWS)
+    dev = gl.zeros([HALF], gl.float32, layout=ROWS)
+    bits = gl.zeros([HALF], gl.int32, layout=ROWS)
+    turn = 0
+    # One loop over items and tiles: with two, addresses are kept over the inner one, which spills.
+    for pair in range(gl.cdiv(row_blocks * splits - program, programs) * tiles_each):
+        block, split = _item(program + (pair // tiles_each) * programs, row_blocks, splits, GROUP)
+        within = pair % tiles_each
+        local = (split * tiles_each + within) * IDS
+        first = first_tile * IDS + local
+        row = block * 2 * HALF + WHICH * HALF + lane
+        there = row < rows
+        target = gl.load(targets + row, mask=there, other=-1)
+        floor = gl.load(floors + row, mask=there, other=NO_ROW)
+        z = gl.zeros([HALF, IDS], gl.float32, layout=LOGITS)
+        for k in range(steps):
+            slot = turn % STAGES
+            mbarrier.wait(full.index(slot), (turn // STAGES) & 1)
+            z = warpgroup_mma(x.index(slot), w.index(slot).permute((1, 0)), z, is_async=True)
+            z = warpgroup_mma_wait(1, deps=(z,))
+            # The products of the step before are done (an arrive waits for all four warps).
+            mbarrier.arrive(empty.index((turn + STAGES - 1) % STAGES), count=1, pred=k > 0)
+            turn += 1
+        z = warpgroup_mma_wait(0, deps=(z,))
+        mbarrier.arrive(empty.index((turn + STAGES - 1) % STAGES), count=1)
+        begins = within == 0
+        top_so_far = gl.where(begins, LOWEST, top_so_far)
+        total = gl.where(begins, 0.0, total)
+        dev = gl.where(begins, 0.0, dev)
+        bits = gl.where(begins, 0, bits)
+        at_target = target - first
+        inside = (at_target >= 0) & (at_target < IDS)  # never of a row that is not there
+        if gl.max(inside.to(gl.int32), 0) > 0:
+            mine = column[None, :] == at_target[:, None]
+            gl.store(target_logit + row, gl.sum(gl.where(mine, z, 0.0), 1), mask=inside)
+            z = gl.where(mine, masked, z)
+        if first + IDS > vocabulary:  # the last tile, or one beyond it
+            z = gl.where((first + column < vocabulary)[None, :], z, masked)
+        top = gl.max(z, 1) * scale
+        shift = gl.maximum(top_so_far, top)
+        centred = z * scale - shift[:, None]
+        e = _exp2(centred)
+        step = gl.maximum(top_so_far - shift, -1000.0)
+        fade = gl.exp2(step)
+        dev = (dev + step * total) * fade + gl.sum(centred * e, 1)
+        total = total * fade + gl.sum(e, 1)
+        top_so_far = shift
+        if LISTS:
+            bound = gl.maximum(floor, shift + gl.log2(total)) + log2_eps
+            matters = top >= bound
+            # Whole parts of rows: 64 stores a thread that mostly are not made cost less than
+            # finding the entries among registers, whose place must be known when compiled.
+            place = scratch + row.to(gl.int64) * (stride * IDS) + local
+            _store_rows(place, z, matters, HALF, IDS)
+            bits = bits | gl.where(matters, 1 << within, 0)
+        base = split.to(gl.int64) * rows + row
+        ends = there & (within == tiles_each - 1)
+        gl.store(part_max + base, top_so_far, mask=ends)
+        gl.store(part_sum + base, total, mask=ends)
+        gl.store(part_dev + base, dev, mask=ends)
+        if LISTS:
+            gl.store(part_bits + base, bits, mask=ends)
+
+
+@gluon.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
+def fused_kernel(
+    x_desc, w_desc, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch,
+    rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale, masked,
+    log2_eps, HALF: gl.constexpr, IDS: gl.constexpr, STEP: gl.constexpr, GROUP: gl.constexpr,
+    LISTS: gl.constexpr, STAGES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
+    PRODUCER_REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """Folds ``splits`` splits from ``first_tile`` on, of all rows.
+
+    ``targets`` [T] int32 are ids, or -1 for none (one beyond the vocabulary could lie in the last
+    tile's padding). ``part_*`` [splits, T] are written whole; bit i of ``part_bits`` says that the
+    row's logits of tile i of the split are in ``scratch`` [T, stride].
+    """
+    gl.static_assert(STAGES >= 2)  # a slot is released in the step after
+    dtype: gl.constexpr = x_desc.dtype
+    upper = gl.allocate_shared_memory(dtype, [STAGES, HALF, STEP], x_desc.layout)
+    lower = gl.allocate_shared_memory(dtype, [STAGES, HALF, STEP], x_desc.layout)
+    ids = gl.allocate_shared_memory(dtype, [STAGES, IDS, STEP], w_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(STAGES):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=2)
+    fence_async_shared()  # the barriers, to the copies; all warps meet before they part
+    gl.warp_specialize(
+        [
+            (
+                _consume,
+                (
+                    upper, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
+                    part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
+                    first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 0, HALF, IDS,
+                    STEP, GROUP, LISTS, STAGES,
+                ),
+            ),
+            (
+                _consume,
+                (
+                    lower, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
+                    part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
+                    first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 1, HALF, IDS,
+                    STEP, GROUP, LISTS, STAGES,
+                ),
+            ),
+            (
+                _produce,
+                (
+                    x_desc, w_desc, upper, lower, ids, full, empty, rows, vocabulary, width,
+                    row_blocks, first_tile, splits, tiles_each, HALF, IDS, STEP, GROUP, STAGES,
+                ),
+            ),
+        ],
+        [4, 1],
+        [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
+    )  # fmt: skip

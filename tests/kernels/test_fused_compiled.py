@@ -1,0 +1,82 @@
+"""The fused kernel compiled for sm_90 on any machine: what it takes, and the order that keeps its
+slots safe."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from .interpreter import INTERPRETED
+
+triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="Triton was told to interpret, not to compile")
+INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)(.*)")
+
+
+def compiled(dtype: str, lists: bool) -> Any:
+    from triton.backends.compiler import GPUTarget
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    from siri_kernels.linear_logprob import fused_kernels as k
+
+    element = {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype]
+    layout = gl.NVMMASharedLayout.get_default_for
+    boxes = [([rows, k.STEP], layout([rows, k.STEP], element)) for rows in (k.HALF, k.IDS)]
+    types = {
+        **{
+            name: f"tensordesc<{dtype}{box},{form!r}>"
+            for name, (box, form) in zip(("x_desc", "w_desc"), boxes, strict=True)
+        },
+        **dict.fromkeys((*k.POINTERS, "scratch"), "*fp32"),
+        **dict.fromkeys(("targets", "part_bits"), "*i32"),
+        **dict.fromkeys(k.SIZES, "i32"),
+        **dict.fromkeys(("scale", "masked", "log2_eps"), "fp32"),
+    }
+    constants = {
+        "HALF": k.HALF, "IDS": k.IDS, "STEP": k.STEP, "GROUP": k.GROUP, "LISTS": lists,
+        "STAGES": k.STAGES_LISTS if lists else k.STAGES,
+        "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
+    }  # fmt: skip
+    names = k.fused_kernel.arg_names
+    source = GluonASTSource(
+        fn=k.fused_kernel,
+        signature={name: types.get(name, "constexpr") for name in names},
+        constexprs=constants,
+        attrs={(names.index("scratch"),): [["tt.divisibility", 16]]},
+    )
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_registers_memory_and_the_order_of_releases(dtype, lists):
+    from siri_kernels.aot.compiler import _nvidia
+
+    made = compiled(dtype, lists)
+    registers, stack, code = _nvidia(made.asm["cubin"])
+    # Three groups of four warps: 65 536 registers are 168 a thread, lent from producer to others.
+    assert registers <= 168 and stack == 0
+    assert made.metadata.shared <= 227 * 1024
+    found = [INSTRUCTION.match(line) for line in code.splitlines()]
+    steps = [(m[1], m[2]) for m in found if m]
+    kinds = [name for name, _ in steps]
+    # 7 instructions a logit on the common path; twice that would not hide behind the products.
+    assert len(kinds) < 6000, len(kinds)
+    assert any("GMMA" in name for name in kinds) and any("UTMALDG" in name for name in kinds)
+    if lists:  # pairs of logits, addresses of a register and a constant
+        stores = [rest for name, rest in steps if name.startswith("STG.E.64")]
+        assert len(stores) >= 128 and sum("+0x" in rest for rest in stores) > 100
+    # A slot is released when the products that read it are waited for and all four warps are there.
+    order = [
+        name
+        for name in kinds
+        if name.startswith(("WARPGROUP.DEPBAR", "BAR.SYNC", "SYNCS.ARRIVE.TRANS64.A1T0"))
+    ]
+    releases = [i for i, name in enumerate(order) if name.startswith("SYNCS")]
+    assert len(releases) >= 4  # two a warpgroup
+    for i in releases:
+        assert order[i - 1].startswith("BAR") and order[i - 2].startswith("WARPGROUP"), order[:i]
