@@ -16,9 +16,9 @@ def join_kernel(
     """One program a row.
 
     ``maximum``, ``total``, ``dev`` [T]: the running state, in exponents of two; ``raw_*`` the same
-    as ``FoldState`` has it: the maximum as a raw logit, ``dev`` in nats. ``floors`` [T]: the running
-    log-sum-exp with the target's logit, in exponents of two. Entries that reach it are listed
-    behind those that are there; ids of the part begin with ``first``.
+    as ``FoldState`` has it: the maximum as a raw logit, ``dev`` in nats. ``floors`` [T]: the
+    running log-sum-exp with the target's logit, in exponents of two. Entries that reach it, less
+    ``log2_eps``, are listed behind those that are there; ids of the part begin with ``first``.
     """
     row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, SPLITS)

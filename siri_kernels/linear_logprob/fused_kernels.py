@@ -17,8 +17,6 @@ when the products that read it are done: in the next step, where one product may
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -78,7 +76,12 @@ def _store_rows(place, z, mask, HALF: gl.constexpr, IDS: gl.constexpr):
     gl.static_assert(HALF == 64 and IDS == 256)
     PAIRS: gl.constexpr = gl.DistributedLinearLayout(
         reg_bases=[
-            [0, 0, 0, 1], [8, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 4, 0, 0], [0, 8, 0, 0],
+            [0, 0, 0, 1],
+            [8, 0, 0, 0],
+            [0, 1, 0, 0],
+            [0, 2, 0, 0],
+            [0, 4, 0, 0],
+            [0, 8, 0, 0],
             [0, 16, 0, 0],
         ],
         lane_bases=[[0, 0, 1, 0], [0, 0, 2, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
@@ -116,7 +119,7 @@ def _produce(
         block, split = _item(program + (pair // tiles_each) * programs, row_blocks, splits, GROUP)
         row = block * 2 * HALF
         tile = first_tile + split * tiles_each + pair % tiles_each
-        # No box lies wholly outside: what it brings instead belongs to rows and ids that are masked.
+        # No box lies wholly outside: what it brings instead are rows and ids that are masked.
         second = gl.minimum(row + HALF, rows - 1)
         an_id = gl.minimum(tile * IDS, vocabulary - 1)
         for k in range(steps):
