@@ -137,7 +137,7 @@ def _fold_rows(
 ) -> None:
     """Rows ``at``: not more than give every program one block of them.
 
-    ``state`` [4, rows] is ``FoldState``; ``running`` [3, rows] its last three, as kernels have them.
+    ``state`` [4, rows] is ``FoldState``, ``running`` [3, rows] its last three in exponents of 2.
     """
     hidden, targets, weight = problem.hidden[at], problem.targets[at], problem.weight
     (rows, width), vocabulary, device = hidden.shape, len(weight), hidden.device
@@ -168,9 +168,9 @@ def _fold_rows(
         )  # fmt: skip
         fused_join.join_kernel[(rows,)](
             *parts[:3], bits, scratch, *running, *state[1:4],
-            floors if estimate is None else estimate, floors, *listed, rows, first_tile * IDS, these, each, stride, most_slots, scale,
-            1.0 / scale, log2_eps, LN_2, SPLITS=triton.next_power_of_2(splits), IDS=IDS,
-            LISTS=lists is not None, num_warps=1,
+            floors if estimate is None else estimate, floors, *listed, rows, first_tile * IDS,
+            these, each, stride, most_slots, scale, 1.0 / scale, log2_eps, LN_2,
+            SPLITS=triton.next_power_of_2(splits), IDS=IDS, LISTS=lists is not None, num_warps=1,
         )  # fmt: skip
 
 
