@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ except ImportError:  # a Triton without Gluon, or with another one
 # True: every call that the kernel can take; False: none; None: those that were measured faster.
 ENABLED = {"1": True, "0": False}.get(os.environ.get("SIRI_KERNELS_FUSED", ""))
 # Where it was measured (GPU's name, Triton): least rows with lists and without. From
-# bench/results/nvidia_h200/: at fewer rows the host's work is what both forms wait for.
+# bench/results/nvidia-h200/: at fewer rows the host's work is what both forms wait for.
 MEASURED = {("H200", "3.6"): (4096, 2048)}
 HALF, IDS, STEP = 64, 256, 64
 SCRATCH = 80 * 2**20  # logits, 320 MiB: half as many cost 6 % at 16 384 rows of width 1536
@@ -158,13 +159,14 @@ def _fold_rows(
         scratch = torch.empty(rows * stride, dtype=torch.float32, device=device)
         floors, most_slots = estimate * scale, lists.ids.shape[1]
         listed = (lists.ids, lists.logits, lists.found)
+    launch = launcher(hidden, weight, lists is not None)
     for first_tile in range(0, tiles, splits * each):
         these = min(splits, triton.cdiv(tiles - first_tile, each))
-        launch_kernel(
-            hidden, weight, (ids, floors, *parts[:3], bits, state[0], scratch),
+        launch(
+            (ids, floors, *parts[:3], bits, state[0], scratch),
             (rows, vocabulary, width, blocks, first_tile, these, each, stride // IDS, scale,
              fused_kernels.MASKED / scale, log2_eps),
-            lists is not None, min(programs, blocks * these),
+            min(programs, blocks * these),
         )  # fmt: skip
         fused_join.join_kernel[(rows,)](
             *parts[:3], bits, scratch, *running, *state[1:4],
@@ -174,28 +176,31 @@ def _fold_rows(
         )  # fmt: skip
 
 
-def launch_kernel(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    pointers: tuple[Any, ...],
-    scalars: tuple[Any, ...],
-    lists: bool,
-    programs: int,
-) -> None:
-    """The kernel itself; tests without a GPU put the same arithmetic in its place."""
+def launcher(
+    hidden: torch.Tensor, weight: torch.Tensor, lists: bool
+) -> Callable[[tuple[Any, ...], tuple[Any, ...], int], None]:
+    """What launches the kernel on these operands, given its pointers, its numbers and how many
+    programs; tests without a GPU put the same arithmetic in its place."""
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     dtype = gl.bfloat16 if hidden.dtype == torch.bfloat16 else gl.float16
     layout = gl.NVMMASharedLayout.get_default_for
     k = fused_kernels
-    k.fused_kernel[(programs,)](
+    # Made once: it is dear on the host beside a launch.
+    boxes = (
         TensorDescriptor.from_tensor(hidden, [HALF, STEP], layout([HALF, STEP], dtype)),
         TensorDescriptor.from_tensor(weight, [IDS, STEP], layout([IDS, STEP], dtype)),
-        *pointers, *scalars, HALF=HALF, IDS=IDS, STEP=STEP, GROUP=k.GROUP, LISTS=lists,
-        STAGES=k.STAGES_LISTS if lists else k.STAGES, CONSUMER_REGISTERS=k.CONSUMER_REGISTERS,
-        PRODUCER_REGISTERS=k.PRODUCER_REGISTERS, num_warps=4, enable_fp_fusion=True,
-    )  # fmt: skip
+    )
+
+    def launch(pointers: tuple[Any, ...], numbers: tuple[Any, ...], programs: int) -> None:
+        k.fused_kernel[(programs,)](
+            *boxes, *pointers, *numbers, HALF=HALF, IDS=IDS, STEP=STEP, GROUP=k.GROUP, LISTS=lists,
+            STAGES=k.STAGES_LISTS if lists else k.STAGES, CONSUMER_REGISTERS=k.CONSUMER_REGISTERS,
+            PRODUCER_REGISTERS=k.PRODUCER_REGISTERS, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+
+    return launch
 
 
 @functools.cache

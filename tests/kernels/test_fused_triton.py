@@ -3,6 +3,7 @@ the cut and everything around them are the real ones; on a Hopper GPU the kernel
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -24,7 +25,7 @@ IDS = fused.IDS
 NAN = float("nan")
 
 
-def arithmetic(hidden, weight, pointers, scalars, lists, programs):
+def arithmetic(hidden, weight, lists, pointers, scalars, programs):
     """What :mod:`siri_kernels.linear_logprob.fused_kernels` computes and writes."""
     targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch = pointers
     rows, vocabulary, _, _, first_tile, splits, each, stride, scale, masked, log2_eps = scalars
@@ -71,7 +72,9 @@ def places(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", poisoned)
     if not REAL:
-        monkeypatch.setattr(fused, "launch_kernel", arithmetic)
+        monkeypatch.setattr(
+            fused, "launcher", lambda *operands: functools.partial(arithmetic, *operands)
+        )
 
 
 def problem(rows, width, vocabulary, dtype, temperature, spread, seed):
