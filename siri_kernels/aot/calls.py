@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 
@@ -126,6 +127,32 @@ def linear_logprob_calls() -> Iterator[Call]:
         for backward in table["backward"][:2]:
             yield call({"size": size, **rare, "dtype": torch.bfloat16, "backward": backward,
                         "columns": True, "bias_dtype": torch.float32})  # fmt: skip
+
+
+def fused_join_calls() -> Iterator[Call]:
+    """What follows each launch of the fused kernel of :mod:`siri_kernels.linear_logprob.fused`."""
+    from siri_kernels.linear_logprob import fused
+    from siri_kernels.linear_logprob.launch import Problem
+    from siri_kernels.linear_logprob.slots import Slots
+    from siri_kernels.linear_logprob.types import LogitRule
+
+    def make(size: Size, lists: bool) -> None:
+        hidden = tensor(size.tokens, size.width, dtype=torch.bfloat16)
+        weight = tensor(size.vocabulary, size.width, dtype=torch.bfloat16)
+        targets = tensor(size.tokens, dtype=torch.int64)
+        problem = Problem.of(hidden, weight, targets, None, LogitRule(0.7), torch.bfloat16)
+        found = Slots.empty(size.tokens, 1024, hidden, torch.float32) if lists else None
+        with (
+            mock.patch.object(fused, "launcher", lambda *_: lambda *_: None),
+            mock.patch.object(fused, "multiprocessors", lambda _: 132),
+        ):
+            fused.fold(problem, found, tensor(size.tokens) if lists else None)
+
+    for size, lists in itertools.product((QWEN, SHORT), (True, False)):
+        yield Call(
+            _named("fused join", {"size": size, "lists": lists}),
+            lambda gpu, size=size, lists=lists: make(size, lists),  # type: ignore[misc]
+        )
 
 
 def selective_logprob_calls() -> Iterator[Call]:
@@ -254,6 +281,7 @@ def policy_loss_calls() -> Iterator[Call]:
 def all_calls() -> Iterator[Call]:
     """All of them."""
     yield from linear_logprob_calls()
+    yield from fused_join_calls()
     yield from selective_logprob_calls()
     yield from group_advantages_calls()
     yield from policy_loss_calls()

@@ -60,6 +60,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("group_kernel", {}, registers=216, path=2890, stack=8),
     Limit("hidden_kernel", {}, registers=138, path=440),
     Limit("hidden_kernel", {}, registers=106, path=367, load=16, store=16, rows=_WEIGHT),
+    Limit("join_kernel", {}, registers=83, path=196),
     Limit("loss_kernel", {}, registers=192, path=2835, stack=8),
     Limit("piece_kernel", {}, registers=100, path=455),
     Limit("piece_kernel", {}, registers=83, path=362, load=16, store=16, rows=_HIDDEN),

@@ -85,7 +85,11 @@ def refusal(problem: Problem) -> str | None:
     hidden = problem.hidden
     if fused_kernels is None:
         return "this Triton has no Gluon for Hopper"
-    if not hidden.is_cuda or torch.cuda.get_device_capability(hidden.device) != (9, 0):
+    if (
+        not hidden.is_cuda
+        or torch.version.cuda is None
+        or torch.cuda.get_device_capability(hidden.device) != (9, 0)
+    ):
         return "it is written for compute capability 9.0"
     return unfit(problem)
 

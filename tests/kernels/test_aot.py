@@ -207,12 +207,12 @@ def test_faults_are_named_with_their_number_and_limit(monkeypatch):
 
 
 def test_limits_are_of_kernels_that_exist():
+    from siri_kernels.linear_logprob import fused_join, sparse_kernels
     from siri_kernels.linear_logprob import kernels as linear
-    from siri_kernels.linear_logprob import sparse_kernels
     from siri_kernels.policy_loss import kernels as policy
 
     for limit in LIMITS:
-        modules = (linear, sparse_kernels, policy, kernels)
+        modules = (linear, sparse_kernels, fused_join, policy, kernels)
         (kernel,) = (getattr(m, limit.kernel) for m in modules if hasattr(m, limit.kernel))
         assert set(limit.constants) | set(limit.rows) <= set(kernel.arg_names)
         assert set(limit.parts) <= {part.name for part in PARTS}
