@@ -286,12 +286,12 @@ def test_a_crash_a_hang_and_a_missing_package_lose_nothing_of_the_others(tmp_pat
     assert done.returncode == 1, done.stdout + done.stderr
     end = {r["part"]: r for r in read(tmp_path) if r["what"] == "end"}
     assert {name: r["status"] for name, r in end.items()} == {
-        "rates": "done", "values": "failed", "repeats": "killed", "fused": "missing",
+        "rates": "done", "values": "failed", "repeats": "killed", "fused": "done",
         "step-full": "missing",
     }  # fmt: skip
     assert end["values"]["why"] == "ended by SIGSEGV"
     assert end["step-full"]["why"] == "pydantic is not installed: pip install pydantic"
-    assert end["step-full"]["seconds"] < 3 and end["fused"]["seconds"] < 3
+    assert end["step-full"]["seconds"] < 3
     first = json.loads((tmp_path / "first.jsonl").read_text().splitlines()[0])
     assert first["what"] == "environment"
     assert "rates.copy" in {r.get("key") for r in read(tmp_path)}
