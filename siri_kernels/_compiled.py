@@ -27,7 +27,7 @@ def is_number(value: object) -> bool:
     ``torch.compile`` traces NumPy's scalars as arrays of no dimensions: they are numbers too.
     """
     if isinstance(value, np.ndarray):
-        array = torch.as_tensor(value)
+        array = torch.from_numpy(value)
         return array.dim() == 0 and array.dtype != torch.bool and not array.is_complex()
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
@@ -42,7 +42,7 @@ def numbers_in_graph(values: Iterable[float]) -> torch.Tensor:
     one = torch.ones((), dtype=torch.float64, device="cpu")
     return torch.stack(
         [
-            one * (torch.as_tensor(x, dtype=one.dtype) if isinstance(x, np.ndarray) else x)
+            one * (torch.from_numpy(x).to(one.dtype) if isinstance(x, np.ndarray) else x)
             for x in values
         ]
     )
