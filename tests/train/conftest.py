@@ -7,6 +7,7 @@ trainer's packages.
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,3 +71,15 @@ def fake(policy: Policy, tmp_path: Path) -> Iterator[FakeVllm]:
     server = FakeVllm(tmp_path / "model").start()
     yield server
     server.die()
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """The system's and Python's own handlers: a shell ignores SIGINT for what runs in its
+    background, and what ignores a signal goes on doing so."""
+    names = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in (getattr(signal, n) for n in names)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)

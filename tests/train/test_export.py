@@ -258,6 +258,7 @@ def test_an_export_into_an_empty_folder(run: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "run"]
 
 
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", [1, 9])
 def test_an_eval_that_is_asked_to_end_does_so_in_a_line(

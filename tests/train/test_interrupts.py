@@ -23,16 +23,7 @@ from tests.train.test_checkpoint import ROOT
 
 SIGNALS = [*INSIST, *ASK]
 PACKAGE = str(ROOT / "siri_train")
-
-
-@pytest.fixture(autouse=True)
-def as_a_shell_starts_it() -> Any:
-    """What started the tests may ignore some of them."""
-    before = {s: signal.signal(s, signal.SIG_DFL) for s in SIGNALS if s != signal.SIGINT}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures("usual_signals")
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

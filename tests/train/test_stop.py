@@ -293,6 +293,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     assert seen == [(False, before)]
 
 
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_eval_ends_in_one_line_and_writes_nothing(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
