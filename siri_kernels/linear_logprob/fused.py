@@ -19,6 +19,7 @@ import triton
 from siri_kernels.linear_logprob import fused_join, slots
 from siri_kernels.linear_logprob.kernel_math import LN_2, LOG2_E
 from siri_kernels.linear_logprob.launch import Problem
+from siri_kernels.linear_logprob.shard import is_local
 from siri_kernels.linear_logprob.slots import Slots
 from siri_kernels.linear_logprob.softmax_fold import FoldState
 
@@ -128,7 +129,7 @@ def fold(problem: Problem, lists: Slots | None, estimate: torch.Tensor | None) -
         some = None if lists is None else Slots(*(x[at] for x in lists))
         guess = None if estimate is None else estimate[at]
         _fold_rows(problem, at, some, guess, state[:, at], running[:, at], programs)
-    return FoldState(*state[:4])
+    return FoldState(*state)
 
 
 def _fold_rows(
@@ -151,8 +152,7 @@ def _fold_rows(
     splits, each = cut(blocks, tiles, programs, most)
     scale = LOG2_E / problem.rule.temperature
     log2_eps = slots.LOG_EPS * LOG2_E
-    inside = (targets >= 0) & (targets < vocabulary)
-    ids = torch.where(inside, targets, -1).to(torch.int32)
+    ids = torch.where(is_local(targets, vocabulary), targets, -1).to(torch.int32)
     parts = torch.empty(4, splits, rows, dtype=torch.float32, device=device)
     bits = parts[3].view(torch.int32)
     stride = splits * each * IDS

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +135,9 @@ def test_a_runaway_item_does_not_cost_its_process() -> None:
         pool.close()
 
 
-def test_nothing_is_left_of_a_process_whose_owner_is_gone() -> None:
+@contextmanager
+def runaway_worker() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A worker whose item never ends, and the process id of its child."""
     pytest.importorskip("math_verify")
     process = subprocess.Popen(
         [sys.executable, _WORKER, "500", str(4 << 30)],
@@ -150,44 +154,31 @@ def test_nothing_is_left_of_a_process_whose_owner_is_gone() -> None:
         until = time.monotonic() + 120
         while not (found := children.read_text().split()) and time.monotonic() < until:
             time.sleep(0.02)
-        child = int(found[0])
+        yield process, int(found[0])
+    finally:
+        process.kill()
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+def test_nothing_is_left_of_a_process_whose_owner_is_gone() -> None:
+    with runaway_worker() as (process, child):
+        assert process.stdin is not None
         process.stdin.close()
         process.wait(120)
+        until = time.monotonic() + 120
         while _alive(child) and time.monotonic() < until:
             time.sleep(0.02)
         assert not _alive(child)
-    finally:
-        process.kill()
-        process.stdout.close()
-        process.wait()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_child_that_dies_takes_its_process_with_it(signum: signal.Signals) -> None:
-    pytest.importorskip("math_verify")
-    process = subprocess.Popen(
-        [sys.executable, _WORKER, "500", str(4 << 30)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdout.readline()
-        process.stdin.write(b'{"answer": ["9^{9^{9^{9}}}"], "gold": ["x+1"]}\n')
-        process.stdin.flush()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        if not children.exists():
-            pytest.skip("this system does not tell the children of a process")
-        until = time.monotonic() + 120
-        while not (found := children.read_text().split()) and time.monotonic() < until:
-            time.sleep(0.02)
-        os.kill(int(found[0]), signum)
+    with runaway_worker() as (process, child):
+        os.kill(child, signum)
         # Killed from outside is nobody's fault, a crash is the item's: see pool.Answers.
         assert process.wait(120) == (-signal.SIGKILL if signum == signal.SIGKILL else 1)
-    finally:
-        process.kill()
-        process.stdin.close()
-        process.stdout.close()
-        process.wait()
 
 
 def _alive(pid: int) -> bool:
