@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from siri_train.loop import train
 from siri_train.memory import Shape
 from siri_train.model import load_policy
 from siri_train.rollout.weights import named_weights
+from tests.torchrun import torchrun
 
 from ..train.conftest import tiny  # noqa: F401
 
@@ -82,12 +80,8 @@ def test_two_ranks_train_the_adapters_of_one_process(tiny: Any, tmp_path: Path) 
     alone = train(tiny(*recipe, f"output={tmp_path / 'alone'}"))
     config = tiny(*recipe, f"output={tmp_path / 'two'}")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "siri_train", "train", str(tmp_path / "config.yaml")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=800,
-    )  # fmt: skip
+    arguments = ("-m", "siri_train", "train", str(tmp_path / "config.yaml"))
+    done = torchrun(*arguments, folder=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
     start = load_policy(config.model.model_copy(update={"lora": None}), CPU).model.state_dict()
     want, got = state(alone, 2), state(config.run_dir, 2)

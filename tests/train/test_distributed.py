@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from siri_train.model import load_policy
 from siri_train.packing import micro_batches
 from siri_train.recipe import load_config
 from siri_train.vocabulary import cut_head
+from tests.torchrun import torchrun
 
 from . import ranks
 from .conftest import TINY
@@ -38,19 +37,8 @@ pytestmark = [
 
 
 def two_ranks(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
-    """Two ranks under torchrun at a task of ``ranks.py``."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "tests.train.ranks", str(folder), task,
-    ]  # fmt: skip
-    return subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=3000,
-    )
+    """Two ranks at a task of ``ranks.py``."""
+    return torchrun("-m", "tests.train.ranks", str(folder), task, folder=folder)
 
 
 @pytest.fixture(scope="module")

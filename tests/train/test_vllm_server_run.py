@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from siri_train.loop import train
 from siri_train.model import load_policy, resolve_model_path
 from siri_train.rollout import EngineError
 from siri_train.rollout.vllm_server import VllmServerEngine
+from tests.torchrun import torchrun
 from tests.train.fake_vllm import FakeVllm, HangUp, Sampler
 
 
@@ -120,18 +120,7 @@ def test_two_ranks_share_a_server_that_is_killed(tiny: Any, fake: FakeVllm, tmp_
     fake.hook = count
     path = tmp_path / "recipe.yaml"
     path.write_text(config.model_copy(update={"output": str(tmp_path / "two")}).to_yaml())
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "siri_train", "train", str(path),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=800,
-    )
+    done = torchrun("-m", "siri_train", "train", str(path), timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert deaths and len(fake.asked("/collective_rpc")) >= 3 + 3 + 1
     got = rows(tmp_path / "two")

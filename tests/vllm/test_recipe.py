@@ -29,6 +29,7 @@ from siri_train.rollout import EngineError
 from siri_train.rollout.probe import SyncError
 from siri_train.rollout.vllm_engine import VllmEngine
 from siri_train.sft import supervise
+from tests.torchrun import torchrun
 
 pytestmark = pytest.mark.timeout(3600)  # against hanging alone
 
@@ -254,15 +255,8 @@ def test_two_ranks_each_with_a_vllm_draw_what_one_process_draws(
     """torchrun, FSDP2: every sync gathers the shards, every rank samples its part."""
     run, path = tmp_path / "run", tmp_path / "tiny.yaml"
     path.write_text(recipe(run, "train.steps=2", "device=cpu").to_yaml())
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "--standalone", "-m", "siri_train", "train", str(path)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3000,
-    )
+    arguments = ("-m", "siri_train", "train", str(path))
+    done = torchrun(*arguments, folder=tmp_path, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
     for got, want in zip(rows(run), rows(whole), strict=False):
         for name in ("cap", "tokens", "reward_mean", "truncated_frac"):
