@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results_io import RESULTS, write
-from siri_train.demo import demo
+from siri_train.commands.demo import demo
 
 NAMES = {
     "start": "start",

@@ -23,12 +23,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bench.results_io import RESULTS, write
+from siri_train.config.recipe import load_config
 from siri_train.data.sources import encode_questions, read_sources
-from siri_train.model import Policy, load_policy
-from siri_train.packing import Sample
-from siri_train.recipe import load_config
+from siri_train.model.packing import Sample
+from siri_train.model.policy import Policy, load_policy
 from siri_train.rollout import SamplingParams, TransformersEngine
-from siri_train.step import score
+from siri_train.trainer.update import score
 
 RECIPE = "recipes/smollm2-135m.yaml"
 CPU = torch.device("cpu")

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from siri_train.attention import packed_forward
-from siri_train.packing import MicroBatch, Sample
+from siri_train.model.attention import packed_forward
+from siri_train.model.packing import MicroBatch, Sample
 
 
 class Scorer(Protocol):
-    """A model on packed rows, as ``siri_train.model.Policy`` is."""
+    """A model on packed rows, as ``siri_train.model.policy.Policy`` is."""
 
     model: Any
 

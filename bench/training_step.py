@@ -27,14 +27,14 @@ from torch import Tensor
 
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
-from siri_train.config import LossConfig, TrainConfig
-from siri_train.data.embedded import START_FOLDER
+from siri_train.config.recipe import load_config
+from siri_train.config.run import LossConfig, TrainConfig
 from siri_train.data.sources import encode_questions, read_sources
-from siri_train.model import Policy, load_policy
-from siri_train.optimizer import make_optimizer
-from siri_train.packing import Sample
-from siri_train.recipe import load_config
-from siri_train.step import update
+from siri_train.model.demo_model import START_FOLDER
+from siri_train.model.packing import Sample
+from siri_train.model.policy import Policy, load_policy
+from siri_train.trainer.optimizer import make_optimizer
+from siri_train.trainer.update import update
 
 TEMPERATURE = 1.0
 CPU = torch.device("cpu")
@@ -186,7 +186,7 @@ def compare(work: Workload, rounds: int) -> tuple[dict[str, Any], str]:
     policy, samples = samples_of(config, count)
     embedded = config.model.path == "embedded"
     path = str(START_FOLDER) if embedded else config.model.path
-    from siri_train.step import score
+    from siri_train.trainer.update import score
 
     score(policy, samples, 4096, TEMPERATURE)  # on-policy: ratios are 1, as in TRL's first update
     trainer, trl_step = theirs(path, policy, samples, work.rows)

@@ -38,14 +38,14 @@ from bench.step_model import (
     two_rows,
 )
 from siri_kernels import linear_logprob, take_backward_stats
-from siri_train.attention import attention_backend
-from siri_train.config import LossConfig, TrainConfig
-from siri_train.memory import Shape, estimate
-from siri_train.model import Policy, apply_liger, prepare
-from siri_train.optimizer import make_optimizer, step_if_finite
-from siri_train.packing import micro_batches
-from siri_train.recipe import parse_config
-from siri_train.step import backward
+from siri_train.commands.memory_estimate import Shape, estimate
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.model.attention import attention_backend, prepare
+from siri_train.model.packing import micro_batches
+from siri_train.model.policy import Policy, apply_liger
+from siri_train.trainer.optimizer import make_optimizer, step_if_finite
+from siri_train.trainer.update import backward
 
 
 def build(shape: str, device: torch.device, liger: bool) -> Policy:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from siri_train.data.embedded import START_FOLDER, questions
+from siri_train.data.demo_task.questions import questions
 from siri_train.data.questions import Question
+from siri_train.model.demo_model import START_FOLDER
 from siri_train.rewards import ExactVerifier, Response, length_capping_reward
 
 GROUP = 8

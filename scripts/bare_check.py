@@ -30,7 +30,7 @@ def imports() -> None:
     assert not here, f"a bare machine does not have {here}"
     failed, names = (
         [],
-        ["bench.device", "bench.inputs", "siri_train.attention", "siri_train.packing"],
+        ["bench.device", "bench.inputs", "siri_train.model.attention", "siri_train.model.packing"],
     )
     for root in ("siri_kernels", "bench.gpu"):
         package = importlib.import_module(root)

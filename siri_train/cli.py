@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from siri_train import __version__
-from siri_train.interrupts import interrupting
-from siri_train.output import claim_descriptors, encodable, tolerant_output
+from siri_train.commands.output import claim_descriptors, encodable, tolerant_output
+from siri_train.trainer.interrupts import interrupting
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,12 +82,12 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _errors_told(arguments: argparse.Namespace) -> int:
     """Run the command; what the user can mend is told in one line."""
-    from siri_train.config import ConfigError
+    from siri_train.config.base import ConfigError
+    from siri_train.config.masked import masked
     from siri_train.files import WriteError, explained
-    from siri_train.masked import masked
     from siri_train.rollout import EngineError
-    from siri_train.run import AlarmHalt
-    from siri_train.stop import Stopped
+    from siri_train.trainer.run import AlarmHalt
+    from siri_train.trainer.signals import Stopped
 
     try:
         return arguments.run(arguments) or 0
@@ -275,7 +275,7 @@ def _gigabytes(text: str) -> float:
 
 def _path(text: str) -> str:
     """A path; in ``--out=~/x`` the shell leaves the ``~`` to the program."""
-    from siri_train.values import expand
+    from siri_train.config.values import expand
 
     try:
         if not text:
@@ -286,27 +286,27 @@ def _path(text: str) -> str:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from siri_train.demo import demo
-    from siri_train.paths import user_path
+    from siri_train.commands.demo import demo
+    from siri_train.config.paths import user_path
 
     demo(user_path(arguments.out, "--out"), arguments.seed)
     return 0
 
 
 def _sft(arguments: argparse.Namespace) -> int:
-    from siri_train.recipe import load_config
-    from siri_train.sft import supervise
+    from siri_train.commands.sft import supervise
+    from siri_train.config.recipe import load_config
 
     supervise(load_config(arguments.recipe, arguments.overrides), arguments.resume)
     return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from siri_train.recipe import load_config
+    from siri_train.config.recipe import load_config
 
     config = load_config(arguments.recipe, arguments.overrides)
     if arguments.dry_run:
-        from siri_train.dry_run import dry_run
+        from siri_train.commands.dry_run import dry_run
 
         print(
             dry_run(
@@ -317,7 +317,7 @@ def _train(arguments: argparse.Namespace) -> int:
             )
         )
         return 0
-    from siri_train.loop import train
+    from siri_train.train import train
 
     train(config, arguments.resume)
     return 0
@@ -326,8 +326,8 @@ def _train(arguments: argparse.Namespace) -> int:
 def _verl(arguments: argparse.Namespace) -> int:
     import importlib.util
 
-    from siri_train.config import ConfigError
-    from siri_train.recipe import load_config
+    from siri_train.config.base import ConfigError
+    from siri_train.config.recipe import load_config
 
     config = load_config(arguments.recipe, arguments.overrides)
     if importlib.util.find_spec("verl") is None:
@@ -349,8 +349,8 @@ def _verl(arguments: argparse.Namespace) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    from siri_train.grade import grade_checkpoint
-    from siri_train.paths import check_file, user_path
+    from siri_train.commands.eval import grade_checkpoint
+    from siri_train.config.paths import check_file, user_path
 
     checkpoint = user_path(arguments.checkpoint, "eval")
     if (checkpoint / "config.json").is_file():
@@ -361,8 +361,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from siri_train.config import ConfigError
-    from siri_train.paths import check_file, user_path
+    from siri_train.config.base import ConfigError
+    from siri_train.config.paths import check_file, user_path
     from siri_train.report import write_report
 
     folder = user_path(arguments.folder, "report")
@@ -380,9 +380,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
+    from siri_train.config.paths import check_file, user_path
+    from siri_train.config.recipe import load_config
     from siri_train.files import replace_text
-    from siri_train.paths import check_file, user_path
-    from siri_train.recipe import load_config
     from siri_train.report.schedule_plot import plot_svg, plot_text
 
     config = load_config(arguments.recipe, arguments.overrides)
@@ -402,8 +402,8 @@ def _schedule(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from siri_train.checkpoint import export
-    from siri_train.paths import folder_made, user_path
+    from siri_train.checkpoint.save_load import export
+    from siri_train.config.paths import folder_made, user_path
 
     folder = user_path(arguments.folder, "export")
     out = None if arguments.out is None else user_path(arguments.out, "--out")
@@ -415,9 +415,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from siri_train.config import ConfigError
-    from siri_train.convert import ConversionError, convert_gguf
-    from siri_train.paths import user_path
+    from siri_train.config.base import ConfigError
+    from siri_train.config.paths import user_path
+    from siri_train.model.gguf import ConversionError, convert_gguf
 
     out = user_path(arguments.out, "convert")
     try:
@@ -428,7 +428,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from siri_train.doctor import doctor
+    from siri_train.commands.doctor import doctor
 
     print(doctor())
     return 0

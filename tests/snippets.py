@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from siri_kernels import group_advantages
-from siri_train.data.embedded import START_FOLDER, questions
+from siri_train.data.demo_task.questions import questions
+from siri_train.model.demo_model import START_FOLDER
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(

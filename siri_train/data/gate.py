@@ -14,12 +14,13 @@ from contextlib import closing
 from typing import Any
 
 from siri_train import distributed
-from siri_train.config import ConfigError, RewardConfig, RunConfig
+from siri_train.config.base import ConfigError
+from siri_train.config.run import RewardConfig, RunConfig
 from siri_train.data.damage import control_character, eaten_backslash, prose
 from siri_train.data.questions import Question
 from siri_train.data.repeats import loose_key, strict_key
 from siri_train.data.sources import EncodedQuestion
-from siri_train.data.think_marks import think_problem
+from siri_train.model.think_marks import think_problem
 from siri_train.rewards import Verifier, final_answer, last_boxed, make_verifier
 
 # Above this share of the held-out questions the evaluation is not held out.
@@ -139,7 +140,7 @@ def check_think(
         shape: the model's transformers configuration.
 
     Raises:
-        ConfigError: see :func:`siri_train.data.think_marks.think_problem`.
+        ConfigError: see :func:`siri_train.model.think_marks.think_problem`.
     """
     text = shape.get_text_config() if hasattr(shape, "get_text_config") else shape
     rows = getattr(text, "vocab_size", None)

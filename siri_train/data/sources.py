@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from siri_train.config import ConfigError, DataConfig, SourceConfig
-from siri_train.data import embedded
+from siri_train.config.base import ConfigError
+from siri_train.config.run import DataConfig, SourceConfig
+from siri_train.data.demo_task import questions as embedded
 from siri_train.data.fields import Messages
-from siri_train.data.prompts import encode_prompt
 from siri_train.data.questions import (
     Question,
     find_first,
@@ -19,6 +19,7 @@ from siri_train.data.questions import (
 )
 from siri_train.data.rows import DataError, MissingDataError
 from siri_train.files import explained
+from siri_train.model.chat_template import encode_prompt
 from siri_train.monitor.progress import Notice
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from siri_train.data.prompts import Template, answer_end_id, encode_prompt
 from siri_train.data.questions import Question
 from siri_train.data.rows import DataError
-from siri_train.data.think_marks import opens_think, think_problem
+from siri_train.model.chat_template import Template, answer_end_id, encode_prompt
+from siri_train.model.think_marks import opens_think, think_problem
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, last_boxed, last_boxed_span
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from siri_train.data.think_marks import decode_responses
+from siri_train.model.think_marks import decode_responses
 from siri_train.rewards import Response, Verifier, length_capping_reward, make_verifier
 from siri_train.rewards.extract import ThinkMode
 from siri_train.rewards.length_cap import TruncatedMode

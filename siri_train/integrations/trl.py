@@ -12,9 +12,9 @@ from trl import GRPOTrainer
 
 from siri_kernels import group_advantages
 from siri_kernels.integrations._grpo import GrpoOptions, grpo_loss
-from siri_train.data.think_marks import decode_responses
 from siri_train.integrations.trl_length import SiriLengthCallback
 from siri_train.integrations.trl_metrics import TrlMetrics
+from siri_train.model.think_marks import decode_responses
 from siri_train.rewards import Response, Verifier, length_capping_reward
 from siri_train.rewards.extract import ThinkMode
 from siri_train.rewards.length_cap import TruncatedMode

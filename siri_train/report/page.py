@@ -9,8 +9,8 @@ import re
 from datetime import datetime, timezone
 from pathlib import Path
 
+from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
-from siri_train.masked import masked_settings
 
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siri_train.config import RolloutConfig
+from siri_train.config.rollout import RolloutConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.rewards import Grade
 from siri_train.rollout.engine import Completion
@@ -175,20 +175,20 @@ def to_state(batch: RolloutBatch) -> dict[str, Any]:
 def from_state(
     state: dict[str, Any],
     questions: Sequence[EncodedQuestion],
-    decode: Callable[[Sequence[Completion]], list[str]],
+    decode: Callable[[Sequence[Sequence[int]]], list[str]],
 ) -> RolloutBatch:
     """The batch that :func:`to_state` was given.
 
     Args:
         state: the saved batch.
         questions: drawn for its step.
-        decode: responses to texts, which are not saved.
+        decode: token ids of responses to texts, which are not saved.
     """
     values = dict(state)
     for kind in ("groups", "dropped"):
         values[kind] = groups = _unpacked(state[kind], questions)
         for group in groups:
-            group.texts = decode(group.completions)
+            group.texts = decode([c.token_ids for c in group.completions])
     values["failures"] = [tuple(failure) for failure in state["failures"]]
     return RolloutBatch(**values)
 

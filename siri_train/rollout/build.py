@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from siri_train import distributed
-from siri_train.config import ConfigError, RunConfig
-from siri_train.model import Policy
+from siri_train.config.base import ConfigError
+from siri_train.config.run import RunConfig
+from siri_train.model import fsdp
+from siri_train.model.policy import Policy
+from siri_train.rollout.data_parallel import SharedEngine
 from siri_train.rollout.engine import Engine
-from siri_train.rollout.shared import SharedEngine
 from siri_train.rollout.transformers_engine import TransformersEngine
 
 
@@ -34,14 +36,14 @@ def check_engine(
         EngineError: a server that is named does not answer.
     """
     if config.rollout.engine == "vllm-server":
-        from siri_train.rollout.server_build import check_server
+        from siri_train.rollout.vllm.connect import check_server
 
         return check_server(config, shape, device, take=take_server)
     if config.rollout.engine != "vllm":
         return
     # Imported here: without vLLM its modules are never needed.
-    from siri_train.rollout.vllm_engine import check_model, installed_version
-    from siri_train.rollout.weights import interface
+    from siri_train.rollout.vllm.engine import check_model, installed_version
+    from siri_train.rollout.vllm.weight_sync import interface
 
     interface(installed_version())
     check_model(shape, device)
@@ -81,7 +83,7 @@ def build_engine(config: RunConfig, policy: Policy, *, ahead: bool = False) -> E
         )
     engine: Engine
     if config.rollout.engine == "vllm":
-        from siri_train.rollout.vllm_engine import VllmEngine
+        from siri_train.rollout.vllm.engine import VllmEngine
 
         vllm = config.rollout.vllm
         engine = VllmEngine(
@@ -99,7 +101,7 @@ def build_engine(config: RunConfig, policy: Policy, *, ahead: bool = False) -> E
         # Its weights are whole after a sync: nothing has to be gathered around sampling.
         return engine if shards == 1 else SharedEngine(engine, shards)
     if config.rollout.engine == "vllm-server":
-        from siri_train.rollout.server_build import build_server_engine
+        from siri_train.rollout.vllm.connect import build_server_engine
 
         engine = build_server_engine(config, policy)
         return engine if shards == 1 else SharedEngine(engine, shards)
@@ -111,4 +113,4 @@ def build_engine(config: RunConfig, policy: Policy, *, ahead: bool = False) -> E
     )
     if shards == 1:
         return engine
-    return SharedEngine(engine, shards, lambda: distributed.gathered(policy.model))
+    return SharedEngine(engine, shards, lambda: fsdp.gathered(policy.model))

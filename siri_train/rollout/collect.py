@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from siri_train import distributed
-from siri_train.config import RolloutConfig
+from siri_train.config.rollout import RolloutConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.rewards import Grade
 from siri_train.rollout.batch import Group, RolloutBatch
@@ -46,7 +46,7 @@ class Collector:
         engine: samples.
         config: the recipe's ``rollout`` section.
         stop_ids: the end-of-sequence set.
-        decode: responses to texts.
+        decode: token ids of responses to texts.
         grade: (text, (question, response)) pairs to grades.
         progress: shown (responses done, all) of the running round.
     """
@@ -54,7 +54,7 @@ class Collector:
     engine: Engine
     config: RolloutConfig
     stop_ids: frozenset[int]
-    decode: Callable[[Sequence[Completion]], list[str]]
+    decode: Callable[[Sequence[Sequence[int]]], list[str]]
     grade: Grader
     progress: Callable[[int, int], None] | None = None
 
@@ -245,7 +245,7 @@ class _Round:
         if not groups:
             return []
         pairs = [(group.question, c) for group in groups for c in group.completions]
-        texts = self.collector.decode([c for _, c in pairs])
+        texts = self.collector.decode([c.token_ids for _, c in pairs])
         grades = distributed.spread(self.collector.grade, list(zip(texts, pairs, strict=True)))
         for number, group in enumerate(groups):
             own = slice(number * self.n, (number + 1) * self.n)

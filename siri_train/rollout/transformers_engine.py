@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siri_train.rollout.cache import Batch, compact, joined, new_cache, select, trim
 from siri_train.rollout.engine import (
     CANCELLED,
     Completion,
@@ -24,6 +23,7 @@ from siri_train.rollout.engine import (
     SamplingParams,
     check_prompts,
 )
+from siri_train.rollout.kv_cache import Batch, compact, joined, new_cache, select, trim
 
 # Shrinking the cache copies it; it pays for itself below this share of live rows.
 _COMPACT_BELOW = 0.8

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train import lora
-from siri_train.config import ConfigError
-from siri_train.loop import train
-from siri_train.memory import Shape
-from siri_train.model import load_policy
-from siri_train.rollout.weights import named_weights
+from siri_train.commands.memory_estimate import Shape
+from siri_train.config.base import ConfigError
+from siri_train.model import lora
+from siri_train.model.policy import load_policy
+from siri_train.rollout.vllm.weight_sync import named_weights
+from siri_train.train import train
 from tests.torchrun import torchrun
 
 from ..train.conftest import tiny  # noqa: F401

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from siri_train.loop import train
-from siri_train.recipe import parse_config
+from siri_train.config.recipe import parse_config
+from siri_train.train import train
 from tests.train.conftest import TINY
 
 pytest.importorskip("tensorboard", reason="the trackers are not installed (make test-peers)")

@@ -7,7 +7,8 @@ import inspect
 import pytest
 import torch
 
-from siri_train.data.embedded import START_FOLDER, questions
+from siri_train.data.demo_task.questions import questions
+from siri_train.model.demo_model import START_FOLDER
 from siri_train.rewards import ExactVerifier
 from siri_train.schedule import LengthSchedule
 

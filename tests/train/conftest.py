@@ -16,8 +16,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from siri_train.config import RunConfig
-    from siri_train.model import Policy
+    from siri_train.config.run import RunConfig
+    from siri_train.model.policy import Policy
     from tests.train.fake_vllm import FakeVllm
 
 TINY: dict[str, Any] = {
@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
 @pytest.fixture
 def tiny(tmp_path: Path) -> Any:
     """``tiny("a.b=c", ...)``: a tiny valid configuration with its run in ``tmp_path/run``."""
-    from siri_train.recipe import parse_config
+    from siri_train.config.recipe import parse_config
 
     def make(*overrides: str) -> RunConfig:
         return parse_config(copy.deepcopy(TINY), [f"output={tmp_path / 'run'}", *overrides])
@@ -52,8 +52,8 @@ def tiny(tmp_path: Path) -> Any:
 @pytest.fixture
 def policy() -> Policy:
     """A random tiny Qwen2 policy."""
-    from siri_train.config import ArchitectureConfig, ModelConfig
-    from siri_train.model import load_policy
+    from siri_train.config.run import ArchitectureConfig, ModelConfig
+    from siri_train.model.policy import load_policy
 
     torch.manual_seed(0)
     config = ModelConfig(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from siri_train.data.embedded import START_FOLDER
+from siri_train.model.demo_model import START_FOLDER
 
 ODD: list[Any] = [
     None, True, -1, 0, 1, 3, 2**40, 10**9, 1e30, 0.5, float("nan"), "", "abc", [], [1], {},

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from siri_train.config import RunConfig
+from siri_train.config.run import RunConfig
 
 # What a section needs beside the key that is set in it.
 NEEDED: dict[str, dict[str, Any]] = {

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import siri_train.loop
-import siri_train.run
-from siri_train.recipe import load_config
+import siri_train.train
+import siri_train.trainer.run
+from siri_train.config.recipe import load_config
 from siri_train.rollout import TransformersEngine
 
 PHASES = ("rollout", "update", "checkpoint")
@@ -44,9 +44,11 @@ def child(config: Any, pipe: int) -> None:
         return call
 
     TransformersEngine.generate = announced("rollout", TransformersEngine.generate)  # type: ignore[method-assign]
-    siri_train.loop.update = announced("update", siri_train.loop.update)
-    siri_train.run.save_checkpoint = announced("checkpoint", siri_train.run.save_checkpoint)
-    siri_train.loop.train(config)
+    siri_train.train.update = announced("update", siri_train.train.update)
+    siri_train.trainer.run.save_checkpoint = announced(
+        "checkpoint", siri_train.trainer.run.save_checkpoint
+    )
+    siri_train.train.train(config)
 
 
 def attempt(config: Any, target: str | None, draw: random.Random) -> str | None:

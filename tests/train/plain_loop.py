@@ -8,20 +8,20 @@ from typing import Any
 import torch
 
 from siri_kernels import group_advantages
-from siri_train.config import RunConfig
+from siri_train.config.run import RunConfig
 from siri_train.data.sources import QuestionSampler
-from siri_train.model import load_policy
-from siri_train.optimizer import learning_rate, make_optimizer
-from siri_train.packing import Sample
-from siri_train.preflight import preflight
+from siri_train.model.packing import Sample
+from siri_train.model.policy import load_policy
 from siri_train.rewards import Response, length_capping_reward
 from siri_train.rollout import SamplingParams, TransformersEngine
-from siri_train.run import build_verifier
-from siri_train.step import score, update
+from siri_train.trainer.optimizer import learning_rate, make_optimizer
+from siri_train.trainer.preflight import preflight
+from siri_train.trainer.run import build_verifier
+from siri_train.trainer.update import score, update
 
 
 def plain_train(config: RunConfig, behind: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train as ``siri_train.loop.train`` must.
+    """Train as ``siri_train.train.train`` must.
 
     Args:
         config: of the run; its folder is not touched.
@@ -53,7 +53,7 @@ def plain_train(config: RunConfig, behind: int = 0) -> tuple[list[dict[str, Any]
         )  # fmt: skip
         groups = engine.generate([q.prompt_ids for q in questions], params)
         pairs = [(q, c) for q, group in zip(questions, groups, strict=True) for c in group]
-        texts = policy.decode([c for _, c in pairs])
+        texts = policy.decode([c.token_ids for _, c in pairs])
         grades = length_capping_reward(
             [Response(text, c.finish_reason) for text, (_, c) in zip(texts, pairs, strict=True)],
             [q.answer for q, _ in pairs], verifier=verifier, think=config.reward.think,

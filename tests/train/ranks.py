@@ -25,24 +25,28 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import peak_bytes
-from siri_train import distributed, packing, step
-from siri_train.checkpoint import CheckpointError, save_checkpoint
-from siri_train.config import (
+from siri_train import distributed
+from siri_train.checkpoint import sharded_state
+from siri_train.checkpoint.save_load import CheckpointError, save_checkpoint
+from siri_train.commands.memory_estimate import Shape, estimate
+from siri_train.config.recipe import load_config, parse_config
+from siri_train.config.run import (
     ArchitectureConfig,
     DistributedConfig,
     LossConfig,
     ModelConfig,
     RunConfig,
 )
-from siri_train.config import TrainConfig as Train
-from siri_train.loop import train
-from siri_train.memory import Shape, estimate
-from siri_train.model import Policy, load_policy, prepare, token_logprobs
-from siri_train.optimizer import MasterAdamW, make_optimizer, step_if_finite
-from siri_train.packing import Sample
-from siri_train.recipe import load_config, parse_config
+from siri_train.config.run import TrainConfig as Train
+from siri_train.model import fsdp, packing
+from siri_train.model.attention import prepare
+from siri_train.model.packing import Sample
+from siri_train.model.policy import Policy, load_policy, token_logprobs
 from siri_train.rollout import EngineError, TransformersEngine
-from siri_train.stop import Stopped
+from siri_train.train import train
+from siri_train.trainer import update as step
+from siri_train.trainer.optimizer import MasterAdamW, make_optimizer, step_if_finite
+from siri_train.trainer.signals import Stopped
 from tests.train.conftest import TINY
 from tests.train.test_memory import beyond_given
 
@@ -172,7 +176,7 @@ def policies(folder: Path) -> dict[str, Any]:
         policy = load_policy(config, torch.device("cpu"), sharding=sharding)
         batch = next(packing.micro_batches(samples(8), 10_000, torch.device("cpu")))
         results[name] = policy.token_logprobs(batch)[0].detach()
-        with distributed.gathered(policy.model), torch.no_grad():
+        with fsdp.gathered(policy.model), torch.no_grad():
             # Another number of forward passes on each rank: nothing may wait for the other.
             for _ in range(1 + 2 * distributed.rank()):
                 logits = policy.model(input_ids=batch.input_ids[:, :9]).logits
@@ -248,7 +252,7 @@ def sharded_random(shape: Qwen2Config, config: RunConfig) -> Policy:
     prepare(model)
     if config.model.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    distributed.shard(
+    fsdp.shard(
         model,
         torch.device("cpu"),
         methods={"siri_token_logprobs": token_logprobs},
@@ -274,13 +278,13 @@ def masters(folder: Path) -> bool:
     optimizer = make_optimizer(policy.model, learn)
     assert isinstance(optimizer, MasterAdamW)
     one_step(policy, optimizer)
-    distributed.save_sharded_state(folder / "masters", policy.model, optimizer)
+    sharded_state.save_sharded_state(folder / "masters", policy.model, optimizer)
     again = load_policy(config, torch.device("cpu"), sharding=DistributedConfig())
     with torch.no_grad():
         for p, q in zip(again.model.parameters(), policy.model.parameters(), strict=True):
             p.copy_(q)
     resumed = make_optimizer(again.model, learn)
-    distributed.load_sharded_state(folder / "masters", again.model, resumed)
+    sharded_state.load_sharded_state(folder / "masters", again.model, resumed)
     one_step(policy, optimizer)
     one_step(again, resumed)
     return all(
@@ -326,7 +330,7 @@ def cut_head(folder: Path) -> dict[str, Any]:
         packing.micro_batches(samples(8 + distributed.rank()), 10_000, torch.device("cpu"))
     )
     results["logprobs"] = policy.token_logprobs(batch)[0].detach()
-    with distributed.gathered(policy.model), torch.no_grad():
+    with fsdp.gathered(policy.model), torch.no_grad():
         for _ in range(1 + 2 * distributed.rank()):
             results["logits"] = policy.model(input_ids=batch.input_ids[:, :9]).logits
     weights, _ = policy.weights()
@@ -341,9 +345,9 @@ def cut_head(folder: Path) -> dict[str, Any]:
         optimizer = make_optimizer(policy.model, learn)
         for number in range(2):
             if resumed and number == 1:
-                distributed.save_sharded_state(folder / "head", policy.model, optimizer)
+                sharded_state.save_sharded_state(folder / "head", policy.model, optimizer)
                 optimizer = make_optimizer(policy.model, learn)
-                distributed.load_sharded_state(folder / "head", policy.model, optimizer)
+                sharded_state.load_sharded_state(folder / "head", policy.model, optimizer)
             step.update(
                 policy, optimizer, samples(24), learn, LossConfig(),
                 temperature=1.0, constant_length=24, seed=number,
@@ -387,7 +391,7 @@ def one_rank_fails(folder: Path) -> dict[str, Any]:
 
 def killed(folder: Path) -> None:
     """A run of which rank 1 gets SIGKILL while it writes its part of the third checkpoint."""
-    written, calls = distributed.save_sharded_state, []
+    written, calls = sharded_state.save_sharded_state, []
 
     def die(path: Path, *args: Any) -> None:
         calls.append(path)
@@ -397,7 +401,7 @@ def killed(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         written(path, *args)
 
-    distributed.save_sharded_state = die
+    sharded_state.save_sharded_state = die
     train(load_config(folder / "config.yaml", [f"output={folder / 'killed'}", "train.steps=4"]))
 
 

@@ -22,9 +22,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from siri_train import attention
-from siri_train.attention import Layout, packed_forward, prepare
-from siri_train.flex import packed_flex
+from siri_train.model import attention
+from siri_train.model.attention import Layout, packed_forward, prepare
+from siri_train.model.flex import packed_flex
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SIZE: dict[str, Any] = dict(

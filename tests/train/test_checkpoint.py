@@ -16,16 +16,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train import checkpoint, retention
-from siri_train import run as run_module
-from siri_train.checkpoint import CheckpointError, checkpoints, problem
+from siri_train.checkpoint import retention
+from siri_train.checkpoint import save_load as checkpoint
+from siri_train.checkpoint.save_load import CheckpointError, checkpoints, problem
 from siri_train.cli import main
-from siri_train.config import ConfigError
-from siri_train.evaluate import Evaluation
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import parse_config
 from siri_train.files import WriteError, recover, written_aside
-from siri_train.loop import train
-from siri_train.recipe import parse_config
-from siri_train.run import Run
+from siri_train.train import train
+from siri_train.trainer import run as run_module
+from siri_train.trainer.evaluate import Evaluation
+from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

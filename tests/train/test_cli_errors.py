@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from siri_train.cli import main
-from siri_train.section import ConfigError
+from siri_train.config.base import ConfigError
 from tests.train.conftest import TINY
 
 NO_NUMBERS = ["", "x", "-5", "-0.1", "0", "nan", "inf", "-inf", "1e30", "1e400", "2 0", "0x10",
@@ -124,7 +124,7 @@ JUNK = st.binary(max_size=60) | st.text(
 @given(JUNK, st.booleans())
 def test_recipes_of_junk(recipe: Path, data: bytes, appended: bool) -> None:
     """Whatever is in the file: a configuration, or one line that begins with its name."""
-    from siri_train.recipe import load_config
+    from siri_train.config.recipe import load_config
 
     good = yaml.safe_dump(TINY).encode()
     path = recipe.with_name("junk.yaml")

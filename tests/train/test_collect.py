@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from siri_kernels import group_advantages
-from siri_train.config import RolloutConfig
+from siri_train.config.rollout import RolloutConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.rewards import Grade
 from siri_train.rollout import Completion, EngineError, SamplingParams
@@ -100,8 +100,8 @@ def questions(count: int) -> list[EncodedQuestion]:
     return [EncodedQuestion(f"q{i}", (i,), "", f"question {i}") for i in range(count)]
 
 
-def decode(completions: Sequence[Completion]) -> list[str]:
-    return [" ".join(map(str, c.token_ids)) for c in completions]
+def decode(responses: Sequence[Sequence[int]]) -> list[str]:
+    return [" ".join(map(str, ids)) for ids in responses]
 
 
 def grade(part: Sequence[Any]) -> list[Grade]:
@@ -140,7 +140,7 @@ def names(groups: Sequence[Any]) -> list[int]:
         ]
         assert [c.token_ids[2] for c in group.completions] == list(range(N))  # whole, in order
         assert [g.reward for g in group.grades] == [c.token_ids[0] for c in group.completions]
-        assert group.texts == decode(group.completions)
+        assert group.texts == decode([c.token_ids for c in group.completions])
     return [int(group.question.id[1:]) for group in groups]
 
 

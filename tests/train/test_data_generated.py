@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from siri_train.config import ConfigError, SourceConfig
+from siri_train.config.base import ConfigError
+from siri_train.config.run import SourceConfig
 from siri_train.data import questions
 from siri_train.data.sources import encode_questions, read_sources
-from siri_train.interrupts import Interrupted, interrupting
 from siri_train.monitor import progress
+from siri_train.trainer.interrupts import Interrupted, interrupting
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from siri_train.data.prompts import (
+from siri_train.data.questions import DataError, Question
+from siri_train.data.supervised import SupervisedExample, supervised_examples, supervised_text
+from siri_train.model.chat_template import (
     BOXED_INSTRUCTION,
     answer_end_id,
     encode_prompt,
     eos_token_ids,
 )
-from siri_train.data.questions import DataError, Question
-from siri_train.data.supervised import SupervisedExample, supervised_examples, supervised_text
 from siri_train.rewards import exact_match, final_answer
 
 CHATML = (

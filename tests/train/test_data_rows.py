@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siri_train.cli import main
-from siri_train.data.embedded import START_FOLDER
 from siri_train.data.fields import read_chat
-from siri_train.data.prompts import encode_prompt, prompt_messages
 from siri_train.data.questions import DataError, load_questions
 from siri_train.data.rows import Row
 from siri_train.data.sources import encode_questions
+from siri_train.model.chat_template import encode_prompt, prompt_messages
+from siri_train.model.demo_model import START_FOLDER
 from tests.train.test_data_prompts import tokenizer as tokenizer
 
 DRAWN = settings(derandomize=True, max_examples=150)

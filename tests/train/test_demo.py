@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from siri_train.config import ConfigError
-from siri_train.data import arithmetic as task
-from siri_train.data import embedded
-from siri_train.demo import demo, demo_config
+from siri_train.commands.demo import demo, demo_config
+from siri_train.config.base import ConfigError
+from siri_train.data.demo_task import questions as embedded
+from siri_train.model import demo_model
 from siri_train.rewards import Response, length_capping_reward, make_verifier
 
 
@@ -44,22 +44,22 @@ def test_wrong_parameters_are_named() -> None:
 
 
 def test_tokenizer_is_one_token_a_word_and_survives_saving(tmp_path: Path) -> None:
-    tokenizer = embedded.tokenizer()
-    embedded.scratch_model(demo_architecture())[0].save_pretrained(tmp_path)
+    tokenizer = demo_model.tokenizer()
+    demo_model.scratch_model(demo_architecture())[0].save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     for question in embedded.questions(50):
-        ids = [task.WORD_ID[word] for word in question.prompt.split()]
+        ids = [demo_model.WORD_ID[word] for word in question.prompt.split()]
         assert tokenizer.encode(question.prompt) == ids == loaded.encode(question.prompt)
     for example in embedded.supervised_examples(embedded.questions(50), tokenizer):
         text = loaded.decode(example.response_ids, skip_special_tokens=True)
         assert text == tokenizer.decode(example.response_ids, skip_special_tokens=True)
-        assert text.split() == [task.WORDS[i] for i in example.response_ids[:-1]]
+        assert text.split() == [demo_model.WORDS[i] for i in example.response_ids[:-1]]
 
 
 def test_the_reward_reads_the_tasks_own_chains() -> None:
     questions = embedded.questions(300)
-    tokenizer = embedded.tokenizer()
+    tokenizer = demo_model.tokenizer()
     examples = embedded.supervised_examples(questions, tokenizer)
     texts = [tokenizer.decode(e.response_ids, skip_special_tokens=True) for e in examples]
     grades = length_capping_reward(
@@ -71,25 +71,25 @@ def test_the_reward_reads_the_tasks_own_chains() -> None:
     assert 0.3 < share < 0.95  # the chains slip, on purpose
     for grade, example in zip(grades, examples, strict=True):
         assert grade.answer is not None
-        assert grade.answer.strip() == task.WORDS[example.response_ids[-3]]
+        assert grade.answer.strip() == demo_model.WORDS[example.response_ids[-3]]
 
 
 def demo_architecture():  # type: ignore[no-untyped-def]
-    from siri_train.config import ArchitectureConfig
+    from siri_train.config.run import ArchitectureConfig
 
     return ArchitectureConfig()
 
 
 def test_the_shipped_start_is_small_and_loads() -> None:
-    sizes = [path.stat().st_size for path in embedded.START_FOLDER.iterdir()]
+    sizes = [path.stat().st_size for path in demo_model.START_FOLDER.iterdir()]
     assert sum(sizes) < 500_000
-    model = AutoModelForCausalLM.from_pretrained(embedded.START_FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(demo_model.START_FOLDER)
     assert model.config.model_type == "qwen2"
     assert 50_000 < sum(p.numel() for p in model.parameters()) < 200_000
-    assert embedded.start_parameters() == sum(
+    assert demo_model.start_parameters() == sum(
         p.numel() for name, p in model.named_parameters() if name != "lm_head.weight"
     )
-    assert len(AutoTokenizer.from_pretrained(embedded.START_FOLDER)) == len(task.WORDS)
+    assert len(AutoTokenizer.from_pretrained(demo_model.START_FOLDER)) == len(demo_model.WORDS)
 
 
 @pytest.mark.slow

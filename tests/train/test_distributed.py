@@ -15,13 +15,14 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from siri_train import distributed
-from siri_train.checkpoint import checkpoints, problem
-from siri_train.config import ConfigError
-from siri_train.loop import train
-from siri_train.model import load_policy
-from siri_train.packing import micro_batches
-from siri_train.recipe import load_config
-from siri_train.vocabulary import cut_head
+from siri_train.checkpoint.save_load import checkpoints, problem
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import load_config
+from siri_train.model import fsdp
+from siri_train.model.packing import micro_batches
+from siri_train.model.policy import load_policy
+from siri_train.model.vocab_parallel import cut_head
+from siri_train.train import train
 from tests.torchrun import torchrun
 
 from . import ranks
@@ -126,7 +127,7 @@ def test_alone_the_collectives_cost_nothing_and_agree() -> None:
     with distributed.session("cpu"), distributed.main_first():
         assert not torch.distributed.is_initialized()  # not under torchrun
     with pytest.raises(ValueError, match="torchrun"):
-        distributed.shard(torch.nn.Linear(2, 2), torch.device("cpu"))
+        fsdp.shard(torch.nn.Linear(2, 2), torch.device("cpu"))
 
 
 def test_sharded_models_compute_sample_and_save_as_whole_ones(folder: Path) -> None:
@@ -302,7 +303,7 @@ def test_shards_must_divide_among_the_ranks(tiny: Any, monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="multiple of the 2 ranks, got 3"):
         SharedEngine(None, 3, None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="multiple of the 2 ranks"):
-        from siri_train.run import build_engine
+        from siri_train.trainer.run import build_engine
 
         class Stub:
             model = pad_token_id = None

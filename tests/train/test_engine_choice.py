@@ -11,17 +11,24 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train import doctor
 from siri_train.cli import main
-from siri_train.config import ArchitectureConfig, ConfigError, ModelConfig
-from siri_train.data import embedded
-from siri_train.loop import train
-from siri_train.model import load_policy
-from siri_train.recipe import parse_config
-from siri_train.rollout import EngineError, TransformersEngine, vllm_engine
+from siri_train.commands import doctor
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import ArchitectureConfig, ModelConfig
+from siri_train.model import demo_model
+from siri_train.model.policy import load_policy
+from siri_train.rollout import EngineError, TransformersEngine
 from siri_train.rollout.build import check_engine
-from siri_train.rollout.weights import SUPPORTED, interface, named_weights, write_engine_folder
-from siri_train.run import Run
+from siri_train.rollout.vllm import engine as vllm_engine
+from siri_train.rollout.vllm.weight_sync import (
+    SUPPORTED,
+    interface,
+    named_weights,
+    write_engine_folder,
+)
+from siri_train.train import train
+from siri_train.trainer.run import Run
 
 CPU = torch.device("cpu")
 
@@ -41,7 +48,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
 
 
 def shape(heads: int = 2, positions: int = 512) -> Any:
-    return embedded.scratch_config(
+    return demo_model.scratch_config(
         ArchitectureConfig(
             hidden_size=64, heads=heads, kv_heads=heads, max_position_embeddings=positions
         )

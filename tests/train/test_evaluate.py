@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from siri_train.config.recipe import parse_config
 from siri_train.data.sources import EncodedQuestion
-from siri_train.evaluate import Evaluation, interval
-from siri_train.recipe import parse_config
 from siri_train.rewards import make_verifier
 from siri_train.rollout import Completion, SamplingParams
+from siri_train.trainer.evaluate import Evaluation, interval
 
 
 class Scripted:
@@ -29,8 +29,9 @@ class Scripted:
     ) -> list[list[Completion]]:
         return [
             [
-                Completion([int(right)] * min(length, params.max_tokens), [0.0] * length,
-                           "stop" if length <= params.max_tokens else "length")
+                Completion([int(right)] * (length - 1) + [2], [0.0] * length, "stop")
+                if length <= params.max_tokens
+                else Completion([int(right)] * params.max_tokens, [0.0] * length, "length")
                 for length, right in answers
             ]
             for answers in self.script
@@ -55,11 +56,11 @@ def run(
     policy = SimpleNamespace(
         eos_ids=frozenset({2}),
         tokenizer=SimpleNamespace(decode=lambda ids: "<think>"),
-        decode=lambda done: [
+        decode=lambda responses: [
             # The box is closed with the fifth token; what comes then says nothing new.
-            ("wait </think> \\boxed{7" if c.token_ids[0] else "</think> \\boxed{3")
-            + "}" * (len(c.token_ids) >= 5 or c.finish_reason == "stop")
-            for c in done
+            ("wait </think> \\boxed{7" if ids[0] else "</think> \\boxed{3")
+            + "}" * (len(ids) >= 5 or ids[-1] == 2)
+            for ids in responses
         ],
     )
     engine, verifier = Scripted(script), make_verifier("exact")

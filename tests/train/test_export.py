@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from siri_train import checkpoint
-from siri_train.checkpoint import CheckpointError, save_checkpoint
+from siri_train.checkpoint import save_load as checkpoint
+from siri_train.checkpoint.save_load import CheckpointError, save_checkpoint
 from siri_train.cli import main
-from siri_train.config import ConfigError
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import parse_config
 from siri_train.files import remedy_of
-from siri_train.loop import train
-from siri_train.model import Policy
-from siri_train.recipe import parse_config
+from siri_train.model.policy import Policy
+from siri_train.train import train
 from tests.train.conftest import TINY
 from tests.train.damage import edit_json, edit_weights
 
@@ -273,7 +273,7 @@ def test_an_eval_that_is_asked_to_end_does_so_in_a_line(
         if len(seen) == when:
             os.kill(os.getpid(), signum)
 
-    monkeypatch.setattr("siri_train.grade.Progress.update", update)
+    monkeypatch.setattr("siri_train.commands.eval.Progress.update", update)
     folder = run / "checkpoints" / "step_000002"
     before = signal.getsignal(signum)
     assert main(["eval", str(folder), "data.eval.0.size=40"]) == 128 + signum

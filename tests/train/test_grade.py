@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-import siri_train.grade
+import siri_train.commands.eval
 from siri_train.cli import main
-from siri_train.loop import train
 from siri_train.rollout import TransformersEngine
 from siri_train.rollout.build import build_engine
-from siri_train.rollout.http_client import JsonClient
-from siri_train.run import Run
+from siri_train.rollout.vllm.http_client import JsonClient
+from siri_train.train import train
+from siri_train.trainer.run import Run
 from tests.train.damage import model_folder
 from tests.train.fake_vllm import FakeVllm
 from tests.train.test_engine_choice import installed
@@ -148,7 +148,7 @@ def test_a_template_that_cannot_ask_is_refused_before_weights_are_loaded(
 ) -> None:  # fmt: skip
     if template is not None:
         (alone / "chat_template.jinja").write_text(template)
-    monkeypatch.setattr(siri_train.grade, "load_policy", None)
+    monkeypatch.setattr(siri_train.commands.eval, "load_policy", None)
     recipe = str(alone.parent / "recipe.yaml")
     assert main(["eval", str(alone), "--recipe", recipe, "data.template=chat"]) == 1
     said = capsys.readouterr().err
@@ -186,7 +186,10 @@ def copies(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[bool]:
 def test_the_model_is_copied_only_to_sample_ahead(
     tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = copies(monkeypatch, siri_train.grade), copies(monkeypatch, siri_train.run)
+    here, there = (
+        copies(monkeypatch, siri_train.commands.eval),
+        copies(monkeypatch, siri_train.trainer.run),
+    )
     run = train(tiny("rollout.asynchronous=true", "train.steps=1"))
     assert there == [False]  # nothing comes after it
     train(tiny("rollout.asynchronous=true", "train.steps=3"))

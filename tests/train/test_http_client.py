@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from siri_train.rollout.http_client import JsonClient, Unreachable
+from siri_train.rollout.vllm.http_client import JsonClient, Unreachable
 from tests.train.fake_vllm import FakeVllm
 
 

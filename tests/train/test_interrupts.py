@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from siri_train.cli import main
-from siri_train.interrupts import ASK, INSIST, Interrupted, interrupt, interrupting
-from siri_train.loop import train
-from siri_train.stop import StopRequest, stop_request
+from siri_train.train import train
+from siri_train.trainer.interrupts import ASK, INSIST, Interrupted, interrupt, interrupting
+from siri_train.trainer.signals import StopRequest, stop_request
 from tests.train.damage import model_folder
 from tests.train.test_checkpoint import ROOT
 
@@ -61,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, its recipe beside it."""
     import copy
 
-    from siri_train.recipe import parse_config
+    from siri_train.config.recipe import parse_config
     from tests.train.conftest import TINY
 
     folder = tmp_path_factory.mktemp("finished")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train import lora
-from siri_train.config import ConfigError
-from siri_train.loop import train
-from siri_train.model import Policy, apply_liger, load_policy
-from siri_train.sft import supervise
+from siri_train.commands.sft import supervise
+from siri_train.config.base import ConfigError
+from siri_train.model import lora
+from siri_train.model.policy import Policy, apply_liger, load_policy
+from siri_train.train import train
 
 CPU = torch.device("cpu")
 

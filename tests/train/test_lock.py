@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from siri_train import lock
 from siri_train.cli import main
-from siri_train.config import ConfigError
-from siri_train.lock import NAME, run_lock
+from siri_train.config.base import ConfigError
+from siri_train.trainer import lock
+from siri_train.trainer.lock import NAME, run_lock
 from tests.train.conftest import TINY
 
 

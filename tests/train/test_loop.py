@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from siri_train.checkpoint import checkpoints, export
-from siri_train.config import ConfigError
-from siri_train.loop import train
-from siri_train.monitor.metrics import METRIC_KEYS
+from siri_train.checkpoint.save_load import checkpoints, export
+from siri_train.commands.sft import supervise
+from siri_train.config.base import ConfigError
 from siri_train.rollout import TransformersEngine
-from siri_train.run import Run
-from siri_train.sft import supervise
+from siri_train.train import train
+from siri_train.trainer.metrics import METRIC_KEYS
+from siri_train.trainer.run import Run
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

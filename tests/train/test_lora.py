@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from siri_train.cli import main
-from siri_train.config import ConfigError, LoraConfig
-from siri_train.lora import check_lora
+from siri_train.config.base import ConfigError
+from siri_train.config.run import LoraConfig
+from siri_train.model.lora import check_lora
 
 SIZES = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -10,12 +10,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siri_train.checkpoint.resume import compare_with_before
 from siri_train.cli import main
-from siri_train.config import RunConfig
-from siri_train.masked import masked, masked_settings
-from siri_train.recipe import parse_config
+from siri_train.config.masked import masked, masked_settings
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import RunConfig
 from siri_train.report import write_report
-from siri_train.resume import compare_with_before
 from tests.train.conftest import TINY
 
 SECRET = "TOPSECRET"

@@ -12,8 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import peak_bytes
-from siri_train.config import ConfigError, RunConfig
-from siri_train.dry_run import (
+from siri_train.commands.dry_run import (
     Rates,
     describe_memory,
     describe_time,
@@ -22,13 +21,16 @@ from siri_train.dry_run import (
     measured_rates,
     verdict,
 )
-from siri_train.loop import train
-from siri_train.memory import GB, Memory, Shape, estimate
-from siri_train.model import Policy, prepare
-from siri_train.optimizer import make_optimizer
-from siri_train.packing import Sample
-from siri_train.recipe import load_config, parse_config
-from siri_train.step import update
+from siri_train.commands.memory_estimate import GB, Memory, Shape, estimate
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import load_config, parse_config
+from siri_train.config.run import RunConfig
+from siri_train.model.attention import prepare
+from siri_train.model.packing import Sample
+from siri_train.model.policy import Policy
+from siri_train.train import train
+from siri_train.trainer.optimizer import make_optimizer
+from siri_train.trainer.update import update
 from tests.train.conftest import TINY
 
 # What there is before an update starts, which peak_bytes does not count.

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from siri_kernels import policy_loss
 from siri_kernels.policy_loss.types import RolloutCorrection
-from siri_train.config import ConfigError, LossConfig, TrainConfig
-from siri_train.loop import train
-from siri_train.model import Policy
-from siri_train.packing import Sample, micro_batches
-from siri_train.recipe import parse_config
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.model.packing import Sample, micro_batches
+from siri_train.model.policy import Policy
 from siri_train.rollout.transformers_engine import TransformersEngine
-from siri_train.step import score, update
+from siri_train.train import train
+from siri_train.trainer.update import score, update
 from tests.train.test_step import samples
 
 CORRECTIONS = {

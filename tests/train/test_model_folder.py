@@ -13,16 +13,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from siri_train import model_folder as model_folder_module
 from siri_train.cli import main
-from siri_train.config import ConfigError, ModelConfig
-from siri_train.data import embedded
-from siri_train.model import load_policy
-from siri_train.model_folder import check_model, load_model
+from siri_train.config.base import ConfigError
+from siri_train.config.run import ModelConfig
+from siri_train.model import demo_model
+from siri_train.model import folder as model_folder_module
+from siri_train.model.folder import check_model, load_model
+from siri_train.model.policy import load_policy
 from tests.train.damage import damage, edit_json, edit_weights, model_folder
 
 CPU = torch.device("cpu")
-NAMES = sorted(load_file(embedded.START_FOLDER / "model.safetensors"))
+NAMES = sorted(load_file(demo_model.START_FOLDER / "model.safetensors"))
 
 
 def refusal(folder: Path) -> str:
@@ -38,7 +39,7 @@ def refusal(folder: Path) -> str:
 @pytest.mark.parametrize("seed", range(8))
 def test_any_damage_is_one_line_or_leaves_the_weights(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    want = load_file(embedded.START_FOLDER / "model.safetensors")
+    want = load_file(demo_model.START_FOLDER / "model.safetensors")
     refused = 0
     for number in range(12):
         folder = model_folder(tmp_path / str(number))
@@ -161,7 +162,7 @@ def test_paths_that_are_no_folder_of_a_model(tmp_path: Path) -> None:
         assert f"{name}: is a link to gone" in refusal(broken)
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in embedded.START_FOLDER.iterdir()))
+@pytest.mark.parametrize("name", sorted(p.name for p in demo_model.START_FOLDER.iterdir()))
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -182,11 +183,11 @@ def test_files_that_are_not_what_their_name_says(
 
 def test_shards(tmp_path: Path) -> None:
     """Whole ones load; an index that names a missing or a foreign file is refused."""
-    model = load_model(embedded.START_FOLDER, "model.path", torch.float32)
+    model = load_model(demo_model.START_FOLDER, "model.path", torch.float32)
     folder = model_folder(tmp_path / "m")
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="100KB")
-    embedded.tokenizer().save_pretrained(folder)
+    demo_model.tokenizer().save_pretrained(folder)
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 2
     check_model(folder, "model.path")
@@ -288,7 +289,7 @@ def test_whole_models_of_other_families_pass(kind: str, dtype: torch.dtype, tmp_
     config = AutoConfig.for_model(kind, **SMALL, **more)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(tmp_path)
-    embedded.tokenizer().save_pretrained(tmp_path)
+    demo_model.tokenizer().save_pretrained(tmp_path)
     assert check_model(tmp_path, "model.path").rows == 37
     have = load_model(tmp_path, "model.path", dtype).state_dict()
     assert all(torch.equal(have[name], value) for name, value in model.state_dict().items())

@@ -12,14 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from siri_train.config import ConfigError, ModelConfig
-from siri_train.data import embedded
-from siri_train.model import Policy, load_policy
-from siri_train.model_files import ModelFileError
-from siri_train.model_folder import check_model
-from siri_train.model_ids import check_ids, make_savable, require_chat
-from siri_train.preflight import preflight
+from siri_train.config.base import ConfigError
+from siri_train.config.run import ModelConfig
+from siri_train.model import demo_model
+from siri_train.model.files import ModelFileError
+from siri_train.model.folder import check_model
+from siri_train.model.ids import check_ids, make_savable, require_chat
+from siri_train.model.policy import Policy, load_policy
 from siri_train.rollout import SamplingParams, TransformersEngine
+from siri_train.trainer.preflight import preflight
 from tests.train.damage import edit_json, edit_weights, model_folder
 
 
@@ -46,7 +47,7 @@ def test_a_tokenizer_that_is_larger_than_the_model(seed: int, tmp_path: Path) ->
 
     for special in (False, True):
         folder = model_folder(tmp_path / f"more {special}")
-        tokenizer = embedded.tokenizer()
+        tokenizer = demo_model.tokenizer()
         tokenizer.add_tokens([f"<more {n}>" for n in range(more)], special_tokens=special)
         tokenizer.save_pretrained(folder)
         if special:
@@ -92,7 +93,7 @@ def test_a_model_that_never_ends(tmp_path: Path) -> None:
 
 def test_a_prompt_with_a_token_that_the_model_lacks(tiny: Any, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m")
-    tokenizer = embedded.tokenizer()
+    tokenizer = demo_model.tokenizer()
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     tokenizer.save_pretrained(folder)
     data = tmp_path / "data.jsonl"
@@ -136,7 +137,7 @@ def test_a_template_that_is_no_jinja(tmp_path: Path) -> None:
 def test_a_template_that_cannot_write_the_runs_questions(
     template: str | None, system: str | None, said: str
 ) -> None:
-    tokenizer = embedded.tokenizer()
+    tokenizer = demo_model.tokenizer()
     tokenizer.chat_template = template
     if not said:
         require_chat(tokenizer, system, "")
@@ -193,7 +194,7 @@ def test_what_can_be_saved_is_not_touched() -> None:
 
 
 def test_ids_are_not_compared_with_rows_that_are_unknown() -> None:
-    tokenizer, config = embedded.tokenizer(), GenerationConfig(eos_token_id=99)
+    tokenizer, config = demo_model.tokenizer(), GenerationConfig(eos_token_id=99)
     check_ids(tokenizer, config, None, None)
     with pytest.raises(ModelFileError, match="eos_token_id is 99"):
         check_ids(tokenizer, config, None, 37)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from siri_train.attention import prepare
-from siri_train.config import ConfigError, ModelConfig
-from siri_train.model import load_policy
-from siri_train.model_files import ModelFileError
-from siri_train.model_folder import check_model
-from siri_train.model_trial import check_layers, try_model
+from siri_train.config.base import ConfigError
+from siri_train.config.run import ModelConfig
+from siri_train.model.attention import prepare
+from siri_train.model.files import ModelFileError
+from siri_train.model.folder import check_model
+from siri_train.model.policy import load_policy
+from siri_train.model.trial import check_layers, try_model
 from tests.train.damage import edit_json, model_folder
 
 SMALL = {

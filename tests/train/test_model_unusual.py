@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from siri_train.config import ConfigError
-from siri_train.data.embedded import START_FOLDER
-from siri_train.model_folder import check_model, load_model
+from siri_train.config.base import ConfigError
+from siri_train.model.demo_model import START_FOLDER
+from siri_train.model.folder import check_model, load_model
 from tests.train.damage import edit_json, edit_weights, model_folder
 
 WEIGHTS = load_file(START_FOLDER / "model.safetensors")

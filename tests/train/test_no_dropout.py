@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from siri_train.attention import Layout, packed_forward, prepare
-from siri_train.config import ConfigError
-from siri_train.loop import train
-from siri_train.lora import _refuse_vocabulary
+from siri_train.config.base import ConfigError
+from siri_train.model.attention import Layout, packed_forward, prepare
+from siri_train.model.lora import _refuse_vocabulary
+from siri_train.model.no_dropout import set_rl_mode
 from siri_train.monitor import alarms
-from siri_train.no_dropout import set_rl_mode
+from siri_train.train import train
 from tests.train.damage import edit_json, model_folder
 
 SMALL = {

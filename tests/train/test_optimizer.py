@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train import loop, rehearsal
-from siri_train import optimizer as optimizer_module
-from siri_train.config import ConfigError, TrainConfig
-from siri_train.loop import train
-from siri_train.model import Policy
-from siri_train.optimizer import MasterAdamW, learning_rate, make_optimizer, step_if_finite
-from siri_train.run import Run
+from siri_train import train as loop
+from siri_train.config.base import ConfigError
+from siri_train.config.run import TrainConfig
+from siri_train.model.policy import Policy
+from siri_train.train import train
+from siri_train.trainer import memory_check as rehearsal
+from siri_train.trainer import optimizer as optimizer_module
+from siri_train.trainer.optimizer import MasterAdamW, learning_rate, make_optimizer, step_if_finite
+from siri_train.trainer.run import Run
 
 
 def small(dtype: torch.dtype) -> torch.nn.Module:
@@ -181,7 +183,7 @@ def test_a_bad_gradient_changes_nothing(bad: float) -> None:
 
 
 def test_skipped_updates_are_reported(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from siri_train import step
+    from siri_train.trainer import update as step
 
     made = step.step_if_finite
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siri_train.cli import main
-from siri_train.output import encodable, tolerant_output
+from siri_train.commands.output import encodable, tolerant_output
 from tests.train.test_checkpoint import ROOT, rows
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siri_train.config import RunConfig
-from siri_train.override import apply_override
-from siri_train.recipe import parse_config
-from siri_train.section import ConfigError, Section
+from siri_train.config.base import ConfigError, Section
+from siri_train.config.override import apply_override
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import RunConfig
 from tests.train.conftest import TINY
 from tests.train.fields import FIELDS, allows_null, bounds, kinds, set_at
 

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from siri_train.packing import Sample, micro_batches, plan
+from siri_train.model.packing import Sample, micro_batches, plan
 
 
 def random_lengths(count: int, longest: int, seed: int) -> list[int]:

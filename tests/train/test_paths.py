@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 import siri_train
 from siri_train.cli import main
-from siri_train.config import ConfigError
+from siri_train.config.base import ConfigError
+from siri_train.config.paths import check_file, folder_made, user_path
+from siri_train.config.recipe import load_config
 from siri_train.files import about_a_file, explained, replace_text
-from siri_train.paths import check_file, folder_made, user_path
-from siri_train.recipe import load_config
 from tests.train.conftest import TINY
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train.config import RunConfig
-from siri_train.loop import train
-from siri_train.model import Policy
+from siri_train.config.run import RunConfig
+from siri_train.model.policy import Policy
 from siri_train.rollout import Completion, SamplingParams, TransformersEngine
-from siri_train.rollout.probe import SyncError, SyncProbe
+from siri_train.train import train
+from siri_train.trainer.sync_probe import SyncError, SyncProbe
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from siri_train.loop import train
 from siri_train.monitor.live import ASCII, Figure, LiveDisplay, figures, sparkline
 from siri_train.monitor.progress import Progress
+from siri_train.train import train
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -69,7 +69,7 @@ def test_a_run_in_a_terminal_shows_cap_length_accuracy_and_time_left(tiny: Any) 
 def test_an_interrupted_run_gives_the_terminal_back(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from siri_train.run import Run
+    from siri_train.trainer.run import Run
 
     def stop(self: Run, done: int, rollouts: Any) -> None:
         raise KeyboardInterrupt

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from siri_train.cli import main
-from siri_train.monitor.metrics import METRIC_KEYS
-from siri_train.recipe import load_config
+from siri_train.config.recipe import load_config
+from siri_train.trainer.metrics import METRIC_KEYS
 
 ROOT = Path(__file__).parents[2]
 GSM8K = [p for p in load_config("smollm2-135m.yaml").data.train[0].path if not p.startswith("hub:")]

@@ -238,8 +238,8 @@ def test_unjudged_answers_have_no_reward_and_are_counted() -> None:
 
 
 def test_metrics_count_them_and_what_the_cut_decides(tiny: Any, monkeypatch: Any) -> None:
-    from siri_train import run as run_module
-    from siri_train.loop import train
+    from siri_train.train import train
+    from siri_train.trainer import run as run_module
 
     class Sometimes(ExactVerifier):
         calls = 0

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from siri_train.model import Policy
-from siri_train.packing import Sample, micro_batches
+from siri_train.model.packing import Sample, micro_batches
+from siri_train.model.policy import Policy
 from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
-from siri_train.rollout.cache import new_cache, selected
+from siri_train.rollout.kv_cache import new_cache, selected
 from siri_train.rollout.transformers_engine import draw, sample
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import siri_train.run
-from siri_train.config import ConfigError
-from siri_train.loop import train
+import siri_train.trainer.run
+from siri_train.config.base import ConfigError
 from siri_train.rollout import Completion, EngineError
 from siri_train.rollout.build import build_engine
+from siri_train.train import train
 from tests.train.plain_loop import plain_train
 
 
@@ -87,7 +87,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
             made.append(Faulty(build_engine(*args, **kwargs), spoil))
             return made[-1]
 
-        monkeypatch.setattr(siri_train.run, "build_engine", build)
+        monkeypatch.setattr(siri_train.trainer.run, "build_engine", build)
         return made
 
     return install
@@ -125,7 +125,7 @@ def test_when_every_prompt_fails_the_run_ends_with_its_state_safe(
         faulty(spoil)
         with pytest.raises(EngineError, match="step 2.*the GPU fell off the bus"):
             train(tiny("train.steps=4"))
-    monkeypatch.setattr(siri_train.run, "build_engine", build_engine)
+    monkeypatch.setattr(siri_train.trainer.run, "build_engine", build_engine)
     run = train(tiny("train.steps=4"))
     assert rows(run / "eval.jsonl") == rows(whole / "eval.jsonl")
     for name, value in last_weights(run, 4).items():
@@ -206,7 +206,7 @@ def test_a_thread_that_samples_ends_with_its_run(tiny: Any, monkeypatch: Any) ->
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("the update failed")
 
-    monkeypatch.setattr("siri_train.loop.update", fail)
+    monkeypatch.setattr("siri_train.train.update", fail)
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="the update failed"):
         train(tiny("rollout.asynchronous=true", "schedule.max_len=400", "schedule.min_len=400"))

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siri_train.checkpoint import checkpoint_name, checkpoints
+from siri_train.checkpoint.save_load import checkpoint_name, checkpoints
 from siri_train.cli import main
-from siri_train.config import ConfigError
+from siri_train.config.base import ConfigError
+from siri_train.config.paths import _FILES, _FOLDERS, check_run_folder
+from siri_train.config.recipe import parse_config
 from siri_train.files import recover, replace_text, written_aside
-from siri_train.loop import train
-from siri_train.paths import _FILES, _FOLDERS, check_run_folder
-from siri_train.recipe import parse_config
+from siri_train.train import train
 from tests.train.conftest import TINY
 
 

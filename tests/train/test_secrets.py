@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from siri_train.cli import main
-from siri_train.config import RunConfig
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import RunConfig
 from siri_train.files import written_aside
-from siri_train.recipe import parse_config
-from siri_train.rollout import serve
-from siri_train.rollout.http_client import JsonClient
-from siri_train.section import ConfigError
+from siri_train.rollout.vllm import server_process as serve
+from siri_train.rollout.vllm.http_client import JsonClient
 from tests.train.conftest import TINY
 
 SECRET = "TOPSECRET"

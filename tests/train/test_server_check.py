@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from siri_train.config import ConfigError
-from siri_train.model import Policy
+from siri_train.config.base import ConfigError
+from siri_train.model.policy import Policy
 from siri_train.rollout import EngineError
-from siri_train.rollout.http_client import JsonClient
-from siri_train.rollout.server_check import check_settings, read_settings
+from siri_train.rollout.vllm.handshake import check_settings, read_settings
+from siri_train.rollout.vllm.http_client import JsonClient
 from tests.train.fake_vllm import FakeVllm
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from siri_train.checkpoint import checkpoints
-from siri_train.loop import train
+from siri_train.checkpoint.save_load import checkpoints
 from siri_train.rollout import EngineError
+from siri_train.train import train
 from tests.train.fake_vllm import FakeVllm
 from tests.train.test_vllm_server_run import fake as fake
 from tests.train.test_vllm_server_run import recipe, rows, sampled

@@ -16,19 +16,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import siri_train.sft
-from siri_train import sft_state
-from siri_train.checkpoint import checkpoints
+import siri_train.commands.sft
+from siri_train.checkpoint import sft_state
+from siri_train.checkpoint.save_load import checkpoints
 from siri_train.cli import main
-from siri_train.config import ConfigError, RunConfig
-from siri_train.data import embedded
+from siri_train.commands.sft import SupervisedStats, supervise
+from siri_train.commands.sft_batches import SupervisedBatches, prepare_batches
+from siri_train.config.base import ConfigError
+from siri_train.config.run import RunConfig
+from siri_train.data.demo_task import questions as embedded
+from siri_train.data.supervised import SupervisedExample
 from siri_train.files import WriteError
-from siri_train.lock import run_lock
-from siri_train.model import Policy
-from siri_train.preflight import preflight
-from siri_train.sft import SupervisedStats, supervise
-from siri_train.sft_batches import SupervisedBatches, prepare_batches
-from siri_train.stop import Stopped
+from siri_train.model import demo_model
+from siri_train.model.policy import Policy
+from siri_train.trainer.lock import run_lock
+from siri_train.trainer.preflight import preflight
+from siri_train.trainer.signals import Stopped
 
 STEPS = 9
 SMALL = (
@@ -70,7 +73,7 @@ def rows(config: RunConfig) -> list[dict[str, Any]]:
 
 def before_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
     """``act`` happens at the beginning of the given call of ``supervised_step``, from 0."""
-    step = siri_train.sft.supervised_step
+    step = siri_train.commands.sft.supervised_step
     calls: list[int] = []
 
     def watched(*args: Any, **kwargs: Any) -> SupervisedStats:
@@ -79,7 +82,7 @@ def before_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], 
             act()
         return step(*args, **kwargs)
 
-    monkeypatch.setattr(siri_train.sft, "supervised_step", watched)
+    monkeypatch.setattr(siri_train.commands.sft, "supervised_step", watched)
 
 
 class Killed(BaseException):
@@ -135,10 +138,10 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(
     small: Any, draw: random.Random, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
 ) -> None:
     bad = set(draw.sample(range(STEPS - 1), 3)) - {0}
-    scored, clip = Policy.token_logprobs, siri_train.sft.step_if_finite
+    scored, clip = Policy.token_logprobs, siri_train.commands.sft.step_if_finite
     step_before: list[dict[str, Any]] = []
     number = [-1]
-    step = siri_train.sft.supervised_step
+    step = siri_train.commands.sft.supervised_step
 
     def counted(policy: Policy, *args: Any) -> SupervisedStats:
         number[0] += 1
@@ -157,11 +160,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(
             optimizer.param_groups[0]["params"][-1].grad.view(-1)[0] = value
         return clip(optimizer, most)
 
-    monkeypatch.setattr(siri_train.sft, "supervised_step", counted)
+    monkeypatch.setattr(siri_train.commands.sft, "supervised_step", counted)
     if kind == "loss":
         monkeypatch.setattr(Policy, "token_logprobs", poisoned_loss)
     else:
-        monkeypatch.setattr(siri_train.sft, "step_if_finite", poisoned_gradient)
+        monkeypatch.setattr(siri_train.commands.sft, "step_if_finite", poisoned_gradient)
     config = small("run", "checkpoint.every=1")
     if len(bad) == 3 and max(bad) - min(bad) == 2:
         bad.pop()  # three in a row end the stage: another test
@@ -184,7 +187,7 @@ def test_a_rate_that_loses_the_weights_writes_no_start(
     recipe = config.run_dir.with_suffix(".yaml")
     recipe.write_text(config.to_yaml())
     with monkeypatch.context() as patch:  # most of these the configuration would not let pass
-        patch.setattr(siri_train.sft, "learning_rate", lambda step, sft: rate)
+        patch.setattr(siri_train.commands.sft, "learning_rate", lambda step, sft: rate)
         assert main(["sft", str(recipe)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("siri-train sft: sft.lr: 0.001 is too high") and "no start is" in line
@@ -199,9 +202,11 @@ def test_a_stage_that_has_gone_astray_is_not_run_to_its_end(
 ) -> None:
     config = small("run", "checkpoint.every=5", steps=500)
     at = draw.randrange(6, 30)
-    rate = siri_train.sft.learning_rate
+    rate = siri_train.commands.sft.learning_rate
     monkeypatch.setattr(
-        siri_train.sft, "learning_rate", lambda step, sft: 10.0 if step == at else rate(step, sft)
+        siri_train.commands.sft,
+        "learning_rate",
+        lambda step, sft: 10.0 if step == at else rate(step, sft),
     )
     with pytest.raises(ConfigError, match="sft.lr: .* in a row is far above that of guessing"):
         supervise(config)
@@ -213,7 +218,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 ) -> None:
     config = small("run", "checkpoint.every=2")
     at = draw.randrange(1, 6)
-    load = siri_train.sft.load_policy
+    load = siri_train.commands.sft.load_policy
 
     def loaded(*args: Any) -> Policy:
         policy = load(*args)
@@ -221,7 +226,7 @@ def test_weights_that_are_not_finite_are_never_saved(
         before_step(monkeypatch, at, lambda: last.data.view(-1)[:1].fill_(math.inf))
         return policy
 
-    monkeypatch.setattr(siri_train.sft, "load_policy", loaded)
+    monkeypatch.setattr(siri_train.commands.sft, "load_policy", loaded)
     with pytest.raises(ConfigError, match="sft.lr"):
         supervise(config)
     for folder in checkpoints(config.run_dir / "sft_stage").values():
@@ -232,14 +237,14 @@ def test_weights_that_are_not_finite_are_never_saved(
 def test_a_model_that_is_lost_from_the_start_is_not_blamed_on_the_rate(
     small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = siri_train.sft.load_policy
+    load = siri_train.commands.sft.load_policy
 
     def loaded(*args: Any) -> Policy:
         policy = load(*args)
         next(policy.model.parameters()).data.fill_(math.nan)
         return policy
 
-    monkeypatch.setattr(siri_train.sft, "load_policy", loaded)
+    monkeypatch.setattr(siri_train.commands.sft, "load_policy", loaded)
     with pytest.raises(ConfigError, match=r"^model\.path: .* before any update"):
         supervise(small("run"))
     assert not (small("run").run_dir / "sft").exists()
@@ -253,7 +258,7 @@ def test_max_len_leaves_out_what_is_longer(small: Any, seed: int) -> None:
     questions = embedded.questions(size, seed=seed)
     lengths = sorted(
         len(e.prompt_ids) + len(e.response_ids)
-        for e in embedded.supervised_examples(questions, embedded.tokenizer())
+        for e in embedded.supervised_examples(questions, demo_model.tokenizer())
     )
     most = draw.choice(lengths[1:-1])
     config = small("run", *data, f"sft.max_len={most}")
@@ -269,8 +274,7 @@ def test_batches_are_a_function_of_the_step() -> None:
     for _ in range(20):
         count, size = draw.randrange(1, 90), draw.randrange(1, 9)
         examples = [
-            embedded.SupervisedExample([i], [1] * draw.randrange(1, 30))
-            for i in range(count + size)
+            SupervisedExample([i], [1] * draw.randrange(1, 30)) for i in range(count + size)
         ]
         batches = SupervisedBatches(examples, size, draw.randrange(99))
         steps = [draw.randrange(200) for _ in range(12)]
@@ -302,7 +306,7 @@ def test_data_and_configuration_are_checked_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str],
     override: str,
 ) -> None:
-    monkeypatch.setattr(siri_train.sft, "load_policy", pytest.fail)
+    monkeypatch.setattr(siri_train.commands.sft, "load_policy", pytest.fail)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(small("run").to_yaml())
     budget = ["sft.max_len=200", "data.train.0.params={min_operations: 9, max_operations: 9}"]
@@ -411,11 +415,11 @@ def test_sft_after_training_from_the_base_is_refused(small: Any) -> None:
 
 
 def test_the_embedded_task_needs_its_own_words(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = embedded.tokenizer()
+    other = demo_model.tokenizer()
     other.add_tokens(["another"])
-    monkeypatch.setattr(embedded, "tokenizer", lambda: embedded_tokenizer)
-    embedded_tokenizer = embedded.Qwen2Tokenizer(vocab={"<pad>": 0}, merges=[])
-    monkeypatch.setattr("siri_train.sft_batches._tokenizer", lambda config: other)
+    monkeypatch.setattr(demo_model, "tokenizer", lambda: embedded_tokenizer)
+    embedded_tokenizer = demo_model.Qwen2Tokenizer(vocab={"<pad>": 0}, merges=[])
+    monkeypatch.setattr("siri_train.commands.sft_batches._tokenizer", lambda config: other)
     with pytest.raises(ConfigError, match="data.train: the embedded task is learnt with its own"):
         supervise(small("run"))
 

@@ -9,11 +9,11 @@ import random
 import pytest
 import torch
 
-from siri_train.config import LossConfig, TrainConfig
-from siri_train.model import Policy
-from siri_train.optimizer import make_optimizer
-from siri_train.packing import Sample
-from siri_train.step import score, update
+from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.model.packing import Sample
+from siri_train.model.policy import Policy
+from siri_train.trainer.optimizer import make_optimizer
+from siri_train.trainer.update import score, update
 
 
 def samples(count: int, seed: int = 0) -> list[Sample]:

@@ -18,13 +18,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train import grade
-from siri_train.checkpoint import checkpoints
+from siri_train.checkpoint.save_load import checkpoints
 from siri_train.cli import main
-from siri_train.loop import train
-from siri_train.recipe import parse_config
+from siri_train.commands import eval as grade
+from siri_train.config.recipe import parse_config
 from siri_train.rollout import TransformersEngine
-from siri_train.stop import Stopped, stop_request
+from siri_train.train import train
+from siri_train.trainer.signals import Stopped, stop_request
 from tests.train.conftest import TINY
 from tests.train.test_checkpoint import ROLLOUTS, ROOT, rows
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from siri_train.config import ConfigError
-from siri_train.rollout import supervisor
+from siri_train.config.base import ConfigError
 from siri_train.rollout.engine import EngineError
-from siri_train.rollout.http_client import JsonClient
-from siri_train.rollout.serve import (
+from siri_train.rollout.vllm import supervisor
+from siri_train.rollout.vllm.http_client import JsonClient
+from siri_train.rollout.vllm.server_process import (
     ServerProcess,
     cause_of_death,
     python_version_of_vllm,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders
 
 from siri_train.cli import main
-from siri_train.data import embedded
 from siri_train.data.questions import Question
 from siri_train.data.supervised import supervised_examples
-from siri_train.data.think_marks import decode_responses, opens_think, think_problem
+from siri_train.model import demo_model
+from siri_train.model.think_marks import decode_responses, opens_think, think_problem
 from siri_train.rewards import final_answer
 from tests.train.test_data_prompts import CHATML
 from tests.train.test_data_prompts import tokenizer as tokenizer
@@ -131,12 +131,12 @@ def test_a_vocabulary_without_a_character_of_the_marks(
 
 
 def test_the_embedded_tokenizer_can(tmp_path: Path) -> None:
-    built = embedded.tokenizer()
+    built = demo_model.tokenizer()
     assert think_problem(built, "required", built.encode("4 +3 ?"), len(built)) is None
 
 
 def _start(folder: Path, change: Any) -> Path:
-    shutil.copytree(embedded.START_FOLDER, folder)
+    shutil.copytree(demo_model.START_FOLDER, folder)
     file = folder / "tokenizer.json"
     state = json.loads(file.read_text())
     for token in state["added_tokens"]:
@@ -146,7 +146,7 @@ def _start(folder: Path, change: Any) -> Path:
 
 
 def test_a_run_whose_marks_are_special_has_the_same_rewards(tiny: Any, tmp_path: Path) -> None:
-    from siri_train.loop import train
+    from siri_train.train import train
 
     def special(token: Any) -> None:
         token["special"] |= "think" in token["content"] or "boxed" in token["content"]

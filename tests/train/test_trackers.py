@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from siri_train.config import ConfigError
-from siri_train.loop import train
-from siri_train.monitor import loggers
-from siri_train.monitor.loggers import Tracker, Trackers, numbers
+from siri_train.config.base import ConfigError
+from siri_train.monitor import trackers as loggers
+from siri_train.monitor.trackers import Tracker, Trackers, numbers
+from siri_train.train import train
 
 
 def test_numbers_are_flat_and_named_by_budget() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train.model import Policy
+from siri_train.model.policy import Policy
 from siri_train.rollout import EngineError, SamplingParams
-from siri_train.rollout.http_client import JsonClient, Unreachable
-from siri_train.rollout.server_check import read_settings
-from siri_train.rollout.vllm_server import VllmServerEngine
-from siri_train.rollout.weights import DiskTransfer, NcclTransfer
+from siri_train.rollout.vllm.handshake import read_settings
+from siri_train.rollout.vllm.http_client import JsonClient, Unreachable
+from siri_train.rollout.vllm.server import VllmServerEngine
+from siri_train.rollout.vllm.weight_sync import DiskTransfer, NcclTransfer
 from tests.train.fake_vllm import FakeVllm, HangUp, Status, draw
 from tests.train.test_weight_transfer import FakeGroup
 from tests.train.test_weight_transfer import group as group

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from siri_train.cli import main
-from siri_train.config import ConfigError
-from siri_train.loop import train
-from siri_train.model import load_policy, resolve_model_path
+from siri_train.config.base import ConfigError
+from siri_train.model.policy import load_policy, resolve_model_path
 from siri_train.rollout import EngineError
-from siri_train.rollout.vllm_server import VllmServerEngine
+from siri_train.rollout.vllm.server import VllmServerEngine
+from siri_train.train import train
 from tests.torchrun import torchrun
 from tests.train.fake_vllm import FakeVllm, HangUp, Sampler
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from siri_train.model import Policy
-from siri_train.rollout import weights
-from siri_train.rollout.weights import DiskTransfer, NcclTransfer, interface, named_weights
+from siri_train.model.policy import Policy
+from siri_train.rollout.vllm import weight_sync as weights
+from siri_train.rollout.vllm.weight_sync import DiskTransfer, NcclTransfer, interface, named_weights
 
 
 def pushed(policy: Policy, untie: bool = False) -> Any:

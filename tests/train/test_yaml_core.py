@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siri_train.section import ConfigError
-from siri_train.yaml_core import read_yaml, read_yaml_file, write_yaml
+from siri_train.config.base import ConfigError
+from siri_train.config.yaml_core import read_yaml, read_yaml_file, write_yaml
 
 # Text that one version of YAML or the other reads as something else, and what has to be escaped.
 ODD = [

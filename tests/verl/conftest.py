@@ -22,11 +22,11 @@ else:
     import verl.utils.experimental.torch_functional as torch_seam
     import verl.utils.kernel.linear_cross_entropy as triton_seam
 
-    from siri_train.config import RunConfig
-    from siri_train.data.embedded import START_FOLDER
+    from siri_train.config.recipe import parse_config
+    from siri_train.config.run import RunConfig
     from siri_train.integrations.verl import command
     from siri_train.integrations.verl.options import Machines
-    from siri_train.recipe import parse_config
+    from siri_train.model.demo_model import START_FOLDER
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,9 @@ from pydantic import BaseModel
 from verl.utils.config import omega_conf_to_dataclass
 
 from siri_train import cli
-from siri_train.config import ConfigError, RunConfig
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import RECIPES, load_config, parse_config
+from siri_train.config.run import RunConfig
 from siri_train.integrations.verl import command
 from siri_train.integrations.verl.options import (
     ELSEWHERE,
@@ -22,7 +24,6 @@ from siri_train.integrations.verl.options import (
     verl_options,
 )
 from siri_train.integrations.verl.settings import settings_of
-from siri_train.recipe import RECIPES, load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 FILES = {"model": "m", "train_file": "t", "eval_file": "e"}

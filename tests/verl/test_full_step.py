@@ -45,7 +45,7 @@ def finished(tmp_path_factory, llama):
     """The run's folder, verl's log, and the metrics of its two steps."""
     import copy
 
-    from siri_train.recipe import parse_config
+    from siri_train.config.recipe import parse_config
 
     from .conftest import TINY
 

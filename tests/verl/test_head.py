@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 from verl.models.transformers.monkey_patch import apply_monkey_patch
 
 from siri_kernels import LogprobHead
-from siri_train.data.embedded import START_FOLDER
+from siri_train.model.demo_model import START_FOLDER
 
 MODULE = "siri_kernels.integrations.verl_head"
 

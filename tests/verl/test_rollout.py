@@ -19,8 +19,9 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import get_dataset_class
 from verl.workers.rollout.replica import TokenOutput
 
-from siri_train.config import ConfigError
-from siri_train.data.embedded import START_FOLDER, questions
+from siri_train.config.base import ConfigError
+from siri_train.data.demo_task.questions import questions
+from siri_train.model.demo_model import START_FOLDER
 from siri_train.rewards import last_boxed
 
 
@@ -229,7 +230,7 @@ def saved(folder: Path, step: int) -> str:
 def test_ends_of_cycles_outlive_verls_retention(verl_config, tmp_path):
     from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
 
-    from siri_train.checkpoint import export
+    from siri_train.checkpoint.save_load import export
 
     config = verl_config("schedule.cycle=8", "train.steps=16", "checkpoint.lag=1")
     callback = build_checkpoint_callback(config)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from siri_train.model import Policy
-from siri_train.packing import Sample
+from siri_train.model.packing import Sample
+from siri_train.model.policy import Policy
 from siri_train.rollout import Completion, SamplingParams
-from siri_train.step import score
+from siri_train.trainer.update import score
 from tests.vllm.conftest import PROMPTS
 
 Groups = list[list[Completion]]

@@ -21,9 +21,9 @@ else:
     # elsewhere: pytest reads this file in `make test` too, whose tests count what is compiled.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
-    from siri_train.config import ArchitectureConfig, ModelConfig
-    from siri_train.model import Policy, load_policy
-    from siri_train.rollout.vllm_engine import VllmEngine
+    from siri_train.config.run import ArchitectureConfig, ModelConfig
+    from siri_train.model.policy import Policy, load_policy
+    from siri_train.rollout.vllm.engine import VllmEngine
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
 
@@ -59,8 +59,8 @@ def engine(policy: Policy) -> Iterator[VllmEngine]:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a folder that both sides load."""
-    from siri_train.convert import convert_gguf
-    from siri_train.recipe import load_config
+    from siri_train.config.recipe import load_config
+    from siri_train.model.gguf import convert_gguf
 
     source = load_config("smollm2-135m.yaml").model.convert_from
     assert source is not None

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from siri_train.config import ConfigError, ModelConfig
-from siri_train.model import Policy, load_policy
-from siri_train.rollout import EngineError, vllm_engine
-from siri_train.rollout.vllm_engine import VllmEngine, check_model
+from siri_train.config.base import ConfigError
+from siri_train.config.run import ModelConfig
+from siri_train.model.policy import Policy, load_policy
+from siri_train.rollout import EngineError
+from siri_train.rollout.vllm import engine as vllm_engine
+from siri_train.rollout.vllm.engine import VllmEngine, check_model
 from tests.vllm.checks import (
     a_seed_repeats,
     cancelled_after,

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from siri_train.rollout import EngineError, vllm_engine
-from siri_train.rollout.probe import SyncError
-from siri_train.rollout.vllm_engine import VllmEngine
+from siri_train.rollout import EngineError
+from siri_train.rollout.vllm import engine as vllm_engine
+from siri_train.rollout.vllm.engine import VllmEngine
+from siri_train.trainer.sync_probe import SyncError
 from tests.vllm.conftest import tiny_policy
 from tests.vllm.test_probe import probe
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train.model import Policy
-from siri_train.recipe import parse_config
-from siri_train.rollout import SamplingParams, vllm_engine
-from siri_train.rollout.probe import SyncError, SyncProbe
-from siri_train.rollout.vllm_engine import VllmEngine
+from siri_train.config.recipe import parse_config
+from siri_train.model.policy import Policy
+from siri_train.rollout import SamplingParams
+from siri_train.rollout.vllm import engine as vllm_engine
+from siri_train.rollout.vllm.engine import VllmEngine
+from siri_train.trainer.sync_probe import SyncError, SyncProbe
 from tests.vllm.conftest import PROMPTS
 
 

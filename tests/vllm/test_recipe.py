@@ -19,16 +19,16 @@ import torch.distributed as dist
 import yaml
 from transformers import AutoModelForCausalLM
 
-from siri_train.checkpoint import checkpoints
+from siri_train.checkpoint.save_load import checkpoints
 from siri_train.cli import main
-from siri_train.config import RunConfig
-from siri_train.loop import train
-from siri_train.monitor.metrics import METRIC_KEYS
-from siri_train.recipe import parse_config
+from siri_train.commands.sft import supervise
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import RunConfig
 from siri_train.rollout import EngineError
-from siri_train.rollout.probe import SyncError
-from siri_train.rollout.vllm_engine import VllmEngine
-from siri_train.sft import supervise
+from siri_train.rollout.vllm.engine import VllmEngine
+from siri_train.train import train
+from siri_train.trainer.metrics import METRIC_KEYS
+from siri_train.trainer.sync_probe import SyncError
 from tests.torchrun import torchrun
 
 pytestmark = pytest.mark.timeout(3600)  # against hanging alone
@@ -208,9 +208,9 @@ def test_an_engine_that_crashes_in_a_step_ends_the_run_with_its_state_whole(
 def test_weights_of_nan_are_seen_before_they_are_sampled_from(
     recipe: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import siri_train.loop
+    import siri_train.train
 
-    real = siri_train.loop.update
+    real = siri_train.train.update
 
     def poisoned(policy: Any, *args: Any, **kwargs: Any) -> Any:
         stats = real(policy, *args, **kwargs)
@@ -219,7 +219,7 @@ def test_weights_of_nan_are_seen_before_they_are_sampled_from(
                 policy.model.model.norm.weight[0] = float("nan")
         return stats
 
-    monkeypatch.setattr(siri_train.loop, "update", poisoned)
+    monkeypatch.setattr(siri_train.train, "update", poisoned)
     with pytest.raises(SyncError, match="NaN in the weights"):
         train(recipe(tmp_path / "run"))
     assert [row["step"] for row in rows(tmp_path / "run")] == [0]

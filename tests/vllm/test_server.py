@@ -13,13 +13,14 @@ from typing import Any
 import psutil
 import pytest
 
-from siri_train.config import ConfigError, RunConfig
-from siri_train.loop import train
-from siri_train.model import Policy
-from siri_train.recipe import parse_config
+from siri_train.config.base import ConfigError
+from siri_train.config.recipe import parse_config
+from siri_train.config.run import RunConfig
+from siri_train.model.policy import Policy
 from siri_train.rollout import EngineError
-from siri_train.rollout.server_build import build_server_engine, check_server
-from siri_train.rollout.vllm_server import VllmServerEngine
+from siri_train.rollout.vllm.connect import build_server_engine, check_server
+from siri_train.rollout.vllm.server import VllmServerEngine
+from siri_train.train import train
 from tests.vllm.checks import (
     a_seed_repeats,
     cancelled_after,

@@ -12,14 +12,14 @@ import torch
 import yaml
 
 from siri_train.cli import main
-from siri_train.config import RolloutConfig
+from siri_train.config.rollout import RolloutConfig
 from siri_train.data.sources import EncodedQuestion
-from siri_train.model import Policy
+from siri_train.model.policy import Policy
 from siri_train.rewards import Grade
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.collect import Collector
 from siri_train.rollout.engine import NonFiniteLogprobs
-from siri_train.rollout.vllm_server import VllmServerEngine
+from siri_train.rollout.vllm.server import VllmServerEngine
 from tests.vllm.checks import largest_difference
 from tests.vllm.conftest import PROMPTS
 from tests.vllm.test_server import RECIPE

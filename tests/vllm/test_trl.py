@@ -18,7 +18,7 @@ import vllm._custom_ops as vllm_ops
 
 from siri_kernels.integrations._grpo import LOSS_TYPES
 from siri_kernels.integrations.trl import fused_lm_head
-from siri_train.data.embedded import questions
+from siri_train.data.demo_task.questions import questions
 from siri_train.integrations.trl import SiriGRPOTrainer, length_capped_reward
 from siri_train.rewards import ExactVerifier
 from siri_train.schedule import LengthSchedule

@@ -25,9 +25,9 @@ from bench.step_model import (
     two_rows,
 )
 from siri_kernels import LogprobHead, linear_logprob, policy_loss, take_backward_stats
-from siri_train import attention
-from siri_train.optimizer import MasterAdamW, clip_gradients
-from siri_train.packing import MicroBatch, micro_batches
+from siri_train.model import attention
+from siri_train.model.packing import MicroBatch, micro_batches
+from siri_train.trainer.optimizer import MasterAdamW, clip_gradients
 
 ENTROPY = 0.7  # nats, of a trained reasoning model
 

@@ -8,7 +8,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from siri_train.config import ConfigError
+from siri_train.config.base import ConfigError
 from siri_train.integrations.verl.settings import AGENT_LOOP, settings_of
 
 _log = logging.getLogger(__name__)

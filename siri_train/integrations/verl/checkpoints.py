@@ -8,9 +8,9 @@ from typing import Any
 
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
-from siri_train import retention
-from siri_train.checkpoint import checkpoint_name, write_json
-from siri_train.config import ConfigError
+from siri_train.checkpoint import retention
+from siri_train.checkpoint.save_load import checkpoint_name, write_json
+from siri_train.config.base import ConfigError
 from siri_train.files import written_aside
 from siri_train.integrations.verl.settings import settings_of
 
@@ -70,7 +70,7 @@ class SiriCheckpoints(CheckpointCallback):
         self._write_manifest(folder, named)
 
     def _write_manifest(self, folder: Path, named: dict[int, str]) -> None:
-        """As ``siri_train.checkpoint.write_manifest``, without evaluations: verl keeps those."""
+        """As ``checkpoint.save_load.write_manifest``, without evaluations: verl keeps those."""
         manifest: dict[str, Any] = {"siri-low": None, "siri-high": None, "cycles": []}
         for step, which in sorted(named.items()):
             kept = folder / checkpoint_name(step)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from siri_kernels.integrations import verl as kernels
-from siri_train.config import ConfigError, RunConfig
-from siri_train.data.prompts import prompt_messages
+from siri_train.config.base import ConfigError
+from siri_train.config.run import RunConfig
 from siri_train.data.sources import EncodedQuestion, QuestionSampler
 from siri_train.files import replace_text
 from siri_train.integrations.verl.options import PLAIN_TEMPLATE, Machines, verl_options
 from siri_train.integrations.verl.settings import AGENT_LOOP, REWARD_MANAGER, settings_of
-from siri_train.model import resolve_model_path
-from siri_train.preflight import Checked, preflight
+from siri_train.model.chat_template import prompt_messages
+from siri_train.model.policy import resolve_model_path
+from siri_train.trainer.preflight import Checked, preflight
 
 
 class Prepared(NamedTuple):

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from siri_kernels.integrations import verl as kernels
-from siri_train.config import ConfigError, RunConfig
+from siri_train.config.base import ConfigError
+from siri_train.config.run import RunConfig
 from siri_train.integrations.verl.checkpoints import check_save_freq
 from siri_train.integrations.verl.settings import REWARD_MANAGER
 

@@ -11,10 +11,10 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.utils.fs import copy_to_local
 from verl.utils.model import get_generation_config
 
-from siri_train.config import ConfigError
-from siri_train.data.prompts import eos_token_ids
-from siri_train.data.think_marks import decode_responses
+from siri_train.config.base import ConfigError
 from siri_train.integrations.verl.settings import REWARD_MANAGER, settings_of
+from siri_train.model.chat_template import eos_token_ids
+from siri_train.model.think_marks import decode_responses
 from siri_train.rewards import Grade, Response, length_capping_reward, make_verifier
 
 

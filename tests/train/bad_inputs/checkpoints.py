@@ -25,9 +25,9 @@ STEP = "run/checkpoints/step_000002"
 @functools.cache
 def _run() -> Path:
     """A run of two steps with both checkpoints, and a supervised stage that is half done."""
-    from siri_train import sft
-    from siri_train.loop import train
-    from siri_train.recipe import load_config
+    from siri_train.commands import sft
+    from siri_train.config.recipe import load_config
+    from siri_train.train import train
 
     home = Path(tempfile.mkdtemp(prefix="bad_input_run_"))
     write_recipe(home, train={"steps": 2, "token_budget": 1024}, schedule=_SCHEDULE)
@@ -137,7 +137,7 @@ def checkpoints() -> Iterator[Bad]:
             path = home / STEP / "trainer_state.pt"
             made = make(torch.load(path, weights_only=True))
             path.write_bytes(made) if isinstance(made, bytes) else torch.save(made, path)
-            from siri_train.checkpoint import _size_and_crc
+            from siri_train.checkpoint.save_load import _size_and_crc
 
             index = json.loads((home / STEP / "checkpoint.json").read_text())
             index["files"]["trainer_state.pt"] = _size_and_crc(path)

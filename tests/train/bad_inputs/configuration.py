@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from siri_train.config import RunConfig
+from siri_train.config.run import RunConfig
 from tests.train.bad_inputs.bed import RECIPE, Bad, write_recipe
 
 TRAIN = ("train", RECIPE)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from siri_train.data.embedded import START_FOLDER
+from siri_train.model.demo_model import START_FOLDER
 from tests.train.bad_inputs.bed import RECIPE, Bad, write_recipe
 
 Change = Callable[[Path], None]

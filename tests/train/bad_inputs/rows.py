@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from siri_train.data import embedded
+from siri_train.data.demo_task import questions as embedded
 from tests.train.bad_inputs.bed import RECIPE, Bad, write_recipe
 
 COUNT = 24

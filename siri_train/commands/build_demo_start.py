@@ -1,0 +1,183 @@
+"""``python -m siri_train.commands.build_demo_start``: make the embedded task's supervised start.
+
+Four stages, each there because leaving it out cost time or skill (LOG.md has the numbers): single
+operations until they are known, whole chains without slips, all the ways to write them, and last
+the wasteful, slipping habits that reinforcement learning is to find and mend. About five minutes on
+one core; the result is shipped in ``siri_train/model/demo_start``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from siri_train.commands.sft import learning_rate, supervised_step
+from siri_train.config.run import ArchitectureConfig, ModelConfig, SftConfig
+from siri_train.data.demo_task import arithmetic as task
+from siri_train.data.demo_task.questions import is_held_out
+from siri_train.data.supervised import SupervisedExample
+from siri_train.model import demo_model
+from siri_train.model.demo_model import START_FOLDER
+from siri_train.model.policy import Policy, load_policy
+from siri_train.monitor.progress import Progress
+
+BATCH = 64
+ANSWER_WEIGHT = 4.0  # one token of thirty, and the one that is graded: else it is learnt last
+DIGITS = frozenset(demo_model.WORD_ID[digit] for digit in demo_model.DIGITS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One supervised stage: how long, how fast, and what kind of chains.
+
+    Args:
+        name: shown while it runs.
+        steps: optimiser steps; the learning rate falls on a cosine.
+        lr: its peak.
+        digit_weight: loss weight of the written results.
+        task: the chains.
+    """
+
+    name: str
+    steps: int
+    lr: float
+    digit_weight: float
+    task: task.TaskConfig
+
+
+STAGES = (
+    Stage(
+        "skills",
+        1200,
+        3e-3,
+        2.0,
+        task.TaskConfig(
+            max_operations=8,
+            equals_rates=(0.0,),
+            merge_rates=(0.0, 0.5),
+            triple_rate=0.25,
+            slip_rate=0.0,
+            single_pass_rate=0.0,
+            stop_rate=0.5,
+            max_passes=4,
+        ),
+    ),
+    Stage(
+        "polish",
+        600,
+        3e-3,
+        2.0,
+        task.TaskConfig(max_operations=10, slip_rate=0.02, single_pass_rate=0.2, stop_rate=0.5),
+    ),
+    Stage("habits", 250, 1.5e-3, 1.5, task.TaskConfig(max_operations=10)),
+)
+
+
+def build(out: Path, seed: int = 0) -> Path:
+    """Train the start from random weights and write it as a ``from_pretrained`` folder.
+
+    Args:
+        out: the folder; replaced if it exists.
+        seed: of the weights and the chains. The same seed on the same machine gives the same bytes.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    policy = load_policy(
+        ModelConfig(path="scratch", scratch=ArchitectureConfig()), torch.device("cpu")
+    )
+    drill(policy, seed)
+    for stage in STAGES:
+        run_stage(policy, stage, seed)
+    shutil.rmtree(out, ignore_errors=True)
+    policy.save(out)
+    return out
+
+
+def drill(policy: Policy, seed: int, most: int = 600) -> None:
+    """Single operations, loss on the results alone, until nearly all are right.
+
+    Without it the whole chains stay on a plateau for hundreds of steps.
+    """
+    rng = random.Random(f"drill/{seed}")
+    config = SftConfig(steps=most, lr=4e-3, lr_warmup_steps=50, min_lr_ratio=1.0)
+    optimizer = _optimizer(policy, config)
+    progress = Progress("drill", most)
+    for step in range(most):
+        batch = []
+        for _ in range(BATCH):
+            words = [demo_model.WORD_ID[word] for word in task.make_drill(rng)]
+            weights = [float(word in DIGITS) for word in words[2:]]
+            batch.append(SupervisedExample(words[:2], words[2:], weights))
+        _set_rate(optimizer, learning_rate(step, config))
+        loss = supervised_step(policy, optimizer, batch, 1 << 20, config).loss
+        progress.update(step + 1, f"loss {loss:.3f}")
+        if loss < 0.02:
+            progress.update(most, f"loss {loss:.3f} after {step + 1} steps")
+            return
+
+
+def run_stage(policy: Policy, stage: Stage, seed: int) -> None:
+    """Supervise on one kind of chains."""
+    config = SftConfig(steps=stage.steps, lr=stage.lr, lr_warmup_steps=50)
+    optimizer = _optimizer(policy, config)
+    batches = _batches(stage, random.Random(f"{stage.name}/{seed}"))
+    progress = Progress(stage.name, stage.steps)
+    for step in range(stage.steps):
+        _set_rate(optimizer, learning_rate(step, config))
+        loss = supervised_step(policy, optimizer, next(batches), 1 << 20, config).loss
+        progress.update(step + 1, f"loss {loss:.3f}")
+
+
+def _batches(stage: Stage, rng: random.Random) -> Iterator[list[SupervisedExample]]:
+    while True:
+        pool = [_example(stage, rng) for _ in range(16 * BATCH)]
+        pool.sort(key=lambda example: len(example.prompt_ids) + len(example.response_ids))
+        batches = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _example(stage: Stage, rng: random.Random) -> SupervisedExample:
+    while True:
+        question = task.make_question(rng, stage.task)
+        if not is_held_out(" ".join(question.prompt_words)):
+            break
+    chain = [demo_model.WORD_ID[word] for word in task.make_chain(rng, question, stage.task)]
+    weights = [stage.digit_weight if token in DIGITS else 1.0 for token in chain]
+    weights[-3] *= ANSWER_WEIGHT  # ... \boxed{ 7 } <eos>
+    return SupervisedExample(
+        [demo_model.WORD_ID[word] for word in question.prompt_words], chain, weights
+    )
+
+
+def _optimizer(policy: Policy, config: SftConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        policy.model.parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=START_FOLDER)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(build(arguments.out, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()

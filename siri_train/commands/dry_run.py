@@ -1,0 +1,242 @@
+"""``siri-train train --dry-run``: what would run, the memory it takes, and for how long."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from siri_train.commands.memory_estimate import GB, Memory, Shape, estimate
+from siri_train.config.base import ConfigError
+from siri_train.config.run import RunConfig
+from siri_train.model.policy import choose_device
+from siri_train.trainer.memory_check import advice
+from siri_train.trainer.preflight import model_shape, preflight
+
+USABLE = 0.9
+"""Share of a GPU's memory that a run may plan with: the rest is CUDA's, NCCL's and lost between
+blocks of different sizes."""
+
+
+_MEASURED = ("tokens", "time_rollout", "time_train", "response_len_mean", "cap")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a run has measured: medians over its steps.
+
+    Args:
+        rollout: seconds of sampling per response token.
+        train: seconds of everything else in a step per response token.
+        filled: mean response length as a share of the cap.
+        steps: how many steps were measured.
+        where: the run's folder.
+    """
+
+    rollout: float
+    train: float
+    filled: float
+    steps: int
+    where: Path
+
+
+def dry_run(
+    config: RunConfig,
+    *,
+    ranks: int | None = None,
+    memory_gb: float | None = None,
+    rates_from: str | None = None,
+) -> str:
+    """The resolved configuration, memory per rank, tokens a step and expected hours.
+
+    Every check before a run is made. The whole text is YAML: what follows the configuration are
+    comments.
+
+    Args:
+        config: the recipe.
+        ranks: processes that would share the model; default: torchrun's, else 1.
+        memory_gb: of one GPU, in 10**9 bytes; default: of this machine's GPU, if it has one.
+        rates_from: folder of a run whose ``metrics.jsonl`` has measured rates; default: the
+            recipe's own, if it has been started.
+
+    Raises:
+        ConfigError: as :func:`siri_train.trainer.preflight.preflight`; or ``rates_from`` has no
+            rates.
+    """
+    checked = preflight(config)
+    ranks = ranks or _ranks_of_torchrun()
+    device = choose_device(config.device)
+    if memory_gb is None and device.type == "cuda":
+        memory_gb = torch.cuda.get_device_properties(device).total_memory / GB
+    gpu = memory_gb is not None
+    shape = Shape.of(model_shape(config, checked.start))
+    memory = estimate(config, shape, ranks=ranks, gpu=gpu, memory_gb=memory_gb)
+    rates = measured_rates(Path(rates_from) if rates_from else config.run_dir)
+    if rates_from and rates is None:
+        raise ConfigError(
+            f"--rates: {rates_from}/metrics.jsonl has no finished step; give the folder "
+            "of a run that has one"
+        )
+    lines = [
+        f"{len(checked.train_questions)} training and {len(checked.eval_questions)} held-out "
+        "questions",
+        *describe_memory(config, shape, memory, ranks, memory_gb),
+        *describe_time(config, rates, len(checked.eval_questions)),
+    ]
+    return "\n".join([config.to_yaml(), *(f"# {line}".rstrip() for line in lines)])
+
+
+def describe_memory(
+    config: RunConfig, shape: Shape, memory: Memory, ranks: int, memory_gb: float | None
+) -> list[str]:
+    """The estimate as a table of GB with the verdict below.
+
+    Args:
+        config: the recipe.
+        shape: its model's.
+        memory: of one rank.
+        ranks: how many there are.
+        memory_gb: of a GPU, in 10**9 bytes; None: no verdict.
+    """
+    where = f"each of {ranks} ranks" if ranks > 1 else "one process"
+    moments = {
+        "training": memory.training,
+        "optimiser": memory.optimizer,
+        "rollout": memory.rollout,
+    }
+    lines = [
+        "",
+        f"{shape.parameters / 1e6:.2f} M parameters; GB on {where}, a row of "
+        f"{config.train.token_budget} tokens",
+        f"{'':<28}" + "".join(f"{name:>11}" for name in moments),
+    ]
+    for name in dict.fromkeys(key for parts in moments.values() for key in parts):
+        values = [parts.get(name, 0) for parts in moments.values()]
+        if any(values):
+            lines.append(
+                f"{name:<28}" + "".join(f"{v / GB:11.3f}" if v else f"{'':>11}" for v in values)
+            )
+    totals = [sum(parts.values()) for parts in moments.values()]
+    lines += [
+        f"{'together':<28}" + "".join(f"{total / GB:11.3f}" for total in totals),
+        f"logits: never stored; the log-prob head keeps {memory.logits_saved / GB:.3f} GB, eager "
+        f"PyTorch would keep about {memory.logits_eager / GB:.3f}",
+    ]
+    if memory_gb is not None:
+        lines.append(verdict(config, memory, memory_gb))
+    return lines
+
+
+def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
+    """Whether it fits, or the key to turn."""
+    usable = USABLE * memory_gb
+    need = memory.peak / GB
+    if need <= usable:
+        return f"fits: {need:.1f} GB of {usable:.1f} usable ({memory_gb:.0f} GB)"
+    totals = memory.totals
+    rollout = config.rollout
+    if totals["rollout"] == memory.peak and rollout.engine == "vllm":
+        share = rollout.vllm.gpu_memory_utilization
+        hint = f"lower rollout.vllm.gpu_memory_utilization ({share:g})"
+    elif totals["rollout"] == memory.peak and rollout.batch_rows > 1:
+        hint = f"lower rollout.batch_rows ({rollout.batch_rows})"
+    else:
+        hint = advice(config)
+    return f"does NOT fit: {need:.1f} GB, {usable:.1f} usable ({memory_gb:.0f} GB); {hint}"
+
+
+def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -> list[str]:
+    """Tokens of a step and, where rates have been measured, hours of the whole run."""
+    responses = config.rollout.prompts * config.rollout.group_size
+    low, high = config.schedule.min_len, config.schedule.max_len
+    if config.schedule.shape == "constant":
+        low = high
+    lines = [
+        "",
+        f"{responses} responses a step in {config.train.mini_batches} updates; tokens at most "
+        + " to ".join(f"{responses * cap / 1e6:.3g} M" for cap in sorted({low, high})),
+    ]
+    if rates is None:
+        return [
+            *lines,
+            "hours: unknown until a step has been measured (run a few with train.steps=2, or give "
+            "a run on the same hardware: --rates FOLDER)",
+        ]
+    rollout, train, evaluation = expected_hours(config, rates, eval_questions)
+    return [
+        *lines,
+        f"expected {rollout + train + evaluation:.2f} h for {config.train.steps} steps: sampling "
+        f"{rollout:.2f}, training {train:.2f}, evaluation {evaluation:.2f}",
+        f"from {rates.steps} steps of {rates.where}: {1 / rates.rollout:.0f} tokens/s sampled, "
+        f"{1 / rates.train:.0f} trained, {rates.filled:.0%} of the cap used",
+    ]
+
+
+def _ranks_of_torchrun() -> int:
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text)):
+        raise ConfigError(
+            f"WORLD_SIZE: got {text[:40]!r} in the environment; takes torchrun's number of "
+            "processes, or none"
+        )
+    return int(text)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e18
+
+
+def measured_rates(run_dir: Path) -> Rates | None:
+    """Medians over the last 50 steps in a run's ``metrics.jsonl``; None where there are none.
+
+    Rows that are damaged, or of steps without tokens, do not count.
+    """
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    rows = []
+    for line in lines[-50:]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # a run that is being written, or was killed
+        if isinstance(row, dict) and all(_positive(row.get(key)) for key in _MEASURED):
+            rows.append(row)
+    if not rows:
+        return None
+    return Rates(
+        rollout=statistics.median(row["time_rollout"] / row["tokens"] for row in rows),
+        train=statistics.median(row["time_train"] / row["tokens"] for row in rows),
+        filled=statistics.median(row["response_len_mean"] / row["cap"] for row in rows),
+        steps=len(rows),
+        where=run_dir,
+    )
+
+
+def expected_hours(
+    config: RunConfig, rates: Rates, eval_questions: int
+) -> tuple[float, float, float]:
+    """Hours of sampling, training and evaluation, if responses keep filling the cap as measured."""
+    schedule = config.schedule.build()
+    steps = config.train.steps
+    responses = config.rollout.prompts * config.rollout.group_size
+    tokens = rates.filled * responses * steps * schedule.mean(steps)
+    evaluated = {steps, *schedule.compressed_ends(steps), *schedule.expanded_ends(steps)}
+    if config.eval.every:
+        evaluated |= set(range(config.eval.every, steps, config.eval.every))
+    evaluated |= {0} if config.eval.at_start else set()
+    graded = len(evaluated) * eval_questions * config.eval.samples
+    length = rates.filled * config.budgets[-1]
+    return (
+        tokens * rates.rollout / 3600,
+        tokens * rates.train / 3600,
+        graded * length * rates.rollout / 3600,
+    )

@@ -1,0 +1,1 @@
+"""The configuration: sections and their values, recipes in YAML, overrides, messages."""

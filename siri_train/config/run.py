@@ -1,0 +1,442 @@
+"""The configuration of a run: typed sections with their defaults and what they accept.
+
+All of it is checked before anything is loaded. Reading recipes is ``recipe.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from siri_train.config.base import ConfigError as ConfigError  # where everybody looks for it
+from siri_train.config.base import Section
+from siri_train.config.rollout import RolloutConfig, RolloutCorrectionConfig
+from siri_train.config.values import (
+    Betas,
+    Device,
+    FolderName,
+    GradClip,
+    LearningRate,
+    Line,
+    Minutes,
+    Project,
+    Rows,
+    Seed,
+    Steps,
+    StepsOrNone,
+    Text,
+    Tokens,
+    UserPath,
+    WeightDecay,
+    Word,
+    check_tree,
+)
+from siri_train.config.yaml_core import write_yaml
+from siri_train.schedule import LengthSchedule
+
+
+class ArchitectureConfig(Section):
+    """A Qwen2 model built from scratch (used by the embedded task's supervised stage)."""
+
+    hidden_size: int = Field(64, gt=0, le=2**16)
+    intermediate_size: int = Field(128, gt=0, le=2**18)
+    layers: int = Field(3, gt=0, le=1024)
+    heads: int = Field(4, gt=0, le=1024)
+    kv_heads: int = Field(2, gt=0, le=1024)
+    max_position_embeddings: Tokens = 512
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ArchitectureConfig:
+        if self.hidden_size % self.heads or self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads ({self.heads}) must divide hidden_size ({self.hidden_size}) and kv_heads "
+                f"({self.kv_heads}) must divide heads"
+            )
+        if self.hidden_size // self.heads % 2:  # rotary positions turn pairs
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) / heads ({self.heads}) must be an even number"
+            )
+        attention = 2 * self.hidden_size**2 * (self.heads + self.kv_heads) // self.heads
+        weights = self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        if weights > 10**9:
+            raise ValueError(
+                f"layers ({self.layers}), hidden_size ({self.hidden_size}) and intermediate_size "
+                f"({self.intermediate_size}) make {weights} weights; takes at most 10**9"
+            )
+        return self
+
+
+class LoraConfig(Section):
+    """Train low-rank adapters (peft) instead of all weights; checkpoints hold merged weights."""
+
+    rank: int = Field(32, gt=0, le=2**16)
+    alpha: float = Field(64.0, gt=0, le=1e6)
+    """The adapters' product is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """In the supervised stage; RL trains without dropout, as its sampler samples."""
+    targets: Literal["all-linear"] | list[Word] = "all-linear"
+    """Names of the layers that get adapters, as ``[q_proj, v_proj]``; all-linear: all of the
+    transformer, not the head."""
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    path: UserPath = "embedded"
+    """A folder or hub id that ``from_pretrained`` loads; ``embedded``: the demo's shipped start."""
+    convert_from: UserPath | None = None
+    """``PACKAGE:FILE.gguf`` or a GGUF path, converted into ``path`` once when that is missing."""
+    scratch: ArchitectureConfig | None = None
+    """Build a model with random weights (embedded task only) instead of loading ``path``."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the weights; the loss and its statistics are float32 in any case."""
+    gradient_checkpointing: bool = False
+    liger: Literal["auto", "on", "off"] = "auto"
+    """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU, where they can be had."""
+    lora: LoraConfig | None = None
+
+    @field_validator("path", "convert_from")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("takes a path that is not empty")
+        return value
+
+
+class SourceConfig(Section):
+    """One source of questions."""
+
+    kind: Literal["embedded", "file", "reasoning_gym"]
+    path: UserPath | list[UserPath] = ""
+    """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
+    split: Word | None = None
+    question_field: Word = "question"
+    answer_field: Word = "answer"
+    answer_after: Text | None = None
+    """The answer is what follows this mark in ``answer_field`` (GSM8K: ``####``)."""
+    solution_field: Word | None = None
+    """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
+    limit: int | None = Field(None, gt=0, le=10**9)
+    offset: int = Field(0, ge=0, le=10**9)
+    task: Line = ""
+    """reasoning_gym: the task's name."""
+    size: int = Field(1000, gt=0, le=10**6)
+    """reasoning_gym and embedded: how many questions to generate."""
+    seed: Seed = 0
+    """reasoning_gym and embedded: seed of the generator. Train and eval must differ."""
+    params: dict[str, Any] = {}
+    """reasoning_gym and embedded: parameters of the generator."""
+    required: bool = True
+    """False: leave the source out, with a notice, when the package it needs is missing."""
+
+    @field_validator("params")
+    @classmethod
+    def _plain_values(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_tree(value)
+        for name in ("task", "size", "seed", "held_out", "progress"):
+            if name in value:
+                raise ValueError(f"{name} is not a parameter; it stands beside params or is fixed")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> SourceConfig:
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        if self.kind == "file" and not (paths and all(path.strip() for path in paths)):
+            raise ValueError("a source of kind file needs path, and none that is empty")
+        if self.kind == "reasoning_gym" and not self.task:
+            raise ValueError("a source of kind reasoning_gym needs task")
+        return self
+
+
+class DataConfig(Section):
+    """Questions and how they are put to the model."""
+
+    train: list[SourceConfig] = Field(default=[SourceConfig(kind="embedded")], min_length=1)
+    eval: list[SourceConfig] = Field(
+        default=[SourceConfig(kind="embedded", seed=1, size=512)], min_length=1
+    )
+    template: Literal["chat", "plain"] = "plain"
+    system: Text | None = None
+    instruction: Text | None = None
+    """Appended to every question; the default of chat models is DeepScaleR's boxed instruction."""
+    max_prompt_len: Tokens = 64
+    """Longer prompts are refused before the run starts, by name."""
+
+
+class ScheduleConfig(Section):
+    """The cap on the response length over the steps (SIRI section 4.3)."""
+
+    shape: Literal["cosine", "stair", "stair-cosine", "constant"] = "cosine"
+    max_len: Tokens = 16384
+    min_len: Tokens = 8192
+    cycle: Steps = 640
+    stair_order: Literal["compress_first", "phase_centred"] = "compress_first"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScheduleConfig:
+        self.build()  # LengthSchedule knows what it accepts
+        return self
+
+    def build(self) -> LengthSchedule:
+        """The schedule as a function of the step."""
+        return LengthSchedule(
+            shape=self.shape,
+            max_len=self.max_len,
+            min_len=self.min_len,
+            cycle=self.cycle,
+            stair_order=self.stair_order,
+        )
+
+
+class SftConfig(Section):
+    """The supervised stage before RL."""
+
+    steps: Steps = 200
+    batch_size: Rows = 8
+    lr: LearningRate = 1e-4
+    lr_warmup_steps: StepsOrNone = 10
+    min_lr_ratio: float = Field(0.05, ge=0, le=1)
+    """The cosine ends at this share of ``lr``."""
+    weight_decay: WeightDecay = 0.01
+    betas: Betas = (0.9, 0.98)
+    grad_clip: GradClip = 1.0
+    max_len: Tokens = 512
+    """Longer examples are left out and counted."""
+
+
+class RewardConfig(Section):
+    """The length-capping reward (SIRI section 3.1): 1 if the answer in the response, cut at the
+    cap, is right, else 0."""
+
+    verifier: Literal["exact", "math_verify"] = "exact"
+    think: Literal["required", "optional", "none"] = "required"
+    """Whether the answer must follow ``</think>``."""
+    truncated: Literal["grade", "zero"] = "grade"
+    """A response cut at the cap: grade what stands before the cut, as the paper does, or zero."""
+    workers: int = Field(2, gt=0, le=256)
+    timeout: float = Field(1.0, ge=0.01, le=3600)
+    """Seconds of processor time per answer (math_verify)."""
+    batch_timeout: float = Field(60.0, ge=0.01, le=86400)
+    """Seconds for all answers of a batch together (math_verify); what is left then has no reward
+    and is left out of its group."""
+
+
+class AdvantageConfig(Section):
+    """Group-relative advantages (``siri_kernels.group_advantages``)."""
+
+    baseline: Literal["mean", "leave_one_out", "none"] = "mean"
+    scale: Literal["group_std", "batch_std", "none"] = "group_std"
+    eps: float = Field(1e-6, ge=0, le=1)
+
+
+class LossConfig(Section):
+    """The clipped loss (``siri_kernels.policy_loss``)."""
+
+    clip_low: float = Field(0.2, ge=0, lt=1)
+    clip_high: float = Field(0.28, ge=0, le=1e3)
+    dual_clip: float | None = Field(None, gt=1, le=1e6)
+    aggregation: Literal[
+        "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm"
+    ] = "token-mean"
+    entropy_coef: float = Field(0.0, ge=0, le=1e3)
+    old_logprobs: Literal["rollout", "recompute"] = "rollout"
+    """The sampler's own log-probs, or one more forward pass before the first update."""
+    rollout_correction: RolloutCorrectionConfig | None = None
+    """tis, mis or icepop with their authors' bounds, or mode, level, low and high; null: none.
+    Needs old_logprobs: recompute."""
+    skip_zero_advantage: bool = True
+    """Leave sequences whose advantage is exactly 0 out of forward and backward; they still count
+    in the denominator. Takes effect only where entropy_coef is 0."""
+
+    @field_validator("rollout_correction", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        from siri_kernels.policy_loss.types import ROLLOUT_CORRECTIONS as NAMED
+
+        if value not in NAMED:
+            raise ValueError(f"takes {', '.join(NAMED)}, or mode, level, low, high")
+        return asdict(NAMED[value])
+
+    @model_validator(mode="after")
+    def _correction_has_two_sides(self) -> LossConfig:
+        if self.rollout_correction is not None and self.old_logprobs != "recompute":
+            raise ValueError(
+                "rollout_correction compares the trainer's old log-probs with the sampler's: set "
+                f"loss.old_logprobs=recompute (it is {self.old_logprobs})"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """The optimiser and the run's length."""
+
+    steps: Steps = 1920
+    mini_batches: Rows = 2
+    """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
+    token_budget: int = Field(32768, gt=0, le=2**26)
+    """Tokens (prompt and response) per forward pass and rank, packed without padding."""
+    lr: LearningRate = 1e-6
+    lr_warmup_steps: StepsOrNone = 0
+    weight_decay: WeightDecay = 0.01
+    betas: Betas = (0.9, 0.95)
+    grad_clip: GradClip = 1.0
+    """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
+    master_weights: bool = True
+    """Keep a float32 copy of bfloat16 weights in the optimiser; steps of 1e-6 vanish without."""
+    rehearse: Literal["auto", "always", "never"] = "auto"
+    """Try the largest possible row before training; auto: on a GPU."""
+    tail: float = Field(1e-2, ge=0, le=1)
+    """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
+
+
+class EvalConfig(Section):
+    """Evaluation on held-out questions, one generation pass at the largest budget."""
+
+    every: StepsOrNone = 40
+    """Steps between evaluations; 0: only at the start, the cycle's ends and the end."""
+    samples: int = Field(1, gt=0, le=2**16)
+    temperature: float = Field(1.0, ge=0, le=100)
+    """0: greedy; else at least 0.01."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    budgets: list[Tokens] = Field([], max_length=64)
+    """Token budgets at which accuracy is counted; empty: both ends of the schedule."""
+    at_start: bool = True
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_or_warm(cls, value: float) -> float:
+        if 0 < value < 0.01:  # vLLM would take 0.01 for it, with a word in its log
+            raise ValueError("takes 0, or a number from 0.01 to 100")
+        return value
+
+
+class CheckpointConfig(Section):
+    """What is kept."""
+
+    every: StepsOrNone = 20
+    """Steps between checkpoints; cycle ends and the last step are always kept. 0: only those."""
+    keep_last: Steps = 2
+    """Of the periodic ones."""
+    best: Literal["accuracy", "accuracy_low_budget", "pass_at_k"] | None = None
+    """Keep the best evaluated one too: by accuracy or pass@k at the largest budget, or accuracy
+    at the smallest; of equals the one with fewer tokens. See ``eval.every``."""
+    lag: StepsOrNone = 0
+    """Steps after each cycle end for one more evaluated checkpoint, siri-low-lagged and
+    siri-high-lagged (the paper's length lags the cap by 100 to 200 steps); 0: none."""
+
+
+class MonitorConfig(Section):
+    """What is written besides the metrics."""
+
+    rollouts_every: StepsOrNone = 10
+    """Steps between dumps of sample responses; 0: none."""
+    rollouts_kept: Rows = 16
+    """Responses per dump."""
+    halt_on_alarm: bool = False
+    """Stop at the first alarm instead of recording it and going on."""
+    tensorboard: bool = False
+    """Also write RUN/tensorboard. The three trackers come with the extra ``loggers``."""
+    wandb: Project | None = None
+    """Also log to this project of Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
+    trackio: Project | None = None
+    """Also log to this project of Trackio, on this machine (``trackio show``)."""
+
+
+class DistributedConfig(Section):
+    """Several processes: ``torchrun --nproc-per-node N -m siri_train train RECIPE``; FSDP2."""
+
+    reshard_after_forward: bool = True
+    """Free each layer's gathered weights after its forward pass; False: faster, more memory."""
+    compute_dtype: Literal["bfloat16"] | None = None
+    """Mixed precision: gathered weights and computation in this dtype over the stored weights
+    (``model.dtype: float32`` makes these the master copy); null: as stored."""
+    offload: bool = False
+    """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
+    vocabulary_parallel_head: bool = False
+    """Leave the head cut by vocabulary and gather hidden states instead of its weight: less memory
+    where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
+    timeout_minutes: Minutes = 60.0
+    """Longest wait for another rank, which may be sampling or checking answers."""
+
+    @model_validator(mode="after")
+    def _head_is_somewhere(self) -> DistributedConfig:
+        if self.offload and self.vocabulary_parallel_head:
+            raise ValueError("vocabulary_parallel_head keeps the head on the GPU: not with offload")
+        return self
+
+
+class RunConfig(Section):
+    """Everything a run needs; ``siri-train train RECIPE --dry-run`` prints it resolved."""
+
+    name: FolderName = "siri"
+    seed: Seed = 0
+    output: UserPath = ""
+    """The run's folder; empty: runs/NAME."""
+    device: Device = "auto"
+    """auto: a GPU if there is one; or cpu, cuda, cuda:N, mps, xpu, xpu:N."""
+    threads: int | None = Field(None, gt=0, le=1024)
+    """CPU threads of torch; tiny models are fastest with 1."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    sft: SftConfig | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    distributed: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        sequences = self.rollout.prompts * self.rollout.group_size
+        if self.train.mini_batches > sequences:
+            raise ValueError(
+                f"train.mini_batches ({self.train.mini_batches}) must not exceed "
+                f"rollout.prompts x rollout.group_size ({sequences})"
+            )
+        if 2 * self.checkpoint.lag >= self.schedule.cycle:
+            raise ValueError(
+                f"checkpoint.lag ({self.checkpoint.lag}) must be less than half of schedule.cycle "
+                f"({self.schedule.cycle}), where the next end lies"
+            )
+        longest = self.data.max_prompt_len + self.schedule.max_len
+        if self.train.token_budget < longest:
+            raise ValueError(
+                f"train.token_budget ({self.train.token_budget}) must hold one sequence: "
+                f"data.max_prompt_len + schedule.max_len = {longest}"
+            )
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def sampler_dtype(self) -> str:
+        """What vLLM computes in: its own setting, else as the trainer."""
+        own = self.rollout.vllm.dtype
+        return own or self.distributed.compute_dtype or self.model.dtype
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt with the longest response, of training or evaluation."""
+        return self.data.max_prompt_len + max(self.schedule.max_len, *self.budgets)
+
+    @property
+    def budgets(self) -> list[int]:
+        """Evaluation budgets in tokens, ascending; the last one is what is generated."""
+        return sorted(set(self.eval.budgets or [self.schedule.min_len, self.schedule.max_len]))
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML, which ``load_config`` reads back unchanged."""
+        return write_yaml(self.model_dump(mode="json"))

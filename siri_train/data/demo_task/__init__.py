@@ -1,0 +1,1 @@
+"""The embedded task: mental arithmetic in which tokens buy accuracy."""

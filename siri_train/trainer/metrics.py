@@ -1,0 +1,122 @@
+"""One row of ``metrics.jsonl`` from one step."""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from siri_train.rollout.batch import RolloutBatch
+from siri_train.schedule import LengthSchedule
+from siri_train.trainer.update import UpdateStats
+
+METRIC_KEYS = (
+    "step", "cycle", "phase", "cap", "reward_mean", "accuracy", "accuracy_finished",
+    "truncated_frac", "truncated_correct_frac", "unjudged",
+    "response_len_mean", "response_len_p50", "response_len_p95",
+    "groups_all_zero", "groups_all_one", "entropy", "loss", "grad_norm", "lr", "clip_frac_low",
+    "clip_frac_high", "ratio_max", "rollout_kl", "rollout_ratio_max", "rollout_weight_mean",
+    "probe_logprob_diff", "dense_row_frac", "tail_mass_max",
+    "backtrack_per_1k", "tokens", "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
+    "time_train", "peak_memory_gb", "skipped_updates", "groups", "groups_failed",
+    "groups_dropped", "groups_surplus", "tokens_discarded", "rollout_retries",
+)  # fmt: skip
+"""Every key of a row, in the order they are written."""
+
+
+def step_metrics(
+    *,
+    step: int,
+    schedule: LengthSchedule,
+    batch: RolloutBatch,
+    stats: UpdateStats,
+    lr: float,
+    backtrack_per_1k: float,
+    time_train: float,
+    probe_logprob_diff: float | None = None,
+) -> dict[str, Any]:
+    """The metrics of one step.
+
+    They are about whole groups, those that dynamic sampling dropped included; what became of the
+    others is in the last keys (see :class:`RolloutBatch`). Shares are of responses, except
+    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts the responses
+    that were paid, ``accuracy_finished`` the right ones among the finished.
+    ``truncated_correct_frac`` is the share of the truncated responses whose answer was right before
+    the cut: what ``reward.truncated`` decides about. ``unjudged`` counts the responses whose answer
+    could not be judged: they have no reward and are left out of their groups. ``entropy`` is the
+    sampler's, in nats per response token; where the engine does not have it, the trained tokens'.
+    ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained token before the first
+    update, ``rollout_ratio_max`` is the largest trainer/sampler ratio of one,
+    ``rollout_weight_mean`` the mean weight of ``loss.rollout_correction``, ``probe_logprob_diff``
+    what the sync probe after the step's update found. ``tokens`` are response tokens,
+    ``rollout_tokens_per_s`` counts the discarded ones too; times are seconds. A value that does
+    not exist in this step (no finished response, no mixed group) is None.
+    """
+    completions = [c for group in batch.seen for c in group.completions]
+    grades = [grade for group in batch.seen for grade in group.grades]
+    lengths = sorted(len(c.token_ids) for c in completions)
+    tokens = sum(lengths)
+    rewards = [grade.reward for grade in grades]
+    scored = [r for r in rewards if not math.isnan(r)]
+    finished = [g for g, c in zip(grades, completions, strict=True) if not c.truncated]
+    groups = [[grade.reward for grade in group.grades] for group in batch.seen]
+    sampled = [c.entropies for c in completions]
+    entropies = [e for values in sampled if values is not None for e in values]
+    row = {
+        "step": step,
+        "cycle": schedule.cycle_index(step),
+        "phase": schedule.phase(step),
+        "cap": batch.cap,
+        "reward_mean": _mean(scored),
+        "accuracy": _mean([float(reward == 1) for reward in rewards]),
+        "accuracy_finished": _mean([float(grade.correct) for grade in finished]),
+        "truncated_frac": _mean([float(c.truncated) for c in completions]),
+        "truncated_correct_frac": _mean([float(g.correct) for g in grades if g.truncated]),
+        "unjudged": len(rewards) - len(scored),
+        "response_len_mean": tokens / len(lengths),
+        "response_len_p50": statistics.median(lengths),
+        "response_len_p95": lengths[math.ceil(0.95 * len(lengths)) - 1],
+        "groups_all_zero": _mean([float(all(r == 0 for r in group)) for group in groups]),
+        "groups_all_one": _mean([float(all(r == 1 for r in group)) for group in groups]),
+        "entropy": _mean(entropies) if entropies else stats.means.get("entropy"),
+        "loss": stats.loss,
+        "grad_norm": stats.grad_norm,
+        "lr": lr,
+        "clip_frac_low": stats.means.get("clip_frac_low"),
+        "clip_frac_high": stats.means.get("clip_frac_high"),
+        "ratio_max": stats.ratio_max,
+        "rollout_kl": stats.rollout_kl,
+        "rollout_ratio_max": stats.rollout_ratio_max,
+        "rollout_weight_mean": stats.means.get("rollout_weight_mean"),
+        "probe_logprob_diff": probe_logprob_diff,
+        "dense_row_frac": stats.dense_row_frac,
+        "tail_mass_max": stats.tail_mass_max,
+        "backtrack_per_1k": backtrack_per_1k,
+        "tokens": tokens,
+        "rollout_tokens_per_s": (tokens + batch.tokens_discarded) / max(batch.seconds, 1e-9),
+        "train_tokens_per_s": stats.trained_tokens / max(time_train, 1e-9),
+        "time_rollout": batch.seconds,
+        "time_train": time_train,
+        "peak_memory_gb": peak_memory_gb(),
+        "skipped_updates": stats.skipped_updates,
+        **batch.counts(),
+    }
+    assert tuple(row) == METRIC_KEYS
+    return row
+
+
+def peak_memory_gb() -> float:
+    """Peak memory in GiB: allocated on the GPU if there is one, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
