@@ -1,8 +1,8 @@
 """What the supervised stage keeps on the disk: its checkpoints, its log, its finished start.
 
 While it runs, ``RUN/sft_stage`` holds checkpoints (:mod:`siri_train.checkpoint.save_load`) and
-the settings it was begun with. The start ``RUN/sft`` appears when all steps are done, and ``sft_stage`` goes: a
-stage that is half done is never taken for a start.
+the settings it was begun with. The start ``RUN/sft`` appears when all steps are done, and
+``sft_stage`` goes: a stage that is half done is never taken for a start.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def supervise(config: RunConfig, resume: str = "auto") -> Path:
     Raises:
         ConfigError: the recipe has no ``sft`` section, its data carry no solutions or none fits
             ``sft.max_len``, several ranks, what
-            :func:`siri_train.model.policy.load_policy` refuses; or the weights became infinite or NaN, in which case no start is written; or another
-            process writes into the run's folder.
+            :func:`siri_train.model.policy.load_policy` refuses; or the weights became infinite or
+            NaN, in which case no start is written; or another process writes into the run's folder.
         Stopped: SIGINT or SIGTERM; a checkpoint holds everything done.
         WriteError: the disk is full.
     """

@@ -17,7 +17,7 @@ from siri_train.config.run import RunConfig
 from siri_train.config.values import expand
 from siri_train.config.yaml_core import read_yaml_file
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def find_recipe(recipe: str | Path) -> Path:
