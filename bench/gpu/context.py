@@ -125,7 +125,7 @@ class Context:
 
     def backend_for(self, vocabulary: int) -> str | None:
         """The same for this many ids: with lists, the interpreter would take minutes."""
-        from siri_kernels.linear_logprob.slots import LEAST_VOCABULARY
+        from siri_kernels.linear_logprob.top_entries import LEAST_VOCABULARY
 
         listed = self.rehearse and vocabulary >= LEAST_VOCABULARY
         return "portable" if listed else self.backend

@@ -89,7 +89,7 @@ def _replaced(name: str, value: Any) -> Iterator[bool]:
     """``value`` in place of what the head's launches read as ``name``; gives False where the
     library has no such thing to replace."""
     try:
-        from siri_kernels.linear_logprob import launch
+        from siri_kernels.linear_logprob.triton import forward as launch
     except ImportError:  # no Triton
         yield False
         return
@@ -118,7 +118,7 @@ def overlap(on: bool) -> AbstractContextManager[bool]:
 def unfused() -> Iterator[None]:
     """The head's product and fold apart, whatever the device."""
     try:
-        from siri_kernels.linear_logprob import fused
+        from siri_kernels.linear_logprob.triton import fused
     except ImportError:  # no Triton
         yield
         return

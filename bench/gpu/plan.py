@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.gpu.records import Record
 
 ROOT = Path(__file__).parents[2]
-FUSED = "siri_kernels.linear_logprob.fused"
+FUSED = "siri_kernels.linear_logprob.triton.fused"
 
 
 @dataclass(frozen=True)

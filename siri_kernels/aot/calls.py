@@ -130,10 +130,10 @@ def linear_logprob_calls() -> Iterator[Call]:
 
 
 def fused_join_calls() -> Iterator[Call]:
-    """What follows each launch of the fused kernel of :mod:`siri_kernels.linear_logprob.fused`."""
-    from siri_kernels.linear_logprob import fused
-    from siri_kernels.linear_logprob.launch import Problem
-    from siri_kernels.linear_logprob.slots import Slots
+    """What follows each launch of the fused kernel of :mod:`linear_logprob.triton.fused`."""
+    from siri_kernels.linear_logprob.top_entries import Slots
+    from siri_kernels.linear_logprob.triton import fused
+    from siri_kernels.linear_logprob.triton.forward import Problem
     from siri_kernels.linear_logprob.types import LogitRule
 
     def make(size: Size, lists: bool) -> None:

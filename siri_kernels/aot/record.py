@@ -245,15 +245,15 @@ class FakeGPU:
             replace(torch, "is_grad_enabled", lambda: gpu._grad_enabled)
             for name in ("device", "device_of"):
                 replace(torch.cuda, name, lambda *_: nullcontext())
-            launch = importlib.import_module("siri_kernels.linear_logprob.launch")
-            backward = importlib.import_module("siri_kernels.linear_logprob.launch_backward")
-            fused = importlib.import_module("siri_kernels.linear_logprob.fused")
+            launch = importlib.import_module("siri_kernels.linear_logprob.triton.forward")
+            backward = importlib.import_module("siri_kernels.linear_logprob.triton.dense_backward")
+            fused = importlib.import_module("siri_kernels.linear_logprob.triton.fused")
             replace(launch, "OVERLAP", False)
             # Gluon's kernel is compiled in another way (tests/kernels/test_fused_compiled.py).
             replace(fused, "ENABLED", False)
             replace(backward, "read_counts", lambda counts: list(gpu.counts))
             replace(backward, "adds_in_place", lambda device, dtype: True)
-            certificate = importlib.import_module("siri_kernels.linear_logprob.certificate")
+            certificate = importlib.import_module("siri_kernels.linear_logprob.error_bound")
             replace(certificate, "_totals", None)  # what was really done is kept
             stack.enter_context(torch.no_grad())  # its graph would ask for the device
             stack.enter_context(FakeTensorMode())

@@ -11,7 +11,7 @@ from siri_kernels import _checks as check
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels._device import device_of
-from siri_kernels.group_advantages import compiled, portable, reference
+from siri_kernels.group_advantages import custom_op, portable, reference
 
 OP = "group_advantages"
 BASELINES = ("mean", "leave_one_out", "none")
@@ -109,7 +109,7 @@ def group_advantages(
     correction = _correction(correction)
     implementation: Any = reference if backend == "reference" else portable
     if backend == "triton":
-        from siri_kernels.group_advantages import launch  # Triton may not be installed
+        from siri_kernels.group_advantages import triton as launch  # Triton may not be installed
 
         implementation = launch
     with torch.no_grad(), device_of(rewards):
@@ -153,7 +153,7 @@ def _in_graph(
         correction = _correction(correction)
     if backend is not None and not isinstance(backend, str):
         resolve_backend(OP, backend, rewards)
-    out = compiled.group_advantages(
+    out = custom_op.group_advantages(
         rewards.detach(),
         groups if by_id else None,
         None if by_id else groups,

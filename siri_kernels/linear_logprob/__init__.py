@@ -1,7 +1,7 @@
 """Hidden states x LM head -> log-prob of the target and entropy, without storing logits."""
 
 from siri_kernels.linear_logprob.api import linear_logprob
-from siri_kernels.linear_logprob.certificate import BackwardStats, take_backward_stats
+from siri_kernels.linear_logprob.error_bound import BackwardStats, take_backward_stats
 from siri_kernels.linear_logprob.head import LogprobHead
 from siri_kernels.linear_logprob.selective import selective_logprob
 from siri_kernels.linear_logprob.types import LogprobOutput

@@ -11,17 +11,17 @@ from siri_kernels import _checks as check
 from siri_kernels._autograd import untraced
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import is_number, numbers_in_graph, refusal
-from siri_kernels.linear_logprob import compiled, reference
-from siri_kernels.linear_logprob.checks import (
+from siri_kernels.linear_logprob import custom_op, reference
+from siri_kernels.linear_logprob.autograd import OP, LinearLogprob, Plan, no_autocast
+from siri_kernels.linear_logprob.top_entries import slots_for
+from siri_kernels.linear_logprob.types import LogprobOutput
+from siri_kernels.linear_logprob.validate import (
     check_rule,
     check_targets,
     check_tensors,
     temperature_rows,
 )
-from siri_kernels.linear_logprob.op import OP, LinearLogprob, Plan, no_autocast
-from siri_kernels.linear_logprob.shard import Shard
-from siri_kernels.linear_logprob.slots import slots_for
-from siri_kernels.linear_logprob.types import LogprobOutput
+from siri_kernels.linear_logprob.vocab_parallel import Shard
 
 
 def linear_logprob(
@@ -161,7 +161,7 @@ def _in_graph(
         ignore_index = check.integer(OP, "ignore_index", ignore_index)
     if not is_number(tail) or not isinstance(tail, Real):  # how long lists are depends on it
         check.number(OP, "tail", tail, at_least=0)
-    logprobs, entropy, *_ = compiled.linear_logprob(
+    logprobs, entropy, *_ = custom_op.linear_logprob(
         hidden.reshape(-1, hidden.shape[-1]),
         weight,
         targets.reshape(-1),

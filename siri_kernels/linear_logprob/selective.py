@@ -12,11 +12,11 @@ from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels._device import device_of
 from siri_kernels.linear_logprob import reference
-from siri_kernels.linear_logprob.checks import check_rule, check_targets, temperature_rows
-from siri_kernels.linear_logprob.op import active_rows, counted_rows, spread
-from siri_kernels.linear_logprob.portable import tile_shape, widened
-from siri_kernels.linear_logprob.softmax_fold import Fold, finish, gradient_rule, logit_gradient
+from siri_kernels.linear_logprob.autograd import active_rows, counted_rows, spread
+from siri_kernels.linear_logprob.online_softmax import Fold, finish, gradient_rule, logit_gradient
+from siri_kernels.linear_logprob.portable.forward import tile_shape, widened
 from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxStats
+from siri_kernels.linear_logprob.validate import check_rule, check_targets, temperature_rows
 
 OP = "selective_logprob"
 
@@ -111,7 +111,9 @@ def _in_graph(
     backend: str | None,
 ) -> LogprobOutput:
     """The same, traced by ``torch.compile``: one operator, which checks values when it runs."""
-    from siri_kernels.linear_logprob import compiled_selective  # which needs this module
+    from siri_kernels.linear_logprob import (
+        custom_op_selective as compiled_selective,  # which needs this module
+    )
 
     backend = _backend(logits, targets, backend)
     if isinstance(temperature, torch.Tensor):
@@ -160,7 +162,9 @@ def forward_of(
     """Statistics of every row of [T, V], 0 where the target is ``ignore_index``."""
     counted = targets != ignore_index
     if triton:
-        from siri_kernels.linear_logprob import launch_selective  # imports Triton
+        from siri_kernels.linear_logprob.triton import (
+            selective as launch_selective,  # imports Triton
+        )
 
         with device_of(logits):
             stats = launch_selective.forward(_rows_in_one_piece(logits), targets, rule)
@@ -193,7 +197,7 @@ def gradient_of(
     if grad_logprobs is None:
         grad_logprobs = torch.zeros_like(stats.logprobs)
     if triton:
-        from siri_kernels.linear_logprob import launch_selective
+        from siri_kernels.linear_logprob.triton import selective as launch_selective
 
         with device_of(logits):
             return launch_selective.backward(

@@ -11,8 +11,7 @@ from siri_kernels._autograd import refuse_double_backward
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import refusal
 from siri_kernels._device import device_of
-from siri_kernels.policy_loss import compiled, portable, reference
-from siri_kernels.policy_loss.options import OP, check_inputs, checked_options
+from siri_kernels.policy_loss import custom_op, portable, reference
 from siri_kernels.policy_loss.types import (
     LossInputs,
     LossOptions,
@@ -20,6 +19,7 @@ from siri_kernels.policy_loss.types import (
     RolloutCorrection,
     metric_names,
 )
+from siri_kernels.policy_loss.validate import OP, check_inputs, checked_options
 
 
 def policy_loss(
@@ -164,7 +164,7 @@ def policy_loss(
     if torch.compiler.is_compiling() and backend != "reference":
         try:
             _check_types(inputs, backend)
-            return compiled.in_graph(inputs, options, backend)
+            return custom_op.in_graph(inputs, options, backend)
         except (TypeError, ValueError) as error:
             loss = refusal(error, logprobs, old_logprobs, advantages, cu_seqlens)
             return PolicyLoss(loss.sum(), dict.fromkeys(metric_names(inputs, True), loss.sum()))
@@ -189,7 +189,7 @@ def compute(
     logprobs = inputs.logprobs
     with torch.no_grad():
         if backend == "triton" and inputs.dtype == torch.float32 and len(logprobs):
-            from siri_kernels.policy_loss import launch  # Triton may not be installed
+            from siri_kernels.policy_loss import triton as launch  # Triton may not be installed
 
             with device_of(logprobs):
                 return launch.policy_loss(inputs, options)

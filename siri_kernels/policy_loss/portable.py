@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from siri_kernels.policy_loss import terms
+from siri_kernels.policy_loss import objectives
 from siri_kernels.policy_loss.types import LossInputs, LossOptions, metric_names, over_zero
 
 BLOCK = 1 << 15
@@ -167,16 +167,18 @@ def _to_be_summed(
     if block.mask is not None:
         values["count"] = block.mask
     if "log_ratio" in names:
-        ratio, _ = terms.log_ratio(block.logprobs, block.old)
+        ratio, _ = objectives.log_ratio(block.logprobs, block.old)
         if options.objective == "gmpo":
-            ratio, _, _ = terms.one_sided(ratio, block.advantages, options)
+            ratio, _, _ = objectives.one_sided(ratio, block.advantages, options)
         values["log_ratio"] = ratio
     if "gap" in names:
         assert x.rollout_logprobs is not None
-        values["gap"] = terms.evidence(terms.finite(block.old), block.read(x.rollout_logprobs))
+        values["gap"] = objectives.evidence(
+            objectives.finite(block.old), block.read(x.rollout_logprobs)
+        )
     if "drift" in names:
         sampler = x.old_logprobs if x.rollout_logprobs is None else x.rollout_logprobs
-        values["drift"] = -terms.evidence(block.logprobs, block.read(sampler))
+        values["drift"] = -objectives.evidence(block.logprobs, block.read(sampler))
     return values
 
 
@@ -196,7 +198,7 @@ def _losses(
         """Where a token does not count all it is made of is 0, and so is this."""
         sums[name] += values.sum()
 
-    log_ratio, raw = terms.log_ratio(block.logprobs, block.old)
+    log_ratio, raw = objectives.log_ratio(block.logprobs, block.old)
     note_zeros("approx_kl", log_ratio.expm1() - log_ratio)
     if options.sequence_ratio:
         ratio = block.spread(sequences["log_ratio"].exp())
@@ -205,7 +207,7 @@ def _losses(
     counted_ratio = block.counted(ratio)
     sums["ratio_mean"] += counted_ratio.sum()
     sums["ratio_max"] = torch.maximum(sums["ratio_max"], counted_ratio.max())
-    loss, slope, clipped_low, clipped_high = terms.objective(
+    loss, slope, clipped_low, clipped_high = objectives.objective(
         log_ratio, raw, ratio, block.advantages, block.logprobs, options
     )
     if clipped_low is not None and clipped_high is not None:
@@ -214,15 +216,15 @@ def _losses(
         counts("clip_frac_high", clipped_high)
 
     if x.rollout_logprobs is not None:
-        gap = terms.evidence(terms.finite(block.old), block.read(x.rollout_logprobs))
+        gap = objectives.evidence(objectives.finite(block.old), block.read(x.rollout_logprobs))
         note_zeros("rollout_kl", gap.expm1() - gap)
         if options.correction is None:
             note("rollout_weight_mean", gap.exp_())
         else:
             if options.correction.level == "token":
-                weight = terms.correction_weight(gap, options.correction)
+                weight = objectives.correction_weight(gap, options.correction)
             else:
-                weight = terms.correction_weight(sequences["gap"], options.correction)
+                weight = objectives.correction_weight(sequences["gap"], options.correction)
                 weight = block.spread(weight)
             note("rollout_weight_mean", weight)
             loss, slope = loss * weight, slope * weight
@@ -233,7 +235,7 @@ def _losses(
         loss, slope = loss.masked_fill(dropped, 0), slope.masked_fill(dropped, 0)
 
     if x.ref_logprobs is not None:
-        kl, d_kl, both = terms.kl(block.logprobs, block.read(x.ref_logprobs), options)
+        kl, d_kl, both = objectives.kl(block.logprobs, block.read(x.ref_logprobs), options)
         if options.kl_unbiased:
             weight = log_ratio.exp()
             kl, d_kl = weight * kl, weight * torch.where(log_ratio == raw, both, d_kl)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_kernels.linear_logprob.portable import tile_shape
-from siri_kernels.linear_logprob.slots import slots_for
+from siri_kernels.linear_logprob.portable.forward import tile_shape
+from siri_kernels.linear_logprob.top_entries import slots_for
 from siri_train.config.run import RunConfig
 from siri_train.rollout.kv_cache import ROOM
 from siri_train.trainer.optimizer import PIECE

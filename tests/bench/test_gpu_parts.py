@@ -71,7 +71,7 @@ def test_head_repeats_and_values_give_theirs(context, tmp_path):
 
 
 def test_switches_of_the_library_are_put_back_and_may_be_gone(monkeypatch):
-    launch = pytest.importorskip("siri_kernels.linear_logprob.launch")
+    launch = pytest.importorskip("siri_kernels.linear_logprob.triton.forward")
     shape, on = launch.tile_shape, launch.OVERLAP
     with tile_of(7, 9) as there, overlap(not on):
         assert there and launch.tile_shape("whatever", "it asks") == (7, 9)

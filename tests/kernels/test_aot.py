@@ -22,7 +22,7 @@ from siri_kernels.aot.machine_code import Counts
 from siri_kernels.aot.parts import PARTS
 from siri_kernels.aot.record import FakeGPU, Recorder, Variant, specialised
 from siri_kernels.aot.variants import recorded
-from siri_kernels.group_advantages import kernels
+from siri_kernels.group_advantages import triton_kernels as kernels
 
 SM_90 = PARTS[1]
 CUDA = torch.cuda.is_available()
@@ -55,7 +55,7 @@ def real_launches(make):
 @pytest.mark.parametrize("total", [65536, 65535 // 7 * 7])
 def test_what_is_recorded_is_what_the_jit_compiles_for_real_tensors(part, offset, total):
     """Real, aligned tensors through the real ``JITFunction.run``, against fake ones."""
-    from siri_kernels.group_advantages import launch
+    from siri_kernels.group_advantages import triton as launch
 
     size = 8 if total % 8 == 0 else 7
     # PyTorch's CPU tensors are aligned to 64 bytes, a GPU's to 512: the same for Triton.
@@ -207,9 +207,9 @@ def test_faults_are_named_with_their_number_and_limit(monkeypatch):
 
 
 def test_limits_are_of_kernels_that_exist():
-    from siri_kernels.linear_logprob import fused_join, sparse_kernels
-    from siri_kernels.linear_logprob import kernels as linear
-    from siri_kernels.policy_loss import kernels as policy
+    from siri_kernels.linear_logprob.triton import fused_join, sparse_kernels
+    from siri_kernels.linear_logprob.triton import kernels as linear
+    from siri_kernels.policy_loss import triton_kernels as policy
 
     for limit in LIMITS:
         modules = (linear, sparse_kernels, fused_join, policy, kernels)

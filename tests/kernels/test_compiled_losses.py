@@ -11,10 +11,10 @@ from torch._dynamo.utils import counters
 
 from siri_kernels import group_advantages, linear_logprob, policy_loss
 from siri_kernels._compiled import READS_ON_HOST
-from siri_kernels.group_advantages import compiled as advantage_operator
+from siri_kernels.group_advantages import custom_op as advantage_operator
 from siri_kernels.policy_loss import RolloutCorrection
-from siri_kernels.policy_loss import compiled as loss_operator
-from siri_kernels.policy_loss.options import AGGREGATIONS, KL_ESTIMATORS, OBJECTIVES, RATIOS
+from siri_kernels.policy_loss import custom_op as loss_operator
+from siri_kernels.policy_loss.validate import AGGREGATIONS, KL_ESTIMATORS, OBJECTIVES, RATIOS
 
 NAN, INF = float("nan"), float("inf")
 

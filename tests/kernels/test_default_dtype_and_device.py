@@ -24,7 +24,7 @@ from siri_kernels import (
 )
 from siri_kernels.integrations._grpo import LOSS_TYPES, GrpoOptions, grpo_loss
 from siri_kernels.policy_loss import RolloutCorrection
-from siri_kernels.policy_loss.options import AGGREGATIONS, KL_ESTIMATORS, OBJECTIVES, RATIOS
+from siri_kernels.policy_loss.validate import AGGREGATIONS, KL_ESTIMATORS, OBJECTIVES, RATIOS
 
 from .helpers import make_linear
 from .interpreter import DEVICE, INTERPRETED

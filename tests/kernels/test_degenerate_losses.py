@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from siri_kernels import policy_loss
 from siri_kernels.integrations._grpo import LOSS_TYPES, GrpoOptions, grpo_loss
 from siri_kernels.policy_loss import RolloutCorrection
-from siri_kernels.policy_loss.options import AGGREGATIONS, OBJECTIVES, RATIOS
+from siri_kernels.policy_loss.validate import AGGREGATIONS, OBJECTIVES, RATIOS
 
 from .interpreter import DEVICE, INTERPRETED
 

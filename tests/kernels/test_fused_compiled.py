@@ -20,7 +20,7 @@ def compiled(dtype: str, lists: bool) -> Any:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    from siri_kernels.linear_logprob import fused_kernels as k
+    from siri_kernels.linear_logprob.triton import fused_kernels as k
 
     element = {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype]
     layout = gl.NVMMASharedLayout.get_default_for

@@ -11,10 +11,12 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from siri_kernels.linear_logprob import fused, launch, slots
-from siri_kernels.linear_logprob.launch import Problem
-from siri_kernels.linear_logprob.slots import Slots
-from siri_kernels.linear_logprob.softmax_fold import finish
+from siri_kernels.linear_logprob import top_entries
+from siri_kernels.linear_logprob.online_softmax import finish
+from siri_kernels.linear_logprob.top_entries import Slots
+from siri_kernels.linear_logprob.triton import forward as launch
+from siri_kernels.linear_logprob.triton import fused
+from siri_kernels.linear_logprob.triton.forward import Problem
 from siri_kernels.linear_logprob.types import LogitRule
 
 from .interpreter import DEVICE, direct
@@ -26,7 +28,7 @@ NAN = float("nan")
 
 
 def arithmetic(hidden, weight, lists, pointers, scalars, programs):
-    """What :mod:`siri_kernels.linear_logprob.fused_kernels` computes and writes."""
+    """What :mod:`siri_kernels.linear_logprob.triton.fused_kernels` computes and writes."""
     targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch = pointers
     rows, vocabulary, _, _, first_tile, splits, each, stride, scale, masked, log2_eps = scalars
     assert 1 <= programs <= fused.multiprocessors(hidden.device)
@@ -125,7 +127,7 @@ def check(this, most):
         assert not inside[row] or int(targets[row]) not in mine
         gap = (logits[row, :count].double() - raw[row, mine]).abs()
         assert (gap <= 2e-6 * (1 + raw[row].abs().max())).all()
-        sure = z[row] >= lse[row] + slots.LOG_EPS + 1e-3
+        sure = z[row] >= lse[row] + top_entries.LOG_EPS + 1e-3
         if inside[row]:
             sure[targets[row]] = False
         else:

@@ -93,7 +93,7 @@ def test_nothing_scored():
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_known_groups_with_and_without_a_sort(monkeypatch, scale, limit):
-    from siri_kernels.group_advantages import kernels
+    from siri_kernels.group_advantages import triton_kernels as kernels
 
     monkeypatch.setattr(kernels, "SCAN_LIMIT", limit)
     rewards, ids = torch.randn(150) + 3, torch.randint(0, 40, (150,))
@@ -104,7 +104,7 @@ def test_known_groups_with_and_without_a_sort(monkeypatch, scale, limit):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_groups_wider_than_a_tile_and_many_of_them(monkeypatch, scale):
-    from siri_kernels.group_advantages import kernels
+    from siri_kernels.group_advantages import triton_kernels as kernels
 
     monkeypatch.setattr(kernels, "COLUMNS", 16)
     monkeypatch.setattr(kernels, "TILE", 64)

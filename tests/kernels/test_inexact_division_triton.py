@@ -70,7 +70,7 @@ def ids_of(groups, size):
 @pytest.mark.parametrize("level", [0.1, -1e4 / 3, 7.0])
 @pytest.mark.parametrize("baseline", ["mean", "leave_one_out", "none"])
 def test_a_constant_batch_has_a_batch_std_of_exactly_0(wrong_by, level, baseline, monkeypatch):
-    from siri_kernels.group_advantages import kernels
+    from siri_kernels.group_advantages import triton_kernels as kernels
 
     monkeypatch.setattr(kernels, "PARTIALS", 4)  # several tiles a program
     for groups, size in ((1, 1), (3, 5), (300, 16)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from siri_kernels.linear_logprob import slots
+from siri_kernels.linear_logprob import top_entries
 
 from . import test_default_dtype_and_device as defaults
 from . import test_degenerate_losses as degenerate
@@ -25,7 +25,7 @@ def test_masked_ids_stay_impossible_under_a_softcap(vocabulary, softcap, shift, 
 
 
 def test_masked_ids_with_lists(monkeypatch):
-    monkeypatch.setattr(slots, "LEAST_VOCABULARY", 1024)
+    monkeypatch.setattr(top_entries, "LEAST_VOCABULARY", 1024)
     check(1, 1100, 5.0, 0.0, "triton", tail=1e-2)
 
 

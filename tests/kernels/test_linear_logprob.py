@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from siri_kernels import linear_logprob, selective_logprob
-from siri_kernels.linear_logprob import portable
-from siri_kernels.linear_logprob.portable import tile_shape
-from siri_kernels.linear_logprob.slots import slots_for
+from siri_kernels.linear_logprob.portable import forward
+from siri_kernels.linear_logprob.portable.forward import tile_shape
+from siri_kernels.linear_logprob.top_entries import slots_for
 
 from .helpers import assert_no_worse, eager_logprob, gradients, leaves, make_linear, upstream
 
@@ -147,13 +147,13 @@ def test_ignored_rows_are_zero_and_leave_no_trace():
 def count_rows(monkeypatch):
     """Records how many rows backward computes."""
 
-    seen, original = [], portable.backward
+    seen, original = [], forward.backward
 
     def spy(hidden, *args, **kwargs):
         seen.append(len(hidden))
         return original(hidden, *args, **kwargs)
 
-    monkeypatch.setattr(portable, "backward", spy)
+    monkeypatch.setattr(forward, "backward", spy)
     return seen
 
 
@@ -331,7 +331,7 @@ def test_any_small_problem(tokens, width, vocabulary, scale, temperature, seed, 
 
 
 def test_without_padding_as_on_a_gpu(monkeypatch):
-    class Unpadded(portable.Tiles):
+    class Unpadded(forward.Tiles):
         @property
         def pad(self):
             return False
@@ -344,7 +344,7 @@ def test_without_padding_as_on_a_gpu(monkeypatch):
     up, inputs = upstream(1030), leaves(hidden, weight)
     out = linear_logprob(*inputs, targets)
     want = [*out, *gradients(out, inputs, up)]
-    monkeypatch.setattr(portable, "Tiles", Unpadded)
+    monkeypatch.setattr(forward, "Tiles", Unpadded)
     out = linear_logprob(*inputs, targets)
     for a, b in zip([*out, *gradients(out, inputs, up)], want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)

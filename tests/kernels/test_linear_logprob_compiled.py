@@ -7,8 +7,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from siri_kernels import linear_logprob, take_backward_stats
-from siri_kernels.linear_logprob import compiled
-from siri_kernels.linear_logprob.slots import Slots
+from siri_kernels.linear_logprob import custom_op
+from siri_kernels.linear_logprob.top_entries import Slots
 
 from .helpers import gradients, leaves
 from .test_linear_logprob_sparse import zipf_head
@@ -123,4 +123,4 @@ def test_operators_are_well_formed(monkeypatch):
     inputs, temperature = leaves(hidden, weight), torch.full((), 0.7, dtype=torch.float64)
     for slots in (0, 16):
         arguments = (*inputs, targets, None, temperature, None, -100, torch.float32, 0.1, slots)
-        torch.library.opcheck(compiled.linear_logprob, (*arguments, False))
+        torch.library.opcheck(custom_op.linear_logprob, (*arguments, False))

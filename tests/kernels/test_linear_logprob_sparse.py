@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siri_kernels import linear_logprob
-from siri_kernels.linear_logprob import api, slots, take_backward_stats
+from siri_kernels.linear_logprob import api, take_backward_stats, top_entries
 
 from .helpers import eager_logprob, gradients, leaves
 
@@ -184,7 +184,7 @@ def assert_certified(batch, got, entropy, rounding):
 @pytest.fixture
 def wide_eps(small_lists, monkeypatch):
     """Entries of up to 1e-2 are left out, so that certificates are close calls."""
-    monkeypatch.setattr(slots, "LOG_EPS", math.log(1e-2))
+    monkeypatch.setattr(top_entries, "LOG_EPS", math.log(1e-2))
 
 
 def test_certificate(wide_eps):
@@ -273,7 +273,7 @@ def test_frozen_inputs_and_statistics():
 
 def test_no_list_is_made_where_nothing_is_differentiated(monkeypatch):
     hidden, weight, targets = zipf_head(8, 9000, 0.3)
-    monkeypatch.setattr(slots.Slots, "empty", None)
+    monkeypatch.setattr(top_entries.Slots, "empty", None)
     linear_logprob(hidden, weight, targets)
     with torch.no_grad():
         linear_logprob(*leaves(hidden, weight), targets)

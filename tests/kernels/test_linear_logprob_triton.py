@@ -32,7 +32,7 @@ def small_sizes(monkeypatch, slots=SLOTS):
     """Lists in vocabularies that a test can afford, and in the interpreter tiles to match."""
     monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: slots if tail and needed else 0)
     if DEVICE == "cpu":
-        launch = pytest.importorskip("siri_kernels.linear_logprob.launch")
+        launch = pytest.importorskip("siri_kernels.linear_logprob.triton.forward")
         monkeypatch.setattr(launch, "tile_shape", lambda rows, device: TILE)
         # A tile of more than one block, the last tile short.
         monkeypatch.setattr(launch.kernels, "IDS", 32)
@@ -153,7 +153,7 @@ def test_entropies(entropy):
 
 def test_ids_with_many_entries(monkeypatch):
     """Their entries are added up in pieces first; with and without rows that are recomputed."""
-    from siri_kernels.linear_logprob import sparse_kernels
+    from siri_kernels.linear_logprob.triton import sparse_kernels
 
     if DEVICE == "cpu":
         monkeypatch.setattr(sparse_kernels, "PIECE", 4)
@@ -263,7 +263,7 @@ def test_float64_is_for_the_portable_backend():
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("temperature", [1.0, 0.6, "tensor"])
 def test_selective(dtype, temperature, monkeypatch):
-    from siri_kernels.linear_logprob import kernels
+    from siri_kernels.linear_logprob.triton import kernels
 
     monkeypatch.setattr(kernels, "IDS", 2048)  # two blocks and a short one
     tokens, vocabulary = (500, 50_001) if DEVICE == "cuda" else (8, 5001)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 
 from siri_kernels import linear_logprob, selective_logprob, take_backward_stats
-from siri_kernels.linear_logprob import slots
+from siri_kernels.linear_logprob import top_entries
 
 from .helpers import gradients, leaves
 from .interpreter import DEVICE, direct
@@ -176,7 +176,7 @@ def check_certificate(batch):
 
 def certificate(monkeypatch, examples):
     small_sizes(monkeypatch, slots=16)
-    monkeypatch.setattr(slots, "LOG_EPS", math.log(1e-2))
+    monkeypatch.setattr(top_entries, "LOG_EPS", math.log(1e-2))
 
     @settings(max_examples=examples, deadline=None)
     @given(batches(most=(12, 120) if DEVICE == "cuda" else (6, 60)))
@@ -202,7 +202,8 @@ def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
-    from siri_kernels.linear_logprob import op, selective, sparse_kernels
+    from siri_kernels.linear_logprob import autograd, selective
+    from siri_kernels.linear_logprob.triton import sparse_kernels
 
     guards, launched = [], []
 
@@ -212,7 +213,7 @@ def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
         yield
         guards.pop()
 
-    for module in (op, selective):
+    for module in (autograd, selective):
         monkeypatch.setattr(module, "device_of", guard)
     for kind in (InterpretedFunction, JITFunction):
         run_kernel = kind.run

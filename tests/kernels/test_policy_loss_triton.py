@@ -56,7 +56,7 @@ def assert_right(batch, dtype=torch.float32, **options):
 @pytest.fixture
 def small_slots():
     """Slots of 16 tokens, so that small cases have sequences of several."""
-    from siri_kernels.policy_loss import kernels
+    from siri_kernels.policy_loss import triton_kernels as kernels
 
     before, kernels.BLOCK = kernels.BLOCK, 16
     yield
@@ -131,7 +131,7 @@ def test_denominators(small_slots, kind):
 
 def test_a_pointer_denominator(small_slots, monkeypatch):
     """As a 0-d tensor on a GPU, which is not read on the host."""
-    from siri_kernels.policy_loss import launch
+    from siri_kernels.policy_loss import triton as launch
 
     monkeypatch.setattr(launch, "_denominator", lambda options: (options.denominator, "pointer"))
     batch = make([5, 20], torch.float32)
@@ -209,7 +209,7 @@ def test_runs_repeat_bit_for_bit(small_slots):
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 @pytest.mark.parametrize("ratio, launches", [("token", 2), ("sequence", 3)])
 def test_launches_and_waits_on_a_gpu(ratio, launches):
-    from siri_kernels.policy_loss import kernels
+    from siri_kernels.policy_loss import triton_kernels as kernels
 
     def compiled():
         return sum(len(cache[0]) for cache in kernels.loss_kernel.device_caches.values())

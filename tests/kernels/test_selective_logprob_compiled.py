@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 
 from siri_kernels import selective_logprob
-from siri_kernels.linear_logprob import compiled_selective
+from siri_kernels.linear_logprob import custom_op_selective
 
 
 @pytest.fixture(autouse=True)
@@ -103,4 +103,4 @@ def test_the_operators_are_well_formed():
     logits, targets = torch.randn(4, 9, requires_grad=True), torch.tensor([0, 8, -100, 3])
     for temperature in (torch.tensor(0.7, dtype=torch.float64), torch.rand(4) + 0.5):
         given = (logits, targets, temperature, -100, False)
-        torch.library.opcheck(compiled_selective.selective_logprob, given)
+        torch.library.opcheck(custom_op_selective.selective_logprob, given)

@@ -16,8 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train.checkpoint import retention
-from siri_train.checkpoint import save_load as checkpoint
+from siri_train.checkpoint import retention, save_load
 from siri_train.checkpoint.save_load import CheckpointError, checkpoints, problem
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
@@ -158,7 +157,7 @@ def test_another_models_state_is_refused(run: Path, tiny: Any) -> None:
     state["optimizer"]["state"][0]["exp_avg"] = torch.ones(3, 3)
     torch.save(state, newest / "trainer_state.pt")
     index = json.loads((newest / "checkpoint.json").read_text())
-    index["files"]["trainer_state.pt"] = checkpoint._size_and_crc(newest / "trainer_state.pt")
+    index["files"]["trainer_state.pt"] = save_load._size_and_crc(newest / "trainer_state.pt")
     (newest / "checkpoint.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match="another model"):
         train(tiny("train.steps=4"))
@@ -263,9 +262,9 @@ def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
         assert all(torch.equal(value, got[name]) for name, value in want.items())
         assert not (out / "trainer_state.pt").exists()
     with pytest.raises(ConfigError, match="no checkpoint of step 2; kept are 4, 5, 6, 7"):
-        checkpoint.export(run, "2")
+        save_load.export(run, "2")
     with pytest.raises(ConfigError, match=r"siri-low-lagged .*checkpoint\.lag"):
-        checkpoint.export(run, "siri-low-lagged")
+        save_load.export(run, "siri-low-lagged")
     with pytest.raises(SystemExit):
         main(["export", str(run), "--which", "middle"])
 
@@ -312,7 +311,7 @@ def test_another_models_checkpoint_is_refused(
         (newest / "tokenizer.json").write_text(json.dumps(tokenizer))
     index = json.loads((newest / "checkpoint.json").read_text())
     for name in ("config.json", "tokenizer.json"):  # whole, but of another model
-        index["files"][name] = checkpoint._size_and_crc(newest / name)
+        index["files"][name] = save_load._size_and_crc(newest / name)
     (newest / "checkpoint.json").write_text(json.dumps(index))
     before = (run / "metrics.jsonl").read_text()
     with pytest.raises(ConfigError, match=reason) as caught:

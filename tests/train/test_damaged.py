@@ -16,8 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siri_train.checkpoint import save_load as checkpoint
-from siri_train.checkpoint import trainer_state
+from siri_train.checkpoint import save_load, trainer_state
 from siri_train.checkpoint.save_load import load_state
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
@@ -248,7 +247,7 @@ def test_odd_states_are_refused_in_one_line_and_nothing_runs(
 
     torch.save(Evil(trap), path)
     index = json.loads((newest / "checkpoint.json").read_text())
-    index["files"]["trainer_state.pt"] = checkpoint._size_and_crc(path)
+    index["files"]["trainer_state.pt"] = save_load._size_and_crc(path)
     (newest / "checkpoint.json").write_text(json.dumps(index))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(tiny("train.steps=3").to_yaml())

@@ -15,7 +15,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.run import TrainConfig
 from siri_train.model.policy import Policy
 from siri_train.train import train
-from siri_train.trainer import memory_check as rehearsal
+from siri_train.trainer import memory_check
 from siri_train.trainer import optimizer as optimizer_module
 from siri_train.trainer.optimizer import MasterAdamW, learning_rate, make_optimizer, step_if_finite
 from siri_train.trainer.run import Run
@@ -203,7 +203,7 @@ def test_the_rehearsal_is_the_longest_row_and_changes_nothing(
     tiny: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny("train.token_budget=300")  # sequences of 24 + 56: three, and 60 tokens
-    assert [s.length for s in rehearsal.longest_samples(config)] == [80, 80, 80, 60]
+    assert [s.length for s in memory_check.longest_samples(config)] == [80, 80, 80, 60]
     seen = []
     forward = Policy.token_logprobs
 
@@ -214,7 +214,7 @@ def test_the_rehearsal_is_the_longest_row_and_changes_nothing(
     monkeypatch.setattr(Policy, "token_logprobs", watch)
     optimizer = make_optimizer(policy.model, config.train)
     before, state = copy.deepcopy(policy.model.state_dict()), torch.get_rng_state()
-    rehearsal.rehearse(policy, optimizer, config)
+    memory_check.rehearse(policy, optimizer, config)
     assert seen == [300, 300]  # the second on top of the first one's gradients
     assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and not optimizer.state

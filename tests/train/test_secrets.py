@@ -19,7 +19,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import RunConfig
 from siri_train.files import written_aside
-from siri_train.rollout.vllm import server_process as serve
+from siri_train.rollout.vllm import server_process
 from siri_train.rollout.vllm.http_client import JsonClient
 from tests.train.conftest import TINY
 
@@ -134,7 +134,9 @@ def test_an_own_server_listens_here_only_and_has_a_random_key(
 
     monkeypatch.setenv("VLLM_API_KEY", "of another server")
     monkeypatch.setattr(subprocess, "Popen", Popen)
-    servers = [serve.ServerProcess(tmp_path, [], tmp_path / "log", python="p") for _ in range(3)]
+    servers = [
+        server_process.ServerProcess(tmp_path, [], tmp_path / "log", python="p") for _ in range(3)
+    ]
     keys = {server.key for server in servers}
     assert len(keys) == 3 and min(map(len, keys)) >= 40
     for server, (command, environment) in zip(servers, started, strict=True):

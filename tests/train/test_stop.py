@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from siri_train.checkpoint.save_load import checkpoints
 from siri_train.cli import main
-from siri_train.commands import eval as grade
+from siri_train.commands import eval
 from siri_train.config.recipe import parse_config
 from siri_train.rollout import TransformersEngine
 from siri_train.train import train
@@ -300,13 +300,13 @@ def test_eval_ends_in_one_line_and_writes_nothing(
 ) -> None:
     checkpoint = train(tiny("train.steps=1", "eval.at_start=false")) / "checkpoints" / "step_000001"
     before = sorted(path.name for path in checkpoint.iterdir())
-    signum, load = getattr(signal, name), grade.load_policy
+    signum, load = getattr(signal, name), eval.load_policy
 
     def load_and_signal(*args: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signum)
         return load(*args, **options)
 
-    monkeypatch.setattr(grade, "load_policy", load_and_signal)
+    monkeypatch.setattr(eval, "load_policy", load_and_signal)
     capsys.readouterr()
     assert main(["eval", str(checkpoint)]) == 128 + signum
     err = capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from siri_train.config.base import ConfigError
-from siri_train.monitor import trackers as loggers
+from siri_train.monitor import trackers
 from siri_train.monitor.trackers import Tracker, Trackers, numbers
 from siri_train.train import train
 
@@ -50,19 +50,19 @@ def test_a_failing_tracker_is_switched_off_and_the_run_goes_on(
     assert steps == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", sorted(loggers.PACKAGES))
+@pytest.mark.parametrize("name", sorted(trackers.PACKAGES))
 def test_a_missing_package_is_named_before_anything_is_written(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     real = builtins.__import__
 
     def absent(module: str, *args: Any, **kwargs: Any) -> Any:
-        if module.split(".")[0] == name or module == loggers.PACKAGES[name]:
+        if module.split(".")[0] == name or module == trackers.PACKAGES[name]:
             raise ModuleNotFoundError(f"No module named {module!r}")
         return real(module, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    monkeypatch.setattr(loggers.importlib, "import_module", absent)
+    monkeypatch.setattr(trackers.importlib, "import_module", absent)
     config = tiny(f"monitor.{name}={'true' if name == 'tensorboard' else 'project'}")
     with pytest.raises(ConfigError, match=rf"monitor\.{name}: No module.*siri-kernels\[loggers\]"):
         train(config)
@@ -73,7 +73,7 @@ def test_a_tracker_that_cannot_open_is_named(tiny: Any, monkeypatch: pytest.Monk
     def fail(config: Any, start_step: int) -> Tracker:
         raise ValueError("project name is taken")
 
-    monkeypatch.setattr(loggers, "_wandb", fail)
-    monkeypatch.setattr(loggers, "require_packages", lambda monitor: None)
+    monkeypatch.setattr(trackers, "_wandb", fail)
+    monkeypatch.setattr(trackers, "require_packages", lambda monitor: None)
     with pytest.raises(ConfigError, match=r"monitor\.wandb: .*ValueError: project name is"):
         Trackers.open(tiny("monitor.wandb=ab"), 0)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from siri_train.model.policy import Policy
-from siri_train.rollout.vllm import weight_sync as weights
+from siri_train.rollout.vllm import weight_sync
 from siri_train.rollout.vllm.weight_sync import DiskTransfer, NcclTransfer, interface, named_weights
 
 
@@ -25,7 +25,7 @@ def test_files_hold_every_weight_in_pieces_of_bounded_size(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also a tied head under two names, which safetensors refuses to see twice in one file."""
-    monkeypatch.setattr(weights, "_SHARD", 20_000)
+    monkeypatch.setattr(weight_sync, "_SHARD", 20_000)
     transfer = DiskTransfer(tmp_path / "w", lambda folder: (folder / "config.json").touch() or None)
     transfer.write(pushed(policy, untie=True), "weights_000001")
     files = sorted(transfer.latest.glob("*.safetensors"))
@@ -47,8 +47,8 @@ def test_a_full_disk_does_not_leave_other_ranks_waiting(
     def full(*args: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full)
-    monkeypatch.setattr(weights, "_SHARD", 1000)
+    monkeypatch.setattr(weight_sync, "save_file", full)
+    monkeypatch.setattr(weight_sync, "_SHARD", 1000)
     transfer = DiskTransfer(tmp_path / "w")
     stream = ((name, value) for name, value in pushed(policy) if seen.append(name) is None)
     with pytest.raises(OSError, match="No space"):

@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from siri_kernels.linear_logprob import fused_join, slots
-from siri_kernels.linear_logprob.kernel_math import LN_2, LOG2_E
-from siri_kernels.linear_logprob.launch import Problem
-from siri_kernels.linear_logprob.shard import is_local
-from siri_kernels.linear_logprob.slots import Slots
-from siri_kernels.linear_logprob.softmax_fold import FoldState
+from siri_kernels.linear_logprob import top_entries
+from siri_kernels.linear_logprob.online_softmax import FoldState
+from siri_kernels.linear_logprob.top_entries import Slots
+from siri_kernels.linear_logprob.triton import fused_join
+from siri_kernels.linear_logprob.triton.forward import Problem
+from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
+from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 try:
-    from siri_kernels.linear_logprob import fused_kernels
+    from siri_kernels.linear_logprob.triton import fused_kernels
 except ImportError:  # a Triton without Gluon, or with another one
     fused_kernels = None  # type: ignore[assignment]
 
@@ -151,7 +152,7 @@ def _fold_rows(
     most = tiles if lists is None else max(1, SCRATCH // (rows * IDS))
     splits, each = cut(blocks, tiles, programs, most)
     scale = LOG2_E / problem.rule.temperature
-    log2_eps = slots.LOG_EPS * LOG2_E
+    log2_eps = top_entries.LOG_EPS * LOG2_E
     ids = torch.where(is_local(targets, vocabulary), targets, -1).to(torch.int32)
     parts = torch.empty(4, splits, rows, dtype=torch.float32, device=device)
     bits = parts[3].view(torch.int32)

@@ -10,15 +10,20 @@ import functools
 import torch
 import triton
 
-from siri_kernels.linear_logprob import kernels
-from siri_kernels.linear_logprob.certificate import Listed, certified_rows, left_out, report
-from siri_kernels.linear_logprob.kernel_math import LN_2
-from siri_kernels.linear_logprob.launch import LOGITS, Problem, Products, row_part
-from siri_kernels.linear_logprob.launch_sparse import ByID, Entries, listed_rows, target_entry
-from siri_kernels.linear_logprob.shard import Shard
-from siri_kernels.linear_logprob.slots import Slots
-from siri_kernels.linear_logprob.softmax_fold import GradientRule, gradient_rule
+from siri_kernels.linear_logprob.error_bound import Listed, certified_rows, left_out, report
+from siri_kernels.linear_logprob.online_softmax import GradientRule, gradient_rule
+from siri_kernels.linear_logprob.top_entries import Slots
+from siri_kernels.linear_logprob.triton import kernels
+from siri_kernels.linear_logprob.triton.forward import LOGITS, Problem, Products, row_part
+from siri_kernels.linear_logprob.triton.kernel_math import LN_2
+from siri_kernels.linear_logprob.triton.sparse_backward import (
+    ByID,
+    Entries,
+    listed_rows,
+    target_entry,
+)
 from siri_kernels.linear_logprob.types import SoftmaxStats, select
+from siri_kernels.linear_logprob.vocab_parallel import Shard
 
 Grads = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]
 

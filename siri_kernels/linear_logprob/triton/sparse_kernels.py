@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.kernel_math import LOWEST, at_least, exp2, scale_of, widened
+from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of, widened
 
 PIECE = 256  # entries
 # Of a matrix, gathered at a time: each thread has 8 columns of every row, so that it loads and

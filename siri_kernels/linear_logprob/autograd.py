@@ -9,12 +9,13 @@ import torch
 
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels._device import device_of
-from siri_kernels.linear_logprob import portable, sparse
-from siri_kernels.linear_logprob.certificate import Listed, certified_rows, left_out, report
-from siri_kernels.linear_logprob.shard import Shard
-from siri_kernels.linear_logprob.slots import Slots
-from siri_kernels.linear_logprob.softmax_fold import gradient_rule
+from siri_kernels.linear_logprob.error_bound import Listed, certified_rows, left_out, report
+from siri_kernels.linear_logprob.online_softmax import gradient_rule
+from siri_kernels.linear_logprob.portable import forward as portable
+from siri_kernels.linear_logprob.portable import sparse_backward
+from siri_kernels.linear_logprob.top_entries import Slots
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats, select
+from siri_kernels.linear_logprob.vocab_parallel import Shard
 
 OP = "linear_logprob"
 Grads = tuple["torch.Tensor | None", "torch.Tensor | None", "torch.Tensor | None"]
@@ -94,7 +95,7 @@ def forward_of(
     problem = (rows, weight, row_targets, bias, rule, plan.gemm_dtype)
     with no_autocast(hidden.device), device_of(hidden):
         if plan.triton:
-            from siri_kernels.linear_logprob import launch  # imports Triton
+            from siri_kernels.linear_logprob.triton import forward as launch  # imports Triton
 
             stats = launch.forward(launch.Problem.of(*problem), slots, plan.shard)
         else:
@@ -118,10 +119,11 @@ def gradients_of(
     targets = plan.local(targets, len(weight))
     with no_autocast(hidden.device), device_of(hidden):
         if plan.triton:
-            from siri_kernels.linear_logprob import launch, launch_backward
+            from siri_kernels.linear_logprob.triton import dense_backward
+            from siri_kernels.linear_logprob.triton import forward as launch
 
             problem = launch.Problem.of(hidden, weight, targets, bias, plan.rule, plan.gemm_dtype)
-            return launch_backward.backward(
+            return dense_backward.backward(
                 problem, counted, stats, slots, upstream, plan.tail, needs, plan.shard
             )
         return _portable_backward(
@@ -182,7 +184,7 @@ class _Batch(NamedTuple):
     needs: tuple[bool, bool, bool]
 
     def exact(
-        self, index: torch.Tensor | None = None, more: sparse.WeightGradient | None = None
+        self, index: torch.Tensor | None = None, more: sparse_backward.WeightGradient | None = None
     ) -> Grads:
         """Of the rows ``index`` (None: all), recomputed; and ``more``."""
         hidden, targets, *stats = select(index, self.hidden, self.targets, *self.stats)
@@ -211,7 +213,7 @@ class _Batch(NamedTuple):
         """Certified rows from their lists, the others recomputed."""
         upstream = (self.grad_logprobs, self.grad_entropy)
         gradient = gradient_rule(self.stats, *upstream, self.rule.temperature)
-        entries, listed = sparse.entries(
+        entries, listed = sparse_backward.entries(
             slots, self.targets, len(self.weight), self.stats, self.rule, gradient
         )
         if self.plan.shard is not None:
@@ -225,11 +227,13 @@ class _Batch(NamedTuple):
         gemm, acc = self.plan.gemm_dtype, cost.dtype
         d_hidden = d_weight = d_bias = None
         if self.needs[0]:
-            bags = sparse.Operand(self.weight, gemm, acc)
+            bags = sparse_backward.Operand(self.weight, gemm, acc)
             d_hidden = bags.bags(entries.id, entries.grad, entries.length).to(self.hidden_grad())
         more = None
         if self.needs[1] or self.needs[2]:
-            more = sparse.WeightGradient(entries, sparse.Operand(self.hidden, gemm, acc))
+            more = sparse_backward.WeightGradient(
+                entries, sparse_backward.Operand(self.hidden, gemm, acc)
+            )
         if len(dense):
             d_dense, d_weight, d_bias = self.exact(dense, more)
             if d_hidden is not None and d_dense is not None:

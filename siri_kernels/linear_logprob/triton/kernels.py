@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.kernel_math import (
+from siri_kernels.linear_logprob.triton.kernel_math import (
     LARGE,
     LOWEST,
     at_least,

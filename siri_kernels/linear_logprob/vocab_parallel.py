@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from siri_kernels import _checks as check
-from siri_kernels.linear_logprob.softmax_fold import LOG_ZERO, FoldState
+from siri_kernels.linear_logprob.online_softmax import LOG_ZERO, FoldState
 
 
 class Shard(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 
-from siri_kernels.group_advantages import kernels
+from siri_kernels.group_advantages import triton_kernels as kernels
 from siri_kernels.group_advantages.portable import NARROW, sort_groups
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from siri_kernels import _checks as check
-from siri_kernels.linear_logprob.op import OP
+from siri_kernels.linear_logprob.autograd import OP
 from siri_kernels.linear_logprob.types import LogitRule
 
 

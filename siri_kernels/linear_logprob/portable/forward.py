@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from siri_kernels.linear_logprob.shard import Shard, is_local
-from siri_kernels.linear_logprob.slots import Collector, Slots
-from siri_kernels.linear_logprob.softmax_fold import (
+from siri_kernels.linear_logprob.online_softmax import (
     Fold,
     FoldState,
     GradientRule,
@@ -22,8 +20,10 @@ from siri_kernels.linear_logprob.softmax_fold import (
     gradient_rule,
     logit_gradient,
 )
-from siri_kernels.linear_logprob.sparse import WeightGradient
+from siri_kernels.linear_logprob.portable.sparse_backward import WeightGradient
+from siri_kernels.linear_logprob.top_entries import Collector, Slots
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.vocab_parallel import Shard, is_local
 
 
 def tile_shape(vocabulary: int, device: torch.device) -> tuple[int, int]:

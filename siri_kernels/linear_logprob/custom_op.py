@@ -11,11 +11,11 @@ import torch
 
 from siri_kernels import _checks as check
 from siri_kernels._compiled import READS_ON_HOST
-from siri_kernels.linear_logprob.checks import check_rule, check_targets
-from siri_kernels.linear_logprob.op import OP, Plan, forward_of, gradients_of
-from siri_kernels.linear_logprob.portable import widened
-from siri_kernels.linear_logprob.slots import Slots
+from siri_kernels.linear_logprob.autograd import OP, Plan, forward_of, gradients_of
+from siri_kernels.linear_logprob.portable.forward import widened
+from siri_kernels.linear_logprob.top_entries import Slots
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.validate import check_rule, check_targets
 
 Saved = tuple[
     torch.Tensor,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from siri_kernels.linear_logprob import slots
+from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
 
@@ -57,7 +57,7 @@ def left_out(
         logprobs = stats.logprobs.clamp(min=-800.0)  # probability 0 adds nothing
         rest = stats.entropy + logprobs.exp() * logprobs - listed.kept_entropy
         # sum of p |log p + H|: all log p + H are negative where H < -log eps.
-        sign = torch.ones_like(rest).masked_fill_(stats.entropy < -slots.LOG_EPS, -1)
+        sign = torch.ones_like(rest).masked_fill_(stats.entropy < -top_entries.LOG_EPS, -1)
         moved = (rest + sign * stats.entropy * mass).clamp_(min=0) + rounding * stats.entropy
         cost = cost + grad_entropy.abs() * moved
     if isinstance(temperature, torch.Tensor):

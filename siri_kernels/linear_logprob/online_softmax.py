@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from siri_kernels.linear_logprob.slots import Collector
+from siri_kernels.linear_logprob.top_entries import Collector
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
 # exp of it is 0 in float64 too; finite, so that 0 * log 0 is 0 and not NaN.

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 import triton
 
-from siri_kernels.linear_logprob import sparse_kernels
-from siri_kernels.linear_logprob.certificate import Listed
-from siri_kernels.linear_logprob.launch import GEMM, Problem
-from siri_kernels.linear_logprob.shard import is_local
-from siri_kernels.linear_logprob.slots import Slots
-from siri_kernels.linear_logprob.softmax_fold import GradientRule
+from siri_kernels.linear_logprob.error_bound import Listed
+from siri_kernels.linear_logprob.online_softmax import GradientRule
+from siri_kernels.linear_logprob.top_entries import Slots
+from siri_kernels.linear_logprob.triton import sparse_kernels
+from siri_kernels.linear_logprob.triton.forward import GEMM, Problem
 from siri_kernels.linear_logprob.types import SoftmaxStats
+from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 
 def target_entry(problem: Problem, stats: SoftmaxStats, rule: GradientRule) -> torch.Tensor:

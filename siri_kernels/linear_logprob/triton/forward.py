@@ -13,12 +13,13 @@ import torch
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob import kernels, slots
-from siri_kernels.linear_logprob.kernel_math import LN_2, LOG2_E
-from siri_kernels.linear_logprob.shard import Shard, is_local
-from siri_kernels.linear_logprob.slots import Slots
-from siri_kernels.linear_logprob.softmax_fold import FoldState, finish
+from siri_kernels.linear_logprob import top_entries
+from siri_kernels.linear_logprob.online_softmax import FoldState, finish
+from siri_kernels.linear_logprob.top_entries import Slots
+from siri_kernels.linear_logprob.triton import kernels
+from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.vocab_parallel import Shard, is_local
 
 # Whether the fold of a tile runs beside the product of the next, on a second stream. A product
 # fills every multiprocessor, so only its last wave, about 3 %, is there to be used; and two tiles
@@ -218,7 +219,7 @@ def forward(problem: Problem, found: Slots | None, shard: Shard | None = None) -
     estimate = None if found is None else target_logits(problem)
     if estimate is not None and shard is not None:
         estimate = shard.total(torch.where(here, estimate, 0))
-    from siri_kernels.linear_logprob import fused  # imports this module
+    from siri_kernels.linear_logprob.triton import fused  # imports this module
 
     folded = fused.fold if fused.takes(problem, found is not None) else fold
     state, temperature = folded(problem, found, estimate), problem.rule.temperature
@@ -277,7 +278,7 @@ def fold(problem: Problem, lists: Slots | None, estimate: torch.Tensor | None) -
                 n,
                 most,
                 *softcap,
-                slots.LOG_EPS * LOG2_E,
+                top_entries.LOG_EPS * LOG2_E,
                 **constants,
             )
     overlap.join()

@@ -12,7 +12,6 @@ import torch
 
 from siri_kernels import _checks as check
 from siri_kernels._compiled import is_number, numbers_in_graph
-from siri_kernels.policy_loss.options import CHOICES, OP, checked_options
 from siri_kernels.policy_loss.types import (
     ROLLOUT_CORRECTIONS,
     LossInputs,
@@ -20,6 +19,7 @@ from siri_kernels.policy_loss.types import (
     RolloutCorrection,
     metric_names,
 )
+from siri_kernels.policy_loss.validate import CHOICES, OP, checked_options
 
 # The numbers among the options, in the order of the operator's tensor; NONEABLE ones may be None.
 NUMBERS = (

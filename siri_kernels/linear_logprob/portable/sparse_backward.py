@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from siri_kernels.linear_logprob.certificate import Listed
-from siri_kernels.linear_logprob.shard import is_local
-from siri_kernels.linear_logprob.slots import Slots
-from siri_kernels.linear_logprob.softmax_fold import LOG_ZERO, GradientRule
+from siri_kernels.linear_logprob.error_bound import Listed
+from siri_kernels.linear_logprob.online_softmax import LOG_ZERO, GradientRule
+from siri_kernels.linear_logprob.top_entries import Slots
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 GATHERED = 8192  # rows of a table that are gathered and widened at a time
 IDS = 8192  # rows of the weight's gradient that are summed at a time

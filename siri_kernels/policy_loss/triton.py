@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from siri_kernels.policy_loss import kernels
+from siri_kernels.policy_loss import triton_kernels as kernels
 from siri_kernels.policy_loss.portable import LossAndGradient
 from siri_kernels.policy_loss.types import LossInputs, LossOptions, RolloutCorrection, metric_names
 

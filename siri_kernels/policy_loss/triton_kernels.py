@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.policy_loss.tokens import (
+from siri_kernels.policy_loss.triton_common import (
     LARGE,
     LIMIT,
     advantage_of,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import triton
 
-from siri_kernels.linear_logprob import kernels
-from siri_kernels.linear_logprob.kernel_math import LN_2, LOG2_E
-from siri_kernels.linear_logprob.launch import empty_state
-from siri_kernels.linear_logprob.launch_backward import kernel_rule
-from siri_kernels.linear_logprob.softmax_fold import finish
+from siri_kernels.linear_logprob.online_softmax import finish
+from siri_kernels.linear_logprob.triton import kernels
+from siri_kernels.linear_logprob.triton.dense_backward import kernel_rule
+from siri_kernels.linear_logprob.triton.forward import empty_state
+from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 
 

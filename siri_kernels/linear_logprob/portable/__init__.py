@@ -1,0 +1,1 @@
+"""``linear_logprob`` in plain PyTorch operations: any device, any dtype."""

@@ -1,0 +1,1 @@
+"""``linear_logprob`` as Triton kernels and what launches them."""
