@@ -15,6 +15,7 @@ when the same command is run again. Contenders that are not installed are named 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -46,6 +47,19 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_results(folder: Path) -> None:
+    """Tables and, where matplotlib is, plots of ``kernels.json``."""
+    from bench.tables import write_tables
+
+    write_tables(folder)
+    try:
+        from bench.plots import write_plots
+    except ImportError:
+        print("bench: no plots, matplotlib is not installed (pip install -e '.[bench]')")
+        return
+    write_plots(folder, json.loads((folder / "kernels.json").read_text(encoding="utf-8")))
+
+
 def main() -> int:
     """Run the rows, then make tables and plots."""
     if sys.argv[1:2] == ["compare"]:
@@ -57,9 +71,7 @@ def main() -> int:
         report(sys.argv[2:])
         return 0
     if sys.argv[1:2] == ["tables"]:
-        from bench.tables import write_tables
-
-        write_tables(Path(sys.argv[2]))
+        write_results(Path(sys.argv[2]))
         return 0
     given = options()
     try:
@@ -95,9 +107,7 @@ def main() -> int:
         ]
     )  # fmt: skip
     if (out / "kernels.json").exists():
-        from bench.tables import write_tables
-
-        write_tables(out)
+        write_results(out)
     return int(code)
 
 

@@ -194,15 +194,7 @@ def summary(result: Result) -> str:
 
 
 def write_tables(folder: Path) -> None:
-    """``kernels.md``, ``summary.md`` and, where matplotlib is, the plots."""
+    """``kernels.md`` and ``summary.md``."""
     result = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
     (folder / "kernels.md").write_text(everything(result), encoding="utf-8")
     (folder / "summary.md").write_text(summary(result), encoding="utf-8")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        print("bench: no plots, matplotlib is not installed (pip install -e '.[bench]')")
-        return
-    from bench.plots import write_plots
-
-    write_plots(folder, result)

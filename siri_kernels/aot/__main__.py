@@ -28,9 +28,10 @@ _variants: list[Variant] = []  # a forked process finds them here
 
 def _report(index: int) -> tuple[str, list[str]]:
     from siri_kernels.aot.compiler import report
+    from siri_kernels.aot.limits import faults_of
 
     made = report(_variants[index])
-    return made.line(), made.faults()
+    return made.line(), faults_of(made)
 
 
 def _reports(jobs: int) -> Iterator[tuple[str, list[str]]]:

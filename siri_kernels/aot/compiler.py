@@ -7,49 +7,11 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from siri_kernels.aot import hazards, machine_code
-from siri_kernels.aot.limits import faults_of
-from siri_kernels.aot.machine_code import Counts
-from siri_kernels.aot.parts import Part
 from siri_kernels.aot.record import Variant
-
-
-class Report(NamedTuple):
-    """What the compiler made of one variant."""
-
-    kernel: str
-    constants: dict[str, Any]
-    part: Part
-    aligned: frozenset[str]  # arguments that are multiples of 16
-    registers: int
-    stack: int  # bytes a thread, spills included
-    shared: int  # bytes a program
-    counts: Counts
-    per_element: float | None  # instructions a thread and element on the common path
-    hazards: tuple[str, ...]
-
-    def faults(self) -> list[str]:
-        """What breaks a limit, in words."""
-        return [*faults_of(self), *self.hazards]
-
-    def line(self) -> str:
-        """One line of the table."""
-
-        def bytes_of(widths: tuple[int, ...]) -> str:
-            return f"{widths[0]:>2}..{widths[-1]:<2}" if widths else "  -   "
-
-        each = "" if self.per_element is None else f"{self.per_element:.1f} an element"
-        loops = ",".join(map(str, self.counts.loops)) or "-"
-        shown = " ".join(f"{k}={v}" for k, v in self.constants.items())
-        odd = "" if self.aligned else " (odd sizes)"
-        return (
-            f"{self.kernel:<18} {self.part.name:<6} registers {self.registers:>3}  "
-            f"stack {self.stack:>3}  shared {self.shared:>6}  load {bytes_of(self.counts.loads)} "
-            f"store {bytes_of(self.counts.stores)} path {self.counts.path:>5} {each:<16} "
-            f"loops {loops}  {shown}{odd}"
-        )
+from siri_kernels.aot.report import Report
 
 
 def compiled(variant: Variant) -> Any:

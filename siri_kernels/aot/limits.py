@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from siri_kernels.aot.compiler import Report
+from siri_kernels.aot.report import Report
 
 
 class Limit(NamedTuple):
@@ -75,7 +74,7 @@ LIMITS: tuple[Limit, ...] = (
 
 
 def faults_of(report: Report) -> list[str]:
-    """What breaks a limit: kernel, number, limit."""
+    """What breaks a limit (kernel, number, limit), then the hazards."""
     found = []
     limits = [limit for limit in LIMITS if _holds_for(limit, report)]
     stack = max((limit.stack for limit in limits), default=0)
@@ -105,7 +104,7 @@ def faults_of(report: Report) -> list[str]:
             widest = max(widths, default=0)
             if least is not None and widest < least:
                 found.append(f"{report.kernel}: {what} of {widest} bytes at most, limit {least}")
-    return found
+    return [*found, *report.hazards]
 
 
 def _holds_for(limit: Limit, report: Report) -> bool:

@@ -1,30 +1,25 @@
-"""``group_advantages``: the public function and its checks."""
+"""``group_advantages``: the public function."""
 
 from __future__ import annotations
 
-from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from siri_kernels import _checks as check
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import is_number, numbers_in_graph, refusal
-from siri_kernels._device import device_of
-from siri_kernels.group_advantages import custom_op, portable, reference
-
-OP = "group_advantages"
-BASELINES = ("mean", "leave_one_out", "none")
-SCALES = ("group_std", "batch_std", "none")
-SINGLETONS = ("zero", "verl")
-REWARD_DTYPES = (
-    *check.FLOATS,
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
+from siri_kernels.group_advantages import custom_op
+from siri_kernels.group_advantages.compute import compute
+from siri_kernels.group_advantages.validate import (
+    BASELINES,
+    OP,
+    SCALES,
+    SINGLETONS,
+    checked_correction,
+    group_size,
+    no_ids,
+    number_of_groups,
 )
 
 
@@ -100,23 +95,9 @@ def group_advantages(
             )
         except (TypeError, ValueError) as error:
             return GroupAdvantages(*[refusal(error, rewards, groups)] * 4)
-    backend = resolve_backend(OP, backend, rewards)
-    groups, num_groups = _checked(rewards, groups, num_groups)
-    check.choice(OP, "baseline", baseline, BASELINES)
-    check.choice(OP, "scale", scale, SCALES)
-    check.choice(OP, "singleton", singleton, SINGLETONS)
-    eps = check.number(OP, "eps", eps, at_least=0)
-    correction = _correction(correction)
-    implementation: Any = reference if backend == "reference" else portable
-    if backend == "triton":
-        from siri_kernels.group_advantages import triton as launch  # Triton may not be installed
-
-        implementation = launch
-    with torch.no_grad(), device_of(rewards):
-        advantages, mean, std, degenerate = implementation.group_advantages(
-            rewards, groups, baseline, scale, eps, correction, singleton, num_groups
-        )
-    return GroupAdvantages(advantages.float(), mean.float(), std.float(), degenerate)
+    return GroupAdvantages(
+        *compute(rewards, groups, baseline, scale, eps, correction, singleton, num_groups, backend)
+    )
 
 
 def _in_graph(
@@ -136,13 +117,13 @@ def _in_graph(
     if by_id:
         check.tensor(OP, "groups", groups)
     elif num_groups is not None:
-        raise _no_ids(num_groups)
+        raise no_ids(num_groups)
     elif not is_number(groups) or not isinstance(groups, int) or groups < 1:
-        _group_size(groups, rewards.numel())
+        group_size(groups, rewards.numel())
     if num_groups is not None and not (
         is_number(num_groups) and isinstance(num_groups, int) and 1 <= num_groups < 2**31
     ):
-        _number_of_groups(num_groups, 0)
+        number_of_groups(num_groups, 0)
     if not all(isinstance(name, str) for name in (baseline, scale, singleton)):
         check.choice(OP, "baseline", baseline, BASELINES)
         check.choice(OP, "scale", scale, SCALES)
@@ -150,7 +131,7 @@ def _in_graph(
     if not is_number(eps):
         check.number(OP, "eps", eps, at_least=0)
     if not (is_number(correction) and isinstance(correction, int)):
-        correction = _correction(correction)
+        correction = checked_correction(correction)
     if backend is not None and not isinstance(backend, str):
         resolve_backend(OP, backend, rewards)
     out = custom_op.group_advantages(
@@ -166,71 +147,3 @@ def _in_graph(
         "" if backend is None else backend,
     )
     return GroupAdvantages(*out)
-
-
-def _correction(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Real) or value not in (0, 1):
-        raise ValueError(f"{OP}: correction must be 0 or 1; got {check.shown(value)}")
-    return int(float(value))
-
-
-def _checked(
-    rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None
-) -> tuple[int | torch.Tensor, int | None]:
-    """Checks the rewards and their groups; these, as Python's own int."""
-    check.tensor(OP, "rewards", rewards, holds_values=True)
-    check.dtype(OP, "rewards", rewards, REWARD_DTYPES)
-    if rewards.dim() != 1 or len(rewards) == 0:
-        raise ValueError(
-            f"{OP}: rewards must have shape [B] with B >= 1; got {check.describe(rewards)}"
-        )
-    if check.may_read(rewards) and bool(rewards.isinf().any()):
-        raise ValueError(f"{OP}: rewards must be finite or NaN (not scored); got an infinity")
-    if not isinstance(groups, torch.Tensor):
-        if num_groups is not None:
-            raise _no_ids(num_groups)
-        return _group_size(groups, len(rewards)), None
-    check.tensor(OP, "groups", groups)
-    check.dtype(OP, "groups", groups, (torch.int64,))
-    check.shape(OP, "groups", groups, rewards.shape, "that of rewards, [B]")
-    if groups.device.type != "cpu":
-        check.device(OP, "groups", groups, "rewards", rewards.device)
-    if check.may_read(groups) and bool((groups < 0).any()):
-        raise ValueError(f"{OP}: groups must hold ids >= 0; got {int(groups.min())}")
-    if num_groups is None:
-        return groups, None
-    largest = int(groups.max()) if check.may_read(groups) else 0
-    return groups, _number_of_groups(num_groups, largest)
-
-
-def _no_ids(num_groups: object) -> ValueError:
-    return ValueError(f"{OP}: num_groups is for groups given as ids; got {check.shown(num_groups)}")
-
-
-def _group_size(groups: Any, answers: int) -> int:
-    if isinstance(groups, bool) or not isinstance(groups, Integral):
-        what = type(groups).__name__
-        if what == "ndarray" and torch.compiler.is_compiling():  # an int of NumPy's is one there
-            what = check.shown(groups)
-        raise TypeError(f"{OP}: groups must be an int or a [B] int64 tensor; got {what}")
-    if groups < 1 or answers % groups:
-        raise ValueError(
-            f"{OP}: groups as an int must be >= 1 and divide the number of rewards, "
-            f"{answers}; got {check.shown(groups)}"
-        )
-    return int(groups)
-
-
-def _number_of_groups(num_groups: Any, largest: int) -> int:
-    """``largest``: of the ids, where they may be read."""
-    if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
-        raise TypeError(
-            f"{OP}: num_groups must be None or an int; got {check.shown(num_groups)} "
-            f"({type(num_groups).__name__})"
-        )
-    if num_groups < 1 or largest >= num_groups:
-        raise ValueError(
-            f"{OP}: num_groups must be >= 1 and larger than every id; got {check.shown(num_groups)}"
-        )
-    # Three results have that many entries.
-    return check.integer(OP, "num_groups", num_groups, at_most=2**31 - 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+from siri_kernels.group_advantages.compute import Results, compute
 
 
 @torch.library.custom_op("siri_kernels::group_advantages", mutates_args=())
@@ -24,20 +24,19 @@ def group_advantages(
     backend: str,
 ) -> Results:
     """The eager call; groups by ``ids`` [B] or of ``size``; ``numbers``: [1], eps."""
-    from siri_kernels.group_advantages import api
-
     groups = size if ids is None else ids
     assert groups is not None
-    return api.group_advantages(
+    eps = float(numbers)
+    return compute(
         rewards,
         groups,
-        baseline=baseline,
-        scale=scale,
-        eps=float(numbers),
-        correction=correction,
-        singleton=singleton,
-        num_groups=num_groups,
-        backend=backend or None,
+        baseline,
+        scale,
+        eps,
+        correction,
+        singleton,
+        num_groups,
+        backend or None,
     )
 
 

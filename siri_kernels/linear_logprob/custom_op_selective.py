@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from siri_kernels.linear_logprob.portable.forward import widened
-from siri_kernels.linear_logprob.selective import OP, forward_of, gradient_of
+from siri_kernels.linear_logprob.selective_autograd import OP, forward_of, gradient_of
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 from siri_kernels.linear_logprob.validate import check_rule, check_targets
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from siri_kernels import _checks as check
-from siri_kernels._autograd import refuse_double_backward, untraced
+from siri_kernels._autograd import untraced
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import is_number, numbers_in_graph, refusal
-from siri_kernels._device import device_of
-from siri_kernels.linear_logprob import reference
-from siri_kernels.linear_logprob.autograd import active_rows, counted_rows, spread
-from siri_kernels.linear_logprob.online_softmax import Fold, finish, gradient_rule, logit_gradient
-from siri_kernels.linear_logprob.portable.forward import tile_shape, widened
-from siri_kernels.linear_logprob.types import LogitRule, LogprobOutput, SoftmaxStats
+from siri_kernels.linear_logprob import custom_op_selective, reference
+from siri_kernels.linear_logprob.selective_autograd import OP, SelectiveLogprob
+from siri_kernels.linear_logprob.types import LogprobOutput
 from siri_kernels.linear_logprob.validate import check_rule, check_targets, temperature_rows
-
-OP = "selective_logprob"
 
 
 def selective_logprob(
@@ -99,7 +92,7 @@ def _eager(
         out = reference.selective_logprob(rows, flat, rule, ignore_index)
     else:
         triton = backend == "triton"
-        out = LogprobOutput(*_SelectiveLogprob.apply(rows, flat, rule, ignore_index, triton))
+        out = LogprobOutput(*SelectiveLogprob.apply(rows, flat, rule, ignore_index, triton))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
 
 
@@ -111,10 +104,6 @@ def _in_graph(
     backend: str | None,
 ) -> LogprobOutput:
     """The same, traced by ``torch.compile``: one operator, which checks values when it runs."""
-    from siri_kernels.linear_logprob import (
-        custom_op_selective as compiled_selective,  # which needs this module
-    )
-
     backend = _backend(logits, targets, backend)
     if isinstance(temperature, torch.Tensor):
         temperature = temperature_rows(OP, temperature, targets, logits.device)
@@ -124,7 +113,7 @@ def _in_graph(
         temperature = check.number(OP, "temperature", temperature, above=0)  # says what is wrong
     if not (is_number(ignore_index) and isinstance(ignore_index, int)):
         ignore_index = check.integer(OP, "ignore_index", ignore_index)
-    logprobs, entropy, _, _ = compiled_selective.selective_logprob(
+    logprobs, entropy, _, _ = custom_op_selective.selective_logprob(
         logits.reshape(-1, logits.shape[-1]),
         targets.reshape(-1),
         temperature,
@@ -132,131 +121,3 @@ def _in_graph(
         backend == "triton",
     )
     return LogprobOutput(logprobs.view(targets.shape), entropy.view(targets.shape))
-
-
-class _Blocks:
-    """Widened logits of a block of rows and a tile of ids, divided by the temperature."""
-
-    def __init__(self, logits: torch.Tensor, rule: LogitRule, index: torch.Tensor | None) -> None:
-        self.logits, self.rule = logits, rule
-        rows, self.ids = tile_shape(logits.shape[1], logits.device)
-        if index is None:
-            index = torch.arange(len(logits), dtype=torch.int64, device=logits.device)
-        self.rows = index.split(rows) if len(index) else ()
-        self.acc = widened(logits.dtype)
-
-    def tiles(self, rows: torch.Tensor) -> Any:
-        rule = self.rule.rows(rows)
-        for start in range(0, self.logits.shape[1], self.ids):
-            tile = self.logits[:, start : start + self.ids].index_select(0, rows).to(self.acc)
-            if isinstance(rule.temperature, torch.Tensor):
-                tile.div_(rule.temperature[:, None])
-            elif rule.temperature != 1.0:
-                tile.div_(rule.temperature)
-            yield start, tile
-
-
-def forward_of(
-    logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule, ignore_index: int, triton: bool
-) -> SoftmaxStats:
-    """Statistics of every row of [T, V], 0 where the target is ``ignore_index``."""
-    counted = targets != ignore_index
-    if triton:
-        from siri_kernels.linear_logprob.triton import (
-            selective as launch_selective,  # imports Triton
-        )
-
-        with device_of(logits):
-            stats = launch_selective.forward(_rows_in_one_piece(logits), targets, rule)
-        return spread(stats, None, counted)
-    blocks = _Blocks(logits, rule, counted_rows(counted))
-    stats = SoftmaxStats(*(logits.new_zeros(len(logits), dtype=blocks.acc) for _ in range(4)))
-    for rows in blocks.rows:
-        fold = Fold(targets[rows], blocks.acc)
-        for start, tile in blocks.tiles(rows):
-            fold.add(tile, start, torch.empty_like(tile))
-        for whole, part in zip(stats, finish(fold.state()), strict=True):
-            whole[rows] = part
-    for whole in stats:
-        whole.masked_fill_(~counted, 0)
-    return stats
-
-
-def gradient_of(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    rule: LogitRule,
-    ignore_index: int,
-    stats: SoftmaxStats,
-    grad_logprobs: torch.Tensor | None,
-    grad_entropy: torch.Tensor | None,
-    triton: bool,
-) -> torch.Tensor:
-    """Gradient of [T, V] logits, contiguous."""
-    counted = targets != ignore_index
-    if grad_logprobs is None:
-        grad_logprobs = torch.zeros_like(stats.logprobs)
-    if triton:
-        from siri_kernels.linear_logprob.triton import selective as launch_selective
-
-        with device_of(logits):
-            return launch_selective.backward(
-                _rows_in_one_piece(logits),
-                targets,
-                rule,
-                counted,
-                stats,
-                grad_logprobs,
-                grad_entropy,
-            )
-    blocks = _Blocks(logits, rule, active_rows(counted, grad_logprobs, grad_entropy))
-    grad = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-    for rows in blocks.rows:
-        row_rule = gradient_rule(
-            SoftmaxStats(*(s[rows] for s in stats)),
-            grad_logprobs[rows],
-            None if grad_entropy is None else grad_entropy[rows],
-            rule.rows(rows).temperature,
-        )
-        for start, tile in blocks.tiles(rows):
-            scratch = torch.empty_like(tile)
-            dz = logit_gradient(tile, targets[rows], start, row_rule, scratch)
-            grad[:, start : start + tile.shape[1]].index_copy_(0, rows, dz.to(grad.dtype))
-    return grad
-
-
-def _rows_in_one_piece(logits: torch.Tensor) -> torch.Tensor:
-    return logits if logits.stride(1) == 1 else logits.contiguous()
-
-
-class _SelectiveLogprob(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: torch.Tensor,
-        targets: torch.Tensor,
-        rule: LogitRule,
-        ignore_index: int,
-        triton: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.rule, ctx.ignore_index, ctx.triton = rule, ignore_index, triton
-        stats = forward_of(logits, targets, rule, ignore_index, triton)
-        ctx.save_for_backward(logits, targets, *stats)
-        return stats.logprobs, stats.entropy
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
-        logits, targets, *saved = ctx.saved_tensors
-        with torch.no_grad():
-            grad = gradient_of(
-                logits,
-                targets,
-                ctx.rule,
-                ctx.ignore_index,
-                SoftmaxStats(*saved),
-                upstream[0],
-                upstream[1],
-                ctx.triton,
-            )
-        return refuse_double_backward(OP, (grad, *[None] * 4), (logits, *upstream))

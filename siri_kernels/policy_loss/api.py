@@ -10,11 +10,10 @@ from siri_kernels import _checks as check
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import refusal
-from siri_kernels._device import device_of
-from siri_kernels.policy_loss import custom_op, portable, reference
+from siri_kernels.policy_loss import custom_op, reference
+from siri_kernels.policy_loss.compute import compute
 from siri_kernels.policy_loss.types import (
     LossInputs,
-    LossOptions,
     PolicyLoss,
     RolloutCorrection,
     metric_names,
@@ -178,22 +177,6 @@ def policy_loss(
         result.loss, logprobs, result.d_logprobs, entropy, result.d_entropy, result.scale
     )
     return PolicyLoss(loss, result.metrics)
-
-
-def compute(
-    inputs: LossInputs, options: LossOptions, backend: str | None
-) -> portable.LossAndGradient:
-    """Checks the tensors; loss, gradients and metrics by "triton" or "portable"."""
-    backend = resolve_backend(OP, backend, inputs.logprobs)
-    check_inputs(inputs, options)
-    logprobs = inputs.logprobs
-    with torch.no_grad():
-        if backend == "triton" and inputs.dtype == torch.float32 and len(logprobs):
-            from siri_kernels.policy_loss import triton as launch  # Triton may not be installed
-
-            with device_of(logprobs):
-                return launch.policy_loss(inputs, options)
-        return portable.policy_loss(inputs, options)  # float64, or nothing to launch for
 
 
 def _check_types(x: LossInputs, backend: object) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from siri_kernels import _checks as check
 from siri_kernels._compiled import is_number, numbers_in_graph
+from siri_kernels.policy_loss.compute import compute
 from siri_kernels.policy_loss.types import (
     ROLLOUT_CORRECTIONS,
     LossInputs,
@@ -112,8 +113,6 @@ def policy_loss(
 
     ``numbers``: [13] float64 on the CPU, see NUMBERS; ``given``: which of those are not None.
     """
-    from siri_kernels.policy_loss.api import compute
-
     *values, positive, negative, high, low = numbers.tolist()
     options: dict[str, Any] = {
         name: value if there else None

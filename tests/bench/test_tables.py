@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import write_results
 from bench.results_io import RESULTS
-from bench.tables import amount, everything, exponent, growth, summary, write_tables
+from bench.tables import amount, everything, exponent, growth, summary
 
 MEASURED = sorted(RESULTS.glob("*/kernels.json"))
 
@@ -77,7 +78,7 @@ def test_units():
 def test_plots_from_the_json_alone(tmp_path):
     pytest.importorskip("matplotlib", reason="plots need matplotlib (pip install '.[bench]')")
     (tmp_path / "kernels.json").write_text(json.dumps(result()))
-    write_tables(tmp_path)
+    write_results(tmp_path)
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     assert {
         "kernels.md",
@@ -87,7 +88,7 @@ def test_plots_from_the_json_alone(tmp_path):
         "error.svg",
         "growth.svg",
     } <= set(first)
-    write_tables(tmp_path)
+    write_results(tmp_path)
     assert first == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 

@@ -16,11 +16,12 @@ from triton.runtime.jit import JITFunction
 from siri_kernels import group_advantages
 from siri_kernels.aot import __main__ as command
 from siri_kernels.aot import calls, machine_code
-from siri_kernels.aot.compiler import Report, report
-from siri_kernels.aot.limits import LIMITS, Limit
+from siri_kernels.aot.compiler import report
+from siri_kernels.aot.limits import LIMITS, Limit, faults_of
 from siri_kernels.aot.machine_code import Counts
 from siri_kernels.aot.parts import PARTS
 from siri_kernels.aot.record import FakeGPU, Recorder, Variant, specialised
+from siri_kernels.aot.report import Report
 from siri_kernels.aot.variants import recorded
 from siri_kernels.group_advantages import triton_kernels as kernels
 
@@ -125,7 +126,7 @@ def test_a_kernel_compiles(part):
     (variant,) = recorded([part], [some_call()]).values()
     made = report(variant)
     assert 0 < made.registers <= 512 and 0 <= made.shared <= part.shared
-    assert made.stack == 0 and made.counts.tensor_core == 0 and not made.faults()
+    assert made.stack == 0 and made.counts.tensor_core == 0 and not faults_of(made)
     assert 0 < made.counts.path <= made.counts.total
     assert made.counts.loads and made.counts.stores and "group_kernel" in made.line()
 
@@ -181,10 +182,10 @@ def result(**changes):
 def test_faults_are_named_with_their_number_and_limit(monkeypatch):
     limit = Limit("fold_kernel", {"LISTS": True}, ("sm_90",), 64, 80, 0, 25, 16, 8, ("stride",))
     monkeypatch.setattr("siri_kernels.aot.limits.LIMITS", (limit,))
-    assert result().faults() == []
+    assert faults_of(result()) == []
     narrow = Counts(100, 81, (), (4, 4), (4,), 0)
     bad = result(registers=65, stack=8, shared=SM_90.shared + 1, per_element=25.5, counts=narrow)
-    assert bad._replace(hazards=("a hazard",)).faults() == [
+    assert faults_of(bad._replace(hazards=("a hazard",))) == [
         "fold_kernel: 8 bytes of stack a thread, limit 0",
         f"fold_kernel: {SM_90.shared + 1} bytes of shared memory, limit {SM_90.shared}",
         "fold_kernel: 65 registers, limit 64",
@@ -196,14 +197,14 @@ def test_faults_are_named_with_their_number_and_limit(monkeypatch):
     ]
     # Of other constants, another part, a row that is no multiple of 16.
     good = bad._replace(stack=0, shared=0)
-    assert good._replace(constants={"LISTS": False}).faults() == []
-    assert good._replace(part=PARTS[0]).faults() == []
-    assert good._replace(aligned=frozenset()).faults() == []
+    assert faults_of(good._replace(constants={"LISTS": False})) == []
+    assert faults_of(good._replace(part=PARTS[0])) == []
+    assert faults_of(good._replace(aligned=frozenset())) == []
     allowed = limit._replace(
         stack=8, registers=None, path=None, per_element=None, load=None
     )._replace(store=None)
     monkeypatch.setattr("siri_kernels.aot.limits.LIMITS", (allowed,))
-    assert bad._replace(shared=0).faults() == []
+    assert faults_of(bad._replace(shared=0)) == []
 
 
 def test_limits_are_of_kernels_that_exist():

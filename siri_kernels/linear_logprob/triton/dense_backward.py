@@ -14,8 +14,9 @@ from siri_kernels.linear_logprob.error_bound import Listed, certified_rows, left
 from siri_kernels.linear_logprob.online_softmax import GradientRule, gradient_rule
 from siri_kernels.linear_logprob.top_entries import Slots
 from siri_kernels.linear_logprob.triton import kernels
-from siri_kernels.linear_logprob.triton.forward import LOGITS, Problem, Products, row_part
+from siri_kernels.linear_logprob.triton.forward import LOGITS, Products
 from siri_kernels.linear_logprob.triton.kernel_math import LN_2
+from siri_kernels.linear_logprob.triton.problem import Problem, row_part
 from siri_kernels.linear_logprob.triton.sparse_backward import (
     ByID,
     Entries,

@@ -7,7 +7,7 @@ temperature (see :mod:`.kernel_math`).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -16,9 +16,10 @@ import triton.language as tl
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.online_softmax import FoldState, finish
 from siri_kernels.linear_logprob.top_entries import Slots
-from siri_kernels.linear_logprob.triton import kernels
+from siri_kernels.linear_logprob.triton import fused, kernels
 from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
-from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.triton.problem import Problem, row_part
+from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import Shard, is_local
 
 # Whether the fold of a tile runs beside the product of the next, on a second stream. A product
@@ -46,66 +47,6 @@ def tile_shape(rows: int, device: torch.device) -> tuple[int, int]:
     # Few rows: as many ids as give the product its size.
     ids = LOGITS // max(256, triton.next_power_of_2(rows))
     return rows, max(kernels.IDS, ids)
-
-
-class Problem(NamedTuple):
-    """The rows, and what turns them into logits. Kernels read everything 1-D as contiguous."""
-
-    hidden: torch.Tensor  # [T, D], any strides
-    weight: torch.Tensor  # [V, D], any strides
-    targets: torch.Tensor  # [T]
-    bias: torch.Tensor | None
-    rule: LogitRule
-    gemm_dtype: torch.dtype
-
-    @staticmethod
-    def of(
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        targets: torch.Tensor,
-        bias: torch.Tensor | None,
-        rule: LogitRule,
-        gemm_dtype: torch.dtype,
-    ) -> Problem:
-        """The only way in: whatever the strides of the 1-D tensors are."""
-        if isinstance(rule.temperature, torch.Tensor):
-            rule = LogitRule(rule.temperature.float().contiguous(), rule.softcap)
-        bias = None if bias is None else bias.contiguous()
-        return Problem(hidden, weight, targets.contiguous(), bias, rule, gemm_dtype)
-
-    def options(self) -> dict[str, bool]:
-        """Constants of the kernels that make logits of products."""
-        return {"BIAS": self.bias is not None, **self.rule_options()}
-
-    def rule_options(self) -> dict[str, bool]:
-        return {
-            "PER_ROW": isinstance(self.rule.temperature, torch.Tensor),
-            "SOFTCAP": self.rule.softcap is not None,
-        }
-
-    def softcap(self) -> tuple[float, float]:
-        """The softcap and its inverse."""
-        cap = self.rule.softcap or 1.0
-        return cap, 1.0 / cap
-
-    def scale(self) -> float | torch.Tensor:
-        """``log2(e) / temperature``: a number, or [T] float32."""
-        t = self.rule.temperature
-        return LOG2_E / t
-
-    def some_bias(self, otherwise: torch.Tensor) -> torch.Tensor:
-        """A pointer for the kernels, which read it only if there is a bias."""
-        return otherwise if self.bias is None else self.bias
-
-    def rows(self, index: torch.Tensor) -> Problem:
-        return self._replace(
-            hidden=self.hidden[index], targets=self.targets[index], rule=self.rule.rows(index)
-        )
-
-
-def row_part(value: Any, rows: slice) -> Any:
-    """The rows of what there is one a row of; a number as it is."""
-    return value[rows] if isinstance(value, torch.Tensor) else value
 
 
 class Products:
@@ -219,8 +160,6 @@ def forward(problem: Problem, found: Slots | None, shard: Shard | None = None) -
     estimate = None if found is None else target_logits(problem)
     if estimate is not None and shard is not None:
         estimate = shard.total(torch.where(here, estimate, 0))
-    from siri_kernels.linear_logprob.triton import fused  # imports this module
-
     folded = fused.fold if fused.takes(problem, found is not None) else fold
     state, temperature = folded(problem, found, estimate), problem.rule.temperature
     if shard is not None:

@@ -20,8 +20,8 @@ from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.online_softmax import FoldState
 from siri_kernels.linear_logprob.top_entries import Slots
 from siri_kernels.linear_logprob.triton import fused_join
-from siri_kernels.linear_logprob.triton.forward import Problem
 from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton.problem import Problem
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 try:

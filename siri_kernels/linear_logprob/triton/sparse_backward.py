@@ -11,7 +11,8 @@ from siri_kernels.linear_logprob.error_bound import Listed
 from siri_kernels.linear_logprob.online_softmax import GradientRule
 from siri_kernels.linear_logprob.top_entries import Slots
 from siri_kernels.linear_logprob.triton import sparse_kernels
-from siri_kernels.linear_logprob.triton.forward import GEMM, Problem
+from siri_kernels.linear_logprob.triton.forward import GEMM
+from siri_kernels.linear_logprob.triton.problem import Problem
 from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 

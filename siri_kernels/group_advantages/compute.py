@@ -1,0 +1,53 @@
+"""``group_advantages``, eager: everything is checked, then a backend computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from siri_kernels import _checks as check
+from siri_kernels._backend import resolve_backend
+from siri_kernels._device import device_of
+from siri_kernels.group_advantages import portable, reference
+from siri_kernels.group_advantages.validate import (
+    BASELINES,
+    OP,
+    SCALES,
+    SINGLETONS,
+    checked,
+    checked_correction,
+)
+
+Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def compute(
+    rewards: torch.Tensor,
+    groups: int | torch.Tensor,
+    baseline: str,
+    scale: str,
+    eps: float,
+    correction: int,
+    singleton: str,
+    num_groups: int | None,
+    backend: str | None,
+) -> Results:
+    """Advantages, means, deviations and degenerate groups; arguments as the public function's."""
+    backend = resolve_backend(OP, backend, rewards)
+    groups, num_groups = checked(rewards, groups, num_groups)
+    check.choice(OP, "baseline", baseline, BASELINES)
+    check.choice(OP, "scale", scale, SCALES)
+    check.choice(OP, "singleton", singleton, SINGLETONS)
+    eps = check.number(OP, "eps", eps, at_least=0)
+    correction = checked_correction(correction)
+    implementation: Any = reference if backend == "reference" else portable
+    if backend == "triton":
+        from siri_kernels.group_advantages import triton as launch  # Triton may not be installed
+
+        implementation = launch
+    with torch.no_grad(), device_of(rewards):
+        advantages, mean, std, degenerate = implementation.group_advantages(
+            rewards, groups, baseline, scale, eps, correction, singleton, num_groups
+        )
+    return advantages.float(), mean.float(), std.float(), degenerate

@@ -1,0 +1,92 @@
+"""Checks of what ``group_advantages`` is given."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+
+from siri_kernels import _checks as check
+
+OP = "group_advantages"
+BASELINES = ("mean", "leave_one_out", "none")
+SCALES = ("group_std", "batch_std", "none")
+SINGLETONS = ("zero", "verl")
+REWARD_DTYPES = (
+    *check.FLOATS,
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
+
+
+def checked_correction(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Real) or value not in (0, 1):
+        raise ValueError(f"{OP}: correction must be 0 or 1; got {check.shown(value)}")
+    return int(float(value))
+
+
+def checked(
+    rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None
+) -> tuple[int | torch.Tensor, int | None]:
+    """Checks the rewards and their groups; these, as Python's own int."""
+    check.tensor(OP, "rewards", rewards, holds_values=True)
+    check.dtype(OP, "rewards", rewards, REWARD_DTYPES)
+    if rewards.dim() != 1 or len(rewards) == 0:
+        raise ValueError(
+            f"{OP}: rewards must have shape [B] with B >= 1; got {check.describe(rewards)}"
+        )
+    if check.may_read(rewards) and bool(rewards.isinf().any()):
+        raise ValueError(f"{OP}: rewards must be finite or NaN (not scored); got an infinity")
+    if not isinstance(groups, torch.Tensor):
+        if num_groups is not None:
+            raise no_ids(num_groups)
+        return group_size(groups, len(rewards)), None
+    check.tensor(OP, "groups", groups)
+    check.dtype(OP, "groups", groups, (torch.int64,))
+    check.shape(OP, "groups", groups, rewards.shape, "that of rewards, [B]")
+    if groups.device.type != "cpu":
+        check.device(OP, "groups", groups, "rewards", rewards.device)
+    if check.may_read(groups) and bool((groups < 0).any()):
+        raise ValueError(f"{OP}: groups must hold ids >= 0; got {int(groups.min())}")
+    if num_groups is None:
+        return groups, None
+    largest = int(groups.max()) if check.may_read(groups) else 0
+    return groups, number_of_groups(num_groups, largest)
+
+
+def no_ids(num_groups: object) -> ValueError:
+    return ValueError(f"{OP}: num_groups is for groups given as ids; got {check.shown(num_groups)}")
+
+
+def group_size(groups: Any, answers: int) -> int:
+    if isinstance(groups, bool) or not isinstance(groups, Integral):
+        what = type(groups).__name__
+        if what == "ndarray" and torch.compiler.is_compiling():  # an int of NumPy's is one there
+            what = check.shown(groups)
+        raise TypeError(f"{OP}: groups must be an int or a [B] int64 tensor; got {what}")
+    if groups < 1 or answers % groups:
+        raise ValueError(
+            f"{OP}: groups as an int must be >= 1 and divide the number of rewards, "
+            f"{answers}; got {check.shown(groups)}"
+        )
+    return int(groups)
+
+
+def number_of_groups(num_groups: Any, largest: int) -> int:
+    """``largest``: of the ids, where they may be read."""
+    if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
+        raise TypeError(
+            f"{OP}: num_groups must be None or an int; got {check.shown(num_groups)} "
+            f"({type(num_groups).__name__})"
+        )
+    if num_groups < 1 or largest >= num_groups:
+        raise ValueError(
+            f"{OP}: num_groups must be >= 1 and larger than every id; got {check.shown(num_groups)}"
+        )
+    # Three results have that many entries.
+    return check.integer(OP, "num_groups", num_groups, at_most=2**31 - 1)

@@ -1,0 +1,27 @@
+"""``policy_loss``, eager: the tensors are checked, then a backend computes loss and gradients."""
+
+from __future__ import annotations
+
+import torch
+
+from siri_kernels._backend import resolve_backend
+from siri_kernels._device import device_of
+from siri_kernels.policy_loss import portable
+from siri_kernels.policy_loss.types import LossInputs, LossOptions
+from siri_kernels.policy_loss.validate import OP, check_inputs
+
+
+def compute(
+    inputs: LossInputs, options: LossOptions, backend: str | None
+) -> portable.LossAndGradient:
+    """Checks the tensors; loss, gradients and metrics by "triton" or "portable"."""
+    backend = resolve_backend(OP, backend, inputs.logprobs)
+    check_inputs(inputs, options)
+    logprobs = inputs.logprobs
+    with torch.no_grad():
+        if backend == "triton" and inputs.dtype == torch.float32 and len(logprobs):
+            from siri_kernels.policy_loss import triton as launch  # Triton may not be installed
+
+            with device_of(logprobs):
+                return launch.policy_loss(inputs, options)
+        return portable.policy_loss(inputs, options)  # float64, or nothing to launch for
