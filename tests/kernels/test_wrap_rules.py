@@ -188,7 +188,7 @@ def test_a_change_that_no_rule_describes_names_it():
 
 def test_without_a_change_nothing_runs_twice(monkeypatch):
     model = LogprobHead.wrap(make("gemma2"))
-    wrapping = importlib.import_module("siri_kernels.linear_logprob.wrap")
+    wrapping = importlib.import_module("siri_kernels.linear_logprob.head.wrap")
     monkeypatch.setattr(wrapping, "probe_again", lambda *_: pytest.fail("probed again"))
     inputs, targets = batch()
     model(**inputs, targets=targets)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from siri_kernels.linear_logprob.api import linear_logprob
-from siri_kernels.linear_logprob.head import LogprobHead
+from siri_kernels.linear_logprob.head.scoring import ScoringHead
+from siri_kernels.linear_logprob.head.uncast import unpack
 from siri_kernels.linear_logprob.types import LogprobOutput
-from siri_kernels.linear_logprob.uncast import unpack
 
 # Modules that hand their arguments on unchanged: FSDP1's, activation checkpointing's, DDP's.
 _PASSING = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
@@ -42,7 +42,7 @@ def innermost(head: Any) -> nn.Module:
 
 def is_wrapped(head: Any) -> bool:
     """Whether ``head`` was made by ``LogprobHead.wrap``, whatever was put around it since."""
-    return isinstance(innermost(head), LogprobHead)
+    return isinstance(innermost(head), ScoringHead)
 
 
 def score(
@@ -63,7 +63,7 @@ def score(
         HeadError: another head, and what to do.
     """
     inner = head
-    while not isinstance(inner, LogprobHead):
+    while not isinstance(inner, ScoringHead):
         _refuse_adapter_names(inner)
         parts = getattr(inner, "_modules", {})
         passing = next((parts[name] for name in _PASSING if parts.get(name) is not None), None)
@@ -73,7 +73,7 @@ def score(
             inner = _saved(inner)
         else:
             break
-    if isinstance(inner, LogprobHead):
+    if isinstance(inner, ScoringHead):
         return head(hidden, targets, **options)
     hidden, weight, bias = _adapted(inner, hidden)
     if hasattr(weight, "full_tensor"):

@@ -9,22 +9,29 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from siri_kernels import _checks as check
-from siri_kernels.linear_logprob.head import LogprobHead
-from siri_kernels.linear_logprob.head_forms import (
+from siri_kernels.linear_logprob.head.forms import (
     HeadError,
     forget_adapter_names,
     innermost,
     is_wrapped,
     score,
 )
-from siri_kernels.linear_logprob.model_probe import base_of, changed, probe, probe_again, settings
-from siri_kernels.linear_logprob.uncast import pack, unpack
+from siri_kernels.linear_logprob.head.model_probe import (
+    base_of,
+    changed,
+    probe,
+    probe_again,
+    settings,
+)
+from siri_kernels.linear_logprob.head.scoring import ScoringHead
+from siri_kernels.linear_logprob.head.uncast import pack, unpack
 
 _OP = "LogprobHead.wrap"
 _OPTIONS = ("temperature", "tail", "ignore_index", "backend")
@@ -53,8 +60,8 @@ class ModelLogprobs(NamedTuple):
     base: Any
 
 
-def wrap(model: Any) -> Any:
-    """See :meth:`LogprobHead.wrap`."""
+def wrap(model: Any, head_class: Callable[[Any], ScoringHead]) -> Any:
+    """See ``LogprobHead.wrap``; ``head_class`` makes the new head of the model's."""
     kind: Any = type(model)
     if not issubclass(kind, nn.Module) or not hasattr(kind, "get_output_embeddings"):
         raise TypeError(
@@ -73,10 +80,10 @@ def wrap(model: Any) -> Any:
         rule = probe(model, head, base)
     except ValueError as error:
         raise _cannot(model, error) from error
-    ours = LogprobHead(head)
+    ours = head_class(head)
     ours.cast_hidden = True
     model.set_output_embeddings(ours)
-    if not isinstance(model.get_output_embeddings(), LogprobHead):
+    if not isinstance(model.get_output_embeddings(), ScoringHead):
         raise ValueError(f"{_OP}: {name} cannot be wrapped: set_output_embeddings has no effect")
     model._siri_rule, model._siri_settings = rule, known
     model.__class__ = _subclass(getattr(kind, "_siri_base", kind))
@@ -99,7 +106,7 @@ def _problem(model: Any, head: Any, base: Any) -> str | None:
         return sharded
     if not isinstance(head, nn.Linear) or type(head).forward not in (
         nn.Linear.forward,
-        LogprobHead.forward,
+        ScoringHead.forward,
     ):
         return (
             f"its head is {type(head).__name__}, not an nn.Linear; wrap the model before an "

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from siri_kernels.linear_logprob.api import linear_logprob
-from siri_kernels.linear_logprob.types import LogprobOutput
-from siri_kernels.linear_logprob.uncast import pack, unpack
+from siri_kernels.linear_logprob.head.scoring import ScoringHead
+from siri_kernels.linear_logprob.head.wrap import wrap
 
 
-class LogprobHead(nn.Linear):
+class LogprobHead(ScoringHead):
     """An LM head that can give log-probs and entropy of targets without storing logits.
 
     Takes the place of a model's ``lm_head`` (``model.lm_head = LogprobHead(model.lm_head)``;
@@ -40,14 +38,12 @@ class LogprobHead(nn.Linear):
         ValueError: a parameter that is not a matrix, is empty, or is not known yet.
     """
 
-    cast_hidden = False
-
     def __init__(self, head: nn.Linear | nn.Embedding | nn.Parameter) -> None:
         weight: torch.Tensor
         bias: nn.Parameter | None = None
         if isinstance(head, nn.Linear):
             # Not where only hooks or the instance's own forward wrap it.
-            if type(head).forward not in (nn.Linear.forward, LogprobHead.forward):
+            if type(head).forward not in (nn.Linear.forward, ScoringHead.forward):
                 if not isinstance(head, nn.LazyLinear):  # is refused below, by its weight
                     raise TypeError(
                         f"LogprobHead: head must compute what nn.Linear does; got "
@@ -77,7 +73,7 @@ class LogprobHead(nn.Linear):
         """Makes a causal LM of transformers return log-probs of targets instead of logits.
 
         ``model(input_ids, attention_mask, targets=targets, temperature=0.9)`` then returns
-        :class:`~siri_kernels.linear_logprob.wrap.ModelLogprobs`. ``targets`` [B, L] int64 are
+        :class:`~siri_kernels.linear_logprob.head.wrap.ModelLogprobs`. ``targets`` [B, L] int64 are
         aligned with the hidden states: ``targets[:, t]`` is what position ``t`` predicts, -100
         where nothing counts. Options are ``temperature``, ``tail``, ``ignore_index`` and
         ``backend`` of :func:`siri_kernels.linear_logprob`; softcaps and factors of the model's
@@ -108,48 +104,7 @@ class LogprobHead(nn.Linear):
                 ``nn.Linear``, something between base model and head, logits changed in an unknown
                 way, sharded or unloaded weights, a forward or a head that carries hooks already.
         """
-        from siri_kernels.linear_logprob.wrap import wrap
-
-        return wrap(model)
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """As any module; a tensor of temperatures is kept from casts of arguments (FSDP)."""
-        if "temperature" in options:
-            options["temperature"] = pack(options["temperature"])
-        return super().__call__(*args, **options)
-
-    @overload
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor: ...
-
-    @overload
-    def forward(
-        self, hidden: torch.Tensor, targets: torch.Tensor, **options: Any
-    ) -> LogprobOutput: ...
-
-    def forward(
-        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, **options: Any
-    ) -> torch.Tensor | LogprobOutput:
-        """Log-probs and entropy of ``targets``; without targets, logits.
-
-        Args:
-            hidden: [..., D].
-            targets: [...] int64, or None.
-            **options: keyword arguments of :func:`siri_kernels.linear_logprob` but ``bias``.
-        """
-        if targets is None:
-            if options:
-                raise TypeError(
-                    f"LogprobHead: targets are missing; without them no options are taken, got "
-                    f"{sorted(options)}"
-                )
-            return F.linear(hidden, self.weight, self.bias)
-        if "bias" in options:
-            raise TypeError("LogprobHead: bias is the head's own; it takes no other")
-        if "temperature" in options and isinstance(hidden, torch.Tensor):
-            options["temperature"] = unpack(options["temperature"], hidden.device)
-        if self.cast_hidden and not torch.is_autocast_enabled(hidden.device.type):
-            hidden = hidden.to(self.weight.dtype)
-        return linear_logprob(hidden, self.weight, targets, bias=self.bias, **options)
+        return wrap(model, LogprobHead)
 
 
 def _check_weight(head: object, weight: torch.Tensor) -> None:
