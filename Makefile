@@ -111,7 +111,7 @@ bench-gpu: $(GPU_READY)
 bench-gpu-step: $(GPU_READY)
 	@$(GPU_PYTHON) -c 'import pydantic, transformers' 2>/dev/null || \
 		{ echo "the trainer's own step needs them: $(GPU_PYTHON) -m pip install pydantic transformers" >&2; exit 1; }
-	$(GPU_PYTHON) -m bench.training_step_gpu $(if $(OUT),--out $(OUT))
+	$(GPU_PYTHON) -m bench.workloads.training_step_gpu $(if $(OUT),--out $(OUT))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import compare
+from bench.reports import compare
 from bench.results_io import slug
 
 FOLDER = Path(__file__).parent
@@ -49,11 +49,11 @@ def options() -> argparse.Namespace:
 
 def write_results(folder: Path) -> None:
     """Tables and, where matplotlib is, plots of ``kernels.json``."""
-    from bench.tables import write_tables
+    from bench.reports.tables import write_tables
 
     write_tables(folder)
     try:
-        from bench.plots import write_plots
+        from bench.reports.plots import write_plots
     except ImportError:
         print("bench: no plots, matplotlib is not installed (pip install -e '.[bench]')")
         return

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.contenders.base import Missing
 from bench.inputs import Inputs, sampled
+from bench.peers.base import Missing
 
 QUESTIONS = (
     "What is 17 * 6 + 5?",

@@ -88,7 +88,7 @@ def source(*more: Path) -> str:
         more: further files of this project that it covers.
     """
     digest = hashlib.sha256()
-    files = [*(ROOT / "siri_kernels").rglob("*.py"), *(ROOT / "bench" / "contenders").glob("*.py")]
+    files = [*(ROOT / "siri_kernels").rglob("*.py"), *(ROOT / "bench" / "peers").glob("*.py")]
     files += [ROOT / "bench" / f"{name}.py" for name in MEASURING]
     files += more
     for path in sorted(files):

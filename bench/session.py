@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from bench import contenders, elementwise, head
-from bench.contenders.base import Missing, Where
+from bench import peers
 from bench.device import Cpu, Cuda, Device, rates
 from bench.measure import measure
+from bench.peers.base import Missing, Where
 from bench.results_io import environment, save, source, versions
+from bench.rows import elementwise, head
 
 Case = Any  # HeadCase, LossCase or AdvantageCase: name, group, priority, contenders, build()
 
@@ -70,7 +71,7 @@ class Session:
     def _resumed(self) -> dict[str, Any]:
         settings = {
             **environment(),
-            "versions": versions("triton", "numpy", "transformers", *contenders.PACKAGES),
+            "versions": versions("triton", "numpy", "transformers", *peers.PACKAGES),
             "threads": self.plan.threads,
             "clock": self.device.clock,
             "seconds_a_row": self.plan.seconds,

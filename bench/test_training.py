@@ -20,7 +20,9 @@ CONTENDERS = ("ours", "TRL 1.16")
 def test_training_step(model: str, contender: str, session: Any, benchmark: Any) -> None:
     """Gradients are compared before anything is timed."""
     if session.plan.kind != "cpu":
-        pytest.skip("on a GPU: python -m bench.training_step_gpu, bench.trl_step --device cuda")
+        pytest.skip(
+            "on a GPU: python -m bench.workloads.training_step_gpu, and trl_step --device cuda"
+        )
     if session.plan.only not in f"training step, {model}":
         pytest.skip("not among the rows of --only")
     if find_spec("trl") is None:
@@ -31,7 +33,7 @@ def test_training_step(model: str, contender: str, session: Any, benchmark: Any)
     if done is None:
         if session.spent():
             pytest.skip(session.GO_ON)
-        from bench.training_step import WORKLOADS, compare
+        from bench.workloads.training_step import WORKLOADS, compare
 
         print(f"\nbench: training step, {model}", flush=True)
         measured, table = compare(WORKLOADS[model], ROUNDS[model])

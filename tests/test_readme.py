@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from bench.readme import BLOCK, filled, pages
+from bench.reports.readme import BLOCK, filled, pages
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ def test_quoted_tables_are_the_measured_ones() -> None:
     assert len(BLOCK.findall(README)) == 3
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        assert filled(text) == text, f"{page.name}: run python -m bench.readme"
+        assert filled(text) == text, f"{page.name}: run python -m bench.reports.readme"
 
 
 def test_first_screen_has_the_table_and_the_two_commands() -> None:

@@ -16,8 +16,8 @@ from bench.gpu.records import Record, Records
 if TYPE_CHECKING:
     import torch
 
-    from bench.contenders.base import Where
     from bench.device import Device
+    from bench.peers.base import Where
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class Context:
     @property
     def where(self) -> Where:
         """For the contenders of the bench."""
-        from bench.contenders.base import Where
+        from bench.peers.base import Where
 
         triton = not self.rehearse
         return Where(self.device.device, triton=triton, backend=self.backend)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench import compare
+from bench.reports import compare
 
 A = {"device": "x", "rows": {"one": {"ms": [1.0, 4.0], "ok": True, "all": [9, 8]}, "gone": 3}}
 B = {"device": "y", "rows": {"one": {"ms": [2.0, 4.0], "ok": False}, "new": 0.5}}

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contenders import HEAD, SCALAR, found
-from bench.contenders.advantages import ADVANTAGES
-from bench.contenders.base import Missing, Where
-from bench.contenders.losses import LOSSES
-from bench.contenders.pytorch import logprobs
 from bench.device import Cpu
-from bench.elementwise import AdvantageCase, LossCase
-from bench.head import HeadCase
+from bench.peers import HEAD, SCALAR, found
+from bench.peers.advantages import ADVANTAGES
+from bench.peers.base import Missing, Where
+from bench.peers.losses import LOSSES
+from bench.peers.pytorch import logprobs
+from bench.rows.elementwise import AdvantageCase, LossCase
+from bench.rows.head import HeadCase
 
 HERE = Where(torch.device("cpu"), triton=False)
 # Inductor takes half a minute of a loaded core; `python -m bench` runs it.

@@ -11,11 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from bench.contenders import losses as real_losses
-from bench.contenders import restated
-from bench.contenders.base import Where
 from bench.device import Cpu, spans
-from bench.elementwise import LossCase
 from bench.gpu import context as surroundings
 from bench.gpu import oracle, plan
 from bench.gpu.bare_import import make_importable
@@ -25,6 +21,10 @@ from bench.gpu.oracle import Options
 from bench.gpu.parts import fused, head, losses, rates, repeats, sanitizer, values
 from bench.gpu.parts import tests as part_tests
 from bench.gpu.records import Records, read
+from bench.peers import losses as real_losses
+from bench.peers import restated
+from bench.peers.base import Where
+from bench.rows.elementwise import LossCase
 from siri_kernels import linear_logprob
 
 ROOT = Path(__file__).parents[2]

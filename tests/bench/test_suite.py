@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.contenders.base import Missing
+from bench.peers.base import Missing
 from bench.session import Plan, Session
 
 pytest.importorskip("pytest_benchmark", reason="pip install '.[bench]' brings pytest-benchmark")

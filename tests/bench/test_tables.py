@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import write_results
+from bench.reports.tables import amount, everything, exponent, growth, summary
 from bench.results_io import RESULTS
-from bench.tables import amount, everything, exponent, growth, summary
 
 MEASURED = sorted(RESULTS.glob("*/kernels.json"))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import training_step_gpu as bench
+from bench.workloads import training_step_gpu as bench
 
 
 def call(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> int:

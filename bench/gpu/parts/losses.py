@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.contenders.restated import ADVANTAGES, LOSSES
 from bench.device import rates
-from bench.elementwise import AdvantageCase, LossCase
 from bench.gpu.context import Context
 from bench.measure import measure
+from bench.peers.restated import ADVANTAGES, LOSSES
+from bench.rows.elementwise import AdvantageCase, LossCase
 
 
 def run(context: Context) -> None:

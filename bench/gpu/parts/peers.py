@@ -10,10 +10,10 @@ from bench.device import rates
 from bench.gpu.bare_import import make_importable
 from bench.gpu.context import Context, records_of
 from bench.gpu.parts.losses import trimmed
-from bench.head import HeadCase
 from bench.measure import measure
+from bench.rows.head import HeadCase
 
-# Of bench.contenders: names and what they import.
+# Of bench.peers: names and what they import.
 PEERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "liger": ("scalar", ("Liger FLCE",), "liger_kernel.transformers"),
     "liger-scaled": ("head", ("Liger scaled CE",), "liger_kernel.ops"),

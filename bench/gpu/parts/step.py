@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from bench.gpu.context import Context
-from bench.step_model import (
+from bench.workloads.step_model import (
     SHAPES,
     flops,
     hidden_of,

@@ -1,4 +1,4 @@
-"""``python -m bench.demo``: run the demo for several seeds and write down what came out."""
+"""``python -m bench.workloads.demo``: run the demo for several seeds; what came out."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def spread(values: list[float], form: str) -> str:
 
 def main() -> None:
     """Run, write ``demo.json`` and ``demo.md``, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.workloads.demo", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-demo"))
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")

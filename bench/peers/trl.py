@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.contenders.base import Contender, Where
+from bench.peers.base import Contender, Where
 
 CHUNK = 32768  # vocabulary ids a tile, TRL's default
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from bench.tables import exponent, group, growth, seconds
+from bench.reports.tables import exponent, group, growth, seconds
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt

@@ -1,4 +1,4 @@
-"""``python -m bench.readme``: put the measured tables of ``bench/results`` into README and docs.
+"""``python -m bench.reports.readme``: the measured tables of ``bench/results`` in README and docs.
 
 They quote nothing else: between ``<!-- bench/results/X.md -->`` and ``<!-- end -->`` stands
 that file, and a test fails when it does not.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- (bench/results/\S+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 
 

@@ -1,6 +1,6 @@
 """Rollouts on a CPU: the refilled batch of the transformers engine beside padded ``generate``.
 
-    .venv/bin/python -m bench.rollout
+    .venv/bin/python -m bench.workloads.rollout
 
 SmolLM2-135M-Instruct answers the sums of the recipe ``smollm2-135m.yaml`` at temperature 1; their
 prompts are short, as a prompt is beside an answer of thousands of tokens. Besides the end of

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contenders import HEAD, SCALAR, Contender, found
-from bench.contenders.base import Where
-from bench.contenders.pytorch import logprobs as eager
 from bench.device import Device
 from bench.inputs import Inputs, language_inputs, uniform_inputs
 from bench.measure import Errors, Work, distance
+from bench.peers import HEAD, SCALAR, Contender, found
+from bench.peers.base import Where
+from bench.peers.pytorch import logprobs as eager
 from bench.real import real_inputs
 from siri_kernels import take_backward_stats
 

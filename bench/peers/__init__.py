@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from bench.contenders import cce, liger, pytorch, quack, siri, trl, unsloth, verl
-from bench.contenders.base import Contender, Make, Missing, Where
+from bench.peers import cce, liger, pytorch, quack, siri, trl, unsloth, verl
+from bench.peers.base import Contender, Make, Missing, Where
 
 # A log-prob per token, with any gradient coming back.
 HEAD: dict[str, Make] = {

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contenders.base import Contender, Where
+from bench.peers.base import Contender, Where
 from siri_kernels import policy_loss
 
 LOW, HIGH = 0.2, 0.28

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contenders import advantages, losses
-from bench.contenders.base import Contender, Where
-from bench.contenders.losses import HIGH, LOW, LossBatch, gradient
+from bench.peers import advantages, losses
+from bench.peers.base import Contender, Where
+from bench.peers.losses import HIGH, LOW, LossBatch, gradient
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.contenders.base import Contender, Where
+from bench.peers.base import Contender, Where
 
 
 def _contender(options: dict[str, object]) -> Contender:

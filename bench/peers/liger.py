@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from bench.contenders.base import Contender, Where
+from bench.peers.base import Contender, Where
 
 # Its host check of the targets waits for the GPU; its own documentation says how to leave it out.
 NO_CHECK = "LIGER_SCALED_CE_SM90_VALIDATE_TARGETS"

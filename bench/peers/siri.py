@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from bench.contenders.base import Contender, Where
+from bench.peers.base import Contender, Where
 from siri_kernels import linear_logprob
 
 

@@ -1,4 +1,4 @@
-"""``python -m bench.trl_step``: one training step of TRL's GRPO, stock and with ours inside.
+"""``python -m bench.workloads.trl_step``: a training step of TRL's GRPO, without and with ours.
 
 SmolLM2-135M-Instruct, V 49152, answers it samples itself. Needs TRL 1.16 (``make test-peers`` puts
 it into ``.peers``: run with ``PYTHONPATH=.peers``). Sampling is left out: it is the same in all.
@@ -24,7 +24,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 if missing := [name for name in ("trl", "pydantic") if importlib.util.find_spec(name) is None]:
-    sys.exit(f"bench.trl_step needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    sys.exit(
+        f"bench.workloads.trl_step needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+    )
 
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
@@ -202,7 +204,7 @@ def table(measured: dict[str, Any]) -> str:
 
 def main() -> None:
     """Sample one batch, measure, write JSON and Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m bench.trl_step", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.workloads.trl_step", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--length", type=int, default=96, help="tokens an answer may have")

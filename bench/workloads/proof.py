@@ -1,4 +1,4 @@
-"""``python -m bench.proof``: the head of a 152 000-token model on a CPU, beside eager and TRL 1.16.
+"""``python -m bench.workloads.proof``: the head of a 152 000-token model, beside eager and TRL.
 
 T 1024, D 896, V 151 936, float32, one thread, entropy 0.5 nats with a language model's tail, and a
 uniform softmax, all contenders in turns in one process with the bare forward product. TRL comes
@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contenders import pytorch, siri, trl
-from bench.contenders.base import Where
 from bench.inputs import language_inputs, uniform_inputs
 from bench.memory import peak_bytes
+from bench.peers import pytorch, siri, trl
+from bench.peers.base import Where
 from bench.results_io import RESULTS, write
 from siri_kernels import take_backward_stats
 
@@ -116,7 +116,7 @@ def table(rows: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure both inputs, write JSON and Markdown, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.proof", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.workloads.proof", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")

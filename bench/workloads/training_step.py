@@ -1,6 +1,7 @@
 """The training step beside TRL 1.16's GRPOTrainer: same model, sequences and loss, on a CPU.
 
-    sh scripts/peers.sh .peers && PYTHONPATH=.peers .venv/bin/python -m bench.training_step
+    sh scripts/peers.sh .peers
+    PYTHONPATH=.peers .venv/bin/python -m bench.workloads.training_step
 
 SmolLM2-135M-Instruct and GSM8K solutions of their own ragged lengths (see the recipe
 ``smollm2-135m.yaml`` for where both come from), or with ``--model tiny`` the demo's model of 0.1 M

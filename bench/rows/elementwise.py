@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.contenders import found
-from bench.contenders.advantages import ADVANTAGES
-from bench.contenders.base import Make, Where
-from bench.contenders.losses import LOSSES, LossBatch, eager_loss, spread
 from bench.device import Device
 from bench.measure import Errors, Work, distance
+from bench.peers import found
+from bench.peers.advantages import ADVANTAGES
+from bench.peers.base import Make, Where
+from bench.peers.losses import LOSSES, LossBatch, eager_loss, spread
 from siri_kernels import varlen
 
 Makes = dict[str, Make]

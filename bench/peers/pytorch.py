@@ -6,7 +6,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from bench.contenders.base import Contender, Missing, Where
+from bench.peers.base import Contender, Missing, Where
 
 
 def logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

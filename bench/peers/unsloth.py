@@ -7,7 +7,7 @@ import tempfile
 
 from torch import Tensor
 
-from bench.contenders.base import Contender, Missing, Where
+from bench.peers.base import Contender, Missing, Where
 
 
 def logprob(where: Where) -> Contender:

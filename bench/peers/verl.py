@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.contenders.base import Contender, Missing, Where
+from bench.peers.base import Contender, Missing, Where
 
 
 def chunked(where: Where) -> Contender:

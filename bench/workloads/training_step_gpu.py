@@ -1,7 +1,7 @@
 """The training step on a GPU: tokens/s, MFU, peak memory, share of the head; one command.
 
-    python -m bench.training_step_gpu      # Qwen2-1.5B's shape, 8K and 16K, Liger on and off
-    python -m bench.training_step_gpu --shape tiny --device cpu --context 256    # that it runs
+    python -m bench.workloads.training_step_gpu  # Qwen2-1.5B's shape, 8K and 16K, with Liger too
+    python -m bench.workloads.training_step_gpu --shape tiny --device cpu --context 256  # rehearsal
 
 Weights are random, so the final norm is scaled until the softmax has the entropy of a trained
 reasoning model, and targets are drawn from it: otherwise the head would be measured on a softmax
@@ -27,7 +27,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from bench.results_io import RESULTS, environment, write
-from bench.step_model import (
+from bench.workloads.step_model import (
     SHAPES,
     flops,
     hidden_of,
@@ -153,7 +153,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def in_own_process(arguments: argparse.Namespace, context: int, liger: bool) -> dict[str, Any]:
     """One case's row, or its error."""
     command = [
-        sys.executable, "-m", "bench.training_step_gpu", "--shape", arguments.shape,
+        sys.executable, "-m", "bench.workloads.training_step_gpu", "--shape", arguments.shape,
         "--device", arguments.device, "--context", str(context),
         "--rounds", str(arguments.rounds), "--entropy", str(arguments.entropy),
         "--case", "on" if liger else "off",

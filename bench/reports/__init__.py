@@ -1,0 +1,1 @@
+"""Tables, plots and comparisons, made from the committed JSON alone."""

@@ -1,0 +1,1 @@
+"""Whole workloads: training steps, rollouts, the demo."""
