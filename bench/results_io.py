@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-MEASURING = ("device", "elementwise", "head", "inputs", "measure", "memory", "real")
+MEASURING = ("device", "inputs", "measure", "memory", "real")
 
 
 def environment() -> dict[str, Any]:
@@ -88,7 +88,8 @@ def source(*more: Path) -> str:
         more: further files of this project that it covers.
     """
     digest = hashlib.sha256()
-    files = [*(ROOT / "siri_kernels").rglob("*.py"), *(ROOT / "bench" / "peers").glob("*.py")]
+    folders = ("siri_kernels", "bench/peers", "bench/rows")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     files += [ROOT / "bench" / f"{name}.py" for name in MEASURING]
     files += more
     for path in sorted(files):

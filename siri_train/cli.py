@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from siri_train import __version__
+from siri_train.commands import arguments as kinds
 from siri_train.commands.output import claim_descriptors, encodable, tolerant_output
 from siri_train.trainer.interrupts import interrupting
 
@@ -133,9 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         "demo", _demo, "the whole method on a CPU in minutes; ends with a table and a page"
     )
     sub.add_argument(
-        "--out", type=_path, default="runs/demo", help="folder of the run (default: %(default)s)"
+        "--out",
+        type=kinds.path,
+        default="runs/demo",
+        help="folder of the run (default: %(default)s)",
     )
-    sub.add_argument("--seed", type=_seed, default=0)
+    sub.add_argument("--seed", type=kinds.seed, default=0)
 
     sub = command("sft", _sft, "the supervised stage before RL; run again to continue")
     recipe(sub)
@@ -147,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     recipe(sub)
     sub.add_argument(
         "--resume",
-        type=_path,
+        type=kinds.path,
         default="auto",
         metavar="auto|never|PATH",
         help="default: %(default)s",
@@ -158,13 +162,18 @@ def _parser() -> argparse.ArgumentParser:
         help="only show the resolved configuration, memory per rank, tokens a step, expected hours",
     )
     planned = sub.add_argument_group("what --dry-run plans for")
-    planned.add_argument("--ranks", type=_positive, help="processes; default: torchrun's, else 1")
     planned.add_argument(
-        "--gpu-memory", type=_gigabytes, metavar="GB", help="of one GPU; default: this machine's"
+        "--ranks", type=kinds.positive, help="processes; default: torchrun's, else 1"
+    )
+    planned.add_argument(
+        "--gpu-memory",
+        type=kinds.gigabytes,
+        metavar="GB",
+        help="of one GPU; default: this machine's",
     )
     planned.add_argument(
         "--rates",
-        type=_path,
+        type=kinds.path,
         metavar="FOLDER",
         help="a run whose measured rates to use; default: this one",
     )
@@ -172,8 +181,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("verl", _verl, "a recipe as the whole command of verl 0.9.1; prints or starts it")
     recipe(sub)
     sub.add_argument("--launch", action="store_true", help="start it, too")
-    sub.add_argument("--gpus", type=_positive, default=8, help="per node (default: %(default)s)")
-    sub.add_argument("--nodes", type=_positive, default=1, help="default: %(default)s")
+    sub.add_argument(
+        "--gpus", type=kinds.positive, default=8, help="per node (default: %(default)s)"
+    )
+    sub.add_argument("--nodes", type=kinds.positive, default=1, help="default: %(default)s")
     sub.add_argument(
         "--engine",
         choices=("vllm", "sglang", "trtllm"),
@@ -191,14 +202,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "eval", _eval, "accuracy of a checkpoint at every budget from one generation pass"
     )
-    sub.add_argument("checkpoint", type=_path, help="a folder that from_pretrained loads")
+    sub.add_argument("checkpoint", type=kinds.path, help="a folder that from_pretrained loads")
     sub.add_argument("overrides", nargs="*", metavar="a.b=c")
     sub.add_argument(
-        "--recipe", type=_path, help="default: the config.yaml of the checkpoint's run"
+        "--recipe", type=kinds.path, help="default: the config.yaml of the checkpoint's run"
     )
 
     sub = command("report", _report, "write a run's report.html")
-    sub.add_argument("folder", type=_path, help="the run's folder")
+    sub.add_argument("folder", type=kinds.path, help="the run's folder")
 
     sub = command("schedule", _schedule, "the cap over the steps, in the terminal and as SVG")
     sub.add_argument(
@@ -206,83 +217,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="override a value")
     sub.add_argument(
-        "--svg", type=_path, metavar="FILE", help="default: schedule.svg beside the run"
+        "--svg", type=kinds.path, metavar="FILE", help="default: schedule.svg beside the run"
     )
 
     sub = command("export", _export, "copy a checkpoint out of a run, without trainer state")
-    sub.add_argument("folder", type=_path, help="the run's folder")
+    sub.add_argument("folder", type=kinds.path, help="the run's folder")
     sub.add_argument(
         "--which",
-        type=_which,
+        type=kinds.which,
         required=True,
         metavar="low|high|low-lagged|high-lagged|best|STEP",
         help="an end of the last cycle, the best evaluated, or a number of steps",
     )
-    sub.add_argument("--out", type=_path, help="default: RUN/export/NAME")
+    sub.add_argument("--out", type=kinds.path, help="default: RUN/export/NAME")
 
     sub = command("convert", _convert, "turn a GGUF file into a folder that from_pretrained loads")
-    sub.add_argument("source", type=_path, help="PACKAGE:FILE.gguf, or the path of a GGUF file")
-    sub.add_argument("out", type=_path, help="the folder to write")
+    sub.add_argument(
+        "source", type=kinds.path, help="PACKAGE:FILE.gguf, or the path of a GGUF file"
+    )
+    sub.add_argument("out", type=kinds.path, help="the folder to write")
     sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
 
     command(
         "doctor", _doctor, "what is installed, which backends and engines work here, and why not"
     )
     return parser
-
-
-def _which(text: str) -> str:
-    if text in ("low", "high", "low-lagged", "high-lagged"):
-        return f"siri-{text}"
-    if text == "best" or (text.isascii() and text.isdigit() and len(text) < 10):
-        return text
-    raise argparse.ArgumentTypeError(
-        f"got {_short(text)}; takes low, high, low-lagged, high-lagged, best or a number of steps"
-    )
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
-        return int(text)
-    raise argparse.ArgumentTypeError(
-        f"got {_short(text)}; takes a whole number from {least} to {most}"
-    )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:60] + "...")
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1, 1_000_000)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 2**32 - 1)  # values.SEED_MAX, which is slow to import
-
-
-def _gigabytes(text: str) -> float:
-    try:
-        value = float(text) if text.isascii() else 0.0
-    except ValueError:
-        value = 0.0
-    if not 0.01 <= value <= 1e6:  # NaN is not between either
-        raise argparse.ArgumentTypeError(
-            f"got {_short(text)}; takes GB (10**9 bytes) from 0.01 to 1000000, as 80"
-        )
-    return value
-
-
-def _path(text: str) -> str:
-    """A path; in ``--out=~/x`` the shell leaves the ``~`` to the program."""
-    from siri_train.config.values import expand
-
-    try:
-        if not text:
-            raise ValueError("takes a path that is not empty")
-        return expand(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"got {_short(text)}; {error}") from error
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -402,7 +361,7 @@ def _schedule(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from siri_train.checkpoint.save_load import export
+    from siri_train.checkpoint.manifest import export
     from siri_train.config.paths import folder_made, user_path
 
     folder = user_path(arguments.folder, "export")

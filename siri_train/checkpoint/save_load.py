@@ -1,4 +1,4 @@
-"""Checkpoints that ``from_pretrained`` loads, trainer state, and the siri-low/high manifest."""
+"""Checkpoints that ``from_pretrained`` loads, with the state of the trainer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from siri_train.config.base import ConfigError
 from siri_train.files import WriteError, replace_text, written_aside
 from siri_train.model import fsdp
 from siri_train.model.files import ModelFileError, cause, json_object
-from siri_train.model.folder import check_model
 from siri_train.model.policy import Policy
 
-_STATE = "trainer_state.pt"
-_SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model was sharded
-_ROLLOUTS = "rollouts.pt"
-_INDEX = "checkpoint.json"
+STATE = "trainer_state.pt"
+SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model was sharded
+ROLLOUTS = "rollouts.pt"
+INDEX = "checkpoint.json"
 _FORMAT = 1
-_NAME = re.compile(r"step_[0-9]{1,15}")
+NAME = re.compile(r"step_[0-9]{1,15}")
 # What decides which model is loaded; other files, a README say, may be put beside.
 _MODEL = re.compile(
     r"config\.json|tokenizer\.json|adapter_config\.json"
@@ -71,7 +70,7 @@ def save_checkpoint(
             permission, whatever else) and what to do.
     """
     folder = run_dir / "checkpoints" / checkpoint_name(step)
-    shards = folder.with_name(f".{folder.name}.{_SHARDS}.partial")
+    shards = folder.with_name(f".{folder.name}.{SHARDS}.partial")
     sharded = optimizer is not None and fsdp.is_sharded(policy.model)
     try:
         weights, adapters = policy.weights()  # every rank takes part
@@ -84,7 +83,7 @@ def save_checkpoint(
             with written_aside(folder) as aside:
                 policy.save(aside, weights)
                 if sharded:
-                    os.replace(shards, aside / _SHARDS)
+                    os.replace(shards, aside / SHARDS)
                 state = {
                     "step": step,
                     "optimizer": optimizer.state_dict() if optimizer and not sharded else None,
@@ -92,15 +91,15 @@ def save_checkpoint(
                 }
                 if adapters is not None:
                     state["adapters"] = adapters
-                _save(state, aside / _STATE)
+                _save(state, aside / STATE)
                 if rollouts is not None:
-                    _save(rollouts, aside / _ROLLOUTS)
+                    _save(rollouts, aside / ROLLOUTS)
                 files = {
                     path.relative_to(aside).as_posix(): _size_and_crc(path)
                     for path in sorted(aside.rglob("*"))
                     if path.is_file()
                 }
-                write_json(aside / _INDEX, {"format": _FORMAT, "step": step, "files": files})
+                write_json(aside / INDEX, {"format": _FORMAT, "step": step, "files": files})
 
         distributed.on_main(write)
     except Exception as error:  # safetensors and torch.save each have an error of their own
@@ -144,14 +143,14 @@ def problem(folder: Path) -> str | None:
     Reads every file that ``checkpoint.json`` lists and compares size and CRC-32; none may lie
     outside the folder. What the model is loaded from must be listed.
     """
-    if not (folder / _INDEX).is_file():
-        return f"not a checkpoint of siri-train ({_INDEX} is missing)"
+    if not (folder / INDEX).is_file():
+        return f"not a checkpoint of siri-train ({INDEX} is missing)"
     try:
-        files = _listed(folder)
+        files = listed_files(folder)
         for name, (size, crc) in files.items():
             path = folder / name
-            if not _inside(path, folder):
-                return f"{_INDEX}: {name!r} does not lie in the checkpoint"
+            if not inside(path, folder):
+                return f"{INDEX}: {name!r} does not lie in the checkpoint"
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != size:
@@ -161,53 +160,51 @@ def problem(folder: Path) -> str | None:
     except ModelFileError as error:
         return str(error)
     except (OSError, ValueError) as error:  # unreadable; ValueError: a NUL in a name
-        return f"{_INDEX} is damaged, or a file that it lists cannot be read: {cause(error)}"
+        return f"{INDEX} is damaged, or a file that it lists cannot be read: {cause(error)}"
     unlisted = [p.name for p in folder.iterdir() if _MODEL.fullmatch(p.name)]
     if unlisted := sorted(name for name in unlisted if name not in files):
-        return (
-            f"{unlisted[0]} is not among the files that {_INDEX} lists, so nothing vouches for it"
-        )
-    if _STATE not in files:
-        return f"not a checkpoint of siri-train ({_STATE} is missing)"
-    step = json_object(folder / _INDEX, remedy="").get("step")
+        return f"{unlisted[0]} is not among the files that {INDEX} lists, so nothing vouches for it"
+    if STATE not in files:
+        return f"not a checkpoint of siri-train ({STATE} is missing)"
+    step = json_object(folder / INDEX, remedy="").get("step")
     if not _is_step(step):
-        return f"{_INDEX} is damaged: step {step!r}"
+        return f"{INDEX} is damaged: step {step!r}"
     return None
 
 
 def steps_done(folder: Path) -> int:
     """The steps of a checkpoint without a :func:`problem`, from ``checkpoint.json``."""
-    return json.loads((folder / _INDEX).read_text(encoding="utf-8"))["step"]
+    return json.loads((folder / INDEX).read_text(encoding="utf-8"))["step"]
 
 
 def _is_step(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-def _listed(folder: Path) -> dict[str, tuple[int, int]]:
+def listed_files(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and CRC-32 of every file of a checkpoint, by its name.
 
     Raises:
         ModelFileError: ``checkpoint.json`` is damaged or of another format.
     """
     try:
-        index = json_object(folder / _INDEX, remedy="")
+        index = json_object(folder / INDEX, remedy="")
     except ModelFileError as error:
-        said = str(error).removeprefix(f"{_INDEX}: ").removeprefix("is damaged: ")
-        raise ModelFileError(f"{_INDEX} is damaged: {said}") from error
+        said = str(error).removeprefix(f"{INDEX}: ").removeprefix("is damaged: ")
+        raise ModelFileError(f"{INDEX} is damaged: {said}") from error
     version, files = index.get("format"), index.get("files")
     if version != _FORMAT:
-        raise ModelFileError(f"{_INDEX}: format {version!r}, this version reads {_FORMAT}")
+        raise ModelFileError(f"{INDEX}: format {version!r}, this version reads {_FORMAT}")
     whole = isinstance(files, dict) and all(
         isinstance(v, list) and len(v) == 2 and all(type(n) is int for n in v)
         for v in files.values()
     )
     if not whole:
-        raise ModelFileError(f"{_INDEX} is damaged: files is no table of sizes and CRC-32s")
+        raise ModelFileError(f"{INDEX} is damaged: files is no table of sizes and CRC-32s")
     return {name: (size, crc) for name, (size, crc) in index["files"].items()}
 
 
-def _inside(path: Path, folder: Path) -> bool:
+def inside(path: Path, folder: Path) -> bool:
     """Whether a path lies in a folder when every link is followed."""
     return path.resolve().is_relative_to(folder.resolve())
 
@@ -250,15 +247,15 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.M
         ConfigError: the folder holds no trainer state, one of another model, or objects that are
             no tensors and numbers: those are never loaded, as they could run anything.
     """
-    path = folder / _STATE
+    path = folder / STATE
     state = trainer_state.read(path)
     try:
         trainer_state.check(state, optimizer, steps_done(folder))
         if "adapters" in state:
             fsdp.load_weights(model, state["adapters"])
         # By the index: a folder of that name which it does not list was not written by the run.
-        if any(name.startswith(f"{_SHARDS}/") for name in _listed(folder)):
-            sharded_state.load_sharded_state(folder / _SHARDS, model, optimizer)
+        if any(name.startswith(f"{SHARDS}/") for name in listed_files(folder)):
+            sharded_state.load_sharded_state(folder / SHARDS, model, optimizer)
         elif state["optimizer"] is not None:
             if fsdp.is_sharded(model):
                 sharded_state.load_whole_state(state["optimizer"], model, optimizer)
@@ -276,8 +273,8 @@ def load_rollouts(folder: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: the file cannot be read.
     """
-    path = folder / _ROLLOUTS
-    if _ROLLOUTS not in _listed(folder):  # whose checksum nobody knows
+    path = folder / ROLLOUTS
+    if ROLLOUTS not in listed_files(folder):  # whose checksum nobody knows
         return None
     state = trainer_state.read(path)
     if not isinstance(state, dict) or not {"sampled_with", "batch"} <= state.keys():
@@ -303,128 +300,3 @@ def prune(run_dir: Path, keep_last: int, protected: set[int]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file in one move."""
     replace_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_manifest(
-    run_dir: Path, ends: list[dict[str, Any]], best: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Write ``checkpoints/manifest.json``.
-
-    Args:
-        run_dir: the run's folder.
-        ends: for every cycle end reached, in order: ``{"which": "siri-low" | "siri-high",
-            "cycle", "step", "path", "accuracy", "tokens"}``; with ``checkpoint.lag`` also
-            ``siri-low-lagged`` and ``siri-high-lagged``.
-        best: the row of ``eval.jsonl`` that ``checkpoint.best`` picks, if it picks one.
-
-    Returns:
-        The manifest: the last compressed end as siri-low, the last expanded end as siri-high
-        (None before the first), the best one as best where there is one, and all ends under
-        ``cycles``.
-    """
-    manifest: dict[str, Any] = {"siri-low": None, "siri-high": None, "cycles": ends}
-    for end in ends:
-        manifest[end["which"]] = {k: end[k] for k in ("step", "path", "accuracy", "tokens")}
-    if best is not None:
-        manifest["best"] = {
-            "step": best["step"],
-            "path": f"checkpoints/{checkpoint_name(best['step'])}",
-            "accuracy": best["accuracy"][-1],
-            "tokens": best["tokens"],
-        }
-    write_json(run_dir / "checkpoints" / "manifest.json", manifest)
-    return manifest
-
-
-def export(run_dir: Path, which: str, out: str | None = None) -> Path:
-    """Copy a checkpoint out of a run as ``from_pretrained`` loads it, without the trainer's state.
-
-    Checkpoints of sharded models hold whole weights too, so this needs no ranks.
-
-    Args:
-        run_dir: the run's folder.
-        which: a name of the manifest (``siri-low``, ``siri-high-lagged``, ``best``, ...) or a
-            number of steps that is still kept.
-        out: where to; default ``RUN/export/WHICH``.
-
-    Raises:
-        ConfigError: the run has no manifest or a damaged one, has not reached that end yet, or
-            ``out`` exists (an empty folder may) or lies among the checkpoints; the checkpoint is
-            damaged, does not lie in the run, or does not load.
-    """
-    manifest = run_dir / "checkpoints" / "manifest.json"
-    if not manifest.is_file():
-        raise ConfigError(
-            f"{run_dir}: no run of siri-train (checkpoints/manifest.json is missing); give the "
-            "folder of one"
-        )
-    if which.isdigit():
-        there = checkpoints(run_dir)
-        if int(which) not in there:
-            kept = ", ".join(map(str, there)) or "none"
-            raise ConfigError(
-                f"{run_dir}: no checkpoint of step {which}; kept are {kept}; "
-                "give --which with one of them"
-            )
-        which = checkpoint_name(int(which))
-        end: Any = {"path": f"checkpoints/{which}"}
-    else:
-        try:
-            end = json_object(manifest, remedy="").get(which)
-        except ModelFileError as error:
-            raise ConfigError(
-                f"{run_dir}: checkpoints/{error}; give --which with a number of steps"
-            ) from error
-    if end is None:
-        key = "checkpoint.best" if which == "best" else "schedule.cycle and checkpoint.lag"
-        raise ConfigError(f"{run_dir}: {which} has not been reached yet (see {key})")
-    source = _checkpoint_at(run_dir, end, which)
-    folder = Path(out) if out else run_dir / "export" / which
-    if folder.exists() and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--out: {folder} already exists; give another folder, or remove it")
-    if _inside(folder, run_dir / "checkpoints"):
-        raise ConfigError(
-            f"--out: {folder} lies among the run's checkpoints, where it would be taken for one; "
-            "give a folder elsewhere"
-        )
-    # verl's checkpoints (siri_train.integrations.verl) have neither our index nor our state.
-    ours = (source / _INDEX).exists() or (source / _STATE).exists()
-    if ours:
-        require_good(source, run_dir, resume=False)
-    check_model(source, "export", say=False)
-    files = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
-    with written_aside(folder) as aside:
-        for name in _listed(source) if ours else files:
-            if name.split("/")[0] not in (_STATE, _SHARDS, _ROLLOUTS):
-                (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source / name, aside / name)
-    return folder
-
-
-def _checkpoint_at(run_dir: Path, end: Any, which: str) -> Path:
-    """The checkpoint that an entry of the manifest names.
-
-    Raises:
-        ConfigError: it is no entry, or names something that is not a checkpoint of this run.
-    """
-    path = end.get("path") if isinstance(end, dict) else None
-    if not isinstance(path, str):
-        raise ConfigError(
-            f"{run_dir}: checkpoints/manifest.json: {which} has no path: {end!r:.80}; give --which "
-            "with a number of steps"
-        )
-    name, there = Path(path).name, run_dir / "checkpoints"
-    source = there / name
-    named = path == f"checkpoints/{name}" and _NAME.fullmatch(name)
-    if not named or not _inside(source, there):
-        raise ConfigError(
-            f"{run_dir}: checkpoints/manifest.json: {which} is at {path!r}, which is no checkpoint "
-            "of this run; takes checkpoints/step_NUMBER, or give --which with a number of steps"
-        )
-    if not source.is_dir():
-        kept = ", ".join(map(str, checkpoints(run_dir))) or "none"
-        raise ConfigError(
-            f"{run_dir}: {path} ({which}) is missing; kept are the steps {kept}; give --which with "
-            "one of them"
-        )
-    return source

@@ -25,8 +25,8 @@ from siri_train.rollout.build import build_engine, check_engine
 from siri_train.rollout.vllm.server_process import SAFE
 from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.preflight import check_positions
-from siri_train.trainer.run import build_verifier
 from siri_train.trainer.sync_probe import SyncProbe
+from siri_train.trainer.verifier import build_verifier
 
 
 def grade_checkpoint(

@@ -12,6 +12,7 @@ import torch
 
 from siri_train import distributed
 from siri_train.checkpoint import retention
+from siri_train.checkpoint.manifest import write_manifest
 from siri_train.checkpoint.resume import compare_with_before, resume_from, set_aside_newer
 from siri_train.checkpoint.save_load import (
     checkpoints,
@@ -19,10 +20,8 @@ from siri_train.checkpoint.save_load import (
     prune,
     save_checkpoint,
     write_json,
-    write_manifest,
 )
-from siri_train.config.base import ConfigError
-from siri_train.config.run import RewardConfig, RunConfig
+from siri_train.config.run import RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.distributed import on_main
 from siri_train.files import append_row, replace_text, room_needed
@@ -35,7 +34,6 @@ from siri_train.monitor.progress import Progress
 from siri_train.monitor.run_logs import keep_rows, of_evaluation, of_metrics
 from siri_train.monitor.trackers import Trackers
 from siri_train.report import write_report
-from siri_train.rewards import Verifier, make_verifier
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
 from siri_train.rollout.collect import questions_per_step
@@ -46,6 +44,7 @@ from siri_train.trainer.preflight import model_shape, preflight
 from siri_train.trainer.samples import write_samples
 from siri_train.trainer.signals import Stopped, StopRequest
 from siri_train.trainer.sync_probe import SyncProbe
+from siri_train.trainer.verifier import build_verifier
 
 HISTORY = 50
 """Rows of ``metrics.jsonl`` kept in memory for the alarms; all others are on the disk only."""
@@ -408,16 +407,3 @@ class Run:
     def _kept(self, done: int) -> set[int]:
         kept = {*self._named(done), self.config.train.steps, self._best_step(done)}
         return {step for step in kept if step is not None}
-
-
-def build_verifier(config: RewardConfig) -> Verifier:
-    """The recipe's answer check. Raises ConfigError when the package it needs is missing."""
-    try:
-        return make_verifier(
-            config.verifier,
-            workers=config.workers,
-            timeout=config.timeout,
-            batch_timeout=config.batch_timeout,
-        )
-    except ImportError as error:
-        raise ConfigError(f"reward.verifier: {error}") from error

@@ -16,8 +16,8 @@ from siri_train.rewards import Response, length_capping_reward
 from siri_train.rollout import SamplingParams, TransformersEngine
 from siri_train.trainer.optimizer import learning_rate, make_optimizer
 from siri_train.trainer.preflight import preflight
-from siri_train.trainer.run import build_verifier
 from siri_train.trainer.update import score, update
+from siri_train.trainer.verifier import build_verifier
 
 
 def plain_train(config: RunConfig, behind: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from siri_train.checkpoint.save_load import checkpoints, export
+from siri_train.checkpoint.manifest import export
+from siri_train.checkpoint.save_load import checkpoints
 from siri_train.commands.sft import supervise
 from siri_train.config.base import ConfigError
 from siri_train.rollout import TransformersEngine

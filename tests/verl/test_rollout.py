@@ -230,7 +230,7 @@ def saved(folder: Path, step: int) -> str:
 def test_ends_of_cycles_outlive_verls_retention(verl_config, tmp_path):
     from verl.trainer.ppo.checkpoint_callback import build_checkpoint_callback
 
-    from siri_train.checkpoint.save_load import export
+    from siri_train.checkpoint.manifest import export
 
     config = verl_config("schedule.cycle=8", "train.steps=16", "checkpoint.lag=1")
     callback = build_checkpoint_callback(config)

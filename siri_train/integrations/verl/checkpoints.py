@@ -70,7 +70,7 @@ class SiriCheckpoints(CheckpointCallback):
         self._write_manifest(folder, named)
 
     def _write_manifest(self, folder: Path, named: dict[int, str]) -> None:
-        """As ``checkpoint.save_load.write_manifest``, without evaluations: verl keeps those."""
+        """As ``checkpoint.manifest.write_manifest``, without evaluations: verl keeps those."""
         manifest: dict[str, Any] = {"siri-low": None, "siri-high": None, "cycles": []}
         for step, which in sorted(named.items()):
             kept = folder / checkpoint_name(step)

@@ -1,0 +1,63 @@
+"""Kinds of arguments of the command line; argparse shows what they raise."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def which(text: str) -> str:
+    """A name of the manifest, without ``siri-``, or a number of steps."""
+    if text in ("low", "high", "low-lagged", "high-lagged"):
+        return f"siri-{text}"
+    if text == "best" or (text.isascii() and text.isdigit() and len(text) < 10):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"got {_short(text)}; takes low, high, low-lagged, high-lagged, best or a number of steps"
+    )
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"got {_short(text)}; takes a whole number from {least} to {most}"
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 to a million."""
+    return _whole(text, 1, 1_000_000)
+
+
+def seed(text: str) -> int:
+    """A seed of 32 bits."""
+    return _whole(text, 0, 2**32 - 1)  # values.SEED_MAX, which is slow to import
+
+
+def gigabytes(text: str) -> float:
+    """Gigabytes of 10**9 bytes."""
+    try:
+        value = float(text) if text.isascii() else 0.0
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value <= 1e6:  # NaN is not between either
+        raise argparse.ArgumentTypeError(
+            f"got {_short(text)}; takes GB (10**9 bytes) from 0.01 to 1000000, as 80"
+        )
+    return value
+
+
+def path(text: str) -> str:
+    """A path; in ``--out=~/x`` the shell leaves the ``~`` to the program."""
+    from siri_train.config.values import expand
+
+    try:
+        if not text:
+            raise ValueError("takes a path that is not empty")
+        return expand(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {_short(text)}; {error}") from error

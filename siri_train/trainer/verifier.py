@@ -1,0 +1,20 @@
+"""The answer check that a recipe names."""
+
+from __future__ import annotations
+
+from siri_train.config.base import ConfigError
+from siri_train.config.run import RewardConfig
+from siri_train.rewards import Verifier, make_verifier
+
+
+def build_verifier(config: RewardConfig) -> Verifier:
+    """The recipe's answer check. Raises ConfigError when the package it needs is missing."""
+    try:
+        return make_verifier(
+            config.verifier,
+            workers=config.workers,
+            timeout=config.timeout,
+            batch_timeout=config.batch_timeout,
+        )
+    except ImportError as error:
+        raise ConfigError(f"reward.verifier: {error}") from error
