@@ -43,6 +43,7 @@ from siri_train.trainer.optimizer import make_optimizer
 from siri_train.trainer.preflight import model_shape, preflight
 from siri_train.trainer.samples import write_samples
 from siri_train.trainer.signals import Stopped, StopRequest
+from siri_train.trainer.summary import summary
 from siri_train.trainer.sync_probe import SyncProbe
 from siri_train.trainer.verifier import build_verifier
 
@@ -299,39 +300,11 @@ class Run:
         if self.start_step == self.config.train.steps:
             print(f"{self.config.name}: all {self.start_step} steps are done", flush=True)
         self._update_manifest(self.config.train.steps)
-        write_json(self.dir / "summary.json", self.summary())
+        ends, supervised = self._ends(self.config.train.steps), self.start is not None
+        write_json(
+            self.dir / "summary.json", summary(self.config, self.evals, ends, supervised=supervised)
+        )
         print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
-
-    def summary(self) -> list[dict[str, Any]]:
-        """Start, siri-low and siri-high (or the last step of a constant cap) as in summary.json."""
-        entries = []
-        for row in self.evals:
-            if row["step"] == 0:
-                entries.append(self._summary_entry("start", row))
-        ends = {end["which"]: end["step"] for end in self._ends(self.config.train.steps)}
-        for name, step in ends.items():
-            entries += [self._summary_entry(name, r) for r in self.evals if r["step"] == step]
-        if not ends:
-            name = "constant-cap" if self.schedule.shape == "constant" else "last"
-            final = [r for r in self.evals if r["step"] == self.config.train.steps]
-            entries += [self._summary_entry(name, r) for r in final]
-        return entries
-
-    def _summary_entry(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
-        saved = checkpoints(self.dir).get(row["step"])
-        start = "sft" if self.start is not None else self.config.model.path
-        return {
-            "name": name,
-            "step": row["step"],
-            "accuracy": row["accuracy"][-1],
-            "accuracy_interval": row["accuracy_interval"][-1],
-            "tokens": row["tokens"],
-            "path": str(saved.relative_to(self.dir)) if saved else start,
-            "low_budget": row["budgets"][0],
-            "accuracy_low_budget": row["accuracy"][0],
-            "accuracy_low_budget_interval": row["accuracy_interval"][0],
-            "backtrack_per_1k": row["backtrack_per_1k"],
-        }
 
     def _evaluate(self, step: int, name: str | None, rollouts: dict[str, Any] | None) -> None:
         """Evaluate after ``step`` steps unless that is done; raises Stopped with all saved."""

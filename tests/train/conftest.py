@@ -7,8 +7,9 @@ trainer's packages.
 from __future__ import annotations
 
 import copy
+import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,3 +84,21 @@ def usual_signals() -> Iterator[None]:
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
+
+
+@pytest.fixture
+def draw(request: pytest.FixtureRequest) -> random.Random:
+    """The same draws in every run, others in every test."""
+    return random.Random(request.node.name)
+
+
+@pytest.fixture
+def small(tiny: Any, tmp_path: Path) -> Callable[..., RunConfig]:
+    """``small("name", "a.b=c", ...)``: a recipe whose supervised stage takes a fraction of 1 s."""
+    from tests.train.sft_stage import SMALL, STEPS
+
+    def make(name: str, *overrides: str, steps: int | None = None) -> RunConfig:
+        folder = f"output={tmp_path / name}"
+        return tiny("sft={}", *SMALL, f"sft.steps={steps or STEPS}", folder, *overrides)
+
+    return make

@@ -262,9 +262,9 @@ def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
         assert all(torch.equal(value, got[name]) for name, value in want.items())
         assert not (out / "trainer_state.pt").exists()
     with pytest.raises(ConfigError, match="no checkpoint of step 2; kept are 4, 5, 6, 7"):
-        save_load.export(run, "2")
+        export(run, "2")
     with pytest.raises(ConfigError, match=r"siri-low-lagged .*checkpoint\.lag"):
-        save_load.export(run, "siri-low-lagged")
+        export(run, "siri-low-lagged")
     with pytest.raises(SystemExit):
         main(["export", str(run), "--which", "middle"])
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from siri_train.checkpoint import save_load
+from siri_train.checkpoint.manifest import export
 from siri_train.checkpoint.save_load import CheckpointError, save_checkpoint
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
@@ -115,13 +116,13 @@ def test_a_checkpoint_may_not_list_files_elsewhere(name: str, run: Path) -> None
     index["files"][name] = [1, 2]
     (folder / "checkpoint.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match=r"checkpoint\.json"):
-        save_load.export(run, "2")
+        export(run, "2")
 
 
 def test_only_what_was_checked_is_exported(run: Path) -> None:
     folder = run / "checkpoints" / "step_000002"
     (folder / "adapter.bin").write_text("put here later")
-    out = save_load.export(run, "2")
+    out = export(run, "2")
     listed = set(json.loads((folder / "checkpoint.json").read_text())["files"])
     assert {p.name for p in out.iterdir()} == listed - {"trainer_state.pt"}
 
@@ -134,7 +135,7 @@ def test_a_whole_checkpoint_of_another_models_weights(run: Path) -> None:
     index["files"]["model.safetensors"] = save_load._size_and_crc(folder / "model.safetensors")
     (folder / "checkpoint.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match="export: .*_orig_mod"):
-        save_load.export(run, "2")
+        export(run, "2")
     before = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(ConfigError, match="resume: .*_orig_mod"):
         train(parse_config(copy.deepcopy(TINY), [f"output={run}", "train.steps=3"]))

@@ -166,9 +166,9 @@ def _preloaded() -> Callable[[list[str]], int]:
     """``siri_train.cli.main``, with what the commands import when they are called."""
     import siri_train.cli
 
-    for name in ("convert", "demo", "dry_run", "grade", "loop", "recipe", "report", "sft"):
+    commands = ("commands.demo", "commands.dry_run", "commands.eval", "commands.sft")
+    for name in (*commands, "config.recipe", "model.gguf", "report.schedule_plot", "train"):
         importlib.import_module(f"siri_train.{name}")
-    importlib.import_module("siri_train.report.schedule_plot")
     importlib.import_module("transformers.models.qwen2.modeling_qwen2")
     return siri_train.cli.main
 

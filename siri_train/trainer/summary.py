@@ -1,0 +1,62 @@
+"""``summary.json``: what a run ended with, for the table and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from siri_train.checkpoint.save_load import checkpoints
+from siri_train.config.run import RunConfig
+
+
+def summary(
+    config: RunConfig,
+    evals: Sequence[dict[str, Any]],
+    ends: Sequence[dict[str, Any]],
+    *,
+    supervised: bool,
+) -> list[dict[str, Any]]:
+    """Start, siri-low and siri-high, or the last step of a constant cap.
+
+    Args:
+        config: of the run.
+        evals: the rows of ``eval.jsonl``.
+        ends: the cycle ends that were reached, in order, each with ``which`` and ``step``; the
+            last of a name counts.
+        supervised: whether the run began from its supervised stage.
+
+    Returns:
+        One entry a model with its accuracy, interval, tokens and path, as in ``summary.json``.
+    """
+    names = [("start", 0)]
+    last = {end["which"]: end["step"] for end in ends}
+    names += last.items()
+    if not last:
+        constant = config.schedule.build().shape == "constant"
+        names.append(("constant-cap" if constant else "last", config.train.steps))
+    start = "sft" if supervised else config.model.path
+    saved = checkpoints(config.run_dir)
+    return [
+        _entry(name, row, start, config, saved)
+        for name, step in names
+        for row in evals
+        if row["step"] == step
+    ]
+
+
+def _entry(
+    name: str, row: dict[str, Any], start: str, config: RunConfig, saved: dict[int, Any]
+) -> dict[str, Any]:
+    folder = saved.get(row["step"])
+    return {
+        "name": name,
+        "step": row["step"],
+        "accuracy": row["accuracy"][-1],
+        "accuracy_interval": row["accuracy_interval"][-1],
+        "tokens": row["tokens"],
+        "path": str(folder.relative_to(config.run_dir)) if folder else start,
+        "low_budget": row["budgets"][0],
+        "accuracy_low_budget": row["accuracy"][0],
+        "accuracy_low_budget_interval": row["accuracy_interval"][0],
+        "backtrack_per_1k": row["backtrack_per_1k"],
+    }
