@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from siri_train.checkpoint import retention, save_load
+from siri_train.checkpoint.manifest import export
 from siri_train.checkpoint.save_load import CheckpointError, checkpoints, problem
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
