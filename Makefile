@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest aot bench bench-ready \
+.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest test-wheel aot bench bench-ready \
 	gpu-rehearse gpu-first gpu-second gpu-report bench-gpu bench-gpu-step test-gpu lint format clean
 
 setup: $(READY)
@@ -67,6 +67,10 @@ test-newest:
 	LATEST="$(LATEST)" sh scripts/ends.sh newest .newest
 	.newest/bin/python -m pytest -p no:cacheprovider $(ENDS_TESTS)
 
+# The wheel, built and installed elsewhere: the kernels alone, and with the trainer, which runs the demo.
+test-wheel:
+	PYTHON="$(PYTHON)" sh scripts/wheel.sh .wheel
+
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
 
@@ -123,4 +127,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .peers .vllm .verl .bare .oldest .newest .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .wheel .peers .vllm .verl .bare .oldest .newest .pytest_cache .ruff_cache .mypy_cache build *.egg-info

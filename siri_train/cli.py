@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from siri_train import __version__
 from siri_train.commands import arguments as kinds
 from siri_train.commands.output import claim_descriptors, encodable, tolerant_output
+from siri_train.commands.requirements import missing_packages
 from siri_train.trainer.interrupts import interrupting
 
 
@@ -66,6 +67,14 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(wrong or more)}")
     if more:
         arguments.overrides += more
+    missing = missing_packages()
+    if missing:
+        print(
+            f"siri-train {arguments.command}: the trainer needs packages that are not installed: "
+            f"{', '.join(missing)}; pip install 'siri-kernels[train]' brings them",
+            file=sys.stderr,
+        )
+        return 1
     try:
         with interrupting():
             return _errors_told(arguments)
