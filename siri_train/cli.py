@@ -56,6 +56,14 @@ def _main(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = _parser()
     given = sys.argv[1:] if argv is None else list(argv)
+    missing = missing_packages()
+    if missing and not {"-h", "--help", "--version"} & set(given):
+        print(
+            f"siri-train: the trainer needs packages that are not installed: {', '.join(missing)}; "
+            "pip install 'siri-kernels[train]' brings them",
+            file=sys.stderr,
+        )
+        return 1
     for text in given:
         if re.fullmatch(r"--[a-z-]+=--", text):  # argparse takes this -- for the end of options
             parser.error(f"argument {text[:-3]}: got '--'")
@@ -67,14 +75,6 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(wrong or more)}")
     if more:
         arguments.overrides += more
-    missing = missing_packages()
-    if missing:
-        print(
-            f"siri-train {arguments.command}: the trainer needs packages that are not installed: "
-            f"{', '.join(missing)}; pip install 'siri-kernels[train]' brings them",
-            file=sys.stderr,
-        )
-        return 1
     try:
         with interrupting():
             return _errors_told(arguments)

@@ -22,7 +22,9 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("command", [["train", "demo"], ["doctor"], ["export", "runs/x", "--which", "low"]])
+@pytest.mark.parametrize(
+    "command", [["train", "demo"], ["doctor"], ["export", "runs/x", "--which", "low"]]
+)
 def test_what_is_missing_is_one_line_before_any_work(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -30,8 +32,8 @@ def test_what_is_missing_is_one_line_before_any_work(
     assert main(command) == 1
     out, err = capsys.readouterr()
     assert out == "" and err == (
-        f"siri-train {command[0]}: the trainer needs packages that are not installed: Absent_One, "
-        "absent-two; pip install 'siri-kernels[train]' brings them\n"
+        "siri-train: the trainer needs packages that are not installed: Absent_One, absent-two; "
+        "pip install 'siri-kernels[train]' brings them\n"
     )
 
 
