@@ -157,7 +157,7 @@ def test_while_data_are_read(
         while time.monotonic() < until:
             time.sleep(0.01)
 
-    for module in ("preflight", "sft_batches"):
+    for module in ("trainer.preflight", "commands.sft_batches"):
         monkeypatch.setattr(f"siri_train.{module}.read_sources", endless)
     config = tiny("sft={steps: 2, batch_size: 4}")
     (tmp_path / "recipe.yaml").write_text(config.to_yaml())
