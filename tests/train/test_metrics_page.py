@@ -98,7 +98,7 @@ def names_in_the_code() -> set[str]:
                     for key, value in zip(node.keys, node.values, strict=True)
                     if isinstance(key, ast.Constant) and key.value == "alarm"
                 ]
-            found |= {n.value for n in named if isinstance(n, ast.Constant)}
+            found |= {str(n.value) for n in named if isinstance(n, ast.Constant)}
     return found
 
 
