@@ -241,8 +241,8 @@ class SftConfig(Section):
 
 
 class RewardConfig(Section):
-    """The length-capping reward (SIRI section 3.1): 1 if the answer in the response, cut at the
-    cap, is right, else 0."""
+    """The length-capping reward (SIRI section 3.1): 1 if the answer in the response, truncated at
+    the cap, is right, else 0."""
 
     verifier: Literal["exact", "math_verify"] = "exact"
     """exact: answers are compared by rule; math_verify: what the rules cannot decide is
@@ -250,7 +250,7 @@ class RewardConfig(Section):
     think: Literal["required", "optional", "none"] = "required"
     """Whether the answer must follow ``</think>``."""
     truncated: Literal["grade", "zero"] = "grade"
-    """A response cut at the cap: grade what stands before the cut, as the paper does, or zero."""
+    """A response truncated at the cap: grade what it holds, as the paper does, or zero."""
     workers: int = Field(2, gt=0, le=256)
     """Processes that evaluate answers (math_verify)."""
     timeout: float = Field(1.0, ge=0.01, le=3600)
@@ -411,7 +411,7 @@ class DistributedConfig(Section):
     offload: bool = False
     """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
     vocabulary_parallel_head: bool = False
-    """Leave the head cut by vocabulary and gather hidden states instead of its weight: less memory
+    """Leave the head sharded by vocabulary and gather hidden states instead of its weight: less memory
     where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
     timeout_minutes: Minutes = 60.0
     """Longest wait for another rank, which may be sampling or checking answers."""
