@@ -411,8 +411,8 @@ class DistributedConfig(Section):
     offload: bool = False
     """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
     vocabulary_parallel_head: bool = False
-    """Leave the head sharded by vocabulary and gather hidden states instead of its weight: less memory
-    where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
+    """Leave the head sharded by vocabulary and gather hidden states instead of its weight: less
+    memory where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
     timeout_minutes: Minutes = 60.0
     """Longest wait for another rank, which may be sampling or checking answers."""
 
