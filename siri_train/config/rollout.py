@@ -174,7 +174,9 @@ class RolloutConfig(Section):
     group_size: int = Field(16, gt=1, le=2**16)
     """Responses per question."""
     temperature: float = Field(1.0, ge=0.01, le=100)
+    """Temperature of the samples; the log-probs are those after it."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling; 1: off."""
     top_k: int = Field(0, ge=0, le=10**6)
     """0: off."""
     batch_rows: Rows = 256
@@ -214,7 +216,9 @@ class RolloutCorrectionConfig(Section):
     level: Literal["token", "sequence", "geometric"] = "token"
     """The ratio of a token, the product over the sequence, or its geometric mean."""
     high: float = Field(2.0, gt=0, le=1e6)
+    """Upper bound of the ratio."""
     low: float = Field(0.0, ge=0, le=1e6)
+    """Lower bound of the ratio."""
 
     @model_validator(mode="after")
     def _ordered(self) -> RolloutCorrectionConfig:

@@ -13,6 +13,9 @@ from pydantic import Field, field_validator, model_validator
 
 from siri_train.config.base import ConfigError as ConfigError  # where everybody looks for it
 from siri_train.config.base import Section
+from siri_train.config.model import ArchitectureConfig as ArchitectureConfig
+from siri_train.config.model import LoraConfig as LoraConfig
+from siri_train.config.model import ModelConfig
 from siri_train.config.rollout import RolloutConfig, RolloutCorrectionConfig
 from siri_train.config.values import (
     Betas,
@@ -38,89 +41,28 @@ from siri_train.config.yaml_core import write_yaml
 from siri_train.schedule import LengthSchedule
 
 
-class ArchitectureConfig(Section):
-    """A Qwen2 model built from scratch (used by the embedded task's supervised stage)."""
-
-    hidden_size: int = Field(64, gt=0, le=2**16)
-    intermediate_size: int = Field(128, gt=0, le=2**18)
-    layers: int = Field(3, gt=0, le=1024)
-    heads: int = Field(4, gt=0, le=1024)
-    kv_heads: int = Field(2, gt=0, le=1024)
-    max_position_embeddings: Tokens = 512
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> ArchitectureConfig:
-        if self.hidden_size % self.heads or self.heads % self.kv_heads:
-            raise ValueError(
-                f"heads ({self.heads}) must divide hidden_size ({self.hidden_size}) and kv_heads "
-                f"({self.kv_heads}) must divide heads"
-            )
-        if self.hidden_size // self.heads % 2:  # rotary positions turn pairs
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) / heads ({self.heads}) must be an even number"
-            )
-        attention = 2 * self.hidden_size**2 * (self.heads + self.kv_heads) // self.heads
-        weights = self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
-        if weights > 10**9:
-            raise ValueError(
-                f"layers ({self.layers}), hidden_size ({self.hidden_size}) and intermediate_size "
-                f"({self.intermediate_size}) make {weights} weights; takes at most 10**9"
-            )
-        return self
-
-
-class LoraConfig(Section):
-    """Train low-rank adapters (peft) instead of all weights; checkpoints hold merged weights."""
-
-    rank: int = Field(32, gt=0, le=2**16)
-    alpha: float = Field(64.0, gt=0, le=1e6)
-    """The adapters' product is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """In the supervised stage; RL trains without dropout, as its sampler samples."""
-    targets: Literal["all-linear"] | list[Word] = "all-linear"
-    """Names of the layers that get adapters, as ``[q_proj, v_proj]``; all-linear: all of the
-    transformer, not the head."""
-
-
-class ModelConfig(Section):
-    """The policy."""
-
-    path: UserPath = "embedded"
-    """A folder or hub id that ``from_pretrained`` loads; ``embedded``: the demo's shipped start."""
-    convert_from: UserPath | None = None
-    """``PACKAGE:FILE.gguf`` or a GGUF path, converted into ``path`` once when that is missing."""
-    scratch: ArchitectureConfig | None = None
-    """Build a model with random weights (embedded task only) instead of loading ``path``."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the weights; the loss and its statistics are float32 in any case."""
-    gradient_checkpointing: bool = False
-    liger: Literal["auto", "on", "off"] = "auto"
-    """Liger's RMSNorm, SwiGLU and RoPE kernels; auto: on a GPU, where they can be had."""
-    lora: LoraConfig | None = None
-
-    @field_validator("path", "convert_from")
-    @classmethod
-    def _named(cls, value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise ValueError("takes a path that is not empty")
-        return value
-
-
 class SourceConfig(Section):
     """One source of questions."""
 
     kind: Literal["embedded", "file", "reasoning_gym"]
+    """embedded: the demo's arithmetic; file: ``path``; reasoning_gym: questions that this
+    package generates."""
     path: UserPath | list[UserPath] = ""
     """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
     split: Word | None = None
+    """Which split of ``path`` to read; null: train for ``data.train``, test for ``data.eval``."""
     question_field: Word = "question"
+    """Column of the question; dots descend into objects."""
     answer_field: Word = "answer"
+    """Column of the answer; dots descend into objects."""
     answer_after: Text | None = None
     """The answer is what follows this mark in ``answer_field`` (GSM8K: ``####``)."""
     solution_field: Word | None = None
     """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
     limit: int | None = Field(None, gt=0, le=10**9)
+    """file: read at most this many rows; null: all."""
     offset: int = Field(0, ge=0, le=10**9)
+    """file: skip this many rows first."""
     task: Line = ""
     """reasoning_gym: the task's name."""
     size: int = Field(1000, gt=0, le=10**6)
@@ -130,7 +72,7 @@ class SourceConfig(Section):
     params: dict[str, Any] = {}
     """reasoning_gym and embedded: parameters of the generator."""
     required: bool = True
-    """False: leave the source out, with a notice, when the package it needs is missing."""
+    """false: leave the source out, with a notice, when the package it needs is missing."""
 
     @field_validator("params")
     @classmethod
@@ -155,11 +97,15 @@ class DataConfig(Section):
     """Questions and how they are put to the model."""
 
     train: list[SourceConfig] = Field(default=[SourceConfig(kind="embedded")], min_length=1)
+    """Sources of the questions to train on."""
     eval: list[SourceConfig] = Field(
         default=[SourceConfig(kind="embedded", seed=1, size=512)], min_length=1
     )
+    """Sources of the held-out questions."""
     template: Literal["chat", "plain"] = "plain"
+    """chat: the tokenizer's chat template; plain: the text as it is."""
     system: Text | None = None
+    """System message; with plain a paragraph before the question. null: the template's own."""
     instruction: Text | None = None
     """Appended to every question; the default of chat models is DeepScaleR's boxed instruction."""
     max_prompt_len: Tokens = 64
@@ -170,10 +116,16 @@ class ScheduleConfig(Section):
     """The cap on the response length over the steps (SIRI section 4.3)."""
 
     shape: Literal["cosine", "stair", "stair-cosine", "constant"] = "cosine"
+    """cosine: the paper's main schedule; constant: always ``max_len``, the control run."""
     max_len: Tokens = 16384
+    """Longest cap, in response tokens."""
     min_len: Tokens = 8192
+    """Shortest cap, in response tokens; at most ``max_len``."""
     cycle: Steps = 640
+    """Steps of one compression and expansion together; an even number."""
     stair_order: Literal["compress_first", "phase_centred"] = "compress_first"
+    """For stair. compress_first: ``min_len`` in the first half of a cycle; phase_centred: from a
+    quarter to three quarters of it."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ScheduleConfig:
@@ -195,28 +147,38 @@ class SftConfig(Section):
     """The supervised stage before RL."""
 
     steps: Steps = 200
+    """Optimiser steps."""
     batch_size: Rows = 8
+    """Examples per step."""
     lr: LearningRate = 1e-4
+    """Highest learning rate, after the warm-up."""
     lr_warmup_steps: StepsOrNone = 10
+    """Steps over which the learning rate rises linearly."""
     min_lr_ratio: float = Field(0.05, ge=0, le=1)
     """The cosine ends at this share of ``lr``."""
     weight_decay: WeightDecay = 0.01
+    """AdamW's, on matrices only."""
     betas: Betas = (0.9, 0.98)
+    """AdamW's."""
     grad_clip: GradClip = 1.0
+    """Largest global norm of the gradient; a larger one is scaled down."""
     max_len: Tokens = 512
     """Longer examples are left out and counted."""
 
 
 class RewardConfig(Section):
-    """The length-capping reward (SIRI section 3.1): 1 if the answer in the response, cut at the
-    cap, is right, else 0."""
+    """The length-capping reward (SIRI section 3.1): 1 if the answer in the response, truncated at
+    the cap, is right, else 0."""
 
     verifier: Literal["exact", "math_verify"] = "exact"
+    """exact: answers are compared by rule; math_verify: what the rules cannot decide is
+    evaluated."""
     think: Literal["required", "optional", "none"] = "required"
     """Whether the answer must follow ``</think>``."""
     truncated: Literal["grade", "zero"] = "grade"
-    """A response cut at the cap: grade what stands before the cut, as the paper does, or zero."""
+    """A response truncated at the cap: grade what it holds, as the paper does, or zero."""
     workers: int = Field(2, gt=0, le=256)
+    """Processes that evaluate answers (math_verify)."""
     timeout: float = Field(1.0, ge=0.01, le=3600)
     """Seconds of processor time per answer (math_verify)."""
     batch_timeout: float = Field(60.0, ge=0.01, le=86400)
@@ -228,20 +190,29 @@ class AdvantageConfig(Section):
     """Group-relative advantages (``siri_kernels.group_advantages``)."""
 
     baseline: Literal["mean", "leave_one_out", "none"] = "mean"
+    """Subtracted from a reward: the mean of its group, the mean of the others, or nothing."""
     scale: Literal["group_std", "batch_std", "none"] = "group_std"
+    """Divides the difference: standard deviation of the group, of the whole step, or nothing."""
     eps: float = Field(1e-6, ge=0, le=1)
+    """Added to the standard deviation."""
 
 
 class LossConfig(Section):
     """The clipped loss (``siri_kernels.policy_loss``)."""
 
     clip_low: float = Field(0.2, ge=0, lt=1)
+    """The ratio is clipped at 1 - clip_low."""
     clip_high: float = Field(0.28, ge=0, le=1e3)
+    """The ratio is clipped at 1 + clip_high."""
     dual_clip: float | None = Field(None, gt=1, le=1e6)
+    """Of a negative advantage A the loss is at most -dual_clip * A; null: no bound."""
     aggregation: Literal[
         "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm"
     ] = "token-mean"
+    """How the tokens' losses become one; token-sum-norm divides by the number of sequences times
+    ``schedule.max_len`` (Dr. GRPO)."""
     entropy_coef: float = Field(0.0, ge=0, le=1e3)
+    """Weight of the entropy bonus."""
     old_logprobs: Literal["rollout", "recompute"] = "rollout"
     """The sampler's own log-probs, or one more forward pass before the first update."""
     rollout_correction: RolloutCorrectionConfig | None = None
@@ -276,14 +247,19 @@ class TrainConfig(Section):
     """The optimiser and the run's length."""
 
     steps: Steps = 1920
+    """Steps of the run: rollout and update."""
     mini_batches: Rows = 2
     """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
     token_budget: int = Field(32768, gt=0, le=2**26)
     """Tokens (prompt and response) per forward pass and rank, packed without padding."""
     lr: LearningRate = 1e-6
+    """Learning rate, constant after the warm-up."""
     lr_warmup_steps: StepsOrNone = 0
+    """Steps over which the learning rate rises linearly; 0: none."""
     weight_decay: WeightDecay = 0.01
+    """AdamW's, on matrices only."""
     betas: Betas = (0.9, 0.95)
+    """AdamW's."""
     grad_clip: GradClip = 1.0
     """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
     master_weights: bool = True
@@ -300,12 +276,15 @@ class EvalConfig(Section):
     every: StepsOrNone = 40
     """Steps between evaluations; 0: only at the start, the cycle's ends and the end."""
     samples: int = Field(1, gt=0, le=2**16)
+    """Responses per question; also the k of pass@k."""
     temperature: float = Field(1.0, ge=0, le=100)
     """0: greedy; else at least 0.01."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling; 1: off."""
     budgets: list[Tokens] = Field([], max_length=64)
     """Token budgets at which accuracy is counted; empty: both ends of the schedule."""
     at_start: bool = True
+    """Evaluate before the first step, too."""
 
     @field_validator("temperature")
     @classmethod
@@ -351,15 +330,15 @@ class DistributedConfig(Section):
     """Several processes: ``torchrun --nproc-per-node N -m siri_train train RECIPE``; FSDP2."""
 
     reshard_after_forward: bool = True
-    """Free each layer's gathered weights after its forward pass; False: faster, more memory."""
+    """Free each layer's gathered weights after its forward pass; false: faster, more memory."""
     compute_dtype: Literal["bfloat16"] | None = None
     """Mixed precision: gathered weights and computation in this dtype over the stored weights
     (``model.dtype: float32`` makes these the master copy); null: as stored."""
     offload: bool = False
     """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
     vocabulary_parallel_head: bool = False
-    """Leave the head cut by vocabulary and gather hidden states instead of its weight: less memory
-    where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
+    """Leave the head sharded by vocabulary and gather hidden states instead of its weight: less
+    memory where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
     timeout_minutes: Minutes = 60.0
     """Longest wait for another rank, which may be sampling or checking answers."""
 
@@ -374,7 +353,9 @@ class RunConfig(Section):
     """Everything a run needs; ``siri-train train RECIPE --dry-run`` prints it resolved."""
 
     name: FolderName = "siri"
+    """Name of the run; a recipe without it takes the name of its file."""
     seed: Seed = 0
+    """Of questions, responses and mini-batches."""
     output: UserPath = ""
     """The run's folder; empty: runs/NAME."""
     device: Device = "auto"

@@ -1,0 +1,88 @@
+"""The documentation holds together: links, named files, the index, the log."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "log").glob("*.md")]
+)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"`((?:siri_kernels|siri_train|bench|tests|scripts|docs)/[\w./-]+\.\w+)`")
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings: lower case, blanks to hyphens, no punctuation."""
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"\[(.+?)\]\(.+?\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links to files that are not there, or to headings that are not in them."""
+    found = []
+    for link in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    assert dead_links(ROOT / name) == []
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("docs/log/")])
+def test_files_that_a_page_names_exist(name: str) -> None:
+    """Entries of the log keep the names of their day."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert [path for path in FILE.findall(text) if not (ROOT / path).exists()] == []
+
+
+def test_dead_links_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `b` c\n## vLLM: its [x](y), 0.9.1\n[a](#a-b-c) [b](#vllm-its-x-091) [c](page.md#a-b-c)"
+        "\n[d](no.md) [e](#no) [f](https://x/no)\n```\n# no heading\n[g](no.py)\n```\n"
+    )
+    assert dead_links(page) == ["y", "no.md", "#no"]
+
+
+def test_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- \[([\w-]+\.md)\]\(\1\):", index, re.MULTILINE)
+    there = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert sorted(listed) == sorted({*there, "architecture.md"})
+
+
+def test_log_lists_every_topic_and_entries_have_dates_in_order() -> None:
+    log = (ROOT / "LOG.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[([\w-]+\.md)\]\(docs/log/\1\)", log, re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs" / "log").glob("*.md"))
+    for name in listed:
+        text = (ROOT / "docs" / "log" / name).read_text(encoding="utf-8")
+        dates = re.findall(r"^## (\d{4}-\d\d-\d\d) \S", text, re.MULTILINE)
+        assert len(dates) == len(re.findall(r"^## ", text, re.MULTILINE)) > 0
+        assert dates == sorted(dates)
+
+
+def test_changelog_has_its_usual_form() -> None:
+    """Keep a Changelog: a version's sections have known names, each once."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert versions
+    known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Known limitations"}
+    for version in versions:
+        sections = re.findall(r"^### (.+)$", version, re.MULTILINE)
+        assert sections and set(sections) <= known and len(set(sections)) == len(sections)

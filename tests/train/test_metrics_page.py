@@ -1,0 +1,181 @@
+"""docs/metrics.md and docs/alarms.md: every key and every alarm that the code writes, no other."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import siri_train
+from siri_train.commands.sft import supervise
+from siri_train.monitor import alarms
+from siri_train.rollout import batch as rollout_batch
+from siri_train.rollout.batch import RolloutBatch
+from siri_train.train import train
+from siri_train.trainer.metrics import METRIC_KEYS
+
+DOCS = Path(__file__).parents[2] / "docs"
+METRICS = (DOCS / "metrics.md").read_text(encoding="utf-8")
+ALARMS = (DOCS / "alarms.md").read_text(encoding="utf-8")
+
+
+def keys_of(section: str, table: int = 0) -> list[str]:
+    """The first column of a table below a heading of docs/metrics.md, in order."""
+    (text,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", METRICS, re.M | re.S)
+    return re.findall(r"^\| `(.+?)` \|", re.split(r"^\|---.*$", text, flags=re.M)[table + 1], re.M)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run that writes every file and passes every kind of named checkpoint."""
+    from siri_train.config.recipe import parse_config
+    from tests.train.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("metrics-page") / "run"
+    tiny = ["model.scratch={layers: 1, hidden_size: 16, intermediate_size: 32, heads: 2}"]
+    tiny += ["sft={steps: 3}", "train.steps=5", "checkpoint.lag=1", "checkpoint.best=accuracy"]
+    config = parse_config(TINY, [f"output={folder}", *tiny])
+    supervise(config)
+    return train(config)
+
+
+def test_metrics_page_has_the_keys_of_a_row_in_their_order(run: Path) -> None:
+    assert keys_of("metrics.jsonl") == list(METRIC_KEYS)
+    for row in rows(run / "metrics.jsonl"):
+        assert list(row) == list(METRIC_KEYS)
+
+
+def test_null_is_where_the_page_says_so(run: Path) -> None:
+    """A key whose last column is empty has a value in every row."""
+    table = re.findall(r"^\| `(\w+)` \|(?:[^|]|\\\|)*\|(?:[^|]|\\\|)*\|(.*)\|$", METRICS, re.M)
+    never = {key for key, null in table if not null.strip()} & set(METRIC_KEYS)
+    assert len(never) > 20
+    for row in rows(run / "metrics.jsonl"):
+        assert {key for key, value in row.items() if value is None} <= set(METRIC_KEYS) - never
+
+
+def test_page_has_the_keys_of_every_other_file(run: Path) -> None:
+    for row in rows(run / "eval.jsonl"):
+        assert set(row) == set(keys_of("eval.jsonl"))
+    for row in rows(run / "sft.jsonl"):
+        assert set(row) == set(keys_of("sft.jsonl"))
+    for path in (run / "rollouts").iterdir():
+        for row in rows(path):
+            assert set(row) == set(keys_of("rollouts"))
+    for entry in json.loads((run / "summary.json").read_text()):
+        assert set(entry) == set(keys_of("summary.json"))
+    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
+    assert set(manifest) == set(keys_of("manifest.json"))
+    of_end = keys_of("manifest.json", table=1)
+    assert manifest["cycles"]
+    for end in manifest["cycles"]:
+        assert set(end) == set(of_end)
+    for name in set(manifest) - {"cycles"}:
+        assert set(manifest[name]) == set(of_end) - {"which", "cycle"}
+
+
+def names_in_the_code() -> set[str]:
+    """Names of alarms: the first argument of ``alarm(...)``, the value of a key ``"alarm"``."""
+    found = set()
+    for path in Path(siri_train.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named: list[ast.expr | None] = []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                named = [*node.args[:1]] if node.func.id == "alarm" else []
+            elif isinstance(node, ast.Dict):
+                named = [
+                    value
+                    for key, value in zip(node.keys, node.values, strict=True)
+                    if isinstance(key, ast.Constant) and key.value == "alarm"
+                ]
+            found |= {str(n.value) for n in named if isinstance(n, ast.Constant)}
+    return found
+
+
+def test_alarm_page_has_every_alarm_and_no_other() -> None:
+    names = re.findall(r"^\| `([\w-]+)` \|", ALARMS, re.M)
+    assert len(names) == len(set(names)) > 5
+    assert set(names) == names_in_the_code()
+
+
+def threshold(name: str) -> str:
+    """The column "raised when" of an alarm."""
+    (text,) = re.findall(rf"^\| `{name}` \| ((?:[^|]|\\\|)*) \|", ALARMS, re.M)
+    return text
+
+
+QUIET: dict[str, Any] = {
+    "step": 30, "cap": 8, "truncated_frac": 0.5, "groups_all_zero": 0.5, "grad_norm": 1.0,
+    "reward_mean": 0.5, "skipped_updates": 0, "rollout_kl": 0.0, "rollout_ratio_max": 1.0,
+}  # fmt: skip
+HISTORY = [QUIET] * 20
+
+
+def raised(history: list[dict[str, Any]], **changes: Any) -> list[str]:
+    found = alarms.check({**QUIET, **changes}, history)
+    assert all(set(alarm) == set(keys_of("alarms.jsonl")) for alarm in found)
+    return [alarm["alarm"] for alarm in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "below", "above"),
+    [
+        ("all-truncated", "is 1", {"truncated_frac": 0.999}, {"truncated_frac": 1.0}),
+        ("all-zero-rewards", "is 1", {"groups_all_zero": 0.999}, {"groups_all_zero": 1.0}),
+        ("non-finite-gradient", "above 0", {"skipped_updates": 0}, {"skipped_updates": 1}),
+        ("sampler-mismatch", "above 0.05", {"rollout_kl": 0.05}, {"rollout_kl": 0.0501}),
+        ("sampler-mismatch", "\\|`rollout_kl`\\|", {"rollout_kl": -0.05}, {"rollout_kl": -0.0501}),
+        (
+            "sampler-mismatch",
+            "above 10,",
+            {"rollout_ratio_max": 10.0},
+            {"rollout_ratio_max": 10.01},
+        ),
+        ("sampler-mismatch", "NaN", {}, {"rollout_kl": math.nan}),
+        ("grad-norm-spike", "above 20 times", {"grad_norm": 20.0}, {"grad_norm": 20.01}),
+    ],
+)
+def test_thresholds_are_those_of_the_page(
+    name: str, said: str, below: dict[str, Any], above: dict[str, Any]
+) -> None:
+    assert raised(HISTORY, **below) == []
+    assert raised(HISTORY, **above) == [name]
+    assert said in threshold(name)
+    assert all(key in threshold(name) for key in above)
+    if name == "grad-norm-spike":
+        assert raised(HISTORY[1:], **above) == []
+        assert "last 50" in threshold(name) and "at least 20" in threshold(name)
+
+
+def test_alarms_of_a_batch_are_those_of_the_page() -> None:
+    def batch(**options: Any) -> list[str]:
+        found = RolloutBatch(0, 8, **{"wanted": 1, **options}).alarms()
+        keys = set(keys_of("alarms.jsonl")) - {"step"}
+        assert all(set(alarm) == keys for alarm in found)
+        return [alarm["alarm"] for alarm in found]
+
+    def group(rewards: list[float]) -> Any:
+        grades = [SimpleNamespace(reward=reward) for reward in rewards]
+        return SimpleNamespace(position=0, grades=grades, informative=len(set(rewards)) > 1)
+
+    right = group([0.0] + [1.0] * 99)
+    assert batch(groups=[right], dynamic=True) == []
+    assert batch(groups=[right], failures=[("q", "why")]) == ["prompts-failed"]
+    assert batch(groups=[right], retries=1) == ["non-finite-logprobs"]
+    assert batch(groups=[group([math.nan] + [1.0] * 99)]) == []
+    assert batch(groups=[group([math.nan] * 2 + [1.0] * 98)]) == ["answers-not-judged"]
+    assert f"{rollout_batch._MOST_UNJUDGED:.0%}".replace("%", " %") in threshold(
+        "answers-not-judged"
+    )
+    assert batch(groups=[group([1.0, 1.0])], dynamic=True) == ["few-informative-groups"]
+    assert batch(groups=[group([1.0, 1.0])]) == []
