@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -11,28 +10,13 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from siri_train import __version__
 from siri_train.commands import arguments as kinds
 from siri_train.commands.output import claim_descriptors, encodable, tolerant_output
 from siri_train.commands.requirements import missing_packages
 from siri_train.trainer.interrupts import interrupting
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the command line in one line, and where the rest is explained."""
-
-    def error(self, message: str) -> NoReturn:
-        text = " ".join(message.split()).replace("recipe, a.b=c", "recipe")
-        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text)
-        if found:
-            names = [name.strip(" '") for name in found.group(2).split(",")]
-            near = difflib.get_close_matches(found.group(1), names, n=1)
-            text += f"; did you mean {near[0]}?" if near else ""
-        # argparse shows some of what was given as it is, control characters too.
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-        self.exit(2, f"{self.prog}: {text}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +101,7 @@ def _errors_told(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = kinds.Parser(
         prog="siri-train",
         description="Train reasoning models with SIRI: the response-length cap swings, answers get "
         "shorter and better (arXiv 2509.25176).",

@@ -1,8 +1,27 @@
-"""Kinds of arguments of the command line; argparse shows what they raise."""
+"""The parser of the command line, and kinds of arguments; argparse shows what they raise."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line, and where the rest is explained."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, status 2."""
+        text = " ".join(message.split()).replace("recipe, a.b=c", "recipe")
+        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text)
+        if found:
+            names = [name.strip(" '") for name in found.group(2).split(",")]
+            near = difflib.get_close_matches(found.group(1), names, n=1)
+            text += f"; did you mean {near[0]}?" if near else ""
+        # argparse shows some of what was given as it is, control characters too.
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        self.exit(2, f"{self.prog}: {text}; see {self.prog} --help\n")
 
 
 def which(text: str) -> str:
