@@ -26,8 +26,14 @@ CORRECTION_MODES = ("truncate", "mask", "reject")
 CORRECTION_LEVELS = ("token", "sequence", "geometric")
 
 
-# The options that are one of several names.
-CHOICES = ("objective", "cispo_bounds", "ratio", "aggregation", "kl_estimator")
+# The options that are one of several names, and the names.
+CHOICES = {
+    "objective": OBJECTIVES,
+    "cispo_bounds": CISPO_BOUNDS,
+    "ratio": RATIOS,
+    "aggregation": AGGREGATIONS,
+    "kl_estimator": KL_ESTIMATORS,
+}
 
 
 def checked_options(

@@ -29,11 +29,11 @@ from siri_train import distributed
 from siri_train.checkpoint import sharded_state
 from siri_train.checkpoint.save_load import CheckpointError, save_checkpoint
 from siri_train.commands.memory_estimate import Shape, estimate
+from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import load_config, parse_config
 from siri_train.config.run import (
     ArchitectureConfig,
     DistributedConfig,
-    LossConfig,
     ModelConfig,
     RunConfig,
 )
@@ -126,7 +126,7 @@ def cases() -> Iterator[tuple[str, LossConfig, int, bool, list[Sample]]]:
     """(name, loss, micro-batches, shuffled, samples); the same without ranks and with two."""
     for aggregation in AGGREGATIONS:
         for coefficient in (0.0, 0.01):
-            loss = LossConfig(aggregation=aggregation, entropy_coef=coefficient)  # type: ignore[arg-type]
+            loss = LossConfig(aggregation=aggregation, entropy_coef=coefficient)
             for micro_batches in (1, 3):
                 for shuffled in (False, True):
                     name = f"{aggregation} {coefficient} {micro_batches} {shuffled}"
