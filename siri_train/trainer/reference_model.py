@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.loss import START
 from siri_train.config.run import ModelConfig, RunConfig
 from siri_train.model import fsdp, lora
-from siri_train.model.files import ModelFileError, json_object, weight_files
+from siri_train.model.files import ModelFileError, cause, weight_files
 from siri_train.model.folder import check_model
 from siri_train.model.packing import MicroBatch
 from siri_train.model.policy import Policy, load_policy, resolve_model_path
@@ -175,14 +176,15 @@ def require_same_reference(record: dict[str, Any] | None, source: Path | None) -
     if record is None or path is None or not path.exists():
         return  # its KL term is new
     try:
-        before = json_object(path, remedy="; remove it to take today's files as the reference")
-        if before.get("reference") != record["reference"]:
-            return  # the key was changed, of which compare_with_before tells
-        files = before.get("files")
-        if not isinstance(files, dict):
-            raise ModelFileError(f"{RECORD}: is damaged: it lists no files; remove it")
-    except ModelFileError as error:
-        raise ConfigError(f"loss.reference: {path.parent}: {error}") from error
+        before = json.loads(path.read_text(encoding="utf-8"))
+        name, files = before.get("reference"), dict(before.get("files") or {})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"loss.reference: {path}: is damaged ({cause(error)}), so nobody knows which files the "
+            "run began with; remove it to take today's files as the reference"
+        ) from error
+    if name != record["reference"]:
+        return  # the key was changed, of which compare_with_before tells
     now = record["files"]
     changed = [name for name in sorted({*files, *now}) if files.get(name) != now.get(name)]
     if changed:
