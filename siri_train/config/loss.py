@@ -1,7 +1,8 @@
-"""The configuration of the loss: what ``siri_kernels.policy_loss`` computes in every update.
+"""The configuration of what an update computes: ``advantage`` and ``loss``.
 
-Keys have the names of ``policy_loss``'s arguments; docs/losses.md says which give which paper's
-loss. The names that a key takes are those that ``siri_kernels`` accepts.
+Keys have the names of the arguments of ``siri_kernels.group_advantages`` and ``policy_loss``;
+docs/losses.md says which give which paper's loss. The names that a key of ``loss`` takes are those
+that ``siri_kernels`` accepts.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ KlEstimator = Annotated[str, AfterValidator(OneOf(partial(_accepted, "KL_ESTIMAT
 CorrectionMode = Annotated[str, AfterValidator(OneOf(partial(_accepted, "CORRECTION_MODES")))]
 CorrectionLevel = Annotated[str, AfterValidator(OneOf(partial(_accepted, "CORRECTION_LEVELS")))]
 Tau = Annotated[float, Field(gt=0, le=1e3)]
+
+
+class AdvantageConfig(Section):
+    """Group-relative advantages (``siri_kernels.group_advantages``)."""
+
+    baseline: Literal["mean", "leave_one_out", "none"] = "mean"
+    scale: Literal["group_std", "batch_std", "none"] = "group_std"
+    eps: float = Field(1e-6, ge=0, le=1)
 
 
 class RolloutCorrectionConfig(Section):

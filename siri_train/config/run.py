@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from siri_train.config.base import ConfigError as ConfigError  # where everybody looks for it
 from siri_train.config.base import Section
-from siri_train.config.loss import LossConfig
+from siri_train.config.loss import AdvantageConfig, LossConfig
 from siri_train.config.rollout import RolloutConfig
 from siri_train.config.values import (
     Betas,
@@ -222,14 +221,6 @@ class RewardConfig(Section):
     batch_timeout: float = Field(60.0, ge=0.01, le=86400)
     """Seconds for all answers of a batch together (math_verify); what is left then has no reward
     and is left out of its group."""
-
-
-class AdvantageConfig(Section):
-    """Group-relative advantages (``siri_kernels.group_advantages``)."""
-
-    baseline: Literal["mean", "leave_one_out", "none"] = "mean"
-    scale: Literal["group_std", "batch_std", "none"] = "group_std"
-    eps: float = Field(1e-6, ge=0, le=1)
 
 
 class TrainConfig(Section):

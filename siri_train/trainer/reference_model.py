@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,29 @@ class CheckedReference:
     """A reference that can be loaded.
 
     Args:
-        source: its folder or hub id; None: the policy itself without its adapters.
+        source: its folder or hub id.
+        own: whether it is a model of its own; else the policy's base, without its adapters.
         config: its configuration (transformers' ``PretrainedConfig``); None: as the policy's.
     """
 
-    source: str | None
+    source: str
+    own: bool = True
     config: Any = None
 
 
+@dataclass(frozen=True)
 class Reference:
     """Log-probs of the reference model, without gradient.
 
     Args:
         policy: the reference model; or the policy that is trained, if it has adapters.
         own: whether ``policy`` is a model of its own; else its adapters are switched off.
+        record: what :data:`RECORD` says of it.
     """
 
-    def __init__(self, policy: Policy, *, own: bool) -> None:
-        self.policy, self.own = policy, own
+    policy: Policy
+    own: bool
+    record: dict[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
     def token_logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
@@ -98,7 +103,7 @@ def check_reference(
                 "resumed run could not find again; run `siri-train sft` first, or give a folder"
             )
         # The policy's own start has been checked.
-        return CheckedReference(None if config.model.lora is not None else _source(config, start))
+        return CheckedReference(_source(config, start), own=config.model.lora is None)
     source = _source(config, start)
     checked = check_model(source, "loss.reference", say=False)
     require_same_vocabulary(source, checked.tokenizer, tokenizer, "loss.reference")
@@ -109,71 +114,81 @@ def check_reference(
             f"loss.reference: {source} has {positions} positions, but data.max_prompt_len + "
             f"schedule.max_len = {needed} tokens; give a model with as many, or lower one of them"
         )
-    return CheckedReference(source, checked.config)
+    return CheckedReference(source, config=checked.config)
 
 
-def load_reference(
-    config: RunConfig, checked: CheckedReference | None, policy: Policy
+def open_reference(
+    config: RunConfig, checked: CheckedReference | None, policy: Policy, source: Path | None
 ) -> Reference | None:
     """The reference model on the policy's device, sharded as the policy is; None where none is.
+
+    Every rank must call it.
 
     Args:
         config: the recipe.
         checked: as :func:`check_reference` gave it.
         policy: as loaded for training.
+        source: the checkpoint that is resumed from; None for a run that begins.
 
     Raises:
-        ConfigError: see :func:`siri_train.model.policy.load_policy`.
+        ConfigError: see :func:`siri_train.model.policy.load_policy`; or a resumed run has had
+            another reference.
     """
     if checked is None:
         return None
-    if checked.source is None:
-        return Reference(policy, own=False)
-    model = _model_section(config, checked.source)
-    sharding = config.distributed if distributed.active() else None
-    own = load_policy(model, policy.device, checked.source, sharding, named="loss.reference")
-    own.model.eval()
-    return Reference(own, own=True)
+    if checked.own:
+        model = _model_section(config, checked.source)
+        sharding = config.distributed if distributed.active() else None
+        policy = load_policy(model, policy.device, checked.source, sharding, named="loss.reference")
+        policy.model.eval()
+    # Now the files of a hub id are on this machine.
+    record = distributed.on_main(_record, config.loss.reference, checked.source)
+    distributed.on_main(_require_same, record, source)
+    return Reference(policy, checked.own, record)
 
 
-def record_reference(
-    config: RunConfig, checked: CheckedReference | None, start: Path | None
-) -> dict[str, Any] | None:
-    """What :data:`RECORD` says of the reference; None where the loss has no KL term.
+def write_record(run_dir: Path, reference: Reference | None, begins: bool) -> None:
+    """Write :data:`RECORD`; a run that begins without a reference has none.
 
     Args:
-        config: the recipe.
-        checked: as :func:`check_reference` gave it; the model has been loaded.
-        start: the supervised stage's checkpoint if the run begins from one.
+        run_dir: the run's folder.
+        reference: the run's.
+        begins: whether the run begins; a resumed one keeps its record while its KL term is off.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = run_dir / RECORD
+    if reference is not None:
+        write_json(path, reference.record)
+    elif begins:
+        path.unlink(missing_ok=True)
+
+
+def _record(name: str, source: str) -> dict[str, Any]:
+    """What :data:`RECORD` says of a reference that has been loaded.
 
     Raises:
         ConfigError: a file of it cannot be read.
     """
-    if checked is None:
-        return None
-    source = checked.source or _source(config, start)
     try:
         folder = _folder(source)
         files = [folder / "config.json", *weight_files(folder)]
         sizes = {path.name: size_and_crc(path) for path in files}
     except (ModelFileError, OSError) as error:
-        raise ConfigError(f"loss.reference: {source}: {error}") from error
-    return {"reference": config.loss.reference, "path": source, "files": sizes}
+        raise ConfigError(f"loss.reference: {source}: {cause(error)}") from error
+    return {"reference": name, "path": source, "files": sizes}
 
 
-def require_same_reference(record: dict[str, Any] | None, source: Path | None) -> None:
+def _require_same(record: dict[str, Any], source: Path | None) -> None:
     """Refuse to go on with another reference model than the run has had.
-
-    Args:
-        record: of the reference that was loaded, see :func:`record_reference`.
-        source: the checkpoint that is resumed from; None for a run that begins.
 
     Raises:
         ConfigError: ``loss.reference`` is what it was, and the files differ; or the run's record
             is damaged.
     """
     path = source.resolve().parent.parent / RECORD if source is not None else None
-    if record is None or path is None or not path.exists():
+    if path is None or not path.exists():
         return  # its KL term is new
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -194,21 +209,6 @@ def require_same_reference(record: dict[str, Any] | None, source: Path | None) -
             f"with{was}; put that one back, or name the model to compare with now "
             "(loss.reference=PATH)"
         )
-
-
-def write_record(run_dir: Path, record: dict[str, Any] | None, begins: bool) -> None:
-    """Write :data:`RECORD`; a run that begins without a reference has none.
-
-    Args:
-        run_dir: the run's folder.
-        record: see :func:`record_reference`.
-        begins: whether the run begins; a resumed one keeps its record while its KL term is off.
-    """
-    path = run_dir / RECORD
-    if record is not None:
-        write_json(path, record)
-    elif begins:
-        path.unlink(missing_ok=True)
 
 
 def _source(config: RunConfig, start: Path | None) -> str:

@@ -43,12 +43,7 @@ from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.memory_check import rehearse
 from siri_train.trainer.optimizer import make_optimizer
 from siri_train.trainer.preflight import model_shape, preflight
-from siri_train.trainer.reference_model import (
-    load_reference,
-    record_reference,
-    require_same_reference,
-    write_record,
-)
+from siri_train.trainer.reference_model import open_reference, write_record
 from siri_train.trainer.samples import write_samples
 from siri_train.trainer.signals import Stopped, StopRequest
 from siri_train.trainer.sync_probe import SyncProbe
@@ -94,9 +89,7 @@ class Run:
             config.distributed if distributed.active() else None,
         )
         # Before the state of the random number generators is restored.
-        self.reference = load_reference(config, checked.reference, self.policy)
-        self._reference_record = on_main(record_reference, config, checked.reference, checked.start)
-        on_main(require_same_reference, self._reference_record, source)
+        self.reference = open_reference(config, checked.reference, self.policy, source)
         self.optimizer = make_optimizer(self.policy.model, config.train)
         self.start_step = load_state(source, self.optimizer, self.policy.model) if source else 0
         wanted = config.train.rehearse
@@ -175,7 +168,7 @@ class Run:
         the metrics the newest."""
         self.dir.mkdir(parents=True, exist_ok=True)
         replace_text(self.dir / "config.yaml", self.config.to_yaml())
-        write_record(self.dir, self._reference_record, begins=self.source is None)
+        write_record(self.dir, self.reference, begins=self.source is None)
         set_aside_newer(self.config, self.start_step)
         start = self.start_step
         _, odd = keep_rows(self.dir / "alarms.jsonl", below=start, last=0)

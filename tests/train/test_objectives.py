@@ -110,10 +110,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         groups = generate(self, *args, **options)
         rng = random.Random(5)
         for completion in (c for group in groups for c in group):
-            shift = rng.gauss(0.03, 0.1)
-            completion.logprobs[:] = [
-                min(p + shift + rng.gauss(0, 0.25), 0) for p in completion.logprobs
-            ]
+            shift = rng.gauss(0, 0.1)
+            completion.logprobs[:] = [p + shift + rng.gauss(0, 0.25) for p in completion.logprobs]
         return groups
 
     def losses(*args: Any, **options: Any) -> Any:
