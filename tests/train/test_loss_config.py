@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import random
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from siri_kernels import policy_loss
 from siri_kernels.policy_loss import validate
+from siri_kernels.policy_loss.formulas import OBJECTIVES, Objective
 from siri_train.config.base import ConfigError
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import parse_config
+from siri_train.train import train
 
 TENSORS = ("logprobs", "old_logprobs", "advantages", "cu_seqlens", "mask", "rollout_logprobs",
            "ref_logprobs", "entropy", "denominator", "backend")  # fmt: skip
@@ -42,7 +45,7 @@ def test_names_are_those_of_policy_loss(key: str) -> None:
             f"config: loss.{key}: got '{wrong}'; takes one of {', '.join(validate.CHOICES[key])}; "
             f"did you mean {name}?"
         )
-    with pytest.raises(ConfigError, match=f"takes one of {validate.CHOICES[key][0]}, "):
+    with pytest.raises(ConfigError, match=f"takes one of {[*validate.CHOICES[key]][0]}, "):
         parse_config({"loss": {key: 3}})
 
 
@@ -101,3 +104,14 @@ def test_what_is_accepted_policy_loss_accepts() -> None:
         checked = validate.checked_options(**loss.options(), denominator=1.0)
         assert checked.objective == loss.objective
     assert taken > 500
+
+
+def test_an_objective_that_is_registered_trains(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the how-to: a formula in the registry, and a recipe that names it."""
+    with pytest.raises(ConfigError, match="got 'plain'; takes one of clip, cispo"):
+        tiny("loss.objective=plain")
+    monkeypatch.setitem(OBJECTIVES, "plain", Objective(lambda _, ratio, a, __: -a * ratio))
+    run = train(tiny("loss.objective=plain", "train.steps=2"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any(row["grad_norm"] for row in rows) and rows[0]["clip_frac_high"] == 0
+    assert "objective: plain" in (run / "config.yaml").read_text()
