@@ -55,7 +55,7 @@ def sapo(
 def gmpo(
     logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
 ) -> torch.Tensor:
-    """``-r A``; the token ratios in r are clipped already."""
+    """``-r A``; the token ratios in r, and their gradients, are clipped before."""
     return -advantage * ratio
 
 

@@ -15,7 +15,9 @@ from .test_policy_loss import AGGREGATIONS, assert_same, make, with_gradients
 from .test_policy_loss_objectives import OBJECTIVES as OPTIONS
 from .test_policy_loss_objectives import aggregated
 
-WAYS = list(itertools.product(OPTIONS, ("token", "sequence"), AGGREGATIONS))
+# Not gmpo, which clips the token ratios before its formula sees their mean.
+NAMES = [name for name in OPTIONS if name != "gmpo"]
+WAYS = list(itertools.product(NAMES, ("token", "sequence"), AGGREGATIONS))
 
 
 @pytest.mark.parametrize(("name", "ratio", "aggregation"), WAYS)
