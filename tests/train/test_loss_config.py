@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,3 +118,20 @@ def test_an_objective_that_is_registered_trains(tiny: Any, monkeypatch: pytest.M
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any(row["grad_norm"] for row in rows) and rows[0]["clip_frac_high"] == 0
     assert "objective: plain" in (run / "config.yaml").read_text()
+
+
+def test_the_recipes_of_the_page_are_accepted() -> None:
+    """docs/losses.md, "In a recipe": every cell in code type is a list of overrides."""
+    page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    table = page.partition("## In a recipe")[2].partition("\n\n**KL.**")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    seen = [parse_config({})]
+    for paper, cell in rows:
+        for text in re.findall("`([^`]+)`", cell):
+            if "=" not in text:
+                continue  # a name of a key or of a choice
+            config = parse_config({}, shlex.split(text))
+            assert config not in seen, (paper, text)
+            seen.append(config)
+    assert len(seen) > 12
