@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -9,15 +10,24 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from bench.memory import peak_bytes
 from siri_train.commands.dry_run import dry_run
 from siri_train.commands.memory_estimate import Shape, estimate
 from siri_train.config.base import ConfigError
-from siri_train.config.recipe import load_config
+from siri_train.config.loss import LossConfig
+from siri_train.config.recipe import load_config, parse_config
+from siri_train.model.attention import prepare
 from siri_train.model.demo_model import START_FOLDER
+from siri_train.model.packing import Sample
+from siri_train.model.policy import Policy
 from siri_train.train import train
-from tests.train.test_memory import DISTILL_7B
+from siri_train.trainer.optimizer import make_optimizer
+from siri_train.trainer.reference_model import Reference
+from siri_train.trainer.update import update
+from tests.train.conftest import TINY
+from tests.train.test_memory import DISTILL_7B, qwen
 
 KL = "loss.kl_coef=0.2"
 
@@ -161,8 +171,6 @@ def test_what_cannot_be_a_reference_is_refused_before_work(tiny: Any, tmp_path: 
 
 
 def test_the_reference_may_be_of_another_size(tiny: Any, tmp_path: Path) -> None:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(START_FOLDER)
     shape = Qwen2Config(
@@ -237,3 +245,33 @@ def test_what_a_run_of_before_says_of_its_settings_is_nothing_new(
     assert said == ["tiny: train.steps was 1, is now 2"]
     train(tiny("train.steps=3", "loss.objective=sapo"))
     assert "loss.objective was clip, is now sapo" in capsys.readouterr().out
+
+
+def test_its_forward_pass_takes_no_more_than_the_policys() -> None:
+    """So the estimate adds its weights and nothing else."""
+    torch.manual_seed(0)
+    shape = qwen(64, 160, 4, 4, 2, 512)
+    policies = []
+    for _ in range(2):
+        model: Any = Qwen2ForCausalLM(shape)
+        prepare(model)
+        policies.append(Policy(model, tokenizer=None, eos_ids=frozenset([0]), softcap=None))
+    reference = Reference(policies[1], own=True)
+    config = parse_config(
+        copy.deepcopy(TINY), [KL, "train.token_budget=512", "train.mini_batches=1"]
+    )
+    optimizer = make_optimizer(policies[0].model, config.train)
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 512, (4, 240), generator=draw).tolist()
+    samples = [Sample(list(range(8)), row, [-1.0] * 240, 1.0) for row in ids]
+
+    def step(with_kl: bool) -> None:
+        loss = config.loss if with_kl else LossConfig()
+        update(
+            policies[0], optimizer, samples, config.train, loss, temperature=1.0,
+            constant_length=40, seed=0, reference=reference if with_kl else None,
+        )  # fmt: skip
+
+    step(True)  # the optimiser's state exists from here on
+    plain, with_kl = (peak_bytes(lambda w=w: step(w)) for w in (False, True))
+    assert with_kl == pytest.approx(plain, rel=0.02)
