@@ -85,6 +85,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     temperature=config.rollout.temperature,
                     constant_length=config.schedule.max_len,
                     seed=run.seed(step),
+                    reference=run.reference,
                 )
             rollouts.wait()  # a batch that is being sampled ahead, from the weights until here
             run.engine.sync()

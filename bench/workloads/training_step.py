@@ -28,8 +28,9 @@ from torch import Tensor
 
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
+from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import load_config
-from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.config.run import TrainConfig
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.model.demo_model import START_FOLDER
 from siri_train.model.packing import Sample

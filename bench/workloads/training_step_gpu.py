@@ -39,8 +39,9 @@ from bench.workloads.step_model import (
 )
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_train.commands.memory_estimate import Shape, estimate
+from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import parse_config
-from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.config.run import TrainConfig
 from siri_train.model.attention import attention_backend, prepare
 from siri_train.model.packing import micro_batches
 from siri_train.model.policy import Policy, apply_liger

@@ -30,7 +30,7 @@ if missing := [name for name in ("trl", "pydantic") if importlib.util.find_spec(
 
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
-from siri_train.config.run import ModelConfig
+from siri_train.config.model import ModelConfig
 from siri_train.model.policy import resolve_model_path
 
 QUESTIONS = (

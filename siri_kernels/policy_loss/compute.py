@@ -6,7 +6,7 @@ import torch
 
 from siri_kernels._backend import resolve_backend
 from siri_kernels._device import device_of
-from siri_kernels.policy_loss import portable
+from siri_kernels.policy_loss import objectives, portable
 from siri_kernels.policy_loss.types import LossInputs, LossOptions
 from siri_kernels.policy_loss.validate import OP, check_inputs
 
@@ -19,9 +19,10 @@ def compute(
     check_inputs(inputs, options)
     logprobs = inputs.logprobs
     with torch.no_grad():
-        if backend == "triton" and inputs.dtype == torch.float32 and len(logprobs):
+        in_kernel = options.objective in objectives.BY_HAND
+        if backend == "triton" and in_kernel and inputs.dtype == torch.float32 and len(logprobs):
             from siri_kernels.policy_loss import triton as launch  # Triton may not be installed
 
             with device_of(logprobs):
                 return launch.policy_loss(inputs, options)
-        return portable.policy_loss(inputs, options)  # float64, or nothing to launch for
+        return portable.policy_loss(inputs, options)  # float64, a formula, or nothing to launch for

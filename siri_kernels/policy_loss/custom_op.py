@@ -13,6 +13,8 @@ import torch
 from siri_kernels import _checks as check
 from siri_kernels._compiled import is_number, numbers_in_graph
 from siri_kernels.policy_loss.compute import compute
+from siri_kernels.policy_loss.formulas import OBJECTIVES
+from siri_kernels.policy_loss.objectives import BY_HAND
 from siri_kernels.policy_loss.types import (
     ROLLOUT_CORRECTIONS,
     LossInputs,
@@ -38,7 +40,13 @@ def in_graph(x: LossInputs, options: dict[str, Any], backend: str | None) -> Pol
     Raises:
         TypeError, ValueError: an option that no operator can be given.
     """
-    denominator = options["denominator"]
+    objective, denominator = options["objective"], options["denominator"]
+    if isinstance(objective, str) and objective in OBJECTIVES and objective not in BY_HAND:
+        # An operator's inside is below autograd, which would have to differentiate the formula.
+        raise ValueError(
+            f"{OP}: objective={objective!r} has a formula and no derivatives by hand; under "
+            "torch.compile it takes backend='reference'"
+        )
     by_tensor = isinstance(denominator, torch.Tensor)
     if by_tensor:
         check.tensor(OP, "denominator", denominator)

@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 import torch
 
+from siri_kernels.policy_loss.formulas import OBJECTIVES
 from siri_kernels.policy_loss.types import (
     LARGE,
     LOG_RATIO_LIMIT,
     LossOptions,
     RolloutCorrection,
 )
+
+BY_HAND = ("clip", "cispo", "sapo", "gmpo", "reinforce")
+"""The objectives whose derivatives are written out here, and which the Triton kernel has."""
 
 
 class Terms(NamedTuple):
@@ -66,6 +70,8 @@ def objective(
         x, raw: the token's log-ratio, clamped and before.
         ratio: the token's or the sequence's.
     """
+    if options.objective not in BY_HAND:
+        return _by_autograd(x, raw, ratio, advantages, logprobs, options)
     low, high = options.bounds
     if options.objective == "clip":
         negative = -advantages
@@ -99,6 +105,28 @@ def objective(
         slope = loss.masked_fill(clipped_low | clipped_high | (x != raw), 0)
         return Terms(loss, slope, clipped_low, clipped_high)
     return Terms(*_linear(-advantages, logprobs), None, None)  # reinforce
+
+
+def _by_autograd(
+    x: torch.Tensor,
+    raw: torch.Tensor,
+    ratio: torch.Tensor,
+    advantages: torch.Tensor,
+    logprobs: torch.Tensor,
+    options: LossOptions,
+) -> Terms:
+    """Of an objective that has a formula alone."""
+    known = OBJECTIVES[options.objective]
+    with torch.enable_grad():
+        of = (logprobs.detach().requires_grad_(), ratio.detach().requires_grad_())
+        loss = known.formula(*of, advantages, options)
+        by_logprob, by_ratio = torch.autograd.grad(
+            loss.sum(), of, allow_unused=True, materialize_grads=True
+        )
+    slope = by_logprob + (by_ratio * ratio).masked_fill(x != raw, 0)
+    if known.clipped is None:
+        return Terms(loss.detach(), slope, None, None)
+    return Terms(loss.detach(), slope, *known.clipped(x, ratio, advantages, options))
 
 
 def _linear(slope: torch.Tensor, logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -211,7 +211,8 @@ def _losses(
         log_ratio, raw, ratio, block.advantages, block.logprobs, options
     )
     if clipped_low is not None and clipped_high is not None:
-        counts = note if options.objective == "cispo" else note_zeros  # cispo's look at no sign
+        # Those of these two need an advantage other than 0.
+        counts = note_zeros if options.objective in ("clip", "gmpo") else note
         counts("clip_frac_low", clipped_low)
         counts("clip_frac_high", clipped_high)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from siri_kernels.policy_loss.formulas import OBJECTIVES
 from siri_kernels.policy_loss.types import (
     LARGE,
     LOG_RATIO_LIMIT,
@@ -79,7 +80,7 @@ def _sequence(
     note("clip_frac_low", clipped_low)
     note("clip_frac_high", clipped_high)
 
-    loss = _objective(logprobs, ratio, advantage, options)
+    loss = OBJECTIVES[options.objective].formula(logprobs, ratio, advantage, options)
     if x.rollout_logprobs is not None:
         gap = _evidence(old, x.rollout_logprobs, tokens)
         note("rollout_kl", gap.expm1() - gap)
@@ -127,37 +128,11 @@ def _ratio(log_ratio: torch.Tensor, advantage: torch.Tensor, options: LossOption
 def _clipped(
     log_ratio: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    low, high = options.bounds
-    if options.objective == "cispo":  # the weight is clipped whatever the sign
-        return ratio < low, ratio > high
-    if options.objective == "gmpo":
-        return (log_ratio < low) & (advantage < 0), (log_ratio > high) & (advantage > 0)
-    if options.objective == "clip":
-        return (ratio < low) & (advantage < 0), (ratio > high) & (advantage > 0)
+    clipped = OBJECTIVES[options.objective].clipped
+    if clipped is not None:
+        return clipped(log_ratio, ratio, advantage, options)
     never = torch.zeros_like(advantage, dtype=torch.bool)
     return never, never
-
-
-def _objective(
-    logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
-) -> torch.Tensor:
-    low, high = options.bounds
-    if options.objective == "clip":
-        free = ratio if options.delta is None else ratio.clamp(max=options.delta)
-        loss = torch.maximum(-advantage * free, -advantage * ratio.clamp(low, high))
-        if options.dual_clip is not None:
-            capped = torch.minimum(loss, -advantage * options.dual_clip)
-            loss = torch.where(advantage < 0, capped, loss)
-        return loss
-    if options.objective == "cispo":
-        return -ratio.clamp(low, high).detach() * advantage * logprobs.clamp(-LARGE, LARGE)
-    if options.objective == "sapo":
-        positive, negative = options.sapo_tau
-        tau = torch.full_like(advantage, negative).masked_fill(advantage > 0, positive)
-        return -advantage * torch.sigmoid(tau * (ratio - 1)) * 4 / tau
-    if options.objective == "gmpo":
-        return -advantage * ratio
-    return -advantage * logprobs.clamp(-LARGE, LARGE)  # reinforce
 
 
 def _weight(gap: torch.Tensor, options: LossOptions) -> torch.Tensor:

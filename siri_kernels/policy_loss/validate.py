@@ -9,6 +9,7 @@ import torch
 
 from siri_kernels import _checks as check
 from siri_kernels import varlen
+from siri_kernels.policy_loss.formulas import OBJECTIVES
 from siri_kernels.policy_loss.types import (
     ROLLOUT_CORRECTIONS,
     LossInputs,
@@ -17,7 +18,6 @@ from siri_kernels.policy_loss.types import (
 )
 
 OP = "policy_loss"
-OBJECTIVES = ("clip", "cispo", "sapo", "gmpo", "reinforce")
 RATIOS = ("token", "sequence")
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -26,8 +26,14 @@ CORRECTION_MODES = ("truncate", "mask", "reject")
 CORRECTION_LEVELS = ("token", "sequence", "geometric")
 
 
-# The options that are one of several names.
-CHOICES = ("objective", "cispo_bounds", "ratio", "aggregation", "kl_estimator")
+# The options that are one of several names, and the names.
+CHOICES = {
+    "objective": OBJECTIVES,
+    "cispo_bounds": CISPO_BOUNDS,
+    "ratio": RATIOS,
+    "aggregation": AGGREGATIONS,
+    "kl_estimator": KL_ESTIMATORS,
+}
 
 
 def checked_options(
@@ -55,7 +61,7 @@ def checked_options(
     Raises:
         TypeError, ValueError: as that does.
     """
-    check.choice(OP, "objective", objective, OBJECTIVES)
+    check.choice(OP, "objective", objective, tuple(OBJECTIVES))
     in_log_space = objective == "gmpo"
     clip_low = check.number(
         OP, "clip_low", clip_low, at_least=0, at_most=None if in_log_space else 1

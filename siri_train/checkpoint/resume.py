@@ -95,7 +95,9 @@ def compare_with_before(config: RunConfig) -> None:
         )
         return
     now = _flatten(config.model_dump(mode="json"))
-    changed = [key for key in now if now[key] != before.get(key)]
+    # A key that the version which started the run did not have stands for its default.
+    defaults = _flatten(RunConfig().model_dump(mode="json"))
+    changed = [key for key in now if now[key] != before.get(key, defaults.get(key))]
     if "seed" in changed:
         raise ConfigError(
             f"seed: {config.run_dir} was started with seed {before.get('seed')}, now it is "

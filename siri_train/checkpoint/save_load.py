@@ -95,7 +95,7 @@ def save_checkpoint(
                 if rollouts is not None:
                     _save(rollouts, aside / ROLLOUTS)
                 files = {
-                    path.relative_to(aside).as_posix(): _size_and_crc(path)
+                    path.relative_to(aside).as_posix(): size_and_crc(path)
                     for path in sorted(aside.rglob("*"))
                     if path.is_file()
                 }
@@ -155,7 +155,7 @@ def problem(folder: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != size:
                 return f"{name} is damaged: {path.stat().st_size} bytes, {size} were written"
-            if _size_and_crc(path) != [size, crc]:
+            if size_and_crc(path) != [size, crc]:
                 return f"{name} is damaged: its CRC-32 is not what was written"
     except ModelFileError as error:
         return str(error)
@@ -282,7 +282,12 @@ def load_rollouts(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def _size_and_crc(path: Path) -> list[int]:
+def size_and_crc(path: Path) -> list[int]:
+    """A file's size in bytes and the CRC-32 of its content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     size = crc = 0
     with path.open("rb") as file:
         while block := file.read(2**22):

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from siri_train.commands.sft import learning_rate, supervised_step
-from siri_train.config.run import ArchitectureConfig, ModelConfig, SftConfig
+from siri_train.config.model import ArchitectureConfig, ModelConfig
+from siri_train.config.run import SftConfig
 from siri_train.data.demo_task import arithmetic as task
 from siri_train.data.demo_task.questions import is_held_out
 from siri_train.data.supervised import SupervisedExample

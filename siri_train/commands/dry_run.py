@@ -74,7 +74,15 @@ def dry_run(
         memory_gb = torch.cuda.get_device_properties(device).total_memory / GB
     gpu = memory_gb is not None
     shape = Shape.of(model_shape(config, checked.start))
-    memory = estimate(config, shape, ranks=ranks, gpu=gpu, memory_gb=memory_gb)
+    other = checked.reference.config if checked.reference is not None else None
+    memory = estimate(
+        config,
+        shape,
+        ranks=ranks,
+        gpu=gpu,
+        memory_gb=memory_gb,
+        reference=None if other is None else Shape.of(other),
+    )
     rates = measured_rates(Path(rates_from) if rates_from else config.run_dir)
     if rates_from and rates is None:
         raise ConfigError(

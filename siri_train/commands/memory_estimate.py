@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from siri_kernels.linear_logprob.portable.forward import tile_shape
 from siri_kernels.linear_logprob.top_entries import slots_for
+from siri_train.config.loss import START
 from siri_train.config.run import RunConfig
 from siri_train.rollout.kv_cache import ROOM
 from siri_train.trainer.optimizer import PIECE
@@ -132,6 +133,7 @@ def estimate(
     ranks: int = 1,
     gpu: bool = True,
     memory_gb: float | None = None,
+    reference: Shape | None = None,
 ) -> Memory:
     """Memory of one rank of ``config``.
 
@@ -142,6 +144,8 @@ def estimate(
         gpu: on a GPU (Liger's layers, the optimiser's temporaries) or on a CPU.
         memory_gb: of the GPU, in 10**9 bytes, of which a colocated vLLM takes its share; None: not
             known, and vLLM counts with its weights and its cache alone.
+        reference: of the model of ``loss.reference``, where the loss has a KL term; None: as
+            ``shape``.
     """
     stored = torch.finfo(getattr(torch, config.model.dtype)).bits // 8
     sharded = ranks > 1
@@ -153,6 +157,9 @@ def estimate(
     here = 0.0 if sharded and gpu and config.distributed.offload else 1.0 / ranks
     masters = stored < 4 and config.train.master_weights
     weights = {"weights": int(shape.parameters * stored * here)}
+    if _reference_is_a_copy(config):
+        kept_model = (reference or shape).parameters
+        weights["reference model"] = int(kept_model * stored * here)
     gradients = {"gradients": int(trained * stored * here)}
     moments = {
         "AdamW moments": int(2 * trained * (4 if masters else stored) * here),
@@ -225,6 +232,12 @@ def estimate(
         logits_saved=head,
         logits_eager=8 * shape.vocabulary * tokens,
     )
+
+
+def _reference_is_a_copy(config: RunConfig) -> bool:
+    """Whether the KL term needs a second model: adapters can be switched off instead."""
+    loss = config.loss
+    return loss.kl_coef != 0 and (config.model.lora is None or loss.reference != START)
 
 
 def norm_saves(shape: Shape, width: int, fused: bool) -> int:

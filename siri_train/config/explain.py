@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from siri_train.config.values import OneOf
 from siri_train.config.yaml_core import is_number
 
 _LONGEST = 80
@@ -122,7 +123,9 @@ def takes(annotation: Any) -> str:
     if kind in (int, float):
         return ("a whole number" if kind is int else "a number") + _range(bounds, kind is int)
     if kind is str:
-        return "text"
+        rules = (getattr(bound, "func", None) for bound in bounds)
+        named = next((rule for rule in rules if isinstance(rule, OneOf)), None)
+        return "text" if named is None else f"one of {', '.join(named.names())}"
     if get_origin(kind) is list:
         least = next((b.min_length for b in bounds if isinstance(b, MinLen)), 0)
         return f"a list{f' of at least {least}' if least else ''}, each {takes(get_args(kind)[0])}"

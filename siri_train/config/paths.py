@@ -13,7 +13,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.values import expand
 from siri_train.files import explained, shown
 
-_REPLACED = ("config.yaml", "summary.json", "report.html")
+_REPLACED = ("config.yaml", "summary.json", "report.html", "reference.json")
 _FILES = (
     *("metrics.jsonl", "eval.jsonl", "alarms.jsonl", "sft.jsonl", "server.log", *_REPLACED),
     *("checkpoints/manifest.json", "sft_stage/sft.json"),

@@ -1,18 +1,15 @@
-"""The configuration of sampling: ``rollout``, its subsections, ``loss.rollout_correction``."""
+"""The configuration of sampling: ``rollout`` and its subsections."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from siri_train.config.base import Section
 from siri_train.config.masked import holds_secret
 from siri_train.config.values import Gpus, Minutes, Rows, StepsOrNone, Url, UserPath, Word
-
-if TYPE_CHECKING:  # torch comes with it, which reading a recipe does without
-    from siri_kernels.policy_loss.types import RolloutCorrection
 
 
 class VllmConfig(Section):
@@ -205,29 +202,3 @@ class RolloutConfig(Section):
     def dynamic(self) -> bool:
         """Whether groups whose rewards are all equal are dropped and others asked instead."""
         return self.oversample > 1 or self.max_rounds > 1
-
-
-class RolloutCorrectionConfig(Section):
-    """``policy_loss``'s ``rollout_correction``: a weight for a sampler that is not the policy."""
-
-    mode: Literal["truncate", "mask", "reject"] = "truncate"
-    """truncate: the ratio clamped to [low, high] (TIS); mask: the ratio inside, else 0 (MIS,
-    IcePop); reject: 1 inside, else 0."""
-    level: Literal["token", "sequence", "geometric"] = "token"
-    """The ratio of a token, the product over the sequence, or its geometric mean."""
-    high: float = Field(2.0, gt=0, le=1e6)
-    """Upper bound of the ratio."""
-    low: float = Field(0.0, ge=0, le=1e6)
-    """Lower bound of the ratio."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> RolloutCorrectionConfig:
-        if self.low > self.high:
-            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
-        return self
-
-    def build(self) -> RolloutCorrection:
-        """As ``policy_loss`` takes it."""
-        from siri_kernels.policy_loss.types import RolloutCorrection
-
-        return RolloutCorrection(self.mode, self.level, high=self.high, low=self.low)

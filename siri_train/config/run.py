@@ -5,18 +5,15 @@ All of it is checked before anything is loaded. Reading recipes is ``recipe.py``
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from siri_train.config.base import ConfigError as ConfigError  # where everybody looks for it
 from siri_train.config.base import Section
-from siri_train.config.model import ArchitectureConfig as ArchitectureConfig
-from siri_train.config.model import LoraConfig as LoraConfig
+from siri_train.config.loss import AdvantageConfig, LossConfig
 from siri_train.config.model import ModelConfig
-from siri_train.config.rollout import RolloutConfig, RolloutCorrectionConfig
+from siri_train.config.rollout import RolloutConfig
 from siri_train.config.values import (
     Betas,
     Device,
@@ -184,63 +181,6 @@ class RewardConfig(Section):
     batch_timeout: float = Field(60.0, ge=0.01, le=86400)
     """Seconds for all answers of a batch together (math_verify); what is left then has no reward
     and is left out of its group."""
-
-
-class AdvantageConfig(Section):
-    """Group-relative advantages (``siri_kernels.group_advantages``)."""
-
-    baseline: Literal["mean", "leave_one_out", "none"] = "mean"
-    """Subtracted from a reward: the mean of its group, the mean of the others, or nothing."""
-    scale: Literal["group_std", "batch_std", "none"] = "group_std"
-    """Divides the difference: standard deviation of the group, of the whole step, or nothing."""
-    eps: float = Field(1e-6, ge=0, le=1)
-    """Added to the standard deviation."""
-
-
-class LossConfig(Section):
-    """The clipped loss (``siri_kernels.policy_loss``)."""
-
-    clip_low: float = Field(0.2, ge=0, lt=1)
-    """The ratio is clipped at 1 - clip_low."""
-    clip_high: float = Field(0.28, ge=0, le=1e3)
-    """The ratio is clipped at 1 + clip_high."""
-    dual_clip: float | None = Field(None, gt=1, le=1e6)
-    """Of a negative advantage A the loss is at most -dual_clip * A; null: no bound."""
-    aggregation: Literal[
-        "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm"
-    ] = "token-mean"
-    """How the tokens' losses become one; token-sum-norm divides by the number of sequences times
-    ``schedule.max_len`` (Dr. GRPO)."""
-    entropy_coef: float = Field(0.0, ge=0, le=1e3)
-    """Weight of the entropy bonus."""
-    old_logprobs: Literal["rollout", "recompute"] = "rollout"
-    """The sampler's own log-probs, or one more forward pass before the first update."""
-    rollout_correction: RolloutCorrectionConfig | None = None
-    """tis, mis or icepop with their authors' bounds, or mode, level, low and high; null: none.
-    Needs old_logprobs: recompute."""
-    skip_zero_advantage: bool = True
-    """Leave sequences whose advantage is exactly 0 out of forward and backward; they still count
-    in the denominator. Takes effect only where entropy_coef is 0."""
-
-    @field_validator("rollout_correction", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        from siri_kernels.policy_loss.types import ROLLOUT_CORRECTIONS as NAMED
-
-        if value not in NAMED:
-            raise ValueError(f"takes {', '.join(NAMED)}, or mode, level, low, high")
-        return asdict(NAMED[value])
-
-    @model_validator(mode="after")
-    def _correction_has_two_sides(self) -> LossConfig:
-        if self.rollout_correction is not None and self.old_logprobs != "recompute":
-            raise ValueError(
-                "rollout_correction compares the trainer's old log-probs with the sampler's: set "
-                f"loss.old_logprobs=recompute (it is {self.old_logprobs})"
-            )
-        return self
 
 
 class TrainConfig(Section):

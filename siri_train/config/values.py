@@ -6,8 +6,11 @@ torch, the operating system or a library ends with an error of its own.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -131,6 +134,30 @@ def _url(url: str) -> str:
     if not re.fullmatch(r"[\w/.~-]*", parts.path, re.ASCII):
         raise ValueError(f"{form}, with a path of letters, digits and / . ~ - _ if there is one")
     return url
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A validator of text that must be one of some names, which are looked up when text comes.
+
+    ``Literal`` needs its names when a section is defined. Names that stand in another package are
+    asked for here, so that there is one list of them, and so that reading a recipe that gives
+    none of them imports nothing.
+
+    Args:
+        names: returns the accepted names.
+    """
+
+    names: Callable[[], Collection[str]]
+
+    def __call__(self, value: str) -> str:
+        """The value. Raises ValueError with all names, and the nearest one, if it is none."""
+        accepted = list(self.names())
+        if value in accepted:
+            return value
+        near = difflib.get_close_matches(value.strip().lower(), accepted, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"takes one of {', '.join(accepted)}{hint}")
 
 
 Text = Annotated[str, AfterValidator(writable)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from siri_train.config.run import ArchitectureConfig
+from siri_train.config.model import ArchitectureConfig
 
 START_FOLDER = Path(__file__).parent / "demo_start"
 """The shipped supervised start, made by ``python -m siri_train.commands.build_demo_start``."""

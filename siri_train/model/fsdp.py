@@ -120,6 +120,18 @@ def gathered(model: nn.Module) -> Iterator[None]:
                 unit.set_reshard_after_forward(policy, recurse=False)  # type: ignore[operator]
 
 
+def reshard(model: nn.Module) -> None:
+    """Free the gathered weights of a sharded model at once; for one that has no backward pass.
+
+    Args:
+        model: sharded by :func:`shard`; of another nothing is changed.
+    """
+    if is_sharded(model):
+        for module in model.modules():
+            if hasattr(module, "unshard"):
+                module.reshard()  # type: ignore[operator]
+
+
 def full_state_dict(model: nn.Module) -> dict[str, Any]:
     """The whole model's state on the CPU of rank 0, plain tensors; empty on the other ranks.
 

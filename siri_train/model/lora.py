@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import LoraConfig
+from siri_train.config.model import LoraConfig
 
 _A, _B, _BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer."
 
@@ -136,3 +138,25 @@ def merged(state: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
 def adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The adapters of a state, under their own names."""
     return {name: value for name, value in state.items() if ".lora_" in name}
+
+
+@contextmanager
+def adapters_off(model: torch.nn.Module) -> Iterator[None]:
+    """The model without its adapters inside the body: the base, with no second copy of it.
+
+    Args:
+        model: see :func:`add_lora`; it may be sharded.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    # Not enable_adapters(False): it freezes the adapters' weights, which FSDP2 does not expect
+    # to change after it has sharded them.
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, off in zip(layers, before, strict=True):
+            layer._disable_adapters = off

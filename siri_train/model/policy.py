@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import DistributedConfig, ModelConfig
+from siri_train.config.model import ModelConfig
+from siri_train.config.run import DistributedConfig
 from siri_train.files import shown
 from siri_train.model import attention, demo_model, fsdp, lora
 from siri_train.model.attention import Layout

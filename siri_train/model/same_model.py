@@ -38,17 +38,40 @@ def require_same_model(folder: Path, shape: Any, tokenizer: Any, recipe: str) ->
     check_model(folder, "resume", say=False)
 
 
+def require_same_vocabulary(source: str, theirs: Any, ours: Any, named: str) -> None:
+    """Refuse a model whose tokens have other numbers than the policy's.
+
+    Args:
+        source: the model's folder or hub id.
+        theirs: its tokenizer.
+        ours: the policy's tokenizer.
+        named: the key that gave the model, for the message.
+
+    Raises:
+        ConfigError: naming the first token that differs.
+    """
+    reason = _vocabulary_difference(theirs, ours, "the policy's")
+    if reason is not None:
+        raise ConfigError(
+            f"{named}: {source}: {reason}; give a model with the policy's tokenizer, whose "
+            "log-probs can be compared token by token"
+        )
+
+
 def _difference(folder: Path, shape: Any, tokenizer: Any) -> str | None:
     there = load_config(folder, "resume")
-    words = load_tokenizer(folder, "resume").get_vocab()
     for key in _SHAPE:
         old, new = getattr(there, key, None), getattr(shape, key, None)
         if old != new:
             return f"{key} is {old!r} there, {new!r} in the recipe's"
-    ours = tokenizer.get_vocab()
-    if len(words) != len(ours):
-        return f"its tokenizer has {len(words)} tokens, the recipe's {len(ours)}"
+    return _vocabulary_difference(load_tokenizer(folder, "resume"), tokenizer, "the recipe's")
+
+
+def _vocabulary_difference(theirs: Any, ours: Any, whose: str) -> str | None:
+    words, known = theirs.get_vocab(), ours.get_vocab()
+    if len(words) != len(known):
+        return f"its tokenizer has {len(words)} tokens, {whose} {len(known)}"
     for word, number in words.items():
-        if ours.get(word) != number:
-            return f"its tokenizer has {word!r} as token {number}, the recipe's {ours.get(word)}"
+        if known.get(word) != number:
+            return f"its tokenizer has {word!r} as token {number}, {whose} {known.get(word)}"
     return None

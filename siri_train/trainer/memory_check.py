@@ -13,10 +13,16 @@ from siri_train.config.run import RunConfig
 from siri_train.model.no_dropout import set_rl_mode
 from siri_train.model.packing import Sample, micro_batches
 from siri_train.model.policy import Policy
+from siri_train.trainer.reference_model import Reference
 from siri_train.trainer.update import backward
 
 
-def rehearse(policy: Policy, optimizer: torch.optim.Optimizer, config: RunConfig) -> None:
+def rehearse(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    reference: Reference | None = None,
+) -> None:
     """Two forward and backward passes over a full row of the longest possible sequences.
 
     The second finds the gradients of the first, as every row of an update but one does, and the
@@ -45,6 +51,7 @@ def rehearse(policy: Policy, optimizer: torch.optim.Optimizer, config: RunConfig
                     config.loss,
                     temperature=config.rollout.temperature,
                     denominator=float(batch.tokens),
+                    reference=reference,
                 )
         del reserved
     optimizer.zero_grad(set_to_none=True)

@@ -26,7 +26,8 @@ METRIC_KEYS = (
     "time_train", "peak_memory_gb", "skipped_updates", "groups", "groups_failed",
     "groups_dropped", "groups_surplus", "tokens_discarded", "rollout_retries",
 )  # fmt: skip
-"""Every key of a row, in the order they are written."""
+"""Every key of a row, in the order they are written. Behind them stand those that only some losses
+have (``UpdateStats.extra``)."""
 
 
 def step_metrics(
@@ -53,7 +54,10 @@ def step_metrics(
     ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained token before the first
     update, ``rollout_ratio_max`` is the largest trainer/sampler ratio of one,
     ``rollout_weight_mean`` the mean weight of ``loss.rollout_correction``, ``probe_logprob_diff``
-    what the sync probe after the step's update found. ``tokens`` are response tokens,
+    what the sync probe after the step's update found. Only with ``loss.kl_coef`` there is
+    ``ref_kl``, the mean estimate of KL(policy || reference) in nats per trained token over the
+    step's updates, and only with ``loss.off_policy_threshold`` ``off_policy_frac``, the share of
+    those tokens that it takes out of the objective. ``tokens`` are response tokens,
     ``rollout_tokens_per_s`` counts the discarded ones too; times are seconds. A value that does
     not exist in this step (no finished response, no mixed group) is None.
     """
@@ -107,7 +111,7 @@ def step_metrics(
         **batch.counts(),
     }
     assert tuple(row) == METRIC_KEYS
-    return row
+    return row | stats.extra
 
 
 def peak_memory_gb() -> float:

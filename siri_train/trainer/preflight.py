@@ -11,7 +11,8 @@ import torch
 from siri_train import distributed
 from siri_train.checkpoint.sft_state import refuse_half_done
 from siri_train.config.base import ConfigError
-from siri_train.config.run import ModelConfig, RunConfig
+from siri_train.config.model import ModelConfig
+from siri_train.config.run import RunConfig
 from siri_train.data.gate import check_data, check_think
 from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
 from siri_train.model import demo_model
@@ -21,6 +22,7 @@ from siri_train.model.lora import check_lora
 from siri_train.model.policy import choose_device, max_positions, resolve_model_path
 from siri_train.monitor.trackers import require_packages
 from siri_train.rollout.build import check_engine
+from siri_train.trainer.reference_model import CheckedReference, check_reference
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Checked:
         train_questions, eval_questions: encoded with the model's tokenizer.
         start: the supervised stage's checkpoint if the run has one, else None.
         tokenizer: the model's.
+        reference: the reference model of the loss; None where the loss has no KL term.
     """
 
     train_questions: list[EncodedQuestion]
     eval_questions: list[EncodedQuestion]
     start: Path | None
     tokenizer: Any = None
+    reference: CheckedReference | None = None
 
 
 def preflight(config: RunConfig) -> Checked:
@@ -45,8 +49,8 @@ def preflight(config: RunConfig) -> Checked:
     Raises:
         ConfigError: a device that is not there, missing or malformed data (file, line, reason),
             what :func:`siri_train.data.gate.check_data` and ``check_think`` refuse, a prompt over
-            ``data.max_prompt_len``, a missing model, a cap over the model's positions, or an engine
-            that cannot run here.
+            ``data.max_prompt_len``, a missing model, a cap over the model's positions, an engine
+            that cannot run here, or a reference model that :func:`check_reference` refuses.
     """
     device = choose_device(config.device)
     check_rollout(config)
@@ -82,6 +86,7 @@ def preflight(config: RunConfig) -> Checked:
         eval_questions=encode_questions(evaluation, tokenizer, config.data),
         start=found,
         tokenizer=tokenizer,
+        reference=check_reference(config, found, tokenizer),
     )
     _refuse_unknown_tokens(checked, rows)
     check_think(config, tokenizer, checked.train_questions, model_shape(config, found))

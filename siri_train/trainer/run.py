@@ -41,6 +41,7 @@ from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.memory_check import rehearse
 from siri_train.trainer.optimizer import make_optimizer
 from siri_train.trainer.preflight import model_shape, preflight
+from siri_train.trainer.reference_model import open_reference, write_record
 from siri_train.trainer.samples import write_samples
 from siri_train.trainer.signals import Stopped, StopRequest
 from siri_train.trainer.summary import summary
@@ -87,11 +88,13 @@ class Run:
             checked.start if config.model.lora else source or checked.start,
             config.distributed if distributed.active() else None,
         )
+        # Before the state of the random number generators is restored.
+        self.reference = open_reference(config, checked.reference, self.policy, source)
         self.optimizer = make_optimizer(self.policy.model, config.train)
         self.start_step = load_state(source, self.optimizer, self.policy.model) if source else 0
         wanted = config.train.rehearse
         if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
-            rehearse(self.policy, self.optimizer, config)
+            rehearse(self.policy, self.optimizer, config, self.reference)
         self.counter = BacktrackCounter()
         with ExitStack() as opened:  # what is open is closed again if anything below fails
             self.verifier = opened.enter_context(closing(build_verifier(config.reward)))
@@ -165,6 +168,7 @@ class Run:
         the metrics the newest."""
         self.dir.mkdir(parents=True, exist_ok=True)
         replace_text(self.dir / "config.yaml", self.config.to_yaml())
+        write_record(self.dir, self.reference, begins=self.source is None)
         set_aside_newer(self.config, self.start_step)
         start = self.start_step
         _, odd = keep_rows(self.dir / "alarms.jsonl", below=start, last=0)

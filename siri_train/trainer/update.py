@@ -12,18 +12,21 @@ from torch import Tensor
 
 from siri_kernels import PolicyLoss, policy_loss, take_backward_stats
 from siri_train import distributed
-from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.config.loss import LossConfig
+from siri_train.config.run import TrainConfig
 from siri_train.model.no_dropout import set_rl_mode
 from siri_train.model.packing import MicroBatch, Sample, micro_batches
 from siri_train.model.policy import Policy
 from siri_train.trainer.optimizer import step_if_finite
+from siri_train.trainer.reference_model import Reference
 
 
 @dataclass
 class UpdateStats:
     """Statistics of one step's updates; means are over the tokens that went through the model.
 
-    ``None`` where nothing went through (every advantage was zero).
+    ``None`` where nothing went through (every advantage was zero). ``extra`` has the metrics that
+    only some losses have: ``ref_kl``, ``off_policy_frac``.
     """
 
     loss: float = 0.0
@@ -34,6 +37,7 @@ class UpdateStats:
     ratio_max: float | None = None
     rollout_kl: float | None = None
     rollout_ratio_max: float | None = None
+    extra: dict[str, float | None] = field(default_factory=dict)
     dense_row_frac: float | None = None
     tail_mass_max: float | None = None
 
@@ -67,6 +71,7 @@ def update(
     temperature: float,
     constant_length: int,
     seed: int,
+    reference: Reference | None = None,
 ) -> UpdateStats:
     """Update the policy on one step's responses.
 
@@ -81,6 +86,7 @@ def update(
         temperature: of the sampling distribution.
         constant_length: see above.
         seed: of the shuffle.
+        reference: the model of the KL term; needed where ``loss.kl_coef`` is not 0.
     """
     order = list(range(len(samples)))
     random.Random(seed).shuffle(order)
@@ -99,7 +105,13 @@ def update(
         optimizer.zero_grad(set_to_none=True)
         for batch in _batches(policy, mini, train.token_budget):
             result = backward(
-                policy, batch, train, loss, temperature=temperature, denominator=denominator
+                policy,
+                batch,
+                train,
+                loss,
+                temperature=temperature,
+                denominator=denominator,
+                reference=reference,
             )
             if batch.counts:
                 sums.add(result, batch, first=not grad_norms and not stats.skipped_updates)
@@ -112,6 +124,7 @@ def update(
     if grad_norms:
         stats.grad_norm = sum(grad_norms) / len(grad_norms)
     sums.over_all_ranks(stats, train.mini_batches)
+    stats.extra = {name: stats.means.get(name) for name in _extra_metrics(loss)}
     return stats
 
 
@@ -119,9 +132,9 @@ def live(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
     """The samples that can have a gradient.
 
     Those whose advantage is exactly zero (groups all right or all wrong) have none, unless the
-    loss has an entropy term. They stay in the denominators.
+    loss has an entropy or a KL term. They stay in the denominators.
     """
-    if not loss.skip_zero_advantage or loss.entropy_coef != 0:
+    if not loss.skip_zero_advantage or loss.entropy_coef != 0 or loss.kl_coef != 0:
         return list(samples)
     return [s for s in samples if s.advantage != 0]
 
@@ -134,6 +147,7 @@ def backward(
     *,
     temperature: float,
     denominator: float,
+    reference: Reference | None = None,
 ) -> PolicyLoss:
     """Add one row's part of an update's gradient.
 
@@ -142,32 +156,36 @@ def backward(
         train, loss: the recipe's sections.
         temperature: of the sampling distribution.
         denominator: counted over all rows of the update, of all ranks.
+        reference: the model of the KL term; needed where ``loss.kl_coef`` is not 0.
 
     Returns:
         The row's loss and metrics.
     """
+    ref_logprobs = None if reference is None else reference.token_logprobs(batch, temperature)
     logprobs, entropy = policy.token_logprobs(batch, temperature=temperature, tail=train.tail)
     # Old log-probs that are the sampler's own say nothing about how far it is from the trainer.
-    recomputed, correction = loss.old_logprobs == "recompute", loss.rollout_correction
+    recomputed = loss.old_logprobs == "recompute"
     result = policy_loss(
         logprobs,
         batch.old_logprobs,
         batch.advantages,
         batch.cu_seqlens,
-        clip_low=loss.clip_low,
-        clip_high=loss.clip_high,
-        dual_clip=loss.dual_clip,
-        aggregation=loss.aggregation,
+        **loss.options(),
         denominator=denominator,
-        entropy=entropy,
-        entropy_coef=loss.entropy_coef,
         rollout_logprobs=batch.rollout_logprobs if recomputed else None,
-        rollout_correction=correction.build() if correction is not None else None,
+        ref_logprobs=ref_logprobs,
+        entropy=entropy,
     )
     # FSDP averages gradients over the ranks; the denominator already counts all of them.
     weight = distributed.world_size() if batch.counts else 0
     (result.loss * weight).backward()
     return result
+
+
+def _extra_metrics(loss: LossConfig) -> list[str]:
+    """The metrics that this loss has and others have not."""
+    names = ["ref_kl"] if loss.kl_coef != 0 else []
+    return names + ["off_policy_frac"] * (loss.off_policy_threshold is not None)
 
 
 def _batches(policy: Policy, samples: Sequence[Sample], token_budget: int) -> Iterator[MicroBatch]:

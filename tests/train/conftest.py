@@ -53,7 +53,7 @@ def tiny(tmp_path: Path) -> Any:
 @pytest.fixture
 def policy() -> Policy:
     """A random tiny Qwen2 policy."""
-    from siri_train.config.run import ArchitectureConfig, ModelConfig
+    from siri_train.config.model import ArchitectureConfig, ModelConfig
     from siri_train.model.policy import load_policy
 
     torch.manual_seed(0)

@@ -26,13 +26,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from siri_train import distributed
 from siri_train.checkpoint import sharded_state
 from siri_train.checkpoint.save_load import CheckpointError, save_checkpoint
+from siri_train.config.loss import LossConfig
+from siri_train.config.model import ArchitectureConfig, ModelConfig
 from siri_train.config.recipe import load_config, parse_config
-from siri_train.config.run import (
-    ArchitectureConfig,
-    DistributedConfig,
-    LossConfig,
-    ModelConfig,
-)
+from siri_train.config.run import DistributedConfig
 from siri_train.config.run import TrainConfig as Train
 from siri_train.model import fsdp, packing
 from siri_train.model.attention import prepare
@@ -42,6 +39,7 @@ from siri_train.rollout import EngineError, TransformersEngine
 from siri_train.train import train
 from siri_train.trainer import update as step
 from siri_train.trainer.optimizer import MasterAdamW, make_optimizer, step_if_finite
+from siri_train.trainer.reference_model import Reference
 from siri_train.trainer.signals import Stopped
 from tests.train.conftest import TINY
 from tests.train.ranks_memory import memory, sharded_random
@@ -107,13 +105,16 @@ def rows_cut(micro_batches: int, shuffled: bool) -> Iterator[None]:
         yield
 
 
-def gradient(policy: Policy, batch: list[Sample], loss: LossConfig) -> tuple[torch.Tensor, Any]:
-    """The gradient of one update over ``batch`` and its statistics."""
+def gradient(
+    policy: Policy, batch: list[Sample], loss: LossConfig, other: Policy
+) -> tuple[torch.Tensor, Any]:
+    """The gradient of one update over ``batch`` and its statistics; ``other``: the reference."""
     recorder = Recorder(policy.model.parameters(), lr=1.0)
     config = Train(mini_batches=1, token_budget=10_000, grad_clip=1e9)
     stats = step.update(
-        policy, recorder, batch, config, loss, temperature=0.9, constant_length=24, seed=0
-    )
+        policy, recorder, batch, config, loss, temperature=0.9, constant_length=24, seed=0,
+        reference=Reference(other, own=True) if loss.kl_coef else None,
+    )  # fmt: skip
     return recorder.gradient, stats
 
 
@@ -121,23 +122,28 @@ def cases() -> Iterator[tuple[str, LossConfig, int, bool, list[Sample]]]:
     """(name, loss, micro-batches, shuffled, samples); the same without ranks and with two."""
     for aggregation in AGGREGATIONS:
         for coefficient in (0.0, 0.01):
-            loss = LossConfig(aggregation=aggregation, entropy_coef=coefficient)  # type: ignore[arg-type]
+            loss = LossConfig(aggregation=aggregation, entropy_coef=coefficient)
             for micro_batches in (1, 3):
                 for shuffled in (False, True):
                     name = f"{aggregation} {coefficient} {micro_batches} {shuffled}"
                     yield name, loss, micro_batches, shuffled, samples(24)
+    for micro_batches in (1, 3):
+        with_kl = LossConfig(kl_coef=0.5, kl_estimator="k2")
+        yield f"kl {micro_batches} False", with_kl, micro_batches, False, samples(24)
     one = [s for s in samples(24) if s.advantage][:1]
     yield "one sequence", LossConfig(), 1, False, one  # the second rank has ballast only
 
 
 def gradients(sharding: DistributedConfig | None) -> dict[str, Any]:
     """Every case's gradient and statistics."""
+    torch.manual_seed(1)
+    other = load_policy(SCRATCH, torch.device("cpu"), sharding=sharding)
     torch.manual_seed(0)
     policy = load_policy(SCRATCH, torch.device("cpu"), sharding=sharding)
     results = {}
     for name, loss, micro_batches, shuffled, batch in cases():
         with rows_cut(micro_batches, shuffled):
-            vector, stats = gradient(policy, batch, loss)
+            vector, stats = gradient(policy, batch, loss, other)
         results[name] = (vector, vars(stats))
     return results
 
@@ -216,9 +222,9 @@ def masters(folder: Path) -> bool:
     )
 
 
-def untied(cut: bool | None, overrides: tuple[str, ...] = ()) -> Policy:
+def untied(cut: bool | None, overrides: tuple[str, ...] = (), seed: int = 0) -> Policy:
     """A model with a head of its own: whole, sharded, or with the head cut by vocabulary."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     shape = Qwen2Config(
         vocab_size=38, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
@@ -233,11 +239,11 @@ def untied(cut: bool | None, overrides: tuple[str, ...] = ()) -> Policy:
 
 def head_gradients(cut: bool | None) -> dict[str, tuple[torch.Tensor, Any]]:
     """The cases' gradients of :func:`untied`; those of one aggregation, and the ballast's."""
-    policy, results = untied(cut), {}
+    other, policy, results = untied(cut, seed=1), untied(cut), {}
     for name, loss, micro_batches, shuffled, batch in cases():
-        if name.startswith(("token-mean", "one")):
+        if name.startswith(("token-mean", "one", "kl")):
             with rows_cut(micro_batches, shuffled):
-                vector, stats = gradient(policy, batch, loss)
+                vector, stats = gradient(policy, batch, loss, other)
             results[name] = (vector, vars(stats))
     return results
 

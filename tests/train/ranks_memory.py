@@ -14,8 +14,9 @@ from siri_train.commands.memory_estimate import Shape, estimate
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import RunConfig
 from siri_train.model import fsdp
+from siri_train.model.attention import prepare
 from siri_train.model.packing import Sample
-from siri_train.model.policy import Policy, prepare, token_logprobs
+from siri_train.model.policy import Policy, token_logprobs
 from siri_train.trainer import update as step
 from siri_train.trainer.optimizer import make_optimizer
 from tests.train.conftest import TINY

@@ -158,7 +158,7 @@ def test_another_models_state_is_refused(run: Path, tiny: Any) -> None:
     state["optimizer"]["state"][0]["exp_avg"] = torch.ones(3, 3)
     torch.save(state, newest / "trainer_state.pt")
     index = json.loads((newest / "checkpoint.json").read_text())
-    index["files"]["trainer_state.pt"] = save_load._size_and_crc(newest / "trainer_state.pt")
+    index["files"]["trainer_state.pt"] = save_load.size_and_crc(newest / "trainer_state.pt")
     (newest / "checkpoint.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match="another model"):
         train(tiny("train.steps=4"))
@@ -312,7 +312,7 @@ def test_another_models_checkpoint_is_refused(
         (newest / "tokenizer.json").write_text(json.dumps(tokenizer))
     index = json.loads((newest / "checkpoint.json").read_text())
     for name in ("config.json", "tokenizer.json"):  # whole, but of another model
-        index["files"][name] = save_load._size_and_crc(newest / name)
+        index["files"][name] = save_load.size_and_crc(newest / name)
     (newest / "checkpoint.json").write_text(json.dumps(index))
     before = (run / "metrics.jsonl").read_text()
     with pytest.raises(ConfigError, match=reason) as caught:

@@ -247,7 +247,7 @@ def test_odd_states_are_refused_in_one_line_and_nothing_runs(
 
     torch.save(Evil(trap), path)
     index = json.loads((newest / "checkpoint.json").read_text())
-    index["files"]["trainer_state.pt"] = save_load._size_and_crc(path)
+    index["files"]["trainer_state.pt"] = save_load.size_and_crc(path)
     (newest / "checkpoint.json").write_text(json.dumps(index))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(tiny("train.steps=3").to_yaml())

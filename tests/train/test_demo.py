@@ -75,7 +75,7 @@ def test_the_reward_reads_the_tasks_own_chains() -> None:
 
 
 def demo_architecture():  # type: ignore[no-untyped-def]
-    from siri_train.config.run import ArchitectureConfig
+    from siri_train.config.model import ArchitectureConfig
 
     return ArchitectureConfig()
 

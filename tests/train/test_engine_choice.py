@@ -14,8 +14,8 @@ import torch
 from siri_train.cli import main
 from siri_train.commands import doctor
 from siri_train.config.base import ConfigError
+from siri_train.config.model import ArchitectureConfig, ModelConfig
 from siri_train.config.recipe import parse_config
-from siri_train.config.run import ArchitectureConfig, ModelConfig
 from siri_train.model import demo_model
 from siri_train.model.policy import load_policy
 from siri_train.rollout import EngineError, TransformersEngine

@@ -132,7 +132,7 @@ def test_a_whole_checkpoint_of_another_models_weights(run: Path) -> None:
     folder = run / "checkpoints" / "step_000002"
     edit_weights(folder, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()})
     index = json.loads((folder / "checkpoint.json").read_text())
-    index["files"]["model.safetensors"] = save_load._size_and_crc(folder / "model.safetensors")
+    index["files"]["model.safetensors"] = save_load.size_and_crc(folder / "model.safetensors")
     (folder / "checkpoint.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match="export: .*_orig_mod"):
         export(run, "2")

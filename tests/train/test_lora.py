@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
-from siri_train.config.run import LoraConfig
+from siri_train.config.model import LoraConfig
 from siri_train.model.lora import check_lora
 
 SIZES = {

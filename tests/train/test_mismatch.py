@@ -13,8 +13,9 @@ from torch import Tensor
 from siri_kernels import policy_loss
 from siri_kernels.policy_loss.types import RolloutCorrection
 from siri_train.config.base import ConfigError
+from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import parse_config
-from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.config.run import TrainConfig
 from siri_train.model.packing import Sample, micro_batches
 from siri_train.model.policy import Policy
 from siri_train.rollout.transformers_engine import TransformersEngine

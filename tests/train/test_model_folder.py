@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
-from siri_train.config.run import ModelConfig
+from siri_train.config.model import ModelConfig
 from siri_train.model import demo_model
 from siri_train.model import folder as model_folder_module
 from siri_train.model.folder import check_model, load_model

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import ModelConfig
+from siri_train.config.model import ModelConfig
 from siri_train.model import demo_model
 from siri_train.model.files import ModelFileError
 from siri_train.model.folder import check_model

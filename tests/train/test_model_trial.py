@@ -11,7 +11,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import ModelConfig
+from siri_train.config.model import ModelConfig
 from siri_train.model.attention import prepare
 from siri_train.model.files import ModelFileError
 from siri_train.model.folder import check_model

@@ -9,7 +9,8 @@ import random
 import pytest
 import torch
 
-from siri_train.config.run import LossConfig, TrainConfig
+from siri_train.config.loss import LossConfig
+from siri_train.config.run import TrainConfig
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy
 from siri_train.trainer.optimizer import make_optimizer
@@ -48,7 +49,7 @@ def test_gradient_does_not_depend_on_how_the_step_is_cut(
 ) -> None:
     batch = samples(24)
     score(policy, batch, 1024, 1.0)
-    loss = LossConfig(aggregation=aggregation, entropy_coef=entropy_coef)  # type: ignore[arg-type]
+    loss = LossConfig(aggregation=aggregation, entropy_coef=entropy_coef)
     whole = gradient(policy, batch, loss, budget=4096)
     assert whole.norm() > 1e-3
     for budget in (24, 60, 200):
@@ -97,7 +98,7 @@ def test_updates_are_those_of_the_formulas_written_out(
 
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.7)
     config = TrainConfig(mini_batches=mini_batches, token_budget=60, grad_clip=1e9, tail=0.0)
-    loss = LossConfig(aggregation=aggregation)  # type: ignore[arg-type]
+    loss = LossConfig(aggregation=aggregation)
     update(policy, optimizer, batch, config, loss, temperature=0.8, constant_length=24, seed=7)
     got = torch.cat([p.detach().flatten() for p in policy.model.parameters()])
     assert (clipped > 0) == (mini_batches > 1)  # with one update the clip can never act

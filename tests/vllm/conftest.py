@@ -21,7 +21,7 @@ else:
     # elsewhere: pytest reads this file in `make test` too, whose tests count what is compiled.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
-    from siri_train.config.run import ArchitectureConfig, ModelConfig
+    from siri_train.config.model import ArchitectureConfig, ModelConfig
     from siri_train.model.policy import Policy, load_policy
     from siri_train.rollout.vllm.engine import VllmEngine
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import ModelConfig
+from siri_train.config.model import ModelConfig
 from siri_train.model.policy import Policy, load_policy
 from siri_train.rollout import EngineError
 from siri_train.rollout.vllm import engine as vllm_engine

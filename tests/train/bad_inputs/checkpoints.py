@@ -137,10 +137,10 @@ def checkpoints() -> Iterator[Bad]:
             path = home / STEP / "trainer_state.pt"
             made = make(torch.load(path, weights_only=True))
             path.write_bytes(made) if isinstance(made, bytes) else torch.save(made, path)
-            from siri_train.checkpoint.save_load import _size_and_crc
+            from siri_train.checkpoint.save_load import size_and_crc
 
             index = json.loads((home / STEP / "checkpoint.json").read_text())
-            index["files"]["trainer_state.pt"] = _size_and_crc(path)
+            index["files"]["trainer_state.pt"] = size_and_crc(path)
             (home / STEP / "checkpoint.json").write_text(json.dumps(index))
 
         return _bad(f"trainer_state.pt: {name}", change, "trainer_state.pt")
