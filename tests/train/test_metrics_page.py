@@ -55,6 +55,15 @@ def test_metrics_page_has_the_keys_of_a_row_in_their_order(run: Path) -> None:
         assert list(row) == list(METRIC_KEYS)
 
 
+def test_page_has_the_keys_that_only_some_losses_write() -> None:
+    from siri_train.config.loss import LossConfig
+    from siri_train.trainer.update import _extra_metrics
+
+    assert _extra_metrics(LossConfig()) == []
+    every = LossConfig(kl_coef=0.1, off_policy_threshold=1.0)
+    assert keys_of("metrics.jsonl", 1) == _extra_metrics(every)
+
+
 def test_null_is_where_the_page_says_so(run: Path) -> None:
     """A key whose last column is empty has a value in every row."""
     table = re.findall(r"^\| `(\w+)` \|(?:[^|]|\\\|)*\|(?:[^|]|\\\|)*\|(.*)\|$", METRICS, re.M)
