@@ -160,6 +160,7 @@ def _data(charts: list[Figure]) -> Values:
             )
         drawn.append(
             {
+                "title": chart.title,
                 "x": chart.x_label,
                 "unit": chart.unit,
                 "floor": 0 if chart.from_floor else None,

@@ -60,9 +60,12 @@ def plane(
     ys += [bound for spot in spots if spot.bounds for bound in spot.bounds]
     xs = [spot.tokens for spot in spots]
     reach = max(xs) - min(xs)
-    x_low, x_high = rounded(max(min(xs) - 0.06 * reach, 0.0), max(xs) + 0.06 * reach, 7)
-    y_low, y_high = rounded(max(min(ys), 0.0), min(max(ys), 1.0), 6)
-    x_low, y_low, y_high = max(x_low, 0.0), max(y_low, 0.0), min(y_high, 1.0)
+    # the axes end where shares and tokens do, unless an odd value lies beyond
+    floor = 0.0 if min(xs) >= 0 else -math.inf
+    bottom_y, top_y = 0.0 if min(ys) >= 0 else -math.inf, 1.0 if max(ys) <= 1 else math.inf
+    x_low, x_high = rounded(min(xs) - 0.06 * reach, max(xs) + 0.06 * reach, 7)
+    y_low, y_high = rounded(min(ys), max(ys), 6)
+    x_low, y_low, y_high = max(x_low, floor), max(y_low, bottom_y), min(y_high, top_y)
     y_ticks, x_ticks = ticks(y_low, y_high, 7), ticks(x_low, x_high, 8 if width > 500 else 5)
     y_step = y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else None
     x_step = x_ticks[1] - x_ticks[0] if len(x_ticks) > 1 else None

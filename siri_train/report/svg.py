@@ -224,7 +224,8 @@ def _phase_names(
 
 def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:
     """What the template draws of a line: its corners as text, its spots as places."""
-    pieces = _pieces(line.points, px, py, most)
+    # a mean over many steps has no spikes to keep
+    pieces = _pieces(line.points, px, py, most // 2 if line.window > 5 else most)
     spotted = line.look in ("dots", "rings")
     return {
         "css": line.css,
@@ -233,7 +234,7 @@ def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:
         "curves": [_corners(piece) for piece in pieces if len(piece) > 1],
         # a point without a neighbour would be no curve at all
         "spots": [place for piece in pieces if spotted or len(piece) == 1 for place in piece],
-        "faint": [_corners(p) for p in _pieces(line.raw, px, py, most) if len(p) > 1],
+        "faint": [_corners(p) for p in _pieces(line.raw, px, py, most * 2 // 3) if len(p) > 1],
         "bands": list(_bands(line, px, py)),
         "bars": [(px(x), py(low), py(high)) for x, low, high in line.bars],
     }
