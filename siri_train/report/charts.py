@@ -305,7 +305,7 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
                 )
             )  # fmt: skip
     if averaged:
-        text += f" Faint: single steps; strong: the mean over about {averaged} steps."
+        text += f" Faint: single steps; strong: the mean, over about {averaged} steps at first."
     unit, ceiling = spec.unit, spec.ceiling
     if unit == "share":  # written as a share of the groups, or as their number
         biggest = max([y for line in lines for _, y in line.points if y is not None], default=0.0)

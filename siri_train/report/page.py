@@ -156,6 +156,7 @@ def _data(charts: list[Figure]) -> Values:
                     "x": steps.setdefault(at, len(steps)),
                     "y": _values(line.values),
                     "band": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.band],
+                    "bars": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.bars],
                 }
             )
         drawn.append(

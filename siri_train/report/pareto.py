@@ -129,9 +129,7 @@ def plane(
     )
 
 
-def _arrow(
-    one: tuple[float, float], two: tuple[float, float]
-) -> tuple[float, float, str] | None:
+def _arrow(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, float, str] | None:
     """A small head halfway along a segment that is long enough to show its direction.
 
     Returns:

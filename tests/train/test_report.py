@@ -1,14 +1,10 @@
-"""The page of a run: complete, half-written, broken and hostile folders."""
+"""The page of a run: complete, half-written and broken folders."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import shutil
 import tempfile
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,160 +13,23 @@ from hypothesis import strategies as st
 
 from siri_train.report import summary_table, write_report
 from siri_train.report.charts import figures, spots
-from siri_train.report.data import number, read_run_folder
-from siri_train.report.markup import data_block, fill, fingerprint
+from siri_train.report.data import read_run_folder
 from siri_train.schedule import LengthSchedule
-
-HOSTILE = '<script>alert("x")</script>&\'\x00\ud800</pre></title>\u202e'
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-
-PAPER = "https://arxiv.org/abs/2509.25176"
-NUMBERS = set("points d x y x1 x2 y1 y2 cx cy width height transform viewbox".split())
-
-
-class Checker(HTMLParser):
-    """Collects what the tests ask about and refuses tags that do not nest."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.scripts: list[str] = []
-        self.data: dict = {}
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs), f"{tag} repeats an attribute"
-        self.tags.append((tag, dict(attrs)))
-        if tag in ("script", "style"):
-            self.scripts.append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.text += data + " "
-        elif self.open:
-            self.scripts[-1] += data
-
-
-def check(path: Path) -> Checker:
-    """The page parses, nests, refers to nothing outside and draws only finite numbers.
-
-    Its policy allows one style sheet and one script by their hashes and nothing else, and nothing
-    in the page needs more: no handlers, no styles in attributes, no addresses but the paper's.
-    """
-    page = path.read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert checker.open == []
-    idents = [attrs["id"] for _, attrs in checker.tags if "id" in attrs]
-    assert len(idents) == len(set(idents))
-    kinds = [attrs.get("type") for tag, attrs in checker.tags if tag == "script"]
-    assert kinds == ["application/json", None]
-    style, data, script = checker.scripts
-    policy = next(a["content"] or "" for _, a in checker.tags if "http-equiv" in a)
-    assert policy == (
-        f"default-src 'none'; style-src {fingerprint(style)}; script-src {fingerprint(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    assert not re.search(r"\beval\b|new Function|innerHTML|document\.write|import\(", script)
-    assert not {"img", "link", "iframe", "object", "base"} & {tag for tag, _ in checker.tags}
-    for tag, attrs in checker.tags:
-        assert not {"src", "style", "srcset", "action"} & set(attrs), (tag, attrs)
-        assert not any(key.startswith("on") for key in attrs)
-        assert attrs.get("href", PAPER) == PAPER
-        if "aria-labelledby" in attrs:
-            assert set((attrs["aria-labelledby"] or "").split()) <= set(idents)
-        for key in NUMBERS & set(attrs) if tag != "meta" else ():
-            numbers = re.fullmatch(r"[-\d., MVh%]+|translate\([-\d. ]+\)", attrs[key] or "")
-            assert numbers, (tag, key, attrs[key])
-        if "data-limits" in attrs:
-            low, high, below, above = map(float, (attrs["data-limits"] or "").split())
-            assert low < high and below < above and math.isfinite(high - low + above - below)
-    checker.data = json.loads(data, parse_constant=lambda word: pytest.fail(f"{word} in the data"))
-    return checker
-
-
-def metric(schedule: LengthSchedule, step: int) -> dict:
-    wave = math.cos(step / 3)
-    return {
-        "step": step, "cycle": schedule.cycle_index(step), "phase": schedule.phase(step),
-        "cap": schedule(step), "reward_mean": 0.6, "accuracy": 0.6 + 0.1 * wave,
-        "accuracy_finished": 0.8, "truncated_frac": 0.1, "response_len_mean": 20 + wave,
-        "response_len_p50": 19, "response_len_p95": 28, "groups_all_zero": 0.1,
-        "groups_all_one": 0.3, "entropy": 0.7, "loss": 0.0, "grad_norm": 0.5 + 0.1 * wave,
-        "lr": 1e-3, "clip_frac_low": 0.01, "clip_frac_high": 0.02, "ratio_max": 1.1,
-        "rollout_kl": None, "dense_row_frac": None, "tail_mass_max": None,
-        "backtrack_per_1k": 12.5, "tokens": 1000, "rollout_tokens_per_s": 9000.0,
-        "train_tokens_per_s": 12000.0, "time_rollout": 0.1, "time_train": 0.1,
-        "peak_memory_gb": 0.5,
-    }  # fmt: skip
-
-
-def evaluation(step: int, name: str | None, accuracy: float, tokens: float) -> dict:
-    return {
-        "step": step, "name": name, "budgets": [32, 16], "accuracy": [accuracy, accuracy - 0.2],
-        "accuracy_interval": [[accuracy - 0.03, accuracy + 0.02], [0.1, 0.9]], "tokens": tokens,
-        "tokens_at": [tokens, 12.0], "truncated_frac": [0.01, 0.3], "backtrack_per_1k": 20.0,
-        "questions": 400, "samples": 2,
-    }  # fmt: skip
-
-
-def rollout(text: str) -> dict:
-    return {
-        "prompt": "2 + 2 = ?", "response": text, "reward": 1.0, "truncated": False,
-        "tokens": 7, "answer": "4", "gold": "4",
-    }  # fmt: skip
-
-
-SUMMARY = [
-    {"name": "start", "step": 0, "accuracy": 0.6, "accuracy_interval": [0.57, 0.63],
-     "tokens": 40.0, "path": "start"},
-    {"name": "constant-cap", "step": 60, "accuracy": 0.61, "accuracy_interval": [0.58, 0.64],
-     "tokens": 30.0, "path": "c", "run": "constant"},
-    {"name": "siri-low", "step": 45, "accuracy": 0.9, "accuracy_interval": [0.88, 0.92],
-     "tokens": 20.0, "path": "l", "run": "siri", "accuracy_low_budget": 0.85,
-     "accuracy_low_budget_interval": [0.8, 0.9]},
-    {"name": "siri-high", "step": 60, "accuracy": 0.96, "accuracy_interval": [0.94, 0.98],
-     "tokens": 28.0, "path": "h", "run": "siri"},
-]  # fmt: skip
-
-
-def jsonl(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def make_run(folder: Path, shape: str, steps: int = 60) -> None:
-    schedule = LengthSchedule(shape, 32, 16, 30)
-    jsonl(folder / "metrics.jsonl", [metric(schedule, t) for t in range(steps)])
-    rows = [evaluation(t, None, 0.6 + t / 200, 40 - t / 4) for t in range(0, steps + 1, 15)]
-    jsonl(folder / "eval.jsonl", rows)
-    jsonl(folder / "rollouts" / "step_000000.jsonl", [rollout("Wait, it is 4.")])
-    jsonl(folder / "rollouts" / "step_000059.jsonl", [rollout("It is 4.")] * 70)
-    (folder / "config.yaml").write_text(f"schedule:\n  shape: {shape}\n")
-    manifest = {"siri-low": {"step": 45}, "siri-high": {"step": 60}, "cycles": []}
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
+from tests.train.report_page import (
+    SUMMARY,
+    check,
+    evaluation,
+    jsonl,
+    make_demo,
+    make_run,
+    metric,
+    rollout,
+)  # fmt: skip
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    folder = tmp_path / "demo"
-    make_run(folder / "siri", "cosine")
-    make_run(folder / "constant", "constant")
-    (folder / "summary.json").write_text(json.dumps(SUMMARY))
-    return folder
+    return make_demo(tmp_path / "demo")
 
 
 def test_complete_folder(demo):
@@ -320,26 +179,6 @@ def test_any_json_makes_a_page(metrics, evals, summary, rollouts):
         summary_table(summary)
 
 
-def test_hostile_strings_stay_text(demo):
-    jsonl(demo / "siri" / "rollouts" / "step_000000.jsonl",
-          [{key: HOSTILE for key in ("prompt", "response", "answer", "gold")},
-           {"response": ["<b>"], "truncated": 1, "reward": None}])  # fmt: skip
-    jsonl(
-        demo / "siri" / "alarms.jsonl",
-        [{"step": 3, "alarm": HOSTILE, "cause": HOSTILE, "action": "<i>stop</i>"}, {"x": "<u>"}],
-    )
-    (demo / "siri" / "config.yaml").write_text("name: </pre><script>1</script>\n")
-    jsonl(demo / "siri" / "eval.jsonl", [evaluation(1, "<svg onload=alert(1)>", 0.5, 3)])
-    summary = [{**SUMMARY[0], "name": '"><script>x</script>', "run": "<b>"}, *SUMMARY]
-    (demo / "summary.json").write_text(json.dumps(summary))
-    (demo / "siri").rename(demo / "a<b>&'\"")
-    page = check(write_report(demo))
-    assert '<script>alert("x")</script>' in page.text
-    assert "stop" in page.text and "<i>stop</i>" in page.text
-    assert "\x00" not in page.text and "\u202e" not in page.text
-    assert not {"b", "u", "i"} & {t for t, a in page.tags if t != "b"}
-
-
 def test_alarms_tell_cause_and_action(demo):
     alarm = {"step": 7, "alarm": "all-truncated", "value": 1.0, "cause": "too short a cap",
              "action": "raise schedule.min_len"}  # fmt: skip
@@ -355,148 +194,3 @@ def test_long_responses_are_cut(demo):
     page = check(write_report(demo))
     assert "and 6,000 more characters" in page.text
     assert "a" * 4001 not in page.text
-
-
-def noisy(folder: Path, shape: str, steps: int) -> None:
-    """A run whose every value differs in its last digit, which is what takes room in a page."""
-    schedule = LengthSchedule(shape, 16384, 8192, 640)
-    rows = []
-    for step in range(steps):
-        row = metric(schedule, step)
-        for place, (key, value) in enumerate(row.items()):
-            if isinstance(value, float):
-                row[key] = value * (1 + 0.3 * math.sin(1e3 * step + place))
-        # tokens as fractions: the longest numbers there are
-        row["response_len_mean"] = row["cap"] * (0.6 + 0.1 * math.sin(1e3 * step))
-        row["response_len_p50"], row["response_len_p95"] = row["cap"] * 0.517, row["cap"] * 0.953
-        rows.append(row)
-    jsonl(folder / "metrics.jsonl", rows)
-
-
-@pytest.mark.parametrize("runs, limit", [(1, 1_000_000), (3, 3_000_000)])
-def test_paper_sized_runs_stay_small(tmp_path, runs, limit):
-    for index in range(runs):
-        noisy(tmp_path / f"run{index}", ("cosine", "constant", "stair")[index], 1920)
-    path = write_report(tmp_path)
-    page = check(path)
-    assert path.stat().st_size < limit
-    # nothing is thinned out of the data that a reader zooms into
-    assert {len(line["y"]) for chart in page.data["charts"] for line in chart["lines"]} == {1920}
-
-
-KEY_OF = {
-    "Entropy": ["entropy"], "Gradient norm": ["grad_norm"],
-    "Accuracy in training": ["accuracy", "accuracy_finished"],
-    "Groups that teach nothing": ["groups_all_zero", "groups_all_one"],
-    "Clipped tokens": ["clip_frac_low", "clip_frac_high"],
-    "Cap and response length": ["response_len_mean", "cap"],
-    "Throughput": ["rollout_tokens_per_s", "train_tokens_per_s"],
-}  # fmt: skip
-VALUE = st.none() | st.floats(allow_nan=True) | st.integers(-5, 10**6) | st.floats(0, 1)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(
-    st.fixed_dictionaries({key: VALUE for keys in KEY_OF.values() for key in keys}),
-    min_size=1, max_size=60,
-), st.integers(0, 10**6))  # fmt: skip
-def test_data_in_the_page_are_those_of_the_run(rows, first):
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        jsonl(folder / "metrics.jsonl", [{"step": first + t, **row} for t, row in enumerate(rows)])
-        page = check(write_report(folder))
-    titles = [attrs["data-chart"] for tag, attrs in page.tags if tag == "figure" and
-              "data-chart" in attrs]  # fmt: skip
-    assert titles == [str(index) for index in range(len(page.data["charts"]))]
-    seen = 0
-    for title, keys in KEY_OF.items():
-        expected = [[number(row[key]) for row in rows] for key in keys]
-        if not any(value is not None for values in expected for value in values):
-            continue
-        lines = [chart["lines"] for chart in page.data["charts"] if chart["title"] == title]
-        assert len(lines) == 1, title
-        for line, values in zip(lines[0], expected, strict=True):
-            assert page.data["steps"][line["x"]] == [first + t for t in range(len(rows))]
-            for shown, value in zip(line["y"], values, strict=True):
-                assert shown == (None if value is None else pytest.approx(value, rel=1e-5, abs=0))
-            seen += 1
-    assert seen or all(number(value) is None for row in rows for value in row.values())
-
-
-def test_the_same_run_gives_the_same_bytes(demo, tmp_path):
-    first = write_report(demo).read_bytes()
-    assert write_report(demo).read_bytes() == first  # the page itself is no part of the run
-    elsewhere = tmp_path / "elsewhere" / "demo"
-    shutil.copytree(demo, elsewhere)
-    (elsewhere / "report.html").unlink()
-    assert write_report(elsewhere).read_bytes() == first
-    os.utime(elsewhere / "siri" / "metrics.jsonl", (0, 4e9))
-    assert write_report(elsewhere).read_bytes() != first  # it says of when the data are
-
-
-@given(st.recursive(st.text() | st.none() | st.integers(), st.lists, max_leaves=5))
-def test_data_in_a_script_end_no_script(value):
-    block = str(data_block([value, HOSTILE, "</script><!--\u2028\u2029]]>"]))
-    assert not re.search("[<>&\u2028\u2029]", block) and block.isascii()
-    assert json.loads(block)[0] == value
-
-
-@given(st.text() | st.sampled_from([HOSTILE, "{{ 7 * 7 }}", "{% raw %}", "' onload=x '"]))
-def test_templates_escape_whatever_they_are_given(text):
-    """In text and in attributes; a name of jinja2's in the data stays a word."""
-    row = {"name": text, "css": text, "run": text, "step": text, "cells": []}
-    checker = Checker()
-    checker.feed(fill("headline.html", headings=["accuracy"], rows=[row]))
-    checker.close()
-    assert checker.open == []
-    names = {tag for tag, _ in checker.tags}
-    assert names <= {"div", "table", "caption", "thead", "tbody", "tr", "th", "td", "span"}
-    assert all(set(attrs) <= {"class", "scope"} for _, attrs in checker.tags)
-
-
-def test_readable_without_its_script(demo):
-    """What a mail's preview shows: every chart a picture with words, and no tools that do nothing."""
-    page = check(write_report(demo))
-    pictures = [attrs for tag, attrs in page.tags if tag == "svg" and "role" in attrs]
-    assert all(attrs["role"] == "img" for attrs in pictures)
-    assert "SIRI mean: from 21 to" in page.text and "siri-low: 90.0 %" in page.text
-    assert [attrs for tag, attrs in page.tags if tag == "form"] == [
-        {"class": "tools card", "hidden": None}
-    ]
-    curves = [attrs for tag, attrs in page.tags if tag == "polyline"]
-    assert len(curves) > 40
-
-
-def test_summary_table():
-    assert summary_table(SUMMARY).splitlines() == [
-        "| checkpoint   | step |     accuracy | at low budget | tokens | accuracy vs start "
-        "| tokens vs start |",
-        "| ------------ | ---: | -----------: | ------------: | -----: | ----------------: "
-        "| --------------: |",
-        "| start        |    0 | 60.0 % ± 3.0 |             - |   40.0 |                 - "
-        "|               - |",
-        "| constant-cap |   60 | 61.0 % ± 3.0 |             - |   30.0 |            +1.7 % "
-        "|         −25.0 % |",
-        "| siri-low     |   45 | 90.0 % ± 2.0 |  85.0 % ± 5.0 |   20.0 |           +50.0 % "
-        "|         −50.0 % |",
-        "| siri-high    |   60 | 96.0 % ± 2.0 |             - |   28.0 |           +60.0 % "
-        "|         −30.0 % |",
-    ]
-
-
-def test_summary_table_names_the_low_budget():
-    rows = [{**row, "low_budget": 16} for row in SUMMARY]
-    assert "| within 16 tokens |" in summary_table(rows)
-
-
-def test_summary_table_with_holes():
-    rows = [
-        {"name": "start", "accuracy": 0, "tokens": None},
-        {"name": "a|b\nc", "accuracy": math.nan, "tokens": 12000, "accuracy_interval": [1, 0]},
-        {},
-    ]
-    lines = summary_table(rows).splitlines()
-    assert len({len(line) for line in lines[:3]}) == 1
-    assert "a\\|b c" in lines[3] and "12,000" in lines[3]
-    assert "nan" not in summary_table(rows)
-    assert summary_table([]).count("\n") == 1

@@ -16,7 +16,7 @@ import pytest
 
 from siri_train.report import write_report
 from siri_train.report.markup import fingerprint
-from tests.train.test_report import HOSTILE, SUMMARY, jsonl, make_run
+from tests.train.report_page import HOSTILE, jsonl, make_demo
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
@@ -32,24 +32,28 @@ TOOLS = """
 SVGElement.prototype.setPointerCapture = () => {};  // there is no real pointer to capture
 const $ = (what) => document.querySelector(what);
 const $$ = (what) => [...document.querySelectorAll(what)];
-const chart = (title) => $$('figure[data-chart]').find((f) => f.querySelector('h3').textContent === title);
+const chart = (title) => $$('figure[data-chart]')
+  .find((figure) => figure.querySelector('h3').textContent === title);
 const plot = (title) => chart(title).querySelector('.wide svg.plot');
 const inner = (svg) => [...svg.querySelectorAll('svg.data')].at(-1);
-const corners = (svg, line, part) => [...svg.querySelectorAll(`.${part}[data-line="${line}"] polyline`)]
+const part = (svg, line, name) => svg.querySelector(`.${name}[data-line="${line}"]`);
+const corners = (svg, line, name) => [...part(svg, line, name).querySelectorAll('polyline')]
   .flatMap((p) => p.getAttribute('points').split(' ')).length;
 const axis = (svg, name) => [...svg.querySelectorAll(`.${name} text`)].map((t) => t.textContent);
-const at = (svg, part, kind, up = 0.5) => {
+const at = (svg, share, kind, up = 0.5) => {
   const box = inner(svg).getBoundingClientRect(), all = svg.getBoundingClientRect();
   const size = svg.viewBox.baseVal, layer = inner(svg);
   const [x, y, w, h] = ['x', 'y', 'width', 'height'].map((k) => Number(layer.getAttribute(k)));
   svg.dispatchEvent(new PointerEvent(kind, {bubbles: true, isPrimary: true, button: 0, pointerId: 1,
-    clientX: all.left + (x + part * w) / size.width * all.width,
+    clientX: all.left + (x + share * w) / size.width * all.width,
     clientY: all.top + (y + up * h) / size.height * all.height}));
 };
 const drag = (svg, a, b) => {
   at(svg, a, 'pointerdown', 0.3); at(svg, b, 'pointermove', 0.6); at(svg, b, 'pointerup', 0.6);
 };
-const slide = (value) => { $('#smooth').value = value; $('#smooth').dispatchEvent(new Event('input')); };
+const slide = (value) => {
+  $('#smooth').value = value; $('#smooth').dispatchEvent(new Event('input'));
+};
 """
 
 
@@ -84,11 +88,7 @@ def look(folder: Path, script: str) -> dict:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    folder = tmp_path / "demo"
-    make_run(folder / "siri", "cosine", 300)
-    make_run(folder / "constant", "constant", 300)
-    (folder / "summary.json").write_text(json.dumps(SUMMARY))
-    return folder
+    return make_demo(tmp_path / "demo", 300)
 
 
 def test_values_under_the_pointer(demo: Path) -> None:
@@ -143,11 +143,12 @@ def test_zoom_shows_a_section_in_all_charts_and_comes_back(demo: Path) -> None:
 def test_curves_and_runs_are_switched_on_and_off(demo: Path) -> None:
     out = look(demo, """
         const figure = chart('Cap and response length'), svg = plot('Cap and response length');
-        const seen = (line) => getComputedStyle(svg.querySelector(`.strong[data-line="${line}"]`)).display;
+        const seen = (line) => getComputedStyle(part(svg, line, 'strong')).display;
         const keys = [...figure.querySelectorAll('button.key')];
         out.names = keys.map((k) => k.textContent.trim());
         keys[1].click();
-        out.off = [0, 1, 2, 3].map(seen); out.pressed = keys.map((k) => k.getAttribute('aria-pressed'));
+        out.off = [0, 1, 2, 3].map(seen);
+        out.pressed = keys.map((k) => k.getAttribute('aria-pressed'));
         at(svg, 0.5, 'pointermove'); out.tip = $('#tip').innerText;
         keys[1].click(); out.on = [0, 1, 2, 3].map(seen);
         const run = $$('.tools [data-run]')[1]; run.click();

@@ -23,7 +23,8 @@ const ticks = (low, high, most) => {
   for (let turn = 0; span / step > most - 1; turn++) step *= turn % 3 === 1 ? 2.5 : 2;
   const marks = [];
   const last = Math.floor(high / step + 1e-9);
-  for (let k = Math.ceil(low / step - 1e-9); k <= last; k++) marks.push(k * step);
+  // + 0: a minus zero would be written as one
+  for (let k = Math.ceil(low / step - 1e-9); k <= last; k++) marks.push(k * step + 0);
   return marks;
 };
 const fixed = (value, digits) => value.toLocaleString('en',
@@ -63,7 +64,8 @@ const picture = (svg, unit) => {
   const notes = all(svg, '.notes text').map((note) => [note, Number(note.getAttribute('x'))]);
   const x = (value) => left + (value - whole[0]) / (whole[1] - whole[0]) * width;
   const y = (value) => top + height - (value - whole[2]) / (whole[3] - whole[2]) * height;
-  const self = {svg, left, top, width, height, whole, x, y, view: whole, tall: !svg.closest('[data-chart]')};
+  const self = {svg, left, top, width, height, whole, x, y, view: whole,
+    tall: !svg.closest('[data-chart]')};
   self.at = (value) => left + (value - self.view[0]) / (self.view[1] - self.view[0]) * width;
   self.value = (px) => self.view[0] + (px - left) / width * (self.view[1] - self.view[0]);
   self.level = (py) => self.view[3] - (py - top) / height * (self.view[3] - self.view[2]);
@@ -141,13 +143,15 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     lines.forEach((line) => {
       if (one.hidden(line)) return;
       line.steps.forEach((step, i) => { if (step >= x0 && step <= x1) take(line.y[i]); });
-      for (const [step, a, b] of line.band) if (step >= x0 && step <= x1) { take(a); take(b); }
+      for (const [step, a, b] of [...line.band, ...line.bars])
+        if (step >= x0 && step <= x1) { take(a); take(b); }
     });
     if (low > high) return [whole[2], whole[3]];
     if (chart.floor !== null && low >= 0) low = 0;
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
-    return [low === 0 ? 0 : Math.max(low - pad, whole[2] >= 0 ? 0 : -Infinity),
-      Math.min(high + pad, chart.ceiling !== null && high <= chart.ceiling ? chart.ceiling : Infinity)];
+    const most = chart.ceiling !== null && high <= chart.ceiling ? chart.ceiling : Infinity;
+    const least = whole[2] >= 0 ? 0 : -Infinity;
+    return [low === 0 ? 0 : Math.max(low - pad, least), Math.min(high + pad, most)];
   };
   one.show = () => {
     const some = lines.some((line) => one.hidden(line));
@@ -217,7 +221,8 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     lines.forEach((line, index) => {
       const i = line.steps.indexOf(near);
       if (one.hidden(line) || i < 0 || line.y[i] === null) return;
-      const mean = one.drawn[index] === line.y ? '' : ` (mean ${show(one.drawn[index][i], chart.unit)})`;
+      const mean = one.drawn[index] === line.y ? ''
+        : ` (mean ${show(one.drawn[index][i], chart.unit)})`;
       const row = document.createElement('div');
       for (const text of [line.label, show(line.y[i], chart.unit) + mean]) {
         const part = document.createElement('span');
@@ -339,12 +344,13 @@ const planes = all(document, '#plane svg.plot').map((svg) => {
     tip.textContent = text;
     place(event.clientX, event.clientY);
   }, hide, (a, b) => {
-    const part = Math.max(Math.abs(b[0] - a[0]) / drawing.width, Math.abs(b[1] - a[1]) / drawing.height);
+    const part = Math.max(Math.abs(b[0] - a[0]) / drawing.width,
+      Math.abs(b[1] - a[1]) / drawing.height);
     const middle = [(drawing.value(a[0]) + drawing.value(b[0])) / 2,
       (drawing.level(a[1]) + drawing.level(b[1])) / 2];
     const [x0, x1, y0, y1] = drawing.view;
     const half = [(x1 - x0) * part / 2, (y1 - y0) * part / 2];
-    drawing.show([middle[0] - half[0], middle[0] + half[0], middle[1] - half[1], middle[1] + half[1]]);
+    drawing.show([0, 1].flatMap((k) => [middle[k] - half[k], middle[k] + half[k]]));
   }, () => drawing.show(drawing.whole));
   return drawing;
 });
@@ -365,7 +371,8 @@ if (tools) {
     redraw();
   });
   const typed = () => {
-    const [from, to] = ['from', 'to'].map((id) => field(id).value === '' ? null : Number(field(id).value));
+    const [from, to] = ['from', 'to'].map((id) => field(id).value)
+      .map((text) => text === '' ? null : Number(text));
     if (from !== null && to !== null && to <= from) return;
     state.from = from; state.to = to;
     redraw();
