@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import html
 import json
 import math
 import os
@@ -163,3 +165,21 @@ def test_readable_without_its_script(demo):
     ]
     curves = [attrs for tag, attrs in page.tags if tag == "polyline"]
     assert len(curves) > 40
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["wait", "Wait,", "hold on", "waiting", "<b>", "\n", "a  b", "&amp;",
+                                 "{{ x }}"]), min_size=1, max_size=12).map(" ".join))  # fmt: skip
+def test_a_response_is_shown_letter_by_letter(text):
+    """Marking words and escaping change no character, no space and no line."""
+    with tempfile.TemporaryDirectory() as name:
+        jsonl(Path(name) / "metrics.jsonl", [{"step": 0}])
+        jsonl(Path(name) / "rollouts" / "step_000000.jsonl", [rollout(text)])
+        path = write_report(Path(name))
+        page = path.read_text(encoding="utf-8")
+        check(path)
+    shown = re.search(r"<h4>Response</h4>\n<pre>(.*?)</pre>", page, re.S)
+    assert shown
+    words = re.findall("<mark>(.*?)</mark>", shown[1])
+    assert words == re.findall(r"(?i)\b(?:wait|hold on)\b", text)
+    assert html.unescape(re.sub("</?mark>", "", shown[1])) == text
