@@ -24,7 +24,7 @@ from tests.train.report_page import (
     make_run,
     metric,
     rollout,
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -161,12 +161,16 @@ KEYS = sorted(metric(LengthSchedule("cosine", 32, 16, 4), 0))
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from(KEYS), anything), max_size=6),
-    st.lists(st.fixed_dictionaries({"step": st.integers(0, 9)}, optional={
-        key: anything for key in evaluation(0, None, 0.5, 1) if key != "step"
-    }), max_size=4),
+    st.lists(
+        st.fixed_dictionaries(
+            {"step": st.integers(0, 9)},
+            optional={key: anything for key in evaluation(0, None, 0.5, 1) if key != "step"},
+        ),
+        max_size=4,
+    ),
     st.lists(st.dictionaries(st.sampled_from(sorted(SUMMARY[2])), anything), max_size=3),
     st.lists(st.dictionaries(st.sampled_from(sorted(rollout(""))), anything), max_size=3),
-)  # fmt: skip
+)
 def test_any_json_makes_a_page(metrics, evals, summary, rollouts):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import html
 import json
 import math
 import os
@@ -29,7 +28,8 @@ from tests.train.report_page import (
     jsonl,
     make_demo,
     metric,
-)  # fmt: skip
+    rollout,
+)
 
 
 @pytest.fixture
@@ -167,9 +167,11 @@ def test_readable_without_its_script(demo):
     assert len(curves) > 40
 
 
+PIECES = ["wait", "Wait,", "hold on", "waiting", "<b>", "\n", "a  b", "&amp;", "{{ x }}"]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["wait", "Wait,", "hold on", "waiting", "<b>", "\n", "a  b", "&amp;",
-                                 "{{ x }}"]), min_size=1, max_size=12).map(" ".join))  # fmt: skip
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12).map(" ".join))
 def test_a_response_is_shown_letter_by_letter(text):
     """Marking words and escaping change no character, no space and no line."""
     with tempfile.TemporaryDirectory() as name:
