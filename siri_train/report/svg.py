@@ -2,7 +2,7 @@
 
 The page draws its own charts and loads no charting library. Measured on 2026-11-27 with ten charts
 over 1,920 steps of three runs, in Chromium under a policy without 'unsafe-eval' (this page with its
-tables and samples: 1.6 MB for three runs, 0.6 MB for one, no package beyond jinja2):
+tables and samples: 1.8 MB for three runs, 0.7 MB for one, no package beyond jinja2):
 
 - bokeh 3.9.2: 1.7 MB (1.3 MB of it the library), runs without eval, 11 packages with 50 MB beside
   numpy, 1.1 s to import. The best of them, and what we would take if the page needed its script.
