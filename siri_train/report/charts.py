@@ -217,20 +217,20 @@ def _length(folder: RunFolder) -> tuple[Chart, str]:
     """The cap and how long responses are under it."""
     chosen, several = colours(folder), len(folder.runs) > 1
     lines = []
-    for run in folder.runs:
+    for place, run in enumerate(folder.runs):
         css, prefix = chosen[run.name], f"{run.label} " if several else ""
         middle, upper = (series(run.metrics, f"response_len_{p}") for p in ("p50", "p95"))
         band = [(x, low, high) for (x, low), (_, high) in zip(middle, upper, strict=True)]
         lines.append(
             Line(
                 f"{prefix}mean", series(run.metrics, "response_len_mean"), css,
-                band=() if css == "control" else band,
+                band=() if css == "control" else band, window=1, run=place,
             )
         )  # fmt: skip
         lines.append(
             Line(
                 f"{prefix}cap", series(run.metrics, "cap"),
-                "control" if css == "control" else "cap", "dashed",
+                "control" if css == "control" else "cap", "dashed", run=place,
             )
         )  # fmt: skip
     text = (
@@ -246,7 +246,7 @@ def _held_out(folder: RunFolder) -> tuple[Chart, str]:
     chosen, several = colours(folder), len(folder.runs) > 1
     lines = []
     both = False
-    for run in folder.runs:
+    for order, run in enumerate(folder.runs):
         css, prefix = chosen[run.name], f"{run.label} " if several else ""
         budgets = sorted({budget for one in run.evals for budget in one.budgets})
         for budget in [budgets[-1], *budgets[:1]] if len(budgets) > 1 else budgets:
@@ -262,8 +262,11 @@ def _held_out(folder: RunFolder) -> tuple[Chart, str]:
             low = len(budgets) > 1 and budget == budgets[0]
             both = both or low
             lines.append(
-                Line(f"{prefix}at {budget:,}", points, css, "rings" if low else "dots", bars=bars)
-            )
+                Line(
+                    f"{prefix}at {budget:,}", points, css, "rings" if low else "dots", bars=bars,
+                    run=order,
+                )
+            )  # fmt: skip
     text = (
         "Accuracy on questions never trained on, after so many steps, with its interval; “at” "
         "names the budget in tokens."
@@ -283,12 +286,13 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
     chosen, several = colours(folder), len(folder.runs) > 1
     lines, text = [], spec.text
     averaged = 0
-    for run in folder.runs:
+    for place, run in enumerate(folder.runs):
         for index, (key, label) in enumerate(spec.metrics):
             raw = series(run.metrics, key)
             window = max(5, len(raw) // 30)
-            points, behind = raw, ()
+            points, behind, mean = raw, (), 1
             if len(raw) >= 40:
+                mean = window
                 averaged = max(averaged, window)
                 points, behind = running_mean(raw, window), raw  # type: ignore[assignment]
             name = " ".join(filter(None, [run.label if several else "", label]))
@@ -297,11 +301,11 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
             lines.append(
                 Line(
                     name or spec.title.lower(), points, chosen[run.name], look, behind,
-                    beside="end" if name else "nowhere",
+                    beside="end" if name else "nowhere", window=mean, run=place,
                 )
             )  # fmt: skip
     if averaged:
-        text += f" Faint: single steps; strong: the mean over about {averaged} steps."
+        text += f" Faint: single steps; strong: the mean, over about {averaged} steps at first."
     unit, ceiling = spec.unit, spec.ceiling
     if unit == "share":  # written as a share of the groups, or as their number
         biggest = max([y for line in lines for _, y in line.points if y is not None], default=0.0)

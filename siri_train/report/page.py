@@ -1,31 +1,38 @@
-"""Assembling the report page."""
+"""Assembling the report page: what templates/page.html is filled in with."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
+from .markup import data_block, fill, fingerprint, source
 from .pareto import plane
-from .scale import thin
-from .style import SCRIPT, STYLE
-from .svg import escape, render, tag
-from .table import accuracy_text, headline, html_table
+from .scale import Point
+from .svg import render
+from .table import accuracy_text, headline, table_rows
+
+Values = dict[str, Any]
 
 LONGEST_SAMPLE = 4000
 """Characters of a response shown: enough to judge it, and the page stays light."""
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` into a run folder: one file that needs no network and no script.
+    """Write ``report.html`` into a run folder: one file that needs no network.
+
+    The charts are in it as pictures, so it can be read where scripts do not run. The script in it
+    adds values under the pointer, zoom, curves switched on and off, and smoothing.
 
     Args:
         run_dir: a run's folder, or a folder with one sub-folder a run (``siri/``, ``constant/``)
@@ -45,34 +52,45 @@ def write_report(run_dir: Path) -> Path:
 
 
 def build_page(folder: RunFolder) -> str:
-    """The whole page as text."""
+    """The whole page as text; the same for the same files of a run."""
     charts, missing = figures(folder)
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
-    name = folder.folder.resolve().name
-    body = [
-        tag("header", tag("p", "SIRI training report", class_="over"), tag("h1", escape(name)),
-            tag("p", escape(_facts(folder)), class_="facts")),
-        tag("main", *_results(folder), *_alarms(folder), *_notes(notes), *_plane(folder),
-            *_charts(charts), *_samples(folder), *_details(folder)),
-        tag("footer", tag("p", _footer(folder))),
-    ]  # fmt: skip
-    # should an escape ever be forgotten, the policy still refuses every script but this one
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    head = [
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        tag("title", f"{escape(name)} – SIRI report"),
-        f"<style>{STYLE}</style>",
-    ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n' + "\n".join(head) + "\n</head>\n<body>\n"
-        + "\n".join(body) + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )  # fmt: skip
+    style, script = source("style.css"), source("page.js")
+    # Should an escape ever be forgotten, the policy still refuses every script, style and address
+    # but these two. Nothing in the page needs eval, a handler or a style in an attribute.
+    policy = (
+        f"default-src 'none'; style-src {fingerprint(style)}; script-src {fingerprint(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    headings, rows = table_rows(folder.summary)
+    chosen = colours(folder)
+    return fill(
+        "page.html",
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        name=folder.folder.resolve().name,
+        facts=_facts(folder),
+        said=headline(folder.summary),
+        headings=headings,
+        rows=rows,
+        alarms=_alarms(folder),
+        notes=list(dict.fromkeys(notes)),
+        planes=_planes(folder),
+        runs=[
+            {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
+            for index, run in enumerate(folder.runs)
+        ],
+        figures=[_figure(one, f"chart-{index}") for index, one in enumerate(charts)],
+        smooth=max([line.window for one in charts for line in one.chart.lines], default=0),
+        data=data_block(_data(charts)),
+        samples=_samples(folder),
+        evaluations=_evaluations(folder.runs),
+        configs=_configs(folder.runs),
+        when=_when(folder),
+    )
 
 
 def _facts(folder: RunFolder) -> str:
@@ -101,94 +119,74 @@ def _facts(folder: RunFolder) -> str:
     return " · ".join(said) or "Nothing recorded yet."
 
 
-def _results(folder: RunFolder) -> list[str]:
-    if not folder.summary:
-        return []
-    said = headline(folder.summary)
-    return [
-        tag("p", said, class_="lead") if said else "",
-        html_table(folder.summary),
-    ]
-
-
-def _plane(folder: RunFolder) -> list[str]:
+def _planes(folder: RunFolder) -> list[Markup]:
+    """The accuracy-length plane for wide and for narrow screens; empty without evaluations."""
     paths, named = spots(folder)
     if not named and not any(path for _, path in paths):
         return []
-    images = [
-        plane(paths, named, 720, 440, "plane-a").replace('"plot"', '"plot large"', 1),
-        plane(paths, named, 360, 360, "plane-b").replace('"plot"', '"plot small"', 1),
-    ]
-    chosen = colours(folder)
-    key = "".join(
-        tag("li", tag("span", class_=f"swatch {chosen[run.name]}") + escape(run.label))
-        for run in folder.runs
-        if run.evals
-    )
-    words = [
-        tag("h3", "How to read it"),
-        tag("p", "Each point is one evaluation on held-out questions; the arrows follow training. "
-            "Up is more often right, left is shorter. A method is better than another where its "
-            "points lie above and to the left.", class_="soft"),
-        tag("p", "SIRI tightens the cap and the path goes left (siri-low is taken at the end of "
-            "a compression); it opens the cap and the path should go up (siri-high, at the end of "
-            "an expansion). Bars are the intervals of the accuracy.", class_="soft"),
-        tag("ul", key, class_="soft runs") if key else "",
-    ]  # fmt: skip
-    return [
-        tag("h2", "Accuracy against length"),
-        tag("div", tag("figure", *images, class_="card"), tag("div", *words), class_="split"),
-    ]
+    return [plane(paths, named, 720, 440, "plane-a"), plane(paths, named, 360, 360, "plane-b")]
 
 
-def _charts(charts: list[Figure]) -> list[str]:
-    if not charts:
-        return []
-    blocks = [_figure(one, f"chart-{index}") for index, one in enumerate(charts)]
-    return [tag("h2", "Over the steps of training"), tag("div", *blocks, class_="grid")]
+def _figure(figure: Figure, ident: str) -> Values:
+    return {
+        "title": figure.chart.title,
+        "text": figure.text,
+        "lines": figure.chart.lines,
+        "wide": render(figure.chart, 520, 290, f"{ident}-a"),
+        "narrow": render(figure.chart, 350, 240, f"{ident}-b", end_labels=False),
+    }
 
 
-def _figure(figure: Figure, ident: str) -> str:
-    chart = figure.chart
-    lines = [
-        {
-            "label": line.label,
-            "points": [
-                [x, float(f"{y:.6g}")]
-                for x, y in thin(line.raw or line.points, 600)
-                if y is not None
-            ],
-        }
-        for line in chart.lines
-    ]
-    hover = {"x": chart.x_label, "unit": chart.unit, "lines": lines}
-    keys = []
-    for line in chart.lines:
-        look = {"dots": "dot", "rings": "ring"}.get(line.look)
-        spot = tag("circle", class_=f"{look} {line.css}", cx=11, cy=5, r=3.6) if look else ""
-        stroke = tag(
-            "svg",
-            tag("line", class_=f"curve {line.look} {line.css}", x1=1, x2=21, y1=5, y2=5),
-            spot,
-            viewBox="0 0 22 10",
-            aria_hidden="true",
+def _data(charts: list[Figure]) -> Values:
+    """What the script draws from: each line's single values, the steps of equal runs once."""
+    steps: dict[tuple[float, ...], int] = {}
+    drawn = []
+    for figure in charts:
+        chart = figure.chart
+        lines = []
+        for line in chart.lines:
+            at = tuple(_short(x) for x, _ in line.values)
+            lines.append(
+                {
+                    "label": line.label,
+                    "css": line.css,
+                    "look": line.look,
+                    "run": line.run,
+                    "window": line.window,
+                    "x": steps.setdefault(at, len(steps)),
+                    "y": _values(line.values),
+                    "band": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.band],
+                    "bars": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.bars],
+                }
+            )
+        drawn.append(
+            {
+                "title": chart.title,
+                "x": chart.x_label,
+                "unit": chart.unit,
+                "floor": 0 if chart.from_floor else None,
+                "ceiling": chart.ceiling,
+                "lines": lines,
+            }
         )
-        keys.append(tag("span", stroke, escape(line.label)))
-    return tag(
-        "figure",
-        tag("h3", escape(chart.title)),
-        tag("div", *keys, class_="legend") if len(keys) > 1 else "",
-        render(chart, 520, 290, f"{ident}-a").replace('"plot"', '"plot large"', 1),
-        render(chart, 350, 240, f"{ident}-b", end_labels=False).replace(
-            '"plot"', '"plot small"', 1
-        ),
-        tag("figcaption", escape(figure.text)),
-        class_="card",
-        data_hover=json.dumps(hover, separators=(",", ":")),
-    )
+    return {"steps": list(steps), "charts": drawn}
 
 
-def _alarms(folder: RunFolder) -> list[str]:
+def _values(points: Sequence[Point]) -> list[float | None]:
+    return [_rounded(y) for _, y in points]
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six digits: more than a chart or a reader can show, and half the bytes."""
+    return None if value is None else _short(float(f"{value:.6g}"))
+
+
+def _short(value: float) -> float:
+    """A whole number without its ".0"."""
+    return int(value) if abs(value) < 1e15 and value == int(value) else value
+
+
+def _alarms(folder: RunFolder) -> list[Values]:
     """Alarms, those of a kind together: a run in trouble raises the same one at every step."""
     kinds: dict[tuple[str, str], list[tuple[float | None, str]]] = {}
     for run in folder.runs:
@@ -208,30 +206,19 @@ def _alarms(folder: RunFolder) -> list[str]:
             where += f", step {first}" if first == last else f", steps {first} to {last}"
         if len(found) > 1:
             where += f", {len(found):,} times"
-        lines.append(tag("li", tag("b", escape(name)), escape(f" ({where}): {found[-1][1]}")))
-    if not lines:
-        return []
-    return [tag("div", tag("h3", "Alarms"), tag("ul", *lines), class_="card warn")]
+        lines.append({"name": name, "text": f"({where}): {found[-1][1]}"})
+    return lines
 
 
-def _samples(folder: RunFolder) -> list[str]:
-    blocks: list[str] = []
+def _samples(folder: RunFolder) -> list[Values]:
+    blocks: list[Values] = []
     for run in folder.runs:
         for step, rows in run.samples:
             cards = [_sample(row) for row in _contrast(rows)]
             if cards:
                 several = f"{run.label}, " if len(folder.runs) > 1 else ""
-                inside = tag("div", *cards, class_="grid")
-                title = tag("summary", escape(f"{several}step {step:,}"))
-                attributes = {"open": "open"} if not blocks else {}
-                blocks.append(tag("details", title, inside, class_="card", **attributes))
-    if not blocks:
-        return []
-    words = (
-        "From the first and the last recorded step, chosen for contrast: right, wrong and cut "
-        "where there are such. Backtracking words are marked."
-    )
-    return [tag("h2", "Responses"), tag("p", words, class_="soft"), *blocks]
+                blocks.append({"title": f"{several}step {step:,}", "cards": cards})
+    return blocks
 
 
 def _contrast(rows: list[dict]) -> list[dict]:
@@ -249,7 +236,7 @@ def _contrast(rows: list[dict]) -> list[dict]:
     return chosen[:4]
 
 
-def _sample(row: dict) -> str:
+def _sample(row: dict) -> Values:
     reward, tokens = number(row.get("reward")), number(row.get("tokens"))
     verdict, css = ("right", "high") if reward and reward > 0 else ("wrong", "low")
     if "reward" in row and row["reward"] is None:
@@ -263,38 +250,31 @@ def _sample(row: dict) -> str:
     facts.append(f"expected {row.get('gold', '–')}")
     response = str(row.get("response", ""))
     cut = len(response) - LONGEST_SAMPLE
-    shown = re.sub(
-        r"\b(wait|hold on)\b|[\s\S]",
-        lambda m: tag("mark", escape(m[0])) if m[1] else escape(m[0]),
-        response[:LONGEST_SAMPLE],
-        flags=re.IGNORECASE,
-    )
-    return tag(
-        "div",
-        tag("p", tag("b", verdict, class_=f"ink {css}"), escape(" · ".join(facts)), class_="tags"),
-        tag("h4", "Question"),
-        tag("pre", escape(str(row.get("prompt", ""))[-LONGEST_SAMPLE:])),
-        tag("h4", "Response"),
-        tag("pre", shown),
-        tag("p", f"… and {cut:,} more characters", class_="soft") if cut > 0 else "",
-        class_="sample",
-    )
+    # pieces at odd places are the backtracking words
+    pieces = re.split(r"\b(wait|hold on)\b", response[:LONGEST_SAMPLE], flags=re.IGNORECASE)
+    return {
+        "verdict": verdict,
+        "css": css,
+        "facts": " · ".join(facts),
+        "prompt": str(row.get("prompt", ""))[-LONGEST_SAMPLE:],
+        "pieces": pieces,
+        "cut": f"{cut:,}" if cut > 0 else "",
+    }
 
 
-def _details(folder: RunFolder) -> list[str]:
-    blocks = []
-    if any(run.evals for run in folder.runs):
-        blocks.append(_evaluations(folder.runs))
-    for run in folder.runs:
-        if run.config is not None:
-            title = f"Configuration of {run.label}" if len(folder.runs) > 1 else "Configuration"
-            text = tag("pre", escape(masked_settings(run.config)))
-            blocks.append(tag("details", tag("summary", escape(title)), text, class_="card"))
-    return [tag("h2", "Details"), *blocks] if blocks else []
+def _configs(runs: list[Run]) -> list[Values]:
+    return [
+        {
+            "title": f"Configuration of {run.label}" if len(runs) > 1 else "Configuration",
+            "text": masked_settings(run.config),
+        }
+        for run in runs
+        if run.config is not None
+    ]
 
 
-def _evaluations(runs: list[Run]) -> str:
-    heads = ["run", "name", "steps", "budget", "accuracy", "mean tokens", "cut", "backtracks / 1k"]
+def _evaluations(runs: list[Run]) -> list[list[str]]:
+    """The cells of the table of all evaluations."""
     lines = []
     for run in runs:
         for one in run.evals:
@@ -304,44 +284,25 @@ def _evaluations(runs: list[Run]) -> str:
                     tokens = one.tokens_at[i]
                 cut = one.truncated[i] if i < len(one.truncated) else None
                 lines.append(
-                    _cells("td", [
+                    [
                         run.label, one.name or "", f"{one.step:,}", f"{budget:,}",
                         accuracy_text(one.accuracy[i], one.intervals[i]),
                         "-" if tokens is None else f"{tokens:,.1f}",
                         "-" if cut is None else f"{100 * cut:.1f} %",
                         "-" if one.backtrack is None else f"{one.backtrack:.2f}",
-                    ])
+                    ]
                 )  # fmt: skip
-    table = tag("table", tag("thead", _cells("th", heads)), tag("tbody", *lines))
-    scroll = tag("div", table, class_="scroll")
-    return tag("details", tag("summary", "All evaluations"), scroll, class_="card")
+    return lines
 
 
-def _cells(kind: str, texts: list[str]) -> str:
-    """A table row whose first two cells are words and the others numbers."""
-    return tag(
-        "tr",
-        *(tag(kind, escape(t), class_=None if i < 2 else "n") for i, t in enumerate(texts)),
-    )
-
-
-def _notes(notes: list[str]) -> list[str]:
-    if not notes:
-        return []
-    items = "".join(tag("li", escape(note)) for note in dict.fromkeys(notes))
-    return [tag("div", tag("h3", "What is missing"), tag("ul", items), class_="card warn quiet")]
-
-
-def _footer(folder: RunFolder) -> str:
-    paper = tag("a", "arXiv 2509.25176", href="https://arxiv.org/abs/2509.25176")
+def _when(folder: RunFolder) -> str:
+    """When the youngest of the data was written; empty without data."""
     times = [
         path.stat().st_mtime
         for run in folder.runs
         for path in (run.folder / "metrics.jsonl", run.folder / "eval.jsonl")
         if path.is_file()
     ]
-    when = ""
-    if times:
-        stamp = datetime.fromtimestamp(max(times), tz=timezone.utc)
-        when = f"Data of {stamp:%Y-%m-%d %H:%M} UTC. "
-    return f"{when}Method: SIRI, {paper}. Written by siri-train report."
+    if not times:
+        return ""
+    return f"{datetime.fromtimestamp(max(times), tz=timezone.utc):%Y-%m-%d %H:%M} UTC"

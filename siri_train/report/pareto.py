@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from .markup import coordinate, fill
 from .scale import rounded, show, text_width, ticks
-from .svg import FONT, coordinate, escape, tag
+from .svg import FONT
 
 Box = tuple[float, float, float, float]
 
@@ -38,7 +41,7 @@ def plane(
     width: int,
     height: int,
     ident: str,
-) -> str:
+) -> Markup:
     """Accuracy against mean response tokens as one ``<svg>``.
 
     Args:
@@ -46,6 +49,9 @@ def plane(
         named: the spots to label (start, constant-cap, siri-low, siri-high), drawn on top.
         width, height: of the view box.
         ident: unique in the page.
+
+    Raises:
+        ValueError: if there is no spot at all.
     """
     spots = [spot for _, path in paths for spot in path] + list(named)
     if not spots:
@@ -54,9 +60,12 @@ def plane(
     ys += [bound for spot in spots if spot.bounds for bound in spot.bounds]
     xs = [spot.tokens for spot in spots]
     reach = max(xs) - min(xs)
-    x_low, x_high = rounded(max(min(xs) - 0.06 * reach, 0.0), max(xs) + 0.06 * reach, 7)
-    y_low, y_high = rounded(max(min(ys), 0.0), min(max(ys), 1.0), 6)
-    x_low, y_low, y_high = max(x_low, 0.0), max(y_low, 0.0), min(y_high, 1.0)
+    # the axes end where shares and tokens do, unless an odd value lies beyond
+    floor = 0.0 if min(xs) >= 0 else -math.inf
+    bottom_y, top_y = 0.0 if min(ys) >= 0 else -math.inf, 1.0 if max(ys) <= 1 else math.inf
+    x_low, x_high = rounded(min(xs) - 0.06 * reach, max(xs) + 0.06 * reach, 7)
+    y_low, y_high = rounded(min(ys), max(ys), 6)
+    x_low, y_low, y_high = max(x_low, floor), max(y_low, bottom_y), min(y_high, top_y)
     y_ticks, x_ticks = ticks(y_low, y_high, 7), ticks(x_low, x_high, 8 if width > 500 else 5)
     y_step = y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else None
     x_step = x_ticks[1] - x_ticks[0] if len(x_ticks) > 1 else None
@@ -70,86 +79,76 @@ def plane(
     def py(y: float) -> float:
         return bottom - (min(max(y, y_low), y_high) - y_low) / (y_high - y_low) * (bottom - top)
 
-    title = "Accuracy against mean response tokens"
-    said = "; ".join(spot.tip for spot in named) or f"{len(spots)} evaluations"
-    parts = [tag("title", title, id=f"{ident}-t"), tag("desc", escape(said), id=f"{ident}-d")]
-    for value, text in zip(y_ticks, y_texts, strict=True):
-        y = py(value)
-        parts.append(tag("line", class_="grid", x1=left, x2=right, y1=y, y2=y))
-        parts.append(tag("text", escape(text), x=left - 8, y=y + 4, text_anchor="end"))
-    for value in x_ticks:
-        x = px(value)
-        parts.append(tag("line", class_="grid", x1=x, x2=x, y1=top, y2=bottom))
-        text = show(value, "tokens", x_step)
-        parts.append(tag("text", text, x=x, y=bottom + 18, text_anchor="middle"))
-    parts.append(tag("line", class_="axis", x1=left, x2=right, y1=bottom, y2=bottom))
-    parts.append(
-        tag("text", "mean response tokens (at the largest budget)", class_="name",
-            x=(left + right) / 2, y=height - 8, text_anchor="middle")
-    )  # fmt: skip
-    parts.append(tag("text", "accuracy", class_="name", x=4, y=14))
-    better = "↖ better: right more often, with fewer tokens"
-    parts.append(tag("text", better, class_="note", x=right, y=14, text_anchor="end"))
-
     taken: list[Box] = []
-    for css, path in reversed(paths):
+    drawn = []
+    for run, (css, path) in reversed(list(enumerate(paths))):
         places = [(px(spot.tokens), py(spot.accuracy)) for spot in path]
-        if len(places) > 1:
-            corners = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in places)
-            parts.append(tag("polyline", class_=f"curve path {css}", points=corners))
         for one, two in zip(places, places[1:], strict=False):
-            parts += _arrow(one, two, css)
             pieces = max(1, round(math.dist(one, two) / 8))
             for k in range(1, pieces):
                 x, y = (a + (b - a) * k / pieces for a, b in zip(one, two, strict=True))
                 taken.append((x - 1.5, y - 1.5, x + 1.5, y + 1.5))
-        for spot, (x, y) in zip(path, places, strict=True):
-            taken.append((x - 4, y - 4, x + 4, y + 4))
-            parts.append(_spot(spot, x, y, 3.4, "dot small"))
+        taken += [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+        corners = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in places)
+        arrows = [_arrow(one, two) for one, two in zip(places, places[1:], strict=False)]
+        drawn.append(
+            {
+                "run": run,
+                "css": css,
+                "corners": corners if len(places) > 1 else "",
+                "arrows": [arrow for arrow in arrows if arrow],
+                "spots": [(x, y, spot.tip) for spot, (x, y) in zip(path, places, strict=True)],
+            }
+        )
+    bars = []
     for spot in named:
         x, y = px(spot.tokens), py(spot.accuracy)
         taken.append((x - 8, y - 8, x + 8, y + 8))
         if spot.bounds:
-            a, b = py(spot.bounds[0]), py(spot.bounds[1])
-            stem = f"M{coordinate(x)} {coordinate(a)}V{coordinate(b)}"
-            caps = "".join(f"M{coordinate(x - 5)} {coordinate(v)}h10" for v in (a, b))
-            parts.append(tag("path", class_=f"bar {spot.css}", d=stem + caps))
-            taken.append((x - 5, b, x + 5, a))
+            low, high = py(spot.bounds[0]), py(spot.bounds[1])
+            bars.append((spot.css, x, low, high))
+            taken.append((x - 5, high, x + 5, low))
+    labelled = []
     for spot in named:
         x, y = px(spot.tokens), py(spot.accuracy)
-        parts.append(_spot(spot, x, y, 7.0, "dot big"))
-        parts += _label(spot, x, y, taken, (left, top - 16, right + 14, bottom))
-    return tag(
-        "svg", *parts, class_="plot", viewBox=f"0 0 {width} {height}", role="img",
-        aria_labelledby=f"{ident}-t {ident}-d",
-    )  # fmt: skip
+        at = _label_place(spot, x, y, taken, (left, top - 16, right + 14, bottom))
+        labelled.append((spot, x, y, at[0] - x, at[1] - y))
+    return fill(
+        "plane.svg",
+        ident=ident,
+        words="; ".join(spot.tip for spot in named) or f"{len(spots)} evaluations",
+        width=width,
+        height=height,
+        box=(left, right, top, bottom),
+        limits=" ".join(f"{value!r}" for value in (x_low, x_high, y_low, y_high)),
+        y_ticks=[(py(y), text) for y, text in zip(y_ticks, y_texts, strict=True)],
+        x_ticks=[(px(x), show(x, "tokens", x_step)) for x in x_ticks],
+        paths=drawn,
+        bars=bars,
+        named=labelled,
+    )
 
 
-def _spot(spot: Spot, x: float, y: float, radius: float, look: str) -> str:
-    tip = tag("title", escape(spot.tip))
-    return tag("circle", tip, class_=f"{look} {spot.css}", cx=x, cy=y, r=radius)
+def _arrow(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, float, str] | None:
+    """A small head halfway along a segment that is long enough to show its direction.
 
-
-def _arrow(one: tuple[float, float], two: tuple[float, float], css: str) -> list[str]:
-    """A small head halfway along a segment that is long enough to show its direction."""
+    Returns:
+        Where its middle is and its corners as seen from there.
+    """
     dx, dy = two[0] - one[0], two[1] - one[1]
     length = math.hypot(dx, dy)
     if length < 26:
-        return []
-    ux, uy = dx / length, dy / length
-    tip = (one[0] + dx * 0.5 + ux * 4, one[1] + dy * 0.5 + uy * 4)
-    back = (tip[0] - ux * 8, tip[1] - uy * 8)
-    corners = [
-        tip,
-        (back[0] - uy * 3.6, back[1] + ux * 3.6),
-        (back[0] + uy * 3.6, back[1] - ux * 3.6),
-    ]
+        return None
+    ux, uy = 4 * dx / length, 4 * dy / length
+    corners = [(ux, uy), (-ux - 0.9 * uy, -uy + 0.9 * ux), (-ux + 0.9 * uy, -uy - 0.9 * ux)]
     points = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in corners)
-    return [tag("polygon", class_=f"head {css}", points=points)]
+    return one[0] + dx / 2, one[1] + dy / 2, points
 
 
-def _label(spot: Spot, x: float, y: float, taken: list[Box], frame: Box) -> list[str]:
-    """The spot's name where it covers least of what is there already."""
+def _label_place(
+    spot: Spot, x: float, y: float, taken: list[Box], frame: Box
+) -> tuple[float, float]:
+    """Where the spot's name covers least of what is there already."""
     size = 14.0
     wide = text_width(spot.label, size, bold=True)
     best: tuple[float, float, float, Box] | None = None
@@ -166,9 +165,7 @@ def _label(spot: Spot, x: float, y: float, taken: list[Box], frame: Box) -> list
             best = (cost, x + dx, y + dy, box)
     assert best is not None
     taken.append(best[3])
-    return [
-        tag("text", escape(spot.label), class_=f"label big {spot.css}", x=best[1], y=best[2])
-    ]  # fmt: skip
+    return best[1], best[2]
 
 
 def _shared(one: Box, two: Box) -> float:

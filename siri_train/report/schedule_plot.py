@@ -1,23 +1,17 @@
-"""A schedule to look at: in the terminal (braille dots) and as a self-contained SVG."""
+"""A schedule to look at: in the terminal (braille dots) and as a self-contained SVG.
+
+plotext draws such curves too and was left out after a trial. Its interface changed whole from 5.3
+to 6.1 (no ``plotext.plot`` any more), 6.1 takes 0.57 s to import, and 5.3 writes colour codes even
+in its colourless theme, drops tick labels that do not fit.
+The labels of the steps and the line that names the marks would have stayed ours.
+"""
 
 from __future__ import annotations
 
 from ..schedule import LengthSchedule
+from .markup import fill
 from .scale import ticks
-from .svg import Chart, Line, coordinate, render
-
-_STYLE = """
-svg{--ink:#1d2129;--soft:#5a6270;--grid:#e6e8ec;--card:#fff;--shade:#f4efe6;--siri:#0a6cb0;
---low:#b84f00;--high:#00795a}
-@media(prefers-color-scheme:dark){svg{--ink:#e7e9ed;--soft:#a2a9b5;--grid:#31363f;--card:#1b1e24;
---shade:#262520;--siri:#6cb8f6;--low:#f2a254;--high:#4fcba2}}
-svg{background:var(--card)}.siri{--c:var(--siri)}.low{--c:var(--low)}.high{--c:var(--high)}
-text{font:12px system-ui,sans-serif;fill:var(--soft)}.note{font-size:11px}
-.label,.note.low,.note.high{fill:var(--c);font-weight:600}.heading{font-size:14px;fill:var(--ink);
-font-weight:600}.grid{stroke:var(--grid)}.axis{stroke:var(--soft)}.span{fill:none}
-.span.compression{fill:var(--shade)}.curve{fill:none;stroke:var(--c);stroke-width:2.2;
-stroke-linejoin:round}.dot{fill:var(--c)}.thread,.guide{visibility:hidden}
-"""
+from .svg import Chart, Line, render
 
 _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
@@ -141,15 +135,7 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
     )  # fmt: skip
     width, height, head = 820, 340, 34
     inner = render(chart, width, height, "schedule")
-    body = inner[inner.index(">") + 1 : inner.rindex("</svg>")]
-    x = coordinate(14.0)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + head}" '
-        'role="img" aria-labelledby="schedule-t schedule-d">'
-        f"<style>{_STYLE}</style>"
-        f'<text class="heading" x="{x}" y="24">{title}</text>'
-        f'<g transform="translate(0 {head})">{body}</g></svg>\n'
-    )
+    return fill("schedule.svg", title=title, inner=inner, width=width, height=height, head=head)
 
 
 def _shown_at(schedule: LengthSchedule, end: int) -> int:

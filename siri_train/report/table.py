@@ -1,11 +1,10 @@
-"""The headline numbers of summary.json: as Markdown, as an HTML table, and in a sentence."""
+"""The headline numbers of summary.json: as Markdown, as rows for the page, and in a sentence."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .data import interval, number
-from .svg import escape, tag
 
 Row = dict[str, Any]
 
@@ -59,49 +58,49 @@ def summary_table(summary: list[Row]) -> str:
     return "\n".join([line(head), line(rule), *map(line, body)])
 
 
-def html_table(summary: list[Row]) -> str:
-    """The headline table for the page, with a bar behind every accuracy and token number."""
+def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
+    """The headline table for the page's template.
+
+    Returns:
+        The headings from the accuracy on, and a row each with its ``name``, ``css``, ``run``,
+        ``step`` and ``cells``: a number's heading, text, share of its bar (None for no bar) and
+        change against the start.
+    """
     low = any(number(row.get("accuracy_low_budget")) is not None for row in summary)
     most = max([number(row.get("tokens")) or 0.0 for row in summary], default=0.0)
     base = _start(summary)
-    within = _low_title(summary)
-    heads = ["checkpoint", "step", "accuracy", *([within] if low else []), "mean tokens"]
-    head = "".join(
-        tag("th", text, scope="col", class_=None if i == 0 else "n hide" if i == 1 else "n")
-        for i, text in enumerate(heads)
-    )
-    lines = []
+    headings = {"accuracy": "accuracy"}
+    if low:
+        headings["accuracy_low_budget"] = _low_title(summary)
+    rows = []
     for row in summary:
-        css = COLOUR.get(str(row.get("name")), "other")
-        name = tag("span", class_=f"swatch {css}") + escape(row.get("name", "–"))
-        if row.get("run"):
-            name += tag("span", "run " + escape(row["run"]), class_="under")
-        cells = [
-            tag("th", name, scope="row"),
-            tag("td", escape(_count(row.get("step"))), class_="n hide"),
-        ]
-        for key in ("accuracy", "accuracy_low_budget") if low else ("accuracy",):
-            text = accuracy_text(row.get(key), row.get(f"{key}_interval"))
-            title = "accuracy" if key == "accuracy" else within
-            cells.append(_cell(title, text, _change(row, base, key), number(row.get(key)), css))
         tokens = number(row.get("tokens"))
+        cells = [
+            _cell(heading, accuracy_text(row.get(key), row.get(f"{key}_interval")),
+                  number(row.get(key)), row, base, key)
+            for key, heading in headings.items()
+        ]  # fmt: skip
         share = tokens / most if tokens is not None and most > 0 else None
-        change = _change(row, base, "tokens")
-        cells.append(_cell("mean tokens", _tokens(tokens), change, share, css))
-        lines.append(tag("tr", *cells))
-    caption = tag(
-        "caption",
-        "Held-out questions. ± is half the interval of the accuracy; changes are relative to the "
-        "start." + (f" “{within}”: the same answers, cut there." if low else ""),
-    )
-    table = tag("table", caption, tag("thead", tag("tr", head)), tag("tbody", *lines))
-    return tag("div", table, class_="scroll headline")
+        cells.append(_cell("mean tokens", _tokens(tokens), share, row, base, "tokens"))
+        rows.append(
+            {
+                "name": row.get("name", "–"),
+                "css": COLOUR.get(str(row.get("name")), "other"),
+                "run": row.get("run"),
+                "step": _count(row.get("step")),
+                "cells": cells,
+            }
+        )
+    return [*headings.values(), "mean tokens"], rows
 
 
-def headline(summary: list[Row]) -> str:
-    """What came out, in plain words (HTML); empty if the summary has no start to compare with."""
+def headline(summary: list[Row]) -> list[Row]:
+    """What came out, in plain words: the ``lead``, ``name``, ``css`` and ``text`` of a sentence.
+
+    Empty if the summary has no start to compare with.
+    """
     base = _start(summary)
-    said: list[str] = []
+    said: list[Row] = []
     # the control comes last: it is what the others are held against
     for row in sorted(summary, key=lambda row: row.get("name") == "constant-cap"):
         if base is None or row is base:
@@ -112,11 +111,15 @@ def headline(summary: list[Row]) -> str:
         fewer = f"{abs(tokens):.0f} % {'fewer' if tokens <= 0 else 'more'} tokens"
         higher = f"{abs(accuracy):.0f} % {'higher' if accuracy >= 0 else 'lower'} accuracy"
         within = ", a difference within the intervals" if _overlap(row, base, "accuracy") else ""
-        css = COLOUR.get(str(row.get("name")), "other")
-        name = tag("strong", escape(row.get("name", "?")), class_=f"ink {css}")
-        lead = "For comparison, " if row.get("name") == "constant-cap" and said else ""
-        said.append(f"{lead}{name}: {fewer} than the start at {higher}{within}.")
-    return " ".join(said)
+        said.append(
+            {
+                "lead": "For comparison, " if row.get("name") == "constant-cap" and said else "",
+                "name": row.get("name", "?"),
+                "css": COLOUR.get(str(row.get("name")), "other"),
+                "text": f"{fewer} than the start at {higher}{within}.",
+            }
+        )
+    return said
 
 
 def accuracy_text(accuracy: object, bounds: object) -> str:
@@ -154,30 +157,26 @@ def _against(row: Row, base: Row | None, key: str) -> str:
     return "-" if change is None or row is base else f"{change:+.1f} %".replace("-", "−", 1)
 
 
-def _change(row: Row, base: Row | None, key: str) -> str:
-    """The change as markup, green where it is what one wants; the start has none."""
-    change = _relative(row, base, key)
-    if change is None or row is base:
-        return ""
-    good = change < 0 if key == "tokens" else change > 0
-    text = _against(row, base, key)
-    if base is not None and _overlap(row, base, key):
-        return tag("span", text, class_="under") + tag("span", "intervals overlap", class_="under")
-    return tag("span", text, class_="under good" if good else "under bad")
-
-
 def _overlap(row: Row, base: Row, key: str) -> bool:
     one, two = interval(row.get(f"{key}_interval")), interval(base.get(f"{key}_interval"))
     return one is not None and two is not None and one[0] <= two[1] and two[0] <= one[1]
 
 
-def _cell(title: str, text: str, under: str, share: float | None, css: str) -> str:
-    """A number, what belongs under it, a bar if ``share`` is known; phones show ``title``."""
-    bar = ""
-    if share is not None:
-        width = f"width:{min(max(100 * share, 0.0), 100.0):.1f}%"
-        bar = tag("span", tag("span", class_=css, style=width), class_="meter", aria_hidden="true")
-    return tag("td", escape(text), under, bar, class_="n", data_title=title)
+def _cell(
+    heading: str, text: str, share: float | None, row: Row, base: Row | None, key: str
+) -> Row:
+    """One number, with its change against the start: green where it is what one wants."""
+    change = _relative(row, base, key)
+    compared = change is not None and base is not None and row is not base
+    wanted = change is not None and (change < 0 if key == "tokens" else change > 0)
+    return {
+        "heading": heading,
+        "text": text,
+        "share": None if share is None else min(max(100 * share, 0.0), 100.0),
+        "change": _against(row, base, key) if compared else "",
+        "mood": "good" if wanted else "bad",
+        "overlap": compared and base is not None and _overlap(row, base, key),
+    }
 
 
 def _tokens(value: object) -> str:

@@ -1,12 +1,10 @@
-"""The page of a run: complete, half-written, broken and hostile folders."""
+"""The page of a run: complete, half-written and broken folders."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import tempfile
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,125 +15,21 @@ from siri_train.report import summary_table, write_report
 from siri_train.report.charts import figures, spots
 from siri_train.report.data import read_run_folder
 from siri_train.schedule import LengthSchedule
-
-HOSTILE = '<script>alert("x")</script>&\'\x00\ud800</pre></title>\u202e'
-VOID = {"meta", "link", "br", "hr", "img"}
-
-
-class Checker(HTMLParser):
-    """Collects what the tests ask about and refuses tags that do not nest."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs), f"{tag} repeats an attribute"
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.text += data + " "
-
-
-def check(path: Path) -> Checker:
-    """The page parses, nests, refers to nothing outside and draws only finite numbers."""
-    page = path.read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert checker.open == []
-    idents = [attrs["id"] for _, attrs in checker.tags if "id" in attrs]
-    assert len(idents) == len(set(idents))
-    assert [tag for tag, _ in checker.tags].count("script") == 1
-    assert not {"img", "link", "iframe"} & {tag for tag, _ in checker.tags}
-    for tag, attrs in checker.tags:
-        assert "src" not in attrs and not any(key.startswith("on") for key in attrs)
-        if "aria-labelledby" in attrs:
-            assert set((attrs["aria-labelledby"] or "").split()) <= set(idents)
-        for key in ("points", "d", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "width", "height"):
-            if key in attrs and tag != "meta":
-                assert re.fullmatch(r"[-\d., MVh]+", attrs[key] or ""), (tag, key, attrs[key])
-    return checker
-
-
-def metric(schedule: LengthSchedule, step: int) -> dict:
-    wave = math.cos(step / 3)
-    return {
-        "step": step, "cycle": schedule.cycle_index(step), "phase": schedule.phase(step),
-        "cap": schedule(step), "reward_mean": 0.6, "accuracy": 0.6 + 0.1 * wave,
-        "accuracy_finished": 0.8, "truncated_frac": 0.1, "response_len_mean": 20 + wave,
-        "response_len_p50": 19, "response_len_p95": 28, "groups_all_zero": 0.1,
-        "groups_all_one": 0.3, "entropy": 0.7, "loss": 0.0, "grad_norm": 0.5 + 0.1 * wave,
-        "lr": 1e-3, "clip_frac_low": 0.01, "clip_frac_high": 0.02, "ratio_max": 1.1,
-        "rollout_kl": None, "dense_row_frac": None, "tail_mass_max": None,
-        "backtrack_per_1k": 12.5, "tokens": 1000, "rollout_tokens_per_s": 9000.0,
-        "train_tokens_per_s": 12000.0, "time_rollout": 0.1, "time_train": 0.1,
-        "peak_memory_gb": 0.5,
-    }  # fmt: skip
-
-
-def evaluation(step: int, name: str | None, accuracy: float, tokens: float) -> dict:
-    return {
-        "step": step, "name": name, "budgets": [32, 16], "accuracy": [accuracy, accuracy - 0.2],
-        "accuracy_interval": [[accuracy - 0.03, accuracy + 0.02], [0.1, 0.9]], "tokens": tokens,
-        "tokens_at": [tokens, 12.0], "truncated_frac": [0.01, 0.3], "backtrack_per_1k": 20.0,
-        "questions": 400, "samples": 2,
-    }  # fmt: skip
-
-
-def rollout(text: str) -> dict:
-    return {
-        "prompt": "2 + 2 = ?", "response": text, "reward": 1.0, "truncated": False,
-        "tokens": 7, "answer": "4", "gold": "4",
-    }  # fmt: skip
-
-
-SUMMARY = [
-    {"name": "start", "step": 0, "accuracy": 0.6, "accuracy_interval": [0.57, 0.63],
-     "tokens": 40.0, "path": "start"},
-    {"name": "constant-cap", "step": 60, "accuracy": 0.61, "accuracy_interval": [0.58, 0.64],
-     "tokens": 30.0, "path": "c", "run": "constant"},
-    {"name": "siri-low", "step": 45, "accuracy": 0.9, "accuracy_interval": [0.88, 0.92],
-     "tokens": 20.0, "path": "l", "run": "siri", "accuracy_low_budget": 0.85,
-     "accuracy_low_budget_interval": [0.8, 0.9]},
-    {"name": "siri-high", "step": 60, "accuracy": 0.96, "accuracy_interval": [0.94, 0.98],
-     "tokens": 28.0, "path": "h", "run": "siri"},
-]  # fmt: skip
-
-
-def jsonl(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def make_run(folder: Path, shape: str, steps: int = 60) -> None:
-    schedule = LengthSchedule(shape, 32, 16, 30)
-    jsonl(folder / "metrics.jsonl", [metric(schedule, t) for t in range(steps)])
-    rows = [evaluation(t, None, 0.6 + t / 200, 40 - t / 4) for t in range(0, steps + 1, 15)]
-    jsonl(folder / "eval.jsonl", rows)
-    jsonl(folder / "rollouts" / "step_000000.jsonl", [rollout("Wait, it is 4.")])
-    jsonl(folder / "rollouts" / "step_000059.jsonl", [rollout("It is 4.")] * 70)
-    (folder / "config.yaml").write_text(f"schedule:\n  shape: {shape}\n")
-    manifest = {"siri-low": {"step": 45}, "siri-high": {"step": 60}, "cycles": []}
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
+from tests.train.report_page import (
+    SUMMARY,
+    check,
+    evaluation,
+    jsonl,
+    make_demo,
+    make_run,
+    metric,
+    rollout,
+)
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    folder = tmp_path / "demo"
-    make_run(folder / "siri", "cosine")
-    make_run(folder / "constant", "constant")
-    (folder / "summary.json").write_text(json.dumps(SUMMARY))
-    return folder
+    return make_demo(tmp_path / "demo")
 
 
 def test_complete_folder(demo):
@@ -156,10 +50,10 @@ def test_complete_folder(demo):
     # wide and narrow drawings of the plane and of ten charts
     plots = [attrs for tag, attrs in page.tags if tag == "svg" and "role" in attrs]
     assert len(plots) == 2 * (1 + 10)
-    hover = [attrs["data-hover"] for tag, attrs in page.tags if "data-hover" in attrs]
-    data = json.loads(hover[0] or "")
-    assert [line["label"] for line in data["lines"]][:2] == ["SIRI mean", "SIRI cap"]
-    assert data["lines"][1]["points"][15] == [15, 16]
+    steps, charts = page.data["steps"], page.data["charts"]
+    assert [line["label"] for line in charts[0]["lines"]][:2] == ["SIRI mean", "SIRI cap"]
+    cap = charts[0]["lines"][1]
+    assert dict(zip(steps[cap["x"]], cap["y"], strict=True))[15] == 16
 
 
 def test_control_is_grey_and_last(demo):
@@ -267,12 +161,16 @@ KEYS = sorted(metric(LengthSchedule("cosine", 32, 16, 4), 0))
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from(KEYS), anything), max_size=6),
-    st.lists(st.fixed_dictionaries({"step": st.integers(0, 9)}, optional={
-        key: anything for key in evaluation(0, None, 0.5, 1) if key != "step"
-    }), max_size=4),
+    st.lists(
+        st.fixed_dictionaries(
+            {"step": st.integers(0, 9)},
+            optional={key: anything for key in evaluation(0, None, 0.5, 1) if key != "step"},
+        ),
+        max_size=4,
+    ),
     st.lists(st.dictionaries(st.sampled_from(sorted(SUMMARY[2])), anything), max_size=3),
     st.lists(st.dictionaries(st.sampled_from(sorted(rollout(""))), anything), max_size=3),
-)  # fmt: skip
+)
 def test_any_json_makes_a_page(metrics, evals, summary, rollouts):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -283,26 +181,6 @@ def test_any_json_makes_a_page(metrics, evals, summary, rollouts):
         (folder / "summary.json").write_text(json.dumps(summary))
         check(write_report(folder))
         summary_table(summary)
-
-
-def test_hostile_strings_stay_text(demo):
-    jsonl(demo / "siri" / "rollouts" / "step_000000.jsonl",
-          [{key: HOSTILE for key in ("prompt", "response", "answer", "gold")},
-           {"response": ["<b>"], "truncated": 1, "reward": None}])  # fmt: skip
-    jsonl(
-        demo / "siri" / "alarms.jsonl",
-        [{"step": 3, "alarm": HOSTILE, "cause": HOSTILE, "action": "<i>stop</i>"}, {"x": "<u>"}],
-    )
-    (demo / "siri" / "config.yaml").write_text("name: </pre><script>1</script>\n")
-    jsonl(demo / "siri" / "eval.jsonl", [evaluation(1, "<svg onload=alert(1)>", 0.5, 3)])
-    summary = [{**SUMMARY[0], "name": '"><script>x</script>', "run": "<b>"}, *SUMMARY]
-    (demo / "summary.json").write_text(json.dumps(summary))
-    (demo / "siri").rename(demo / "a<b>&'\"")
-    page = check(write_report(demo))
-    assert '<script>alert("x")</script>' in page.text
-    assert "stop" in page.text and "<i>stop</i>" in page.text
-    assert "\x00" not in page.text and "\u202e" not in page.text
-    assert not {"b", "u", "i"} & {t for t, a in page.tags if t != "b"}
 
 
 def test_alarms_tell_cause_and_action(demo):
@@ -320,59 +198,3 @@ def test_long_responses_are_cut(demo):
     page = check(write_report(demo))
     assert "and 6,000 more characters" in page.text
     assert "a" * 4001 not in page.text
-
-
-def test_paper_sized_run_stays_small_and_quick(tmp_path):
-    schedule = LengthSchedule("cosine", 16384, 8192, 640)
-    jsonl(tmp_path / "metrics.jsonl", [metric(schedule, t) for t in range(1920)])
-    path = write_report(tmp_path)
-    check(path)
-    assert path.stat().st_size < 1_000_000
-
-
-def test_policy_matches_the_script(demo):
-    import base64
-    import hashlib
-
-    page = write_report(demo).read_text()
-    script = re.search(r"<script>(.*?)</script>", page, re.S)
-    assert script
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
-    assert f"script-src &#x27;sha256-{digest}" in page or f"script-src 'sha256-{digest}" in page
-    assert "http://" not in page
-    assert re.findall(r"https://[^\"]+", page) == ["https://arxiv.org/abs/2509.25176"]
-
-
-def test_summary_table():
-    assert summary_table(SUMMARY).splitlines() == [
-        "| checkpoint   | step |     accuracy | at low budget | tokens | accuracy vs start "
-        "| tokens vs start |",
-        "| ------------ | ---: | -----------: | ------------: | -----: | ----------------: "
-        "| --------------: |",
-        "| start        |    0 | 60.0 % ± 3.0 |             - |   40.0 |                 - "
-        "|               - |",
-        "| constant-cap |   60 | 61.0 % ± 3.0 |             - |   30.0 |            +1.7 % "
-        "|         −25.0 % |",
-        "| siri-low     |   45 | 90.0 % ± 2.0 |  85.0 % ± 5.0 |   20.0 |           +50.0 % "
-        "|         −50.0 % |",
-        "| siri-high    |   60 | 96.0 % ± 2.0 |             - |   28.0 |           +60.0 % "
-        "|         −30.0 % |",
-    ]
-
-
-def test_summary_table_names_the_low_budget():
-    rows = [{**row, "low_budget": 16} for row in SUMMARY]
-    assert "| within 16 tokens |" in summary_table(rows)
-
-
-def test_summary_table_with_holes():
-    rows = [
-        {"name": "start", "accuracy": 0, "tokens": None},
-        {"name": "a|b\nc", "accuracy": math.nan, "tokens": 12000, "accuracy_interval": [1, 0]},
-        {},
-    ]
-    lines = summary_table(rows).splitlines()
-    assert len({len(line) for line in lines[:3]}) == 1
-    assert "a\\|b c" in lines[3] and "12,000" in lines[3]
-    assert "nan" not in summary_table(rows)
-    assert summary_table([]).count("\n") == 1

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from siri_train.report import plot_svg, plot_text
 from siri_train.report.data import interval, number
+from siri_train.report.markup import clean, coordinate
 from siri_train.report.scale import rounded, running_mean, show, thin, ticks
-from siri_train.report.svg import Chart, Line, escape, extent, render, spread
+from siri_train.report.svg import Chart, Line, extent, render, spread
 from siri_train.schedule import SHAPES, LengthSchedule
 
 
@@ -71,7 +72,9 @@ def test_small_readers():
     assert number(True) is None and number("3") is None and number(10**400) is None
     assert number(3) == 3.0
     assert interval([0.2, 0.1]) is None and interval([0.1, 0.2]) == (0.1, 0.2)
-    assert escape("<\x01>") == "&lt;\ufffd&gt;"
+    assert clean("<\x01>") == "<\ufffd>" and clean(0.25) == "0.2" and clean(3) == "3"
+    with pytest.raises(ValueError, match="got nan"):
+        coordinate(float("nan"))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -90,8 +93,9 @@ def test_schedule_svg(shape):
 
 def test_schedule_svg_marks_the_ends():
     drawing = plot_svg(LengthSchedule("cosine", 32, 16, 60), 180)
-    low = re.findall(r'class="dot low" cx="([\d.]+)" cy="([\d.]+)"', drawing)
-    high = re.findall(r'class="dot high" cx="([\d.]+)" cy="([\d.]+)"', drawing)
+    place = r'" transform="translate\(([\d.]+) ([\d.]+)\)"'
+    low = re.findall(f'class="dot low{place}', drawing)
+    high = re.findall(f'class="dot high{place}', drawing)
     assert len(low) == len(high) == 3
     assert min(float(y) for _, y in low) > max(float(y) for _, y in high)
 
