@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from siri_kernels.linear_logprob import head
+from siri_kernels.linear_logprob.head import scoring
 
 ROOT = Path(__file__).parents[1]
 LOOPS = [
@@ -23,14 +23,14 @@ LOOPS = [
 def run(name: str, monkeypatch: pytest.MonkeyPatch, steps: int, **options: object) -> list[float]:
     """Mean rewards of ``steps`` steps; every training pass went through ``linear_logprob``."""
     calls = []
-    own = head.linear_logprob
+    own = scoring.linear_logprob
 
     def counted(*args, **kwargs):
         out = own(*args, **kwargs)
         calls.append(out.logprobs.requires_grad)
         return out
 
-    monkeypatch.setattr(head, "linear_logprob", counted)
+    monkeypatch.setattr(scoring, "linear_logprob", counted)
     rewards = importlib.import_module(f"examples.{name}").train(steps, **options)
     assert calls == [True] * steps * (2 if name == "plain_pytorch" else 1)
     assert len(rewards) == steps

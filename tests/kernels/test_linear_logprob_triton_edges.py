@@ -202,7 +202,7 @@ def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
-    from siri_kernels.linear_logprob import autograd, selective
+    from siri_kernels.linear_logprob import autograd, selective_autograd
     from siri_kernels.linear_logprob.triton import sparse_kernels
 
     guards, launched = [], []
@@ -213,7 +213,7 @@ def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
         yield
         guards.pop()
 
-    for module in (autograd, selective):
+    for module in (autograd, selective_autograd):
         monkeypatch.setattr(module, "device_of", guard)
     for kind in (InterpretedFunction, JITFunction):
         run_kernel = kind.run
