@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def torchrun(
         folder: all that the launch reads and writes. A launch in which native code has crashed is
             then made a second time, from this folder as it was, and a warning shows the stacks:
             our code is Python, and gloo or the allocator once ended a rank with "free(): invalid
-            pointer", which 58 launches under glibc's checks and load did not show again (LOG.md).
+            pointer", which 58 further launches, 40 of them under glibc's checks, did not show again
+            (LOG.md).
             Two crashes in a row are a failure.
         ranks: processes.
         timeout: seconds for one launch.
@@ -45,13 +47,12 @@ def torchrun(
 
     if folder is None:
         return launch()
-    before = folder.with_name(f"{folder.name} before")
-    shutil.copytree(folder, before)
-    done = launch()
-    if _CRASHED.search(done.stderr):
-        warnings.warn(f"a rank crashed in native code, launched again:\n{done.stderr}")  # noqa: B028
-        shutil.rmtree(folder)
-        shutil.copytree(before, folder)
+    with tempfile.TemporaryDirectory() as kept:
+        before = shutil.copytree(folder, Path(kept) / "before")
         done = launch()
-    shutil.rmtree(before)
+        if _CRASHED.search(done.stderr):
+            warnings.warn(f"a rank crashed in native code, launched again:\n{done.stderr}")  # noqa: B028
+            shutil.rmtree(folder)
+            shutil.copytree(before, folder)
+            done = launch()
     return done
