@@ -160,9 +160,7 @@ def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
 def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -> list[str]:
     """Tokens of a step and, where rates have been measured, hours of the whole run."""
     responses = config.rollout.prompts * config.rollout.group_size
-    low, high = config.schedule.min_len, config.schedule.max_len
-    if config.schedule.shape == "constant":
-        low = high
+    low, high = config.schedule.build().lowest, config.schedule.max_len
     lines = [
         "",
         f"{responses} responses a step in {config.train.mini_batches} updates; tokens at most "

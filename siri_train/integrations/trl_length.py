@@ -118,7 +118,7 @@ class SiriLengthCallback(TrainerCallback):
         return int(step * args.gradient_accumulation_steps // every)
 
     def _moves(self) -> bool:
-        return self.schedule.shape != "constant" and self.schedule.min_len != self.schedule.max_len
+        return self.schedule.lowest != self.schedule.max_len
 
     def _set(self, cap: int) -> None:
         trainer = self.trainer

@@ -36,7 +36,7 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
     if width < 24 or height < 5:
         raise ValueError(f"width, height: got {width} x {height}; takes at least 24 x 5")
     top, bottom = schedule.max_len, schedule.min_len
-    if schedule.shape == "constant" or top == bottom:
+    if schedule.constant or top == bottom:
         top, bottom = top + 1, top - 1  # a flat line in the middle
     middle = (top + bottom) / 2
     margin = len(f"{top:,}") + 2
@@ -62,7 +62,7 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
         for step in ends:
             grid[level(_shown_at(schedule, step)) // 4][round(step / steps * (columns - 1))] = sign
     names = {0: f"{top:,}", rows - 1: f"{bottom:,}"}
-    if schedule.shape == "constant" or schedule.max_len == schedule.min_len:
+    if schedule.lowest == schedule.max_len:
         names = {rows // 2: f"{schedule.max_len:,}"}
     elif rows >= 5 and rows % 2:
         names[rows // 2] = f"{middle:,.0f}" if middle == int(middle) else f"{middle:,.1f}"
@@ -102,10 +102,11 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
     """
     _check(steps)
     # a paper-long run has more steps than the picture has pixels; the corners are kept
-    half = schedule.cycle // 2
+    half = max(1, schedule.cycle // 2)
     stride = max(1, steps // 1200)
-    shown = sorted({*range(0, steps, stride), *range(0, steps + 1, half), steps}
-                   | {t - 1 for t in range(half, steps + 1, half)})  # fmt: skip
+    corners = {*range(half, steps + 1, half), *schedule.compressed_ends(steps)}
+    corners |= {*schedule.expanded_ends(steps)}
+    shown = sorted({*range(0, steps, stride), 0, *corners, steps} | {t - 1 for t in corners})
     lines = []
     for name, css, beside, taken in (
         ("siri-low", "low", "below", schedule.compressed_ends(steps)),
@@ -115,19 +116,19 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
             ends = [(float(step), float(schedule(_shown_at(schedule, step)))) for step in taken]
             lines.append(Line(name, ends, css, "dots", beside=beside if len(taken) < 8 else "end"))
     lines.append(Line("cap", [(float(t), float(schedule(t))) for t in shown], "siri"))
-    spans = []
-    for start in range(0, steps, half):
-        phase = schedule.phase(start)
-        if phase != "constant":
-            spans.append((float(start), float(min(start + half, steps)), phase, phase))
+    spans = [
+        (float(start), float(end), phase, phase)
+        for start, end, phase in schedule.phases(steps)
+        if phase != "constant"
+    ]
     title = (
         f"Response-length cap: {schedule.shape}, {schedule.max_len:,} to {schedule.min_len:,} "
         f"tokens, {schedule.cycle:,}-step cycle"
     )
-    if schedule.shape == "constant":
+    if schedule.constant:
         title = f"Response-length cap: constant {schedule.max_len:,} tokens"
     top = float(schedule.max_len)
-    bottom = top if schedule.shape == "constant" else float(schedule.min_len)
+    bottom = float(schedule.lowest)
     chart = Chart(
         title, lines, "tokens", spans=spans,
         x_ticks=_step_ticks(schedule, steps, 10),
@@ -139,14 +140,14 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
 
 
 def _shown_at(schedule: LengthSchedule, end: int) -> int:
-    """The step whose cap marks a checkpoint: the extreme itself, or for a stair, which has jumped
-    by then, the last step before it."""
-    return end - 1 if schedule.shape == "stair" else end
+    """The step whose cap marks a checkpoint: the extreme itself, or the step before it where the
+    cap has jumped by then."""
+    return end - 1 if schedule.kind.jumps else end
 
 
 def _step_ticks(schedule: LengthSchedule, steps: int, most: int) -> list[float]:
     """Steps to label: half cycles, else whole cycles, else round numbers; not over ``most``."""
-    for stride in (schedule.cycle // 2, schedule.cycle):
+    for stride in (max(1, schedule.cycle // 2), schedule.cycle):
         if 1 <= steps // stride < most:
             return [float(step) for step in range(0, steps + 1, stride)]
     return [tick for tick in ticks(0, steps, most) if tick == int(tick)]

@@ -32,7 +32,7 @@ def summary(
     last = {end["which"]: end["step"] for end in ends}
     names += last.items()
     if not last:
-        constant = config.schedule.build().shape == "constant"
+        constant = config.schedule.build().constant
         names.append(("constant-cap" if constant else "last", config.train.steps))
     start = "sft" if supervised else config.model.path
     saved = checkpoints(config.run_dir)

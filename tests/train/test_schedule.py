@@ -30,7 +30,7 @@ TABLE = [
 
 schedules = st.builds(
     lambda shape, order, lens, half: LengthSchedule(shape, max(lens), min(lens), 2 * half, order),
-    st.sampled_from(SHAPES),
+    st.sampled_from(tuple(SHAPES)),
     st.sampled_from(STAIR_ORDERS),
     st.tuples(st.integers(1, 40000), st.integers(1, 40000)),
     st.integers(1, 400),

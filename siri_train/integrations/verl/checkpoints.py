@@ -95,7 +95,7 @@ def check_save_freq(every: int, schedule: Any, lag: int, key: str) -> None:
     Raises:
         ConfigError: naming ``key``.
     """
-    if schedule.shape == "constant":
+    if schedule.constant:
         return
     half = schedule.cycle // 2
     if every < 1 or half % every or lag % every:
