@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from siri_train.data.demo_task.questions import questions
 from siri_train.data.questions import Question
 from siri_train.model.demo_model import START_FOLDER
-from siri_train.rewards import ExactVerifier, Response, length_capping_reward
+from siri_train.rewards import ExactVerifier, Response, grade_responses
 
 GROUP = 8
 """Answers a question."""
@@ -60,7 +60,7 @@ def rollout(model: Any, tokenizer: Any, batch: list[Question]) -> tuple[dict, to
     targets[:, -answer.shape[1] - 1 : -1] = answer.masked_fill(~counts, -100)
     texts = tokenizer.batch_decode(answer, skip_special_tokens=True)
     finished = ["stop" if end else "length" for end in ends.any(1).tolist()]
-    grades = length_capping_reward(
+    grades = grade_responses(
         [Response(text, why) for text, why in zip(texts, finished, strict=True)],
         [q.answer for q in batch for _ in range(GROUP)],
         verifier=ExactVerifier(),

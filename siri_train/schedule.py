@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from siri_train.registry import Registry, one_of, with_defaults
@@ -168,15 +168,29 @@ class LengthSchedule:
         """`tokens_saved` as a share (0 to 1) of what a constant ``max_len`` allows."""
         return self.tokens_saved(_whole("steps", steps, least=1)) / (steps * self.max_len)
 
-    def observe(self, record: Mapping[str, Any]) -> LengthSchedule:
-        """The schedule after a step: itself, unless its shape keeps a state.
+    def observe(self, record: Mapping[str, Any]) -> None:
+        """Replace ``state`` by what the shape makes of a step; nothing, if it keeps no state.
 
         Args:
             record: the step's row of ``metrics.jsonl``.
         """
-        if self.kind.observe is None:
-            return self
-        return replace(self, state=self.kind.observe(record, self))
+        if self.kind.observe is not None:
+            object.__setattr__(self, "state", self.kind.observe(record, self))
+
+    def require_stateless(self, trainer: str) -> None:
+        """Refuse a shape that learns from the run where nothing calls `observe`.
+
+        Args:
+            trainer: its name, for the message.
+
+        Raises:
+            ValueError: the shape has `Shape.observe`.
+        """
+        if self.kind.observe is not None:
+            raise ValueError(
+                f"shape: got {self.shape!r}, whose cap depends on how the run goes, and {trainer} "
+                "does not tell it; takes a shape that depends on the step alone"
+            )
 
 
 def halves(step: int, schedule: LengthSchedule) -> str:

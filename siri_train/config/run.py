@@ -5,14 +5,16 @@ All of it is checked before anything is loaded. Reading recipes is ``recipe.py``
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from siri_train.config.base import Section
 from siri_train.config.loss import AdvantageConfig, LossConfig
 from siri_train.config.model import ModelConfig
+from siri_train.config.plugins import Plugin
 from siri_train.config.rollout import RolloutConfig
 from siri_train.config.values import (
     Betas,
@@ -22,6 +24,7 @@ from siri_train.config.values import (
     LearningRate,
     Line,
     Minutes,
+    OneOf,
     Project,
     Rows,
     Seed,
@@ -35,7 +38,34 @@ from siri_train.config.values import (
     check_tree,
 )
 from siri_train.config.yaml_core import write_yaml
-from siri_train.schedule import LengthSchedule
+from siri_train.schedule import SHAPES, LengthSchedule
+
+
+def _rewards() -> Collection[str]:
+    from siri_train.rewards import REWARDS
+
+    return REWARDS
+
+
+def _verifiers() -> Collection[str]:
+    from siri_train.rewards import VERIFIERS
+
+    return VERIFIERS
+
+
+ShapeName = Annotated[str, AfterValidator(OneOf(lambda: SHAPES))]
+RewardName = Annotated[str, AfterValidator(OneOf(_rewards))]
+VerifierName = Annotated[str, AfterValidator(OneOf(_verifiers))]
+
+
+class _Options(Section):
+    """A section with options of the entry of a registry that it names."""
+
+    @field_validator("options", check_fields=False)
+    @classmethod
+    def _plain_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_tree(value)
+        return value
 
 
 class SourceConfig(Section):
@@ -109,10 +139,10 @@ class DataConfig(Section):
     """Longer prompts are refused before the run starts, by name."""
 
 
-class ScheduleConfig(Section):
+class ScheduleConfig(_Options):
     """The cap on the response length over the steps (SIRI section 4.3)."""
 
-    shape: Literal["cosine", "stair", "stair-cosine", "constant"] = "cosine"
+    shape: ShapeName = "cosine"
     """cosine: the paper's main schedule; constant: always ``max_len``, the control run."""
     max_len: Tokens = 16384
     """Longest cap, in response tokens."""
@@ -123,6 +153,8 @@ class ScheduleConfig(Section):
     stair_order: Literal["compress_first", "phase_centred"] = "compress_first"
     """For stair. compress_first: ``min_len`` in the first half of a cycle; phase_centred: from a
     quarter to three quarters of it."""
+    options: dict[str, Any] = {}
+    """Options of the shape, by name; the four above have none."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ScheduleConfig:
@@ -137,6 +169,7 @@ class ScheduleConfig(Section):
             min_len=self.min_len,
             cycle=self.cycle,
             stair_order=self.stair_order,
+            options=self.options,
         )
 
 
@@ -163,11 +196,15 @@ class SftConfig(Section):
     """Longer examples are left out and counted."""
 
 
-class RewardConfig(Section):
-    """The length-capping reward (SIRI section 3.1): 1 if the answer in the response, truncated at
-    the cap, is right, else 0."""
+class RewardConfig(_Options):
+    """What a response earns; by default SIRI's length-capping reward (section 3.1): 1 if the answer
+    in the response, truncated at the cap, is right, else 0."""
 
-    verifier: Literal["exact", "math_verify"] = "exact"
+    function: RewardName = "length-cap"
+    """The reward function; length-cap: the paper's."""
+    options: dict[str, Any] = {}
+    """Options of the reward function, by name; length-cap has none."""
+    verifier: VerifierName = "exact"
     """exact: answers are compared by rule; math_verify: what the rules cannot decide is
     evaluated."""
     think: Literal["required", "optional", "none"] = "required"
@@ -181,6 +218,14 @@ class RewardConfig(Section):
     batch_timeout: float = Field(60.0, ge=0.01, le=86400)
     """Seconds for all answers of a batch together (math_verify); what is left then has no reward
     and is left out of its group."""
+
+    @model_validator(mode="after")
+    def _takes_options(self) -> RewardConfig:
+        if self.options or self.function != "length-cap":  # else nothing to look up
+            from siri_train.rewards import reward_options
+
+            reward_options(self.function, self.options)
+        return self
 
 
 class TrainConfig(Section):
@@ -302,6 +347,9 @@ class RunConfig(Section):
     """auto: a GPU if there is one; or cpu, cuda, cuda:N, mps, xpu, xpu:N."""
     threads: int | None = Field(None, gt=0, le=1024)
     """CPU threads of torch; tiny models are fastest with 1."""
+    plugins: list[Plugin] = Field([], max_length=64)
+    """Python modules of your own, imported first: they add shapes, rewards, verifiers, objectives
+    and alarms by name. A plug-in is a program that runs."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     schedule: ScheduleConfig = ScheduleConfig()

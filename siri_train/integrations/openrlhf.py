@@ -6,18 +6,28 @@ A file for ``--train.agent_func_path`` that says
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from siri_train.model.think_marks import decode_responses
-from siri_train.rewards import Response, Verifier, length_capping_reward, make_verifier
+from siri_train.rewards import (
+    Response,
+    Verifier,
+    grade_responses,
+    make_verifier,
+    require_single,
+    reward_options,
+)
 from siri_train.rewards.extract import ThinkMode
-from siri_train.rewards.length_cap import TruncatedMode
+from siri_train.rewards.functions import DEFAULT
+from siri_train.rewards.grading import TruncatedMode
 
 
 class SiriAgentExecutor(SingleTurnAgentExecutor):
-    """OpenRLHF's single turn, graded by SIRI: 1 if the answer in the response is right, else 0.
+    """OpenRLHF's single turn, graded by SIRI: 1 if the answer in the response is right, else 0;
+    or by another reward function.
 
     The cap is OpenRLHF's ``max_new_tokens`` and stands still: no step number reaches an executor.
     OpenRLHF's losses and its head are closed; a fork would be needed for the rest.
@@ -25,7 +35,13 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
     Args:
         verifier: grades answers; by default ``make_verifier("math_verify")``.
         think: where the answer may stand, see ``siri_train.rewards.final_answer``.
-        truncated: what a cut response earns, see ``siri_train.rewards.length_capping_reward``.
+        truncated: what a truncated response earns, see ``siri_train.rewards.grade_responses``.
+        function: a name in ``siri_train.rewards.REWARDS``.
+        options: of that function, by name.
+
+    Raises:
+        ValueError: a reward function that compares the responses of a group, or an option that it
+            does not take.
     """
 
     def __init__(
@@ -33,11 +49,16 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
         verifier: Verifier | None = None,
         think: ThinkMode = "required",
         truncated: TruncatedMode = "grade",
+        function: str = DEFAULT,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
+        reward_options(function, options or {})
+        require_single(function, trainer="OpenRLHF")
         super().__init__(None)
         self.verifier = make_verifier("math_verify") if verifier is None else verifier
         self.think = think
         self.truncated = truncated
+        self.function, self.options = function, options
 
     async def execute(
         self,
@@ -58,12 +79,16 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
         )
         start, end = out["action_ranges"][0]
         (text,) = decode_responses(hf_tokenizer, [out["observation_tokens"][start:end]])
-        (grade,) = length_capping_reward(
-            [Response(text, "length" if out["truncated"] else "stop")],
+        (grade,) = grade_responses(
+            [Response(text, "length" if out["truncated"] else "stop", tokens=end - start)],
             [str(label)],
             verifier=self.verifier,
             think=self.think,
             truncated=self.truncated,
+            function=self.function,
+            options=self.options,
+            questions=[str(prompt)],
+            cap=sampling_params.max_tokens,
         )
         reward = grade.reward if grade.reward == grade.reward else 0.0
         out.update(reward=reward, scores=reward)

@@ -26,6 +26,7 @@ class CappedGenerator:
     """
 
     def __init__(self, generator: Any, schedule: LengthSchedule) -> None:
+        schedule.require_stateless("SkyRL")
         options = generator.generator_cfg
         if options.sampling_params.max_generate_length < schedule.max_len:
             raise ValueError(

@@ -2,13 +2,14 @@
 
 ``--rollout-function-path siri_train.integrations.slime.generate_rollout``, and in the file of
 ``--custom-config-path`` the schedule: ``siri_schedule: {shape: cosine, max_len: 16384, min_len:
-8192, cycle: 640}``. Read against slime at 624b824 (2026-08-21).
+8192, cycle: 640}``; ``siri_plugins`` beside it names modules that add shapes. Read against slime at 624b824 (2026-08-21).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from siri_train.config.plugins import load_plugin
 from siri_train.schedule import LengthSchedule
 
 
@@ -32,7 +33,10 @@ def generate_rollout(args: Any, rollout_id: int, data_source: Any, evaluation: b
             "siri_schedule: missing; the file of --custom-config-path takes shape, max_len, "
             "min_len and cycle under it"
         )
+    for module in getattr(args, "siri_plugins", None) or ():
+        load_plugin(module)
     schedule = LengthSchedule(**options)
+    schedule.require_stateless("slime")
     if args.rollout_max_response_len < schedule.max_len:
         raise ValueError(
             f"rollout_max_response_len: got {args.rollout_max_response_len}; takes at least the "

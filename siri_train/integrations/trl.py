@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,16 @@ from siri_kernels.integrations._grpo import GrpoOptions, grpo_loss
 from siri_train.integrations.trl_length import SiriLengthCallback
 from siri_train.integrations.trl_metrics import TrlMetrics
 from siri_train.model.think_marks import decode_responses
-from siri_train.rewards import Response, Verifier, length_capping_reward
+from siri_train.rewards import (
+    Response,
+    Verifier,
+    grade_responses,
+    require_single,
+    reward_options,
+)
 from siri_train.rewards.extract import ThinkMode
-from siri_train.rewards.length_cap import TruncatedMode
+from siri_train.rewards.functions import DEFAULT
+from siri_train.rewards.grading import TruncatedMode
 from siri_train.schedule import LengthSchedule
 
 __all__ = ["SiriGRPOTrainer", "SiriLengthCallback", "length_capped_reward"]
@@ -56,11 +63,15 @@ def length_capped_reward(
     think: ThinkMode = "required",
     truncated: TruncatedMode = "grade",
     tokenizer: Any = None,
+    function: str = DEFAULT,
+    options: Mapping[str, Any] | None = None,
+    group_size: int = 1,
+    length: SiriLengthCallback | None = None,
 ) -> Callable[..., list[float | None]]:
     """SIRI's reward (arXiv 2509.25176, section 3.1) as a reward function of TRL.
 
-    1 if the answer in the completion is right, else 0, None if it could not be scored (TRL then
-    leaves it out). A completion has finished if it ends with an end token, whatever its length.
+    1 if the answer in the completion is right, else 0 (or what ``function`` gives), None if it
+    could not be scored (TRL then leaves it out). A completion has finished if it ends with an end token, whatever its length.
 
     Args:
         end_token_ids: every id that ends a completion (``tokenizer.eos_token_id``, and those of the
@@ -69,13 +80,22 @@ def length_capped_reward(
         answer_column: the dataset's column of gold answers.
         think: where the answer may stand, see ``siri_train.rewards.final_answer``.
         truncated: what one that has not finished earns, see
-            ``siri_train.rewards.length_capping_reward``.
+            ``siri_train.rewards.grade_responses``.
         tokenizer: decodes the completions anew. Needed where ``</think>`` is a special token of it:
             TRL's own texts lack those.
+        function: the reward function, a name in ``siri_train.rewards.REWARDS``.
+        options: of that function, by name.
+        group_size: ``num_generations``, for functions that compare the responses of a group; a
+            process must then hold whole groups.
+        length: the run's cap, for functions that read it.
 
     Raises:
-        ValueError: no end token; when called, a dataset without that column.
+        ValueError: no end token; an unknown function or option; a function that compares responses
+            with a group size of 1; when called, a dataset without that column.
     """
+    reward_options(function, options or {})
+    if group_size == 1:
+        require_single(function)
     ends = {end_token_ids} if isinstance(end_token_ids, int) else set(end_token_ids)
     if not ends:
         raise ValueError("end_token_ids: got none; takes at least one id")
@@ -95,12 +115,23 @@ def length_capped_reward(
             Response(
                 text if isinstance(text, str) else text[-1]["content"],
                 "stop" if len(ids) and int(ids[-1]) in ends else "length",
+                tokens=len(ids),
             )
             for text, ids in zip(completions, completion_ids, strict=True)
         ]
         golds = [str(gold) for gold in columns[answer_column]]
-        grades = length_capping_reward(
-            responses, golds, verifier=verifier, think=think, truncated=truncated
+        grades = grade_responses(
+            responses,
+            golds,
+            verifier=verifier,
+            think=think,
+            truncated=truncated,
+            function=function,
+            options=options,
+            group_size=group_size,
+            questions=list(map(str, columns["prompts"])) if "prompts" in columns else None,
+            cap=length.caps[-1] if length is not None and length.caps else None,
+            step=getattr(columns.get("trainer_state"), "global_step", None),
         )
         if log_metric is not None:
             cut = [g for g in grades if g.truncated]

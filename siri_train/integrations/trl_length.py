@@ -67,6 +67,7 @@ class SiriLengthCallback(TrainerCallback):
         Raises:
             ValueError: see :meth:`bind`; they may change during a run.
         """
+        self.schedule.require_stateless("TRL")
         trainer = self.trainer
         if trainer.loss_type == "dr_grpo" and self._moves():
             raise ValueError(

@@ -1,19 +1,41 @@
-"""Correctness out: the boxed answer of a response, its check, and the length-capping reward."""
+"""Correctness out: the boxed answer of a response, its check, and what the response earns."""
 
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import final_answer, last_boxed
-from siri_train.rewards.length_cap import Grade, Response, length_capping_reward
-from siri_train.rewards.verify import ExactVerifier, MathVerifier, Verifier, make_verifier
+from siri_train.rewards.functions import (
+    REWARDS,
+    JudgedResponse,
+    Reward,
+    RewardGroup,
+    reward_options,
+)
+from siri_train.rewards.grading import Grade, Response, grade_responses, require_single
+from siri_train.rewards.verify import (
+    VERIFIERS,
+    ExactVerifier,
+    Limits,
+    MathVerifier,
+    Verifier,
+    make_verifier,
+)
 
 __all__ = [
+    "REWARDS",
+    "VERIFIERS",
     "ExactVerifier",
     "Grade",
+    "JudgedResponse",
+    "Limits",
     "MathVerifier",
     "Response",
+    "Reward",
+    "RewardGroup",
     "Verifier",
     "exact_match",
     "final_answer",
+    "grade_responses",
     "last_boxed",
-    "length_capping_reward",
     "make_verifier",
+    "require_single",
+    "reward_options",
 ]

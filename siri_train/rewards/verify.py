@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from siri_train.registry import Registry, one_of
 from siri_train.rewards.cost import rough_cost
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import last_boxed
@@ -25,7 +27,6 @@ logger = logging.getLogger(__name__)
 Pair = tuple["str | None", str]
 Question = tuple[tuple[str, ...], tuple[str, ...]]
 """Parts of an answer and of its gold; each part must equal its partner."""
-VerifierKind = Literal["exact", "math_verify"]
 
 _WORKER = str(Path(__file__).with_name("math_worker.py"))
 _WORKER_MEMORY = 4 << 30
@@ -38,11 +39,11 @@ _DEEPEST = 16
 class Verifier(Protocol):
     """What the reward needs from a verifier."""
 
-    def grade_many(self, pairs: Sequence[Pair]) -> list[bool]:
-        """One bool for each (answer or None, gold), in order."""
-
     def verdicts(self, pairs: Sequence[Pair]) -> list[bool | None]:
-        """As ``grade_many``, with None where the answer could not be scored."""
+        """For each (answer or None, gold), in order, whether the answer is right.
+
+        None where the answer cannot be scored, which is not the model's doing.
+        """
 
     def close(self) -> None:
         """Let go of processes, if there are any."""
@@ -70,13 +71,9 @@ class _Managed:
 class ExactVerifier(_Managed):
     """Equal by rule, see ``exact_match``; needs nothing installed, never fails."""
 
-    def grade_many(self, pairs: Sequence[Pair]) -> list[bool]:
+    def verdicts(self, pairs: Sequence[Pair]) -> list[bool | None]:
         """One bool for each (answer or None, gold), in order; None is never right."""
         return [answer is not None and exact_match(answer, gold) for answer, gold in pairs]
-
-    def verdicts(self, pairs: Sequence[Pair]) -> list[bool | None]:
-        """The same as ``grade_many``: everything can be scored."""
-        return list(self.grade_many(pairs))
 
 
 class MathVerifier(_Managed):
@@ -152,17 +149,6 @@ class MathVerifier(_Managed):
     def worker_pids(self) -> list[int]:
         """Process ids of the running workers; empty before the first item that needs one."""
         return self._pool.pids
-
-    def grade_many(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Grade answers.
-
-        Args:
-            pairs: (content of the box or None, gold answer) each.
-
-        Returns:
-            One bool a pair, in order; None, and what could not be scored, count as wrong.
-        """
-        return [verdict is True for verdict in self.verdicts(pairs)]
 
     def verdicts(self, pairs: Sequence[Pair]) -> list[bool | None]:
         """Grade answers, telling wrong from not scorable.
@@ -259,37 +245,56 @@ class MathVerifier(_Managed):
         return tuple(part for part, _ in parts), tuple(part for _, part in parts)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a recipe grants a verifier.
+
+    Args:
+        workers: processes.
+        timeout: seconds of processor time for one item.
+        max_chars: longest answer that is looked at.
+        batch_timeout: seconds of wall time for the items of one call together; None: no limit.
+    """
+
+    workers: int = 2
+    timeout: float = 1.0
+    max_chars: int = 200
+    batch_timeout: float | None = 60.0
+
+
+VERIFIERS: Registry[Callable[[Limits], Verifier]] = Registry("verifier")
+"""Every verifier by name, as a function that builds it. A new one is one entry."""
+VERIFIERS["exact"] = lambda limits: ExactVerifier()
+VERIFIERS["math_verify"] = lambda limits: MathVerifier(**asdict(limits))
+
+
 def make_verifier(
-    kind: VerifierKind,
+    kind: str,
     *,
     workers: int = 2,
     timeout: float = 1.0,
     max_chars: int = 200,
     batch_timeout: float | None = 60.0,
-) -> ExactVerifier | MathVerifier:
+) -> Verifier:
     """The verifier a recipe names.
 
     Args:
-        kind: ``"exact"`` or ``"math_verify"``.
+        kind: a name in `VERIFIERS`: ``"exact"``, ``"math_verify"`` or one that a plug-in adds.
         workers: see ``MathVerifier``; ignored by ``"exact"``, as are the following.
         timeout: see ``MathVerifier``.
         max_chars: see ``MathVerifier``.
         batch_timeout: see ``MathVerifier``.
 
     Returns:
-        A verifier, to be used as a context manager or closed at the end.
+        A verifier, to be closed at the end.
 
     Raises:
         ImportError: math-verify is needed and not installed.
         ValueError: an unknown kind or an impossible limit.
     """
-    if kind == "exact":
-        return ExactVerifier()
-    if kind == "math_verify":
-        return MathVerifier(
-            workers=workers, timeout=timeout, max_chars=max_chars, batch_timeout=batch_timeout
-        )
-    raise ValueError(f"verifier: got {kind!r}, takes 'exact' or 'math_verify'")
+    if kind not in VERIFIERS:
+        raise ValueError(f"verifier: got {kind!r}; {one_of(VERIFIERS, str(kind), chr(39))}")
+    return VERIFIERS[kind](Limits(workers, timeout, max_chars, batch_timeout))
 
 
 def _are_boxes(pair: tuple[str, str]) -> bool:

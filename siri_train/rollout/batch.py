@@ -14,11 +14,37 @@ from torch import Tensor
 
 from siri_train.config.rollout import RolloutConfig
 from siri_train.data.sources import EncodedQuestion
+from siri_train.monitor.alarms import Raised, register
 from siri_train.rewards import Grade
 from siri_train.rollout.engine import Completion
 
 # Above this share of answers without a verdict the step's rewards say too little.
 _MOST_UNJUDGED = 0.01
+
+_PROMPTS_FAILED = register(
+    "prompts-failed",
+    cause="the engine could not answer {count} of the step's questions; {question}: {reason}",
+    action="they were left out with their whole groups; look for the reason in the engine's log",
+)
+_NON_FINITE_LOGPROBS = register(
+    "non-finite-logprobs",
+    cause="the sampler's log-probs were not finite; the batch was thrown away and sampled again "
+    "after the weights had been handed over once more",
+    action="if it comes back, check the engine's dtype and its weight sync",
+)
+_ANSWERS_NOT_JUDGED = register(
+    "answers-not-judged",
+    cause="{unjudged} of the step's {answers} answers could not be judged: math-verify did not "
+    "start, its processes were stopped or killed, or reward.batch_timeout was used up",
+    action="they were left out of their groups; raise reward.workers or reward.batch_timeout, and "
+    "look for long boxes in rollouts/",
+)
+_FEW_INFORMATIVE_GROUPS = register(
+    "few-informative-groups",
+    cause="only {informative} groups had rewards that differ, {wanted} were wanted",
+    action="raise rollout.oversample or rollout.max_rounds, or take questions that are neither too "
+    "easy nor too hard",
+)
 
 
 @dataclass
@@ -108,44 +134,20 @@ class RolloutBatch:
         found = []
         if self.failures:
             question, reason = self.failures[0]
-            found.append({
-                "alarm": "prompts-failed",
-                "value": len(self.failures),
-                "cause": f"the engine could not answer {len(self.failures)} of the step's "
-                f"questions; {question}: {reason}",
-                "action": "they were left out with their whole groups; look for the reason in the "
-                "engine's log",
-            })  # fmt: skip
+            count = len(self.failures)
+            raised = Raised(count, count=count, question=question, reason=reason)
+            found.append(_PROMPTS_FAILED.entry(raised))
         if self.retries:
-            found.append({
-                "alarm": "non-finite-logprobs",
-                "value": self.retries,
-                "cause": "the sampler's log-probs were not finite; the batch was thrown away and "
-                "sampled again after the weights had been handed over once more",
-                "action": "if it comes back, check the engine's dtype and its weight sync",
-            })  # fmt: skip
-        rewards = [grade.reward for group in self.seen for grade in group.grades]
-        unjudged = sum(map(math.isnan, rewards))
-        if unjudged > _MOST_UNJUDGED * len(rewards):
-            found.append({
-                "alarm": "answers-not-judged",
-                "value": unjudged,
-                "cause": f"{unjudged} of the step's {len(rewards)} answers could not be judged: "
-                "math-verify did not start, its processes were stopped or killed, or "
-                "reward.batch_timeout was used up",
-                "action": "they were left out of their groups; raise reward.workers or "
-                "reward.batch_timeout, and look for long boxes in rollouts/",
-            })  # fmt: skip
+            found.append(_NON_FINITE_LOGPROBS.entry(Raised(self.retries)))
+        grades = [grade for group in self.seen for grade in group.grades]
+        unjudged = sum(grade.right is None for grade in grades)
+        if unjudged > _MOST_UNJUDGED * len(grades):
+            raised = Raised(unjudged, unjudged=unjudged, answers=len(grades))
+            found.append(_ANSWERS_NOT_JUDGED.entry(raised))
         informative = sum(group.informative for group in self.groups)
         if self.dynamic and informative < self.wanted:
-            found.append({
-                "alarm": "few-informative-groups",
-                "value": informative,
-                "cause": f"only {informative} groups had rewards that differ, {self.wanted} were "
-                "wanted",
-                "action": "raise rollout.oversample or rollout.max_rounds, or take questions that "
-                "are neither too easy nor too hard",
-            })  # fmt: skip
+            raised = Raised(informative, informative=informative, wanted=self.wanted)
+            found.append(_FEW_INFORMATIVE_GROUPS.entry(raised))
         return found
 
 
@@ -225,10 +227,16 @@ def _unpacked(state: list[dict[str, Any]], questions: Sequence[EncodedQuestion])
             saved["position"],
             questions[saved["position"]],
             [completion(c) for c in saved["completions"]],
-            grades=[Grade(*grade) for grade in saved["grades"]],
+            grades=[_grade(*grade) for grade in saved["grades"]],
         )
         for saved in state
     ]
+
+
+def _grade(reward: float, correct: bool, answer: str | None, truncated: bool, *more: Any) -> Grade:
+    """A saved grade. Older ones lack ``right``, which was what the reward said."""
+    right = more[0] if more else None if math.isnan(reward) else reward == 1
+    return Grade(reward, correct, answer, truncated, right)
 
 
 def _exact(values: Sequence[float]) -> Tensor:

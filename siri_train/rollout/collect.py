@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from siri_train import distributed
 from siri_train.config.rollout import RolloutConfig
@@ -47,7 +48,7 @@ class Collector:
         config: the recipe's ``rollout`` section.
         stop_ids: the end-of-sequence set.
         decode: token ids of responses to texts.
-        grade: (text, (question, response)) pairs to grades.
+        grade: (text, (question, response)) pairs of whole groups to grades.
         progress: shown (responses done, all) of the running round.
     """
 
@@ -246,7 +247,9 @@ class _Round:
             return []
         pairs = [(group.question, c) for group in groups for c in group.completions]
         texts = self.collector.decode([c.token_ids for _, c in pairs])
-        grades = distributed.spread(self.collector.grade, list(zip(texts, pairs, strict=True)))
+        graded = list(zip(texts, pairs, strict=True))
+        whole = [graded[i : i + self.n] for i in range(0, len(graded), self.n)]
+        grades = distributed.spread(lambda own: self.collector.grade([*chain(*own)]), whole)
         for number, group in enumerate(groups):
             own = slice(number * self.n, (number + 1) * self.n)
             group.texts, group.grades = texts[own], grades[own]

@@ -12,7 +12,7 @@ from siri_train.data.sources import EncodedQuestion
 from siri_train.model.policy import Policy
 from siri_train.model.think_marks import thinking
 from siri_train.monitor.backtrack import BacktrackCounter
-from siri_train.rewards import Grade, Response, Verifier, length_capping_reward
+from siri_train.rewards import Grade, Response, Verifier, grade_responses
 from siri_train.rollout import Completion, Engine, SamplingParams
 from siri_train.rollout.engine import CANCELLED
 
@@ -95,7 +95,7 @@ class Evaluation:
             "truncated_correct_frac": [],
         }
         for budget in budgets:
-            right = [grade.reward == 1 for grade in at[budget]]
+            right = [grade.right is True for grade in at[budget]]
             per_question = [right[i : i + samples] for i in range(0, len(right), samples)]
             means = [sum(answers) / len(answers) for answers in per_question]
             cut = [grade.truncated for grade in at[budget]]
@@ -109,7 +109,7 @@ class Evaluation:
         row["tokens"] = row["tokens_at"][-1]
         row["backtrack_per_1k"] = self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
         row["questions"], row["samples"] = len(self.questions), samples
-        row["unjudged"] = sum(math.isnan(grade.reward) for grade in at[budgets[-1]])
+        row["unjudged"] = sum(grade.right is None for grade in at[budgets[-1]])
         return row
 
     def _grades(
@@ -139,7 +139,7 @@ class Evaluation:
                     )
                 ]
                 asked += [golds[i] for i in longer]
-        grades = length_capping_reward(
+        grades = grade_responses(
             responses,
             asked,
             verifier=self.verifier,

@@ -45,8 +45,10 @@ def step_metrics(
 
     They are about whole groups, those that dynamic sampling dropped included; what became of the
     others is in the last keys (see :class:`RolloutBatch`). Shares are of responses, except
-    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts the responses
-    that were paid, ``accuracy_finished`` the right ones among the finished.
+    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts the right
+    responses (``Grade.right``, whatever the reward function gives), ``accuracy_finished`` the right
+    ones among the finished. ``groups_all_zero`` are the groups without a right response,
+    ``groups_all_one`` those without a wrong one.
     ``truncated_correct_frac`` is the share of the truncated responses whose answer was right before
     the cut: what ``reward.truncated`` decides about. ``unjudged`` counts the responses whose answer
     could not be judged: they have no reward and are left out of their groups. ``entropy`` is the
@@ -65,10 +67,10 @@ def step_metrics(
     grades = [grade for group in batch.seen for grade in group.grades]
     lengths = sorted(len(c.token_ids) for c in completions)
     tokens = sum(lengths)
-    rewards = [grade.reward for grade in grades]
-    scored = [r for r in rewards if not math.isnan(r)]
+    scored = [grade.reward for grade in grades if not math.isnan(grade.reward)]
+    rights = [grade.right for grade in grades]
     finished = [g for g, c in zip(grades, completions, strict=True) if not c.truncated]
-    groups = [[grade.reward for grade in group.grades] for group in batch.seen]
+    groups = [{grade.right for grade in group.grades} for group in batch.seen]
     sampled = [c.entropies for c in completions]
     entropies = [e for values in sampled if values is not None for e in values]
     row = {
@@ -77,16 +79,16 @@ def step_metrics(
         "phase": schedule.phase(step),
         "cap": batch.cap,
         "reward_mean": _mean(scored),
-        "accuracy": _mean([float(reward == 1) for reward in rewards]),
+        "accuracy": _mean([float(right is True) for right in rights]),
         "accuracy_finished": _mean([float(grade.correct) for grade in finished]),
         "truncated_frac": _mean([float(c.truncated) for c in completions]),
         "truncated_correct_frac": _mean([float(g.correct) for g in grades if g.truncated]),
-        "unjudged": len(rewards) - len(scored),
+        "unjudged": rights.count(None),
         "response_len_mean": tokens / len(lengths),
         "response_len_p50": statistics.median(lengths),
         "response_len_p95": lengths[math.ceil(0.95 * len(lengths)) - 1],
-        "groups_all_zero": _mean([float(all(r == 0 for r in group)) for group in groups]),
-        "groups_all_one": _mean([float(all(r == 1 for r in group)) for group in groups]),
+        "groups_all_zero": _mean([float(group == {False}) for group in groups]),
+        "groups_all_one": _mean([float(group == {True}) for group in groups]),
         "entropy": _mean(entropies) if entropies else stats.means.get("entropy"),
         "loss": stats.loss,
         "grad_norm": stats.grad_norm,

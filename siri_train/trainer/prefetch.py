@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from siri_train.checkpoint.save_load import load_rollouts
 from siri_train.config.base import ConfigError
 from siri_train.model.think_marks import thinking
-from siri_train.rewards import Grade, Response, length_capping_reward
+from siri_train.rewards import Grade, Response, grade_responses
+from siri_train.rewards.functions import DEFAULT
 from siri_train.rollout.batch import RolloutBatch, fingerprint, from_state, to_state
 from siri_train.rollout.collect import Collector
 from siri_train.trainer.signals import Stopped, StopRequest
@@ -37,7 +40,7 @@ class Rollouts:
             run.config.rollout,
             run.policy.eos_ids,
             run.policy.decode,
-            self._grade,
+            partial(self._grade, step=None, cap=None),
             lambda done, total: run.progress.status(f"sampled {done}/{total}"),
         )
         self.next: RolloutBatch | None = None
@@ -110,13 +113,18 @@ class Rollouts:
             raise ConfigError(f"{path}: cannot be resumed from: {error!r}") from error
 
     def _fingerprint(self, step: int) -> dict[str, Any]:
-        questions = self.run.sampler(step)
-        return fingerprint(step, self.run.schedule(step), self.config.rollout, questions)
+        questions, reward = self.run.sampler(step), self.config.reward
+        settings = fingerprint(step, self.run.schedule(step), self.config.rollout, questions)
+        if reward.function != DEFAULT:  # older checkpoints name none
+            settings["reward"] = {"function": reward.function, "options": reward.options}
+        return settings
 
     def _sample(self, step: int, **options: Any) -> RolloutBatch | None:
-        return self.collect(
+        cap = self.run.schedule(step)
+        collect = replace(self.collect, grade=partial(self._grade, step=step, cap=cap))
+        return collect(
             step,
-            self.run.schedule(step),
+            cap,
             self.run.sampler(step),
             self.run.seed(step),
             **options,
@@ -130,18 +138,26 @@ class Rollouts:
         except BaseException as error:  # raised by wait() in the thread that trains
             self._error = error
 
-    def _grade(self, part: Any) -> list[Grade]:
-        """Reward: 1 if the answer in the response, cut at the cap, is right, else 0 (SIRI 3.1)."""
+    def _grade(self, part: Any, *, step: int | None, cap: int | None) -> list[Grade]:
+        """Reward: 1 if the answer in the response, truncated at the cap, is right, else 0 (SIRI
+        3.1); or what ``reward.function`` makes of whole groups."""
+        reward = self.config.reward
         opened = thinking(self.run.policy.tokenizer, [q.prompt_ids for _, (q, _) in part])
-        return length_capping_reward(
+        return grade_responses(
             [
-                Response(text, completion.finish_reason, inside)
+                Response(text, completion.finish_reason, inside, len(completion.token_ids))
                 for (text, (_, completion)), inside in zip(part, opened, strict=True)
             ],
             [question.answer for _, (question, _) in part],
             verifier=self.run.verifier,
-            think=self.config.reward.think,
-            truncated=self.config.reward.truncated,
+            think=reward.think,
+            truncated=reward.truncated,
+            function=reward.function,
+            options=reward.options,
+            group_size=self.config.rollout.group_size,
+            questions=[question.prompt for _, (question, _) in part],
+            cap=cap,
+            step=step,
         )
 
     def _end_if_asked(self, step: int) -> None:

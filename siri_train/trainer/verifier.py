@@ -1,4 +1,4 @@
-"""The answer check that a recipe names."""
+"""The verifier that a recipe names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from siri_train.rewards import Verifier, make_verifier
 
 
 def build_verifier(config: RewardConfig) -> Verifier:
-    """The recipe's answer check. Raises ConfigError when the package it needs is missing."""
+    """The recipe's verifier. Raises ConfigError when the package it needs is missing."""
     try:
         return make_verifier(
             config.verifier,

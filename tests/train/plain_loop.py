@@ -12,7 +12,7 @@ from siri_train.config.run import RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.model.packing import Sample
 from siri_train.model.policy import load_policy
-from siri_train.rewards import Response, length_capping_reward
+from siri_train.rewards import Response, grade_responses
 from siri_train.rollout import SamplingParams, TransformersEngine
 from siri_train.trainer.optimizer import learning_rate, make_optimizer
 from siri_train.trainer.preflight import preflight
@@ -54,7 +54,7 @@ def plain_train(config: RunConfig, behind: int = 0) -> tuple[list[dict[str, Any]
         groups = engine.generate([q.prompt_ids for q in questions], params)
         pairs = [(q, c) for q, group in zip(questions, groups, strict=True) for c in group]
         texts = policy.decode([c.token_ids for _, c in pairs])
-        grades = length_capping_reward(
+        grades = grade_responses(
             [Response(text, c.finish_reason) for text, (_, c) in zip(texts, pairs, strict=True)],
             [q.answer for q, _ in pairs], verifier=verifier, think=config.reward.think,
         )  # fmt: skip

@@ -105,7 +105,11 @@ def decode(responses: Sequence[Sequence[int]]) -> list[str]:
 
 
 def grade(part: Sequence[Any]) -> list[Grade]:
-    return [Grade(float(text.split()[0]), text[0] == "1", None, False) for text, _ in part]
+    rights = [text[0] == "1" for text, _ in part]
+    return [
+        Grade(float(text.split()[0]), right, None, False, right)
+        for (text, _), right in zip(part, rights, strict=True)
+    ]
 
 
 def collector(engine: Scripted, **options: Any) -> Collector:

@@ -12,7 +12,7 @@ from siri_train.commands.demo import demo, demo_config
 from siri_train.config.base import ConfigError
 from siri_train.data.demo_task import questions as embedded
 from siri_train.model import demo_model
-from siri_train.rewards import Response, length_capping_reward, make_verifier
+from siri_train.rewards import Response, grade_responses, make_verifier
 
 
 def test_held_out_questions_are_never_trained_on() -> None:
@@ -62,7 +62,7 @@ def test_the_reward_reads_the_tasks_own_chains() -> None:
     tokenizer = demo_model.tokenizer()
     examples = embedded.supervised_examples(questions, tokenizer)
     texts = [tokenizer.decode(e.response_ids, skip_special_tokens=True) for e in examples]
-    grades = length_capping_reward(
+    grades = grade_responses(
         [Response(text, "stop") for text in texts],
         [q.answer for q in questions],
         verifier=make_verifier("exact"),

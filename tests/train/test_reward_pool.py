@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from siri_train.monitor import alarms
-from siri_train.rewards import ExactVerifier, Grade, MathVerifier, Response, length_capping_reward
+from siri_train.rewards import ExactVerifier, Grade, MathVerifier, Response, grade_responses
 from siri_train.rewards import pool as pool_module
 from siri_train.rewards.pool import WorkerPool, WorkerStartError
 from siri_train.rollout.batch import Group, RolloutBatch
@@ -205,7 +205,7 @@ def _batch(rewards: list[float]) -> RolloutBatch:
             question=None,  # type: ignore[arg-type]
             completions=[Completion([1], [0.0], "stop") for _ in part],
             texts=[""] * len(part),
-            grades=[Grade(r, r == 1, None, False) for r in part],
+            grades=[Grade(r, r == 1, None, False, None if r != r else r == 1) for r in part],
         )
 
     groups = [group(i, rewards[i : i + 4]) for i in range(0, len(rewards), 4)]
@@ -229,7 +229,7 @@ def test_unjudged_answers_have_no_reward_and_are_counted() -> None:
         def verdicts(self, pairs: Any) -> list[bool | None]:
             return [None if answer == "x" else answer == gold for answer, gold in pairs]
 
-    grades = length_capping_reward(
+    grades = grade_responses(
         [Response(f"</think> \\boxed{{{a}}}", "stop") for a in ("x", "1", "2")],
         ["1"] * 3,
         verifier=Some(),

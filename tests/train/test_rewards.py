@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
@@ -14,8 +15,8 @@ from siri_train.rewards import (
     Response,
     exact_match,
     final_answer,
+    grade_responses,
     last_boxed,
-    length_capping_reward,
     make_verifier,
 )
 from siri_train.rewards.exact import as_number, exact_verdict, normalise
@@ -203,9 +204,9 @@ class _Down(ExactVerifier):
 
 
 @pytest.mark.parametrize("truncated", ["grade", "zero"])
-def test_length_capping_reward(truncated: Any) -> None:
+def test_grade_responses(truncated: Any) -> None:
     done = r"<think> 6*7 </think> \boxed{42}"
-    grades = length_capping_reward(
+    grades = grade_responses(
         [
             Response(done, "stop"),
             Response(done, "length"),  # right, and its answer stands before the cut
@@ -219,17 +220,17 @@ def test_length_capping_reward(truncated: Any) -> None:
         truncated=truncated,
     )
     assert grades[:5] == [
-        Grade(1.0, True, "42", False),
-        Grade(1.0 if truncated == "grade" else 0.0, True, "42", True),
-        Grade(0.0, False, "41", False),
-        Grade(0.0, False, None, False),
-        Grade(0.0, False, None, True),
+        Grade(1.0, True, "42", False, True),
+        Grade(float(truncated == "grade"), True, "42", True, truncated == "grade"),
+        Grade(0.0, False, "41", False, False),
+        Grade(0.0, False, None, False, False),
+        Grade(0.0, False, None, True, False),
     ]
     assert math.isnan(grades[5].reward) and not grades[5].truncated
 
 
-def test_length_capping_reward_without_think_marks() -> None:
-    (grade,) = length_capping_reward(
+def test_grade_responses_without_think_marks() -> None:
+    (grade,) = grade_responses(
         [Response(r"6*7 is \boxed{42}", "stop")], ["42"], verifier=ExactVerifier(), think="none"
     )
     assert grade.reward == 1.0
@@ -238,10 +239,10 @@ def test_length_capping_reward_without_think_marks() -> None:
 def test_what_cannot_be_scored_is_nan_but_what_was_cut_is_zero_where_that_is_asked_for() -> None:
     text = r"</think> \boxed{x}"
     both = [Response(text, "stop"), Response(text, "length")]
-    stopped, cut = length_capping_reward(both, ["y", "y"], verifier=_Down(), truncated="zero")
+    stopped, cut = grade_responses(both, ["y", "y"], verifier=_Down(), truncated="zero")
     assert math.isnan(stopped.reward) and not stopped.correct
     assert cut.reward == 0.0 and cut.truncated
-    grades = length_capping_reward(both, ["y", "y"], verifier=_Down())
+    grades = grade_responses(both, ["y", "y"], verifier=_Down())
     assert all(math.isnan(grade.reward) for grade in grades)
 
 
@@ -259,7 +260,7 @@ def test_what_cannot_be_scored_is_nan_but_what_was_cut_is_zero_where_that_is_ask
 def test_a_box_in_thoughts_that_the_prompt_opened_is_not_paid(
     text: str, think: Any, answer: str | None, reason: Any
 ) -> None:
-    (grade,) = length_capping_reward(
+    (grade,) = grade_responses(
         [Response(text, reason, thinking=True)], ["42"], verifier=ExactVerifier(), think=think
     )
     assert grade.answer == answer and grade.reward == float(answer == "42")
@@ -275,7 +276,7 @@ def test_a_cut_response_earns_what_its_text_earns(
     start: str, middle: str, end: str, think: Any
 ) -> None:
     text = start + middle + end
-    whole, cut = length_capping_reward(
+    whole, cut = grade_responses(
         [Response(text, "stop"), Response(text, "length")],
         ["42", "42"],
         verifier=ExactVerifier(),
@@ -285,29 +286,29 @@ def test_a_cut_response_earns_what_its_text_earns(
     if think == "required":  # a closed box behind the thoughts, nothing else
         assert cut.reward == (middle.startswith("</think>") and "<think>" not in middle
                               and end == r" \boxed{42}")  # fmt: skip
-    (zero,) = length_capping_reward(
+    (zero,) = grade_responses(
         [Response(text, "length")], ["42"], verifier=ExactVerifier(), think=think, truncated="zero"
     )
     assert zero.reward == 0.0 and zero.correct == cut.correct
 
 
-def test_length_capping_reward_checks_its_input() -> None:
+def test_grade_responses_checks_its_input() -> None:
     with pytest.raises(ValueError, match="golds: got 2 for 1 responses"):
-        length_capping_reward([Response("", "stop")], ["1", "2"], verifier=ExactVerifier())
+        grade_responses([Response("", "stop")], ["1", "2"], verifier=ExactVerifier())
     with pytest.raises(ValueError, match=r"responses\[0\].finish_reason: got 'eos'"):
-        length_capping_reward(
+        grade_responses(
             [Response("", "eos")],  # type: ignore[arg-type]
             ["1"],
             verifier=ExactVerifier(),
         )
-    assert length_capping_reward([], [], verifier=ExactVerifier()) == []
+    assert grade_responses([], [], verifier=ExactVerifier()) == []
     with pytest.raises(ValueError, match="truncated: got 'half', takes 'grade' or 'zero'"):
-        length_capping_reward([], [], verifier=ExactVerifier(), truncated="half")  # type: ignore[arg-type]
+        grade_responses([], [], verifier=ExactVerifier(), truncated="half")  # type: ignore[arg-type]
 
 
 def test_make_verifier() -> None:
-    with make_verifier("exact") as verifier:
-        assert verifier.grade_many([("3.0", "3"), (None, "3"), ("4", "3")]) == [True, False, False]
+    with closing(make_verifier("exact")) as verifier:
+        assert verifier.verdicts([("3.0", "3"), (None, "3"), ("4", "3")]) == [True, False, False]
         assert verifier.verdicts([(None, "3")]) == [False]
-    with pytest.raises(ValueError, match="'sympy', takes 'exact' or 'math_verify'"):
-        make_verifier("sympy")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'sympy'; takes one of 'exact', 'math_verify'"):
+        make_verifier("sympy")

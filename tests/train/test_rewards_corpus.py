@@ -89,7 +89,7 @@ def verifier() -> Iterator[MathVerifier]:
 
 
 def test_the_boxed_cases_of_the_corpus(verifier: MathVerifier) -> None:
-    verdicts = verifier.grade_many(RIGHT + WRONG)
+    verdicts = verifier.verdicts(RIGHT + WRONG)
     refused = [pair for pair, right in zip(RIGHT, verdicts[: len(RIGHT)], strict=True) if not right]
     paid = [pair for pair, right in zip(WRONG, verdicts[len(RIGHT) :], strict=True) if right]
     assert not refused and not paid
@@ -109,7 +109,7 @@ def test_the_corpus_itself(verifier: MathVerifier) -> None:
         (final_answer(text, think="optional"), case.reference)
         for text, case in zip(texts, cases, strict=True)
     ]
-    graded = list(zip(cases, texts, verifier.grade_many(pairs), strict=True))
+    graded = list(zip(cases, texts, verifier.verdicts(pairs), strict=True))
     assert not [case.id for case, _, right in graded if right and not case.expect]
     # Answers outside a box are refused on purpose.
     boxed = [(case.id, right) for case, text, right in graded if case.expect and "\\boxed" in text]
@@ -139,7 +139,7 @@ EVALUATED = [
 
 
 def test_what_must_be_computed_reaches_math_verify(verifier: MathVerifier) -> None:
-    assert verifier.grade_many(EVALUATED) == [True] * len(EVALUATED)
+    assert verifier.verdicts(EVALUATED) == [True] * len(EVALUATED)
 
 
 LOST = [
@@ -171,5 +171,5 @@ LOST = [
 
 
 def test_what_math_verify_would_lose_is_kept(verifier: MathVerifier) -> None:
-    paid = [pair for pair, right in zip(LOST, verifier.grade_many(LOST), strict=True) if right]
+    paid = [pair for pair, right in zip(LOST, verifier.verdicts(LOST), strict=True) if right]
     assert not paid

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from siri_train.rewards import MathVerifier, Response, length_capping_reward, make_verifier
+from siri_train.rewards import MathVerifier, Response, grade_responses, make_verifier
 from siri_train.rewards.pool import WorkerPool, WorkerStartError
 
 pytestmark = pytest.mark.skipif(
@@ -88,7 +88,7 @@ def test_two_boxes_close_together_and_truncated_text(verifier: MathVerifier) -> 
         r"</think> \boxed{2\sqrt3",
         r"</think> it is 2\sqrt3 because",
     ]
-    grades = length_capping_reward(
+    grades = grade_responses(
         [Response(text, "stop") for text in texts], [r"\sqrt{12}"] * 5, verifier=verifier
     )
     assert [grade.reward for grade in grades] == [1.0, 1.0, 1.0, 0.0, 0.0]
@@ -96,7 +96,7 @@ def test_two_boxes_close_together_and_truncated_text(verifier: MathVerifier) -> 
 
 def test_order_is_kept_and_equal_items_are_asked_once(verifier: MathVerifier) -> None:
     pairs = [EVALUATED, (None, "1"), ("1", "1"), ("x+1", "1+x"), EVALUATED, ("x", "y")] * 5
-    assert verifier.grade_many(pairs) == [True, False, True, True, True, False] * 5
+    assert verifier.verdicts(pairs) == [True, False, True, True, True, False] * 5
 
 
 PATHOLOGICAL = [
@@ -115,7 +115,7 @@ def test_pathological_boxes_are_bounded_and_the_batch_goes_on() -> None:
     def cpu_s(workers: int, batch: list[tuple[str, str]]) -> float:
         before = _children_cpu_s()
         with MathVerifier(workers=workers, timeout=0.5) as verifier:
-            assert verifier.grade_many(batch) == [False] * (len(batch) - 1) + [True]
+            assert verifier.verdicts(batch) == [False] * (len(batch) - 1) + [True]
         return _children_cpu_s() - before
 
     # Processor time, since other tests may load the machine, and a start for a yardstick, since it
@@ -128,7 +128,7 @@ def test_pathological_boxes_are_bounded_and_the_batch_goes_on() -> None:
 def test_nothing_is_evaluated_where_an_integer_is_asked_for() -> None:
     with MathVerifier(workers=1) as verifier:
         batch = [(box, "5") for box in PATHOLOGICAL if not box.startswith("(((")]
-        assert verifier.grade_many(batch) == [False] * len(batch)
+        assert verifier.verdicts(batch) == [False] * len(batch)
         assert verifier.worker_pids == []
 
 
@@ -143,7 +143,7 @@ def test_outer_alarm_and_handler_survive(verifier: MathVerifier) -> None:
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 100)
     try:
-        assert verifier.grade_many([EVALUATED]) == [True]
+        assert verifier.verdicts([EVALUATED]) == [True]
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 50
         assert signal.getsignal(signal.SIGALRM) is handler
     finally:
@@ -155,7 +155,7 @@ def test_works_from_threads(verifier: MathVerifier) -> None:
     results: list[list[bool]] = []
 
     def work() -> None:
-        results.append(verifier.grade_many([EVALUATED, ("x", "y"), ("x+1", "1+x")]))
+        results.append(verifier.verdicts([EVALUATED, ("x", "y"), ("x+1", "1+x")]))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -168,14 +168,14 @@ def test_works_from_threads(verifier: MathVerifier) -> None:
 def test_close_ends_the_processes_and_a_later_call_starts_new_ones() -> None:
     verifier = MathVerifier(workers=1)
     assert verifier.worker_pids == []  # nothing starts before it is needed
-    assert verifier.grade_many([("1", "1"), (None, "x")]) == [True, False]
+    assert verifier.verdicts([("1", "1"), (None, "x")]) == [True, False]
     assert verifier.worker_pids == []
-    assert verifier.grade_many([EVALUATED]) == [True]
+    assert verifier.verdicts([EVALUATED]) == [True]
     (pid,) = verifier.worker_pids
     verifier.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    assert verifier.grade_many([EVALUATED]) == [True]
+    assert verifier.verdicts([EVALUATED]) == [True]
     verifier.close()
     verifier.close()
 
@@ -188,7 +188,7 @@ def test_not_scorable_is_none_only_where_nothing_starts(
         verifier._pool._command[0] = "/nonexistent/python"
         pairs = [("1", "1"), EVALUATED, (None, "x"), ("9^9!", "5")]
         assert verifier.verdicts(pairs) == [True, None, False, False]
-        assert verifier.grade_many(pairs) == [True, False, False, False]
+        assert verifier.verdicts(pairs) == [True, None, False, False]
         assert caplog.text.count("does not start") == 1
 
 
@@ -287,7 +287,7 @@ def test_workers_end_with_the_process_that_forgot_to_close() -> None:
     program = (
         "from siri_train.rewards import MathVerifier\n"
         "v = MathVerifier(workers=1)\n"
-        "assert v.grade_many([('2\\\\sqrt3', '\\\\sqrt{12}')]) == [True]\n"
+        "assert v.verdicts([('2\\\\sqrt3', '\\\\sqrt{12}')]) == [True]\n"
         "print(v.worker_pids[0])\n"
     )
     # No main guard in it: starting workers must not run a user's script again.

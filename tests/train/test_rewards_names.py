@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from random import Random
 
 import pytest
@@ -18,7 +19,7 @@ FORMS = ("{}", "2{} x", r"\frac{{{}}}{{2}}", "{}+1", r"\sqrt{{{}}}", "x^{{{}}}")
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[MathVerifier]:
     pytest.importorskip("math_verify")
-    with make_verifier("math_verify", workers=1, timeout=5) as made:
+    with closing(make_verifier("math_verify", workers=1, timeout=5)) as made:
         assert isinstance(made, MathVerifier)
         yield made
 
@@ -29,15 +30,15 @@ def test_a_greek_letter_keeps_its_case(verifier: MathVerifier) -> None:
         small, capital = form.format(f"\\{name}"), form.format(f"\\{name.title()}")
         pairs += [(small, capital), (capital, small)]
         pairs.append((f"\\{name}+2\\{name.title()}", f"2\\{name}+\\{name.title()}"))
-    assert not any(verifier.grade_many(pairs))
-    assert not any(verifier.grade_many([(r"\gamma", "0.5772156649015329"), ("Ω", "ω")]))
+    assert not any(verifier.verdicts(pairs))
+    assert not any(verifier.verdicts([(r"\gamma", "0.5772156649015329"), ("Ω", "ω")]))
     same = [(f"2\\{name} x+x", f"x(1+2\\{name})") for name in BOTH_CASES]
-    assert all(verifier.grade_many(same))
+    assert all(verifier.verdicts(same))
 
 
 def test_an_inverse_function_is_no_reciprocal(verifier: MathVerifier) -> None:
     pairs = [(f"{f}^{{-1}}({x})", f"\\frac{{1}}{{{f}({x})}}") for f in "fgh" for x in "xt2"]
-    assert not any(verifier.grade_many(pairs))
+    assert not any(verifier.verdicts(pairs))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -51,18 +52,18 @@ def test_the_imaginary_unit_stands_where_it_likes(seed: int, verifier: MathVerif
         f"{b}\\sqrt{{{root}}}\\,i+{a}",
         f"\\frac{{{2 * a}+{2 * b}i\\sqrt{{{root}}}}}{{2}}",
     ]
-    assert all(verifier.grade_many(list(itertools.product(forms, forms))))
+    assert all(verifier.verdicts(list(itertools.product(forms, forms))))
     others = [forms[0].replace("+", "-"), forms[0].replace("i", ""), f"{b}+{a}\\sqrt{{{root}}}i"]
     others = [other for other in others if other not in forms]
-    assert not any(verifier.grade_many(list(itertools.product(others, forms))))
+    assert not any(verifier.verdicts(list(itertools.product(others, forms))))
 
 
 def test_the_imaginary_unit_squares_to_minus_one(verifier: MathVerifier) -> None:
     pairs = [(f"({n}+i)^2", f"{n * n - 1}+{2 * n}i") for n in range(2, 6)] + [
         (f"\\frac{{{n * n + 1}}}{{{n}+i}}", f"{n}-i") for n in range(2, 6)
     ]
-    assert all(verifier.grade_many(pairs))
-    assert not any(verifier.grade_many([(answer, f"{gold}+x") for answer, gold in pairs]))
+    assert all(verifier.verdicts(pairs))
+    assert not any(verifier.verdicts([(answer, f"{gold}+x") for answer, gold in pairs]))
 
 
 @pytest.mark.parametrize("value", ("18", r"\frac{3}{4}", "-2.5"))

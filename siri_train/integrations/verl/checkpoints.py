@@ -95,10 +95,16 @@ def check_save_freq(every: int, schedule: Any, lag: int, key: str) -> None:
     Raises:
         ConfigError: naming ``key``.
     """
-    if schedule.constant:
+    ends = retention.ends(schedule, 2 * schedule.cycle, lag)
+    if every > 0 and not any(step % every for step in ends):
         return
-    half = schedule.cycle // 2
-    if every < 1 or half % every or lag % every:
+    if not schedule.kind.even_cycle:
+        raise ConfigError(
+            f"{key}: got {every}; takes a divisor of {', '.join(map(str, sorted(ends)))}: verl "
+            "saves at multiples of it only, and the schedule's ends lie there"
+        )
+    if ends:
+        half = schedule.cycle // 2
         also = f" and of the lag, {lag}" if lag else ""
         raise ConfigError(
             f"{key}: got {every}; takes a divisor of half the cycle, {half}{also}: verl saves at "

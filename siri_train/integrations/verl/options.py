@@ -14,6 +14,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.integrations.verl.checkpoints import check_save_freq
 from siri_train.integrations.verl.settings import REWARD_MANAGER
+from siri_train.rewards import require_single
 
 # A ratio is at most exp(20) = 4.9e8, so this dual clip never acts; verl has no switch for it.
 NO_DUAL_CLIP = 1e9
@@ -173,6 +174,12 @@ def _refuse_sizes(config: RunConfig, machines: Machines) -> None:
         )
     every = config.checkpoint.every or config.schedule.cycle // 2
     schedule = config.schedule.build()
+    try:
+        schedule.require_stateless("verl")
+        require_single(config.reward.function, "reward.function", "verl")
+    except ValueError as error:
+        key = "schedule." if str(error).startswith("shape") else ""
+        raise ConfigError(f"{key}{error}") from error
     check_save_freq(every, schedule, config.checkpoint.lag, "checkpoint.every")
 
 
@@ -316,9 +323,14 @@ def _rollout(config: RunConfig, machines: Machines) -> dict[str, Any]:
 
 
 def _siri(config: RunConfig) -> dict[str, Any]:
-    schedule = {f"+siri.schedule.{k}": v for k, v in config.schedule.model_dump().items()}
+    section = config.schedule.model_dump()
+    options = {"schedule": section.pop("options"), "reward": config.reward.options}
+    plugins = config.plugins
     return {
-        **schedule,
+        **({"+siri.plugins": plugins} if plugins else {}),
+        **{f"+siri.schedule.{k}": v for k, v in section.items()},
+        **{f"+siri.{k}.options": v for k, v in options.items() if v},
+        "+siri.reward.function": config.reward.function,
         "+siri.reward.verifier": config.reward.verifier,
         "+siri.reward.think": config.reward.think,
         "+siri.reward.truncated": config.reward.truncated,

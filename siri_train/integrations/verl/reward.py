@@ -1,8 +1,9 @@
-"""Reward manager ``siri_capped``: 1 if the answer in the capped response is right, else 0."""
+"""Reward manager ``siri_capped``: what ``siri.reward.function`` gives a capped response."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,17 +16,24 @@ from siri_train.config.base import ConfigError
 from siri_train.integrations.verl.settings import REWARD_MANAGER, settings_of
 from siri_train.model.chat_template import eos_token_ids
 from siri_train.model.think_marks import decode_responses
-from siri_train.rewards import Grade, Response, length_capping_reward, make_verifier
+from siri_train.rewards import (
+    Grade,
+    Response,
+    grade_responses,
+    make_verifier,
+    require_single,
+)
 
 
 @register(REWARD_MANAGER)
 class SiriRewardManager(RewardManagerBase):
-    """SIRI's reward (arXiv 2509.25176, section 3.1) for verl's reward loop.
+    """SIRI's reward (arXiv 2509.25176, section 3.1) for verl's reward loop: 1 if the answer is
+    right, else 0; or another function by ``siri.reward.function`` and ``siri.reward.options``.
 
     A response has finished if its last token ends a sequence (the tokenizer's, the generation
     config's and the chat template's end tokens), whatever its length: verl's servers report
-    "completed" for a cut response too. NaN if it could not be scored, see
-    ``length_capping_reward``.
+    "completed" for a truncated response too. NaN if it could not be scored, see
+    ``grade_responses``.
 
     Args:
         config: verl's whole configuration, with the section ``siri``.
@@ -35,7 +43,7 @@ class SiriRewardManager(RewardManagerBase):
 
     Raises:
         ConfigError: see ``settings_of``; a ``reward.custom_reward_function`` or reward model, whose
-            scores would be ignored.
+            scores would be ignored; a reward function that compares the responses of a group.
     """
 
     def __init__(
@@ -61,6 +69,10 @@ class SiriRewardManager(RewardManagerBase):
             tokenizer, get_generation_config(copy_to_local(model.path), model.trust_remote_code)
         )
         reward = self.settings.reward
+        try:
+            require_single(reward.function, "siri.reward.function", "verl")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.verifier = make_verifier(
             reward.verifier,
             workers=1,
@@ -73,10 +85,10 @@ class SiriRewardManager(RewardManagerBase):
         """Grades the last response of ``data`` (verl's ``DataProto``).
 
         Returns:
-            ``reward_score``, and ``reward_extra_info``: ``acc`` (the reward), ``siri_correct``
-            (right whatever a cut response earns), ``siri_truncated``, ``siri_cap``,
-            ``siri_length``, and for each of ``siri.budgets`` ``siri_acc_at_N``: what the response
-            earns when it is cut at N tokens.
+            ``reward_score``, and ``reward_extra_info``: ``acc`` (1 right, 0 wrong, NaN not scored),
+            ``siri_correct`` (right whatever ``siri.reward.truncated`` says), ``siri_truncated``,
+            ``siri_cap``, ``siri_length``, and for each of ``siri.budgets`` ``siri_acc_at_N``: the
+            same as ``acc`` for the response truncated at N tokens.
         """
         item = data[-1:][0]
         ids = item.batch["responses"]
@@ -84,31 +96,42 @@ class SiriRewardManager(RewardManagerBase):
         ids = ids[:length].tolist()
         finished = bool(ids) and ids[-1] in self.end_token_ids
         gold = str(item.non_tensor_batch["reward_model"]["ground_truth"])
-        grade, *cut = await asyncio.get_running_loop().run_in_executor(
-            self.grader, self._grades, ids, finished, gold
-        )
         fields = item.non_tensor_batch.get("tool_extra_fields") or {}
         cap = fields.get("siri_cap", self.config.data.max_response_length)
+        grade, *shorter = await asyncio.get_running_loop().run_in_executor(
+            self.grader, self._grades, ids, finished, gold, cap
+        )
         info = {
-            "acc": grade.reward,
+            "acc": _accuracy(grade),
             "siri_correct": float(grade.correct),
             "siri_truncated": float(grade.truncated),
             "siri_cap": cap,
             "siri_length": length,
         }
-        for budget, at in zip(self.settings.budgets, cut, strict=True):
-            info[f"siri_acc_at_{budget}"] = at.reward
+        for budget, at in zip(self.settings.budgets, shorter, strict=True):
+            info[f"siri_acc_at_{budget}"] = _accuracy(at)
         return {"reward_score": grade.reward, "reward_extra_info": info}
 
-    def _grades(self, ids: list[int], finished: bool, gold: str) -> list[Grade]:
+    def _grades(self, ids: list[int], finished: bool, gold: str, cap: int) -> list[Grade]:
         """Of the response, and of what each budget leaves of it."""
-        budgets = self.settings.budgets
-        texts = decode_responses(self.tokenizer, [ids, *(ids[:budget] for budget in budgets)])
+        budgets, reward = self.settings.budgets, self.settings.reward
+        parts = [ids, *(ids[:budget] for budget in budgets)]
+        texts = decode_responses(self.tokenizer, parts)
         ended = [finished, *(finished and len(ids) <= budget for budget in budgets)]
-        return length_capping_reward(
-            [Response(t, "stop" if e else "length") for t, e in zip(texts, ended, strict=True)],
+        return grade_responses(
+            [
+                Response(text, "stop" if end else "length", tokens=len(part))
+                for text, end, part in zip(texts, ended, parts, strict=True)
+            ],
             [gold] * len(texts),
             verifier=self.verifier,
-            think=self.settings.reward.think,
-            truncated=self.settings.reward.truncated,
+            think=reward.think,
+            truncated=reward.truncated,
+            function=reward.function,
+            options=reward.options,
+            cap=cap,
         )
+
+
+def _accuracy(grade: Grade) -> float:
+    return math.nan if grade.right is None else float(grade.right)

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from siri_train.config.base import ConfigError, Section
+from siri_train.config.plugins import Plugin
 from siri_train.config.run import RewardConfig, ScheduleConfig
 
 AGENT_LOOP, REWARD_MANAGER = "siri_single_turn", "siri_capped"
@@ -15,6 +16,8 @@ AGENT_LOOP, REWARD_MANAGER = "siri_single_turn", "siri_capped"
 class VerlSettings(Section):
     """What verl has no key for; with hydra ``+siri.schedule.max_len=16384`` and so on."""
 
+    plugins: list[Plugin] = []
+    """As in a recipe; every worker of verl imports them."""
     schedule: ScheduleConfig
     """The moving cap, as in a recipe."""
     reward: RewardConfig = RewardConfig()
