@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from siri_train.files import WriteError, replace_text, written_aside
 from siri_train.model import fsdp
 from siri_train.model.files import ModelFileError, cause, json_object
 from siri_train.model.policy import Policy
+from siri_train.schedule import LengthSchedule
 
 STATE = "trainer_state.pt"
 SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model was sharded
 ROLLOUTS = "rollouts.pt"
+SCHEDULE = "schedule.json"
 INDEX = "checkpoint.json"
 _FORMAT = 1
 NAME = re.compile(r"step_[0-9]{1,15}")
@@ -49,6 +52,7 @@ def save_checkpoint(
     policy: Policy,
     optimizer: torch.optim.Optimizer | None,
     rollouts: dict[str, Any] | None = None,
+    schedule: LengthSchedule | None = None,
 ) -> Path:
     """Write ``checkpoints/step_XXXXXX`` aside, synchronise it, and rename it into place.
 
@@ -64,6 +68,7 @@ def save_checkpoint(
         policy: model and tokenizer.
         optimizer: None for weights without trainer state.
         rollouts: a batch sampled ahead (``Rollouts.state``), written as ``rollouts.pt``.
+        schedule: the run's; what its shape has learnt from the run is written as ``schedule.json``.
 
     Raises:
         CheckpointError: it could not be written; the message says why (a full disk, a quota, no
@@ -94,6 +99,9 @@ def save_checkpoint(
                 _save(state, aside / STATE)
                 if rollouts is not None:
                     _save(rollouts, aside / ROLLOUTS)
+                if schedule is not None and schedule.state is not None:
+                    known = {"shape": schedule.shape, "state": schedule.state}
+                    write_json(aside / SCHEDULE, known)
                 files = {
                     path.relative_to(aside).as_posix(): size_and_crc(path)
                     for path in sorted(aside.rglob("*"))
@@ -280,6 +288,28 @@ def load_rollouts(folder: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or not {"sampled_with", "batch"} <= state.keys():
         raise ConfigError(trainer_state.unusable(path, ValueError("it holds no batch of a step")))
     return state
+
+
+def load_schedule(folder: Path, schedule: LengthSchedule) -> LengthSchedule:
+    """The schedule with what its shape had learnt when the checkpoint was written.
+
+    Args:
+        folder: the checkpoint.
+        schedule: as the recipe gives it. Returned unchanged if the checkpoint has nothing for its
+            shape.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if SCHEDULE not in listed_files(folder):
+        return schedule
+    try:
+        known = json_object(folder / SCHEDULE, remedy="take another checkpoint (--resume PATH)")
+    except ModelFileError as error:
+        raise ConfigError(f"{folder}: cannot be resumed from: {error}") from error
+    if schedule.kind.observe is None or known.get("shape") != schedule.shape:
+        return schedule
+    return replace(schedule, state=known.get("state"))
 
 
 def size_and_crc(path: Path) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
-from siri_train.config import values
+from siri_train.config import plugins, values
 from siri_train.config.explain import alternatives, annotation_of, bare, section_of, takes
 from siri_train.config.run import RunConfig
 
@@ -33,6 +33,7 @@ _TEXT = {
     values._folder_name: "a name",
     values._project: "a project's name",
     values._url: "an address",
+    plugins.load_plugin: "a module's name",
 }
 
 

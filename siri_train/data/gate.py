@@ -15,7 +15,8 @@ from typing import Any
 
 from siri_train import distributed
 from siri_train.config.base import ConfigError
-from siri_train.config.run import RewardConfig, RunConfig
+from siri_train.config.method import RewardConfig
+from siri_train.config.run import RunConfig
 from siri_train.data.damage import control_character, eaten_backslash, prose
 from siri_train.data.questions import Question
 from siri_train.data.repeats import loose_key, strict_key

@@ -2,7 +2,8 @@
 
 ``--rollout-function-path siri_train.integrations.slime.generate_rollout``, and in the file of
 ``--custom-config-path`` the schedule: ``siri_schedule: {shape: cosine, max_len: 16384, min_len:
-8192, cycle: 640}``; ``siri_plugins`` beside it names modules that add shapes. Read against slime at 624b824 (2026-08-21).
+8192, cycle: 640}``. ``siri_plugins`` beside it names modules that add shapes. Read against slime
+at 624b824 (2026-08-21).
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def length_capped_reward(
     """SIRI's reward (arXiv 2509.25176, section 3.1) as a reward function of TRL.
 
     1 if the answer in the completion is right, else 0 (or what ``function`` gives), None if it
-    could not be scored (TRL then leaves it out). A completion has finished if it ends with an end token, whatever its length.
+    could not be scored (TRL then leaves it out). A completion has finished if it ends with an end
+    token, whatever its length.
 
     Args:
         end_token_ids: every id that ends a completion (``tokenizer.eos_token_id``, and those of the

@@ -16,6 +16,7 @@ from siri_train.checkpoint.manifest import write_manifest
 from siri_train.checkpoint.resume import compare_with_before, resume_from, set_aside_newer
 from siri_train.checkpoint.save_load import (
     checkpoints,
+    load_schedule,
     load_state,
     prune,
     save_checkpoint,
@@ -77,6 +78,7 @@ class Run:
         if source:
             shape = model_shape(config, checked.start)
             require_same_model(source, shape, checked.tokenizer, config.model.path)
+            self.schedule = load_schedule(source, self.schedule)
         self.start, self.source = checked.start, source
         self.sampler = QuestionSampler(
             checked.train_questions, questions_per_step(config.rollout), config.seed
@@ -212,6 +214,8 @@ class Run:
             row: see :func:`siri_train.trainer.metrics.step_metrics`.
             raised: alarms that the row does not show, without their step.
         """
+        if self.schedule.kind.observe is not None:
+            self.schedule.observe(on_main(dict, row))  # times differ between ranks
         raised = on_main(self._append_row, row, raised)
         names = ", ".join(alarm["alarm"] for alarm in raised)
         self.progress.update(
@@ -278,7 +282,7 @@ class Run:
         """Write the checkpoint if it is not there yet; whether it was not."""
         if done in on_main(checkpoints, self.dir):
             return False
-        save_checkpoint(self.dir, done, self.policy, self.optimizer, rollouts)
+        save_checkpoint(self.dir, done, self.policy, self.optimizer, rollouts, self.schedule)
         return True
 
     def _is_end(self, done: int) -> bool:

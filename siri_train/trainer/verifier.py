@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import RewardConfig
+from siri_train.config.method import RewardConfig
 from siri_train.rewards import Verifier, make_verifier
 
 

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import RewardConfig
+from siri_train.config.method import RewardConfig
 from siri_train.data.damage import control_character, eaten_backslash, prose
 from siri_train.data.gate import check_data, check_leak, check_questions
 from siri_train.data.questions import Question, load_questions

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from siri_train.config.base import ConfigError, Section
+from siri_train.config.method import RewardConfig, ScheduleConfig
 from siri_train.config.plugins import Plugin
-from siri_train.config.run import RewardConfig, ScheduleConfig
 
 AGENT_LOOP, REWARD_MANAGER = "siri_single_turn", "siri_capped"
 
