@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import re
 from pathlib import Path
+from string import Formatter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import siri_train
 from siri_train.commands.sft import supervise
 from siri_train.monitor import alarms
 from siri_train.rollout import batch as rollout_batch
@@ -93,28 +92,19 @@ def test_page_has_the_keys_of_every_other_file(run: Path) -> None:
         assert set(manifest[name]) == set(of_end) - {"which", "cycle"}
 
 
-def names_in_the_code() -> set[str]:
-    """Names of alarms: the first argument of ``alarm(...)``, the value of a key ``"alarm"``."""
-    found = set()
-    for path in Path(siri_train.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            named: list[ast.expr | None] = []
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                named = [*node.args[:1]] if node.func.id == "alarm" else []
-            elif isinstance(node, ast.Dict):
-                named = [
-                    value
-                    for key, value in zip(node.keys, node.values, strict=True)
-                    if isinstance(key, ast.Constant) and key.value == "alarm"
-                ]
-            found |= {str(n.value) for n in named if isinstance(n, ast.Constant)}
-    return found
-
-
 def test_alarm_page_has_every_alarm_and_no_other() -> None:
     names = re.findall(r"^\| `([\w-]+)` \|", ALARMS, re.M)
     assert len(names) == len(set(names)) > 5
-    assert set(names) == names_in_the_code()
+    assert set(names) == set(alarms.ALARMS)  # with those of rollout/batch.py
+
+
+def test_every_alarm_says_cause_and_action_in_one_line() -> None:
+    for name, entry in alarms.ALARMS.items():
+        details = {field: 1.5 for _, field, _, _ in Formatter().parse(entry.cause) if field}
+        row = entry.entry(alarms.Raised(3, **details))
+        assert row["alarm"] == name == entry.name and row["value"] == 3
+        assert row["cause"] and row["action"]
+        assert "\n" not in row["cause"] + row["action"]
 
 
 def threshold(name: str) -> str:
@@ -174,7 +164,9 @@ def test_alarms_of_a_batch_are_those_of_the_page() -> None:
         return [alarm["alarm"] for alarm in found]
 
     def group(rewards: list[float]) -> Any:
-        grades = [SimpleNamespace(reward=reward) for reward in rewards]
+        grades = [
+            SimpleNamespace(reward=r, right=None if math.isnan(r) else r == 1) for r in rewards
+        ]
         return SimpleNamespace(position=0, grades=grades, informative=len(set(rewards)) > 1)
 
     right = group([0.0] + [1.0] * 99)
