@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from siri_kernels.integrations import prime_rl
+from siri_train.config import engines
 from siri_train.schedule import LengthSchedule
 
 from .snippets import ROOT, Snippet, run, snippets
@@ -21,7 +22,9 @@ HERE = [snippet for snippet in ALL if snippet.environment == ENVIRONMENT]
 
 
 @pytest.mark.parametrize("snippet", HERE, ids=[snippet.where for snippet in HERE])
-def test_snippet_runs(snippet, tmp_path):
+def test_snippet_runs(snippet, tmp_path, monkeypatch):
+    # What a block registers must not reach other tests.
+    monkeypatch.setattr(engines, "ENGINES", dict(engines.ENGINES))
     run(snippet, tmp_path)
 
 

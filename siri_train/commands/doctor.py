@@ -8,6 +8,8 @@ from importlib import metadata
 
 import torch
 
+from siri_train.config import engines
+
 _PACKAGES = {
     "torch": "the framework",
     "triton": "GPU kernels (Linux only)",
@@ -46,8 +48,12 @@ def doctor() -> str:
     lines.append(f"  ok  cpu, {torch.get_num_threads()} threads")
     lines += ["", "Kernel backends (one small call each)"]
     lines += [f"  {line}" for line in _backends()]
-    lines += ["", "Rollout engines", "  ok  transformers"]
-    lines.append(f"  {_vllm()}")
+    lines += ["", "Rollout engines"]
+    for name, spec in engines.ENGINES.items():
+        if spec.diagnose is not None:
+            lines.append(f"  {engines.function(spec.diagnose)()}")
+        elif spec.needs is None:
+            lines.append(f"  ok  {name}")
     return "\n".join(lines)
 
 
@@ -58,21 +64,6 @@ def _version(package: str) -> str | None:
         # A source tree on the path has no metadata but works.
         found = importlib.util.find_spec(package.replace("-", "_"))
         return "unknown" if found else None
-
-
-def _vllm() -> str:
-    from siri_train.config.base import ConfigError
-    from siri_train.rollout.vllm.engine import import_vllm, installed_version
-    from siri_train.rollout.vllm.weight_sync import interface
-
-    try:
-        version = installed_version()
-        known = interface(version)
-        import_vllm()
-    except ConfigError as error:
-        return f"--  vllm: {str(error).removeprefix('rollout.engine: ')}"
-    where = "tested here" if known.tested else "its interface is known here, not tested"
-    return f"ok  vllm {version}: {where}"
 
 
 def _backends() -> list[str]:

@@ -6,11 +6,13 @@ import json
 import os
 import statistics
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 
 from siri_train.commands.memory_estimate import GB, Memory, Shape, estimate
+from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.model.policy import choose_device
@@ -146,14 +148,12 @@ def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
     if need <= usable:
         return f"fits: {need:.1f} GB of {usable:.1f} usable ({memory_gb:.0f} GB)"
     totals = memory.totals
-    rollout = config.rollout
-    if totals["rollout"] == memory.peak and rollout.engine == "vllm":
-        share = rollout.vllm.gpu_memory_utilization
-        hint = f"lower rollout.vllm.gpu_memory_utilization ({share:g})"
-    elif totals["rollout"] == memory.peak and rollout.batch_rows > 1:
-        hint = f"lower rollout.batch_rows ({rollout.batch_rows})"
-    else:
-        hint = advice(config)
+    key = engines.engine_of(config).memory_key
+    value = None if key is None else attrgetter(key)(config)
+    hint = advice(config)
+    lowest = value is None or (isinstance(value, int) and value == 1)
+    if totals["rollout"] == memory.peak and not lowest:
+        hint = f"lower {key} ({value})"
     return f"does NOT fit: {need:.1f} GB, {usable:.1f} usable ({memory_gb:.0f} GB); {hint}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from siri_train.checkpoint.save_load import require_good, write_json
+from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
 from siri_train.config.run import RunConfig
@@ -87,7 +88,7 @@ def grade_checkpoint(
         _others_named(config),
         closing(build_engine(config, policy)) as engine,
     ):
-        if config.rollout.engine != "transformers":  # it has a copy of the weights
+        if engines.engine_of(config).own_weights:
             prompts = [question.prompt_ids for question in encoded]
             SyncProbe(engine, policy, config, prompts).after_sync(config.seed)
         row = Evaluation(config, encoded, engine, policy, verifier)(
@@ -105,10 +106,10 @@ def _others_named(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (ConfigError, EngineError) as error:
-        if engine == "transformers":
+        if engines.engine_of(config).needs is None:
             raise
-        reason, other = str(error).replace(f"; {SAFE}", ""), "rollout.engine=transformers"
-        hint = "" if other in reason else f". To sample with transformers instead: {other}"
+        reason, other = str(error).replace(f"; {SAFE}", ""), f"rollout.engine={engines.DEFAULT}"
+        hint = "" if other in reason else f". To sample with {engines.DEFAULT} instead: {other}"
         raise type(error)(
             f"eval samples with the recipe's rollout.engine, {engine}, which does not work here: "
             f"{reason}{hint}"

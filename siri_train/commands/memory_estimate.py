@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from siri_kernels.linear_logprob.portable.forward import tile_shape
 from siri_kernels.linear_logprob.top_entries import slots_for
+from siri_train.config import engines
 from siri_train.config.loss import START
 from siri_train.config.run import RunConfig
 from siri_train.rollout.kv_cache import ROOM
@@ -222,9 +223,7 @@ def estimate(
     optimizer = {**weights, **gradients, **moments, **widened}
     sampler = _sampling(config, shape, computed, sharded, memory_gb if gpu else None)
     rollout = {**weights, **moments, **sampler}
-    awake = {}  # what vLLM keeps while the trainer works: everything where it does not sleep
-    if config.rollout.engine == "vllm" and (config.rollout.vllm.sleep_level == 0 or not gpu):
-        awake = sampler
+    awake = sampler if _stays_awake(config, gpu) else {}
     return Memory(
         training={**training, **awake},
         optimizer={**optimizer, **awake},
@@ -296,31 +295,43 @@ def _gathered(config: RunConfig, shape: Shape, width: int) -> int:
     return 0 if config.distributed.reshard_after_forward else shape.parameters * width
 
 
+def _stays_awake(config: RunConfig, gpu: bool) -> bool:
+    """Whether the engine keeps its memory while the trainer works."""
+    spec = engines.engine_of(config)
+    if not (spec.in_process and spec.own_weights):
+        return False
+    level = 1 if spec.section is None else getattr(config.rollout, spec.section).sleep_level
+    return not (spec.sleeps and gpu and level > 0)
+
+
 def _sampling(
     config: RunConfig, shape: Shape, width: int, sharded: bool, memory_gb: float | None
 ) -> dict[str, int]:
     """What sampling takes on the trainer's device.
 
-    The transformers engine: whole weights, a cache of the longest sequences, logits. A colocated
-    vLLM: the share of the GPU that it is given. A server: nothing.
+    An engine with a section of its own, as vLLM: the share of the GPU that it is given. Another
+    one in this process: whole weights, a cache of the longest sequences, logits. One elsewhere:
+    nothing.
     """
-    if config.rollout.engine == "vllm-server":
+    spec = engines.engine_of(config)
+    if not spec.in_process:
         return {}
-    if config.rollout.engine == "vllm":
-        vllm = config.rollout.vllm
-        if memory_gb is not None and vllm.cache_gib is None:
-            return {"vLLM's share": int(vllm.gpu_memory_utilization * memory_gb * GB)}
+    if spec.section is not None:
+        own = getattr(config.rollout, spec.section)
+        if memory_gb is not None and own.cache_gib is None:
+            return {"vLLM's share": int(own.gpu_memory_utilization * memory_gb * GB)}
         stored = torch.finfo(getattr(torch, config.sampler_dtype)).bits // 8
         return {
             "vLLM's weights": shape.parameters * stored,
-            "vLLM's cache": int((vllm.cache_gib or 1.0) * 2**30),
+            "vLLM's cache": int((own.cache_gib or 1.0) * 2**30),
         }
+    copies = spec.own_weights or config.rollout.asynchronous
     rows = config.rollout.batch_rows
     length = config.data.max_prompt_len + config.schedule.max_len
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
     return {
         "gathered weights": shape.parameters * width if sharded else 0,
-        "the sampler's weights": shape.parameters * width if config.rollout.asynchronous else 0,
+        "the sampler's weights": shape.parameters * width if copies else 0,
         # A layer's cache grows by being copied: one of them is there twice.
         "KV cache": rows * (length + ROOM) * cache * (shape.layers + 1) // shape.layers,
         "logits of a token": rows * shape.vocabulary * 3 * 4,

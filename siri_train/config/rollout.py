@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from siri_train.config import engines
 from siri_train.config.base import Section
 from siri_train.config.masked import holds_secret
-from siri_train.config.values import Gpus, Minutes, Rows, StepsOrNone, Url, UserPath, Word
+from siri_train.config.values import Gpus, Minutes, OneOf, Rows, StepsOrNone, Url, UserPath, Word
+
+EngineName = Annotated[str, AfterValidator(OneOf(engines.names))]
 
 
 class VllmConfig(Section):
@@ -163,7 +166,7 @@ class ProbeConfig(Section):
 class RolloutConfig(Section):
     """Sampling."""
 
-    engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
+    engine: EngineName = engines.DEFAULT
     """transformers: the trainer's own model; vllm: a vLLM in this process; vllm-server: a
     `vllm serve` elsewhere. See docs/rollouts.md."""
     prompts: Rows = 128

@@ -11,7 +11,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ from siri_train.rollout.engine import (
     check_prompts,
 )
 from siri_train.rollout.kv_cache import Batch, compact, joined, new_cache, select, trim
+
+if TYPE_CHECKING:
+    from siri_train.config.run import RunConfig
+    from siri_train.model.policy import Policy
 
 # Shrinking the cache copies it; it pays for itself below this share of live rows.
 _COMPACT_BELOW = 0.8
@@ -115,6 +119,19 @@ class TransformersEngine:
         for index, completion in zip(rows, run.completions, strict=True):
             results[index].append(completion)
         return results
+
+
+def build(config: RunConfig, policy: Policy, *, ahead: bool = False) -> TransformersEngine:
+    """The engine of a recipe.
+
+    Args:
+        config: the recipe.
+        policy: whose weights it samples from.
+        ahead: sample from a copy of them, which changes at a sync only.
+    """
+    return TransformersEngine(
+        policy.model, policy.pad_token_id, config.rollout.batch_rows, own_weights=ahead
+    )
 
 
 class _Run:

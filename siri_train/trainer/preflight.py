@@ -10,6 +10,7 @@ import torch
 
 from siri_train import distributed
 from siri_train.checkpoint.sft_state import refuse_half_done
+from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.model import ModelConfig
 from siri_train.config.run import RunConfig
@@ -134,10 +135,10 @@ def check_rollout(config: RunConfig) -> None:
             are being updated, or with vLLM in this process, which gives its memory to the trainer
             meanwhile; or ``first_done``, where a rank knows of its own responses only.
     """
-    if config.rollout.asynchronous and config.rollout.engine == "vllm":
+    if config.rollout.asynchronous and not engines.engine_of(config).samples_during_update:
         raise ConfigError(
-            "rollout.asynchronous: a vLLM in the trainer's process sleeps while the trainer works; "
-            "takes rollout.engine=vllm-server or transformers"
+            f"rollout.asynchronous: the engine {config.rollout.engine} cannot sample while the "
+            f"trainer works; takes rollout.engine={engines.able('samples_during_update')}"
         )
     if config.rollout.asynchronous and distributed.active():
         raise ConfigError(

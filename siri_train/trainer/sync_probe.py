@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 
 from siri_train import distributed
+from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.model.packing import Sample
@@ -57,9 +58,9 @@ class SyncProbe:
         self.probe, self.temperature = config.rollout.probe, config.rollout.temperature
         self.tokens = min(self.probe.tokens, config.schedule.max_len)
         trainer = config.distributed.compute_dtype or config.model.dtype
-        vllm = config.rollout.engine != "transformers"
-        copies = vllm or config.rollout.asynchronous
-        sampler = config.sampler_dtype if vllm else trainer
+        own_weights = engines.engine_of(config).own_weights
+        copies = own_weights or config.rollout.asynchronous
+        sampler = config.sampler_dtype if own_weights else trainer
         self.dtypes = {"trainer": trainer, "sampler": sampler}
         self.threshold = self.probe.threshold or max(THRESHOLDS[d] for d in self.dtypes.values())
         # Where the engine samples from the trainer's own weights, one look at the start is enough.

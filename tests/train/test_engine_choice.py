@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -20,13 +21,8 @@ from siri_train.model import demo_model
 from siri_train.model.policy import load_policy
 from siri_train.rollout import EngineError, TransformersEngine
 from siri_train.rollout.build import check_engine
-from siri_train.rollout.vllm import engine as vllm_engine
-from siri_train.rollout.vllm.weight_sync import (
-    SUPPORTED,
-    interface,
-    named_weights,
-    write_engine_folder,
-)
+from siri_train.rollout.vllm import versions
+from siri_train.rollout.vllm.weight_sync import named_weights, write_engine_folder
 from siri_train.train import train
 from siri_train.trainer.run import Run
 
@@ -79,7 +75,7 @@ def test_other_versions_are_refused_before_the_run(
 @pytest.mark.parametrize("version", ["0.31.0", "0.32.0+cpu", "0.33.1", "0.33.0rc2"])
 def test_supported_versions(version: str) -> None:
     number = tuple(map(int, version.split(".")[:2]))
-    assert interface(version) is SUPPORTED[number]  # type: ignore[index]
+    assert versions.features(version) is versions.SUPPORTED[number]  # type: ignore[index]
 
 
 def test_a_head_size_without_a_kernel_is_refused_before_the_run(
@@ -143,11 +139,16 @@ def test_wrong_keys_are_named(override: str, expected: str) -> None:
 def test_doctor_says_why_not(
     monkeypatch: pytest.MonkeyPatch, version: str | None, line: str
 ) -> None:
-    def broken(name: str) -> None:
-        raise OSError("no libcuda.so")
+    real = importlib.import_module
+
+    def broken(name: str) -> Any:
+        if name == "vllm":
+            raise OSError("no libcuda.so")
+        return real(name)
 
     installed(monkeypatch, version)
-    monkeypatch.setattr(vllm_engine.importlib, "import_module", broken)
+    monkeypatch.setattr(importlib, "import_module", broken)
+    monkeypatch.setattr(doctor, "_backends", list)  # tested in test_cli.py, and slow
     assert line in doctor.doctor()
 
 

@@ -55,7 +55,7 @@ def test_the_wrong_server_is_refused_by_name(
         check_settings(
             settings,
             fake.url,
-            shape=shape,
+            model_config=shape,
             longest=80,
             temperature=0.7,
             dtype="float32",
@@ -90,7 +90,7 @@ def test_a_tied_head_on_a_cpu_is_refused_and_an_untied_copy_is_pushed(
         return check_settings(
             read_settings(JsonClient(fake.url)),
             fake.url,
-            shape=shape,
+            model_config=shape,
             longest=80,
             temperature=1.0,
             dtype="float32",
@@ -111,7 +111,7 @@ def test_a_model_that_cannot_be_read_here_is_said(
     assert not check_settings(
         read_settings(JsonClient(fake.url)),
         fake.url,
-        shape=policy.model.config,
+        model_config=policy.model.config,
         longest=80,
         temperature=1.0,
         dtype="float32",

@@ -12,7 +12,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.model import ModelConfig
 from siri_train.model.policy import Policy, load_policy
 from siri_train.rollout import EngineError
-from siri_train.rollout.vllm import engine as vllm_engine
+from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.engine import VllmEngine, check_model
 from tests.vllm.checks import (
     a_seed_repeats,
@@ -67,12 +67,12 @@ def test_sleep_and_the_order_of_waking(
     """Weights before the cache, so that both never peak with what the trainer holds. A CPU's vLLM
     has no sleep; its calls are what can be seen here."""
     calls: list[object] = []
-    push = vllm_engine.push_in_process
+    push = versions.reload_in_process
     engine.sleep()
     with monkeypatch.context() as patch:
         patch.setattr(engine.llm, "sleep", lambda level: calls.append(level))
         patch.setattr(engine.llm, "wake_up", lambda tags: calls.append(tags))
-        patch.setattr(vllm_engine, "push_in_process", lambda *a: calls.append("push") or push(*a))
+        patch.setattr(versions, "reload_in_process", lambda *a: calls.append("push") or push(*a))
         engine.sleep()
         assert calls == []  # on a CPU
         patch.setattr(engine, "sleep_level", 2)

@@ -13,7 +13,7 @@ import torch
 from siri_train.config.recipe import parse_config
 from siri_train.model.policy import Policy
 from siri_train.rollout import SamplingParams
-from siri_train.rollout.vllm import engine as vllm_engine
+from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.engine import VllmEngine
 from siri_train.trainer.sync_probe import SyncError, SyncProbe
 from tests.vllm.conftest import PROMPTS
@@ -74,10 +74,10 @@ def test_weights_that_are_not_the_trainers(
     fault: Callable[[Any], Any],
     named: str,
 ) -> None:
-    real = vllm_engine.push_in_process
+    real = versions.reload_in_process
     move(policy)
     with monkeypatch.context() as patch:
-        patch.setattr(vllm_engine, "push_in_process", lambda llm, w: real(llm, fault(w)))
+        patch.setattr(versions, "reload_in_process", lambda llm, w: real(llm, fault(w)))
         engine.sync()
     with pytest.raises(SyncError, match=named):
         probe(engine, policy).after_sync(5)

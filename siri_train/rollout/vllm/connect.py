@@ -15,14 +15,14 @@ from siri_train import distributed
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.model.policy import Policy
-from siri_train.rollout.vllm.engine import check_model, installed_version
+from siri_train.rollout.vllm import versions
+from siri_train.rollout.vllm.engine import check_model
 from siri_train.rollout.vllm.handshake import Settings, check_settings, read_settings
 from siri_train.rollout.vllm.http_client import JsonClient
 from siri_train.rollout.vllm.server import VllmServerEngine
 from siri_train.rollout.vllm.server_process import (
     ServerProcess,
     python_version_of_vllm,
-    server_arguments,
     wait_for_server,
 )
 from siri_train.rollout.vllm.weight_sync import (
@@ -30,20 +30,21 @@ from siri_train.rollout.vllm.weight_sync import (
     DiskTransfer,
     NcclTransfer,
     drain,
-    interface,
     named_weights,
     write_engine_folder,
 )
 
 
-def check_server(config: RunConfig, shape: Any, device: torch.device, *, take: bool = True) -> None:
+def check_server(
+    config: RunConfig, model_config: Any, device: torch.device, *, take_server: bool = True
+) -> None:
     """Refuse a server that cannot serve this recipe.
 
     Args:
         config: the recipe, with ``rollout.engine: vllm-server``.
-        shape: the model's configuration (transformers' ``PretrainedConfig``).
+        model_config: the model's configuration (transformers' ``PretrainedConfig``).
         device: the trainer's.
-        take: replace also weights that a run has given the server of ``rollout.server.url``.
+        take_server: replace also weights that a run has given the server of ``rollout.server.url``.
 
     Raises:
         ConfigError: a server that does not fit (see :func:`.check_settings`) or must not be taken
@@ -57,11 +58,11 @@ def check_server(config: RunConfig, shape: Any, device: torch.device, *, take: b
             f"rollout.server.sync: got nccl, but the trainer works on {device}; takes disk there"
         )
     if server.url is not None:
-        client = _client(server.url, os.environ.get("VLLM_API_KEY"))
+        client = _client(server.url, os.environ.get(versions.KEY))
         wait_for_server(client, 60 * server.start_minutes)
         settings = read_settings(client)
-        _check(config, settings, client.url, shape)
-        if not take and settings.weights not in FREE:
+        _check(config, settings, client.url, model_config)
+        if not take_server and settings.weights not in FREE:
             raise ConfigError(
                 f"rollout.server.url: {client.url} holds the weights {settings.weights} of a run "
                 "that may still sample with them. Is it over? Then say so by naming the server on "
@@ -70,8 +71,8 @@ def check_server(config: RunConfig, shape: Any, device: torch.device, *, take: b
             )
         return
     known = python_version_of_vllm(server.python or sys.executable)
-    interface(known, f"is installed for {server.python or sys.executable}")
-    check_model(shape, device)
+    versions.features(known, f"is installed for {server.python or sys.executable}")
+    check_model(model_config, device)
     if device.type == "cuda" and server.gpus is None:
         raise ConfigError(
             'rollout.server.gpus: name the server\'s own GPUs, as "1" (they are its '
@@ -85,20 +86,29 @@ def check_server(config: RunConfig, shape: Any, device: torch.device, *, take: b
         )
 
 
-def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
-    """Connect to the recipe's server, or start it, and give it the policy's weights. Collective.
+def build_server_engine(
+    config: RunConfig, policy: Policy, *, ahead: bool = False
+) -> VllmServerEngine:
+    """Connect to the recipe's server, or start it, and give it the policy's weights.
+
+    Every rank must call it.
+
+    Args:
+        config: the recipe, with ``rollout.engine: vllm-server``.
+        policy: the trainer's.
+        ahead: without effect: the server has weights of its own anyway.
 
     Raises:
         ConfigError: as :func:`check_server`.
         EngineError: the server does not come up, or does not take the weights.
     """
-    server, shape = config.rollout.server, policy.model.config
+    server, model_config = config.rollout.server, policy.model.config
     folder = _folder(config)
     transfer: DiskTransfer | NcclTransfer = DiskTransfer(folder)
     if server.sync == "nccl":
         transfer = NcclTransfer(policy.device)
     untie = server.url is None and policy.device.type == "cpu"
-    process, url, key = None, server.url, os.environ.get("VLLM_API_KEY")
+    process, url, key = None, server.url, os.environ.get(versions.KEY)
     problem: Exception | None = None
     if distributed.is_main():
         try:
@@ -126,18 +136,20 @@ def build_server_engine(config: RunConfig, policy: Policy) -> VllmServerEngine:
         client = _client(url, key)
         wait_for_server(client, 60 * server.start_minutes, process)
         settings = read_settings(client)
-        untied = _check(config, settings, url, shape)
-        if server.sync == "nccl" and _minor(installed_version()) != _minor(settings.version):
-            raise ConfigError(
-                f"rollout.server.sync: nccl needs the same vLLM on both sides; here is "
-                f"{installed_version()}, {url} runs {settings.version}"
-            )
+        untied = _check(config, settings, url, model_config)
+        if server.sync == "nccl":
+            here = versions.installed_version()
+            if not versions.same_minor(here, settings.version):
+                raise ConfigError(
+                    f"rollout.server.sync: nccl needs the same vLLM on both sides; here is {here}, "
+                    f"{url} runs {settings.version}"
+                )
         return VllmServerEngine(
             policy.model,
             client,
             settings,
             transfer,
-            vocab_size=shape.vocab_size,
+            vocab_size=model_config.vocab_size,
             untie=untied or untie,
             lora_scaling=policy.lora_scaling,
             process=process,
@@ -182,15 +194,11 @@ def _start(
     )
 
 
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
-
-
-def _check(config: RunConfig, settings: Settings, url: str, shape: Any) -> bool:
+def _check(config: RunConfig, settings: Settings, url: str, model_config: Any) -> bool:
     return check_settings(
         settings,
         url,
-        shape=shape,
+        model_config=model_config,
         longest=config.longest_sequence,
         temperature=config.rollout.temperature,
         dtype=config.sampler_dtype,
@@ -201,10 +209,8 @@ def _check(config: RunConfig, settings: Settings, url: str, shape: Any) -> bool:
 def _arguments(config: RunConfig) -> list[str]:
     """Flags of the trainer's own server; ``rollout.server.args`` come last and win."""
     nccl = config.rollout.server.sync == "nccl"
-    flags = server_arguments(config.longest_sequence, nccl=nccl)
-    flags += ["--dtype", config.sampler_dtype, "--generation-config", "vllm", "--disable-log-stats"]
-    if nccl:
-        flags += ["--load-format", "dummy"]
+    flags = versions.server_flags(config.longest_sequence, nccl=nccl)
+    flags += versions.own_server_flags(config.sampler_dtype, nccl=nccl)
     return flags + config.rollout.server.args
 
 

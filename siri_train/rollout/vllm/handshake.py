@@ -12,13 +12,13 @@ import torch
 
 from siri_train.config.base import ConfigError
 from siri_train.rollout.engine import EngineError
+from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.engine import check_model
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable
-from siri_train.rollout.vllm.request import ROUTE
-from siri_train.rollout.vllm.weight_sync import Interface, interface
+from siri_train.rollout.vllm.versions import Routes
 
 _WAIT = 120.0  # the first /server_info collects the machine's whole environment
-_SHAPE = (
+_COMPARED = (
     "model_type",
     "hidden_size",
     "intermediate_size",
@@ -36,7 +36,6 @@ class Settings:
 
     Args:
         version: of vLLM.
-        interface: of that version.
         model: what it was started with, a folder or a hub id.
         dtype: what it computes in.
         device: ``cpu``, ``cuda``.
@@ -47,7 +46,6 @@ class Settings:
     """
 
     version: str
-    interface: Interface
     model: str
     dtype: torch.dtype
     device: str
@@ -81,34 +79,33 @@ def read_settings(client: JsonClient) -> Settings:
 
 def _read(client: JsonClient) -> Settings:
     try:
-        version = client.get("/version", _WAIT)["version"]
+        version = client.get(Routes.VERSION, _WAIT)["version"]
     except Refused as error:
         raise ConfigError(f"rollout.server.url: {client.url} is no vLLM server: {error}") from error
-    known = interface(version, f"runs at {client.url}")
+    versions.features(version, f"runs at {client.url}")
     try:
-        told = client.get("/server_info?config_format=json", _WAIT)["vllm_config"]
-        weights = client.get("/weight_info", _WAIT)["weight_version"]
+        told = client.get(Routes.SETTINGS, _WAIT)["vllm_config"]
+        weights = versions.weights_name(client.get(Routes.WEIGHTS_NAME, _WAIT))
     except Refused as error:
         raise ConfigError(
             f"rollout.server.url: {client.url} has no routes for new weights ({error}); start "
-            "`vllm serve` with VLLM_SERVER_DEV_MODE=1 in its environment"
+            f"`vllm serve` with {versions.DEVELOPER_MODE}=1 in its environment"
         ) from error
     try:
-        client.post(ROUTE, {}, _WAIT)
+        client.post(Routes.GENERATE, {}, _WAIT)
     except Refused as error:
         if error.status == 401:
             raise ConfigError(
-                f"rollout.server.url: {client.url} wants a key; set VLLM_API_KEY to it"
+                f"rollout.server.url: {client.url} wants a key; set {versions.KEY} to it"
             ) from error
         if error.status in (403, 404):
             raise ConfigError(
                 f"rollout.server.url: {client.url} does not take token ids ({error}); start "
-                "`vllm serve` with --tokens-only"
+                f"`vllm serve` with {versions.TOKENS_ONLY}"
             ) from error
     model, transfer = told["model_config"], told.get("weight_transfer_config")
     return Settings(
         version=version,
-        interface=known,
         model=str(model["model"]),
         dtype=getattr(torch, str(model["dtype"]).removeprefix("torch.")),
         device=_device(told),
@@ -116,7 +113,7 @@ def _read(client: JsonClient) -> Settings:
         logprobs_mode=str(model["logprobs_mode"]),
         load_format=str(told["load_config"]["load_format"]),
         transfer=transfer["backend"] if transfer else None,
-        weights=str(weights),
+        weights=weights,
     )
 
 
@@ -124,7 +121,7 @@ def check_settings(
     settings: Settings,
     url: str,
     *,
-    shape: Any,
+    model_config: Any,
     longest: int,
     temperature: float,
     dtype: str,
@@ -135,7 +132,7 @@ def check_settings(
     Args:
         settings: see :class:`Settings`.
         url: of the server, for the errors.
-        shape: the trainer's model configuration (transformers' ``PretrainedConfig``).
+        model_config: the trainer's model configuration (transformers' ``PretrainedConfig``).
         longest: tokens of the longest prompt with the longest response.
         temperature: of the rollouts.
         dtype: what it must compute in.
@@ -152,10 +149,10 @@ def check_settings(
         return ConfigError(f"rollout.server.url: {url} {what}; start `vllm serve` {how}")
 
     mode = settings.logprobs_mode
-    if mode != "processed_logprobs":
+    if mode != versions.LOGPROBS_MODE:
         raise wrong(
             f"reports {mode}: its log-probs are from before the temperature ({temperature})",
-            "with --logprobs-mode processed_logprobs",
+            f"with --logprobs-mode {versions.LOGPROBS_MODE}",
         )
     if settings.max_model_len < longest:
         raise wrong(
@@ -174,12 +171,12 @@ def check_settings(
     if sync == "nccl" and settings.transfer != "nccl":
         raise wrong(
             f"has the weight transfer {settings.transfer}, rollout.server.sync is nccl",
-            """with --weight-transfer-config '{"backend": "nccl"}'""",
+            "with {} '{}'".format(*versions.nccl_flags()),
         )
     if settings.device == "cpu":
-        check_model(shape, torch.device("cpu"))
-    theirs = _shape_of(settings.model)
-    tied = bool(getattr(shape, "tie_word_embeddings", False))
+        check_model(model_config, torch.device("cpu"))
+    theirs = _config_json(settings.model)
+    tied = bool(getattr(model_config, "tie_word_embeddings", False))
     if theirs is None:
         print(
             f"vLLM server at {url}: {settings.model} cannot be read here, so its shape is not "
@@ -187,8 +184,8 @@ def check_settings(
             flush=True,
         )
         return False
-    ours = shape.to_dict()
-    for name in _SHAPE:
+    ours = model_config.to_dict()
+    for name in _COMPARED:
         a, b = ours.get(name), theirs.get(name)
         if a is not None and b is not None and a != b:
             raise wrong(
@@ -196,8 +193,8 @@ def check_settings(
                 "with the model of the recipe",
             )
     untied = tied and not theirs.get("tie_word_embeddings", False)
-    on_cpu = settings.device == "cpu" and settings.dtype == torch.float32
-    if on_cpu and tied and not untied:
+    stale = versions.keeps_stale_head(settings.device, settings.dtype == torch.float32)
+    if stale and tied and not untied:
         raise wrong(
             "shares one matrix between embedding and head, which vLLM on a CPU in float32 keeps "
             "stale when weights are replaced",
@@ -217,7 +214,7 @@ def _device(told: Any) -> str:
     return found.group() if found else "cuda"
 
 
-def _shape_of(model: str) -> dict[str, Any] | None:
+def _config_json(model: str) -> dict[str, Any] | None:
     """config.json of a folder or of the hub's cache on this machine; None if it is in neither."""
     from transformers import PretrainedConfig
 

@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from siri_train.rollout.engine import Completion, SamplingParams
+from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.engine import response_seed
-
-ROUTE = "/inference/v1/generate"
-"""The route of token ids; `vllm serve` has it under --tokens-only or --enable-scale-out."""
-REQUEST_PREFIX = "generate-tokens-"
-"""What the route puts before a request's id, and ``/abort_requests`` wants there."""
-# What vLLM sends for a log-prob that is NaN or of an impossible token.
-_NO_LOGPROB = -9999.0
 
 
 def request_body(
@@ -46,24 +40,19 @@ def read_answer(answer: Any) -> tuple[Completion, set[str] | None]:
 
     Returns:
         The response, NaN where vLLM has no log-prob, and the names of the weights it was sampled
-        with (None: vLLM 0.31 does not say).
+        with; None where its version of vLLM does not say.
 
     Raises:
         KeyError, TypeError, ValueError, IndexError: an answer of another form.
     """
     (choice,) = answer["choices"]
     ids = [int(token) for token in choice["token_ids"]]
-    content = (choice.get("logprobs") or {}).get("content") or []
-    values = [entry["logprob"] for entry in content]
-    logprobs = [
-        float("nan") if value is None or value <= _NO_LOGPROB else float(value) for value in values
-    ]
+    logprobs = versions.logprobs_of(choice)
     reason = choice["finish_reason"]
     if len(ids) != len(logprobs):
         raise ValueError(f"{len(ids)} tokens with {len(logprobs)} log-probs")
-    spans = choice.get("weight_versions")
-    versions = None if spans is None else {span["version"] for span in spans}
+    weights = versions.names_of_weights(choice)
     if reason not in ("stop", "length"):
         error = None if reason == "abort" else f"vLLM ended it with {reason!r}"
-        return Completion(ids, logprobs, "abort", error=error), versions
-    return Completion(ids, logprobs, reason), versions
+        return Completion(ids, logprobs, "abort", error=error), weights
+    return Completion(ids, logprobs, reason), weights

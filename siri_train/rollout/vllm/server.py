@@ -15,16 +15,19 @@ from typing import Any
 
 from siri_train import distributed
 from siri_train.rollout.engine import (
+    CANCELLED,
     Completion,
     EngineError,
     NonFiniteLogprobs,
     SamplingParams,
     check_prompts,
 )
+from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.handshake import Settings
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable
-from siri_train.rollout.vllm.request import REQUEST_PREFIX, ROUTE, read_answer, request_body
+from siri_train.rollout.vllm.request import read_answer, request_body
 from siri_train.rollout.vllm.server_process import SAFE, ServerProcess, wait_for_server
+from siri_train.rollout.vllm.versions import Routes
 from siri_train.rollout.vllm.weight_sync import (
     FREE,
     DiskTransfer,
@@ -197,8 +200,8 @@ class VllmServerEngine:
     def _release(self) -> None:
         """Say that nobody samples with these weights any more, where the server can be reached."""
         with suppress(Unreachable, Refused, Faulty, KeyError, TypeError):
-            if self.client.get("/weight_info", _SHORT)["weight_version"] == self.version:
-                self.client.post("/update_weight_version", {"new_version": FREE[-1]}, _SHORT)
+            if self._weights_there() == self.version:
+                self.client.post(Routes.SET_WEIGHTS_NAME, {"new_version": FREE[-1]}, _SHORT)
 
     def generate(
         self,
@@ -246,7 +249,7 @@ class VllmServerEngine:
                             self._again(call, job, lost)
                         continue
                     call.results[index][k] = completion
-                    if completion.error == "cancelled":
+                    if completion.error == CANCELLED:
                         continue
                     finished += 1
                     if on_finish is not None:
@@ -271,10 +274,10 @@ class VllmServerEngine:
             return _failed(f"token ids must be in [0, {self.vocab_size}), got {max(prompt)}")
         body = request_body(f"{call.name}-{index}-{k}", prompt, params, index, k)
         try:
-            answer = self.client.post(ROUTE, body, self.request_timeout)
-            completion, versions = read_answer(answer)
-            if versions is None:
-                versions = {self.client.get("/weight_info", _SHORT)["weight_version"]}
+            answer = self.client.post(Routes.GENERATE, body, self.request_timeout)
+            completion, weights = read_answer(answer)
+            if weights is None:
+                weights = {self._weights_there()}
         except Refused as refused:
             if refused.status in _PROMPT_IS_WRONG:  # it alone; the others go on
                 return _failed(refused.message)
@@ -288,11 +291,11 @@ class VllmServerEngine:
             ) from error
         if completion.finish_reason == "abort":
             if call.cancelled:
-                completion.error = "cancelled"
+                completion.error = CANCELLED
                 return completion
             raise Lost("the server aborted a request")  # paused for weights by another rank
-        if versions - {self.version}:
-            raise Lost(f"sampled with the weights {sorted(versions)}, not {self.version}")
+        if weights - {self.version}:
+            raise Lost(f"sampled with the weights {sorted(weights)}, not {self.version}")
         if any(map(math.isnan, completion.logprobs)):
             raise NonFiniteLogprobs(
                 f"the vLLM server at {self.client.url} reports NaN log-probs (prompt {index}): its "
@@ -315,19 +318,19 @@ class VllmServerEngine:
     def _cancel(self, call: _Call, running: dict[Future[Completion], tuple[int, int]]) -> None:
         call.cancelled, call.give_back_until = True, time.monotonic() + _SHORT
         for index, k in call.waiting:
-            call.results[index][k].error = "cancelled"
+            call.results[index][k].error = CANCELLED
         call.waiting.clear()
         for index, k in running.values():  # those that the server never hands back
-            call.results[index][k].error = "cancelled"
+            call.results[index][k].error = CANCELLED
         self._abort(call, running.values())
 
     def _abort(self, call: _Call, jobs: Any) -> None:
         """Make the server drop what it still works on; as far as it can be reached."""
-        names = [REQUEST_PREFIX + f"{call.name}-{index}-{k}" for index, k in jobs]
+        names = [versions.request_name(f"{call.name}-{index}-{k}") for index, k in jobs]
         if not names:
             return
         try:
-            self.client.post("/abort_requests", {"request_ids": names}, _SHORT)
+            self.client.post(Routes.ABORT, {"request_ids": names}, _SHORT)
         except (Unreachable, Refused, Faulty):
             self.client.hang_up()
 
@@ -337,7 +340,7 @@ class VllmServerEngine:
         try:
             if not self._wait_until_up(str(lost), cancelled):
                 return
-            if self.client.get("/weight_info", _SHORT)["weight_version"] == self.version:
+            if self._weights_there() == self.version:
                 return
             self._send(first=False)
         except (Unreachable, Refused, Faulty) as error:
@@ -355,6 +358,9 @@ class VllmServerEngine:
         self, lost: str | None = None, cancelled: Callable[[], bool] | None = None
     ) -> bool:
         return wait_for_server(self.client, self.patience, self.process, lost, cancelled)
+
+    def _weights_there(self) -> str:
+        return versions.weights_name(self.client.get(Routes.WEIGHTS_NAME, _SHORT))
 
     def _log(self) -> str:
         if self.process is None or not self.process.gave_up:

