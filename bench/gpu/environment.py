@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.peers import packages
 from bench.results_io import commit, source, versions
 
 PACKAGES = (
     "torch", "triton", "transformers", "numpy", "pytest", "pytest-xdist", "pytest-timeout",
-    "hypothesis", "safetensors", "pydantic", "liger-kernel", "nvidia-cutlass-dsl", "trl",
-    "cut-cross-entropy", "verl",
+    "hypothesis", "safetensors", "pydantic",
 )  # fmt: skip
 QUESTIONS = {
     "gpu": "name", "driver": "driver_version", "memory_mib": "memory.total",
@@ -42,7 +42,7 @@ def facts() -> dict[str, Any]:
         **gpu_state(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "versions": versions(*PACKAGES),
+        "versions": versions(*PACKAGES, *packages()),
         "commit": commit(),
         "source": source(*sorted(Path(__file__).parent.rglob("*.py"))),
     }

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.gpu.records import Record
+from bench.peers import gpu_parts
+from bench.peers import remedy as peer_remedy
 
 ROOT = Path(__file__).parents[2]
 FUSED = "siri_kernels.linear_logprob.triton.fused"
@@ -40,29 +42,29 @@ class Part:
         return self.module or self.name.replace("-", "_")
 
 
-def _peer(name: str, *needs: str) -> Part:
-    return Part(f"peer-{name}", 0, 60, needs, "peers", name)
+def parts() -> tuple[Part, ...]:
+    """All parts, the most telling first, as the time may not suffice for all.
+
+    Reserves are 435 s of 495: the time of each part on an H200 and half as much again. The tests
+    take all they get.
+    """
+    peers = gpu_parts().values()
+    return (
+        Part("rates", 35, 75),
+        Part("values", 60, 120),
+        Part("head", 75, 140),
+        Part("repeats", 25, 60),
+        Part("tests", 110, 150, ("pytest",), rehearsal=60),
+        Part("fused", 50, 160, (FUSED,)),
+        Part("losses", 20, 60),
+        Part("step", 60, 110, ("transformers",), rehearsal=60),
+        Part("step-full", 0, 110, ("transformers", "pydantic"), rehearsal=60),
+        *(Part(f"peer-{p.name}", 0, 60, p.needs, "peers", p.name) for p in peers),
+        Part("sanitizer", 0, 120),
+    )
 
 
-# What has been learnt when the time is up is what comes first. Reserves: 435 s of 495: what each
-# part took on an H200 and half as much again; the tests take all they get.
-PARTS: tuple[Part, ...] = (
-    Part("rates", 35, 75),
-    Part("values", 60, 120),
-    Part("head", 75, 140),
-    Part("repeats", 25, 60),
-    Part("tests", 110, 150, ("pytest",), rehearsal=60),
-    Part("fused", 50, 160, (FUSED,)),
-    Part("losses", 20, 60),
-    Part("step", 60, 110, ("transformers",), rehearsal=60),
-    Part("step-full", 0, 110, ("transformers", "pydantic"), rehearsal=60),
-    _peer("liger", "liger_kernel"),
-    _peer("liger-scaled", "liger_kernel", "cutlass"),
-    _peer("trl", "trl"),
-    _peer("cce", "cut_cross_entropy"),
-    _peer("verl", "verl"),
-    Part("sanitizer", 0, 120),
-)
+PARTS = parts()
 BY_NAME = {part.name: part for part in PARTS}
 # What the second call measures once more when nothing is left to make up for: other clocks,
 # another machine of the kind, mended code.
@@ -76,11 +78,6 @@ LEAST = 10.0  # seconds under which no part is started
 REMEDY = {
     FUSED: "no fused kernel in siri_kernels yet",
     "pydantic": "pip install pydantic",
-    "cutlass": "pip install 'liger-kernel[cutedsl]', or bring the wheel of nvidia-cutlass-dsl",
-    "liger_kernel": "bring the wheel of liger-kernel==0.8.5 in .whl/",
-    "trl": "bring the wheel of trl==1.16.0 in .whl/",
-    "cut_cross_entropy": "bring the wheel of cut-cross-entropy==25.1.1 in .whl/",
-    "verl": "bring the wheel of verl==0.9.1 in .whl/",
 }
 
 
@@ -88,7 +85,8 @@ def remedy(package: str) -> str:
     """That a package is missing, and how to get it."""
     if package == FUSED:
         return REMEDY[package]
-    return f"{package} is not installed: {REMEDY.get(package, f'pip install {package}')}"
+    how = REMEDY.get(package) or peer_remedy(package) or f"pip install {package}"
+    return f"{package} is not installed: {how}"
 
 
 def there(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""What was predicted before a GPU measured it; ``gpu-report`` says of each whether it was hit.
+"""Predictions from before a GPU measured anything; ``python -m bench report`` compares them.
 
 A prediction is never changed after it was measured: a new one with its own source is added.
 """

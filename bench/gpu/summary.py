@@ -36,7 +36,7 @@ def summary(records: Sequence[Record]) -> str:
     lines += [f"  {r['test']}" for r in records if r["what"] == "test_failed"][:25]
     lines += _figures(records)
     for verdict in judged(records):
-        if verdict.values:  # of the others gpu-report says why
+        if verdict.values:  # python -m bench report says why the others have none
             p, value = verdict.prediction, verdict.values[-1]
             told = f"{p.name}: {value:.3g}, predicted {p.low:.3g} to {p.high:.3g}"
             lines.append(f"{verdict.outcome:6} {told} {verdict.text}".rstrip())
@@ -65,7 +65,7 @@ def _cut(lines: list[str]) -> str:
     for line in lines:
         size += len(line) + 1
         if size > MOST:
-            kept.append("(the rest: python -m bench gpu-report)")
+            kept.append("(the rest: python -m bench report)")
             break
         kept.append(line)
     return "\n".join(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.peers.base import Contender, Missing, Where
+from bench.peers.base import Contender, Entry, Missing, Peer, Where
 
 
 def scalar(where: Where) -> Contender:
@@ -19,3 +19,11 @@ def scalar(where: Where) -> Contender:
         ),
         'chunked_linear_cross_entropy(chunk_size=4096, reduction="sum", tuned=True)',
     )
+
+
+PEER = Peer(
+    package="quack-kernels",
+    version="0.6.5",
+    order=50,
+    entries=(Entry("QuACK", scalar, ("scalar",)),),
+)

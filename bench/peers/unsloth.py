@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from bench.peers.base import Contender, Entry, Missing, Peer, Where
 
-from bench.peers.base import Contender, Missing, Where
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def logprob(where: Where) -> Contender:
@@ -26,3 +28,11 @@ def logprob(where: Where) -> Contender:
         return out[0] if isinstance(out, tuple) else out
 
     return Contender(call, "fused_linear_logprobs, defaults, log-prob only")
+
+
+PEER = Peer(
+    package="unsloth-zoo",
+    version="2026.10.9",
+    order=70,
+    entries=(Entry("unsloth-zoo", logprob),),
+)

@@ -1,16 +1,16 @@
-"""The training step on a GPU: tokens/s, MFU, peak memory, share of the head; one command.
+"""The training step on a GPU: tokens/s, MFU, peak memory, share of the head.
 
-    python -m bench.workloads.training_step_gpu  # Qwen2-1.5B's shape, 8K and 16K, with Liger too
-    python -m bench.workloads.training_step_gpu --shape tiny --device cpu --context 256  # rehearsal
+The default is a model of Qwen2-1.5B's configuration at 8K and 16K tokens a row, with Liger and
+without; ``--shape tiny --device cpu --context 256`` rehearses it on a CPU.
 
-Weights are random, so the final norm is scaled until the softmax has the entropy of a trained
-reasoning model, and targets are drawn from it: otherwise the head would be measured on a softmax
-that no run has. Rows are packed to the token budget; gradient checkpointing is on; weights are
-bfloat16 with float32 masters. The peak stands beside what ``siri-train --dry-run`` estimates.
+Weights are random. The final norm is scaled until the softmax has the entropy of a trained
+reasoning model, and targets are drawn from that softmax, so that the head does realistic work.
+Sequences are packed to the token budget; gradient checkpointing is on; weights are bfloat16 with
+float32 masters. The estimate of ``siri-train --dry-run`` stands beside the peak.
 
-Every case has a process of its own: Liger changes the module of a model's class for good, and what
-one case leaves in memory is not another's. Results are written after each; the same command again
-goes on where it stopped (``--again`` measures all anew).
+Every case has a process of its own, because Liger changes the module of a model's class for good.
+Results are written after each case; the same command continues with the cases that are left
+(``--again`` measures all again).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bench.workloads.step_model import (
     seconds,
     settle,
     sharpen,
-    two_rows,
+    two_micro_batches,
 )
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_train.commands.memory_estimate import Shape, estimate
@@ -70,7 +70,7 @@ def measure(
 ) -> dict[str, Any]:
     """One case: two rows of ``context`` tokens, one sequence in the first, three in the second."""
     policy = build(shape, device, liger)
-    samples = two_rows(SHAPES[shape]["vocab_size"], context)
+    samples = two_micro_batches(SHAPES[shape]["vocab_size"], context)
     batches = list(micro_batches(samples, context, device))
     sharpen(policy, batches[0], entropy)
     for batch in batches:
@@ -154,7 +154,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def in_own_process(arguments: argparse.Namespace, context: int, liger: bool) -> dict[str, Any]:
     """One case's row, or its error."""
     command = [
-        sys.executable, "-m", "bench.workloads.training_step_gpu", "--shape", arguments.shape,
+        sys.executable, "-m", "bench", "step-gpu", "--shape", arguments.shape,
         "--device", arguments.device, "--context", str(context),
         "--rounds", str(arguments.rounds), "--entropy", str(arguments.entropy),
         "--case", "on" if liger else "off",
@@ -176,9 +176,8 @@ def comparable(result: dict[str, Any]) -> dict[str, Any]:
     return {key: str(result.get(key)).removesuffix("-dirty") for key in keys}
 
 
-def main() -> None:
-    """Entry point; exit status 1 if a case failed, 3 if some are left for the next call."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench step-gpu``."""
     parser.add_argument("--shape", choices=SHAPES, default="qwen2-1.5b")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--context", type=int, nargs="+", default=[8192, 16_384])
@@ -188,7 +187,10 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=500, help="seconds of a call")
     parser.add_argument("--again", action="store_true", help="measure all cases anew")
     parser.add_argument("--case", choices=["on", "off"], help="this one alone, with Liger or not")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``python -m bench step-gpu``; exit code 1 if a case failed, 3 if some are left."""
     device = torch.device(arguments.device)
     if arguments.case:
         row = measure(
@@ -196,7 +198,7 @@ def main() -> None:
             arguments.rounds, arguments.entropy,
         )  # fmt: skip
         print(json.dumps(row))
-        return
+        return 0
 
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     out = arguments.out or RESULTS / name.replace(" ", "-").lower()
@@ -219,9 +221,5 @@ def main() -> None:
         write(out, f"training_step_{arguments.shape}", {**here, "cases": rows}, table(rows))
     if wanted:
         print(f"{len(wanted)} cases left: run the same command again")
-        sys.exit(3)
-    sys.exit(any("error" in row for row in rows))
-
-
-if __name__ == "__main__":
-    main()
+        return 3
+    return int(any("error" in row for row in rows))

@@ -8,7 +8,7 @@ from typing import Any
 from bench.device import rates
 from bench.gpu.context import Context
 from bench.measure import measure
-from bench.peers.restated import ADVANTAGES, LOSSES
+from bench.peers import entries
 from bench.rows.elementwise import AdvantageCase, LossCase
 
 
@@ -30,8 +30,7 @@ def run(context: Context) -> None:
 
 def row(context: Context, case: Any, limits: dict[str, float]) -> None:
     """One row of the bench, its contenders being those that need no package."""
-    makes = LOSSES if case.group == "loss" else ADVANTAGES
-    work = case.build(context.where, context.device, None, makes)
+    work = case.build(context.where, context.device, None, entries(case.group, bare=True))
     seconds, least = (0.0, 1) if context.rehearse else (1.5, 3)
     result = measure(work, context.device, limits, seconds, least)
     clock = context.device.clock

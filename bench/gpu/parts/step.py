@@ -22,7 +22,7 @@ from bench.workloads.step_model import (
     seconds,
     settle,
     sharpen,
-    two_rows,
+    two_micro_batches,
 )
 from siri_kernels import LogprobHead, linear_logprob, policy_loss, take_backward_stats
 from siri_train.model import attention
@@ -83,7 +83,7 @@ def case(
 ) -> None:
     """Tokens a second, utilisation, peak memory and the head's share of an update."""
     device = context.device.device
-    samples = two_rows(SHAPES[shape]["vocab_size"], length)
+    samples = two_micro_batches(SHAPES[shape]["vocab_size"], length)
     batches = list(micro_batches(samples, length, device))
     sharpen(model, batches[0], ENTROPY)
     for batch in batches:
