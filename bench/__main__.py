@@ -12,11 +12,18 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """A command: the module with its ``add_arguments`` and ``run``, its help and an example."""
+    """A command.
+
+    Args:
+        module: has ``add_arguments`` and ``run``.
+        summary: for the help.
+        example: arguments that work.
+    """
 
     module: str
     summary: str
@@ -72,7 +79,7 @@ def parser_for(name: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _imported(name: str, module: str):
+def _imported(name: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Where a run is: versions, GPU, driver, clocks, commit; found without importing torch."""
+"""Versions, GPU, driver, clocks and commit of a run, found without importing torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUESTIONS = {
 
 
 def gpu_state() -> dict[str, str]:
-    """What ``nvidia-smi`` says of the first GPU; empty where there is none."""
+    """Facts of ``nvidia-smi`` about the first GPU; empty where there is none."""
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(QUESTIONS.values())}",

@@ -1,4 +1,4 @@
-"""The table that a run prints last: what a caller sees who gets the end of the output alone."""
+"""The table at the end of a run's output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def summary(records: Sequence[Record]) -> str:
             p, value = verdict.prediction, verdict.values[-1]
             told = f"{p.name}: {value:.3g}, predicted {p.low:.3g} to {p.high:.3g}"
             lines.append(f"{verdict.outcome:6} {told} {verdict.text}".rstrip())
-    return _cut(lines)
+    return _shortened(lines)
 
 
 def _figures(records: Sequence[Record]) -> list[str]:
@@ -59,8 +59,8 @@ def _figures(records: Sequence[Record]) -> list[str]:
     return [*lines, line] if line else lines
 
 
-def _cut(lines: list[str]) -> str:
-    """From the front, whole lines, as many as there is room for."""
+def _shortened(lines: list[str]) -> str:
+    """As many whole lines as there is room for."""
     kept, size = [], 0
     for line in lines:
         size += len(line) + 1

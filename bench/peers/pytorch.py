@@ -13,7 +13,16 @@ from bench.peers.base import Contender, Entry, Missing, Peer, Where
 
 
 def logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Log-probs [T] as a trainer writes them first: all logits, softmax in at least float32."""
+    """Log-probs in the plain way: all logits, softmax in at least float32.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D].
+        targets: [T] int64.
+
+    Returns:
+        [T], in float32 (float64 for float64 inputs).
+    """
     logits = hidden @ weight.T
     if logits.dtype != torch.float64:
         logits = logits.float()
@@ -26,7 +35,11 @@ def eager(where: Where) -> Contender:
 
 
 def chunks(where: Where) -> Contender:
-    """Eager by chunks of tokens, so that the logits fit."""
+    """Eager by chunks of tokens, so that the logits fit.
+
+    Raises:
+        Missing: on a CPU.
+    """
     if where.device.type == "cpu" and not where.triton:
         raise Missing("for GPUs, where eager's logits may not fit")
 
@@ -49,7 +62,11 @@ def compiled(where: Where) -> Contender:
 
 
 def native(where: Where) -> Contender:
-    """PyTorch's own chunked loss; a sum only."""
+    """PyTorch's own chunked loss; a sum only.
+
+    Raises:
+        Missing: this version of torch does not have it.
+    """
     function = getattr(torch.nn.functional, "linear_cross_entropy", None)
     if function is None:
         raise Missing(f"torch {torch.__version__} has no torch.nn.functional.linear_cross_entropy")
@@ -60,7 +77,13 @@ def native(where: Where) -> Contender:
 
 
 def clipped_loss(logprobs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-    """The formula alone: no metrics; log-probs, old ones and advantages are [T]."""
+    """The formula alone, a mean over all tokens without metrics.
+
+    Args:
+        logprobs: [T].
+        old: [T], log-probs of the policy that sampled.
+        advantages: [T].
+    """
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
     return -torch.minimum(ratio * advantages, clipped * advantages).mean()

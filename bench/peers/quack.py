@@ -6,7 +6,11 @@ from bench.peers.base import Contender, Entry, Missing, Peer, Where
 
 
 def scalar(where: Where) -> Contender:
-    """Its tuned chunks; the scaled-exp form where it takes the shape."""
+    """Its tuned chunks; the scaled-exp form where it takes the shape.
+
+    Raises:
+        Missing: without an NVIDIA GPU.
+    """
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     if where.device.type != "cuda":

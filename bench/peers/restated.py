@@ -23,7 +23,7 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def trl_loss(where: Where) -> Contender:
-    """TRL's lines: padded, loss over tokens, entropy and the shares of clipped tokens logged."""
+    """Lines of TRL: padded, loss over tokens, entropy and the shares of clipped tokens logged."""
 
     def call(b: LossBatch) -> Any:
         mask = b.mask.long()
@@ -44,7 +44,7 @@ def trl_loss(where: Where) -> Contender:
 
 
 def verl_loss(where: Where) -> Contender:
-    """verl's lines: padded, log-ratio clamped, dual clip on (out of reach), three metrics."""
+    """Lines of verl: padded, log-ratio clamped, dual clip on (out of reach), three metrics."""
 
     def call(b: LossBatch) -> Any:
         mask = b.mask.to(b.padded_old.dtype)
@@ -70,7 +70,7 @@ def verl_loss(where: Where) -> Contender:
 
 
 def trl_advantages(where: Where) -> Contender:
-    """TRL's lines with its ``nanstd`` written out; eps 1e-4."""
+    """Lines of TRL with its ``nanstd`` written out; eps 1e-4."""
 
     def call(rewards: Tensor, size: int, ids: GroupIds) -> Tensor:
         groups = rewards.view(-1, size)
@@ -84,7 +84,7 @@ def trl_advantages(where: Where) -> Contender:
 
 
 def verl_advantages(where: Where) -> Contender:
-    """verl's vectorised estimator by ids, with its wait for the number of groups."""
+    """The vectorised estimator of verl by ids, with its wait for the number of groups."""
 
     def call(rewards: Tensor, size: int, ids: GroupIds) -> Tensor:
         group = ids.tensor

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def logprob(where: Where) -> Contender:
-    """Log-prob only."""
+    """Log-prob only.
+
+    Raises:
+        Missing: in a dry run.
+    """
     if where.device.type == "cpu" and where.backend == "triton":
         raise Missing("its import replaces triton.jit where there is no GPU: not in dry runs")
     # Its switches: imported without unsloth itself, and without its changes to PyTorch's allocator.

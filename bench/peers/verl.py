@@ -22,7 +22,11 @@ def chunked(where: Where) -> Contender:
 
 
 def triton(where: Where) -> Contender:
-    """``impl_backend: triton``."""
+    """``impl_backend: triton``.
+
+    Raises:
+        Missing: without an NVIDIA GPU.
+    """
     from verl.utils.kernel.linear_cross_entropy import linear_cross_entropy
 
     if where.device.type != "cuda":
@@ -71,12 +75,12 @@ def _advantages(function: str, text: str) -> Contender:
 
 
 def advantages(where: Where) -> Contender:
-    """verl's default estimator."""
+    """The default estimator."""
     return _advantages("compute_grpo_outcome_advantage", "its default; ids as a numpy array")
 
 
 def advantages_vectorized(where: Where) -> Contender:
-    """verl's faster estimator."""
+    """The vectorised, faster estimator."""
     return _advantages("compute_grpo_vectorized_outcome_advantage", "ids as a numpy array")
 
 

@@ -151,8 +151,10 @@ class _Row:
     def checks(
         self,
     ) -> tuple[Callable[[str], tuple[Errors, str | None]], Callable[[str, Any], str | None]]:
-        """Two checks against float64: of a call on a few tokens, and of the same tokens in a call
-        on all. Eager's errors in the same dtype and in bfloat16 are the measure."""
+        """Two checks against float64: of a call on a few tokens, and of these in a call on all.
+
+        The errors of eager in the same dtype and in bfloat16 are the measure.
+        """
         few = min(PROBE, len(self.hidden))
         plain = Contender(eager, "")
         exact = [t.double() for t in self.bound(plain, few, torch.float64)()]

@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 def _padded_generate(
     model: Any, prompts: list[list[int]], params: SamplingParams, pad: int, rows: int
 ) -> list[list[int]]:
-    """``model.generate`` on batches of ``rows`` prompts, padded at the left; the response ids."""
+    """Response ids of ``model.generate`` on batches of ``rows`` prompts, padded at the left."""
     stops = sorted(params.stop_token_ids)
     torch.manual_seed(params.seed)
     responses = []
@@ -81,7 +81,11 @@ def _check(policy: Policy, prompts: list[list[int]], params: SamplingParams, row
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Both sides in turns; the result for the JSON, and the table."""
+    """Both sides in turns; the result for the JSON, and the table.
+
+    Raises:
+        SystemExit: log-probs or responses are wrong; no times are reported.
+    """
     config = load_config(RECIPE)
     policy = load_policy(config.model, CPU)
     naive = AutoModelForCausalLM.from_pretrained(

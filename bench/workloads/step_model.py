@@ -27,7 +27,7 @@ class Scorer(Protocol):
         """Log-prob and entropy of every response token."""
 
 
-SHAPES: dict[str, dict[str, int]] = {
+MODEL_CONFIGS: dict[str, dict[str, int]] = {
     "qwen2-1.5b": dict(
         vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
         num_attention_heads=12, num_key_value_heads=2,
@@ -103,9 +103,9 @@ def settle(policy: Scorer, batch: MicroBatch) -> None:
     batch.old_logprobs.copy_(policy.token_logprobs(batch)[0])
 
 
-def flops(shape: str, lengths: list[int]) -> float:
+def flops(model_config: str, lengths: list[int]) -> float:
     """Useful floating-point operations of forward and backward; recomputation is not counted."""
-    s = SHAPES[shape]
+    s = MODEL_CONFIGS[model_config]
     width, kv = s["hidden_size"], s["num_key_value_heads"] / s["num_attention_heads"]
     layer = width * width * (2 + 2 * kv) + 3 * width * s["intermediate_size"]
     weights = s["num_hidden_layers"] * layer + s["vocab_size"] * width

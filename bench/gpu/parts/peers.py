@@ -12,7 +12,7 @@ from bench.rows.head import HeadCase
 
 
 def run(context: Context) -> None:
-    """Both widths; a peer that cannot be imported or refuses says why."""
+    """Both widths; the reason is written where a peer cannot run."""
     part = gpu_parts()[context.option]
     names, module = part.labels, part.imports
     why = make_importable(module)
@@ -29,10 +29,10 @@ def run(context: Context) -> None:
         if context.in_time(case.name, 12):
             context.attempt(case.name, lambda c=case, d=dim: _row(context, c, names, d, limits))
             context.device.free()
-    told = [r for r in records_of([context.records.path.parent]) if r.get("part") == context.part]
-    reasons = [str(r["why"]) for r in told if r["what"] == "peer"]
+    found = [r for r in records_of([context.records.path.parent]) if r.get("part") == context.part]
+    reasons = [str(r["why"]) for r in found if r["what"] == "peer"]
     if reasons and not any(
-        r["what"] == "number" and r["key"].startswith("peer.gain") for r in told
+        r["what"] == "number" and r["key"].startswith("peer.gain") for r in found
     ):
         context.say("missing", packages=[module], why=reasons[-1])
 
@@ -44,7 +44,7 @@ def _row(
     dim: int,
     limits: dict[str, float],
 ) -> None:
-    """One row of the bench; ratios to ours."""
+    """One case of the bench; ratios to ours."""
     work = case.build(context.where, context.device, None)
     seconds, least = (0.0, 1) if context.rehearse else (4.0, 3)
     result = measure(work, context.device, limits, seconds, least)
