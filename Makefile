@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest test-wheel aot bench bench-ready \
+.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest test-wheel aot bench bench-step bench-ready \
 	gpu-rehearse gpu-first gpu-second gpu-report bench-gpu bench-gpu-step test-gpu lint format clean
 
 setup: $(READY)
@@ -74,15 +74,20 @@ test-wheel:
 aot: $(READY)
 	$(BIN)/python -m siri_kernels.aot --check
 
-# The most important rows first, no row begun after 14 minutes; the same command goes on with the others.
+# The most important cases first, none is begun after 14 minutes; the same command continues with the others.
 # Peers take part where `sh scripts/peers.sh .peers` put them; the others are named in the result.
 PEERS := .peers$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 bench: bench-ready
-	PYTHONPATH=$(PEERS) $(BIN)/python -m bench --budget 840
+	PYTHONPATH=$(PEERS) $(BIN)/python -m bench kernels --budget 840
 
-# On a machine with a GPU. GPU_PYTHON=python3 takes a Python that has torch, triton, pytest and pytest-benchmark
-# already and builds nothing; OUT=FOLDER is where results go (and go on from).
+# A training step beside TRL's, of the demo's model and of SmolLM2-135M.
+bench-step: bench-ready
+	PYTHONPATH=$(PEERS) $(BIN)/python -m bench step --threads 1 --model tiny --rounds 7
+	PYTHONPATH=$(PEERS) $(BIN)/python -m bench step --threads 1 --model smollm2 --rounds 2
+
+# On a machine with a GPU. GPU_PYTHON=python3 takes a Python that has torch, triton and numpy already and
+# builds nothing; OUT=FOLDER is where results are written and continued.
 GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),bench-ready)
 
@@ -106,16 +111,16 @@ gpu-second:
 	PYTHON=$(GPU_PYTHON) sh scripts/gpu_run.sh second $(or $(OUT),.gpu/second) --after $(or $(AFTER),.gpu/first)
 
 gpu-report: $(READY)
-	$(BIN)/python -m bench gpu-report $(or $(OUT),.gpu/first .gpu/second)
+	$(BIN)/python -m bench report $(or $(OUT),.gpu/first .gpu/second)
 
 bench-gpu: $(GPU_READY)
-	PYTHONPATH=$(PEERS) $(GPU_PYTHON) -m bench --device cuda --budget 480 $(if $(OUT),--out $(OUT))
+	PYTHONPATH=$(PEERS) $(GPU_PYTHON) -m bench kernels --device cuda --budget 480 $(if $(OUT),--out $(OUT))
 
 # A training step of a 1.5B model; 8 minutes a call too, and resumable.
 bench-gpu-step: $(GPU_READY)
 	@$(GPU_PYTHON) -c 'import pydantic, transformers' 2>/dev/null || \
 		{ echo "the trainer's own step needs them: $(GPU_PYTHON) -m pip install pydantic transformers" >&2; exit 1; }
-	$(GPU_PYTHON) -m bench.workloads.training_step_gpu $(if $(OUT),--out $(OUT))
+	$(GPU_PYTHON) -m bench step-gpu $(if $(OUT),--out $(OUT))
 
 lint: $(READY)
 	$(BIN)/ruff check .

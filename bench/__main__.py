@@ -1,114 +1,103 @@
-"""``python -m bench``: the kernels against eager PyTorch and every peer, correctness first.
+"""``python -m bench COMMAND``: measures the kernels beside eager PyTorch and every peer.
 
-    python -m bench                    # on this CPU, a named part of the grid
-    python -m bench --device cuda      # on a GPU, all rows, the most important first
-    python -m bench --dry-run          # the GPU's rows, tiny, in Triton's interpreter
-    python -m bench compare A B        # two results side by side
-    python -m bench gpu-report FOLDER  # tables of what scripts/gpu_run.sh wrote, and predictions
-    python -m bench tables FOLDER      # Markdown and plots again, from FOLDER/kernels.json alone
-
-Rows are kept as they are measured: a run that was cut, or whose ``--budget`` was spent, goes on
-when the same command is run again. Contenders that are not installed are named with the reason;
-``sh scripts/peers.sh .peers`` and ``PYTHONPATH=.peers`` bring them.
+Correctness is checked first. Results are kept as they are measured: a command that was interrupted,
+or whose budget was spent, continues when it is run again. ``python -m bench COMMAND --help`` shows
+the options of a command and an example.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import os
 import sys
-import tempfile
-from pathlib import Path
-
-from bench.reports import compare
-from bench.results_io import slug
-
-FOLDER = Path(__file__).parent
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple
 
 
-def options() -> argparse.Namespace:
-    """The command line."""
+class Command(NamedTuple):
+    """A command.
+
+    Args:
+        module: has ``add_arguments`` and ``run``.
+        summary: for the help.
+        example: arguments that work.
+    """
+
+    module: str
+    summary: str
+    example: str
+
+
+COMMANDS = {
+    "kernels": Command("bench.kernels", "log-probs, losses and advantages beside all peers",
+                       "--device cuda --only 'head: 16384 x 1536' --budget 480"),
+    "proof": Command("bench.workloads.proof", "the head with V 151 936 on a CPU, beside TRL",
+                     "--rounds 3"),
+    "step": Command("bench.workloads.training_step", "a training step on a CPU beside TRL's",
+                    "--model tiny --rounds 7"),
+    "step-gpu": Command("bench.workloads.training_step_gpu",
+                        "a training step on a GPU: tokens/s, MFU, peak memory",
+                        "--context 8192 --limit 480"),
+    "step-trl": Command("bench.workloads.trl_step", "a step of TRL's GRPO, without and with ours",
+                        "--device cuda --dtype bfloat16"),
+    "rollout": Command("bench.workloads.rollout", "sampling on a CPU beside padded generate",
+                       "--rows 8 --name rollout_8"),
+    "demo": Command("bench.workloads.demo", "siri-train demo over several seeds", "--seeds 0 1 2"),
+    "states": Command("bench.real", "write hidden states of SmolLM2, for kernels --real",
+                      "states.safetensors"),
+    "gpu": Command("bench.gpu.command", "all parts of a GPU run within minutes; see also "
+                   "scripts/gpu_run.sh", "first OUT --rehearse"),
+    "report": Command("bench.gpu.report", "tables and predictions of what gpu wrote", "OUT OUT2"),
+    "tables": Command("bench.reports.write", "tables and plots of a kernels.json again",
+                      "bench/results/cpu"),
+    "compare": Command("bench.reports.compare", "two results side by side",
+                       "A.json B.json --at-least 1.05"),
+    "readme": Command("bench.reports.readme", "put measured tables into README and docs", ""),
+}  # fmt: skip
+
+
+def parser_for(name: str | None) -> argparse.ArgumentParser:
+    """The command line; only the named command's module is imported, for what it needs."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--out", type=Path, help="default: bench/results/<device>")
-    parser.add_argument("--budget", type=float, default=float("inf"),
-                        help="seconds after which no further row is begun")  # fmt: skip
-    parser.add_argument("--seconds", type=float, help="a row's timed rounds; default 4, GPU 1.5")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
-    parser.add_argument("--only", default="", help="rows whose name has this in it")
-    parser.add_argument("--without", default=[], action="append", metavar="CONTENDER",
-                        help="leave it out (one whose kernel takes the GPU down, say)")  # fmt: skip
-    parser.add_argument("--real", help="hidden states written by python -m bench.real")
-    parser.add_argument("pytest", nargs="*", help="after --: arguments of pytest(-benchmark)")
-    return parser.parse_args()
-
-
-def write_results(folder: Path) -> None:
-    """Tables and, where matplotlib is, plots of ``kernels.json``."""
-    from bench.reports.tables import write_tables
-
-    write_tables(folder)
-    try:
-        from bench.reports.plots import write_plots
-    except ImportError:
-        print("bench: no plots, matplotlib is not installed (pip install -e '.[bench]')")
-        return
-    write_plots(folder, json.loads((folder / "kernels.json").read_text(encoding="utf-8")))
-
-
-def main() -> int:
-    """Run the rows, then make tables and plots."""
-    if sys.argv[1:2] == ["compare"]:
-        compare.main(sys.argv[2:])
-        return 0
-    if sys.argv[1:2] == ["gpu-report"]:
-        from bench.gpu.report import main as report
-
-        report(sys.argv[2:])
-        return 0
-    if sys.argv[1:2] == ["tables"]:
-        write_results(Path(sys.argv[2]))
-        return 0
-    given = options()
-    try:
-        import pytest
-        import pytest_benchmark  # noqa: F401
-    except ImportError as error:
-        raise SystemExit(f"bench: {error}; pip install -e '.[bench]' brings it") from None
-    if given.dry_run:
-        os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
-    import torch
-
-    kind = "dry" if given.dry_run else given.device
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("bench: no GPU here; without --device cuda it measures on the CPU")
-    if kind == "dry":
-        out = given.out or Path(tempfile.mkdtemp())
-    elif kind == "cuda":
-        out = given.out or FOLDER / "results" / slug(torch.cuda.get_device_name())
-    else:
-        out = given.out or FOLDER / "results" / "cpu"
-    seconds = given.seconds or {"cpu": 4.0, "cuda": 1.5, "dry": 0.01}[kind]
-    code = pytest.main(
-        [
-            "-c", str(FOLDER / "pytest.ini"), "--rootdir", str(FOLDER.parent),
-            str(FOLDER / "test_kernels.py"), str(FOLDER / "test_training.py"),
-            f"--bench-plan={kind}", f"--bench-out={out}", f"--bench-budget={given.budget}",
-            f"--bench-seconds={seconds}", f"--bench-threads={given.threads}",
-            f"--bench-only={given.only}",
-            *[f"--bench-without={name}" for name in given.without],
-            *([f"--bench-real={given.real}"] if given.real else []), "-s",
-            "-rs", "--benchmark-columns=median,iqr,rounds", "--benchmark-sort=mean",
-            *given.pytest,
-        ]
+        prog="python -m bench", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    if (out / "kernels.json").exists():
-        write_results(out)
-    return int(code)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for key, command in COMMANDS.items():
+        given = commands.add_parser(
+            key, help=command.summary, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=f"example:\n  python -m bench {key} {command.example}".rstrip(),
+        )  # fmt: skip
+        if key == name:
+            module = _imported(key, command.module)
+            given.description = module.__doc__
+            module.add_arguments(given)
+            given.set_defaults(run=module.run)
+    return parser
+
+
+def _imported(name: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("bench", "siri_kernels"):
+            raise
+        raise SystemExit(
+            f"bench {name} needs {error.name}, which is not installed: pip install -e '.[bench]' "
+            "brings what the bench needs, sh scripts/peers.sh .peers the peers"
+        ) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--dry-run" in words:
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
+    given = parser_for(words[0] if words else None).parse_args(words)
+    return int(given.run(given) or 0)
 
 
 if __name__ == "__main__":

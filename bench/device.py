@@ -1,11 +1,11 @@
-"""Time, memory and launches of a piece of work, on a CPU and on a GPU behind one interface."""
+"""Time, memory and launches of a call, on a CPU and on a GPU behind one interface."""
 
 from __future__ import annotations
 
 import gc
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -14,17 +14,47 @@ from bench.memory import allocated_peak
 Step = Callable[[], Any]
 
 
+class Timer(Protocol):
+    """Takes the time of a call by one or more clocks."""
+
+    clocks: tuple[str, ...]
+
+    def seconds(self, step: Step) -> dict[str, float]:
+        """Seconds of one call, by clock."""
+
+
+class Wall:
+    """Wall time until all work of a call is done: for whole training steps, which run once."""
+
+    clocks = ("wall",)
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device.type == "cuda"
+
+    def seconds(self, step: Step) -> dict[str, float]:
+        """One call."""
+        self._wait()
+        start = time.perf_counter()
+        step()
+        self._wait()
+        return {"wall": time.perf_counter() - start}
+
+    def _wait(self) -> None:
+        if self._gpu:
+            torch.cuda.synchronize()
+
+
 class Cpu:
     """Wall time and time of the process; memory from PyTorch's allocator.
 
-    With one thread the process's time is what the tables use (``clock``): others on the machine
-    lengthen it least. Threads that wait for each other count as working, so with more threads it is
-    wall time.
+    With one thread the tables use the process's time (``clock``), which other work on the machine
+    lengthens least. It includes threads that wait for each other, so with more threads the tables
+    use wall time.
     """
 
     kind = "cpu"
     device = torch.device("cpu")
-    clocks = ("cold", "process")  # the caches hold what the contender before it left
+    clocks = ("cold", "process")  # "cold": the caches hold data of the previous contender
 
     def __init__(self, threads: int = 1) -> None:
         self.clock = "process" if threads == 1 else "cold"
@@ -49,14 +79,14 @@ class Cpu:
         return None
 
     def free(self) -> None:
-        """Give back what the last case held."""
+        """Release memory that nothing uses."""
         gc.collect()
 
     def synchronize(self) -> None:
-        """Nothing runs on its own here."""
+        """Nothing to wait for on a CPU."""
 
     def recover(self) -> None:
-        """After an exception: give back what is left."""
+        """After an exception: release memory."""
         self.free()
 
     def kernels(self, step: Step) -> dict[str, Any] | None:
@@ -69,7 +99,7 @@ class Cpu:
         return step
 
     def noise(self) -> None:
-        """Nothing runs beside the process here."""
+        """Do nothing: a CPU has no streams."""
 
 
 class Cuda:
@@ -119,19 +149,19 @@ class Cuda:
         return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in trace.events())
 
     def free(self) -> None:
-        """Give back what the last case held."""
+        """Release memory that nothing uses."""
         gc.collect()
         torch.cuda.empty_cache()
 
     def synchronize(self) -> None:
-        """Wait for all that was launched; raises what a kernel did wrong."""
+        """Wait for all launched work; errors of kernels are raised here."""
         torch.cuda.synchronize()
 
     def recover(self) -> None:
-        """After an exception: give back what is left.
+        """After an exception: release memory.
 
         Raises:
-            SystemExit: the GPU answers this process no more (an illegal access, say).
+            SystemExit: this process can no longer use the GPU (after an illegal access, say).
         """
         try:
             torch.cuda.synchronize()
@@ -187,7 +217,7 @@ class Cuda:
 
 
 def spans(events: list[tuple[str, float, float]]) -> dict[str, Any]:
-    """What :meth:`Cuda.kernels` says, of (name, start, end) in microseconds."""
+    """The result of :meth:`Cuda.kernels`, without ``host_ms``, from (name, start, end) in us."""
     by_name: dict[str, list[float]] = {}
     for name, start, end in events:
         by_name.setdefault(name, []).append(end - start)
@@ -212,7 +242,7 @@ Device = Cpu | Cuda
 
 
 def rates(device: Device, rounds: int = 7) -> dict[str, float]:
-    """What this device does at best, measured: bytes/s of a copy, flop/s of a large product."""
+    """Measured rates of this device: bytes/s of a copy, flop/s of a large product."""
     count = device.sizes["copy"]
     a = torch.randint(127, (count,), dtype=torch.uint8, device=device.device)
     b = torch.empty_like(a)

@@ -1,28 +1,67 @@
-"""Benchmark inputs: a head and hidden states whose softmax has a chosen entropy and a long tail."""
+"""Benchmark inputs: a head whose softmax has a chosen entropy, batches of a loss, ids of groups."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+CLIP_LOW, CLIP_HIGH = 0.2, 0.28  # of the clipped loss, in all contenders
 
 
-def head_inputs(
-    tokens: int, dim: int, vocab: int, entropy: float, seed: int = 0, device: str = "cpu"
-) -> Inputs:
-    """Hidden states [T, D], weight [V, D] (float32) and targets [T] sampled from the softmax.
+@dataclass
+class LossBatch:
+    """Packed tokens [T] of B responses, and the same padded [B, L].
 
-    Rows of the weight fall in length as the rank's logarithm, like token frequencies, and the
-    hidden states are scaled until 64 rows have the wanted mean ``entropy`` in nats.
+    Args:
+        logprobs: [T], with a gradient.
+        old: [T], log-probs of the policy that sampled.
+        advantages: [B].
+        cu_seqlens: [B+1] int32.
+        padded_logprobs: [B, L], with a gradient.
+        padded_old: [B, L].
+        mask: [B, L] bool, True for the tokens of a response.
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    weight = torch.randn(vocab, dim, generator=generator, device=device) / dim**0.5
-    weight[:, 0] = -ranks(vocab, device).log() / 4  # a Zipf tail, carried by one direction
-    hidden = torch.randn(tokens, dim, generator=generator, device=device)
-    hidden[:, 0] = 1.0
-    hidden *= scale_for(entropy, hidden[:64] @ weight.T, torch.zeros(()), 400.0)
-    return hidden, weight, sampled(hidden, weight, generator)
+
+    logprobs: Tensor
+    old: Tensor
+    advantages: Tensor
+    cu_seqlens: Tensor
+    padded_logprobs: Tensor
+    padded_old: Tensor
+    mask: Tensor
+
+    def to(self, dtype: torch.dtype) -> LossBatch:
+        """The same in another dtype."""
+        return LossBatch(
+            **{
+                name: value.detach().to(dtype).requires_grad_(value.requires_grad)
+                if value.is_floating_point()
+                else value
+                for name, value in vars(self).items()
+            }
+        )
+
+    def advantage_per_token(self) -> Tensor:
+        """[T]: the advantage of each token's response."""
+        return self.advantages.repeat_interleave(
+            self.cu_seqlens.diff(), output_size=len(self.logprobs)
+        )
+
+
+class GroupIds(NamedTuple):
+    """The group of each sample [B], as a tensor on the device and as a numpy array."""
+
+    tensor: Tensor
+    numpy: Any
+
+
+def gradient(loss: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and its gradient."""
+    return loss.detach(), torch.autograd.grad(loss, by)[0]
 
 
 def language_inputs(
@@ -34,17 +73,31 @@ def language_inputs(
     exponent: float | None = None,
     device: str = "cpu",
 ) -> Inputs:
-    """As :func:`head_inputs`, with as many small probabilities as a language model has.
+    """A head with as many small probabilities as a language model has.
 
-    Each row has a token it prefers over a Zipf tail ``rank ** -exponent``. The ranks follow the
-    ids, as in a tokenizer, but not closely: they are drawn 16 times, and a row has one of the
-    draws, so that rows list different ids. At 0.5 nats about 60 entries a row have probability 1e-5
-    or more, as many as SmolLM2-135M has on its own answers at that entropy. The tail alone has
-    1.5 nats at the default exponent of 2.1, so more than 1 nat takes 1.4.
+    Each token's softmax prefers one vocabulary entry over a Zipf tail ``rank ** -exponent``. The
+    ranks follow the ids only roughly: they are drawn 16 times and each token has one of the draws,
+    so that tokens have different top entries. At 0.5 nats about 60 entries of a softmax have
+    probability 1e-5 or more, as many as SmolLM2-135M's on its own responses at that entropy. The
+    tail alone has 1.5 nats at the default exponent of 2.1, so more than 1 nat takes 1.4.
+
+    Args:
+        tokens: T.
+        dim: D.
+        vocab: V.
+        entropy: mean entropy of the first 64 tokens' softmax in nats; the hidden states are scaled
+            until they have it.
+        seed: of all draws.
+        exponent: of the tail; None: 2.1 up to 1 nat, then 1.4.
+        device: of the results.
+
+    Returns:
+        Hidden states [T, D] and weight [V, D] in float32, and targets [T] int64 sampled from the
+        softmax.
     """
     exponent = (2.1 if entropy <= 1 else 1.4) if exponent is None else exponent
     generator = torch.Generator(device).manual_seed(seed)
-    rank = ranks(vocab, device)
+    rank = torch.arange(1, vocab + 1, dtype=torch.float32, device=device)
     weight = torch.randn(vocab, dim, generator=generator, device=device) / dim**0.5
     draws = 16
     for draw in range(draws):
@@ -57,26 +110,32 @@ def language_inputs(
     tail = torch.zeros(tokens, dim, device=device)
     drawn = torch.randint(draws, (tokens,), generator=generator, device=device)
     tail[torch.arange(tokens, device=device), drawn] = exponent
-    scale = scale_for(entropy, wish[:64] @ weight.T, tail[:64] @ weight.T, 100.0)
+    scale = _scale_for(entropy, wish[:64] @ weight.T, tail[:64] @ weight.T, 100.0)
     hidden = scale * wish + tail
     return hidden, weight, sampled(hidden, weight, generator)
 
 
 def uniform_inputs(tokens: int, dim: int, vocab: int, seed: int = 0, device: str = "cpu") -> Inputs:
-    """As :func:`head_inputs`, with logits near 0: the case that no list helps."""
+    """The same with logits near 0, so that every vocabulary entry matters.
+
+    Args:
+        tokens: T.
+        dim: D.
+        vocab: V.
+        seed: of all draws.
+        device: of the results.
+
+    Returns:
+        Hidden states [T, D] and weight [V, D] in float32, and targets [T] int64.
+    """
     generator = torch.Generator(device).manual_seed(seed)
     hidden = 1e-2 * torch.randn(tokens, dim, generator=generator, device=device)
     weight = torch.randn(vocab, dim, generator=generator, device=device) / dim**0.5
     return hidden, weight, torch.randint(vocab, (tokens,), generator=generator, device=device)
 
 
-def ranks(vocab: int, device: str) -> Tensor:
-    """1, 2, ... [V]."""
-    return torch.arange(1, vocab + 1, dtype=torch.float32, device=device)
-
-
-def scale_for(entropy: float, logits: Tensor, more: Tensor, high: float) -> float:
-    """The scale at which rows of ``scale * logits + more`` have this mean entropy, by bisection."""
+def _scale_for(entropy: float, logits: Tensor, more: Tensor, high: float) -> float:
+    """The scale at which ``scale * logits + more`` has this mean entropy, by bisection."""
     low = 0.0
     for _ in range(40):
         scale = (low + high) / 2
@@ -89,7 +148,13 @@ def scale_for(entropy: float, logits: Tensor, more: Tensor, high: float) -> floa
 
 
 def sampled(hidden: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Targets [T] drawn from the softmax of each row."""
+    """Targets [T] drawn from the softmax of each token.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D].
+        generator: on their device.
+    """
     targets = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
     for start in range(0, len(hidden), 256):
         probs = (hidden[start : start + 256] @ weight.T).softmax(-1)

@@ -1,6 +1,6 @@
-"""One row of the bench: correctness first, then memory, then times in turns.
+"""Measures a case: correctness first, then memory, then times in turns.
 
-``Work`` says what is measured; everything here is the same for each operation.
+:func:`in_turns` takes all times of the bench, :func:`spread` makes all statistics.
 """
 
 from __future__ import annotations
@@ -13,20 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.device import Device, Step
+from bench.device import Device, Step, Timer
 
 Errors = dict[str, dict[str, float]]
 
 
 @dataclass
 class Work:
-    """A row to be measured.
+    """A case to be measured.
 
-    ``steps``: the timed call of each contender. ``check``: its errors against float64, and why it
-    is wrong or None; ``check_result`` looks at what a timed call gives, at its full size.
-    ``yardsticks``: bare operations timed in the same rounds. ``flops`` and ``bytes``: what the work
-    needs at least. ``returned``: bytes of results and gradients, which are not counted as memory.
-    ``facts``: what goes into the row as it is.
+    Args:
+        steps: the timed call of each contender.
+        check: errors of a contender against float64, and why it is wrong or None.
+        yardsticks: bare operations timed in the same rounds.
+        flops: floating-point operations that the work needs at least.
+        bytes: bytes that the work reads and writes at least.
+        returned: bytes of results and gradients, which do not belong to the peak memory.
+        missing: contenders that cannot run, with the reason.
+        settings: of each contender.
+        facts: further keys of the result.
+        count_launches: count kernels, copies and fills of a call.
+        check_result: why the result of a timed call, at its full size, is wrong, or None.
     """
 
     steps: dict[str, Step]
@@ -43,10 +50,11 @@ class Work:
 
 
 def distance(got: Tensor, exact: Tensor) -> dict[str, float]:
-    """Errors of ``got``: relative (Frobenius), and the largest, root mean square and signed mean
-    of the entries', in units of the exact result's root mean square.
+    """Errors of a result, in units of the exact result's root mean square.
 
-    The sign is that of the exact entry: a bias below 0 means results that are too small.
+    Returns:
+        ``relative`` (Frobenius), and of the entries ``max``, ``rms`` and ``bias``, the signed mean.
+        The sign is that of the exact entry: a bias below 0 means results that are too small.
     """
     totals = torch.zeros(4, dtype=torch.float64, device=got.device)
     largest = totals.new_zeros(())
@@ -80,7 +88,7 @@ def spread(values: list[float]) -> dict[str, Any]:
     }
 
 
-def out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     """Whether PyTorch had no memory left."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate" in str(error)
 
@@ -88,9 +96,17 @@ def out_of_memory(error: Exception) -> bool:
 def measure(
     work: Work, device: Device, limits: dict[str, float], seconds: float, least: int = 3
 ) -> dict[str, Any]:
-    """The row: for each contender times, memory and errors, or the reason why there are none.
+    """Times, memory and errors of each contender, or the reason why there are none.
 
-    Rounds are as many as fit into ``seconds``, at least ``least`` and at most 20.
+    Args:
+        work: the case.
+        device: where it runs.
+        limits: rates of the device, of :func:`bench.device.rates`.
+        seconds: of the timed rounds; at most 20 rounds.
+        least: rounds, whatever they take.
+
+    Raises:
+        Exception: ours failed, other than by lack of memory. A peer's exception is its reason.
     """
     row: dict[str, Any] = {
         **work.facts, "flops": work.flops, "bytes": work.bytes, "contenders": {},
@@ -113,8 +129,8 @@ def measure(
             if work.count_launches:
                 entry["launches"] = device.launches(step)
             ready[name] = step
-        except Exception as error:  # a peer may raise anything; the row goes on without it
-            if name.startswith("ours") and not out_of_memory(error):
+        except Exception as error:  # a peer may raise anything; the case goes on without it
+            if name.startswith("ours") and not _out_of_memory(error):
                 raise
             text = (str(error).strip().splitlines() or [""])[0]
             row["contenders"].pop(name, None)
@@ -134,14 +150,25 @@ def measure(
 
 
 def in_turns(
-    steps: dict[str, Step], device: Device, seconds: float, least: int
+    steps: dict[str, Step], device: Timer, seconds: float, least: int, most: int = 20
 ) -> dict[str, dict[str, list[float]]]:
-    """Times of each, one call a round, each round beginning with another one."""
+    """Times of each step, one call a round; each round begins with another step.
+
+    Args:
+        steps: calls without arguments.
+        device: takes the time of a call.
+        seconds: no round begins that would probably pass them.
+        least: rounds, whatever they take.
+        most: rounds.
+
+    Returns:
+        The times in seconds of each step by clock, in the order of the rounds.
+    """
     times: dict[str, dict[str, list[float]]] = {
         name: {key: [] for key in device.clocks} for name in steps
     }
     names, spent = list(steps), 0.0
-    for number in range(20):
+    for number in range(most):
         first = number % len(names)
         lasted = 0.0
         for name in names[first:] + names[:first]:

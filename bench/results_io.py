@@ -19,22 +19,22 @@ MEASURING = ("device", "inputs", "measure", "memory", "real")
 
 def environment() -> dict[str, Any]:
     """Device, cores, versions and commit of this run."""
-    import torch  # here: what runs processes that use torch reads this module without it
+    import torch  # here: the runner of a GPU run reads this module without torch
 
     found = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(),
     }
     if torch.cuda.is_available():
-        found |= {"driver": driver(), "cuda": torch.version.cuda}
+        found |= {"driver": _driver(), "cuda": torch.version.cuda}
     return found
 
 
 def commit() -> str:
-    """The commit this tree is at, "-dirty" if it is changed; or that there is no repository."""
+    """The commit of this tree, with "-dirty" if it is changed; or that there is no repository."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
@@ -46,7 +46,7 @@ def commit() -> str:
 
 
 def slug(name: str) -> str:
-    """A device's name as the name of a folder."""
+    """A folder's name made of a device's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -61,8 +61,8 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def driver() -> str:
-    """The NVIDIA driver's version, where the system tells it."""
+def _driver() -> str:
+    """The NVIDIA driver's version, where the system has it."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
@@ -71,8 +71,8 @@ def driver() -> str:
     return match[1] if match else "unknown"
 
 
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
+def _cpu_name() -> str:
+    """The processor's name, where the system has it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -82,7 +82,7 @@ def cpu_name() -> str:
 
 
 def source(*more: Path) -> str:
-    """A fingerprint of the code that is measured and of what measures it, commit or not.
+    """A fingerprint of the measured code and of the bench, committed or not.
 
     Args:
         more: further files of this project that it covers.
@@ -98,7 +98,14 @@ def source(*more: Path) -> str:
 
 
 def write(folder: Path, name: str, measured: dict[str, Any], table: str) -> None:
-    """Write ``NAME.json`` and ``NAME.md``, and print the table."""
+    """Write ``NAME.json`` and ``NAME.md``, and print the table.
+
+    Args:
+        folder: of both.
+        name: of both.
+        measured: keys of the JSON, besides those of :func:`environment`.
+        table: the Markdown.
+    """
     result = {**environment(), **measured}
     save(folder / f"{name}.json", result)
     (folder / f"{name}.md").write_text(table, encoding="utf-8")
@@ -106,7 +113,7 @@ def write(folder: Path, name: str, measured: dict[str, Any], table: str) -> None
 
 
 def save(path: Path, result: dict[str, Any]) -> None:
-    """Write JSON, so that a cut run leaves the old file or the new one."""
+    """Write JSON; an interrupted run leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ def imports() -> None:
         [],
         ["bench.device", "bench.inputs", "siri_train.model.attention", "siri_train.model.packing"],
     )
-    for root in ("siri_kernels", "bench.gpu"):
+    for root in ("siri_kernels", "bench.gpu", "bench.peers"):
         package = importlib.import_module(root)
         names += [m.name for m in pkgutil.walk_packages(package.__path__, f"{root}.")]
     for name in names:

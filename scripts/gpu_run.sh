@@ -3,4 +3,4 @@
 # Needs a Python with torch, triton, numpy and pytest, and nothing of ours installed; wheels in .whl/ are used
 # if they are there. PYTHON=... takes another interpreter. See docs/benchmarks.md.
 root=$(cd "$(dirname "$0")/.." && pwd) || exit
-PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" -u -m bench.gpu "$@"
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" -u -m bench gpu "$@"

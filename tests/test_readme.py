@@ -19,7 +19,7 @@ def test_quoted_tables_are_the_measured_ones() -> None:
     assert len(BLOCK.findall(README)) == 2
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        assert filled(text) == text, f"{page.name}: run python -m bench.reports.readme"
+        assert filled(text) == text, f"{page.name}: run python -m bench readme"
 
 
 def test_a_block_quotes_the_rows_that_it_names() -> None:

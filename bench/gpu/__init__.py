@@ -1,7 +1,7 @@
-"""One script for a machine with a GPU that is lent for minutes: ``scripts/gpu_run.sh``.
+"""A GPU run within minutes: ``python -m bench gpu``, or ``scripts/gpu_run.sh``.
 
-Each part (:mod:`bench.gpu.parts`) is a process of its own with a time limit and writes JSON lines
-as it goes, so that one that crashes or hangs loses nothing of the others. The runner
-(:mod:`bench.gpu.runner`) imports neither torch nor Triton; ``python -m bench gpu-report`` makes
-tables of the lines and says which predictions were hit.
+Each part (:mod:`bench.gpu.parts`) is a process of its own with a time limit. It writes JSON lines
+as it runs, so a part that crashes or hangs loses nothing of the others. The runner
+(:mod:`bench.gpu.runner`) imports neither torch nor Triton. ``python -m bench report`` makes tables
+of the lines and compares them with the predictions.
 """

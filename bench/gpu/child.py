@@ -1,4 +1,4 @@
-"""``python -m bench.gpu.child PART OUT``: one part, in the process that the runner made for it."""
+"""One part, in the process that the runner makes for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def options() -> argparse.Namespace:
 
 
 def missing(part: plan.Part, faults: list[str]) -> list[str]:
-    """Packages that the part needs and that are not here."""
+    """Packages that the part needs and that are not installed."""
     hidden = {f.partition(":")[2] for f in faults if f.startswith("missing:")}
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails from now on
@@ -46,7 +46,7 @@ def missing(part: plan.Part, faults: list[str]) -> list[str]:
 
 
 def injected(part: plan.Part, faults: list[str]) -> None:
-    """Do what a fault of this part's asks for."""
+    """Crash or hang, if a fault of this part says so."""
     if f"crash:{part.name}" in faults:
         os.kill(os.getpid(), signal.SIGSEGV)
     if f"hang:{part.name}" in faults:

@@ -1,4 +1,4 @@
-"""The runner's time, all of it through one object, so that tests can replace it."""
+"""The runner's time, in one object that tests can replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a part is given: its records, its time, its device and its sizes."""
+"""The surroundings of a part: records, time, device and sizes."""
 
 from __future__ import annotations
 
@@ -57,14 +57,20 @@ class Context:
         return self.records.write(what, at=round(self.clock.now() - self.began, 2), **facts)
 
     def number(self, key: str, value: float, unit: str = "", **facts: Any) -> None:
-        """Write a single figure under a name that the report and the predictions know."""
+        """Write a single figure.
+
+        Args:
+            key: its name, which the report and the predictions use.
+            value: the figure.
+            unit: of the value.
+            facts: further keys of the line.
+        """
         self.say("number", key=key, value=value, unit=unit, **facts)
 
     def attempt(self, what: str, step: Callable[[], T]) -> T | None:
         """``step()``; where it raises, a line that says so, and None.
 
-        A GPU that an illegal access took down answers no further call of this process: the part
-        ends there.
+        After an illegal access the process can no longer use the GPU: then the part ends.
         """
         try:
             return step()
@@ -79,7 +85,7 @@ class Context:
 
     @property
     def failures(self) -> list[str]:
-        """Steps that raised or gave a wrong result: the part is not "done" then."""
+        """Steps that raised or gave a wrong result; the part has failed if there is one."""
         return self.__dict__.setdefault("_failures", [])
 
     def check(self, what: str, right: bool, **facts: Any) -> bool:
@@ -90,7 +96,7 @@ class Context:
         return right
 
     def in_time(self, what: str, seconds: float) -> bool:
-        """Whether so many seconds are left for ``what``; if not, a line says what was left out."""
+        """Whether so many seconds are left for ``what``; if not, a line names what is left out."""
         if self.left() >= (0 if self.rehearse else seconds):
             return True
         self.say("left_out", step=what, why=f"{max(0.0, self.left()):.0f} s were left")
@@ -109,7 +115,7 @@ class Context:
 
     @property
     def where(self) -> Where:
-        """For the contenders of the bench."""
+        """The same for the contenders of the bench."""
         from bench.peers.base import Where
 
         triton = not self.rehearse
@@ -117,29 +123,23 @@ class Context:
 
     @property
     def backend(self) -> str | None:
-        """Of ``siri_kernels``: its own choice on a GPU; in a rehearsal the interpreter, if it
-        works."""
+        """Of ``siri_kernels``: None on a GPU; in a rehearsal the interpreter, if it works."""
         if not self.rehearse:
             return None
         return "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "portable"
 
     def backend_for(self, vocabulary: int) -> str | None:
-        """The same for this many ids: with lists, the interpreter would take minutes."""
+        """The same for a vocabulary; with saved top entries the interpreter would take minutes."""
         from siri_kernels.linear_logprob.top_entries import LEAST_VOCABULARY
 
-        listed = self.rehearse and vocabulary >= LEAST_VOCABULARY
-        return "portable" if listed else self.backend
+        sparse = self.rehearse and vocabulary >= LEAST_VOCABULARY
+        return "portable" if sparse else self.backend
 
     def dtype(self) -> torch.dtype:
         """Of hidden states and weights: bfloat16, which a rehearsal's interpreter takes too."""
         import torch
 
         return torch.bfloat16
-
-    def earlier(self, key: str) -> float | None:
-        """The last figure of this name in any call so far."""
-        found = [r["value"] for r in self.before if r["what"] == "number" and r["key"] == key]
-        return found[-1] if found and isinstance(found[-1], (int, float)) else None
 
 
 def interpreter_works() -> bool:

@@ -1,4 +1,4 @@
-"""Where a run is: versions, GPU, driver, clocks, commit; found without importing torch."""
+"""Versions, GPU, driver, clocks and commit of a run, found without importing torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.peers import packages
 from bench.results_io import commit, source, versions
 
 PACKAGES = (
     "torch", "triton", "transformers", "numpy", "pytest", "pytest-xdist", "pytest-timeout",
-    "hypothesis", "safetensors", "pydantic", "liger-kernel", "nvidia-cutlass-dsl", "trl",
-    "cut-cross-entropy", "verl",
+    "hypothesis", "safetensors", "pydantic",
 )  # fmt: skip
 QUESTIONS = {
     "gpu": "name", "driver": "driver_version", "memory_mib": "memory.total",
@@ -23,7 +23,7 @@ QUESTIONS = {
 
 
 def gpu_state() -> dict[str, str]:
-    """What ``nvidia-smi`` says of the first GPU; empty where there is none."""
+    """Facts of ``nvidia-smi`` about the first GPU; empty where there is none."""
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(QUESTIONS.values())}",
@@ -42,7 +42,7 @@ def facts() -> dict[str, Any]:
         **gpu_state(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "versions": versions(*PACKAGES),
+        "versions": versions(*PACKAGES, *packages()),
         "commit": commit(),
         "source": source(*sorted(Path(__file__).parent.rglob("*.py"))),
     }

@@ -40,12 +40,12 @@ class HeadCalls:
         self.returned = self.hidden.nbytes + self.weight.nbytes
 
     def forward(self) -> Any:
-        """Log-prob and entropy, nothing kept for backward."""
+        """Log-prob and entropy, nothing saved for backward."""
         with torch.no_grad():
             return linear_logprob(self.hidden, self.weight, self.targets, backend=self.backend)
 
     def forward_lists(self) -> Any:
-        """The same with the lists that backward needs."""
+        """The same with the top entries that backward needs."""
         return linear_logprob(self.hidden, self.weight, self.targets, backend=self.backend)
 
     def both(self, tail: float = 1e-2) -> tuple[Tensor, ...]:
@@ -57,7 +57,7 @@ class HeadCalls:
         return torch.autograd.grad(out.logprobs, wanted, self.upstream)
 
     def dense(self) -> tuple[Tensor, ...]:
-        """The same with every row recomputed."""
+        """The same with every token recomputed."""
         return self.both(0.0)
 
     def calls(self) -> dict[str, Callable[[], Any]]:
@@ -68,7 +68,7 @@ class HeadCalls:
         }  # fmt: skip
 
     def products(self, rows: int = 8192) -> dict[str, Callable[[], Any]]:
-        """The bare forward product with both dtypes of result, by rows that fit."""
+        """The bare forward product with both dtypes of result, by tokens that fit."""
         hidden, weight = self.hidden.detach(), self.weight.detach()
         cpu = hidden.device.type == "cpu"  # has no product of 16-bit factors with fp32 results
 
@@ -86,8 +86,7 @@ class HeadCalls:
 
 @contextmanager
 def _replaced(name: str, value: Any) -> Iterator[bool]:
-    """``value`` in place of what the head's launches read as ``name``; gives False where the
-    library has no such thing to replace."""
+    """Replace ``name`` in the module that launches the head; False if it does not exist."""
     try:
         from siri_kernels.linear_logprob.triton import forward as launch
     except ImportError:  # no Triton
@@ -105,18 +104,18 @@ def _replaced(name: str, value: Any) -> Iterator[bool]:
 
 
 def tile_of(rows: int, ids: int) -> AbstractContextManager[bool]:
-    """Tiles of so many rows and ids in the head."""
+    """Tiles of so many tokens and vocabulary entries in the head."""
     return _replaced("tile_shape", lambda *_: (rows, ids))
 
 
 def overlap(on: bool) -> AbstractContextManager[bool]:
-    """Whether the fold of a tile runs beside the product of the next."""
+    """Whether the online softmax of a tile runs beside the product of the next."""
     return _replaced("OVERLAP", on)
 
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """The head's product and fold apart, whatever the device."""
+    """The head's product and online softmax as separate kernels on every device."""
     try:
         from siri_kernels.linear_logprob.triton import fused
     except ImportError:  # no Triton

@@ -1,4 +1,4 @@
-"""The head in float64, all rows and all ids, in chunks of rows that fit; and distances to it."""
+"""The head in float64 over all tokens and vocabulary entries, in chunks of tokens that fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ CHUNK_BYTES = 2**30  # of float64 logits
 
 @dataclass(frozen=True)
 class Options:
-    """What turns products into logits, as ``linear_logprob`` takes it."""
+    """The options of ``linear_logprob`` that turn products into logits.
+
+    Args:
+        bias: [V].
+        temperature: a number, or [T].
+        softcap: None: none.
+        ignore_index: target of a masked token.
+    """
 
     bias: Tensor | None = None
     temperature: float | Tensor = 1.0
@@ -27,7 +34,7 @@ class Options:
         return dict(vars(self))
 
     def logits(self, raw: Tensor, rows: slice) -> Tensor:
-        """Of the products of these rows."""
+        """Logits of the products of these tokens."""
         z = raw if self.bias is None else raw + self.bias
         if self.softcap is not None:
             z = self.softcap * torch.tanh(z / self.softcap)
@@ -47,14 +54,18 @@ def head(
     """Log-probs, entropy and the gradients of hidden states and weight.
 
     Args:
+        hidden: [T, D].
+        weight: [V, D].
+        targets: [T] int64.
+        options: of the logits.
         upstream: gradients of log-probs and entropy [T].
-        dtype: of the products; float64 is the oracle, bfloat16 what eager PyTorch does.
+        dtype: of the products; float64 is the oracle, bfloat16 is that of eager PyTorch.
         softmax: of everything after the product; None: ``dtype``.
 
     Returns:
         ``logprobs``, ``entropy`` [T], ``d_hidden`` [T, D], ``d_weight`` [V, D] and, with a bias,
-        ``d_bias`` [V], in float64 or in what autograd gives for ``dtype``. Rows whose target is the
-        ignored one are 0.
+        ``d_bias`` [V], in float64 or in what autograd gives for ``dtype``. Masked
+        tokens are 0.
     """
     options = options or Options()
     weight = weight.detach().to(dtype).requires_grad_()
@@ -72,12 +83,12 @@ def head(
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         x, y = hidden[rows].detach().to(dtype).requires_grad_(), targets[rows]
-        counted = y != options.ignore_index
+        unmasked = y != options.ignore_index
         z = x @ weight.T
         z = z if softmax is None else z.to(softmax)
         log = options.logits(z, rows).log_softmax(-1)
-        logprobs = log.gather(1, y.clamp(min=0)[:, None])[:, 0] * counted
-        entropy = -(log.exp() * log).sum(-1) * counted
+        logprobs = log.gather(1, y.clamp(min=0)[:, None])[:, 0] * unmasked
+        entropy = -(log.exp() * log).sum(-1) * unmasked
         loss = (logprobs * upstream[0][rows]).sum() + (entropy * upstream[1][rows]).sum()
         wanted = [x, weight] if bias is None else [x, weight, bias]
         grads = torch.autograd.grad(loss, wanted)
@@ -97,7 +108,13 @@ def head(
 
 
 def by_block(got: Tensor, exact: Tensor, blocks: int = 16) -> list[float]:
-    """Relative error of each of so many blocks of rows: says where something is wrong."""
+    """Relative error of each block of the first dimension, which shows where something is wrong.
+
+    Args:
+        got: the result.
+        exact: the same in float64.
+        blocks: how many.
+    """
     size = -(-len(exact) // blocks)
     pairs = zip(got.split(size), exact.split(size), strict=True)
     return [distance(a, b)["relative"] for a, b in pairs]

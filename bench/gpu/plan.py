@@ -1,4 +1,4 @@
-"""The parts, their order and their time; what each of the two calls runs."""
+"""The parts, their order and their time, and the parts of each of the two calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.gpu.records import Record
+from bench.peers import gpu_parts
+from bench.peers import remedy as peer_remedy
 
 ROOT = Path(__file__).parents[2]
 FUSED = "siri_kernels.linear_logprob.triton.fused"
@@ -14,15 +16,15 @@ FUSED = "siri_kernels.linear_logprob.triton.fused"
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the run.
+    """A part of the run.
 
     Args:
         name: also of its module in ``bench.gpu.parts``, unless ``module`` is given.
         reserve: seconds that no earlier part may use up.
         most: seconds it gets if there are so many.
-        needs: packages, or modules of this project, without which it says so and ends.
+        needs: packages, or modules of this project; if one is missing the part ends with a line.
         module: of ``bench.gpu.parts``, with a function ``run``.
-        option: what that function is given beside the context.
+        option: for that function.
         rehearsal: seconds it gets in a rehearsal.
     """
 
@@ -40,34 +42,34 @@ class Part:
         return self.module or self.name.replace("-", "_")
 
 
-def _peer(name: str, *needs: str) -> Part:
-    return Part(f"peer-{name}", 0, 60, needs, "peers", name)
+def parts() -> tuple[Part, ...]:
+    """All parts, the most telling first, as the time may not suffice for all.
+
+    Reserves are 435 s of 495: the time of each part on an H200 and half as much again. The tests
+    take all they get.
+    """
+    peers = gpu_parts().values()
+    return (
+        Part("rates", 35, 75),
+        Part("values", 60, 120),
+        Part("head", 75, 140),
+        Part("repeats", 25, 60),
+        Part("tests", 110, 150, ("pytest",), rehearsal=60),
+        Part("fused", 50, 160, (FUSED,)),
+        Part("losses", 20, 60),
+        Part("step", 60, 110, ("transformers",), rehearsal=60),
+        Part("step-full", 0, 110, ("transformers", "pydantic"), rehearsal=60),
+        *(Part(f"peer-{p.name}", 0, 60, p.needs, "peers", p.name) for p in peers),
+        Part("sanitizer", 0, 120),
+    )
 
 
-# What has been learnt when the time is up is what comes first. Reserves: 435 s of 495: what each
-# part took on an H200 and half as much again; the tests take all they get.
-PARTS: tuple[Part, ...] = (
-    Part("rates", 35, 75),
-    Part("values", 60, 120),
-    Part("head", 75, 140),
-    Part("repeats", 25, 60),
-    Part("tests", 110, 150, ("pytest",), rehearsal=60),
-    Part("fused", 50, 160, (FUSED,)),
-    Part("losses", 20, 60),
-    Part("step", 60, 110, ("transformers",), rehearsal=60),
-    Part("step-full", 0, 110, ("transformers", "pydantic"), rehearsal=60),
-    _peer("liger", "liger_kernel"),
-    _peer("liger-scaled", "liger_kernel", "cutlass"),
-    _peer("trl", "trl"),
-    _peer("cce", "cut_cross_entropy"),
-    _peer("verl", "verl"),
-    Part("sanitizer", 0, 120),
-)
+PARTS = parts()
 BY_NAME = {part.name: part for part in PARTS}
-# What the second call measures once more when nothing is left to make up for: other clocks,
-# another machine of the kind, mended code.
+# The second call measures these again when no part is left: with other clocks, on another machine
+# of the kind, or with repaired code.
 AGAIN = ("rates", "head", "values", "step", "losses")
-# A call as a whole stays under 9.5 and 4 minutes; what is left out is for starting and ending.
+# A whole call stays under 9.5 and 4 minutes, with the time of starting and ending.
 BUDGETS = {"first": 510.0, "second": 210.0}
 MARGIN = 15.0
 SECOND = 45.0  # what a part may take in the second call, or its reserve
@@ -76,11 +78,6 @@ LEAST = 10.0  # seconds under which no part is started
 REMEDY = {
     FUSED: "no fused kernel in siri_kernels yet",
     "pydantic": "pip install pydantic",
-    "cutlass": "pip install 'liger-kernel[cutedsl]', or bring the wheel of nvidia-cutlass-dsl",
-    "liger_kernel": "bring the wheel of liger-kernel==0.8.5 in .whl/",
-    "trl": "bring the wheel of trl==1.16.0 in .whl/",
-    "cut_cross_entropy": "bring the wheel of cut-cross-entropy==25.1.1 in .whl/",
-    "verl": "bring the wheel of verl==0.9.1 in .whl/",
 }
 
 
@@ -88,7 +85,8 @@ def remedy(package: str) -> str:
     """That a package is missing, and how to get it."""
     if package == FUSED:
         return REMEDY[package]
-    return f"{package} is not installed: {REMEDY.get(package, f'pip install {package}')}"
+    how = REMEDY.get(package) or peer_remedy(package) or f"pip install {package}"
+    return f"{package} is not installed: {how}"
 
 
 def there(module: str) -> bool:
@@ -100,10 +98,12 @@ def there(module: str) -> bool:
 def order(call: str, before: Iterable[Record], only: Sequence[str] = ()) -> list[Part]:
     """The parts of a call, in turn.
 
-    The first call: all. The second: what was not reached, then what failed or was killed, then the
-    most important once more. A part that lacked a package is tried again last: it costs a second.
+    The first call runs all. The second runs the parts that were not reached, then those that failed
+    or were killed, then the most important ones again. A part that lacked a package comes last,
+    because that costs a second.
 
     Args:
+        call: "first" or "second".
         before: the records of the call before.
         only: names; empty: no restriction.
     """
@@ -131,12 +131,18 @@ def outcomes(records: Iterable[Record]) -> dict[str, str]:
 
 
 def limit(part: Part, later: Sequence[Part], left: float, call: str = "first") -> float:
-    """Seconds for a part when ``left`` are left and ``later`` parts have their reserves.
+    """Seconds for a part; the reserves of later parts are kept.
 
-    What earlier parts did not use is in ``left``, so it is given on. Parts that are short of their
-    reserve share what there is from the front.
+    Time that earlier parts did not use is available to it. If there is too little for all reserves,
+    earlier parts come first.
+
+    Args:
+        part: whose limit it is.
+        later: the parts after it.
+        left: seconds of the call.
+        call: "first" or "second".
     """
-    if call == "second":  # the order says what matters; nobody takes it all
+    if call == "second":  # no part takes all the time
         return min(part.most, left, max(part.reserve, SECOND))
     kept = sum(other.reserve for other in later)
     return min(part.most, left, max(left - kept, min(part.reserve, left)))

@@ -1,4 +1,4 @@
-"""What was predicted before a GPU measured it; ``gpu-report`` says of each whether it was hit.
+"""Predictions from before a GPU measured anything; ``python -m bench report`` compares them.
 
 A prediction is never changed after it was measured: a new one with its own source is added.
 """
@@ -40,7 +40,7 @@ def about(value: float, share: float = 0.05) -> tuple[float, float]:
 
 
 def _mended() -> list[Prediction]:
-    """With the lean fold and weight kernel: ratio to one bare bf16 product, at 0.5 nats."""
+    """Ratios to one bare bf16 product at 0.5 nats, with the lean softmax and weight kernels."""
     rows = (
         ("forward, D 1536", "head.forward_lists/product_bf16.1536", 1.41, 1.33),
         ("forward, D 3584", "head.forward_lists/product_bf16.3584", 1.19, 1.15),
@@ -55,7 +55,7 @@ def _mended() -> list[Prediction]:
 
 
 def _before() -> list[Prediction]:
-    """Of the kernels that were reviewed."""
+    """Ratios of the first kernels."""
     rows = (
         ("forward, D 1536", 1.55, 1.85),
         ("forward, D 3584", *about(1.33)),
@@ -69,7 +69,7 @@ def _before() -> list[Prediction]:
 
 
 def _recomputed() -> list[Prediction]:
-    """The same from what the new kernels' machine code has: ranges for H100 and H200."""
+    """The same from the machine code of the new kernels: ranges for H100 and H200."""
     rows: tuple[tuple[str, str, tuple[float, float], tuple[float, float]], ...] = (
         (
             "forward without lists, D 1536",
@@ -95,8 +95,8 @@ def _recomputed() -> list[Prediction]:
                    device)
         for device, span in (("H100", (3.1, 3.5)), ("H200", (2.15, 2.5)))
     ]  # fmt: skip
-    # By count a tile that fits the L2 saves on an H100 what 228 more products and folds cost in
-    # starts and ends, and 4 % more; on an H200 as much.
+    # Counted: on an H100 a tile that fits the L2 saves the cost of starting 228 more products and
+    # softmax kernels, and 4 % more; on an H200 as much as that cost.
     tiles = [
         Prediction(f"forward with lists in tiles of 32 MiB / of 128 MiB, D {dim}",
                    f"head.tile_ratio.2048x4096.{dim}", *span, NEW, device)

@@ -1,4 +1,4 @@
-"""A part's process: in a group of its own, so that it can be killed together with its children."""
+"""A part's process, in a group of its own so that it is killed together with its children."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from bench.gpu.clock import Clock
 
-PATIENCE = 10.0  # for a killed process to go: the driver may still be busy with its kernel
+PATIENCE = 10.0  # seconds for a killed process to end: the driver may still run its kernel
 
 
 class Running(Protocol):
@@ -25,9 +25,14 @@ class Running(Protocol):
 
 
 class Started:
-    """A real process and all that it starts, its output appended to a file.
+    """A real process and its children; its output is appended to a file.
 
-    A group of its own, but not a session of its own: who ends the caller's session ends it too.
+    It has a group of its own, but belongs to the caller's session, so that it ends with it.
+
+    Args:
+        command: of the process.
+        environment: of the process.
+        log: file of its output.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
@@ -53,7 +58,13 @@ class Started:
 def wait(process: Running, limit: float, clock: Clock, step: float = 0.05) -> tuple[str, str]:
     """Wait for a process, at most ``limit`` seconds, then kill it.
 
-    Its children are killed in any case: one that outlives its parent would hold the GPU.
+    Its children are killed in any case, because a child that still runs would hold the GPU.
+
+    Args:
+        process: that was started.
+        limit: seconds.
+        clock: the time.
+        step: seconds between two looks.
 
     Returns:
         "done", "failed" or "killed", and why (empty for "done").
@@ -62,7 +73,7 @@ def wait(process: Running, limit: float, clock: Clock, step: float = 0.05) -> tu
     try:
         while (code := process.poll()) is None and clock.now() < end:
             clock.sleep(step)
-    finally:  # also when the runner itself is told to end
+    finally:  # also when the runner itself is terminated
         process.kill()
     if code is None:
         gone = clock.now() + PATIENCE

@@ -1,7 +1,7 @@
 """A pytest plugin: a JSON line for each test that fails, and counts as the tests go by.
 
-``GPU_RECORDS`` is the file, ``GPU_EVERY`` what each line gets. A run that is killed leaves the
-counts it had a second before.
+``GPU_RECORDS`` is the file, ``GPU_EVERY`` the keys of each line. A run that is killed leaves the
+counts of a second before.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import pytest
 
 from bench.gpu.records import Records
 
-# Where time is short, what runs kernels comes first, and what a machine without a GPU tests as well
-# comes last.
+# Time is short: tests that run kernels come first, those that a machine without a GPU can run last.
 LAST = ("test_aot", "distributed", "sharded", "parity", "real_model", "interpreted", "compiled")
 
 
@@ -40,7 +39,7 @@ class Writer:
         self.records, self.counts = records, {"passed": 0, "failed": 0, "skipped": 0}
         self.slowest: list[tuple[float, str]] = []
         self.reasons: dict[str, int] = {}
-        self.told = time.monotonic()
+        self.written = time.monotonic()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """A phase of a test: its call, or whatever else did not pass."""
@@ -53,8 +52,8 @@ class Writer:
             self.reasons[str(why)[:200]] = self.reasons.get(str(why)[:200], 0) + 1
         if report.outcome == "failed":
             self.failed(report)
-        if time.monotonic() - self.told > 1:
-            self.told = time.monotonic()
+        if time.monotonic() - self.written > 1:
+            self.written = time.monotonic()
             self.records.write("tests_so_far", **self.counts)
 
     def pytest_collectreport(self, report: Any) -> None:

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, written as soon as it is known, read even if the last is cut."""
+"""JSON lines: one object a line, written at once; an incomplete last line is left out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Records:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, what: str, **facts: Any) -> Record:
-        """Append one line at once; its ``what`` says what it is about."""
+        """Append one line at once; ``what`` names its kind."""
         record = plain({"what": what, **facts, **self.every})
         line = json.dumps(record, allow_nan=False)
         if len(line) > MOST_LINE:
@@ -75,10 +75,9 @@ class Records:
 
 
 def read(*folders: Path) -> Iterator[Record]:
-    """All lines of all ``*.jsonl`` files of these folders, first call first; broken lines are left
-    out.
+    """All lines of all ``*.jsonl`` files of these folders, first call first.
 
-    A folder that is not there holds none.
+    Broken lines are left out. A folder that does not exist has none.
     """
     for folder in folders:
         # "first" comes before "second", and each file's lines are in order.

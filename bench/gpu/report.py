@@ -1,4 +1,4 @@
-"""``python -m bench gpu-report FOLDER...``: tables and verdicts of a GPU run's records.
+"""Makes tables of a GPU run's records and compares them with the predictions.
 
 Folders are those of the first and, if there was one, of the second call, in this order. Writes
 ``gpu.json`` and ``gpu.md`` to ``bench/results/<device>/``.
@@ -18,7 +18,7 @@ from bench.results_io import RESULTS, save, slug
 
 
 def result_of(records: Sequence[Record]) -> dict[str, Any]:
-    """Everything the tables are made of, as one object.
+    """Everything that the tables show, as one object.
 
     Where both calls measured a figure, all of its values are kept; the last one counts.
     """
@@ -69,18 +69,24 @@ def write(records: Sequence[Record], out: Path) -> str:
     return text
 
 
-def main(arguments: list[str]) -> None:
-    """Entry point of ``python -m bench gpu-report``."""
-    parser = argparse.ArgumentParser(prog="python -m bench gpu-report", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench report``."""
     parser.add_argument("folder", type=Path, nargs="+", help="of the first call, of the second")
     parser.add_argument("--out", type=Path, help="default: bench/results/<device>")
-    given = parser.parse_args(arguments)
+
+
+def run(given: argparse.Namespace) -> None:
+    """``python -m bench report FOLDER...``.
+
+    Raises:
+        SystemExit: the folders hold no records.
+    """
     records = list(read(*given.folder))
     if not records:
-        raise SystemExit(f"bench gpu-report: no records in {', '.join(map(str, given.folder))}")
+        raise SystemExit(f"bench report: no records in {', '.join(map(str, given.folder))}")
     rehearsal = any(r["what"] == "environment" and r.get("rehearsal") for r in records)
     name = gpu_name(records)
-    # Tiny sizes on a CPU are no result: they never stand among the results.
+    # A rehearsal at tiny sizes on a CPU is never written among the results.
     out = given.out or (RESULTS / slug(name) if name and not rehearsal else given.folder[0])
     write(records, out)
     counts: dict[str, int] = {}

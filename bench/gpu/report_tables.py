@@ -19,7 +19,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 
 
 def cell(value: Any) -> str:
-    """As a table shows it."""
+    """A value as a table shows it."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -75,8 +75,8 @@ def predictions(result: Result) -> list[str]:
          p["outcome"], p["text"], p["source"])
         for p in result["predictions"]
     ]  # fmt: skip
-    counted = {o: sum(r[3] == o for r in rows) for o in ("hit", "missed", "not measured")}
-    first = ", ".join(f"{count} {outcome}" for outcome, count in counted.items())
+    counts = {o: sum(r[3] == o for r in rows) for o in ("hit", "missed", "not measured")}
+    first = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     titles = ("prediction", "range", "measured", "outcome", "by how much, or why", "source")
     return [f"{first}.", "", *table(titles, rows)] if rows else []
 
@@ -89,7 +89,7 @@ def parts(result: Result) -> list[str]:
 
 
 def wrong(result: Result) -> list[str]:
-    """Checks that failed, steps that raised, what time ran out for."""
+    """Checks that failed, steps that raised, steps for which no time was left."""
     rows = [(c["part"], c["name"], str(c.get("wrong") or c.get("why") or c.get("examples") or ""))
             for c in result["checks"] if not c["ok"]]  # fmt: skip
     rows += [(f["part"], f["step"], f["why"]) for f in result["failures"]]
@@ -201,7 +201,7 @@ def _rows(result: Result, part: str) -> list[str]:
 
 
 def elementwise(result: Result) -> list[str]:
-    """Each row's contenders, the fastest first: where ours is not first it is seen."""
+    """Each row's contenders, the fastest first."""
     return _rows(result, "losses")
 
 

@@ -25,7 +25,7 @@ WHEELS = plan.ROOT / ".whl"
 
 @dataclass
 class Call:
-    """What the command line asked for.
+    """The options of a run.
 
     Args:
         name: "first" or "second".
@@ -125,7 +125,7 @@ class Runner:
         return ended
 
     def seconds(self, part: Part, later: Sequence[Part]) -> float:
-        """What this part may take."""
+        """The limit of this part in seconds."""
         if part.name in self.call.limits:
             return min(self.call.limits[part.name], self.left())
         if self.call.rehearse:
@@ -151,7 +151,7 @@ class Runner:
         for record in read(self.call.out):
             if record.get("part") == part.name and record.get("call") == self.call.name:
                 mine = [] if record["what"] == "start" else [*mine, record]
-        # The process says itself why it did nothing, or what went wrong.
+        # The process writes itself why it did nothing or failed.
         reasons = [r for r in mine if r["what"] in ("missing", "error")]
         if status == "done" and reasons and reasons[-1]["what"] == "missing":
             status = "missing"
@@ -183,7 +183,7 @@ class Runner:
         return text
 
     def install(self) -> None:
-        """Make the wheels importable, in a folder of their own; what came of it is a record."""
+        """Make the wheels importable in a folder of their own, and write a record about it."""
         target = self.scratch / "site"
         wheels = sorted(str(path) for path in self.call.wheels.glob("*.whl"))
         command = [

@@ -1,6 +1,6 @@
 """``python -m bench.gpu.small_calls cuda|cpu``: every operation once at small, odd sizes.
 
-What ``compute-sanitizer`` watches: it slows a kernel down a hundred times.
+For ``compute-sanitizer``, which slows a kernel down a hundred times.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from siri_kernels import group_advantages, linear_logprob, policy_loss, selective_logprob
 
 
-def head(device: torch.device, tail: float, dtype: torch.dtype) -> None:
-    """Forward and backward with an odd vocabulary, an odd width and ignored tokens."""
+def _head(device: torch.device, tail: float, dtype: torch.dtype) -> None:
+    """Forward and backward with an odd vocabulary, an odd width and masked tokens."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -29,23 +29,24 @@ def head(device: torch.device, tail: float, dtype: torch.dtype) -> None:
     (out.logprobs.sum() + 0.1 * out.entropy.sum()).backward()
 
 
-def selective(device: torch.device) -> None:
-    """Log-probs of logits that are there already."""
+def _selective(device: torch.device) -> None:
+    """Log-probs of given logits."""
     logits = torch.randn(37, 1001, device=device, requires_grad=True)
     out = selective_logprob(logits, torch.randint(1001, (37,), device=device))
     (out.logprobs.sum() + out.entropy.sum()).backward()
 
 
-def loss(device: torch.device) -> None:
-    """Ragged answers, one of them empty."""
+def _loss(device: torch.device) -> None:
+    """Ragged responses, one of them empty."""
     ends = torch.tensor([0, 5, 5, 700, 1001], dtype=torch.int32, device=device)
     logprobs = torch.randn(1001, device=device, requires_grad=True)
     old, advantages = torch.randn(1001, device=device), torch.randn(4, device=device)
     for ratio in ("token", "sequence"):
-        policy_loss(logprobs, old, advantages, ends, ratio=ratio).loss.backward()
+        value, _ = policy_loss(logprobs, old, advantages, ends, ratio=ratio)
+        value.backward()
 
 
-def advantages(device: torch.device) -> None:
+def _advantages(device: torch.device) -> None:
     """Equal groups, and ragged ones in any order."""
     rewards = torch.randn(96, device=device)
     group_advantages(rewards, 8)
@@ -53,14 +54,14 @@ def advantages(device: torch.device) -> None:
 
 
 def main() -> None:
-    """All of them; a GPU's errors show at the end of each."""
+    """All calls; errors of a GPU are raised at the end of each."""
     device = torch.device(sys.argv[1])
     calls: dict[str, Callable[[], None]] = {
-        "head, lists": lambda: head(device, 1e-2, torch.bfloat16),
-        "head, dense": lambda: head(device, 0.0, torch.float16),
-        "selective": lambda: selective(device),
-        "loss": lambda: loss(device),
-        "advantages": lambda: advantages(device),
+        "head, lists": lambda: _head(device, 1e-2, torch.bfloat16),
+        "head, dense": lambda: _head(device, 0.0, torch.float16),
+        "selective": lambda: _selective(device),
+        "loss": lambda: _loss(device),
+        "advantages": lambda: _advantages(device),
     }
     for name, call in calls.items():
         call()

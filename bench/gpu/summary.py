@@ -1,4 +1,4 @@
-"""The table that a run prints last: what a caller sees who gets the end of the output alone."""
+"""The table at the end of a run's output."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def summary(records: Sequence[Record]) -> str:
     lines += [f"  {r['test']}" for r in records if r["what"] == "test_failed"][:25]
     lines += _figures(records)
     for verdict in judged(records):
-        if verdict.values:  # of the others gpu-report says why
+        if verdict.values:  # python -m bench report says why the others have none
             p, value = verdict.prediction, verdict.values[-1]
             told = f"{p.name}: {value:.3g}, predicted {p.low:.3g} to {p.high:.3g}"
             lines.append(f"{verdict.outcome:6} {told} {verdict.text}".rstrip())
-    return _cut(lines)
+    return _shortened(lines)
 
 
 def _figures(records: Sequence[Record]) -> list[str]:
@@ -59,13 +59,13 @@ def _figures(records: Sequence[Record]) -> list[str]:
     return [*lines, line] if line else lines
 
 
-def _cut(lines: list[str]) -> str:
-    """From the front, whole lines, as many as there is room for."""
+def _shortened(lines: list[str]) -> str:
+    """As many whole lines as there is room for."""
     kept, size = [], 0
     for line in lines:
         size += len(line) + 1
         if size > MOST:
-            kept.append("(the rest: python -m bench gpu-report)")
+            kept.append("(the rest: python -m bench report)")
             break
         kept.append(line)
     return "\n".join(kept)

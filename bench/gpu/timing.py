@@ -1,4 +1,4 @@
-"""Times in turns, for parts that need no row of the bench's own."""
+"""Times in turns, for parts that measure no case of the bench."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ Steps = Mapping[str, Callable[[], Any]]
 def rounds(context: Context, steps: Steps, seconds: float = 1.0) -> dict[str, dict[str, Any]]:
     """Median, p20, p80 and all times in seconds of each step, by the device's own clock.
 
-    Each is called once before, then in turns, each round beginning with another one.
+    Each step is called once before.
+
+    Args:
+        context: of the part.
+        steps: calls without arguments.
+        seconds: of all rounds.
     """
     for step in steps.values():
         step()
@@ -26,12 +31,24 @@ def rounds(context: Context, steps: Steps, seconds: float = 1.0) -> dict[str, di
 
 
 def medians(context: Context, steps: Steps, seconds: float = 1.0) -> dict[str, float]:
-    """The medians alone."""
+    """The medians of :func:`rounds`.
+
+    Args:
+        context: of the part.
+        steps: calls without arguments.
+        seconds: of all rounds.
+    """
     return {name: row["median"] for name, row in rounds(context, steps, seconds).items()}
 
 
 def host_seconds(context: Context, step: Callable[[], Any], count: int = 3) -> float:
-    """Until a call returns, whatever the device still does."""
+    """Median seconds until a call returns, which may be before the device ends.
+
+    Args:
+        context: of the part.
+        step: the call.
+        count: how often it is called.
+    """
     times = []
     for _ in range(1 if context.rehearse else count):
         context.device.synchronize()

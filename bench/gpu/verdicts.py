@@ -13,7 +13,14 @@ NONE = "not measured"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a prediction: "hit", "missed" or "not measured", and by how much or why."""
+    """The outcome of a prediction.
+
+    Args:
+        prediction: that was compared.
+        outcome: "hit", "missed" or "not measured".
+        text: by how much it was missed, or why there is no figure.
+        values: the figure in each call.
+    """
 
     prediction: Prediction
     outcome: str
@@ -35,7 +42,7 @@ def judged(
 ) -> list[Verdict]:
     """A verdict of each prediction; those for another GPU are not measured.
 
-    Where a figure was measured in both calls the last one counts.
+    Where both calls measured a figure, the last one is used.
     """
     figures, gpu = numbers(records), gpu_name(records)
     ended = {r["part"]: r for r in records if r["what"] == "end"}
@@ -55,7 +62,7 @@ def judged(
 
 
 def gpu_name(records: Iterable[Record]) -> str:
-    """As the driver or torch named it last; empty: none."""
+    """The GPU's name from the driver or torch; empty: none."""
     key = {"environment": "gpu", "device": "device"}
     names = [r[key[r["what"]]] for r in records if r["what"] in key and r.get(key[r["what"]])]
     return str(names[-1]) if names else ""

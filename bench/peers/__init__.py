@@ -1,60 +1,61 @@
-"""Who takes part in the log-prob rows: each peer in a file, through its public call.
+"""The registry of peers: every file of this folder that has a ``PEER`` takes part.
 
-Names are fixed, whether installed or not, so that what is missing shows. ``scripts/peers.sh``
-installs what a CPU can run.
+Tables, cases, the parts of a GPU run, versions and remedies are read from there; CONTRIBUTING says
+how to add one. Labels are fixed, whether a peer is installed or not, so that what is missing shows.
+``scripts/peers.sh`` installs what a CPU can run.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+import importlib
+import pkgutil
 
-from bench.peers import cce, liger, pytorch, quack, siri, trl, unsloth, verl
-from bench.peers.base import Contender, Make, Missing, Where
+from bench.peers.base import Contender, Entry, GpuPart, Missing, Peer, Where
 
-# A log-prob per token, with any gradient coming back.
-HEAD: dict[str, Make] = {
-    "ours": siri.certified,
-    "ours, tail=0": siri.exact,
-    "eager": pytorch.eager,
-    "eager, chunks": pytorch.chunks,
-    "torch.compile": pytorch.compiled,
-    "TRL": trl.logprob,
-    "TRL, entropy too": trl.with_entropy,
-    "verl, torch": verl.chunked,
-    "verl, Triton": verl.triton,
-    "Liger scaled CE": liger.scaled,
-    "cut-cross-entropy": cce.filtered,
-    "cut-cross-entropy, no filter": cce.unfiltered,
-    "cut-cross-entropy, torch.compile": cce.compiled,
-    "unsloth-zoo": unsloth.logprob,
-}
-# Only the sum over the tokens, whose gradient is known in advance: supervised training.
-SCALAR: dict[str, Make] = {
-    "ours": siri.certified,
-    "ours, tail=0": siri.exact,
-    "eager": pytorch.eager,
-    "torch.compile": pytorch.compiled,
-    "torch linear_cross_entropy": pytorch.native,
-    "Liger FLCE": liger.scalar,
-    "QuACK": quack.scalar,
-    "cut-cross-entropy, torch.compile": cce.compiled,
-}
-PACKAGES = (
-    "trl", "verl", "liger-kernel", "cut-cross-entropy", "quack-kernels", "unsloth-zoo",
-    "nvidia-cutlass-dsl",
-)  # fmt: skip
+# They import torch and have no part of a GPU run of their own: they are in every one.
+BASELINES = ("siri", "pytorch", "restated")
 
 
-def found(makes: dict[str, Make], where: Where) -> tuple[dict[str, Contender], dict[str, str]]:
+def registered(baselines: bool = True) -> list[Peer]:
+    """All peers in their order; without the baselines torch is not imported."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [
+        importlib.import_module(f"{__name__}.{name}")
+        for name in names
+        if baselines or name not in BASELINES
+    ]
+    peers = [module.PEER for module in modules if hasattr(module, "PEER")]
+    return sorted(peers, key=lambda peer: peer.order)
+
+
+def entries(table: str, case: str = "all", *, bare: bool = False) -> dict[str, Entry]:
+    """Contenders of a table by label, installed or not.
+
+    Args:
+        table: "head", "scalar", "loss" or "advantages".
+        case: of the table "head": "all", "few", "sweep" or "growth".
+        bare: those of the part ``losses`` of a GPU run instead of those of the grid.
+    """
+    return {
+        entry.label: entry
+        for peer in registered()
+        for entry in peer.entries
+        if table in entry.tables
+        and (entry.bare if bare else entry.grid)
+        and (case == "all" or case in entry.cases)
+    }
+
+
+def found(given: dict[str, Entry], where: Where) -> tuple[dict[str, Contender], dict[str, str]]:
     """Those that can run here, and of the others the reason."""
     here: dict[str, Contender] = {}
     missing: dict[str, str] = {}
-    for name, make in makes.items():
+    for name, entry in given.items():
         if name in where.without:
             missing[name] = "left out by --without"
             continue
         try:
-            here[name] = make(where)
+            here[name] = entry.make(where)
         except (ImportError, OSError, RuntimeError, Missing) as error:
             text = str(error).strip().splitlines() or ["no message"]
             kind = "" if isinstance(error, Missing) else f"{type(error).__name__}: "
@@ -62,12 +63,20 @@ def found(makes: dict[str, Make], where: Where) -> tuple[dict[str, Contender], d
     return here, missing
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the peers."""
-    result = {}
-    for package in PACKAGES:
-        try:
-            result[package] = version(package)
-        except PackageNotFoundError:
-            result[package] = "not installed"
-    return result
+def gpu_parts() -> dict[str, GpuPart]:
+    """Parts of a GPU run by name, in their order."""
+    parts = [part for peer in registered(baselines=False) for part in peer.parts]
+    return {part.name: part for part in sorted(parts, key=lambda part: part.order)}
+
+
+def packages() -> tuple[str, ...]:
+    """Distributions whose versions belong to a result."""
+    peers = registered(baselines=False)
+    names = [*(peer.package for peer in peers), *(name for peer in peers for name in peer.also)]
+    return tuple(name for name in names if name)
+
+
+def remedy(module: str) -> str | None:
+    """How to get a module that a part of a GPU run needs; None where no peer says."""
+    remedies = (peer.remedy(module) for peer in registered(baselines=False))
+    return next((text for text in remedies if text), None)

@@ -1,8 +1,8 @@
-"""Cut cross-entropy as PyPI has it (25.1.1, Apple sample code licence)."""
+"""Cut cross-entropy from PyPI (Apple sample code licence)."""
 
 from __future__ import annotations
 
-from bench.peers.base import Contender, Where
+from bench.peers.base import Contender, Entry, GpuPart, Peer, Where
 
 
 def _contender(options: dict[str, object]) -> Contender:
@@ -32,3 +32,19 @@ def unfiltered(where: Where) -> Contender:
 def compiled(where: Where) -> Contender:
     """Its fallback for machines without a GPU."""
     return _contender({"impl": "torch_compile"})
+
+
+PEER = Peer(
+    package="cut-cross-entropy",
+    version="25.1.1",
+    order=60,
+    entries=(
+        Entry("cut-cross-entropy", filtered, cases=("few", "sweep")),
+        Entry("cut-cross-entropy, no filter", unfiltered, cases=()),
+        Entry("cut-cross-entropy, torch.compile", compiled, ("head", "scalar"), ("few", "sweep")),
+    ),
+    parts=(
+        GpuPart("cce", ("cut-cross-entropy", "cut-cross-entropy, no filter"), "cut_cross_entropy",
+                ("cut_cross_entropy",), order=4),
+    ),
+)  # fmt: skip

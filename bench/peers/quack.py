@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from bench.peers.base import Contender, Missing, Where
+from bench.peers.base import Contender, Entry, Missing, Peer, Where
 
 
 def scalar(where: Where) -> Contender:
-    """Its tuned chunks; the scaled-exp form where it takes the shape."""
+    """Its tuned chunks; the scaled-exp form where it takes the shape.
+
+    Raises:
+        Missing: without an NVIDIA GPU.
+    """
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     if where.device.type != "cuda":
@@ -19,3 +23,11 @@ def scalar(where: Where) -> Contender:
         ),
         'chunked_linear_cross_entropy(chunk_size=4096, reduction="sum", tuned=True)',
     )
+
+
+PEER = Peer(
+    package="quack-kernels",
+    version="0.6.5",
+    order=50,
+    entries=(Entry("QuACK", scalar, ("scalar",)),),
+)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
-from bench.peers.base import Contender, Where
-from siri_kernels import linear_logprob
+from bench.inputs import CLIP_HIGH, CLIP_LOW, LossBatch, gradient
+from bench.peers.base import Contender, Entry, Peer, Where
+from siri_kernels import group_advantages, linear_logprob, policy_loss
 
 
 def _call(hidden: Tensor, weight: Tensor, targets: Tensor, tail: float, backend: str | None):
     return linear_logprob(hidden, weight, targets, tail=tail, backend=backend).logprobs
 
 
-def certified(where: Where) -> Contender:
-    """As it comes."""
+def default(where: Where) -> Contender:
+    """``linear_logprob`` with its defaults."""
     return Contender(
         partial(_call, tail=1e-2, backend=where.backend),
         "linear_logprob(tail=1e-2), its default; entropy computed too, gradient of the log-prob",
@@ -25,10 +27,49 @@ def certified(where: Where) -> Contender:
 
 
 def exact(where: Where) -> Contender:
-    """Every row recomputed in backward."""
+    """``linear_logprob`` that recomputes every token in backward."""
     return Contender(
         partial(_call, tail=0.0, backend=where.backend),
         "linear_logprob(tail=0); entropy computed too, gradient of the log-prob",
         gate=(2.0, "same"),
         masks=True,
     )
+
+
+def loss(where: Where) -> Contender:
+    """``policy_loss`` with all its metrics."""
+
+    def call(b: LossBatch) -> Any:
+        value, _ = policy_loss(b.logprobs, b.old, b.advantages, b.cu_seqlens, clip_low=CLIP_LOW,
+                               clip_high=CLIP_HIGH, backend=where.backend)  # fmt: skip
+        return gradient(value, b.logprobs)
+
+    return Contender(call, "policy_loss, defaults, nine metrics computed with the loss")
+
+
+def advantages(where: Where) -> Contender:
+    """``group_advantages`` of equal groups, by their size."""
+    return Contender(
+        lambda r, size, ids: group_advantages(r, size, backend=where.backend).advantages,
+        "group_advantages(rewards, size), defaults",
+    )
+
+
+def advantages_by_id(where: Where) -> Contender:
+    """``group_advantages`` of groups by ids, in any order."""
+    return Contender(
+        lambda r, size, ids: group_advantages(r, ids.tensor, backend=where.backend).advantages,
+        "group_advantages(rewards, ids), defaults",
+    )
+
+
+PEER = Peer(
+    order=0,
+    entries=(
+        Entry("ours", default, ("head", "scalar"), ("few", "sweep", "growth")),
+        Entry("ours, tail=0", exact, ("head", "scalar"), ("few", "growth")),
+        Entry("ours", loss, ("loss",), bare=True),
+        Entry("ours", advantages, ("advantages",), bare=True),
+        Entry("ours, ids", advantages_by_id, ("advantages",), bare=True),
+    ),
+)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from bench.peers.base import Contender, Entry, Missing, Peer, Where
 
-from bench.peers.base import Contender, Missing, Where
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def logprob(where: Where) -> Contender:
-    """Log-prob only."""
+    """Log-prob only.
+
+    Raises:
+        Missing: in a dry run.
+    """
     if where.device.type == "cpu" and where.backend == "triton":
         raise Missing("its import replaces triton.jit where there is no GPU: not in dry runs")
     # Its switches: imported without unsloth itself, and without its changes to PyTorch's allocator.
@@ -26,3 +32,11 @@ def logprob(where: Where) -> Contender:
         return out[0] if isinstance(out, tuple) else out
 
     return Contender(call, "fused_linear_logprobs, defaults, log-prob only")
+
+
+PEER = Peer(
+    package="unsloth-zoo",
+    version="2026.10.9",
+    order=70,
+    entries=(Entry("unsloth-zoo", logprob),),
+)

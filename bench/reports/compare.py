@@ -1,4 +1,4 @@
-"""``python -m bench compare A.json B.json``: every number that two results share, and its ratio."""
+"""Every number that two results share, and its ratio; settings that differ come first."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 
-def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """All numbers in nested dictionaries and lists, by their path; single rounds left out."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key == "all":
                 continue
-            yield from numbers(item, f"{name} / {key}" if name else str(key))
+            yield from _numbers(item, f"{name} / {key}" if name else str(key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from numbers(item, f"{name} [{index}]")
+            yield from _numbers(item, f"{name} [{index}]")
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield name, float(value)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The result in ``path``; SystemExit with the reason where there is none."""
+def _read(path: Path) -> dict[str, Any]:
+    """The result in ``path``.
+
+    Raises:
+        SystemExit: it is no JSON object.
+    """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -35,16 +39,21 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compared(a: dict[str, Any], b: dict[str, Any], at_least: float) -> str:
-    """A Markdown table of what changed by the factor ``at_least`` or more, and what only one has.
+    """A Markdown table of the numbers that changed, and the names that only one result has.
 
     Settings that differ (device, versions, commit) come first: ratios across them say little.
+
+    Args:
+        a: a result.
+        b: another.
+        at_least: factor of the smallest change that is shown.
     """
     lines = [
         f"{key}: {a.get(key)} | {b.get(key)}"
         for key in ("device", "cores", "torch", "python", "commit", "threads")
         if a.get(key) != b.get(key)
     ]
-    first, second = dict(numbers(a)), dict(numbers(b))
+    first, second = dict(_numbers(a)), dict(_numbers(b))
     lines += ["", "| number | A | B | B / A |", "|---|---|---|---|"]
     for name in first.keys() & second.keys():
         x, y = first[name], second[name]
@@ -61,13 +70,15 @@ def compared(a: dict[str, Any], b: dict[str, Any], at_least: float) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def main(arguments: list[str]) -> None:
-    """Print the comparison of two files."""
-    parser = argparse.ArgumentParser(prog="python -m bench compare", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench compare``."""
     parser.add_argument("a", type=Path)
     parser.add_argument("b", type=Path)
     parser.add_argument(
         "--at-least", type=float, default=1.0, help="leave out what changed by a smaller factor"
     )
-    given = parser.parse_args(arguments)
-    print(compared(read(given.a), read(given.b), given.at_least), end="")
+
+
+def run(given: argparse.Namespace) -> None:
+    """``python -m bench compare A.json B.json``: print the table."""
+    print(compared(_read(given.a), _read(given.b), given.at_least), end="")

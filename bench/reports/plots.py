@@ -15,15 +15,15 @@ import matplotlib.pyplot as plt
 COLOURS = {"ours": "#c0392b", "ours, tail=0": "#e59866"}
 
 
-def colour(name: str, position: int) -> Any:
-    """Ours stand out; the others keep one colour over all plots."""
+def _colour(name: str, position: int) -> Any:
+    """Ours is red; the others keep one colour over all plots."""
     return COLOURS.get(name) or plt.get_cmap("Blues")(0.35 + 0.06 * (position % 10))
 
 
-def bars(
+def _bars(
     path: Path, rows: dict[str, dict[str, float]], label: str, log: bool, line: float | None
 ) -> None:
-    """A panel a row, a bar a contender."""
+    """A panel for each case, a bar for each contender."""
     if not rows:
         return
     columns = 3
@@ -36,7 +36,7 @@ def bars(
         names = [name for name, _ in ordered]
         axis.barh(
             range(len(names)), [v for _, v in ordered],
-            color=[colour(n, i) for i, n in enumerate(names)],
+            color=[_colour(n, i) for i, n in enumerate(names)],
         )  # fmt: skip
         axis.set_yticks(range(len(names)), names, fontsize=7)
         axis.set_title(title.partition(": ")[2] or title, fontsize=8)
@@ -46,18 +46,18 @@ def bars(
             axis.set_xscale("log")
         if line is not None:
             axis.axvline(line, color="black", linewidth=0.8, linestyle=":")
-    save(figure, path)
+    _save(figure, path)
 
 
-def save(figure: Any, path: Path) -> None:
-    """Without dates and random ids, so that the same numbers give the same file."""
+def _save(figure: Any, path: Path) -> None:
+    """Write without dates and random ids, so that the same numbers give the same file."""
     figure.tight_layout()
     with matplotlib.rc_context({"svg.hashsalt": "bench"}):
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
-def lines(path: Path, result: dict[str, Any]) -> None:
+def _lines(path: Path, result: dict[str, Any]) -> None:
     """Time and memory against the number of tokens, with the exponents."""
     series = growth(result)
     if not series:
@@ -68,10 +68,10 @@ def lines(path: Path, result: dict[str, Any]) -> None:
             power = exponent(values[kind])
             text = name if power is None else f"{name}: N^{power:.2f}"
             axis.plot(*zip(*values[kind], strict=True), marker="o", markersize=3, label=text,
-                      color=colour(name, position))  # fmt: skip
+                      color=_colour(name, position))  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
         axis.legend(fontsize=7)
-    save(figure, path)
+    _save(figure, path)
 
 
 def write_plots(folder: Path, result: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def write_plots(folder: Path, result: dict[str, Any]) -> None:
             part = "d_hidden" if row["case"]["mode"] != "forward" else "logprobs"
             error[name] = {n: e["errors"][part]["rms"] for n, e in timed.items()}
             error[name]["eager in bfloat16"] = row["errors_eager"]["bfloat16"][part]["rms"]
-    bars(folder / "speed.svg", speed, "speed, eager is 1", False, 1.0)
-    bars(folder / "memory.svg", memory, "MiB beyond inputs and gradients", False, None)
-    bars(folder / "error.svg", error, "error against float64 (rms, relative)", True, None)
-    lines(folder / "growth.svg", result)
+    _bars(folder / "speed.svg", speed, "speed, eager is 1", False, 1.0)
+    _bars(folder / "memory.svg", memory, "MiB beyond inputs and gradients", False, None)
+    _bars(folder / "error.svg", error, "error against float64 (rms, relative)", True, None)
+    _lines(folder / "growth.svg", result)

@@ -1,12 +1,13 @@
-"""``python -m bench.reports.readme``: the measured tables of ``bench/results`` in README and docs.
+"""Puts the measured tables of ``bench/results`` into README and docs.
 
-They quote nothing else: between ``<!-- bench/results/X.md -->`` and ``<!-- end -->`` stands
-that file, and a test fails when it does not. ``<!-- bench/results/X.md rows: A; B -->`` quotes the
-table's head and the rows that begin with A and B (``A | CONTENDER`` names two columns).
+They quote nothing else. Between ``<!-- bench/results/X.md -->`` and ``<!-- end -->`` stands
+that file; a test compares. ``<!-- bench/results/X.md rows: A; B -->`` quotes the table's head and
+the lines that begin with A and B (``A | CONTENDER`` names two columns).
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -47,10 +48,15 @@ def _rows(table: str, wanted: str, name: str) -> str:
 
 
 def pages() -> list[Path]:
-    """What may quote tables: the README and ``docs/*.md``."""
+    """The pages that may quote tables: the README and ``docs/*.md``."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-if __name__ == "__main__":
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``python -m bench readme`` has no arguments."""
+
+
+def run(given: argparse.Namespace) -> None:
+    """``python -m bench readme``: write the pages."""
     for path in pages():
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

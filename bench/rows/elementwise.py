@@ -1,31 +1,34 @@
-"""Rows of the policy loss and of the group advantages, which move bytes and nothing else."""
+"""Cases of the policy loss and of the group advantages, which move bytes and nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.device import Device
+from bench.inputs import GroupIds, LossBatch
 from bench.measure import Errors, Work, distance
-from bench.peers import found
-from bench.peers.advantages import ADVANTAGES
-from bench.peers.base import Make, Where
-from bench.peers.losses import LOSSES, LossBatch, eager_loss, spread
+from bench.peers import entries, found
+from bench.peers.base import Contender, Entry, Where
+from bench.peers.pytorch import clipped_loss
 from siri_kernels import varlen
 
-Makes = dict[str, Make]
-FLOAT32 = 1e-4  # relative error that a float32 result may have; TRL's eps alone is 1e-4 of std
+Entries = dict[str, Entry]
 
 
 @dataclass(frozen=True)
 class LossCase:
-    """The clipped loss of ``tokens`` tokens, forward and backward.
+    """The clipped loss, forward and backward.
 
-    ``ragged``: answers of log-normal length, which padded layouts fill up to the longest; else all
-    have 1024 tokens (or as many as there are), the padded layouts' best case.
+    Args:
+        tokens: in sum.
+        ragged: responses of log-normal length, which padded layouts fill up to the longest; else
+            all have 1024 tokens (or ``tokens`` if there are fewer), the padded layouts' best case.
+        priority: cases with a smaller one run earlier.
+        group: of the tables.
     """
 
     tokens: int
@@ -37,11 +40,6 @@ class LossCase:
     def name(self) -> str:
         """Unique, and what tables print."""
         return f"loss: {self.tokens} tokens, {'ragged' if self.ragged else 'equal'} lengths"
-
-    @property
-    def contenders(self) -> list[str]:
-        """All that take part, installed or not."""
-        return list(LOSSES)
 
     def lengths(self) -> Tensor:
         """[B], in sum ``tokens``."""
@@ -55,8 +53,18 @@ class LossCase:
         last = self.tokens - (int(ends[count - 1]) if count else 0)
         return torch.cat([lengths[:count], torch.tensor([last])])
 
-    def build(self, where: Where, device: Device, real: str | None, makes: Makes = LOSSES) -> Work:
-        """Inputs on the device, and what is measured on them; ``makes``: who takes part."""
+    def build(
+        self, where: Where, device: Device, real: str | None, given: Entries | None = None
+    ) -> Work:
+        """Inputs on the device, and the contenders' calls on them.
+
+        Args:
+            where: for the contenders.
+            device: not used: everything is float32.
+            real: not used, as the inputs are made up.
+            given: who takes part; None: all of the grid.
+        """
+        given = entries(self.group) if given is None else given
         lengths = self.lengths().to(where.device)
         width = int(lengths.max())
         mask = torch.arange(width, device=where.device) < lengths[:, None]
@@ -76,9 +84,9 @@ class LossCase:
             padded_old=old,
             mask=mask,
         )
-        here, missing = found(makes, where)
+        here, missing = found(given, where)
         exact = batch.to(torch.float64)
-        loss = eager_loss(exact.logprobs, exact.old, spread(exact))
+        loss = clipped_loss(exact.logprobs, exact.old, exact.advantage_per_token())
         want = loss.detach(), torch.autograd.grad(loss, exact.logprobs)[0]
 
         def check(name: str) -> tuple[Errors, str | None]:
@@ -90,12 +98,13 @@ class LossCase:
             }
             # A sum of a million terms that nearly cancel: the gradient has to be right.
             worst = errors["d_logprobs"]["relative"]
-            return errors, None if worst <= FLOAT32 else f"gradient {worst:.1e} from float64"
+            right = worst <= given[name].tolerance
+            return errors, None if right else f"gradient {worst:.1e} from float64"
 
         return Work(
             steps={name: lambda c=item: c.call(batch) for name, item in here.items()},
             check=check,
-            yardsticks={"copy": copy_of(batch.old)},
+            yardsticks={"copy": _copy_of(batch.old)},
             flops=0.0,
             bytes=float(3 * batch.old.nbytes + batch.advantages.nbytes),
             returned=batch.old.nbytes,
@@ -108,16 +117,16 @@ class LossCase:
         )  # fmt: skip
 
 
-class Ids(NamedTuple):
-    """The group of each sample in both forms."""
-
-    tensor: Tensor
-    numpy: Any
-
-
 @dataclass(frozen=True)
 class AdvantageCase:
-    """Advantages of ``groups`` groups of ``size`` rewards."""
+    """Group advantages.
+
+    Args:
+        groups: how many.
+        size: rewards of a group.
+        priority: cases with a smaller one run earlier.
+        group: of the tables.
+    """
 
     groups: int
     size: int = 16
@@ -129,43 +138,46 @@ class AdvantageCase:
         """Unique, and what tables print."""
         return f"advantages: {self.groups} groups of {self.size}"
 
-    @property
-    def contenders(self) -> list[str]:
-        """All that take part, installed or not."""
-        return list(ADVANTAGES)
-
     def build(
-        self, where: Where, device: Device, real: str | None, makes: Makes = ADVANTAGES
+        self, where: Where, device: Device, real: str | None, given: Entries | None = None
     ) -> Work:
-        """Inputs on the device, and what is measured on them; ``makes``: who takes part."""
+        """Inputs on the device, and the contenders' calls on them.
+
+        Args:
+            where: for the contenders.
+            device: not used: everything is float32.
+            real: not used, as the inputs are made up.
+            given: who takes part; None: all of the grid.
+        """
+        given = entries(self.group) if given is None else given
         generator = torch.Generator(where.device).manual_seed(0)
         count = self.groups * self.size
         rewards = torch.randn(count, generator=generator, device=where.device)
         numbers = torch.arange(count, device=where.device) // self.size
-        ids = Ids(numbers, numbers.cpu().numpy())
-        here, missing = found(makes, where)
-        if count > 2**15:  # their loops would take minutes
-            for name in ("verl", "NeMo"):
-                if here.pop(name, None) is not None:
-                    missing[name] = "a Python loop over samples: measured up to 32 768 of them"
-        rows = rewards.double().view(-1, self.size)
-        scale = rows.std(1, keepdim=True) + 1e-6
-        want = ((rows - rows.mean(1, keepdim=True)) / scale).flatten()
+        ids = GroupIds(numbers, numbers.cpu().numpy())
+        here, missing = found(given, where)
+        for name, entry in given.items():
+            most = entry.most
+            if most is not None and count > most and here.pop(name, None) is not None:
+                some = f"{most:,}".replace(",", " ")
+                missing[name] = f"a Python loop over samples: measured up to {some} of them"
+        groups = rewards.double().view(-1, self.size)
+        scale = groups.std(1, keepdim=True) + 1e-6
+        want = ((groups - groups.mean(1, keepdim=True)) / scale).flatten()
 
-        def called(name: str) -> Any:
-            takes_numpy = name in ("verl", "verl, vectorised", "NeMo")
-            return lambda: here[name].call(rewards, self.size, ids if takes_numpy else numbers)
+        def called(contender: Contender) -> Any:
+            return lambda: contender.call(rewards, self.size, ids)
 
         def check(name: str) -> tuple[Errors, str | None]:
-            errors = {"advantages": distance(called(name)(), want)}
+            errors = {"advantages": distance(called(here[name])(), want)}
             worst = errors["advantages"]["relative"]
-            allowed = 1e-3 if name.startswith("TRL") else FLOAT32  # its eps is another one
-            return errors, None if worst <= allowed else f"{worst:.1e} from float64"
+            right = worst <= given[name].tolerance
+            return errors, None if right else f"{worst:.1e} from float64"
 
         return Work(
-            steps={name: called(name) for name in here},
+            steps={name: called(item) for name, item in here.items()},
             check=check,
-            yardsticks={"copy": copy_of(rewards)},
+            yardsticks={"copy": _copy_of(rewards)},
             flops=0.0,
             bytes=float(2 * rewards.nbytes),
             returned=rewards.nbytes,
@@ -177,8 +189,8 @@ class AdvantageCase:
         )  # fmt: skip
 
 
-def copy_of(values: Tensor) -> Any:
-    """A copy of as many bytes, the yard-stick of work that moves bytes."""
+def _copy_of(values: Tensor) -> Any:
+    """A copy of as many bytes, the yardstick of work that moves bytes."""
     target = torch.empty_like(values)
     return lambda: target.copy_(values)
 

@@ -1,4 +1,4 @@
-"""Rows of the head: hidden states and weight to log-probs, and back."""
+"""Cases of the head: hidden states and weight to log-probs, and back."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from torch import Tensor
 from bench.device import Device
 from bench.inputs import Inputs, language_inputs, uniform_inputs
 from bench.measure import Errors, Work, distance
-from bench.peers import HEAD, SCALAR, Contender, found
-from bench.peers.base import Where
+from bench.peers import entries, found
+from bench.peers.base import Contender, Entry, Where
 from bench.peers.pytorch import logprobs as eager
 from bench.real import real_inputs
 from siri_kernels import take_backward_stats
 
-PROBE = 64  # rows that are compared with float64
-# Without those whose other form is in the row already.
-FEW = (
-    "ours", "ours, tail=0", "eager", "eager, chunks", "TRL", "verl, torch", "verl, Triton",
-    "Liger scaled CE", "cut-cross-entropy", "cut-cross-entropy, torch.compile", "unsloth-zoo",
-)  # fmt: skip
-# Of rows that differ from a row with all in one thing only, where minutes count.
-SWEEP = ("ours", "eager", "TRL", "cut-cross-entropy", "cut-cross-entropy, torch.compile")
+PROBE = 64  # tokens that are compared with float64
 
 
 @dataclass(frozen=True)
 class HeadCase:
-    """A row.
+    """A case of the head.
 
-    ``softmax``: mean entropy in nats of a made-up one, "uniform", or "real T" for SmolLM2's hidden
-    states at temperature T. ``mode``: "both" is forward and backward with a fixed gradient for each
-    token, "forward" without, "frozen" backward to the hidden states alone. ``masked``: share of
-    the tokens that do not count. ``group``: "head", "scalar" (the sum of the log-probs), "growth".
-    ``among``: contenders of a "head" row.
+    Args:
+        tokens: T.
+        dim: D.
+        vocab: V.
+        softmax: mean entropy in nats of a made-up one, "uniform", or "real T" for SmolLM2's hidden
+            states at temperature T.
+        mode: "both": forward, and backward with a fixed gradient for each token; "forward": without
+            backward; "frozen": backward to the hidden states alone.
+        masked: share of the tokens that are masked.
+        group: "head", "scalar" (the sum of the log-probs) or "growth".
+        priority: cases with a smaller one run earlier.
+        among: contenders of a "head" case: "all", "few" or "sweep"
+            (:class:`bench.peers.base.Entry`).
+        labels: the contenders themselves, in place of ``among``.
     """
 
     tokens: int
@@ -48,7 +50,8 @@ class HeadCase:
     masked: float = 0.0
     group: str = "head"
     priority: int = 0
-    among: tuple[str, ...] = FEW
+    among: str = "few"
+    labels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,22 +61,27 @@ class HeadCase:
         shape = f"{self.tokens} x {self.dim} x {self.vocab}"
         return f"{self.group}: {shape}, {softmax}, {self.mode}{mask}"
 
-    @property
-    def contenders(self) -> list[str]:
-        """All that take part, installed or not."""
-        if self.group == "scalar":
-            return list(SCALAR)
-        if self.group == "growth":
-            return ["ours", "ours, tail=0", "eager", "eager, chunks", "TRL", "verl, torch"]
-        return [name for name in HEAD if name in self.among]
+    def contenders(self) -> dict[str, Entry]:
+        """All that take part by label, installed or not."""
+        scalar = self.group == "scalar"
+        case = "growth" if self.group == "growth" else self.among
+        if scalar or self.labels:
+            case = "all"
+        chosen = entries("scalar" if scalar else "head", case)
+        return {n: e for n, e in chosen.items() if not self.labels or n in self.labels}
 
     def build(self, where: Where, device: Device, real: str | None) -> Work:
-        """Inputs on the device, and what is measured on them."""
+        """Inputs on the device, and the contenders' calls on them.
+
+        Args:
+            where: for the contenders.
+            device: its dtype is that of hidden states and weight.
+            real: file of SmolLM2's hidden states, see :func:`bench.real.real_inputs`.
+        """
         shape = (self.tokens, self.dim, self.vocab, self.softmax)
         inputs = tuple(x.to(device.dtype) if x.is_floating_point() else x
                        for x in _inputs(*shape, where.device.type, real))  # fmt: skip
-        makes = SCALAR if self.group == "scalar" else HEAD
-        here, missing = found({name: makes[name] for name in self.contenders}, where)
+        here, missing = found(self.contenders(), where)
         return _Row(self, inputs, here).work(missing)
 
 
@@ -98,42 +106,42 @@ class _Row:
         self.weight.requires_grad_(case.mode != "frozen")
         generator = torch.Generator(hidden.device).manual_seed(1)
         drawn = torch.rand(len(hidden), generator=generator, device=hidden.device)
-        self.counted = drawn >= case.masked
+        self.unmasked = drawn >= case.masked
         self.upstream = torch.randn(len(hidden), generator=generator, device=hidden.device)
-        self.upstream *= self.counted
+        self.upstream *= self.unmasked
         if case.group == "scalar":
             self.upstream = torch.ones((), device=hidden.device)
 
     def logprobs(
-        self, contender: Contender, hidden: Tensor, weight: Tensor, counted: Tensor, kept: Tensor
+        self, contender: Contender, hidden: Tensor, weight: Tensor, unmasked: Tensor, kept: Tensor
     ) -> Tensor:
-        """Through the contender's call; it gets the counted rows alone or their mask."""
+        """Through the contender's call, which gets the unmasked tokens alone or the mask."""
         targets = self.targets[: len(hidden)]
         if not self.case.masked:
             return contender.call(hidden, weight, targets)
         if contender.masks:
-            return contender.call(hidden, weight, targets.where(counted, -100))
+            return contender.call(hidden, weight, targets.where(unmasked, -100))
         values = contender.call(hidden[kept], weight, targets[kept])
         return values.new_zeros(len(hidden)).index_copy(0, kept, values)
 
-    def bound(self, contender: Contender, rows: int | None = None, dtype: Any = None) -> Any:
-        """A call without arguments on the first ``rows``, giving log-probs and gradients."""
-        case, part = self.case, slice(0, rows)
+    def bound(self, contender: Contender, tokens: int | None = None, dtype: Any = None) -> Any:
+        """A call without arguments on the first ``tokens``: log-probs and gradients."""
+        case, part = self.case, slice(0, tokens)
         hidden, weight = self.hidden, self.weight
-        if rows is not None:
+        if tokens is not None:
             hidden = hidden[part].detach().to(dtype or hidden.dtype).requires_grad_()
             weight = weight.detach().to(dtype or weight.dtype).requires_grad_(case.mode != "frozen")
-        counted, upstream = self.counted[part], self.upstream
+        unmasked, upstream = self.unmasked[part], self.upstream
         if case.group != "scalar":
             upstream = upstream[part]
-        kept = counted.nonzero()[:, 0]
+        kept = unmasked.nonzero()[:, 0]
         leaves = (hidden,) if case.mode == "frozen" else (hidden, weight)
 
         def run() -> tuple[Tensor, ...]:
             if case.mode == "forward":
                 with torch.no_grad():
-                    return (self.logprobs(contender, hidden, weight, counted, kept),)
-            out = self.logprobs(contender, hidden, weight, counted, kept)
+                    return (self.logprobs(contender, hidden, weight, unmasked, kept),)
+            out = self.logprobs(contender, hidden, weight, unmasked, kept)
             if case.group == "scalar":
                 out = out.sum()
             return out.detach(), *torch.autograd.grad(out, leaves, upstream.to(out.dtype))
@@ -143,11 +151,13 @@ class _Row:
     def checks(
         self,
     ) -> tuple[Callable[[str], tuple[Errors, str | None]], Callable[[str, Any], str | None]]:
-        """Errors on a few rows, beside those of eager in the same dtype and in bfloat16; and
-        whether the same rows are right in a call on all."""
-        rows = min(PROBE, len(self.hidden))
+        """Two checks against float64: of a call on a few tokens, and of these in a call on all.
+
+        The errors of eager in the same dtype and in bfloat16 are the measure.
+        """
+        few = min(PROBE, len(self.hidden))
         plain = Contender(eager, "")
-        exact = [t.double() for t in self.bound(plain, rows, torch.float64)()]
+        exact = [t.double() for t in self.bound(plain, few, torch.float64)()]
         parts = ("logprobs", "d_hidden", "d_weight")
 
         def errors(results: Any) -> Errors:
@@ -155,8 +165,8 @@ class _Row:
             return {part: distance(got, want) for part, got, want in pairs}
 
         eagers = {
-            "same": errors(self.bound(plain, rows)()),
-            "bfloat16": errors(self.bound(plain, rows, torch.bfloat16)()),
+            "same": errors(self.bound(plain, few)()),
+            "bfloat16": errors(self.bound(plain, few, torch.bfloat16)()),
         }
         self.eager_errors = eagers
 
@@ -169,30 +179,30 @@ class _Row:
                     return f"{reason}, allowed are {allowed:.1e}"
             return None
 
-        def on_few_rows(name: str) -> tuple[Errors, str | None]:
-            got = errors(self.bound(self.contenders[name], rows)())
+        def on_few_tokens(name: str) -> tuple[Errors, str | None]:
+            got = errors(self.bound(self.contenders[name], few)())
             return got, too_far(name, got)
 
         def at_full_size(name: str, results: Any) -> str | None:
             if self.case.group == "scalar":
-                return None  # a sum over other rows
-            # Row by row the same numbers, but that the certificate compares with other rows.
-            why = too_far(name, errors([x[:rows] for x in results[:2]]), slack=2.0)
+                return None  # a sum over other tokens
+            # The same numbers token by token, but for the error bound, which depends on all tokens.
+            why = too_far(name, errors([x[:few] for x in results[:2]]), slack=2.0)
             return why and f"at full size {why}"
 
-        return on_few_rows, at_full_size
+        return on_few_tokens, at_full_size
 
     def work(self, missing: dict[str, str]) -> Work:
-        """What :func:`bench.measure.measure` takes."""
+        """For :func:`bench.measure.measure`."""
         case, (n, d, v) = self.case, (len(self.hidden), self.case.dim, self.case.vocab)
         check, check_result = self.checks()
-        counted = int(self.counted.sum())
+        unmasked = int(self.unmasked.sum())
         size, products = self.hidden.element_size(), {"forward": 1, "frozen": 2, "both": 3}
         returned = 0 if case.mode == "forward" else self.hidden.nbytes
         returned += self.weight.nbytes if case.mode == "both" else 0
-        kept = self.hidden.detach()[self.counted]
+        kept = self.hidden.detach()[self.unmasked]
 
-        def product() -> Tensor:  # by rows that fit, the whole vocabulary
+        def product() -> Tensor:  # by tokens that fit, the whole vocabulary
             with torch.no_grad():
                 for part in kept.split(8192):
                     last = part @ self.weight.T
@@ -217,8 +227,8 @@ class _Row:
             check=check,
             check_result=check_result,
             yardsticks={"product": product},
-            flops=2.0 * products[case.mode] * counted * d * v,
-            bytes=float(size * (counted * d + v * d) + returned),
+            flops=2.0 * products[case.mode] * unmasked * d * v,
+            bytes=float(size * (unmasked * d + v * d) + returned),
             returned=returned,
             missing=missing,
             settings={name: item.settings for name, item in self.contenders.items()},
@@ -228,8 +238,8 @@ class _Row:
 
 def cpu_cases() -> list[HeadCase]:
     """What fits into minutes on two cores: SmolLM2's head, one of 152 000 ids, two wide ones."""
-    small, sweep = (256, 576, 49_152), SWEEP
-    cases = [HeadCase(512, 576, 49_152, among=tuple(HEAD))]
+    small, sweep = (256, 576, 49_152), "sweep"
+    cases = [HeadCase(512, 576, 49_152, among="all")]
     cases += [HeadCase(*small, softmax="real 0.8"), HeadCase(128, 896, 151_936, among=sweep)]
     cases += [HeadCase(*small, mode=m, among=sweep, priority=1) for m in ("forward", "frozen")]
     cases += [HeadCase(*small, masked=share, among=sweep, priority=1) for share in (0.3, 0.6)]
@@ -244,7 +254,7 @@ def cpu_cases() -> list[HeadCase]:
 def gpu_cases() -> list[HeadCase]:
     """Everything, the most important first; the grid's largest rows last."""
     main = (16_384, 1536, 151_936)
-    cases = [HeadCase(*main, among=tuple(HEAD)), HeadCase(16_384, 3584, 151_936)]
+    cases = [HeadCase(*main, among="all"), HeadCase(16_384, 3584, 151_936)]
     cases += [HeadCase(*main, mode=mode, priority=1) for mode in ("forward", "frozen")]
     cases += [HeadCase(*main, softmax=s, priority=1) for s in ("uniform", 1.0)]
     cases += [
@@ -269,7 +279,7 @@ def gpu_cases() -> list[HeadCase]:
 def tiny_cases() -> list[HeadCase]:
     """The GPU's kinds of row at sizes for Triton's interpreter."""
     small = (20, 32, 300)
-    cases = [HeadCase(*small, among=tuple(HEAD)), HeadCase(*small, mode="forward")]
+    cases = [HeadCase(*small, among="all"), HeadCase(*small, mode="forward")]
     cases += [HeadCase(*small, mode="frozen"), HeadCase(*small, softmax="uniform")]
     cases += [HeadCase(*small, masked=0.3), HeadCase(*small, group="scalar")]
     return cases + [HeadCase(n, 32, 300, group="growth") for n in (10, 20)]

@@ -1,4 +1,4 @@
-"""``python -m bench.workloads.demo``: run the demo for several seeds; what came out."""
+"""Runs ``siri-train demo`` for several seeds; writes ``demo.json`` and ``demo.md``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = {
 
 
 def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
-    """Means over the seeds, with the range in brackets; intervals are those of one run."""
+    """Means over the seeds, with the range in brackets; the intervals are those of one run."""
     runs = [{entry["name"]: entry for entry in summary} for summary in summaries.values()]
     low_budget = runs[0]["start"]["low_budget"]
     lines = [
@@ -40,42 +40,40 @@ def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
         fewer = [
             e["tokens"] / run["start"]["tokens"] - 1 for e, run in zip(entries, runs, strict=True)
         ]
-        change = ["", ""] if name == "start" else [f"{mean(better):+.0%}", f"{mean(fewer):+.0%}"]
+        change = ["", ""] if name == "start" else [f"{_mean(better):+.0%}", f"{_mean(fewer):+.0%}"]
         lines.append(
-            f"| {label} | {spread(accuracy, '.1%')} ± {mean(half):.1%} | {spread(tokens, '.1f')} "
-            f"| {change[0]} | {change[1]} | {spread(short, '.1%')} |"
+            f"| {label} | {_spread(accuracy, '.1%')} ± {_mean(half):.1%} "
+            f"| {_spread(tokens, '.1f')} | {change[0]} | {change[1]} | {_spread(short, '.1%')} |"
         )
     count = len(runs)
     lines += ["", f"Mean of {count} seeds{' (smallest to largest)' if count > 1 else ''}, CPU."]
     return "\n".join(lines) + "\n"
 
 
-def mean(values: list[float]) -> float:
+def _mean(values: list[float]) -> float:
     """Arithmetic mean."""
     return sum(values) / len(values)
 
 
-def spread(values: list[float], form: str) -> str:
+def _spread(values: list[float], form: str) -> str:
     """``mean (smallest to largest)``; only the mean when they agree as printed."""
     least, most = format(min(values), form), format(max(values), form)
-    text = format(mean(values), form)
+    text = format(_mean(values), form)
     return text if least == most else f"{text} ({least} to {most})"
 
 
-def main() -> None:
-    """Run, write ``demo.json`` and ``demo.md``, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.workloads.demo", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench demo``."""
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-demo"))
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """``python -m bench demo``."""
     summaries, seconds = {}, {}
     for seed in arguments.seeds:
         started = time.monotonic()
         summaries[seed] = demo(arguments.runs / f"seed{seed}", seed)
         seconds[seed] = time.monotonic() - started
     write(arguments.out, "demo", {"seconds": seconds, "seeds": summaries}, table(summaries))
-
-
-if __name__ == "__main__":
-    main()

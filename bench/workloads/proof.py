@@ -1,4 +1,4 @@
-"""``python -m bench.workloads.proof``: the head of a 152 000-token model, beside eager and TRL.
+"""The head of a model with 152 000 vocabulary entries, beside eager and TRL.
 
 T 1024, D 896, V 151 936, float32, one thread, entropy 0.5 nats with a language model's tail, and a
 uniform softmax, all contenders in turns in one process with the bare forward product. TRL comes
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.device import Wall
 from bench.inputs import language_inputs, uniform_inputs
+from bench.measure import in_turns
 from bench.memory import peak_bytes
 from bench.peers import pytorch, siri, trl
 from bench.peers.base import Where
@@ -27,7 +29,7 @@ from siri_kernels import take_backward_stats
 WHERE = Where(torch.device("cpu"), triton=False)
 
 
-def bound(make: Callable[[Where], Any]) -> Callable[..., Any]:
+def _bound(make: Callable[[Where], Any]) -> Callable[..., Any]:
     """Log-probs and the gradients of both inputs through a contender's call."""
     call = make(WHERE).call
 
@@ -39,22 +41,26 @@ def bound(make: Callable[[Where], Any]) -> Callable[..., Any]:
     return run
 
 
-def forward_gemm(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
-    """The forward product alone: what a call cannot do without."""
+def _forward_gemm(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
+    """The forward product alone, which every call needs."""
     return ((hidden @ weight.T)[:, 0],) * 3
 
 
 def measure(inputs: tuple[Tensor, ...], rounds: int) -> dict[str, Any]:
-    """Errors against float64 on 64 rows, then interleaved times, then peak memory."""
+    """Errors against float64 on 64 tokens, then times in turns, then peak memory.
+
+    Raises:
+        SystemExit: ours is wrong; no time is reported.
+    """
     hidden, weight, targets = inputs
     upstream = torch.randn(len(hidden), generator=torch.Generator().manual_seed(1))
     small = (hidden[:64], weight, targets[:64], upstream[:64])
-    eager = bound(pytorch.eager)
+    eager = _bound(pytorch.eager)
     oracle = eager(small[0].double(), weight.double(), small[2], small[3].double())
     bf16 = eager(small[0].bfloat16(), weight.bfloat16(), small[2], small[3])
     cases: dict[str, Callable[..., Any]] = {
-        "eager": eager, "TRL": bound(trl.with_entropy), "certified": bound(siri.certified),
-        "exact": bound(siri.exact), "forward gemm": forward_gemm,
+        "eager": eager, "TRL": _bound(trl.with_entropy), "certified": _bound(siri.default),
+        "exact": _bound(siri.exact), "forward gemm": _forward_gemm,
     }  # fmt: skip
 
     def errors(results: Any) -> list[float]:
@@ -68,25 +74,22 @@ def measure(inputs: tuple[Tensor, ...], rounds: int) -> dict[str, Any]:
         if not right or wrong["certified"][i] > wrong["eager bfloat16"][i]:
             raise SystemExit(f"bench: linear_logprob is wrong ({wrong}); no time is reported")
     full = (hidden, weight, targets, upstream)
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            take_backward_stats()
-            started = time.perf_counter()
-            case(*full)
-            times[name].append(time.perf_counter() - started)
-            if name == "certified":
-                stats = take_backward_stats()
+    steps = {name: partial(case, *full) for name, case in cases.items()}
+    turns = in_turns(steps, Wall(WHERE.device), float("inf"), rounds, rounds)
+    times = {name: turn["wall"] for name, turn in turns.items()}
     grads = hidden.nbytes + weight.nbytes
-    assert stats is not None
+    peaks = {}
+    take_backward_stats()
+    for name, step in steps.items():
+        if "gemm" not in name:
+            peaks[name] = max(0, peak_bytes(step) - grads) / 2**20
+        if name == "certified":
+            stats = take_backward_stats()
+            assert stats is not None
     return {
         "seconds": {name: statistics.median(values) for name, values in times.items()},
         "all_seconds": times,
-        "peak_mib_beyond_inputs_and_gradients": {
-            name: max(0, peak_bytes(lambda c=case: c(*full)) - grads) / 2**20  # type: ignore[misc]
-            for name, case in cases.items()
-            if "gemm" not in name
-        },
+        "peak_mib_beyond_inputs_and_gradients": peaks,
         "relative_error_logp_dhidden_dweight": wrong,
         "dense_row_frac": float(stats.dense_row_frac),
         "entries_kept": float(stats.entries_kept),
@@ -114,20 +117,18 @@ def table(rows: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure both inputs, write JSON and Markdown, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.workloads.proof", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench proof``."""
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """``python -m bench proof``: write ``proof.json`` and ``proof.md``."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     shape = (arguments.tokens, 896, 151_936)
     rows = {"0.5 nats": measure(language_inputs(*shape, 0.5), arguments.rounds)}
     rows["uniform"] = measure(uniform_inputs(*shape), max(1, arguments.rounds - 1))
     write(arguments.out, "proof", {"shape": shape, "threads": 1, "rows": rows}, table(rows))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,27 +1,29 @@
 """Rollouts on a CPU: the refilled batch of the transformers engine beside padded ``generate``.
 
-    .venv/bin/python -m bench.workloads.rollout
-
-SmolLM2-135M-Instruct answers the sums of the recipe ``smollm2-135m.yaml`` at temperature 1; their
-prompts are short, as a prompt is beside an answer of thousands of tokens. Besides the end of
-sequence, a random part of the vocabulary ends a response, the same for both sides, so that lengths
-are as ragged as in training: most are short, a few reach the cap. Both decode the same number of
-rows at a time with float32 weights on one thread; processor time, so that other work on the
-machine does not count. Log-probs are compared with the trainer's own first; a side whose responses
-break the cap reports no time.
+SmolLM2-135M-Instruct answers the sums of the recipe ``smollm2-135m.yaml`` at temperature 1. Their
+prompts are short, like a prompt beside a response of thousands of tokens. Besides the
+end-of-sequence token, a random part of the vocabulary ends a response, the same for both sides, so
+that lengths are as ragged as in training: most are short, a few reach the cap. Both sides decode
+the same number of sequences at a time with float32 weights on one thread. The time is that of the
+process, which other work on the machine lengthens least. Log-probs are first compared with the
+trainer's own; a side whose responses pass the cap reports no time.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
-import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from bench.device import Cpu
+from bench.measure import in_turns
 from bench.results_io import RESULTS, write
 from siri_train.config.recipe import load_config
 from siri_train.data.sources import encode_questions, read_sources
@@ -35,10 +37,10 @@ CPU = torch.device("cpu")
 
 
 @torch.no_grad()
-def padded_generate(
+def _padded_generate(
     model: Any, prompts: list[list[int]], params: SamplingParams, pad: int, rows: int
 ) -> list[list[int]]:
-    """``model.generate`` on batches of ``rows`` prompts, padded at the left; the response ids."""
+    """Response ids of ``model.generate`` on batches of ``rows`` prompts, padded at the left."""
     stops = sorted(params.stop_token_ids)
     torch.manual_seed(params.seed)
     responses = []
@@ -61,7 +63,7 @@ def padded_generate(
     return responses
 
 
-def check(policy: Policy, prompts: list[list[int]], params: SamplingParams, rows: int) -> float:
+def _check(policy: Policy, prompts: list[list[int]], params: SamplingParams, rows: int) -> float:
     """Largest difference between the engine's log-probs and the trainer's on a few responses."""
     engine = TransformersEngine(policy.model, policy.pad_token_id, rows)
     short = SamplingParams(
@@ -79,7 +81,11 @@ def check(policy: Policy, prompts: list[list[int]], params: SamplingParams, rows
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Both sides in turn; returns what goes into the JSON and the table."""
+    """Both sides in turns; the result for the JSON, and the table.
+
+    Raises:
+        SystemExit: log-probs or responses are wrong; no times are reported.
+    """
     config = load_config(RECIPE)
     policy = load_policy(config.model, CPU)
     naive = AutoModelForCausalLM.from_pretrained(
@@ -93,13 +99,15 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     params = SamplingParams(
         max_tokens=arguments.cap, n=arguments.n, stop_token_ids=frozenset(stops), seed=0
     )
-    off = check(policy, prompts[:4], params, rows=3)
+    off = _check(policy, prompts[:4], params, rows=3)
     if not off < 1e-3:
         raise SystemExit(f"log-probs differ from the trainer's by {off:.1e}: no times reported")
     rows = arguments.rows
     repeated = [p for p in prompts for _ in range(params.n)]
     sides: dict[str, Any] = {
-        "padded generate": lambda p: padded_generate(naive, repeated, p, policy.pad_token_id, rows),
+        "padded generate": lambda p: _padded_generate(
+            naive, repeated, p, policy.pad_token_id, rows
+        ),
         "transformers engine": lambda p: [
             c.token_ids
             for group in TransformersEngine(policy.model, policy.pad_token_id, rows).generate(
@@ -108,21 +116,22 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             for c in group
         ],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
     lengths: dict[str, list[int]] = {name: [] for name in sides}
-    for number in range(arguments.rounds):
-        own = SamplingParams(
-            max_tokens=params.max_tokens, n=params.n, seed=number,
-            stop_token_ids=params.stop_token_ids,
-        )  # fmt: skip
-        for name, side in sides.items():
-            started = time.process_time()
-            responses = side(own)
-            seconds[name].append(time.process_time() - started)
+
+    def sampled(name: str, side: Callable[[SamplingParams], list[Any]]) -> Callable[[], None]:
+        numbers = itertools.count()
+
+        def step() -> None:
+            responses = side(replace(params, seed=next(numbers)))  # both sides: 0, 1, ...
             lengths[name] += [len(r) for r in responses]
             if len(responses) != len(repeated) or max(map(len, responses)) > params.max_tokens:
                 raise SystemExit(f"{name}: wrong responses, no times reported")
-            print(name, f"{seconds[name][-1]:.1f} s", flush=True)
+
+        return step
+
+    steps = {name: sampled(name, side) for name, side in sides.items()}
+    turns = in_turns(steps, Cpu(), float("inf"), arguments.rounds, arguments.rounds)
+    seconds = {name: turn["process"] for name, turn in turns.items()}
     rate = {name: sum(lengths[name]) / sum(seconds[name]) for name in sides}
     spread = {
         name: {
@@ -159,9 +168,8 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return measured, "\n".join([*table, "", note, ""])
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench rollout``."""
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--cap", type=int, default=192)
@@ -170,11 +178,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
     parser.add_argument("--name", default="rollout", help="of the result's files")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """``python -m bench rollout``: write ``NAME.json`` and ``NAME.md``."""
     torch.set_num_threads(1)
     measured, table = measure(arguments)
     write(arguments.out, arguments.name, measured, table)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,25 @@
-"""What the training-step benches share: shapes, rows, a softmax as a trained model has, counting.
+"""Shared by the training-step benches: model configurations, sequences, FLOP counts.
 
-Imports nothing that needs pydantic: machines that a GPU is lent on do not have it.
+Imports nothing that needs pydantic, which a bare GPU machine does not have.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
-import time
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from bench.device import Wall
+from bench.measure import in_turns
 from siri_train.model.attention import packed_forward
 from siri_train.model.packing import MicroBatch, Sample
 
 
 class Scorer(Protocol):
-    """A model on packed rows, as ``siri_train.model.policy.Policy`` is."""
+    """A model on packed sequences, like ``siri_train.model.policy.Policy``."""
 
     model: Any
 
@@ -26,7 +27,7 @@ class Scorer(Protocol):
         """Log-prob and entropy of every response token."""
 
 
-SHAPES: dict[str, dict[str, int]] = {
+MODEL_CONFIGS: dict[str, dict[str, int]] = {
     "qwen2-1.5b": dict(
         vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
         num_attention_heads=12, num_key_value_heads=2,
@@ -46,8 +47,8 @@ def peak_flops(device: str) -> float | None:
     return next((p * 1e12 for key, p in PEAK.items() if key in device), None)
 
 
-def two_rows(vocabulary: int, context: int) -> list[Sample]:
-    """Two rows of ``context`` tokens: one sequence in the first, three in the second."""
+def two_micro_batches(vocabulary: int, context: int) -> list[Sample]:
+    """Two micro-batches of ``context`` tokens: one sequence in the first, three in the second."""
     rng = random.Random(0)
     prompt = context // 32
     return [
@@ -63,7 +64,7 @@ def two_rows(vocabulary: int, context: int) -> list[Sample]:
 
 @torch.no_grad()
 def hidden_of(policy: Scorer, batch: MicroBatch) -> Tensor:
-    """[T, D]: the hidden states that the head sees."""
+    """[T, D]: the inputs of the head."""
     with packed_forward(batch.layout) as packed:
         hidden = policy.model.base_model(input_ids=batch.input_ids, **packed).last_hidden_state
     return hidden[0, batch.predictors]
@@ -71,14 +72,20 @@ def hidden_of(policy: Scorer, batch: MicroBatch) -> Tensor:
 
 @torch.no_grad()
 def sharpen(policy: Scorer, batch: MicroBatch, entropy: float) -> None:
-    """Scale the final norm until 64 rows have this mean entropy (nats)."""
+    """Scale the final norm until the softmax has this mean entropy.
+
+    Args:
+        policy: the model; its final norm is changed.
+        batch: whose tokens are measured, 64 of them.
+        entropy: in nats.
+    """
     norm, head = policy.model.base_model.norm.weight, policy.model.get_output_embeddings().weight
     hidden = hidden_of(policy, batch)
-    rows = hidden[:: max(1, len(hidden) // 64)].float()
+    few = hidden[:: max(1, len(hidden) // 64)].float()
     low, high = 0.0, 1e4
     for _ in range(40):
         scale = (low + high) / 2
-        logp = ((rows * scale) @ head.float().T).log_softmax(-1)
+        logp = ((few * scale) @ head.float().T).log_softmax(-1)
         if -(logp.exp() * logp).sum(-1).mean() > entropy:
             low = scale
         else:
@@ -96,9 +103,9 @@ def settle(policy: Scorer, batch: MicroBatch) -> None:
     batch.old_logprobs.copy_(policy.token_logprobs(batch)[0])
 
 
-def flops(shape: str, lengths: list[int]) -> float:
+def flops(model_config: str, lengths: list[int]) -> float:
     """Useful floating-point operations of forward and backward; recomputation is not counted."""
-    s = SHAPES[shape]
+    s = MODEL_CONFIGS[model_config]
     width, kv = s["hidden_size"], s["num_key_value_heads"] / s["num_attention_heads"]
     layer = width * width * (2 + 2 * kv) + 3 * width * s["intermediate_size"]
     weights = s["num_hidden_layers"] * layer + s["vocab_size"] * width
@@ -107,14 +114,12 @@ def flops(shape: str, lengths: list[int]) -> float:
 
 
 def seconds(run: Any, device: torch.device, rounds: int) -> float:
-    """Median time of a call."""
-    times = []
-    for _ in range(rounds):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    """Median wall time of a call.
+
+    Args:
+        run: a call without arguments.
+        device: whose work is waited for.
+        rounds: how many calls.
+    """
+    times = in_turns({"step": run}, Wall(device), float("inf"), rounds, rounds)
+    return statistics.median(times["step"]["wall"])

@@ -1,15 +1,12 @@
 """The training step beside TRL 1.16's GRPOTrainer: same model, sequences and loss, on a CPU.
 
-    sh scripts/peers.sh .peers
-    PYTHONPATH=.peers .venv/bin/python -m bench.workloads.training_step
+Needs TRL: ``sh scripts/peers.sh .peers`` installs it, ``PYTHONPATH=.peers`` finds it.
 
-SmolLM2-135M-Instruct and GSM8K solutions of their own ragged lengths (see the recipe
-``smollm2-135m.yaml`` for where both come from), or with ``--model tiny`` the demo's model of 0.1 M
-parameters and its questions; ``python -m bench`` measures both. Both sides take one optimiser
-update on the same sequences; gradients are compared first. TRL's side is its own
-``training_step`` on a generation batch made of the same tokens; it pads, as it does after sampling.
-Rows of both hold about as many tokens. Then our step with half of the groups degenerate, skipped
-and not.
+The model is SmolLM2-135M-Instruct on GSM8K solutions (the recipe ``smollm2-135m.yaml`` has both),
+or with ``--model tiny`` the demo's model of 0.1 M parameters on its questions. Both sides take one
+optimiser update on the same sequences; gradients are compared first. TRL's side is its own
+``training_step`` on a padded generation batch of the same tokens. Micro-batches of both sides have
+about as many tokens. Our step is also measured with half of the groups degenerate, skipped and not.
 """
 
 from __future__ import annotations
@@ -17,15 +14,18 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.device import Wall
+from bench.measure import in_turns
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
 from siri_train.config.loss import LossConfig
@@ -44,8 +44,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, and how many sequences there are in a step and in a row of TRL's; a row of ours has
-    as many tokens."""
+    """A model and the size of its step.
+
+    Args:
+        label: of the model in the result.
+        recipe: for model and data.
+        sequences: of a step.
+        rows: sequences of a micro-batch of TRL's; ours has as many tokens.
+        result: name of the result's files.
+    """
 
     label: str
     recipe: str
@@ -65,7 +72,7 @@ WORKLOADS = {
 }  # fmt: skip
 
 
-def samples_of(config: Any, count: int) -> tuple[Policy, list[Sample]]:
+def _samples_of(config: Any, count: int) -> tuple[Policy, list[Sample]]:
     """The recipe's model, and prompts with their worked solutions as responses."""
     policy = load_policy(config.model, CPU)
     questions = [q for q in read_sources(config.data.train[:1], "train") if q.solution][:count]
@@ -81,7 +88,7 @@ def samples_of(config: Any, count: int) -> tuple[Policy, list[Sample]]:
     return policy, samples
 
 
-def ours(
+def _ours(
     policy: Policy, samples: list[Sample], rows: int, skip: bool = True, tail: float = 1e-2
 ) -> Callable[[Any], None]:
     """Our update, with an optimiser or a recorder in its place."""
@@ -98,7 +105,7 @@ def ours(
     return step
 
 
-def theirs(
+def _theirs(
     path: str, policy: Policy, samples: list[Sample], rows: int
 ) -> tuple[Any, Callable[[Any], None]]:
     """TRL's trainer, and its accumulation steps over the padded generation batch."""
@@ -158,7 +165,7 @@ def _pad(rows: list[Any], value: float, left: bool) -> tuple[Tensor, Tensor]:
     return padded, mask
 
 
-class Recorder:
+class _Recorder:
     """Stands for an optimiser: keeps the gradients of one update by name."""
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -174,7 +181,7 @@ class Recorder:
             parameter.grad = None
 
 
-def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+def _apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """Relative distance of two gradients, all weights together."""
     assert a.keys() == b.keys()
     difference = sum(float((a[n] - b[n]).double().norm() ** 2) for n in b)
@@ -182,29 +189,37 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def compare(work: Workload, rounds: int) -> tuple[dict[str, Any], str]:
-    """Measure; returns what goes into the JSON and the table."""
+    """The result for the JSON, and the table.
+
+    Args:
+        work: what is measured.
+        rounds: of times in turns.
+
+    Raises:
+        SystemExit: the gradients differ; no times are reported.
+    """
     config = load_config(work.recipe)
     count = work.sequences
-    policy, samples = samples_of(config, count)
+    policy, samples = _samples_of(config, count)
     embedded = config.model.path == "embedded"
     path = str(START_FOLDER) if embedded else config.model.path
     from siri_train.trainer.update import score
 
     score(policy, samples, 4096, TEMPERATURE)  # on-policy: ratios are 1, as in TRL's first update
-    trainer, trl_step = theirs(path, policy, samples, work.rows)
+    trainer, trl_step = _theirs(path, policy, samples, work.rows)
     models = {"TRL 1.16": trainer.model, "ours": policy.model}
-    steps = {"TRL 1.16": trl_step, "ours": ours(policy, samples, work.rows)}
+    steps = {"TRL 1.16": trl_step, "ours": _ours(policy, samples, work.rows)}
 
     # Correctness first, and the peak memory in the same pass.
-    recorders = {name: Recorder(model) for name, model in models.items()}
+    recorders = {name: _Recorder(model) for name, model in models.items()}
     peaks = {}
     for name, step in steps.items():
-        peaks[name] = peak_bytes(lambda step=step, name=name: step(recorders[name]))  # type: ignore[misc]
+        peaks[name] = peak_bytes(partial(step, recorders[name]))
     weights = sum(p.numel() * 4 for p in policy.model.parameters())
-    exact = Recorder(policy.model)
-    ours(policy, samples, work.rows, tail=0.0)(exact)
+    exact = _Recorder(policy.model)
+    _ours(policy, samples, work.rows, tail=0.0)(exact)
     want = recorders["TRL 1.16"].gradients
-    certified, error = (apart(r.gradients, want) for r in (recorders["ours"], exact))
+    certified, error = (_apart(r.gradients, want) for r in (recorders["ours"], exact))
     if not error < 1e-3 or not certified < 2e-2:
         raise SystemExit(f"gradients differ by {error:.1e} ({certified:.1e}): no times reported")
     for recorder in (*recorders.values(), exact):
@@ -214,17 +229,16 @@ def compare(work: Workload, rounds: int) -> tuple[dict[str, Any], str]:
         Sample(s.prompt_ids, s.response_ids, s.old_logprobs, s.advantage * (i * 2 // count))
         for i, s in enumerate(samples)
     ]
-    steps["ours, half of the groups degenerate"] = ours(policy, half, work.rows)
-    steps["the same, not skipped"] = ours(policy, half, work.rows, skip=False)
-    train = TrainConfig(lr=1e-30, weight_decay=0.0)  # the model stays as it is, round by round
+    steps["ours, half of the groups degenerate"] = _ours(policy, half, work.rows)
+    steps["the same, not skipped"] = _ours(policy, half, work.rows, skip=False)
+    train = TrainConfig(lr=1e-30, weight_decay=0.0)  # no round changes the model
     optimizers = {name: make_optimizer(models.get(name, policy.model), train) for name in models}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            optimizer = optimizers.get(name, optimizers["ours"])
-            start = time.perf_counter()
-            step(optimizer)
-            times[name].append(time.perf_counter() - start)
+    calls = {
+        name: partial(step, optimizers.get(name, optimizers["ours"]))
+        for name, step in steps.items()
+    }
+    turns = in_turns(calls, Wall(CPU), float("inf"), rounds, rounds)
+    times = {name: turn["wall"] for name, turn in turns.items()}
 
     tokens = sum(s.length for s in samples)
     padded = count * (max(len(s.prompt_ids) for s in samples)
@@ -239,7 +253,7 @@ def compare(work: Workload, rounds: int) -> tuple[dict[str, Any], str]:
         "gradient_difference_exact": error, "gradient_difference": certified,
     }  # fmt: skip
     base = median["TRL 1.16"]
-    rows = [
+    lines = [
         f"| one update, V {policy.model.config.vocab_size} | seconds | tokens/s | speed "
         "| peak beyond weights | of it not gradients |",
         "|---|---|---|---|---|---|",
@@ -247,7 +261,7 @@ def compare(work: Workload, rounds: int) -> tuple[dict[str, Any], str]:
     for name, value in median.items():
         peak = peaks.get(name)
         memory = f"{peak / 2**20:.0f} MiB | {(peak - weights) / 2**20:.0f} MiB" if peak else " | "
-        rows.append(
+        lines.append(
             f"| {name} | {value:.3g} | {tokens / value:.0f} | {base / value:.2f} | {memory} |"
         )
     note = (
@@ -255,22 +269,27 @@ def compare(work: Workload, rounds: int) -> tuple[dict[str, Any], str]:
         f"{torch.get_num_threads()} threads, median of {rounds}. Gradients "
         f"differ by {certified:.1e} (tail 1e-2), {error:.1e} (tail 0)."
     )
-    return measured, "\n".join([*rows, "", note, ""])
+    return measured, "\n".join([*lines, "", note, ""])
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench step``."""
     parser.add_argument("--model", choices=WORKLOADS, default="smollm2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """``python -m bench step``: write the JSON and the table.
+
+    Raises:
+        SystemExit: TRL is not installed.
+    """
+    if find_spec("trl") is None:
+        raise SystemExit("bench step: TRL is not installed: sh scripts/peers.sh .peers, then "
+                         "PYTHONPATH=.peers")  # fmt: skip
     torch.set_num_threads(arguments.threads)
     work = WORKLOADS[arguments.model]
     measured, table = compare(work, arguments.rounds)
     write(arguments.out, work.result, measured, table)
-
-
-if __name__ == "__main__":
-    main()

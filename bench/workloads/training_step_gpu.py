@@ -1,16 +1,16 @@
-"""The training step on a GPU: tokens/s, MFU, peak memory, share of the head; one command.
+"""The training step on a GPU: tokens/s, MFU, peak memory, share of the head.
 
-    python -m bench.workloads.training_step_gpu  # Qwen2-1.5B's shape, 8K and 16K, with Liger too
-    python -m bench.workloads.training_step_gpu --shape tiny --device cpu --context 256  # rehearsal
+The default is a model of Qwen2-1.5B's configuration at 8K and 16K tokens a row, with Liger and
+without; ``--shape tiny --device cpu --context 256`` rehearses it on a CPU.
 
-Weights are random, so the final norm is scaled until the softmax has the entropy of a trained
-reasoning model, and targets are drawn from it: otherwise the head would be measured on a softmax
-that no run has. Rows are packed to the token budget; gradient checkpointing is on; weights are
-bfloat16 with float32 masters. The peak stands beside what ``siri-train --dry-run`` estimates.
+Weights are random. The final norm is scaled until the softmax has the entropy of a trained
+reasoning model, and targets are drawn from that softmax, so that the head does realistic work.
+Sequences are packed to the token budget; gradient checkpointing is on; weights are bfloat16 with
+float32 masters. The estimate of ``siri-train --dry-run`` stands beside the peak.
 
-Every case has a process of its own: Liger changes the module of a model's class for good, and what
-one case leaves in memory is not another's. Results are written after each; the same command again
-goes on where it stopped (``--again`` measures all anew).
+Every case has a process of its own, because Liger changes the module of a model's class for good.
+Results are written after each case; the same command continues with the cases that are left
+(``--again`` measures all again).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from bench.results_io import RESULTS, environment, write
 from bench.workloads.step_model import (
-    SHAPES,
+    MODEL_CONFIGS,
     flops,
     hidden_of,
     peak_flops,
     seconds,
     settle,
     sharpen,
-    two_rows,
+    two_micro_batches,
 )
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_train.commands.memory_estimate import Shape, estimate
@@ -49,10 +49,18 @@ from siri_train.trainer.optimizer import make_optimizer, step_if_finite
 from siri_train.trainer.update import backward
 
 
-def build(shape: str, device: torch.device, liger: bool) -> Policy:
-    """A policy with random weights on the device."""
+def build(model_config: str, device: torch.device, liger: bool) -> Policy:
+    """A policy with random weights.
+
+    Args:
+        model_config: a name in ``MODEL_CONFIGS``.
+        device: of the weights.
+        liger: with Liger's kernels.
+    """
     torch.manual_seed(0)
-    config = Qwen2Config(**SHAPES[shape], max_position_embeddings=65_536, tie_word_embeddings=True)
+    config = Qwen2Config(
+        **MODEL_CONFIGS[model_config], max_position_embeddings=65_536, tie_word_embeddings=True
+    )
     with device:
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, trust_remote_code=False
@@ -66,11 +74,20 @@ def build(shape: str, device: torch.device, liger: bool) -> Policy:
 
 
 def measure(
-    shape: str, device: torch.device, context: int, liger: bool, rounds: int, entropy: float
+    model_config: str, device: torch.device, context: int, liger: bool, rounds: int, entropy: float
 ) -> dict[str, Any]:
-    """One case: two rows of ``context`` tokens, one sequence in the first, three in the second."""
-    policy = build(shape, device, liger)
-    samples = two_rows(SHAPES[shape]["vocab_size"], context)
+    """One case: two micro-batches, one sequence in the first, three in the second.
+
+    Args:
+        model_config: a name in ``MODEL_CONFIGS``.
+        device: where it runs.
+        context: tokens of a micro-batch.
+        liger: with Liger's kernels.
+        rounds: updates that are timed.
+        entropy: of the softmax in nats.
+    """
+    policy = build(model_config, device, liger)
+    samples = two_micro_batches(MODEL_CONFIGS[model_config]["vocab_size"], context)
     batches = list(micro_batches(samples, context, device))
     sharpen(policy, batches[0], entropy)
     for batch in batches:
@@ -102,11 +119,12 @@ def measure(
     alone = seconds(head_alone, device, rounds)
     tokens = sum(s.length for s in samples)
     limit = peak_flops(torch.cuda.get_device_name() if device.type == "cuda" else "cpu")
-    rate = flops(shape, [s.length for s in samples]) / step
+    rate = flops(model_config, [s.length for s in samples]) / step
     width = policy.model.config.hidden_size // policy.model.config.num_attention_heads
-    expected = estimated_bytes(policy.model.config, context, liger, device)
+    expected = _estimated_bytes(policy.model.config, context, liger, device)
     return {
-        "shape": shape, "context": context, "liger": liger, "tokens": tokens, "seconds": step,
+        "shape": model_config, "context": context, "liger": liger, "tokens": tokens,
+        "seconds": step,
         "attention": attention_backend(device, torch.bfloat16, width), "entropy": entropy,
         "estimated_gib": expected / 2**30,
         "tokens_per_s": tokens / step, "tflops": rate / 1e12,
@@ -116,8 +134,8 @@ def measure(
     }  # fmt: skip
 
 
-def estimated_bytes(model: Any, context: int, liger: bool, device: torch.device) -> int:
-    """What ``siri-train train --dry-run`` says an update takes at its peak."""
+def _estimated_bytes(model: Any, context: int, liger: bool, device: torch.device) -> int:
+    """The peak of an update by the estimate of ``siri-train train --dry-run``."""
     config = parse_config(
         {
             "model": {"dtype": "bfloat16", "gradient_checkpointing": True,
@@ -152,9 +170,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def in_own_process(arguments: argparse.Namespace, context: int, liger: bool) -> dict[str, Any]:
-    """One case's row, or its error."""
+    """The result of one case, or its error.
+
+    Args:
+        arguments: of the command line.
+        context: tokens of a micro-batch.
+        liger: with Liger's kernels.
+    """
     command = [
-        sys.executable, "-m", "bench.workloads.training_step_gpu", "--shape", arguments.shape,
+        sys.executable, "-m", "bench", "step-gpu", "--shape", arguments.shape,
         "--device", arguments.device, "--context", str(context),
         "--rounds", str(arguments.rounds), "--entropy", str(arguments.entropy),
         "--case", "on" if liger else "off",
@@ -171,15 +195,14 @@ def in_own_process(arguments: argparse.Namespace, context: int, liger: bool) -> 
 
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    """Where and how it was measured; results written meanwhile make no other commit."""
+    """Where and how it was measured. Results that were written since do not change the commit."""
     keys = ("device", "cores", "torch", "python", "commit", "rounds", "entropy")
     return {key: str(result.get(key)).removesuffix("-dirty") for key in keys}
 
 
-def main() -> None:
-    """Entry point; exit status 1 if a case failed, 3 if some are left for the next call."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shape", choices=SHAPES, default="qwen2-1.5b")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench step-gpu``."""
+    parser.add_argument("--shape", choices=MODEL_CONFIGS, default="qwen2-1.5b")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--context", type=int, nargs="+", default=[8192, 16_384])
     parser.add_argument("--rounds", type=int, default=5)
@@ -188,7 +211,10 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=500, help="seconds of a call")
     parser.add_argument("--again", action="store_true", help="measure all cases anew")
     parser.add_argument("--case", choices=["on", "off"], help="this one alone, with Liger or not")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``python -m bench step-gpu``; exit code 1 if a case failed, 3 if some are left."""
     device = torch.device(arguments.device)
     if arguments.case:
         row = measure(
@@ -196,7 +222,7 @@ def main() -> None:
             arguments.rounds, arguments.entropy,
         )  # fmt: skip
         print(json.dumps(row))
-        return
+        return 0
 
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     out = arguments.out or RESULTS / name.replace(" ", "-").lower()
@@ -219,9 +245,5 @@ def main() -> None:
         write(out, f"training_step_{arguments.shape}", {**here, "cases": rows}, table(rows))
     if wanted:
         print(f"{len(wanted)} cases left: run the same command again")
-        sys.exit(3)
-    sys.exit(any("error" in row for row in rows))
-
-
-if __name__ == "__main__":
-    main()
+        return 3
+    return int(any("error" in row for row in rows))

@@ -1,9 +1,9 @@
-"""``python -m bench.workloads.trl_step``: a training step of TRL's GRPO, without and with ours.
+"""A training step of TRL's GRPO, without our head and loss and with them.
 
-SmolLM2-135M-Instruct, V 49152, answers it samples itself. Needs TRL 1.16 (``make test-peers`` puts
-it into ``.peers``: run with ``PYTHONPATH=.peers``). Sampling is left out: it is the same in all.
-Contenders take turns on the same batch and weights, the transformer without its head with them as
-the yard-stick. ``--device cuda`` measures the same on a GPU.
+The model is SmolLM2-135M-Instruct, V 49152, on responses that it samples itself. Sampling is not
+timed: it is the same for all. Contenders take turns on the same batch and weights; the transformer
+without its head is the yardstick. Needs TRL 1.16: ``sh scripts/peers.sh .peers`` installs it,
+``PYTHONPATH=.peers`` finds it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import importlib.util
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 if missing := [name for name in ("trl", "pydantic") if importlib.util.find_spec(name) is None]:
-    sys.exit(
-        f"bench.workloads.trl_step needs {' and '.join(missing)}: pip install {' '.join(missing)}"
-    )
+    sys.exit(f"bench step-trl needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
+from bench.device import Wall
+from bench.measure import in_turns
 from bench.memory import peak_bytes
 from bench.results_io import RESULTS, write
 from siri_train.config.model import ModelConfig
@@ -42,7 +41,7 @@ QUESTIONS = (
 GROUP = 2
 
 
-def load(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     """The model of ``recipes/smollm2-135m.yaml``, converted there when it is missing."""
     folder = resolve_model_path(
         ModelConfig(
@@ -54,7 +53,7 @@ def load(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     return model.to(device), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def trainer_of(model: Any, tokenizer: Any, folder: str, length: int) -> Any:
+def _trainer_of(model: Any, tokenizer: Any, folder: str, length: int) -> Any:
     """Our subclass of TRL's trainer; its parent's ``_compute_loss`` is the stock contender."""
     import datasets
     from trl import GRPOConfig
@@ -79,7 +78,7 @@ def trainer_of(model: Any, tokenizer: Any, folder: str, length: int) -> Any:
     )
 
 
-def contenders(trainer: Any, model: Any, inputs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+def _contenders(trainer: Any, model: Any, inputs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """Each computes the loss of the batch and its gradients, which are left on the model."""
     from trl import GRPOTrainer
 
@@ -116,11 +115,11 @@ def contenders(trainer: Any, model: Any, inputs: dict[str, Any]) -> dict[str, Ca
     }
 
 
-def flat_gradient(model: Any) -> torch.Tensor:
+def _flat_gradient(model: Any) -> torch.Tensor:
     return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
 
 
-def peak(run: Callable[[], Any], model: Any) -> float:
+def _peak(run: Callable[[], Any], model: Any) -> float:
     """MiB of tensors made by the step, gradients of the weights left out."""
     model.zero_grad(set_to_none=True)
     gc.collect()
@@ -135,43 +134,42 @@ def peak(run: Callable[[], Any], model: Any) -> float:
 
 
 def measure(trainer: Any, model: Any, inputs: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Correctness, then interleaved times, then memory."""
-    cases = contenders(trainer, model, inputs)
+    """Correctness, then times in turns, then memory.
+
+    Args:
+        trainer: a ``SiriGRPOTrainer``.
+        model: its model.
+        inputs: a batch of the trainer.
+        rounds: of times.
+
+    Raises:
+        SystemExit: gradients differ from TRL's; no time is reported.
+    """
+    cases = _contenders(trainer, model, inputs)
     losses, errors, want = {}, {}, torch.empty(0)
     for name, case in cases.items():
         if name == "transformer alone":
             continue
         losses[name] = float(case())
-        got = flat_gradient(model)
+        got = _flat_gradient(model)
         want = got if name == "TRL" else want
         errors[name] = float((got - want).norm() / want.norm())
     limit = {"TRL": 0.0, "SiriGRPOTrainer, tail=0": 1e-3 if model.dtype == torch.float32 else 0.1}
     for name, error in errors.items():
         if error > limit.get(name, 2e-2 if model.dtype == torch.float32 else 0.1):
             raise SystemExit(f"bench: gradients differ from TRL's ({errors}); no time is reported")
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            synchronise(model)
-            started = time.perf_counter()
-            case()
-            synchronise(model)
-            times[name].append(time.perf_counter() - started)
+    turns = in_turns(cases, Wall(model.device), float("inf"), rounds, rounds)
+    times = {name: turn["wall"] for name, turn in turns.items()}
     return {
         "losses": losses,
         "relative_gradient_difference_to_trl": errors,
         "seconds": {name: statistics.median(values) for name, values in times.items()},
         "all_seconds": times,
-        "peak_mib_beyond_weight_gradients": {name: peak(c, model) for name, c in cases.items()},
+        "peak_mib_beyond_weight_gradients": {name: _peak(c, model) for name, c in cases.items()},
         "prompt": list(inputs["prompt_ids"].shape),
         "completions": list(inputs["completion_ids"].shape),
         "completion_tokens": int(inputs["completion_mask"].sum()),
     }
-
-
-def synchronise(model: Any) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def table(measured: dict[str, Any]) -> str:
@@ -202,25 +200,27 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Sample one batch, measure, write JSON and Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m bench.workloads.trl_step", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench step-trl``."""
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--length", type=int, default=96, help="tokens an answer may have")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """``python -m bench step-trl``: sample one batch, measure, write JSON and Markdown."""
     import trl
 
     torch.set_flush_denormal(True)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = torch.device(arguments.device)
-    model, tokenizer = load(device, getattr(torch, arguments.dtype))
+    model, tokenizer = _load(device, getattr(torch, arguments.dtype))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(model, tokenizer, folder, arguments.length)
+        trainer = _trainer_of(model, tokenizer, folder, arguments.length)
         found: dict[str, Any] = {}
 
         class Measured(Exception):
@@ -242,7 +242,3 @@ def main() -> None:
     found |= {"threads": arguments.threads, "dtype": arguments.dtype, "trl": trl.__version__}
     found["where"] = where
     write(arguments.out or RESULTS / device.type, "trl_step", found, table(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bench.__main__ import main
 from bench.reports import compare
 
 A = {"device": "x", "rows": {"one": {"ms": [1.0, 4.0], "ok": True, "all": [9, 8]}, "gone": 3}}
@@ -31,9 +32,9 @@ def test_small_changes_can_be_left_out():
 def test_files(tmp_path, capsys):
     for name, value in (("a", A), ("b", B)):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    compare.main([str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert "2.000" in capsys.readouterr().out
     (tmp_path / "b.json").write_text("[1]")
     for bad in ("b.json", "none.json"):
         with pytest.raises(SystemExit, match=f"{bad} is no result of the bench"):
-            compare.main([str(tmp_path / "a.json"), str(tmp_path / bad)])
+            main(["compare", str(tmp_path / "a.json"), str(tmp_path / bad)])

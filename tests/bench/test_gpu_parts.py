@@ -14,15 +14,14 @@ import torch
 from bench.device import Cpu, spans
 from bench.gpu import context as surroundings
 from bench.gpu import oracle, plan
-from bench.gpu.bare_import import make_importable
 from bench.gpu.context import Context
 from bench.gpu.head_calls import overlap, tile_of
 from bench.gpu.oracle import Options
 from bench.gpu.parts import fused, head, losses, rates, repeats, sanitizer, values
 from bench.gpu.parts import tests as part_tests
 from bench.gpu.records import Records, read
-from bench.peers import losses as real_losses
-from bench.peers import restated
+from bench.peers import entries
+from bench.peers.bare_import import make_importable
 from bench.peers.base import Where
 from bench.rows.elementwise import LossCase
 from siri_kernels import linear_logprob
@@ -193,16 +192,14 @@ def test_a_module_of_a_package_that_cannot_be_imported(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize(
-    ("name", "function"), [("trl", restated.trl_loss), ("verl", restated.verl_loss)]
-)
-def test_restated_losses_are_their_trainers(name, function):
+@pytest.mark.parametrize("name", ["TRL", "verl"])
+def test_restated_losses_are_their_trainers(name):
     """Where the trainer is installed (``make test-peers``)."""
-    pytest.importorskip(name)
+    pytest.importorskip(name.lower())
     where = Where(torch.device("cpu"), triton=False)
-    makes = {"real": getattr(real_losses, name), "restated": function}
-    work = LossCase(700, ragged=True).build(where, Cpu(), None, makes)
-    real, mine = work.steps["real"](), work.steps["restated"]()
+    given = {name: entries("loss")[name]} | entries("loss", bare=True)
+    work = LossCase(700, ragged=True).build(where, Cpu(), None, given)
+    real, mine = work.steps[name](), work.steps[f"{name}, restated"]()
     for a, b in zip(real, mine, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,11 +29,8 @@ def number(file: Records, key: str, value: float) -> None:
     file.write("number", key=key, value=value, unit="ratio", part=key.partition(".")[0])
 
 
-def test_a_recorded_rehearsal_becomes_tables(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        sys, "argv", ["bench", "gpu-report", str(REHEARSAL), "--out", str(tmp_path)]
-    )
-    assert command.main() == 0
+def test_a_recorded_rehearsal_becomes_tables(tmp_path, capsys):
+    assert command.main(["report", str(REHEARSAL), "--out", str(tmp_path)]) == 0
     assert "predictions: " in capsys.readouterr().out
     text = (tmp_path / "gpu.md").read_text()
     for title in ("Predictions", "Parts", "Rates", "Values against float64", "Head", "Tests",
@@ -52,16 +48,16 @@ def test_a_rehearsal_never_stands_among_the_results(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "first.jsonl").write_text((REHEARSAL / "first.jsonl").read_text())
-    report.main([str(folder)])
+    command.main(["report", str(folder)])
     assert (folder / "gpu.md").exists() and not (tmp_path / "results").exists()
     with pytest.raises(SystemExit, match="no records"):
-        report.main([str(tmp_path / "empty")])
+        command.main(["report", str(tmp_path / "empty")])
 
 
 def test_results_go_to_the_device_s_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     recorded(tmp_path / "out")
-    report.main([str(tmp_path / "out")])
+    command.main(["report", str(tmp_path / "out")])
     assert (tmp_path / "results" / "nvidia-h100-80gb-hbm3" / "gpu.json").exists()
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import parser_for
 from bench.gpu import environment, plan, records
-from bench.gpu.__main__ import call_of
 from bench.gpu.clock import Clock
+from bench.gpu.command import call_of
 from bench.gpu.plan import Part
 from bench.gpu.process import Started, wait
 from bench.gpu.records import Records, read
@@ -232,10 +233,18 @@ def test_wheels_are_installed_first_and_found_by_the_parts(tmp_path):
 
 
 def test_the_command_line():
-    call = call_of("second out --after first --only head,step --limit head=3 --rehearse".split())
+    def call_for(words: str) -> Call:
+        return call_of(parser_for("gpu").parse_args(["gpu", *words.split()]))
+
+    call = call_for("second out --after first --only head,step --limit head=3 --rehearse")
     assert (call.name, call.only, call.limits) == ("second", ("head", "step"), {"head": 3.0})
-    with pytest.raises(SystemExit):
-        call_of(["first", "out", "--only", "nothing"])
+    with pytest.raises(SystemExit, match="no part is called 'nothing'; takes rates, "):
+        call_for("first out --only nothing")
+
+
+def test_the_runner_imports_no_torch():
+    code = "import sys, bench.gpu.command; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_the_closing_table_is_short_and_says_what_is_wrong(tmp_path):

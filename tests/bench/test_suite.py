@@ -1,9 +1,10 @@
-"""``python -m bench`` from its command line to its files, on the GPU's rows made tiny."""
+"""``python -m bench`` from its command line to its files, on the GPU's cases made tiny."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import kernels
+from bench.__main__ import COMMANDS, main, parser_for
+from bench.kernels import Plan, Session
 from bench.peers.base import Missing
-from bench.session import Plan, Session
 
-pytest.importorskip("pytest_benchmark", reason="pip install '.[bench]' brings pytest-benchmark")
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,14 +29,15 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_dry_run_writes_goes_on_and_compares(tmp_path):
-    command = ["--dry-run", "--out", str(tmp_path), "--only", "advantages", "--without", "TRL"]
+    command = ["kernels", "--dry-run", "--out", str(tmp_path), "--only", "advantages"]
+    command += ["--without", "TRL"]
     first = run(*command)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-2000:]
     measured = json.loads((tmp_path / "kernels.json").read_text())
     (row,) = measured["rows"].values()
     assert {"ours", "ours, ids", "eager"} <= set(row["contenders"])
     assert row["missing"]["TRL"] == "left out by --without" and "TRL" not in row["contenders"]
-    assert "benchmark 'advantages" in first.stdout, "pytest-benchmark's own table"
+    assert "| contender | time | p20 to p80 |" in first.stdout
     assert "bench: advantages" in first.stdout
     again = run(*command)
     assert again.returncode == 0 and "bench: advantages" not in again.stdout, "measured twice"
@@ -45,7 +48,7 @@ def test_dry_run_writes_goes_on_and_compares(tmp_path):
 
 @pytest.mark.slow
 def test_dry_run_of_everything(tmp_path):
-    done = run("--dry-run", "--out", str(tmp_path))
+    done = run("kernels", "--dry-run", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     rows = json.loads((tmp_path / "kernels.json").read_text())["rows"]
     assert set(rows) == {case.name for case in Plan(kind="dry").cases()}
@@ -74,28 +77,67 @@ def test_rows_have_names_of_their_own_and_the_grid_is_whole():
 def test_no_gpu_is_an_error_before_anything_runs():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = run("--device", "cuda")
+    done = run("kernels", "--device", "cuda")
     assert done.returncode == 1 and done.stderr.startswith("bench: no GPU here")
 
 
 def test_a_spent_budget_says_so(tmp_path):
-    done = run("--dry-run", "--out", str(tmp_path), "--budget", "0", "--only", "loss")
+    done = run("kernels", "--dry-run", "--out", str(tmp_path), "--budget", "0", "--only", "loss")
     assert done.returncode == 0 and "run the same command again" in done.stdout
 
 
-def test_a_row_without_its_inputs_is_named(tmp_path):
+@pytest.fixture
+def settings_of_torch():
+    """A run of the bench owns its process, a test does not."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+
+
+def test_a_row_without_its_inputs_is_named(tmp_path, settings_of_torch):
     class Real:
         name, priority, group = "head: real", 0, "head"
 
         def build(self, where, device, real):
             raise Missing("no real model here")
 
-    threads = torch.get_num_threads()
-    session = Session(Plan(kind="dry", out=tmp_path))
-    try:
-        assert session.row(Real()) == "no real model here"
-    finally:  # a run of the bench owns its process, a test does not
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
+    assert Session(Plan(kind="dry", out=tmp_path)).row(Real()) == "no real model here"
     written = json.loads((tmp_path / "kernels.json").read_text())
     assert written["not_measured"] == {"head: real": "no real model here"}
+
+
+def test_a_case_that_fails_and_ours_being_wrong_are_the_exit_code(
+    tmp_path, settings_of_torch, monkeypatch, capsys
+):
+    class Failing:
+        name, priority, group = "loss: failing", 0, "loss"
+
+        def build(self, where, device, real):
+            raise ZeroDivisionError("nothing to divide")
+
+    monkeypatch.setattr(Plan, "cases", lambda self: [Failing()])
+    monkeypatch.setattr(kernels, "rates", lambda device: {})
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    command = ["kernels", "--out", str(tmp_path)]
+    assert main(command) == 1
+    assert "FAILED loss: failing: ZeroDivisionError: nothing to divide" in capsys.readouterr().out
+    entry = {"wrong": "gradient 3e-1 from float64; not timed"}
+    monkeypatch.setattr(Session, "row", lambda self, case: {"contenders": {"ours": entry}})
+    monkeypatch.setattr(kernels, "row_table", lambda row, clock: [])
+    assert main(command) == 1 and "ours: gradient 3e-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_and_its_example_is_taken(name):
+    parser = parser_for(name if name != "step-trl" else None)  # TRL may not be installed
+    assert COMMANDS[name].summary in " ".join(parser.format_help().split())
+    if name != "step-trl":
+        words = shlex.split(COMMANDS[name].example)
+        assert callable(parser.parse_args([name, *words]).run)
+
+
+def test_a_command_that_does_not_exist_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["kernel"])
+    assert "invalid choice: 'kernel'" in capsys.readouterr().err

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import write_results
 from bench.reports.tables import amount, everything, exponent, growth, summary
+from bench.reports.write import write_results
 from bench.results_io import RESULTS
 
 MEASURED = sorted(RESULTS.glob("*/kernels.json"))

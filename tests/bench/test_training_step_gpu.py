@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.__main__ import main
 from bench.workloads import training_step_gpu as bench
 
 
-def call(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> int:
-    command = ["bench", "--shape", "tiny", "--device", "cpu", "--rounds", "1", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", [*command, *options])
-    with pytest.raises(SystemExit) as caught:
-        bench.main()
-    return int(caught.value.code or 0)
+def call(out: Path, *options: str) -> int:
+    command = ["step-gpu", "--shape", "tiny", "--device", "cpu", "--rounds", "1", "--out", str(out)]
+    return main([*command, *options])
 
 
 def test_it_runs_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert call(monkeypatch, tmp_path, "--context", "128") == 0
+    assert call(tmp_path, "--context", "128") == 0
     file = tmp_path / "training_step_tiny.json"
     (row,) = json.loads(file.read_text())["cases"]
     assert row["tokens"] == 256 and row["attention"] == "sdpa" and row["liger"] is False
@@ -41,22 +38,22 @@ def test_it_runs_and_the_same_command_goes_on(
         return {**row, "context": context}
 
     monkeypatch.setattr(bench, "in_own_process", case)
-    assert call(monkeypatch, tmp_path, "--context", "128", "64", "256") == 1
+    assert call(tmp_path, "--context", "128", "64", "256") == 1
     assert asked == [64, 256]  # 128 is there already
     assert [r["context"] for r in json.loads(file.read_text())["cases"]] == [64, 128, 256]
     assert "| 256 | off | out of memory |" in (tmp_path / "training_step_tiny.md").read_text()
-    assert call(monkeypatch, tmp_path, "--context", "128", "256", "--limit", "0") == 3
-    assert call(monkeypatch, tmp_path, "--context", "128", "256") == 1 and asked[2:] == [256]
-    assert call(monkeypatch, tmp_path, "--context", "128", "--again") == 0 and asked[3:] == [128]
+    assert call(tmp_path, "--context", "128", "256", "--limit", "0") == 3
+    assert call(tmp_path, "--context", "128", "256") == 1 and asked[2:] == [256]
+    assert call(tmp_path, "--context", "128", "--again") == 0 and asked[3:] == [128]
 
     # What was measured in another way is no part of it.
     result = json.loads(file.read_text())
     commit = result["commit"].removesuffix("-dirty")
     for name in (commit, f"{commit}-dirty"):
         file.write_text(json.dumps(result | {"commit": name}))
-        assert call(monkeypatch, tmp_path, "--context", "128") == 0 and asked[4:] == []
+        assert call(tmp_path, "--context", "128") == 0 and asked[4:] == []
     file.write_text(json.dumps(result | {"torch": "1.0"}))
-    assert call(monkeypatch, tmp_path, "--context", "128") == 0 and asked[4:] == [128]
+    assert call(tmp_path, "--context", "128") == 0 and asked[4:] == [128]
 
 
 def test_a_case_that_fails_is_named() -> None:

@@ -1,7 +1,7 @@
-"""The fused product and fold, once there is one: values, repeats and time at the head's sizes.
+"""The fused product and online softmax: values, repeats and time at the head's sizes.
 
-``linear_logprob`` takes it for every call that it can while its switch ``ENABLED`` is true.
-"forward" is with lists, "score" without.
+``linear_logprob`` uses it for every call that it supports while its switch ``ENABLED`` is true.
+"forward" saves top entries for backward, "score" does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.gpu.timing import rounds
 
 
 def run(context: Context) -> None:
-    """The same checks as the other parts, fused; a module without the switch is not one yet."""
+    """The checks of the other parts, with the fused kernel."""
     fused = importlib.import_module(FUSED)
     if not hasattr(fused, "ENABLED"):
         context.say("missing", packages=[FUSED], why=f"{FUSED} has no switch ENABLED")
@@ -34,12 +34,12 @@ def run(context: Context) -> None:
     context.device.free()
     for dim in (32,) if context.rehearse else (1536, 3584):
         if context.in_time(f"time {dim}", 12):
-            context.attempt(f"time {dim}", lambda d=dim: timed(context, fused, shape, d))
+            context.attempt(f"time {dim}", lambda d=dim: _timed(context, fused, shape, d))
             context.device.free()
 
 
-def timed(context: Context, fused: Any, shape: tuple[int, int, int], dim: int) -> None:
-    """Fused and not in turns with the bare products."""
+def _timed(context: Context, fused: Any, shape: tuple[int, int, int], dim: int) -> None:
+    """Fused and not, in turns with the bare products."""
     calls = HeadCalls(context, shape[0], dim, shape[2], 0.5)
 
     def switched(call: Callable[[], Any], on: bool) -> Callable[[], Any]:

@@ -1,6 +1,7 @@
-"""Time of the head: forward, with lists, with backward, all rows recomputed; where it goes.
+"""Time of the head: forward, forward that saves top entries, backward, all tokens recomputed.
 
-Bare products with bf16 and with fp32 results run in the same rounds: ratios are to these.
+Bare products with bf16 and with fp32 results run in the same rounds; ratios are to them. The
+profiler gives the time of each kernel.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from bench.gpu.head_calls import HeadCalls, overlap, tile_of, unfused
 from bench.gpu.timing import host_seconds, rounds
 from siri_kernels import linear_logprob, take_backward_stats
 
-# Rows and ids: 128 MiB of fp32 logits, then what stays in an L2 cache of 50 MiB.
+# Tokens and vocabulary entries: 128 MiB of fp32 logits, then sizes that fit an L2 cache of 50 MiB.
 SHAPES = ((8192, 4096), (4096, 4096), (2048, 4096), (8192, 2048), (4096, 2048), (8192, 1024))
 
 
 def run(context: Context) -> None:
-    """Both widths at 0.5 nats, the kernels of each call, few rows, the worst case."""
+    """Both widths at 0.5 nats, the kernels of each call, few tokens, the worst case."""
     tokens, vocabulary = (6, 260) if context.rehearse else (16_384, 151_936)
     dims = (32,) if context.rehearse else (1536, 3584)
     for dim in dims:
@@ -31,12 +32,12 @@ def run(context: Context) -> None:
     for few in (4,) if context.rehearse else (64, 512, 2048):
         shape = (few, dims[0], vocabulary)
         if context.in_time(f"few rows {few}", 5):
-            context.attempt(f"few rows {few}", lambda s=shape: few_rows(context, s))
+            context.attempt(f"few rows {few}", lambda s=shape: _few_rows(context, s))
             context.device.free()
     for dim in dims:
         shape = (tokens, dim, vocabulary)
         if context.in_time(f"worst case {dim}", 12):
-            context.attempt(f"worst case {dim}", lambda s=shape: worst_case(context, s))
+            context.attempt(f"worst case {dim}", lambda s=shape: _worst_case(context, s))
             context.device.free()
 
 
@@ -44,7 +45,7 @@ def main_case(context: Context, shape: tuple[int, int, int]) -> None:
     """Times in turns, with the overlap on and off, then memory, launches and kernels."""
     calls, dim = HeadCalls(context, *shape, 0.5), shape[1]
     context.say("inputs", shape=shape, softmax=0.5)
-    took = timed(context, f"head.{dim}", {**calls.products(), **calls.calls()}, calls.flops, 5.0)
+    took = _timed(context, f"head.{dim}", {**calls.products(), **calls.calls()}, calls.flops, 5.0)
     take_backward_stats()
     calls.both()
     stats = take_backward_stats()
@@ -57,15 +58,15 @@ def main_case(context: Context, shape: tuple[int, int, int]) -> None:
         returned = calls.returned if name in ("both", "dense") else 0
         peak = max(0, context.device.peak(call) - returned)
         context.number(f"head.peak_mib.{name}.{dim}", peak / 2**20, "MiB")
-    with unfused():  # what follows is about the form that stores tiles
+    with unfused():  # the following is about the form that stores tiles
         if context.in_time(f"overlap {dim}", 6):
-            context.attempt("overlap", lambda: overlaps(context, calls, dim))
+            context.attempt("overlap", lambda: _overlaps(context, calls, dim))
         if context.in_time(f"tiles {dim}", 12):
-            context.attempt("tiles", lambda: tile_shapes(context, calls, dim))
+            context.attempt("tiles", lambda: _tile_shapes(context, calls, dim))
     context.say("medians", dim=dim, seconds=took)
 
 
-def timed(
+def _timed(
     context: Context,
     key: str,
     steps: dict[str, Callable[[], Any]],
@@ -90,7 +91,14 @@ def timed(
 
 
 def inside(context: Context, name: str, call: Callable[[], Any], dim: int) -> None:
-    """Every kernel of a call, and what the host and the gaps between kernels take."""
+    """Every kernel of a call, and the time of the host and of the gaps between kernels.
+
+    Args:
+        context: of the part.
+        name: of the call in the figures.
+        call: without arguments.
+        dim: D, in the figures.
+    """
     host = host_seconds(context, call)
     found = context.device.kernels(call)
     context.number(f"head.host_ms.{name}.{dim}", 1e3 * host, "ms")
@@ -100,12 +108,13 @@ def inside(context: Context, name: str, call: Callable[[], Any], dim: int) -> No
     context.say("kernels", function=name, dim=dim, kernels=rows[:60], **found)
     context.number(f"head.launches.{name}.{dim}", found["launches"])
     context.number(f"head.gap_ms.{name}.{dim}", found["span_ms"] - found["busy_ms"], "ms")
-    folds = [row["ms"] for row in rows if "fold" in row["name"]]
-    if folds:
-        context.number(f"head.fold_ms.{name}.{dim}", sum(folds), "ms")
+    softmax = ("fold", "online_softmax")  # names of its kernels
+    taken = [row["ms"] for row in rows if any(name in row["name"] for name in softmax)]
+    if taken:
+        context.number(f"head.fold_ms.{name}.{dim}", sum(taken), "ms")
 
 
-def overlaps(context: Context, calls: HeadCalls, dim: int) -> None:
+def _overlaps(context: Context, calls: HeadCalls, dim: int) -> None:
     """The same calls with the switch on and off, in turns."""
 
     def switched(call: Callable[[], Any], on: bool) -> Callable[[], Any]:
@@ -131,8 +140,8 @@ def overlaps(context: Context, calls: HeadCalls, dim: int) -> None:
                        on_ms=1e3 * on, off_ms=1e3 * off)  # fmt: skip
 
 
-def tile_shapes(context: Context, calls: HeadCalls, dim: int) -> None:
-    """The forward pass with lists in tiles of other sizes, in turns; each must give the same."""
+def _tile_shapes(context: Context, calls: HeadCalls, dim: int) -> None:
+    """Forward that saves top entries in tiles of other sizes, in turns; results must be equal."""
     shapes = ((4, 128), (8, 256)) if context.rehearse else SHAPES
     usual = calls.forward_lists().logprobs.detach()
 
@@ -166,8 +175,8 @@ def tile_shapes(context: Context, calls: HeadCalls, dim: int) -> None:
             context.number(f"head.tile_ratio.{name}.{dim}", ratio, "ratio")
 
 
-def few_rows(context: Context, shape: tuple[int, int, int]) -> None:
-    """Short batches, whose tiles have more ids, and a softcap: figures end with the rows."""
+def _few_rows(context: Context, shape: tuple[int, int, int]) -> None:
+    """Short batches, whose tiles are wider, and a softcap; figures end with the tokens."""
     calls = HeadCalls(context, *shape, 0.5)
 
     def softcapped() -> Any:
@@ -179,14 +188,14 @@ def few_rows(context: Context, shape: tuple[int, int, int]) -> None:
     steps = {
         **calls.products(), "forward": calls.forward, "both": calls.both, "softcap": softcapped
     }  # fmt: skip
-    timed(context, f"few.{shape[0]}", steps, calls.flops, 1.0)
+    _timed(context, f"few.{shape[0]}", steps, calls.flops, 1.0)
 
 
-def worst_case(context: Context, shape: tuple[int, int, int]) -> None:
-    """Uniform softmaxes, which no list helps."""
+def _worst_case(context: Context, shape: tuple[int, int, int]) -> None:
+    """Uniform softmaxes: every token is recomputed."""
     calls = HeadCalls(context, *shape, "uniform")
     steps = {**calls.products(), "both": calls.both}
-    timed(context, f"worst.{shape[1]}", steps, calls.flops, 3.0)
+    _timed(context, f"worst.{shape[1]}", steps, calls.flops, 3.0)
     context.attempt("kernels of the worst case", lambda: context.say(
         "kernels", function="worst", dim=shape[1], **(context.device.kernels(calls.both) or {})
     ))  # fmt: skip

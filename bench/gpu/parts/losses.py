@@ -1,5 +1,4 @@
-"""Policy loss and group advantages beside the eager formulas of TRL and verl: time, bytes,
-launches."""
+"""Time, bytes and launches of policy loss and group advantages, beside eager TRL and verl."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import Any
 from bench.device import rates
 from bench.gpu.context import Context
 from bench.measure import measure
-from bench.peers.restated import ADVANTAGES, LOSSES
+from bench.peers import entries
 from bench.rows.elementwise import AdvantageCase, LossCase
 
 
@@ -24,14 +23,13 @@ def run(context: Context) -> None:
     context.device.free()
     for case in cases:
         if context.in_time(case.name, 4):
-            context.attempt(case.name, lambda c=case: row(context, c, limits))
+            context.attempt(case.name, lambda c=case: _row(context, c, limits))
             context.device.free()
 
 
-def row(context: Context, case: Any, limits: dict[str, float]) -> None:
-    """One row of the bench, its contenders being those that need no package."""
-    makes = LOSSES if case.group == "loss" else ADVANTAGES
-    work = case.build(context.where, context.device, None, makes)
+def _row(context: Context, case: Any, limits: dict[str, float]) -> None:
+    """One case of the bench, with the contenders that need no package."""
+    work = case.build(context.where, context.device, None, entries(case.group, bare=True))
     seconds, least = (0.0, 1) if context.rehearse else (1.5, 3)
     result = measure(work, context.device, limits, seconds, least)
     clock = context.device.clock
@@ -59,7 +57,7 @@ def row(context: Context, case: Any, limits: dict[str, float]) -> None:
 
 
 def trimmed(row: Any) -> Any:
-    """A row without its single rounds."""
+    """A result without its single rounds."""
     if isinstance(row, dict):
         return {key: trimmed(value) for key, value in row.items() if key != "all"}
     return row

@@ -2,75 +2,50 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
-from types import ModuleType
-
 from bench.device import rates
-from bench.gpu.bare_import import make_importable
 from bench.gpu.context import Context, records_of
 from bench.gpu.parts.losses import trimmed
 from bench.measure import measure
+from bench.peers import gpu_parts
+from bench.peers.bare_import import make_importable
 from bench.rows.head import HeadCase
-
-# Of bench.peers: names and what they import.
-PEERS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "liger": ("scalar", ("Liger FLCE",), "liger_kernel.transformers"),
-    "liger-scaled": ("head", ("Liger scaled CE",), "liger_kernel.ops"),
-    "trl": ("head", ("TRL", "TRL, entropy too"), "trl.kernels.chunked_logprob"),
-    "cce": (
-        "head",
-        ("cut-cross-entropy", "cut-cross-entropy, no filter"),
-        "cut_cross_entropy",
-    ),
-    "verl": ("head", ("verl, Triton",), "verl.utils.kernel.linear_cross_entropy"),
-}
 
 
 def run(context: Context) -> None:
-    """Both widths; a peer that cannot be imported or refuses says why."""
-    group, names, module = PEERS[context.option]
+    """Both widths; the reason is written where a peer cannot run."""
+    part = gpu_parts()[context.option]
+    names, module = part.labels, part.imports
     why = make_importable(module)
     if why:
         context.say("missing", packages=[module], why=f"{module}: {why}")
         return
-    if context.option == "trl":
-        complete_trl()
+    if part.prepare is not None:
+        part.prepare()
     limits = rates(context.device, 1 if context.rehearse else 5)
     context.device.free()
     tokens, vocabulary = (12, 260) if context.rehearse else (16_384, 151_936)
     for dim in (32,) if context.rehearse else (1536, 3584):
-        case = HeadCase(tokens, dim, vocabulary, group=group, among=("ours", *names))
+        case = HeadCase(tokens, dim, vocabulary, group=part.table, labels=("ours", *names))
         if context.in_time(case.name, 12):
-            context.attempt(case.name, lambda c=case, d=dim: row(context, c, names, d, limits))
+            context.attempt(case.name, lambda c=case, d=dim: _row(context, c, names, d, limits))
             context.device.free()
-    told = [r for r in records_of([context.records.path.parent]) if r.get("part") == context.part]
-    reasons = [str(r["why"]) for r in told if r["what"] == "peer"]
+    found = [r for r in records_of([context.records.path.parent]) if r.get("part") == context.part]
+    reasons = [str(r["why"]) for r in found if r["what"] == "peer"]
     if reasons and not any(
-        r["what"] == "number" and r["key"].startswith("peer.gain") for r in told
+        r["what"] == "number" and r["key"].startswith("peer.gain") for r in found
     ):
         context.say("missing", packages=[module], why=reasons[-1])
 
 
-def complete_trl() -> None:
-    """TRL's backward asks the trainer's utilities for a context that gathers a ZeRO-3 weight, and
-    is empty without ZeRO-3; they need ``datasets``. Where they cannot be imported, that alone."""
-    if make_importable("trl.trainer.utils"):
-        utilities = ModuleType("trl.trainer.utils")
-        utilities.maybe_gather_lm_head_ctx = lambda *parameters: nullcontext()  # type: ignore[attr-defined]
-        sys.modules["trl.trainer.utils"] = utilities
-
-
-def row(
+def _row(
     context: Context,
     case: HeadCase,
     names: tuple[str, ...],
     dim: int,
     limits: dict[str, float],
 ) -> None:
-    """One row of the bench; ratios to ours."""
-    chosen = _Chosen(**vars(case))
-    work = chosen.build(context.where, context.device, None)
+    """One case of the bench; ratios to ours."""
+    work = case.build(context.where, context.device, None)
     seconds, least = (0.0, 1) if context.rehearse else (4.0, 3)
     result = measure(work, context.device, limits, seconds, least)
     clock = context.device.clock
@@ -88,12 +63,3 @@ def row(
         context.number(f"peer.ms.{name}.{dim}", 1e3 * time, "ms")
         if name != "ours" and base:
             context.number(f"peer.gain.{name}.{dim}", time / base["median"], "times ours")
-
-
-class _Chosen(HeadCase):
-    """Only the named contenders, also of the groups that take all."""
-
-    @property
-    def contenders(self) -> list[str]:
-        """Ours and the peer."""
-        return list(self.among)

@@ -1,6 +1,6 @@
-"""What this GPU does at best: copies, bare products, tiles whose logits stay in the L2 cache.
+"""The rates of this GPU: copies, bare products, tiles whose logits stay in the L2 cache.
 
-All ratios of the other parts are to these figures or to products timed in the same rounds.
+Ratios of the other parts are to these figures or to products timed in the same rounds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from bench.gpu.environment import gpu_state
 from bench.gpu.timing import medians
 
 VOCABULARY = 151_936
-# Rows and ids of a tile. The first is today's; the fp32 logits of the others are 16 to 48 MiB,
-# and an H100 has 50 MiB of L2, an H200 60.
+# Tokens and vocabulary entries of a tile. The first is in use; the fp32 logits of the others are 16
+# to 48 MiB, and an H100 has 50 MiB of L2, an H200 60.
 TILES = (
     (8192, 4096), (16_384, 768), (16_384, 512), (8192, 1536), (8192, 1024), (8192, 512),
     (4096, 2048), (4096, 1024), (2048, 4096), (2048, 2048), (1024, 8192),
@@ -25,18 +25,18 @@ TILES = (
 
 
 def run(context: Context) -> None:
-    """The environment as torch sees it, then the rates."""
-    facts(context)
-    context.attempt("copy", lambda: copies(context))
-    context.attempt("addmm", lambda: accumulation(context))
+    """The environment that torch reports, then the rates."""
+    _facts(context)
+    context.attempt("copy", lambda: _copies(context))
+    context.attempt("addmm", lambda: _accumulation(context))
     for dim in (64, 128) if context.rehearse else (1536, 3584):
-        context.attempt(f"products {dim}", lambda d=dim: products(context, d))
+        context.attempt(f"products {dim}", lambda d=dim: _products(context, d))
         if context.in_time(f"tiles {dim}", 10):
-            context.attempt(f"tiles {dim}", lambda d=dim: tiles(context, d))
+            context.attempt(f"tiles {dim}", lambda d=dim: _tiles(context, d))
     context.say("clocks", when="after", **gpu_state())
 
 
-def facts(context: Context) -> None:
+def _facts(context: Context) -> None:
     """Device, versions and clocks."""
     found: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if context.device.kind == "cuda":
@@ -51,7 +51,7 @@ def facts(context: Context) -> None:
     context.say("clocks", when="before", **gpu_state())
 
 
-def copies(context: Context) -> None:
+def _copies(context: Context) -> None:
     """A large copy of random bytes: bytes read plus bytes written a second."""
     count = 2**17 if context.rehearse else 2**29
     a = torch.randint(-(2**62), 2**62, (count,), device=context.device.device)
@@ -61,7 +61,7 @@ def copies(context: Context) -> None:
     context.number("rates.fill", a.nbytes / time["fill"], "B/s")
 
 
-def accumulation(context: Context) -> None:
+def _accumulation(context: Context) -> None:
     """Whether a 16-bit product can be added to an fp32 result in place, and its error."""
     n, k, m = (64, 32, 48) if context.rehearse else (4096, 8192, 1536)
     a = torch.randn(n, k, device=context.device.device, dtype=context.dtype())
@@ -94,14 +94,14 @@ def accumulation(context: Context) -> None:
     context.number("rates.addmm_over_mm_add", time["in_place"] / time["apart"], "ratio")
 
 
-def product_fp32(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+def _product_fp32(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """``a @ b.T`` of 16-bit factors with fp32 results, as the head needs it."""
     if a.device.type == "cpu":  # no such product there
         return torch.mm(a.float(), b.float().t(), out=out)
     return torch.mm(a, b.t(), out_dtype=torch.float32, out=out)
 
 
-def products(context: Context, dim: int) -> None:
+def _products(context: Context, dim: int) -> None:
     """Bare products of the head's size with both dtypes of result."""
     device, vocabulary = context.device.device, 1024 if context.rehearse else VOCABULARY
     for rows in (32, 64) if context.rehearse else (8192, 16_384):
@@ -113,7 +113,7 @@ def products(context: Context, dim: int) -> None:
             context,
             {
                 "bf16": lambda a=a, b=b, out=out16: torch.mm(a, b.t(), out=out),
-                "fp32": lambda a=a, b=b, out=out32: product_fp32(a, b, out),
+                "fp32": lambda a=a, b=b, out=out32: _product_fp32(a, b, out),
             },
         )
         flops = 2.0 * rows * dim * vocabulary
@@ -124,7 +124,7 @@ def products(context: Context, dim: int) -> None:
         context.device.free()
 
 
-def tiles(context: Context, dim: int) -> None:
+def _tiles(context: Context, dim: int) -> None:
     """All logits tile by tile, alone and read again once each, per size of tile.
 
     As CUDA graphs, so that the host's time is not measured; where there are none, launched one by
@@ -145,7 +145,7 @@ def tiles(context: Context, dim: int) -> None:
         def go(read: bool, rows: int = rows, ids: int = ids, out: Any = out, top: Any = top):
             for start in range(0, vocabulary // ids * ids, ids):
                 for first in range(0, total, rows):
-                    product_fp32(a[first : first + rows], b[start : start + ids], out)
+                    _product_fp32(a[first : first + rows], b[start : start + ids], out)
                     if read:
                         torch.amax(out, 1, out=top)
 

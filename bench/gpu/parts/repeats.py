@@ -1,7 +1,7 @@
-"""The same call again and again: results, lists and gradients must not differ in a single bit.
+"""The same call repeated: results, saved top entries and gradients must not differ in a bit.
 
-Half of the calls have other work beside them on another stream, and the memory that a call gets is
-full of NaN: what depends on the order of things, or reads what nobody wrote, shows.
+Half of the calls run beside other work on another stream, and free memory is full of NaN. That
+shows results that depend on the order of execution and reads of memory that was not written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from siri_kernels import linear_logprob
 
 
 def run(context: Context) -> None:
-    """Full size first, then a smaller width with more rows than a block."""
+    """Full size first, then a smaller width with more tokens than a block."""
     shapes = [(16_384, 1536, 151_936), (9000, 896, 151_936)]
     if context.rehearse:
         shapes = [(8, 32, 8200)]
@@ -29,8 +29,8 @@ def run(context: Context) -> None:
                 context.device.free()
 
 
-def saved(value: Tensor) -> list[Tensor]:
-    """What autograd keeps of ``linear_logprob``: statistics and lists, where it is found."""
+def _saved(value: Tensor) -> list[Tensor]:
+    """The tensors that autograd saves for ``linear_logprob``: statistics and top entries."""
     found, queue = [], [value.grad_fn]
     for _ in range(20):
         if not queue:
@@ -45,10 +45,10 @@ def saved(value: Tensor) -> list[Tensor]:
     return found
 
 
-def defined(tensors: list[Tensor]) -> list[Tensor]:
-    """The same without the places of the lists that nothing was written to.
+def _defined(tensors: list[Tensor]) -> list[Tensor]:
+    """The same with zeros where no top entry was written.
 
-    Lists are ids [T, K] int32, logits [T, K] and, behind them, how many were found [T].
+    Top entries are ids [T, K] int32, logits [T, K] and their count [T], in this order.
     """
     result = list(tensors)
     for place, ids in enumerate(tensors[:-2]):
@@ -60,7 +60,14 @@ def defined(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def repeated(context: Context, shape: tuple[int, int, int], tail: float, name: str) -> None:
-    """30 calls against the first."""
+    """30 calls compared with the first.
+
+    Args:
+        context: of the part.
+        shape: T, D, V.
+        tail: of ``linear_logprob``.
+        name: of the check and of the figure.
+    """
     calls = HeadCalls(context, *shape, 0.5)
     count, done = 4 if context.rehearse else 30, 0
     first: dict[str, list[Tensor]] = {}
@@ -69,13 +76,13 @@ def repeated(context: Context, shape: tuple[int, int, int], tail: float, name: s
     for number in range(count):
         if context.left() < 3:
             break
-        poison(context, shape)
+        _poison(context, shape)
         if number % 2:
             context.device.noise()
         out = linear_logprob(
             calls.hidden, calls.weight, calls.targets, tail=tail, backend=calls.backend
         )
-        kept = defined([t for t in saved(out.logprobs) if t is not calls.weight])
+        kept = _defined([t for t in _saved(out.logprobs) if t is not calls.weight])
         wanted, upstream = (calls.hidden, calls.weight), (calls.upstream, 0.1 * calls.upstream)
         got = {
             "results": [t.detach() for t in out],
@@ -98,16 +105,16 @@ def repeated(context: Context, shape: tuple[int, int, int], tail: float, name: s
                 rows = (a != b).reshape(len(a), -1).any(1).nonzero()[:, 0]
                 examples.append({"repeat": number, "of": key, "which": wrong,
                                  "rows": rows[:8].tolist(), "count": len(rows)})  # fmt: skip
-    lists = any(t.dtype == torch.int32 and t.dim() == 2 for t in first.get("saved", []))
+    sparse = any(t.dtype == torch.int32 and t.dim() == 2 for t in first.get("saved", []))
     context.check(
         f"repeats {name}", not any(differing.values()), repeats=done, differing=differing,
-        lists_seen=lists, examples=examples,
+        lists_seen=sparse, examples=examples,
     )  # fmt: skip
     context.number(f"repeats.differing.{name}", sum(differing.values()), f"of {done}")
 
 
-def poison(context: Context, shape: tuple[int, int, int]) -> None:
-    """Fill free memory of the allocator with NaN: buffers that a call gets hold no zeros."""
+def _poison(context: Context, shape: tuple[int, int, int]) -> None:
+    """Fill free memory of the allocator with NaN, so that new buffers hold no zeros."""
     if context.device.kind == "cpu":
         return
     tokens, _, vocabulary = shape

@@ -17,7 +17,7 @@ PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
 def run(context: Context) -> None:
     """Each tool in turn; in a rehearsal the calls alone, without a tool."""
     if context.rehearse:
-        watched(context, "none", [], "cpu")
+        _watched(context, "none", [], "cpu")
         return
     found = shutil.which("compute-sanitizer", path=os.pathsep.join((os.environ["PATH"], *PLACES)))
     if found is None:
@@ -26,12 +26,14 @@ def run(context: Context) -> None:
         return
     for tool in ("memcheck", "racecheck"):
         if context.in_time(tool, 15):
-            watched(context, tool, [found, "--tool", tool, "--print-limit", "20"], "cuda")
+            _watched(context, tool, [found, "--tool", tool, "--print-limit", "20"], "cuda")
 
 
-def watched(context: Context, tool: str, prefix: list[str], device: str) -> None:
-    """Run the calls with a tool, without PyTorch's cache of memory, whose blocks would hide an
-    access past the end of a tensor."""
+def _watched(context: Context, tool: str, prefix: list[str], device: str) -> None:
+    """Run the calls with a tool.
+
+    PyTorch's cache of memory is off: its blocks would hide an access past the end of a tensor.
+    """
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     environment.pop("TRITON_INTERPRET", None)
     command = [*prefix, sys.executable, "-m", "bench.gpu.small_calls", device]
@@ -43,7 +45,7 @@ def watched(context: Context, tool: str, prefix: list[str], device: str) -> None
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         text = error.stdout.decode(errors="replace") if error.stdout else ""
-        context.say("left_out", step=tool, why=f"not finished in time, ran {ran(text)}")
+        context.say("left_out", step=tool, why=f"not finished in time, ran {_ran(text)}")
         return
     text = done.stdout + done.stderr
     print(text[-20_000:], flush=True)
@@ -56,11 +58,11 @@ def watched(context: Context, tool: str, prefix: list[str], device: str) -> None
     kernels = sorted(set(re.findall(r"(?:at|in) (?:0x[0-9a-f]+ in )?(\w*kernel\w*)", text)))
     context.check(
         f"sanitizer {tool}", done.returncode == 0 and count == 0, errors_found=count,
-        exit=done.returncode, calls=ran(text), kernels=kernels[:20],
+        exit=done.returncode, calls=_ran(text), kernels=kernels[:20],
         first=[line[:200] for line in text.splitlines() if line.startswith("=========")][:12],
     )  # fmt: skip
 
 
-def ran(text: str) -> list[str]:
-    """The calls that came to their end."""
+def _ran(text: str) -> list[str]:
+    """The calls that ended."""
     return re.findall(r"^ran (.*)$", text, re.M)

@@ -1,8 +1,8 @@
 """The training step of a 1.5B model on a machine that has torch and transformers alone.
 
-Packed rows, ``linear_logprob`` on the hidden states that predict a response token, ``policy_loss``,
-the trainer's optimiser with its float32 masters. ``step-full`` is the same through the trainer's
-own code, which needs pydantic.
+It has packed sequences, ``linear_logprob`` on the hidden states that predict a response token,
+``policy_loss`` and the trainer's optimiser with float32 masters. The part ``step-full`` runs the
+same through the trainer's own code, which needs pydantic.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from bench.gpu.context import Context
 from bench.workloads.step_model import (
-    SHAPES,
+    MODEL_CONFIGS,
     flops,
     hidden_of,
     peak_flops,
     seconds,
     settle,
     sharpen,
-    two_rows,
+    two_micro_batches,
 )
 from siri_kernels import LogprobHead, linear_logprob, policy_loss, take_backward_stats
 from siri_train.model import attention
@@ -33,12 +33,12 @@ ENTROPY = 0.7  # nats, of a trained reasoning model
 
 
 class PackedModel:
-    """A causal language model that scores the response tokens of packed rows."""
+    """A causal language model that scores the response tokens of packed sequences."""
 
-    def __init__(self, shape: str, device: torch.device) -> None:
+    def __init__(self, model_config: str, device: torch.device) -> None:
         torch.manual_seed(0)
         config = Qwen2Config(
-            **SHAPES[shape], max_position_embeddings=65_536, tie_word_embeddings=True
+            **MODEL_CONFIGS[model_config], max_position_embeddings=65_536, tie_word_embeddings=True
         )
         with device:
             self.model: Any = AutoModelForCausalLM.from_config(
@@ -59,8 +59,8 @@ class PackedModel:
 
 def run(context: Context) -> None:
     """8K and 16K tokens a row."""
-    shape = "tiny" if context.rehearse else "qwen2-1.5b"
-    model = context.attempt("model", lambda: PackedModel(shape, context.device.device))
+    model_config = "tiny" if context.rehearse else "qwen2-1.5b"
+    model = context.attempt("model", lambda: PackedModel(model_config, context.device.device))
     if model is None:
         return
     parameters = list(model.model.parameters())
@@ -69,21 +69,22 @@ def run(context: Context) -> None:
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = MasterAdamW(groups, lr=1e-6, fused=True)
-    context.say("model", shape=shape, parameters=sum(p.numel() for p in parameters))
+    context.say("model", shape=model_config, parameters=sum(p.numel() for p in parameters))
     for length in (64,) if context.rehearse else (8192, 16_384):
         if context.in_time(f"context {length}", 20):
             context.attempt(
-                f"context {length}", lambda n=length: case(context, model, optimizer, shape, n)
+                f"context {length}",
+                lambda n=length: _case(context, model, optimizer, model_config, n),
             )
             context.device.free()
 
 
-def case(
-    context: Context, model: PackedModel, optimizer: MasterAdamW, shape: str, length: int
+def _case(
+    context: Context, model: PackedModel, optimizer: MasterAdamW, model_config: str, length: int
 ) -> None:
     """Tokens a second, utilisation, peak memory and the head's share of an update."""
     device = context.device.device
-    samples = two_rows(SHAPES[shape]["vocab_size"], length)
+    samples = two_micro_batches(MODEL_CONFIGS[model_config]["vocab_size"], length)
     batches = list(micro_batches(samples, length, device))
     sharpen(model, batches[0], ENTROPY)
     for batch in batches:
@@ -94,12 +95,12 @@ def case(
     def update() -> None:
         for batch in batches:
             logprobs, entropy = model.token_logprobs(batch)
-            result = policy_loss(
+            loss, _ = policy_loss(
                 logprobs, batch.old_logprobs, batch.advantages, batch.cu_seqlens,
                 denominator=total, entropy=entropy, backend=context.backend,
             )  # fmt: skip
-            result.loss.backward()
-            losses.append(result.loss.detach())
+            loss.backward()
+            losses.append(loss.detach())
         clip_gradients(model.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -125,7 +126,7 @@ def case(
     head_alone()
     alone = seconds(head_alone, device, rounds)
     lengths = [sample.length for sample in samples]
-    rate = flops(shape, lengths) / took
+    rate = flops(model_config, lengths) / took
     limit = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
     width = model.model.config.hidden_size // model.model.config.num_attention_heads
     facts = {

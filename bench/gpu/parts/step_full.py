@@ -18,7 +18,7 @@ def run(context: Context) -> None:
 
     out = Path(tempfile.mkdtemp())
     command = [
-        sys.executable, "-m", "bench.workloads.training_step_gpu", "--out", str(out),
+        sys.executable, "-m", "bench", "step-gpu", "--out", str(out),
         "--limit", f"{max(10.0, context.left() - 5):.0f}",
     ]  # fmt: skip
     shape = "qwen2-1.5b"

@@ -1,4 +1,4 @@
-"""The kernels' tests on the GPU, as many at a time as the cores allow; every failure is a line."""
+"""The kernels' tests on the GPU, in parallel; every failure is a line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REHEARSAL = (("tests/kernels/test_varlen.py",),)
 
 
 def run(context: Context) -> None:
-    """Everything; in the second call only what failed in the first, if that is known."""
+    """All tests; in the second call only those that failed in the first, if they are known."""
     failed = list(dict.fromkeys(
         r["test"] for r in context.before
         if r["what"] == "test_failed" and r.get("call") != context.records.every["call"]
@@ -31,13 +31,20 @@ def run(context: Context) -> None:
     for number, paths in enumerate(REHEARSAL if context.rehearse else RUNS):
         there = tuple(path for path in paths if (ROOT / path).exists())
         if there and context.in_time(" ".join(there), 10):
-            # The second is short; the first must leave it its time.
+            # The second run is short; the first one leaves time for it.
             kept = 15 if number == 0 and not context.rehearse else 0
             pytest_run(context, " ".join(there), there, kept)
 
 
 def pytest_run(context: Context, name: str, paths: tuple[str, ...], kept: float = 0) -> None:
-    """One run of pytest, killed ``kept`` seconds before the part's limit."""
+    """One run of pytest.
+
+    Args:
+        context: of the part.
+        name: of the run.
+        paths: for pytest.
+        kept: seconds before the part's limit at which it is killed.
+    """
     command = [
         sys.executable, "-m", "pytest", *paths, "-q", "-p", "bench.gpu.pytest_records",
         "-p", "no:cacheprovider", "--no-header", "-m", "not slow", "--tb=short",
@@ -47,7 +54,7 @@ def pytest_run(context: Context, name: str, paths: tuple[str, ...], kept: float 
         count = 1 if context.rehearse else min(WORKERS, os.cpu_count() or 1)
         command += ["-n", str(count), "--dist", "load"]  # in their order
     if here["pytest_timeout"]:
-        command += ["--timeout=150"]  # FlexAttention compiles, 500 batches of the certificate
+        command += ["--timeout=150"]  # FlexAttention compiles, 500 batches of the error bound
     for plugin, found in here.items():
         if not found:
             context.say("note", text=f"{plugin} is not installed: tests run without it")
@@ -58,7 +65,7 @@ def pytest_run(context: Context, name: str, paths: tuple[str, ...], kept: float 
     }
     if not context.rehearse:
         environment.pop("TRITON_INTERPRET", None)
-    # In this part's process group: whoever kills the part kills it too.
+    # In this part's process group, so that it is killed with the part.
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
     try:
         code = process.wait(max(1.0, context.left() - kept))

@@ -1,9 +1,8 @@
-"""Log-probs, entropy and gradients at full size against float64, every row and every id.
+"""Log-probs, entropy and gradients at full size against float64, for all tokens and entries.
 
-Each case stands beside eager PyTorch on the same inputs, which is the measure of what is right:
-with lists our gradients may be no farther from float64 than eager's in bfloat16, without them not
-more than twice as far as eager's in the same dtype; log-prob and entropy, whose logits are float32,
-a twentieth as far as eager's in bfloat16.
+The error of eager PyTorch on the same inputs is the measure. With saved top entries our gradients'
+error may be that of eager in bfloat16, without them twice that of eager in the same dtype. The
+error of log-prob and entropy, whose logits are float32, may be a twentieth of eager's in bfloat16.
 """
 
 from __future__ import annotations
@@ -24,12 +23,20 @@ from siri_kernels import linear_logprob, take_backward_stats
 VOCABULARY = 151_936
 # Of eager's error.
 SHARE = {"logprobs": 0.05, "entropy": 0.05}
-LISTED = 1e-2  # linear_logprob's default tail
+DEFAULT_TAIL = 1e-2  # of linear_logprob
 
 
 @dataclass(frozen=True)
 class Case:
-    """A shape; ``everything``: bias, softcap, a temperature per token, ignored tokens."""
+    """A case.
+
+    Args:
+        tokens: T.
+        dim: D.
+        vocabulary: V.
+        dtype: of hidden states and weight.
+        everything: with bias, softcap, a temperature per token and masked tokens.
+    """
 
     tokens: int
     dim: int
@@ -39,13 +46,13 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As in the records."""
+        """Its name in the records."""
         options = " options" if self.everything else ""
         return f"{self.tokens}x{self.dim}x{self.vocabulary} {self.dtype}{options}"
 
 
-def cases(rehearse: bool) -> list[Case]:
-    """The most important first. More than 8192 rows: a second block of rows, the last one cut."""
+def _cases(rehearse: bool) -> list[Case]:
+    """The most important first. More than 8192 tokens make a second, partial block of tokens."""
     if rehearse:
         return [Case(20, 32, 8200), Case(20, 32, 300, everything=True)]
     return [
@@ -59,17 +66,17 @@ def cases(rehearse: bool) -> list[Case]:
 
 
 def run(context: Context) -> None:
-    """The first case with and without lists, the certificate, the other cases."""
-    for number, case in enumerate(cases(context.rehearse)):
+    """The first case, the error bound, the other cases."""
+    for number, case in enumerate(_cases(context.rehearse)):
         if not context.in_time(case.name, 12):
             continue
         context.attempt(case.name, lambda c=case: compare(context, c))
         context.device.free()
         if number == 0:
-            context.attempt("certificate", lambda: certificate(context))
+            context.attempt("certificate", lambda: _certificate(context))
 
 
-def inputs(context: Context, case: Case) -> tuple[Tensor, Tensor, Tensor, Options]:
+def _inputs(context: Context, case: Case) -> tuple[Tensor, Tensor, Tensor, Options]:
     """Language-model inputs of 0.5 nats, and the options of the call."""
     device, dtype = context.device.device, getattr(torch, case.dtype)
     h, w, y = language_inputs(case.tokens, case.dim, case.vocabulary, 0.5, device=device.type)
@@ -83,12 +90,14 @@ def inputs(context: Context, case: Case) -> tuple[Tensor, Tensor, Tensor, Option
 
 
 def compare(context: Context, case: Case, key: str = "values") -> None:
-    """One case: ours with lists and without, and eager, each with its errors.
+    """One case: ours with saved top entries and without, and eager, each with its errors.
 
     Args:
-        key: what the figures' names begin with.
+        context: of the part.
+        case: what is compared.
+        key: first part of the figures' names.
     """
-    hidden, weight, targets, options = inputs(context, case)
+    hidden, weight, targets, options = _inputs(context, case)
     generator = torch.Generator(hidden.device).manual_seed(6)
     normal = torch.randn(2, case.tokens, generator=generator, device=hidden.device)
     upstream = (normal[0], 0.1 * normal[1])
@@ -100,7 +109,7 @@ def compare(context: Context, case: Case, key: str = "values") -> None:
 
     eagers = {dtype: errors_of(dtype) for dtype in {torch.bfloat16, torch.float32, hidden.dtype}}
     context.device.free()
-    for tail in (LISTED, 0.0):
+    for tail in (DEFAULT_TAIL, 0.0):
         label = "lists" if tail else "dense"
         got, facts = ours(context, hidden, weight, targets, upstream, options, tail)
         errors = {name: distance(got[name], exact[name]) for name in exact}
@@ -116,7 +125,7 @@ def compare(context: Context, case: Case, key: str = "values") -> None:
             eager=beside, eager_fp32=eagers[torch.float32],
             blocks={n: oracle.by_block(got[n], exact[n]) for n in ("logprobs", "d_hidden")},
             blocks_of_ids=oracle.by_block(got["d_weight"], exact["d_weight"]),
-            ids=some_ids(got["d_weight"], exact["d_weight"], targets), **facts,
+            ids=_some_ids(got["d_weight"], exact["d_weight"], targets), **facts,
         )  # fmt: skip
         for name in ("d_hidden", "d_weight"):
             share = errors[name]["relative"] / beside[name]["relative"]
@@ -125,8 +134,8 @@ def compare(context: Context, case: Case, key: str = "values") -> None:
         context.device.free()
 
 
-def some_ids(got: Tensor, exact: Tensor, targets: Tensor) -> dict[str, float]:
-    """Relative errors of single rows of the weight's gradient: ends and the commonest targets."""
+def _some_ids(got: Tensor, exact: Tensor, targets: Tensor) -> dict[str, float]:
+    """Relative errors of the weight's gradient: first and last entries, commonest targets."""
     common = torch.bincount(targets[targets >= 0], minlength=len(exact)).topk(3).indices.tolist()
     chosen = [0, 1, len(exact) // 2, len(exact) - 2, len(exact) - 1, *common]
     return {str(i): distance(got[i], exact[i])["relative"] for i in chosen}
@@ -141,7 +150,17 @@ def ours(
     options: Options,
     tail: float,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The results of ``linear_logprob``, and what its backward pass says of itself."""
+    """The results of ``linear_logprob``, and the statistics of its backward pass.
+
+    Args:
+        context: of the part.
+        hidden: [T, D].
+        weight: [V, D].
+        targets: [T].
+        upstream: gradients of log-probs and entropy [T].
+        options: of the logits.
+        tail: of ``linear_logprob``.
+    """
     x, w = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
     arguments = options.arguments() | {"backend": context.backend_for(len(weight))}
     leaves = [x, w]
@@ -160,11 +179,11 @@ def ours(
     return found, facts
 
 
-def certificate(context: Context) -> None:
-    """The logit gradient's relative L1 error, which ``tail`` is the bound of.
+def _certificate(context: Context) -> None:
+    """The relative L1 error of the logit gradient, which ``tail`` bounds.
 
-    With the identity as weight the gradient of the hidden states is that of the logits, so the
-    promise is seen from outside. Its rounding to bfloat16 is allowed for.
+    With the identity as weight the gradient of the hidden states is that of the logits. The bound
+    leaves room for their rounding to bfloat16.
     """
     tokens, vocabulary = (4, 8192) if context.rehearse else (4096, 8192)
     device, dtype = context.device.device, context.dtype()
@@ -179,7 +198,7 @@ def certificate(context: Context) -> None:
     exact = -log.exp() * upstream[0].double()[:, None]
     exact[torch.arange(tokens, device=device), y] += upstream[0].double()
     backend = context.backend_for(vocabulary)
-    for tail in (LISTED,) if context.rehearse else (1e-1, LISTED, 1e-3):
+    for tail in (DEFAULT_TAIL,) if context.rehearse else (1e-1, DEFAULT_TAIL, 1e-3):
         x = hidden.detach().requires_grad_()
         take_backward_stats()
         out = linear_logprob(x, weight, y, tail=tail, backend=backend)

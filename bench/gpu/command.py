@@ -1,4 +1,8 @@
-"""``python -m bench.gpu first|second OUT``: see ``scripts/gpu_run.sh`` and docs/benchmarks.md."""
+"""Runs all parts of a GPU run, or those of ``--only``, within a budget of minutes.
+
+``first`` runs everything; ``second``, after it, what failed or was not reached, and then the main
+timings again. ``scripts/gpu_run.sh`` starts it with any Python; docs/benchmarks.md describes it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from bench.gpu import plan
 from bench.gpu.records import read
@@ -13,12 +18,9 @@ from bench.gpu.runner import Call, Runner
 from bench.gpu.summary import summary
 
 
-def call_of(arguments: list[str]) -> Call:
-    """The call that the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/gpu_run.sh", description=__doc__,
-        epilog="parts: " + ", ".join(plan.BY_NAME),
-    )  # fmt: skip
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m bench gpu``."""
+    parser.epilog = f"{parser.epilog or ''}\n\nparts: {', '.join(plan.BY_NAME)}"
     parser.add_argument("call", choices=plan.BUDGETS, help="first: 9 minutes; second: 4 minutes")
     parser.add_argument("out", type=Path, help="folder of the results")
     parser.add_argument("--after", type=Path, help="second: folder of the first call's results")
@@ -28,11 +30,18 @@ def call_of(arguments: list[str]) -> Call:
     parser.add_argument("--limit", action="append", default=[], metavar="PART=SECONDS")
     parser.add_argument("--fault", action="append", default=[], metavar="FAULT",
                         help="for tests: crash:PART, hang:PART, missing:PACKAGE")  # fmt: skip
-    given = parser.parse_args(arguments)
+
+
+def call_of(given: argparse.Namespace) -> Call:
+    """The call that the command line requests.
+
+    Raises:
+        SystemExit: there is no part of a name that is given.
+    """
     only = tuple(name for name in given.only.split(",") if name)
     limits = dict(pair.split("=") for pair in given.limit)
     for name in {*only, *limits} - set(plan.BY_NAME):
-        parser.error(f"no part is called {name!r}; there are {', '.join(plan.BY_NAME)}")
+        raise SystemExit(f"bench gpu: no part is called {name!r}; takes {', '.join(plan.BY_NAME)}")
     return Call(
         name=given.call, out=given.out.resolve(),
         after=given.after and given.after.resolve(), rehearse=given.rehearse,
@@ -41,14 +50,14 @@ def call_of(arguments: list[str]) -> Call:
     )  # fmt: skip
 
 
-def main() -> int:
-    """Run a call and print its table; exit code 1 if a part failed or was killed."""
-    call = call_of(sys.argv[1:])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part is killed first
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(143)  # by an exception, so that the runner kills its part
+
+
+def run(given: argparse.Namespace) -> int:
+    """``python -m bench gpu``: print the table; 1 if a part failed or was killed."""
+    call = call_of(given)
+    signal.signal(signal.SIGTERM, _terminated)
     ended = Runner(call).run()
     print(summary(list(read(call.out))))
     return int(any(status in ("failed", "killed") for status in ended.values()))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
