@@ -26,7 +26,7 @@ from siri_train.monitor.progress import Progress
 from siri_train.trainer.lock import run_lock
 from siri_train.trainer.memory_check import out_of_memory_named
 from siri_train.trainer.optimizer import MasterAdamW, all_finite, step_if_finite
-from siri_train.trainer.preflight import model_shape
+from siri_train.trainer.preflight import model_config
 from siri_train.trainer.signals import Stopped, StopRequest, stop_request
 
 _SKIPPED_IN_A_ROW = 3
@@ -100,7 +100,7 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
     with stop.at_once():  # nothing to save yet
         batches, tokenizer = prepare_batches(config, sft)
     if source:
-        require_same_model(source, model_shape(config, None), tokenizer, config.model.path)
+        require_same_model(source, model_config(config, None), tokenizer, config.model.path)
     # Checkpoints of adapters hold merged weights: these start from the base again.
     policy = load_policy(config.model, device, None if config.model.lora else source)
     optimizer = _optimizer(policy, config, sft)

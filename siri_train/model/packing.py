@@ -56,8 +56,8 @@ class MicroBatch:
         cu_seqlens: [B + 1] int32, where each response starts among the T tokens.
         order: which of the given samples each sequence is.
         rollout_logprobs: [T] float32, the sampler's; None where the samples have none.
-        counts: False for a row that only keeps a rank in step with the others: its loss must be
-            multiplied by 0.
+        dummy: True for a dummy micro-batch, which a rank computes because another rank has one
+            more: its loss must be multiplied by 0.
     """
 
     input_ids: Tensor
@@ -69,7 +69,7 @@ class MicroBatch:
     cu_seqlens: Tensor
     order: list[int]
     rollout_logprobs: Tensor | None = None
-    counts: bool = True
+    dummy: bool = False
 
     @property
     def tokens(self) -> int:
@@ -167,8 +167,8 @@ def _fill(
 
 
 def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> MicroBatch:
-    counts = bool(order)
-    if not counts:  # fewer sequences than ranks: the shortest one again, as ballast
+    dummy = not order
+    if dummy:  # fewer sequences than ranks: the shortest one again
         order = [min(range(len(samples)), key=lambda i: samples[i].length)]
     chosen = [samples[i] for i in order]
     ids: list[int] = []
@@ -191,5 +191,5 @@ def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> 
         cu_seqlens=lengths.cumsum(0).to(torch.int32).to(device),
         order=order,
         rollout_logprobs=torch.cat(sampler).to(device) if all(map(len, sampler)) else None,
-        counts=counts,
+        dummy=dummy,
     )

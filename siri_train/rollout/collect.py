@@ -40,7 +40,7 @@ def _first_round(rollout: RolloutConfig, missing: int) -> int:
 
 @dataclass
 class Collector:
-    """Samples and grades a step's responses.
+    """Samples a step's responses; under dynamic sampling, which needs rewards, grades them too.
 
     Args:
         engine: samples.
@@ -118,6 +118,23 @@ class Collector:
             batch.groups = batch.dropped[: rollout.prompts]
             del batch.dropped[: rollout.prompts]
         return batch
+
+    def grade_groups(self, groups: Sequence[Group]) -> None:
+        """Decode and grade the groups that have no grades yet; the ranks share the work.
+
+        Args:
+            groups: the same on every rank.
+        """
+        new = [group for group in groups if not group.grades]
+        if not new:
+            return
+        pairs = [(group.question, c) for group in new for c in group.completions]
+        texts = self.decode([c.token_ids for _, c in pairs])
+        grades = distributed.spread(self.grade, list(zip(texts, pairs, strict=True)))
+        start = 0
+        for group in new:
+            own = slice(start, start := start + len(group.completions))
+            group.texts, group.grades = texts[own], grades[own]
 
     def _sample(
         self,
@@ -229,7 +246,9 @@ class _Round:
             elif not lost:
                 new.append(index)
         groups = [Group(*self.asked[index], list(answers[index])) for index in new]
-        self.whole |= dict(zip(new, self._graded(groups), strict=True))
+        if self.collector.config.dynamic:  # the rewards decide which groups are kept
+            self._graded(groups)
+        self.whole |= dict(zip(new, groups, strict=True))
 
     def _in_engines_order(self, group: Group, answers: Sequence[Completion]) -> Group:
         """Graded as they finished; the order within a group decides the mini-batches."""
@@ -242,14 +261,7 @@ class _Round:
         return Group(group.position, group.question, list(answers), texts, grades)
 
     def _graded(self, groups: list[Group]) -> list[Group]:
-        if not groups:
-            return []
-        pairs = [(group.question, c) for group in groups for c in group.completions]
-        texts = self.collector.decode([c.token_ids for _, c in pairs])
-        grades = distributed.spread(self.collector.grade, list(zip(texts, pairs, strict=True)))
-        for number, group in enumerate(groups):
-            own = slice(number * self.n, (number + 1) * self.n)
-            group.texts, group.grades = texts[own], grades[own]
+        self.collector.grade_groups(groups)
         return groups
 
     def _kept(self) -> tuple[list[int], list[int]]:
