@@ -142,7 +142,6 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
                 stage.save(done, policy, optimizer)
         guard.before_the_start_is_written(batches(sft.steps - 1))
     finally:
-        progress.interrupt()
         progress.close()
     folder = stage.finish(policy)
     print(f"{config.name}: supervised start in {folder}", flush=True)
@@ -301,14 +300,14 @@ def _total_weight(examples: Sequence[SupervisedExample]) -> float:
 
 
 def _rows(policy: Policy, examples: Sequence[SupervisedExample], token_budget: int) -> Any:
-    # The sampler's field carries the weights: one float for every response token.
-    samples = [Sample(e.prompt_ids, e.response_ids, _weights(e)) for e in examples]
+    samples = [Sample(e.prompt_ids, e.response_ids, loss_weights=_weights(e)) for e in examples]
     return micro_batches(samples, token_budget, policy.device)
 
 
 def _summed(policy: Policy, batch: MicroBatch) -> torch.Tensor:
     logprobs, _ = policy.token_logprobs(batch, tail=0.0)
-    return -(logprobs * batch.old_logprobs).sum()
+    assert batch.loss_weights is not None
+    return -(logprobs * batch.loss_weights).sum()
 
 
 def learning_rate(step: int, config: SftConfig) -> float:

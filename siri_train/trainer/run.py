@@ -264,7 +264,6 @@ class Run:
         if signum is None:
             return
         saved = self._save(step, rollouts) if step > self.start_step else None
-        self.progress.interrupt()
         raise Stopped(
             f"{self.config.name}: stopped before step {step}{where}"
             + (f", {saved} holds everything until then" if saved else "")
@@ -321,7 +320,6 @@ class Run:
         """Evaluate after ``step`` steps unless that is done; raises Stopped with all saved."""
         if self.folder.evaluated(step):
             return
-        self.progress.interrupt()
         found = self.evaluation(cancelled=lambda: bool(self.stop))
         if found is None:
             self.end_if_asked(step, rollouts, ", in an evaluation")
