@@ -35,8 +35,8 @@ from siri_train.data.sources import encode_questions, read_sources
 from siri_train.model.demo_model import START_FOLDER
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy, load_policy
+from siri_train.train import update
 from siri_train.trainer.optimizer import make_optimizer
-from siri_train.trainer.update import update
 
 TEMPERATURE = 1.0
 CPU = torch.device("cpu")

@@ -37,7 +37,7 @@ from bench.workloads.step_model import (
     sharpen,
     two_micro_batches,
 )
-from siri_kernels import linear_logprob, take_backward_stats
+from siri_kernels import linear_logprob, policy_loss, take_backward_stats
 from siri_train.commands.memory_estimate import Shape, estimate
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import parse_config
@@ -46,7 +46,6 @@ from siri_train.model.attention import attention_backend, prepare
 from siri_train.model.packing import micro_batches
 from siri_train.model.policy import Policy, apply_liger
 from siri_train.trainer.optimizer import make_optimizer, step_if_finite
-from siri_train.trainer.update import backward
 
 
 def build(model_config: str, device: torch.device, liger: bool) -> Policy:
@@ -98,7 +97,12 @@ def measure(
 
     def update() -> None:
         for batch in batches:
-            backward(policy, batch, train, loss, temperature=1.0, denominator=total)
+            logprobs, entropy = policy.token_logprobs(batch, tail=train.tail)
+            value, _ = policy_loss(
+                logprobs, batch.old_logprobs, batch.advantages, batch.cu_seqlens,
+                denominator=total, entropy=entropy, **loss.options(),
+            )  # fmt: skip
+            value.backward()
         step_if_finite(optimizer, 1.0)
         optimizer.zero_grad(set_to_none=True)
 

@@ -17,7 +17,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.model.policy import choose_device
 from siri_train.trainer.memory_check import advice
-from siri_train.trainer.preflight import model_shape, preflight
+from siri_train.trainer.preflight import model_config, preflight
 
 USABLE = 0.9
 """Share of a GPU's memory that a run may plan with: the rest is CUDA's, NCCL's and lost between
@@ -75,7 +75,7 @@ def dry_run(
     if memory_gb is None and device.type == "cuda":
         memory_gb = torch.cuda.get_device_properties(device).total_memory / GB
     gpu = memory_gb is not None
-    shape = Shape.of(model_shape(config, checked.start))
+    shape = Shape.of(model_config(config, checked.start))
     other = checked.reference.config if checked.reference is not None else None
     memory = estimate(
         config,

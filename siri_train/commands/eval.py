@@ -84,6 +84,7 @@ def grade_checkpoint(
     encoded = encode_questions(questions, policy.tokenizer, config.data)
     progress = Progress("eval", len(encoded) * config.eval.samples)
     with (
+        closing(progress),
         closing(build_verifier(config.reward)) as verifier,
         _others_named(config),
         closing(build_engine(config, policy)) as engine,

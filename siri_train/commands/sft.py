@@ -26,7 +26,7 @@ from siri_train.monitor.progress import Progress
 from siri_train.trainer.lock import run_lock
 from siri_train.trainer.memory_check import out_of_memory_named
 from siri_train.trainer.optimizer import MasterAdamW, all_finite, step_if_finite
-from siri_train.trainer.preflight import model_shape
+from siri_train.trainer.preflight import model_config
 from siri_train.trainer.signals import Stopped, StopRequest, stop_request
 
 _SKIPPED_IN_A_ROW = 3
@@ -100,7 +100,7 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
     with stop.at_once():  # nothing to save yet
         batches, tokenizer = prepare_batches(config, sft)
     if source:
-        require_same_model(source, model_shape(config, None), tokenizer, config.model.path)
+        require_same_model(source, model_config(config, None), tokenizer, config.model.path)
     # Checkpoints of adapters hold merged weights: these start from the base again.
     policy = load_policy(config.model, device, None if config.model.lora else source)
     optimizer = _optimizer(policy, config, sft)
@@ -142,7 +142,6 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
                 stage.save(done, policy, optimizer)
         guard.before_the_start_is_written(batches(sft.steps - 1))
     finally:
-        progress.interrupt()
         progress.close()
     folder = stage.finish(policy)
     print(f"{config.name}: supervised start in {folder}", flush=True)
@@ -301,14 +300,14 @@ def _total_weight(examples: Sequence[SupervisedExample]) -> float:
 
 
 def _rows(policy: Policy, examples: Sequence[SupervisedExample], token_budget: int) -> Any:
-    # The sampler's field carries the weights: one float for every response token.
-    samples = [Sample(e.prompt_ids, e.response_ids, _weights(e)) for e in examples]
+    samples = [Sample(e.prompt_ids, e.response_ids, loss_weights=_weights(e)) for e in examples]
     return micro_batches(samples, token_budget, policy.device)
 
 
 def _summed(policy: Policy, batch: MicroBatch) -> torch.Tensor:
     logprobs, _ = policy.token_logprobs(batch, tail=0.0)
-    return -(logprobs * batch.old_logprobs).sum()
+    assert batch.loss_weights is not None
+    return -(logprobs * batch.loss_weights).sum()
 
 
 def learning_rate(step: int, config: SftConfig) -> float:

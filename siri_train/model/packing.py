@@ -25,7 +25,8 @@ class Sample:
         response_ids: sampled tokens.
         old_logprobs: log-prob of each under the policy that sampled them.
         advantage: group-relative advantage of the whole response.
-        rollout_logprobs: as the sampler reported them, where ``old_logprobs`` are computed anew.
+        rollout_logprobs: as the sampler reported them, where ``old_logprobs`` are recomputed.
+        loss_weights: weight of each token in the supervised loss.
     """
 
     prompt_ids: Sequence[int]
@@ -33,6 +34,7 @@ class Sample:
     old_logprobs: Sequence[float] = field(default=(), repr=False)
     advantage: float = 0.0
     rollout_logprobs: Sequence[float] = field(default=(), repr=False)
+    loss_weights: Sequence[float] = field(default=(), repr=False)
 
     @property
     def length(self) -> int:
@@ -51,13 +53,14 @@ class MicroBatch:
         predictors: [T] int64, positions in the row: the token before each response token, whose
             hidden state predicts it.
         targets: [T] int64, the response tokens.
-        old_logprobs: [T] float32.
+        old_logprobs: [T] float32; [0] where the samples have none.
         advantages: [B] float32.
         cu_seqlens: [B + 1] int32, where each response starts among the T tokens.
         order: which of the given samples each sequence is.
         rollout_logprobs: [T] float32, the sampler's; None where the samples have none.
-        counts: False for a row that only keeps a rank in step with the others: its loss must be
-            multiplied by 0.
+        loss_weights: [T] float32, of the supervised stage; None where the samples have none.
+        dummy: True for a dummy micro-batch, which a rank computes because another rank has one
+            more: its loss must be multiplied by 0.
     """
 
     input_ids: Tensor
@@ -69,7 +72,8 @@ class MicroBatch:
     cu_seqlens: Tensor
     order: list[int]
     rollout_logprobs: Tensor | None = None
-    counts: bool = True
+    loss_weights: Tensor | None = None
+    dummy: bool = False
 
     @property
     def tokens(self) -> int:
@@ -167,18 +171,16 @@ def _fill(
 
 
 def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> MicroBatch:
-    counts = bool(order)
-    if not counts:  # fewer sequences than ranks: the shortest one again, as ballast
+    dummy = not order
+    if dummy:  # fewer sequences than ranks: the shortest one again
         order = [min(range(len(samples)), key=lambda i: samples[i].length)]
     chosen = [samples[i] for i in order]
     ids: list[int] = []
-    predictors, targets, old, sampler = [], [], [], []
+    predictors, targets = [], []
     for sample in chosen:
         first = len(ids) + len(sample.prompt_ids) - 1  # the last prompt token predicts the first
         predictors.append(torch.arange(first, first + len(sample.response_ids)))
         targets.append(torch.tensor(list(sample.response_ids), dtype=torch.long))
-        old.append(torch.tensor(list(sample.old_logprobs), dtype=torch.float32))
-        sampler.append(torch.tensor(list(sample.rollout_logprobs), dtype=torch.float32))
         ids += [*sample.prompt_ids, *sample.response_ids]
     lengths = torch.tensor([0, *(len(s.response_ids) for s in chosen)])
     return MicroBatch(
@@ -186,10 +188,20 @@ def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> 
         layout=Layout.of([s.length for s in chosen], device),
         predictors=torch.cat(predictors).to(device),
         targets=torch.cat(targets).to(device),
-        old_logprobs=torch.cat(old).to(device),
+        old_logprobs=_joined([s.old_logprobs for s in chosen], device),
         advantages=torch.tensor([s.advantage for s in chosen], dtype=torch.float32, device=device),
         cu_seqlens=lengths.cumsum(0).to(torch.int32).to(device),
         order=order,
-        rollout_logprobs=torch.cat(sampler).to(device) if all(map(len, sampler)) else None,
-        counts=counts,
+        rollout_logprobs=_joined_if_all([s.rollout_logprobs for s in chosen], device),
+        loss_weights=_joined_if_all([s.loss_weights for s in chosen], device),
+        dummy=dummy,
     )
+
+
+def _joined(parts: Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    tensors = [torch.tensor(list(part), dtype=torch.float32) for part in parts]
+    return torch.cat(tensors).to(device)
+
+
+def _joined_if_all(parts: Sequence[Sequence[float]], device: torch.device) -> Tensor | None:
+    return _joined(parts, device) if all(map(len, parts)) else None

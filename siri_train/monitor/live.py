@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -27,8 +27,10 @@ class Figure(NamedTuple):
     text: str
 
 
-class LiveDisplay:
-    """Rewritten in place below what is printed meanwhile. Call :meth:`stop` before the end.
+class LiveDisplay(Progress):
+    """A bar, a line for each figure, a note; drawn below whatever else is printed.
+
+    Call :meth:`stop` before the end: it leaves the last state on the screen.
 
     Args:
         label: what is running.
@@ -37,61 +39,72 @@ class LiveDisplay:
     """
 
     def __init__(self, label: str, total: int, console: Console | None = None) -> None:
-        self.label, self.total = label, total
-        self.console = console or Console()
         self.history: dict[str, list[float]] = {}
-        self.last: tuple[int, str, str, Mapping[str, Figure]] | None = None
-        # Refreshed by update alone: a thread of its own would draw into forked workers.
-        self.live = Live(console=self.console, auto_refresh=False, transient=False)
-        self.live.start()
+        self.figures: Mapping[str, Figure] = {}
+        self.note = ""
+        super().__init__(
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[time_left]}", markup=False),
+            console=console or Console(),
+            auto_refresh=False,  # a thread that refreshes would draw into forked workers
+        )
+        self.bar = self.add_task(label, total=total, time_left="")
+        self.start()
 
-    def update(self, done: int, time_left: str, note: str, figures: Mapping[str, Figure]) -> None:
+    def show(self, done: int, time_left: str, note: str, figures: Mapping[str, Figure]) -> None:
         """Draw the state after ``done`` steps.
 
         Args:
             done: steps finished.
             time_left: such as ``ETA 3 min 20 s``.
-            note: one line of text under the bar.
+            note: one line of text under the figures.
             figures: by name, in the order they are shown; their values join the histories.
         """
         for name, figure in figures.items():
             if figure.value is not None:
                 self.history.setdefault(name, []).append(figure.value)
                 del self.history[name][:-_HISTORY]
-        self.last = (done, time_left, note, figures)
-        self.live.update(self._render(done, time_left, note, figures), refresh=True)
+        self.figures, self.note = figures, note
+        self.update(self.bar, completed=done, time_left=time_left, refresh=True)
 
     def status(self, text: str) -> None:
         """Draw the last state again with ``text`` behind its note; histories stay as they are."""
-        if self.last is not None:
-            done, time_left, note, figures = self.last
-            shown = "  ".join(part for part in (note, text) if part)
-            self.live.update(self._render(done, time_left, shown, figures), refresh=True)
+        note, self.note = self.note, "  ".join(part for part in (self.note, text) if part)
+        self.refresh()
+        self.note = note
 
-    def stop(self) -> None:
-        """Leave the last state on the screen and give the terminal back."""
-        self.live.stop()
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What rich draws."""
+        yield self.make_tasks_table(self.tasks)
+        if self.figures:
+            yield self._figures_table()
+        if self.note:
+            yield Text(self.note, overflow="ellipsis", no_wrap=True)
 
-    def _render(self, done: int, time_left: str, note: str, figures: Mapping[str, Figure]) -> Group:
-        head = Table.grid(padding=(0, 2))
-        bar: Any = ProgressBar(total=self.total, completed=done, width=30)
-        head.add_row(Text(self.label, style="bold"), bar, f"{done}/{self.total}", Text(time_left))
-        body = Table.grid(padding=(0, 2))
-        body.add_column()
-        body.add_column(justify="right", no_wrap=True)
-        body.add_column(no_wrap=True)
+    def _figures_table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_column()
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(no_wrap=True)
         room = max(8, self.console.width - 36)
         blocks = BLOCKS if self.console.encoding.lower().startswith("utf") else ASCII
-        for name, figure in figures.items():
+        for name, figure in self.figures.items():
             line = sparkline(self.history.get(name, ()), room, blocks)
-            body.add_row(Text(name, style="dim"), Text(figure.text), Text(line, style="cyan"))
-        return Group(head, body, Text(note, overflow="ellipsis", no_wrap=True))
+            table.add_row(Text(name, style="dim"), Text(figure.text), Text(line, style="cyan"))
+        return table
 
 
 def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
-    """The last values as text at most ``width`` long, from the lowest block to the highest.
+    """The values as text at most ``width`` long.
 
     More values than that are averaged in equal parts, so that the whole history shows.
+
+    Args:
+        values: in order.
+        width: characters.
+        blocks: from the lowest to the highest.
 
     Raises:
         ValueError: a width below 1, or less than two blocks.
@@ -99,8 +112,8 @@ def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
     if width < 1 or len(blocks) < 2:
         raise ValueError(f"sparkline: width {width} and {len(blocks)} blocks; takes 1 and 2")
     count = min(width, len(values))
-    cuts = [len(values) * i // count for i in range(count + 1)] if count else [0]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    bounds = [len(values) * i // count for i in range(count + 1)] if count else [0]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
     if not means:
         return ""
     low, span = min(means), max(means) - min(means)
@@ -112,15 +125,15 @@ def figures(row: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) ->
     """What the display shows of a training step.
 
     Args:
-        row: the step's row of ``metrics.jsonl``.
-        evaluations: rows of ``eval.jsonl``; the last one is shown until the next.
+        row: the step's record in ``metrics.jsonl``.
+        evaluations: records of ``eval.jsonl``; the last one is shown until the next.
     """
     accuracy = row["accuracy"]
     shown = {
         "cap": Figure(row["cap"], str(row["cap"])),
         "length": Figure(row["response_len_mean"], f"{row['response_len_mean']:.0f}"),
         "accuracy": Figure(accuracy, "-" if accuracy is None else f"{accuracy:.0%}"),
-        "cut": Figure(row["truncated_frac"], f"{row['truncated_frac']:.0%}"),
+        "truncated": Figure(row["truncated_frac"], f"{row['truncated_frac']:.0%}"),
     }
     if evaluations:
         held_out = evaluations[-1]["accuracy"][-1]

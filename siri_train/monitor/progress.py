@@ -31,11 +31,11 @@ def _is_terminal() -> bool:
 
 
 class Notice:
-    """Lines about work that is mostly done before the first one is due.
+    """Lines about work that is usually done before the first one is due.
 
     Args:
-        label: what asks for the work, as a key of the recipe.
-        what: is counted, with what is done to it (``questions made``).
+        label: the key of the recipe that needs the work.
+        what: the things that are counted and what is done to them (``questions made``).
         total: how many.
         every: seconds between lines; the first comes after as many.
     """
@@ -58,7 +58,7 @@ class Notice:
 class Progress:
     """Shows ``label  step/total  figures  message  ETA``.
 
-    In a terminal one line is rewritten, or with figures a display of several (``live.py``).
+    In a terminal it is drawn in place (``live.py``); elsewhere it is a line now and then.
 
     Args:
         label: what is running.
@@ -68,10 +68,11 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int, done: int = 0, every: float = 5.0) -> None:
-        self.label, self.total, self.first, self.every = label, total, done, every
+        self.label, self.total, self.first = label, total, done
         self.started = time.monotonic()
         self.shown = -float("inf")
         self.tty = _is_terminal() and os.environ.get("TERM") != "dumb"
+        self.every = 0.1 if self.tty else every
         self.display: LiveDisplay | None = None
         self.last: tuple[int, str, Mapping[str, Figure] | None] = (done, "", None)
 
@@ -85,50 +86,44 @@ class Progress:
         """
         self.last = (done, message, figures)
         now = time.monotonic()
+        in_display = self.tty and figures  # their histories need every step
+        if done < self.total and not in_display and now - self.shown < self.every:
+            return
+        self.shown = now
         elapsed = now - self.started
         left = elapsed / max(1, done - self.first) * (self.total - done)
         eta = f"ETA {duration(left)}" if done < self.total else f"in {duration(elapsed)}"
-        if self.tty and figures:
-            if self.display is None:
-                from siri_train.monitor.live import LiveDisplay
-
-                self.display = LiveDisplay(self.label, self.total)
-            self.display.update(done, eta, message, figures)
+        if self.tty:
+            self._open().show(done, eta, message, figures or {})
             if done >= self.total:
                 self.close()
             return
-        if done < self.total and now - self.shown < (0.1 if self.tty else self.every):
-            return
-        self.shown = now
         shown = "  ".join(f"{name} {figure.text}" for name, figure in (figures or {}).items())
-        line = "  ".join(
-            p for p in (f"{self.label}  {done}/{self.total}", shown, message, eta) if p
-        )
-        if self.tty:
-            print(f"\r\033[K{line}", end="\n" if done >= self.total else "", flush=True)
-        else:
-            print(line, flush=True)
+        parts = (f"{self.label}  {done}/{self.total}", shown, message, eta)
+        print("  ".join(part for part in parts if part), flush=True)
 
     def status(self, text: str) -> None:
         """Show what is being done between two updates; as seldom as :meth:`update` prints."""
         now = time.monotonic()
-        if now - max(self.shown, self.started) < (0.1 if self.tty else self.every):
+        if now - max(self.shown, self.started) < self.every:
             return
-        if self.display is not None:
-            self.display.status(text)
+        if self.tty:
+            self._open().status(text)
         else:
-            last = self.last
-            self.update(last[0], "  ".join(p for p in (last[1], text) if p), last[2])
+            done, message, figures = last = self.last
+            self.update(done, "  ".join(p for p in (message, text) if p), figures)
             self.last = last
         self.shown = now
-
-    def interrupt(self) -> None:
-        """Leave the line so that something else can be printed."""
-        if self.tty and self.display is None:
-            print(flush=True)
 
     def close(self) -> None:
         """Give the terminal back; the last state stays on it. Safe to call twice."""
         if self.display is not None:
             self.display.stop()
             self.display = None
+
+    def _open(self) -> LiveDisplay:
+        if self.display is None:
+            from siri_train.monitor.live import LiveDisplay
+
+            self.display = LiveDisplay(self.label, self.total)
+        return self.display

@@ -27,7 +27,10 @@ _APART = 0xC2B2_AE35
 
 _NO_REASON = "the engine gave no reason"
 
-Grader = Callable[[Sequence[tuple[str, tuple[EncodedQuestion, Completion]]]], list[Grade]]
+Responses = Sequence[tuple[str, tuple[EncodedQuestion, Completion]]]
+"""(text, (question, response)) of whole groups."""
+
+Grader = Callable[[Responses, int, int], list[Grade]]
 
 
 def questions_per_step(rollout: RolloutConfig) -> int:
@@ -41,14 +44,14 @@ def _first_round(rollout: RolloutConfig, missing: int) -> int:
 
 @dataclass
 class Collector:
-    """Samples and grades a step's responses.
+    """Samples a step's responses; under dynamic sampling, which needs rewards, grades them too.
 
     Args:
         engine: samples.
         config: the recipe's ``rollout`` section.
         stop_ids: the end-of-sequence set.
         decode: token ids of responses to texts.
-        grade: (text, (question, response)) pairs of whole groups to grades.
+        grade: called with (responses, step, cap); gives a grade for each response.
         progress: shown (responses done, all) of the running round.
     """
 
@@ -120,6 +123,26 @@ class Collector:
             del batch.dropped[: rollout.prompts]
         return batch
 
+    def grade_groups(self, groups: Sequence[Group], step: int, cap: int) -> None:
+        """Decode and grade the groups that have no grades yet; the ranks share the work.
+
+        Args:
+            groups: the same on every rank.
+            step, cap: see :class:`RolloutBatch`.
+        """
+        new = [group for group in groups if not group.grades]
+        if not new:
+            return
+        pairs = [(group.question, c) for group in new for c in group.completions]
+        texts = self.decode([c.token_ids for _, c in pairs])
+        n = self.config.group_size
+        responses = list(zip(texts, pairs, strict=True))
+        whole = [responses[i : i + n] for i in range(0, len(responses), n)]
+        grades = distributed.spread(lambda own: self.grade([*chain(*own)], step, cap), whole)
+        for number, group in enumerate(new):
+            own = slice(number * n, (number + 1) * n)
+            group.texts, group.grades = texts[own], grades[own]
+
     def _sample(
         self,
         asked: list[tuple[int, EncodedQuestion]],
@@ -131,7 +154,7 @@ class Collector:
     ) -> _Round | None:
         """One round; once more where log-probs are not finite; None where cancelled."""
         while True:
-            found = _Round(self, asked, params.n, missing)
+            found = _Round(self, asked, batch.step, batch.cap, missing)
             started = time.perf_counter()
             try:
                 answers = self.engine.generate(
@@ -186,7 +209,8 @@ class _Round:
 
     collector: Collector
     asked: list[tuple[int, EncodedQuestion]]
-    n: int
+    step: int
+    cap: int
     missing: int
     parts: dict[int, list[Completion]] = field(default_factory=dict)
     whole: dict[int, Group] = field(default_factory=dict)  # by index in asked, as they finish
@@ -210,7 +234,7 @@ class _Round:
         part.append(completion)
         if completion.finish_reason == "abort":
             self.failed[index] = completion.error or _NO_REASON
-        elif index not in self.failed and len(part) == self.n:
+        elif index not in self.failed and len(part) == self.collector.config.group_size:
             self.whole[index] = self._graded([Group(*self.asked[index], part)])[0]
         else:
             return
@@ -230,7 +254,9 @@ class _Round:
             elif not lost:
                 new.append(index)
         groups = [Group(*self.asked[index], list(answers[index])) for index in new]
-        self.whole |= dict(zip(new, self._graded(groups), strict=True))
+        if self.collector.config.dynamic:  # the rewards decide which groups are kept
+            self._graded(groups)
+        self.whole |= dict(zip(new, groups, strict=True))
 
     def _in_engines_order(self, group: Group, answers: Sequence[Completion]) -> Group:
         """Graded as they finished; the order within a group decides the mini-batches."""
@@ -243,16 +269,7 @@ class _Round:
         return Group(group.position, group.question, list(answers), texts, grades)
 
     def _graded(self, groups: list[Group]) -> list[Group]:
-        if not groups:
-            return []
-        pairs = [(group.question, c) for group in groups for c in group.completions]
-        texts = self.collector.decode([c.token_ids for _, c in pairs])
-        graded = list(zip(texts, pairs, strict=True))
-        whole = [graded[i : i + self.n] for i in range(0, len(graded), self.n)]
-        grades = distributed.spread(lambda own: self.collector.grade([*chain(*own)]), whole)
-        for number, group in enumerate(groups):
-            own = slice(number * self.n, (number + 1) * self.n)
-            group.texts, group.grades = texts[own], grades[own]
+        self.collector.grade_groups(groups, self.step, self.cap)
         return groups
 
     def _kept(self) -> tuple[list[int], list[int]]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from siri_kernels import take_backward_stats
+from siri_kernels import policy_loss, take_backward_stats
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.model.no_dropout import set_rl_mode
@@ -33,6 +33,7 @@ def rehearse(
         ConfigError: out of memory, with the key to turn.
     """
     samples = longest_samples(config)
+    temperature = config.rollout.temperature
     set_rl_mode(policy.model)  # as every update
     with out_of_memory_named(config, policy.device, "the largest row there can be"):
         reserved = [
@@ -44,15 +45,16 @@ def rehearse(
         ]
         with torch.random.fork_rng():
             for batch in 2 * list(micro_batches(samples, config.train.token_budget, policy.device)):
-                backward(
-                    policy,
-                    batch,
-                    config.train,
-                    config.loss,
-                    temperature=config.rollout.temperature,
-                    denominator=float(batch.tokens),
-                    reference=reference,
+                ref_logprobs = reference.token_logprobs(batch, temperature) if reference else None
+                logprobs, entropy = policy.token_logprobs(
+                    batch, temperature=temperature, tail=config.train.tail
                 )
+                loss, _ = policy_loss(
+                    logprobs, batch.old_logprobs, batch.advantages, batch.cu_seqlens,
+                    entropy=entropy, ref_logprobs=ref_logprobs,
+                    denominator=float(batch.tokens), **config.loss.options(),
+                )  # fmt: skip
+                backward(loss, batch)
         del reserved
     optimizer.zero_grad(set_to_none=True)
     take_backward_stats()
@@ -71,7 +73,7 @@ def longest_samples(config: RunConfig) -> list[Sample]:
     full, rest = divmod(config.train.token_budget, prompt + longest)
     lengths = [longest] * full + ([rest - prompt] if rest > prompt else [])
     return [
-        # Tokens of every kind, so that the head's lists are not those of one repeated token.
+        # Tokens of every kind, so that the head's top entries are not those of one repeated token.
         Sample([1] * prompt, [i % 997 % 32 for i in range(n)], [-1.0] * n, advantage=1.0)
         for n in lengths
     ]

@@ -37,6 +37,18 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig) -> None:
+    """Set the learning rate of a step.
+
+    Args:
+        optimizer: all of its groups get the same.
+        step: from 0.
+        config: the recipe's section.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config)
+
+
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
     """Scale all gradients, of all ranks, to a global norm of at most ``max_norm``.
 

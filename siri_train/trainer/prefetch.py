@@ -1,54 +1,60 @@
-"""The batches of a run's steps, in order: beside the update if asked to, resumable, stoppable."""
+"""The batches of a run's steps, in order. The next one may be sampled while this one trains."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from siri_train.checkpoint.save_load import load_rollouts
 from siri_train.config.base import ConfigError
-from siri_train.model.think_marks import thinking
-from siri_train.rewards import Grade, Response, grade_responses
+from siri_train.config.run import RunConfig
+from siri_train.data.sources import QuestionSampler
 from siri_train.rewards.functions import DEFAULT
 from siri_train.rollout.batch import RolloutBatch, fingerprint, from_state, to_state
 from siri_train.rollout.collect import Collector
-from siri_train.trainer.signals import Stopped, StopRequest
-
-if TYPE_CHECKING:
-    from siri_train.trainer.run import Run
+from siri_train.schedule import LengthSchedule
+from siri_train.trainer.signals import StopRequest
 
 
 class Rollouts:
-    """Calls give the steps' batches. Use it as a context manager.
+    """A call gives a step's batch. Use it as a context manager.
 
     With ``rollout.asynchronous`` the batch of step t + 1 is sampled in a thread while step t is
     trained on: from the weights before that update, with the cap of step t + 1. Batch 0, and the
     first after a change of settings, come from the weights they are trained on.
 
     Args:
-        run: the run they belong to.
-        stop: once set, the run ends before the next step, with a checkpoint.
+        config: the recipe.
+        collect: samples one step's responses.
+        schedule: the cap of each step.
+        questions: the questions of each step.
+        seed: the seed of each step.
+        stop: once set, sampling ends.
+        end: called with (step, :meth:`state`) before every step and where sampling was ended;
+            raises Stopped if the run was asked to stop.
     """
 
-    def __init__(self, run: Run, stop: StopRequest) -> None:
-        self.run, self.stop = run, stop
-        self.config = run.config
-        self.collect = Collector(
-            run.engine,
-            run.config.rollout,
-            run.policy.eos_ids,
-            run.policy.decode,
-            partial(self._grade, step=None, cap=None),
-            lambda done, total: run.progress.status(f"sampled {done}/{total}"),
-        )
+    def __init__(
+        self,
+        config: RunConfig,
+        collect: Collector,
+        schedule: LengthSchedule,
+        questions: QuestionSampler,
+        seed: Callable[[int], int],
+        stop: StopRequest,
+        end: Callable[[int, dict[str, Any] | None], None],
+    ) -> None:
+        self.config, self.collect, self.questions = config, collect, questions
+        self.schedule, self.seed = schedule, seed
+        self.stop, self.end = stop, end
         self.next: RolloutBatch | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._closing = False
-        if self.config.rollout.asynchronous and run.source is not None:
-            self._restore(load_rollouts(run.source))
 
     def __enter__(self) -> Rollouts:
         return self
@@ -59,28 +65,51 @@ class Rollouts:
             self._thread.join()
 
     def __call__(self, step: int) -> RolloutBatch:
-        """The batch of ``step``; the engine then sleeps, or asynchronous begins the next one.
+        """The responses of ``step``. Afterwards the engine sleeps, or begins the next batch.
+
+        Args:
+            step: from 0, one after the other.
 
         Raises:
             Stopped: the run was asked to end; a checkpoint of what is done has been written.
             EngineError: see :class:`Collector`.
         """
-        self._end_if_asked(step)
+        self.end(step, self.state())
         batch, self.next = self.next, None
         if batch is None:
             batch = self._sample(step, cancelled=lambda: bool(self.stop))
         if batch is None:
-            self._end_if_asked(step)
+            self.end(step, None)
             raise AssertionError("sampling ended without a request to stop")
         if not self.config.rollout.asynchronous:
-            self.run.engine.sleep()
+            self.collect.engine.sleep()
         elif step + 1 < self.config.train.steps:
             self._thread = threading.Thread(target=self._ahead, args=(step + 1,), daemon=True)
             self._thread.start()
         return batch
 
+    def grade(self, batch: RolloutBatch) -> Tensor:
+        """Grade the responses of a batch; every rank must call it.
+
+        Dynamic sampling has graded them to pick groups, and a batch that was sampled ahead was
+        graded in its thread. What is graded stays as it is.
+
+        Args:
+            batch: as :meth:`__call__` gave it.
+
+        Returns:
+            [B] float32, the rewards of the groups that are trained on; NaN where a response could
+            not be scored.
+        """
+        self.collect.grade_groups(batch.seen, batch.step, batch.cap)
+        return batch.rewards
+
     def wait(self) -> None:
-        """Wait for the batch begun beside the update; raises what went wrong with it."""
+        """Wait for the batch that is being sampled ahead.
+
+        Raises:
+            EngineError: see :class:`Collector`; or whatever else went wrong in its thread.
+        """
         if self._thread is None:
             return
         self._thread.join()
@@ -94,81 +123,53 @@ class Rollouts:
             return None
         return {"sampled_with": self._fingerprint(self.next.step), "batch": to_state(self.next)}
 
-    def _restore(self, state: dict[str, Any] | None) -> None:
-        step = self.run.start_step
+    def restore(self, source: Path, step: int) -> None:
+        """Take the batch of ``step`` from a checkpoint that holds it.
+
+        A batch that was sampled with other settings is left out, with a line that says so.
+
+        Args:
+            source: the checkpoint.
+            step: the next one.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        state = load_rollouts(source) if self.config.rollout.asynchronous else None
         if state is None or step >= self.config.train.steps:
             return
         if state["sampled_with"] != self._fingerprint(step):
             print(
-                f"{self.config.name}: the batch of step {step} that {self.run.source} holds was "
+                f"{self.config.name}: the batch of step {step} that {source} holds was "
                 "sampled with other settings; it is sampled anew",
                 flush=True,
             )
             return
-        questions = self.run.sampler(step)
         try:
-            self.next = from_state(state["batch"], questions, self.run.policy.decode)
-        except Exception as error:  # a file may hold anything: what that leads to is unknown
-            path = f"{self.run.source}/rollouts.pt"
+            self.next = from_state(state["batch"], self.questions(step), self.collect.decode)
+        except Exception as error:  # a damaged file can lead to any exception
+            path = f"{source}/rollouts.pt"
             raise ConfigError(f"{path}: cannot be resumed from: {error!r}") from error
 
     def _fingerprint(self, step: int) -> dict[str, Any]:
-        questions, reward = self.run.sampler(step), self.config.reward
-        settings = fingerprint(step, self.run.schedule(step), self.config.rollout, questions)
+        reward = self.config.reward
+        settings = fingerprint(step, self.schedule(step), self.config.rollout, self.questions(step))
         if reward.function != DEFAULT:  # older checkpoints name none
             settings["reward"] = {"function": reward.function, "options": reward.options}
         return settings
 
     def _sample(self, step: int, **options: Any) -> RolloutBatch | None:
-        cap = self.run.schedule(step)
-        collect = replace(self.collect, grade=partial(self._grade, step=step, cap=cap))
-        return collect(
-            step,
-            cap,
-            self.run.sampler(step),
-            self.run.seed(step),
-            **options,
+        batch = self.collect(
+            step, self.schedule(step), self.questions(step), self.seed(step), **options
         )
+        if batch is not None and self.config.rollout.asynchronous:
+            self.grade(batch)  # before another thread grades the next batch, beside the update
+        return batch
 
     def _ahead(self, step: int) -> None:
         try:
-            # Not ended by a stop: the weights it samples from are gone when the run continues.
-            # Nor may the weights, which are being updated, be handed over again.
+            # A stop does not end it: the weights it samples from are gone when the run continues.
+            # Nor may the engine take the weights again: they are being updated.
             self.next = self._sample(step, cancelled=lambda: self._closing, resync=False)
-        except BaseException as error:  # raised by wait() in the thread that trains
+        except BaseException as error:  # wait() raises it in the thread that trains
             self._error = error
-
-    def _grade(self, part: Any, *, step: int | None, cap: int | None) -> list[Grade]:
-        """Reward: 1 if the answer in the response, truncated at the cap, is right, else 0 (SIRI
-        3.1); or what ``reward.function`` makes of whole groups."""
-        reward = self.config.reward
-        opened = thinking(self.run.policy.tokenizer, [q.prompt_ids for _, (q, _) in part])
-        return grade_responses(
-            [
-                Response(text, completion.finish_reason, inside, len(completion.token_ids))
-                for (text, (_, completion)), inside in zip(part, opened, strict=True)
-            ],
-            [question.answer for _, (question, _) in part],
-            verifier=self.run.verifier,
-            think=reward.think,
-            truncated=reward.truncated,
-            function=reward.function,
-            options=reward.options,
-            group_size=self.config.rollout.group_size,
-            questions=[question.prompt for _, (question, _) in part],
-            cap=cap,
-            step=step,
-        )
-
-    def _end_if_asked(self, step: int) -> None:
-        signum = self.stop.agreed()
-        if signum is None:
-            return
-        saved = self.run.save(step, self.state()) if step > self.run.start_step else None
-        self.run.progress.interrupt()
-        raise Stopped(
-            f"{self.config.name}: stopped before step {step}"
-            + (f", {saved} holds everything until then" if saved else "")
-            + "; run the same command again to continue",
-            signum,
-        )

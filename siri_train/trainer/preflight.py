@@ -73,7 +73,7 @@ def preflight(config: RunConfig) -> Checked:
     if found is None:
         refuse_half_done(config)
     tokenizer, rows = _checked_model(config, found)
-    check_engine(config, model_shape(config, found), device)
+    check_engine(config, model_config(config, found), device)
     if config.sft is not None and found is None and config.model.path != "embedded":
         print(
             f"{config.name}: the recipe's supervised stage has not been run ({start} is missing); "
@@ -90,7 +90,7 @@ def preflight(config: RunConfig) -> Checked:
         reference=check_reference(config, found, tokenizer),
     )
     _refuse_unknown_tokens(checked, rows)
-    check_think(config, tokenizer, checked.train_questions, model_shape(config, found))
+    check_think(config, tokenizer, checked.train_questions, model_config(config, found))
     return checked
 
 
@@ -167,7 +167,7 @@ def check_positions(model: ModelConfig, prompt: int, response: int, key: str) ->
         )
 
 
-def model_shape(config: RunConfig, start: Path | None) -> Any:
+def model_config(config: RunConfig, start: Path | None) -> Any:
     """The configuration of the recipe's model (transformers' ``PretrainedConfig``).
 
     Args:

@@ -1,8 +1,7 @@
-"""A run: everything it needs loaded, and what it writes into its folder."""
+"""A run: everything it needs loaded, and what happens around its steps."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -11,46 +10,38 @@ from typing import Any
 import torch
 
 from siri_train import distributed
-from siri_train.checkpoint import retention
-from siri_train.checkpoint.manifest import write_manifest
-from siri_train.checkpoint.resume import compare_with_before, resume_from, set_aside_newer
+from siri_train.checkpoint.resume import compare_with_before, resume_from
 from siri_train.checkpoint.save_load import (
     checkpoints,
     load_schedule,
     load_state,
-    prune,
     save_checkpoint,
-    write_json,
 )
 from siri_train.config.run import RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.distributed import on_main
-from siri_train.files import append_row, replace_text, room_needed
+from siri_train.files import room_needed
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.model.same_model import require_same_model
-from siri_train.monitor import alarms
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.live import figures
 from siri_train.monitor.progress import Progress
-from siri_train.monitor.run_logs import keep_rows, of_evaluation, of_metrics
-from siri_train.monitor.trackers import Trackers
-from siri_train.report import write_report
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
-from siri_train.rollout.collect import questions_per_step
+from siri_train.rollout.collect import Collector, questions_per_step
 from siri_train.trainer.evaluate import Evaluation
+from siri_train.trainer.grader import Grader
 from siri_train.trainer.memory_check import rehearse
+from siri_train.trainer.metrics import step_metrics
 from siri_train.trainer.optimizer import make_optimizer
-from siri_train.trainer.preflight import model_shape, preflight
-from siri_train.trainer.reference_model import open_reference, write_record
-from siri_train.trainer.samples import write_samples
+from siri_train.trainer.prefetch import Rollouts
+from siri_train.trainer.preflight import Checked, model_config, preflight
+from siri_train.trainer.reference_model import open_reference
+from siri_train.trainer.run_folder import RunFolder
 from siri_train.trainer.signals import Stopped, StopRequest
-from siri_train.trainer.summary import summary
 from siri_train.trainer.sync_probe import SyncProbe
+from siri_train.trainer.update import UpdateStats
 from siri_train.trainer.verifier import build_verifier
-
-HISTORY = 50
-"""Rows of ``metrics.jsonl`` kept in memory for the alarms; all others are on the disk only."""
 
 
 class AlarmHalt(RuntimeError):
@@ -58,7 +49,13 @@ class AlarmHalt(RuntimeError):
 
 
 class Run:
-    """The state of one training run. Open it with :meth:`open`, use it as a context manager."""
+    """The state of one training run. Open it with :meth:`open`, use it as a context manager.
+
+    Args:
+        config: a validated configuration.
+        resume: see :func:`siri_train.train.train`.
+        stop: once set, sampling and evaluations end; None: never set.
+    """
 
     def __init__(
         self, config: RunConfig, resume: str = "auto", stop: StopRequest | None = None
@@ -73,14 +70,14 @@ class Run:
 
         source = on_main(resume_from, config, resume)
         on_main(compare_with_before, config)
-        with distributed.main_first():  # a model that must be converted is, once
+        with distributed.main_first():  # rank 0 alone converts a model that must be converted
             checked = preflight(config)
         if source:
-            shape = model_shape(config, checked.start)
-            require_same_model(source, shape, checked.tokenizer, config.model.path)
+            model = model_config(config, checked.start)
+            require_same_model(source, model, checked.tokenizer, config.model.path)
             self.schedule = load_schedule(source, self.schedule)
         self.start, self.source = checked.start, source
-        self.sampler = QuestionSampler(
+        self.questions = QuestionSampler(
             checked.train_questions, questions_per_step(config.rollout), config.seed
         )
         self.policy = load_policy(
@@ -98,34 +95,47 @@ class Run:
         if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
             rehearse(self.policy, self.optimizer, config, self.reference)
         self.counter = BacktrackCounter()
+        self.folder = RunFolder(config, self.schedule, self.start_step)
         with ExitStack() as opened:  # what is open is closed again if anything below fails
-            self.verifier = opened.enter_context(closing(build_verifier(config.reward)))
-            ahead = config.rollout.asynchronous and self.start_step + 1 < config.train.steps
-            engine = build_engine(config, self.policy, ahead=ahead)
-            self.engine = opened.enter_context(closing(engine))
-            self.evaluation = Evaluation(
-                config,
-                checked.eval_questions,
-                self.engine,
-                self.policy,
-                self.verifier,
-                self.counter,
-            )
-            self.probe = SyncProbe(
-                self.engine,
-                self.policy,
-                config,
-                [question.prompt_ids for question in checked.train_questions],
-            )
-            self.rows, self.evals = on_main(self._prepare_folder)
-            self.trackers = Trackers([])
-            on_main(self._open_trackers)
-            opened.callback(self.trackers.close)
+            self._open_sampling(checked, opened)
+            self.folder.prepare(self.reference, begins=source is None)
+            opened.callback(self.folder.close)
             self.progress = Progress(config.name, config.train.steps, self.start_step)
             opened.callback(self.progress.close)
             self._opened = opened.pop_all()
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
+
+    def _open_sampling(self, checked: Checked, opened: ExitStack) -> None:
+        """Whatever samples or grades: engine, verifier, rollouts, evaluation, sync probe."""
+        config, policy = self.config, self.policy
+        self.verifier = opened.enter_context(closing(build_verifier(config.reward)))
+        ahead = config.rollout.asynchronous and self.start_step + 1 < config.train.steps
+        self.engine = opened.enter_context(closing(build_engine(config, policy, ahead=ahead)))
+        collect = Collector(
+            self.engine,
+            config.rollout,
+            policy.eos_ids,
+            policy.decode,
+            Grader(policy.tokenizer, self.verifier, config.reward, config.rollout.group_size),
+            lambda done, total: self.progress.status(f"sampled {done}/{total}"),
+        )
+        self.rollouts = Rollouts(
+            config,
+            collect,
+            self.schedule,
+            self.questions,
+            self.seed,
+            self.stop,
+            self.end_if_asked,
+        )
+        if self.source is not None:
+            self.rollouts.restore(self.source, self.start_step)
+        self.evaluation = Evaluation(
+            config, checked.eval_questions, self.engine, policy, self.verifier, self.counter
+        )
+        prompts = [question.prompt_ids for question in checked.train_questions]
+        self.probe = SyncProbe(self.engine, policy, config, prompts)
 
     @classmethod
     def open(cls, config: RunConfig, resume: str = "auto", stop: StopRequest | None = None) -> Run:
@@ -134,7 +144,7 @@ class Run:
         Args:
             config: a validated configuration.
             resume: see :func:`siri_train.train.train`.
-            stop: once set, evaluations are given up; None: nobody asks.
+            stop: see :class:`Run`.
 
         Raises:
             ConfigError: see :func:`siri_train.trainer.preflight.preflight`; a checkpoint that does
@@ -165,90 +175,75 @@ class Run:
             with room_needed(self.dir):
                 raise error
 
-    def _prepare_folder(self) -> tuple[deque[dict[str, Any]], list[dict[str, Any]]]:
-        """Write the configuration and cut the logs back to the start; their rows until then, of
-        the metrics the newest."""
-        self.dir.mkdir(parents=True, exist_ok=True)
-        replace_text(self.dir / "config.yaml", self.config.to_yaml())
-        write_record(self.dir, self.reference, begins=self.source is None)
-        set_aside_newer(self.config, self.start_step)
-        start = self.start_step
-        _, odd = keep_rows(self.dir / "alarms.jsonl", below=start, last=0)
-        rows, more = keep_rows(
-            self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=HISTORY
-        )
-        evals, others = keep_rows(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
-        for notice in (*odd, *more, *others):
-            print(f"{self.config.name}: {notice}", flush=True)
-        return deque(rows, maxlen=HISTORY), evals
-
-    def _evaluate_start(self) -> None:
-        """The evaluation of the step begun from, where it is due and not there: of a run that
-        begins, or of one that was ended between a checkpoint and its evaluation."""
-        start, before = self.start_step, len(self.evals)
-        # Another run's checkpoint is another run's to evaluate: this one's names cannot lead to it.
-        own = start in on_main(checkpoints, self.dir)
-        if self._evaluation_due(start) and (own or start == 0):
-            self._evaluate(start, self._named(start).get(start) if start else "start", None)
-        # What would have followed that evaluation; the next checkpoint sees to it otherwise.
-        if own and (len(self.evals) > before or start == self.config.train.steps):
-            on_main(self._after_checkpoint, start)
-
-    def _open_trackers(self) -> None:
-        self.trackers = Trackers.open(self.config, self.start_step)
-
     def seed(self, step: int) -> int:
-        """Of everything random in a step: a resumed run draws what this one would have."""
+        """The seed of everything random in a step, the same for a resumed run."""
         return self.config.seed * 1_000_003 + step
 
-    def backtracking(self, batch: RolloutBatch) -> float:
-        """Backtracking words ("wait", "hold on") per 1000 response tokens."""
-        texts = [text for group in batch.seen for text in group.texts]
-        lengths = [len(c.token_ids) for group in batch.seen for c in group.completions]
-        return self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
+    def sync_engine(self, step: int) -> float | None:
+        """Hand the weights of ``step`` to the engine and probe it.
+
+        Returns:
+            What :meth:`siri_train.trainer.sync_probe.SyncProbe.after_sync` found.
+        """
+        self.engine.sync()
+        return self.probe.after_sync(self.seed(step))
+
+    def finish_step(
+        self, batch: RolloutBatch, stats: UpdateStats, seconds: float, probed: float | None
+    ) -> None:
+        """Record a step, then save and evaluate where the schedule or the recipe asks for it.
+
+        Args:
+            batch: the responses of the step, graded.
+            stats: of its updates.
+            seconds: the updates took, with the engine's sync.
+            probed: what the sync probe found.
+
+        Raises:
+            AlarmHalt: an alarm, where ``monitor.halt_on_alarm`` is set.
+            Stopped: see :meth:`after_step`.
+        """
+        row = step_metrics(
+            step=batch.step,
+            schedule=self.schedule,
+            batch=batch,
+            stats=stats,
+            lr=self.optimizer.param_groups[0]["lr"],
+            backtrack_per_1k=self._backtracking(batch),
+            time_train=seconds,
+            probe_logprob_diff=probed,
+        )
+        self.record(row, batch.alarms())
+        self.folder.write_samples(batch)
+        self.after_step(batch.step + 1, self.rollouts.state())
 
     def record(self, row: dict[str, Any], raised: Sequence[dict[str, Any]] = ()) -> None:
-        """Append a row to ``metrics.jsonl``, check it for alarms, show it.
+        """Append a record to ``metrics.jsonl``, check it for alarms, show it.
 
         Args:
             row: see :func:`siri_train.trainer.metrics.step_metrics`.
             raised: alarms that the row does not show, without their step.
+
+        Raises:
+            AlarmHalt: an alarm, where ``monitor.halt_on_alarm`` is set.
         """
         if self.schedule.kind.observe is not None:
             self.schedule.observe(on_main(dict, row))  # times differ between ranks
-        raised = on_main(self._append_row, row, raised)
-        names = ", ".join(alarm["alarm"] for alarm in raised)
+        found = self.folder.append_metrics(row, raised)
+        names = ", ".join(alarm["alarm"] for alarm in found)
         self.progress.update(
-            row["step"] + 1, f"ALARM {names}" if names else "", figures(row, self.evals)
+            row["step"] + 1, f"ALARM {names}" if names else "", figures(row, self.folder.evals)
         )
-        if raised and self.config.monitor.halt_on_alarm:
-            first = raised[0]
+        if found and self.config.monitor.halt_on_alarm:
+            first = found[0]
             raise AlarmHalt(f"{first['alarm']}: {first['cause']}; {first['action']}")
-
-    def _append_row(
-        self, row: dict[str, Any], more: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        append_row(self.dir / "metrics.jsonl", row)
-        self.trackers.log("train", row, row["step"] + 1)
-        raised = [{"step": row["step"], **alarm} for alarm in more]
-        raised += alarms.check(row, list(self.rows))
-        self.rows.append(row)
-        for alarm in raised:
-            append_row(self.dir / "alarms.jsonl", alarm)
-        return raised
-
-    def dump_rollouts(self, batch: RolloutBatch) -> None:
-        """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
-        last = batch.step + 1 == self.config.train.steps
-        if distributed.is_main():
-            write_samples(self.dir / "rollouts", batch, self.config.monitor, last)
 
     def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
         """Save and evaluate where the schedule or the recipe asks for it.
 
-        What is saved anyway is saved first: nothing that happens in an evaluation, which may take
-        longer than many steps, costs the steps before it. Only whether a step is the best one is
-        known behind its evaluation.
+        A checkpoint that is due is written before the evaluation, which may take longer than many
+        steps: whatever happens in it, those steps are saved. Only whether a step is the best one
+        is known after its evaluation.
 
         Args:
             done: steps done, counting the one that has just been recorded.
@@ -259,73 +254,92 @@ class Run:
                 and the run evaluates first when it continues.
         """
         every, saved = self.config.checkpoint.every, False
-        if self._is_end(done) or (every and done % every == 0):
+        if self.folder.is_end(done) or (every and done % every == 0):
             saved = self._write(done, rollouts)
         if self._evaluation_due(done):
-            self._evaluate(done, self._named(done).get(done), rollouts)
-        if not saved and on_main(self._best_step, done) == done:
+            self._evaluate(done, self.folder.phase_ends(done).get(done), rollouts)
+        if not saved and self.folder.best_step(done) == done:
             saved = self._write(done, rollouts)
         if saved:
-            on_main(self._after_checkpoint, done)
+            self.folder.after_checkpoint(done)
 
-    def save(self, done: int, rollouts: dict[str, Any] | None) -> Path:
-        """The checkpoint after ``done`` steps, written if it is not there yet.
+    def end_if_asked(self, step: int, rollouts: dict[str, Any] | None, where: str = "") -> None:
+        """End the run before ``step`` if a signal asked for it; every rank must call it.
 
         Args:
+            step: the next one.
             rollouts: see :func:`siri_train.checkpoint.save_load.save_checkpoint`.
+            where: put behind the step in the message.
+
+        Raises:
+            Stopped: it was asked; a checkpoint holds everything done.
         """
+        signum = self.stop.agreed()
+        if signum is None:
+            return
+        saved = self._save(step, rollouts) if step > self.start_step else None
+        raise Stopped(
+            f"{self.config.name}: stopped before step {step}{where}"
+            + (f", {saved} holds everything until then" if saved else "")
+            + "; run the same command again to continue",
+            signum,
+        )
+
+    def finish(self) -> None:
+        """Write ``summary.json`` and the report."""
+        self.folder.finish(supervised=self.start is not None)
+
+    def _backtracking(self, batch: RolloutBatch) -> float:
+        """Backtracking words ("wait", "hold on") per 1000 response tokens."""
+        texts = [text for group in batch.seen for text in group.texts]
+        lengths = [len(c.token_ids) for group in batch.seen for c in group.completions]
+        return self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
+
+    def _save(self, done: int, rollouts: dict[str, Any] | None) -> Path:
+        """The checkpoint after ``done`` steps, written if it is not there yet."""
         if self._write(done, rollouts):
-            on_main(self._after_checkpoint, done)
+            self.folder.after_checkpoint(done)
         return on_main(checkpoints, self.dir)[done]
 
     def _write(self, done: int, rollouts: dict[str, Any] | None) -> bool:
-        """Write the checkpoint if it is not there yet; whether it was not."""
+        """Write the checkpoint if it is not there yet; returns whether it was written."""
         if done in on_main(checkpoints, self.dir):
             return False
         save_checkpoint(self.dir, done, self.policy, self.optimizer, rollouts, self.schedule)
         return True
 
-    def _is_end(self, done: int) -> bool:
-        """Whether the run or one of its schedule's phases ends after ``done`` steps."""
-        return done == self.config.train.steps or done in self._named(done)
-
     def _evaluation_due(self, done: int) -> bool:
         if done == 0:
             return self.config.eval.at_start
         every = self.config.eval.every
-        return self._is_end(done) or bool(every and done % every == 0)
+        return self.folder.is_end(done) or bool(every and done % every == 0)
 
-    def _after_checkpoint(self, done: int) -> None:
-        self._update_manifest(done)
-        prune(self.dir, self.config.checkpoint.keep_last, self._kept(done))
-        write_report(self.dir)
+    def _evaluate_start(self) -> None:
+        """Evaluate the weights the run starts from, where that is due and has not been done.
 
-    def finish(self) -> None:
-        """Write ``summary.json`` and the report."""
-        on_main(self._finish)
-
-    def _finish(self) -> None:
-        if self.start_step == self.config.train.steps:
-            print(f"{self.config.name}: all {self.start_step} steps are done", flush=True)
-        self._update_manifest(self.config.train.steps)
-        ends, supervised = self._ends(self.config.train.steps), self.start is not None
-        write_json(
-            self.dir / "summary.json", summary(self.config, self.evals, ends, supervised=supervised)
-        )
-        print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
+        They are those of a run that begins, or of one that ended between a checkpoint and its
+        evaluation.
+        """
+        start, before = self.start_step, len(self.folder.evals)
+        # Another run's checkpoint is not evaluated here: this run's names cannot point to it.
+        own = start in on_main(checkpoints, self.dir)
+        if self._evaluation_due(start) and (own or start == 0):
+            name = self.folder.phase_ends(start).get(start) if start else "start"
+            self._evaluate(start, name, None)
+        # The interrupted run did not get to this; otherwise the next checkpoint does it.
+        if own and (len(self.folder.evals) > before or start == self.config.train.steps):
+            self.folder.after_checkpoint(start)
 
     def _evaluate(self, step: int, name: str | None, rollouts: dict[str, Any] | None) -> None:
         """Evaluate after ``step`` steps unless that is done; raises Stopped with all saved."""
-        if any(row["step"] == step for row in self.evals):
+        if self.folder.evaluated(step):
             return
-        self.progress.interrupt()
         found = self.evaluation(cancelled=lambda: bool(self.stop))
         if found is None:
-            self._end_in_evaluation(step, rollouts)
-            return
+            self.end_if_asked(step, rollouts, ", in an evaluation")
+            raise AssertionError("an evaluation ended without a request to stop")
         row = {"step": step, "name": name, **found}
-        on_main(self._append_evaluation, row)
-        self.evals.append(row)
+        self.folder.append_evaluation(row)
         print(
             f"{self.config.name}: evaluation at step {step}: "
             + ", ".join(
@@ -335,56 +349,3 @@ class Run:
             + f", mean length {row['tokens']:.1f}",
             flush=True,
         )
-
-    def _end_in_evaluation(self, step: int, rollouts: dict[str, Any] | None) -> None:
-        signum = self.stop.agreed()
-        if signum is None:
-            raise AssertionError("an evaluation ended without a request to stop")
-        saved = self.save(step, rollouts) if step > self.start_step else None
-        raise Stopped(
-            f"{self.config.name}: stopped before step {step}, in an evaluation"
-            + (f", {saved} holds everything until then" if saved else "")
-            + "; run the same command again to continue",
-            signum,
-        )
-
-    def _append_evaluation(self, row: dict[str, Any]) -> None:
-        append_row(self.dir / "eval.jsonl", row)
-        self.trackers.log("eval", row, row["step"])
-
-    def _ends(self, done: int) -> list[dict[str, Any]]:
-        """The cycle ends reached after ``done`` steps that have been evaluated, in order."""
-        rows = {row["step"]: row for row in self.evals}
-        return [
-            {
-                "which": which,
-                "cycle": self.schedule.cycle_index(
-                    step - 1 - (self.config.checkpoint.lag if which.endswith("lagged") else 0)
-                ),
-                "step": step,
-                "path": f"checkpoints/step_{step:06d}",
-                "accuracy": rows[step]["accuracy"][-1],
-                "tokens": rows[step]["tokens"],
-            }
-            for step, which in sorted(self._named(done).items())
-            if step in rows
-        ]
-
-    def _named(self, done: int) -> dict[int, str]:
-        return retention.ends(self.schedule, done, self.config.checkpoint.lag)
-
-    def _best(self, done: int) -> dict[str, Any] | None:
-        """The best evaluation of what is saved, or, after ``done`` steps, could be now."""
-        available = {*checkpoints(self.dir), done} - {0}
-        return retention.best(self.evals, self.config.checkpoint.best, available)
-
-    def _best_step(self, done: int) -> int | None:
-        row = self._best(done)
-        return row["step"] if row else None
-
-    def _update_manifest(self, done: int) -> None:
-        write_manifest(self.dir, self._ends(done), self._best(done))
-
-    def _kept(self, done: int) -> set[int]:
-        kept = {*self._named(done), self.config.train.steps, self._best_step(done)}
-        return {step for step in kept if step is not None}

@@ -1,4 +1,7 @@
-"""One optimiser step: mini-batches, micro-batches, exact denominators."""
+"""The parts of an update: mini-batches, micro-batches, the trainer's log-probs, statistics.
+
+:func:`siri_train.train.update` puts them together.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from siri_kernels import PolicyLoss, policy_loss, take_backward_stats
+from siri_kernels import take_backward_stats
 from siri_train import distributed
 from siri_train.config.loss import LossConfig
-from siri_train.config.run import TrainConfig
-from siri_train.model.no_dropout import set_rl_mode
+from siri_train.data.sources import EncodedQuestion
 from siri_train.model.packing import MicroBatch, Sample, micro_batches
 from siri_train.model.policy import Policy
-from siri_train.trainer.optimizer import step_if_finite
-from siri_train.trainer.reference_model import Reference
+from siri_train.rollout.engine import Completion
 
 
 @dataclass
@@ -42,93 +43,67 @@ class UpdateStats:
     tail_mass_max: float | None = None
 
 
-@torch.no_grad()
-def score(policy: Policy, samples: Sequence[Sample], token_budget: int, temperature: float) -> None:
-    """Overwrite every sample's ``old_logprobs`` with the trainer's own log-probs.
+@dataclass(frozen=True)
+class MiniBatch:
+    """The responses of one optimiser update.
 
     Args:
-        samples: the same on every rank, which share the work.
+        samples: those that need a gradient, at least one.
+        denominator: what the loss divides by. It is computed over all responses of the mini-batch,
+            of all ranks, so the gradient does not depend on how they are packed into
+            micro-batches.
     """
-    scored: list[tuple[int, list[float]]] = []
-    policy.model.eval()  # no dropout: a sampler has none
-    for batch in _batches(policy, samples, token_budget):
-        logprobs, _ = policy.token_logprobs(batch, temperature=temperature)
-        if batch.counts:
-            pieces = logprobs.cpu().split(batch.cu_seqlens.diff().tolist())
-            scored += [(i, p.tolist()) for i, p in zip(batch.order, pieces, strict=True)]
-    for part in distributed.gather(scored):
-        for index, values in part:
-            samples[index].old_logprobs = values
+
+    samples: list[Sample]
+    denominator: float
 
 
-def update(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    samples: Sequence[Sample],
-    train: TrainConfig,
-    loss: LossConfig,
-    *,
-    temperature: float,
-    constant_length: int,
-    seed: int,
-    reference: Reference | None = None,
-) -> UpdateStats:
-    """Update the policy on one step's responses.
+def mini_batches(
+    samples: Sequence[Sample], count: int, loss: LossConfig, *, constant_length: int, seed: int
+) -> Iterator[MiniBatch]:
+    """Shuffle a step's responses and split them into mini-batches of equal size.
 
-    The samples are shuffled and cut into ``train.mini_batches`` optimiser updates of equal size.
-    Denominators are counted over the whole mini-batch, of all ranks, before it is cut into rows, so
-    the gradient does not depend on how that is cut; none reads the moving cap (``token-sum-norm``
-    divides by ``constant_length``, the schedule's ``max_len``).
+    One in which no response needs a gradient is left out.
 
     Args:
-        samples: the step's responses with old log-probs and advantages, the same on every rank.
-        train, loss: the recipe's sections.
-        temperature: of the sampling distribution.
-        constant_length: see above.
+        samples: the step's responses, the same on every rank.
+        count: ``train.mini_batches``.
+        loss: the recipe's section.
+        constant_length: what ``token-sum-norm`` divides by; it must not depend on the step.
         seed: of the shuffle.
-        reference: the model of the KL term; needed where ``loss.kl_coef`` is not 0.
     """
     order = list(range(len(samples)))
     random.Random(seed).shuffle(order)
-    cuts = [len(order) * n // train.mini_batches for n in range(train.mini_batches + 1)]
-    stats = UpdateStats()
-    sums = _Sums()
-    grad_norms: list[float] = []
-    take_backward_stats()  # forget what others did before
-    set_rl_mode(policy.model)
-    for start, end in itertools.pairwise(cuts):
+    bounds = [len(order) * n // count for n in range(count + 1)]
+    for start, end in itertools.pairwise(bounds):
         mini = [samples[i] for i in order[start:end]]
-        denominator = _denominator(mini, loss.aggregation, constant_length)
-        mini = live(mini, loss)
-        if not mini:
-            continue
-        optimizer.zero_grad(set_to_none=True)
-        for batch in _batches(policy, mini, train.token_budget):
-            result = backward(
-                policy,
-                batch,
-                train,
-                loss,
-                temperature=temperature,
-                denominator=denominator,
-                reference=reference,
-            )
-            if batch.counts:
-                sums.add(result, batch, first=not grad_norms and not stats.skipped_updates)
-        norm = step_if_finite(optimizer, train.grad_clip)
-        if norm is None:
-            stats.skipped_updates += 1
-        else:
-            grad_norms.append(norm)
-    optimizer.zero_grad(set_to_none=True)
-    if grad_norms:
-        stats.grad_norm = sum(grad_norms) / len(grad_norms)
-    sums.over_all_ranks(stats, train.mini_batches)
-    stats.extra = {name: stats.means.get(name) for name in _extra_metrics(loss)}
-    return stats
+        needed = needing_gradient(mini, loss)
+        if needed:
+            yield MiniBatch(needed, _denominator(mini, loss.aggregation, constant_length))
 
 
-def live(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
+def samples_of(
+    pairs: Sequence[tuple[EncodedQuestion, Completion]], advantages: Tensor
+) -> list[Sample]:
+    """A step's responses as the update sees them.
+
+    Args:
+        pairs: question and response.
+        advantages: [B], one a response.
+    """
+    return [
+        Sample(
+            question.prompt_ids,
+            completion.token_ids,
+            completion.logprobs,
+            advantage,
+            rollout_logprobs=completion.logprobs,
+        )
+        for (question, completion), advantage in zip(pairs, advantages.tolist(), strict=True)
+    ]
+
+
+def needing_gradient(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
     """The samples that can have a gradient.
 
     Those whose advantage is exactly zero (groups all right or all wrong) have none, unless the
@@ -139,56 +114,16 @@ def live(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
     return [s for s in samples if s.advantage != 0]
 
 
-def backward(
-    policy: Policy,
-    batch: MicroBatch,
-    train: TrainConfig,
-    loss: LossConfig,
-    *,
-    temperature: float,
-    denominator: float,
-    reference: Reference | None = None,
-) -> PolicyLoss:
-    """Add one row's part of an update's gradient.
+def own_micro_batches(
+    policy: Policy, samples: Sequence[Sample], token_budget: int
+) -> Iterator[MicroBatch]:
+    """This rank's micro-batches of samples that are the same on every rank.
 
     Args:
-        batch: the row.
-        train, loss: the recipe's sections.
-        temperature: of the sampling distribution.
-        denominator: counted over all rows of the update, of all ranks.
-        reference: the model of the KL term; needed where ``loss.kl_coef`` is not 0.
-
-    Returns:
-        The row's loss and metrics.
+        policy: on whose device they are put.
+        samples: of all ranks.
+        token_budget: tokens of a micro-batch.
     """
-    ref_logprobs = None if reference is None else reference.token_logprobs(batch, temperature)
-    logprobs, entropy = policy.token_logprobs(batch, temperature=temperature, tail=train.tail)
-    # Old log-probs that are the sampler's own say nothing about how far it is from the trainer.
-    recomputed = loss.old_logprobs == "recompute"
-    result = policy_loss(
-        logprobs,
-        batch.old_logprobs,
-        batch.advantages,
-        batch.cu_seqlens,
-        **loss.options(),
-        denominator=denominator,
-        rollout_logprobs=batch.rollout_logprobs if recomputed else None,
-        ref_logprobs=ref_logprobs,
-        entropy=entropy,
-    )
-    # FSDP averages gradients over the ranks; the denominator already counts all of them.
-    weight = distributed.world_size() if batch.counts else 0
-    (result.loss * weight).backward()
-    return result
-
-
-def _extra_metrics(loss: LossConfig) -> list[str]:
-    """The metrics that this loss has and others have not."""
-    names = ["ref_kl"] if loss.kl_coef != 0 else []
-    return names + ["off_policy_frac"] * (loss.off_policy_threshold is not None)
-
-
-def _batches(policy: Policy, samples: Sequence[Sample], token_budget: int) -> Iterator[MicroBatch]:
     return micro_batches(
         samples,
         token_budget,
@@ -198,49 +133,120 @@ def _batches(policy: Policy, samples: Sequence[Sample], token_budget: int) -> It
     )
 
 
-class _Sums:
-    """Token-weighted sums of a step's metrics, kept on the device until the step is over."""
+@torch.no_grad()
+def score(policy: Policy, samples: Sequence[Sample], token_budget: int, temperature: float) -> None:
+    """Overwrite every sample's ``old_logprobs`` with the trainer's own log-probs.
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}
-        self.largest: dict[str, Tensor] = {}
+    Args:
+        policy: the model before its first update of the step.
+        samples: the same on every rank; the ranks share the work.
+        token_budget: tokens of a micro-batch.
+        temperature: of the sampling distribution.
+    """
+    scored: list[tuple[int, list[float]]] = []
+    policy.model.eval()  # no dropout: a sampler has none
+    for batch in own_micro_batches(policy, samples, token_budget):
+        logprobs, _ = policy.token_logprobs(batch, temperature=temperature)
+        if not batch.dummy:
+            pieces = logprobs.cpu().split(batch.cu_seqlens.diff().tolist())
+            scored += [(i, p.tolist()) for i, p in zip(batch.order, pieces, strict=True)]
+    for part in distributed.gather(scored):
+        for index, values in part:
+            samples[index].old_logprobs = values
 
-    def add(self, result: PolicyLoss, batch: MicroBatch, first: bool) -> None:
-        """Count a row in; ``first``: no update has been made yet in this step."""
-        metrics, tokens = result.metrics, batch.tokens
-        self._at_least("ratio_max", metrics["ratio_max"])
+
+def backward(loss: Tensor, batch: MicroBatch) -> None:
+    """Add the gradient of a micro-batch's loss to that of the update.
+
+    Args:
+        loss: 0-d, divided by the denominator of the whole mini-batch.
+        batch: the micro-batch; a dummy adds zero.
+    """
+    # FSDP averages gradients over the ranks; the denominator already includes all ranks.
+    weight = 0 if batch.dummy else distributed.world_size()
+    (loss * weight).backward()
+
+
+class StatsOfStep:
+    """Collects the statistics of one step's updates, on the device until the step is over.
+
+    Args:
+        loss: the recipe's section.
+        mini_batches: how many the step has; the loss is their mean.
+    """
+
+    def __init__(self, loss: LossConfig, mini_batches: int) -> None:
+        self.loss, self.mini_batches = loss, mini_batches
+        self._sums: dict[str, Tensor | float] = {}
+        self._largest: dict[str, Tensor] = {}
+        self._grad_norms: list[float] = []
+        self._skipped = 0
+        take_backward_stats()  # drops what other calls of the head left
+
+    def add(self, loss: Tensor, metrics: dict[str, Tensor], batch: MicroBatch) -> None:
+        """Add a micro-batch's loss and metrics, as ``policy_loss`` returned them.
+
+        Args:
+            loss: 0-d.
+            metrics: 0-d each.
+            batch: the micro-batch; a dummy is ignored.
+        """
+        if batch.dummy:
+            return
+        tokens = batch.tokens
+        self._maximum("ratio_max", metrics["ratio_max"])
         values: dict[str, Tensor | float] = {
             k: v * tokens for k, v in metrics.items() if k not in ("ratio_max", "tokens")
         }
-        values |= {"loss": result.loss.detach(), "tokens": tokens}
+        values |= {"loss": loss.detach(), "tokens": tokens}
         # The mismatch between sampler and trainer, before any update. Where the old log-probs were
-        # computed anew, policy_loss compares them with the sampler's. Where they are the sampler's,
-        # it is what the policy differs from them by while it still is the one that sampled.
+        # recomputed, policy_loss compares them with the sampler's. Where they are the sampler's,
+        # the first mini-batch's policy still is the one that sampled: its ratio is the mismatch.
+        before_any_update = not self._grad_norms and not self._skipped
         if "rollout_kl" in metrics:
             assert batch.rollout_logprobs is not None
-            apart = (batch.old_logprobs - batch.rollout_logprobs).nan_to_num(0.0)
-            self._at_least("rollout_ratio_max", apart.max().exp())
+            difference = (batch.old_logprobs - batch.rollout_logprobs).nan_to_num(0.0)
+            self._maximum("rollout_ratio_max", difference.max().exp())
             values |= {"drift": values.pop("rollout_kl"), "drift_tokens": tokens}
-        elif first:
-            self._at_least("rollout_ratio_max", metrics["ratio_max"])
+        elif before_any_update:
+            self._maximum("rollout_ratio_max", metrics["ratio_max"])
             values |= {"drift": values["approx_kl"], "drift_tokens": tokens}
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def _at_least(self, name: str, value: Tensor) -> None:
-        known = self.largest.get(name)
-        self.largest[name] = value if known is None else torch.maximum(known, value)
+    def updated(self, grad_norm: float | None) -> None:
+        """Note an optimiser update.
 
-    def over_all_ranks(self, stats: UpdateStats, mini_batches: int) -> None:
-        """Fill in ``stats``; every rank gets the same."""
+        Args:
+            grad_norm: before clipping; None where the update was skipped.
+        """
+        if grad_norm is None:
+            self._skipped += 1
+        else:
+            self._grad_norms.append(grad_norm)
+
+    def over_all_ranks(self) -> UpdateStats:
+        """The statistics of all ranks, the same on every rank. Collective."""
+        stats = UpdateStats(skipped_updates=self._skipped)
+        if self._grad_norms:
+            stats.grad_norm = sum(self._grad_norms) / len(self._grad_norms)
+        self._fill(stats)
+        stats.extra = {name: stats.means.get(name) for name in _extra_metrics(self.loss)}
+        return stats
+
+    def _maximum(self, name: str, value: Tensor) -> None:
+        known = self._largest.get(name)
+        self._largest[name] = value if known is None else torch.maximum(known, value)
+
+    def _fill(self, stats: UpdateStats) -> None:
         head = take_backward_stats()
-        mine = {name: float(value) for name, value in self.sums.items()}
-        rows = mine.get("tokens", 0.0)
-        if head is not None and rows:
-            mine["dense_rows"] = float(head.dense_row_frac) * rows
-            mine["head_rows"] = rows
-        largest = {name: float(value) for name, value in self.largest.items()}
-        tail = None if head is None or not rows else float(head.tail_mass_max)
+        mine = {name: float(value) for name, value in self._sums.items()}
+        head_tokens = mine.get("tokens", 0.0)
+        if head is not None and head_tokens:
+            mine["dense_tokens"] = float(head.dense_row_frac) * head_tokens
+            mine["head_tokens"] = head_tokens
+        largest = {name: float(value) for name, value in self._largest.items()}
+        tail = None if head is None or not head_tokens else float(head.tail_mass_max)
         everyone = distributed.gather((mine, largest, tail))
         sums: dict[str, float] = {}
         for part, _, _ in everyone:
@@ -250,9 +256,9 @@ class _Sums:
         if not tokens:
             return
         stats.trained_tokens = int(tokens)
-        stats.loss = sums.pop("loss") / mini_batches
-        if head_rows := sums.pop("head_rows", 0.0):
-            stats.dense_row_frac = sums.pop("dense_rows") / head_rows
+        stats.loss = sums.pop("loss") / self.mini_batches
+        if head_tokens := sums.pop("head_tokens", 0.0):
+            stats.dense_row_frac = sums.pop("dense_tokens") / head_tokens
             stats.tail_mass_max = max(t for _, _, t in everyone if t is not None)
         stats.ratio_max = max(r["ratio_max"] for _, r, _ in everyone if r)
         if compared := sums.pop("drift_tokens", 0.0):
@@ -262,8 +268,14 @@ class _Sums:
         stats.means = {name: value / tokens for name, value in sums.items()}
 
 
+def _extra_metrics(loss: LossConfig) -> list[str]:
+    """The metrics that only this loss has."""
+    names = ["ref_kl"] if loss.kl_coef != 0 else []
+    return names + ["off_policy_frac"] * (loss.off_policy_threshold is not None)
+
+
 def _denominator(samples: Sequence[Sample], aggregation: str, constant_length: int) -> float:
-    """What the loss of one optimiser update divides by, counted over all of its samples."""
+    """What the loss of one optimiser update divides by, over all of its samples."""
     if aggregation == "token-mean":
         return float(sum(len(s.response_ids) for s in samples))
     if aggregation == "token-sum-norm":

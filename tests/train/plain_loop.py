@@ -14,9 +14,10 @@ from siri_train.model.packing import Sample
 from siri_train.model.policy import load_policy
 from siri_train.rewards import Response, grade_responses
 from siri_train.rollout import SamplingParams, TransformersEngine
+from siri_train.train import update
 from siri_train.trainer.optimizer import learning_rate, make_optimizer
 from siri_train.trainer.preflight import preflight
-from siri_train.trainer.update import score, update
+from siri_train.trainer.update import score
 from siri_train.trainer.verifier import build_verifier
 
 

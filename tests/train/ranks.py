@@ -36,8 +36,8 @@ from siri_train.model.attention import prepare
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy, load_policy
 from siri_train.rollout import EngineError, TransformersEngine
-from siri_train.train import train
-from siri_train.trainer import update as step
+from siri_train.train import train, update
+from siri_train.trainer import update as parts
 from siri_train.trainer.optimizer import MasterAdamW, make_optimizer, step_if_finite
 from siri_train.trainer.reference_model import Reference
 from siri_train.trainer.signals import Stopped
@@ -99,7 +99,7 @@ def rows_cut(micro_batches: int, shuffled: bool) -> Iterator[None]:
         return made(*args, **kwargs, at_least=micro_batches)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(step, "micro_batches", fixed))
+        stack.enter_context(mock.patch.object(parts, "micro_batches", fixed))
         if shuffled:
             stack.enter_context(mock.patch.object(packing, "plan", random_plan))
         yield
@@ -111,7 +111,7 @@ def gradient(
     """The gradient of one update over ``batch`` and its statistics; ``other``: the reference."""
     recorder = Recorder(policy.model.parameters(), lr=1.0)
     config = Train(mini_batches=1, token_budget=10_000, grad_clip=1e9)
-    stats = step.update(
+    stats = update(
         policy, recorder, batch, config, loss, temperature=0.9, constant_length=24, seed=0,
         reference=Reference(other, own=True) if loss.kl_coef else None,
     )  # fmt: skip
@@ -131,7 +131,7 @@ def cases() -> Iterator[tuple[str, LossConfig, int, bool, list[Sample]]]:
         with_kl = LossConfig(kl_coef=0.5, kl_estimator="k2")
         yield f"kl {micro_batches} False", with_kl, micro_batches, False, samples(24)
     one = [s for s in samples(24) if s.advantage][:1]
-    yield "one sequence", LossConfig(), 1, False, one  # the second rank has ballast only
+    yield "one sequence", LossConfig(), 1, False, one  # the second rank has a dummy only
 
 
 def gradients(sharding: DistributedConfig | None) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def masters(folder: Path) -> bool:
     config, learn = ModelConfig(path="embedded", dtype="bfloat16"), Train(lr=1e-5)
 
     def one_step(policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-        step.update(
+        update(
             policy, optimizer, samples(24), learn, LossConfig(),
             temperature=1.0, constant_length=24, seed=0,
         )  # fmt: skip
@@ -238,7 +238,7 @@ def untied(cut: bool | None, overrides: tuple[str, ...] = (), seed: int = 0) -> 
 
 
 def head_gradients(cut: bool | None) -> dict[str, tuple[torch.Tensor, Any]]:
-    """The cases' gradients of :func:`untied`; those of one aggregation, and the ballast's."""
+    """The cases' gradients of :func:`untied`; those of one aggregation, and the dummy's."""
     other, policy, results = untied(cut, seed=1), untied(cut), {}
     for name, loss, micro_batches, shuffled, batch in cases():
         if name.startswith(("token-mean", "one", "kl")):
@@ -275,7 +275,7 @@ def cut_head(folder: Path) -> dict[str, Any]:
                 sharded_state.save_sharded_state(folder / "head", policy.model, optimizer)
                 optimizer = make_optimizer(policy.model, learn)
                 sharded_state.load_sharded_state(folder / "head", policy.model, optimizer)
-            step.update(
+            update(
                 policy, optimizer, samples(24), learn, LossConfig(),
                 temperature=1.0, constant_length=24, seed=number,
             )  # fmt: skip

@@ -17,7 +17,7 @@ from siri_train.model import fsdp
 from siri_train.model.attention import prepare
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy, token_logprobs
-from siri_train.trainer import update as step
+from siri_train.train import update
 from siri_train.trainer.optimizer import make_optimizer
 from tests.train.conftest import TINY
 from tests.train.test_memory import beyond_given
@@ -70,7 +70,7 @@ def memory() -> dict[str, tuple[int, int]]:
                 )
                 for i in range(count)
             ]
-            step.update(
+            update(
                 policy, optimizer, batch, config.train, config.loss,
                 temperature=1.0, constant_length=40, seed=0,
             )  # fmt: skip

@@ -104,7 +104,7 @@ def decode(responses: Sequence[Sequence[int]]) -> list[str]:
     return [" ".join(map(str, ids)) for ids in responses]
 
 
-def grade(part: Sequence[Any]) -> list[Grade]:
+def grade(part: Sequence[Any], step: int, cap: int) -> list[Grade]:
     rights = [text[0] == "1" for text, _ in part]
     return [
         Grade(float(text.split()[0]), right, None, False, right)
@@ -122,6 +122,7 @@ def collect(engine: Scripted, **options: Any) -> RolloutBatch:
     asked = questions(questions_per_step(made.config))
     batch = made(7, 50, asked, 1000, cancelled=lambda: False)
     assert batch is not None
+    made.grade_groups(batch.seen, batch.step, batch.cap)
     return batch
 
 
@@ -154,7 +155,8 @@ def test_without_dynamic_sampling_every_question_is_kept() -> None:
     made = collector(engine, prompts=6)
     made.progress = lambda done, total: shown.append((done, total))
     batch = made(7, 50, questions(6), 1000, cancelled=lambda: False)
-    assert batch is not None
+    assert batch is not None and not any(group.grades for group in batch.seen)
+    made.grade_groups(batch.seen, batch.step, batch.cap)
     assert engine.asked == [list(range(6))] and engine.seeds == [1000]
     assert names(batch.groups) == names(batch.seen) == list(range(6)) and not batch.alarms()
     assert shown == [(done, 6 * N) for done in range(1, 6 * N + 1)]

@@ -25,6 +25,7 @@ from siri_train.monitor.run_logs import gaps, keep_rows, of_evaluation
 from siri_train.report import write_report
 from siri_train.train import train
 from siri_train.trainer import run as run_module
+from siri_train.trainer import run_folder
 from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
 from tests.train.test_checkpoint import rows
@@ -298,12 +299,12 @@ def test_rows_of_a_long_run_are_not_kept_in_memory(tiny: Any) -> None:
                "response_len_mean": 3.0, "accuracy": 0.5}  # fmt: skip
         for step in range(300):
             opened.record({"step": step, **row})
-        assert len(opened.rows) == run_module.HISTORY == 50
+        assert len(opened.folder.rows) == run_folder.HISTORY == 50
         opened.record({"step": 300, **row, "grad_norm": 1000.0})  # the alarm sees enough of them
     folder = tiny().run_dir
     assert [r["alarm"] for r in rows(folder / "alarms.jsonl")] == ["grad-norm-spike"]
     assert len(rows(folder / "metrics.jsonl")) == 301
-    kept, _ = keep_rows(folder / "metrics.jsonl", below=301, last=run_module.HISTORY)
+    kept, _ = keep_rows(folder / "metrics.jsonl", below=301, last=run_folder.HISTORY)
     assert [row["step"] for row in kept] == [*range(251, 301)]
 
 

@@ -25,6 +25,7 @@ from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.weight_sync import named_weights, write_engine_folder
 from siri_train.train import train
 from siri_train.trainer.run import Run
+from siri_train.trainer.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -170,14 +171,16 @@ def test_the_engine_sleeps_while_the_trainer_works_and_is_closed_at_the_end(
     assert calls == ["sleep", "sync", "sleep", "sync", "close"]
 
 
-@pytest.mark.parametrize("where", ["_evaluate", "record", "_prepare_folder"])
+@pytest.mark.parametrize(
+    ("what", "where"), [(Run, "_evaluate"), (Run, "record"), (RunFolder, "prepare")]
+)
 def test_the_engine_is_closed_whatever_happens(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, where: str
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, what: type, where: str
 ) -> None:
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Run, where, fail)
+    monkeypatch.setattr(what, where, fail)
     with watched(monkeypatch) as calls, pytest.raises(ZeroDivisionError):
         train(tiny())
     assert calls[-1] == "close" and calls.count("close") == 1

@@ -28,9 +28,8 @@ from siri_train.config.run import RunConfig
 from siri_train.model.attention import prepare
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy
-from siri_train.train import train
+from siri_train.train import train, update
 from siri_train.trainer.optimizer import make_optimizer
-from siri_train.trainer.update import update
 from tests.train.conftest import TINY
 
 # What there is before an update starts, which peak_bytes does not count.

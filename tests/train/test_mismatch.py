@@ -19,8 +19,8 @@ from siri_train.config.run import TrainConfig
 from siri_train.model.packing import Sample, micro_batches
 from siri_train.model.policy import Policy
 from siri_train.rollout.transformers_engine import TransformersEngine
-from siri_train.train import train
-from siri_train.trainer.update import score, update
+from siri_train.train import train, update
+from siri_train.trainer.update import score
 from tests.train.test_step import samples
 
 CORRECTIONS = {

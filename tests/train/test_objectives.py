@@ -21,12 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from siri_kernels import policy_loss
 from siri_kernels.policy_loss import validate
+from siri_train import train as loop
 from siri_train.config.recipe import parse_config
 from siri_train.model.demo_model import START_FOLDER
 from siri_train.model.packing import Sample
 from siri_train.rollout.transformers_engine import TransformersEngine
 from siri_train.train import train
-from siri_train.trainer import update as updates
 from tests.train.conftest import TINY
 
 LEVELS = [
@@ -102,9 +102,8 @@ class Seen:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Of the run that follows; its sampler reports log-probs that are off, the same in each run."""
     found = Seen()
-    generate, compute, step = (
-        TransformersEngine.generate, updates.policy_loss, updates.step_if_finite,
-    )  # fmt: skip
+    generate = TransformersEngine.generate
+    compute, step, update = loop.policy_loss, loop.step_if_finite, loop.update
 
     def mistaken(self: Any, *args: Any, **options: Any) -> Any:
         groups = generate(self, *args, **options)
@@ -126,12 +125,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     def updated(policy: Any, optimizer: Any, samples: Any, *args: Any, **options: Any) -> Any:
         found.samples = found.samples or copy.deepcopy(samples)
-        return updates.update(policy, optimizer, samples, *args, **options)
+        return update(policy, optimizer, samples, *args, **options)
 
     monkeypatch.setattr(TransformersEngine, "generate", mistaken)
-    monkeypatch.setattr(updates, "policy_loss", losses)
-    monkeypatch.setattr(updates, "step_if_finite", stepped)
-    monkeypatch.setattr("siri_train.train.update", updated)
+    monkeypatch.setattr(loop, "policy_loss", losses)
+    monkeypatch.setattr(loop, "step_if_finite", stepped)
+    monkeypatch.setattr(loop, "update", updated)
     return found
 
 

@@ -43,7 +43,7 @@ def test_rows_are_full_and_alike() -> None:
     assert max(ranks) < 1.02 * min(ranks)
 
 
-def test_more_ranks_than_sequences_gives_the_others_ballast_that_does_not_count() -> None:
+def test_more_ranks_than_sequences_gives_the_others_dummy_micro_batches() -> None:
     samples = [Sample([1, 2], [3, 4, 5], [0.0] * 3), Sample([1], [2], [0.0])]
     rows = [
         row
@@ -51,8 +51,8 @@ def test_more_ranks_than_sequences_gives_the_others_ballast_that_does_not_count(
         for row in micro_batches(samples, 16, torch.device("cpu"), rank=rank, ranks=4)
     ]
     assert len(rows) == 4
-    assert sorted(i for row in rows if row.counts for i in row.order) == [0, 1]
-    assert [row.order for row in rows if not row.counts] == [[1], [1]]
+    assert sorted(i for row in rows if not row.dummy for i in row.order) == [0, 1]
+    assert [row.order for row in rows if row.dummy] == [[1], [1]]
 
 
 def test_rows_point_at_the_token_before_each_response_token() -> None:

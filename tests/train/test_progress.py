@@ -86,7 +86,7 @@ def test_elsewhere_plain_lines(tiny: Any, capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\r" not in out
     assert re.search(
-        r"^tiny  2/2  cap 40  length \d+  accuracy \d+%  cut \d+%  held-out", out, re.M
+        r"^tiny  2/2  cap 40  length \d+  accuracy \d+%  truncated \d+%  held-out", out, re.M
     )
 
 
@@ -94,6 +94,55 @@ def test_a_dumb_terminal_gets_lines() -> None:
     with terminal("dumb") as written:
         Progress("run", 2).update(1, "now", {"cap": Figure(5, "5 tokens")})
     assert written[0].strip() == "run  1/2  cap 5 tokens  now  ETA 0 s"
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """What a display with and without figures sends to a terminal with this environment."""
+    with terminal() as written:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        for shown in ({"cap": Figure(5, "5 tokens"), "length": Figure(4.5, "4")}, None):
+            progress = Progress("a [long] name " + "x" * 20, 3)
+            for done in (1, 2, 3):
+                progress.update(done, "a note", shown)
+            assert progress.display is None  # closed with the last step
+            progress.close()
+    return written[0]
+
+
+def test_no_color_leaves_out_colours_and_draws_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert colours.search(drawn(monkeypatch))
+    plain = drawn(monkeypatch, NO_COLOR="1")
+    assert not colours.search(plain) and "\x1b[?25h" in plain and "5 tokens" in plain
+
+
+@pytest.mark.parametrize("width", [12, 30, 200])
+def test_no_line_is_wider_than_the_window(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    text = ESCAPES.sub("", drawn(monkeypatch, COLUMNS=str(width)))
+    lines = re.split(r"[\r\n]+", text)
+    assert max(map(len, lines)) <= width
+    assert any("3/3" in line for line in lines) == (width == 200)
+    assert any("a note" in line for line in lines)
+
+
+def test_a_name_with_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "a [long] name" in ESCAPES.sub("", drawn(monkeypatch))
+
+
+def test_redirected_output_is_plain_whatever_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    progress = Progress("run", 2)
+    progress.update(1, "now", {"cap": Figure(5, "5 tokens")})
+    progress.update(2, "now", {"cap": Figure(5, "5 tokens")})
+    progress.close()
+    assert capsys.readouterr().out == (
+        "run  1/2  cap 5 tokens  now  ETA 0 s\nrun  2/2  cap 5 tokens  now  in 0 s\n"
+    )
 
 
 def test_sparkline() -> None:
@@ -110,7 +159,7 @@ def test_ascii_where_the_terminal_is_not_unicode() -> None:
     raw = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     display = LiveDisplay("run", 2, Console(file=raw, force_terminal=True, width=80))
     for done, value in ((1, 0.0), (2, 1.0)):
-        display.update(done, "ETA 1 s", "", {"accuracy": Figure(value, f"{value:.0%}")})
+        display.show(done, "ETA 1 s", "", {"accuracy": Figure(value, f"{value:.0%}")})
     display.stop()
     raw.flush()
     text = ESCAPES.sub("", raw.buffer.getvalue().decode("ascii"))  # nothing else was written

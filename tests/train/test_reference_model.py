@@ -22,10 +22,9 @@ from siri_train.model.attention import prepare
 from siri_train.model.demo_model import START_FOLDER
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy
-from siri_train.train import train
+from siri_train.train import train, update
 from siri_train.trainer.optimizer import make_optimizer
 from siri_train.trainer.reference_model import Reference
-from siri_train.trainer.update import update
 from tests.train.conftest import TINY
 from tests.train.test_memory import DISTILL_7B, qwen
 

@@ -13,8 +13,9 @@ from siri_train.config.loss import LossConfig
 from siri_train.config.run import TrainConfig
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy
+from siri_train.train import update
 from siri_train.trainer.optimizer import make_optimizer
-from siri_train.trainer.update import score, update
+from siri_train.trainer.update import score
 
 
 def samples(count: int, seed: int = 0) -> list[Sample]:

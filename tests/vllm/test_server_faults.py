@@ -69,7 +69,7 @@ def collected(engine: VllmServerEngine, policy: Policy) -> RolloutBatch:
         config,
         policy.eos_ids,
         policy.decode,
-        lambda part: [Grade(0.0, False, None, False, False) for _ in part],
+        lambda part, step, cap: [Grade(0.0, False, None, False, False) for _ in part],
     )
     batch = collect(0, 40, questions, 3, cancelled=lambda: False)
     assert batch is not None

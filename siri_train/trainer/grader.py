@@ -1,0 +1,63 @@
+"""The reward of a step's responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siri_train.config.run import RewardConfig
+from siri_train.data.sources import EncodedQuestion
+from siri_train.model.think_marks import thinking
+from siri_train.rewards import Grade, Response, Verifier, grade_responses
+from siri_train.rollout.engine import Completion
+
+
+@dataclass(frozen=True)
+class Grader:
+    """1 if the answer in the response, truncated at the cap, is right, else 0 (SIRI 3.1).
+
+    Another ``reward.function`` gives other rewards, from whole groups.
+
+    Args:
+        tokenizer: tells which prompts end inside a thinking block.
+        verifier: compares answers.
+        config: the recipe's section ``reward``.
+        group_size: responses to each question.
+    """
+
+    tokenizer: Any
+    verifier: Verifier
+    config: RewardConfig
+    group_size: int
+
+    def __call__(
+        self,
+        responses: Sequence[tuple[str, tuple[EncodedQuestion, Completion]]],
+        step: int,
+        cap: int,
+    ) -> list[Grade]:
+        """Grade the responses of whole groups.
+
+        Args:
+            responses: (text, (question, response)), group after group.
+            step: the 0-based step.
+            cap: the longest possible response, in tokens.
+        """
+        opened = thinking(self.tokenizer, [q.prompt_ids for _, (q, _) in responses])
+        return grade_responses(
+            [
+                Response(text, completion.finish_reason, inside, len(completion.token_ids))
+                for (text, (_, completion)), inside in zip(responses, opened, strict=True)
+            ],
+            [question.answer for _, (question, _) in responses],
+            verifier=self.verifier,
+            think=self.config.think,
+            truncated=self.config.truncated,
+            function=self.config.function,
+            options=self.config.options,
+            group_size=self.group_size,
+            questions=[question.prompt for _, (question, _) in responses],
+            cap=cap,
+            step=step,
+        )

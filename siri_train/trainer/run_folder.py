@@ -1,0 +1,202 @@
+"""What a run writes into its folder besides checkpoints: logs, manifest, summary, report."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from siri_train import distributed
+from siri_train.checkpoint import retention
+from siri_train.checkpoint.manifest import write_manifest
+from siri_train.checkpoint.resume import set_aside_newer
+from siri_train.checkpoint.save_load import checkpoints, prune, write_json
+from siri_train.config.run import RunConfig
+from siri_train.distributed import on_main
+from siri_train.files import append_row, replace_text
+from siri_train.monitor import alarms
+from siri_train.monitor.run_logs import keep_rows, of_evaluation, of_metrics
+from siri_train.monitor.trackers import Trackers
+from siri_train.report import write_report
+from siri_train.rollout.batch import RolloutBatch
+from siri_train.schedule import LengthSchedule
+from siri_train.trainer.reference_model import Reference, write_record
+from siri_train.trainer.samples import write_samples
+from siri_train.trainer.summary import summary
+
+HISTORY = 50
+"""Records of ``metrics.jsonl`` kept in memory for the alarms; all others are on the disk only."""
+
+
+class RunFolder:
+    """The files of one run. Rank 0 writes; every rank must call every method.
+
+    Args:
+        config: of the run.
+        schedule: of the run.
+        start_step: steps already done.
+
+    Attributes:
+        rows: on rank 0 the newest :data:`HISTORY` records of ``metrics.jsonl``.
+        evals: on every rank all records of ``eval.jsonl``.
+    """
+
+    def __init__(self, config: RunConfig, schedule: LengthSchedule, start_step: int) -> None:
+        self.config, self.dir, self.start_step = config, config.run_dir, start_step
+        self.schedule = schedule
+        self.rows: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self.evals: list[dict[str, Any]] = []
+        self.trackers = Trackers([])
+
+    def prepare(self, reference: Reference | None, begins: bool) -> None:
+        """Write the configuration and remove from the logs what a resumed run writes again.
+
+        Args:
+            reference: the run's reference model, if it has one.
+            begins: whether the run begins; else it continues from a checkpoint.
+
+        Raises:
+            OSError: a file cannot be written.
+            ConfigError: a tracker that cannot be opened.
+        """
+        self.rows, self.evals = on_main(self._prepare, reference, begins)
+        on_main(self._open_trackers)
+
+    def close(self) -> None:
+        """Close the trackers."""
+        self.trackers.close()
+
+    def append_metrics(
+        self, row: dict[str, Any], raised: Sequence[dict[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """Append a step to ``metrics.jsonl`` and what it raises to ``alarms.jsonl``.
+
+        Args:
+            row: see :func:`siri_train.trainer.metrics.step_metrics`.
+            raised: alarms that the row does not show, without their step.
+
+        Returns:
+            All alarms of the step.
+        """
+        return on_main(self._append_metrics, row, raised)
+
+    def append_evaluation(self, row: dict[str, Any]) -> None:
+        """Append to ``eval.jsonl``."""
+        on_main(self._append_evaluation, row)
+        self.evals.append(row)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation after ``step`` steps."""
+        return any(row["step"] == step for row in self.evals)
+
+    def write_samples(self, batch: RolloutBatch) -> None:
+        """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
+        last = batch.step + 1 == self.config.train.steps
+        if distributed.is_main():
+            write_samples(self.dir / "rollouts", batch, self.config.monitor, last)
+
+    def after_checkpoint(self, done: int) -> None:
+        """Name the checkpoint in the manifest, delete old ones, write the report."""
+        on_main(self._after_checkpoint, done)
+
+    def finish(self, supervised: bool) -> None:
+        """Write ``summary.json`` and the report.
+
+        Args:
+            supervised: whether the run began from its supervised stage.
+        """
+        on_main(self._finish, supervised)
+
+    def phase_ends(self, done: int) -> dict[int, str]:
+        """The ends of cycles reached after ``done`` steps: their names by step."""
+        return retention.ends(self.schedule, done, self.config.checkpoint.lag)
+
+    def is_end(self, done: int) -> bool:
+        """Whether the run or one of its schedule's phases ends after ``done`` steps."""
+        return done == self.config.train.steps or done in self.phase_ends(done)
+
+    def best_step(self, done: int) -> int | None:
+        """The step with the best evaluation of those that are saved, or just done."""
+        return on_main(self._best_step, done)
+
+    def _prepare(
+        self, reference: Reference | None, begins: bool
+    ) -> tuple[deque[dict[str, Any]], list[dict[str, Any]]]:
+        self.dir.mkdir(parents=True, exist_ok=True)
+        replace_text(self.dir / "config.yaml", self.config.to_yaml())
+        write_record(self.dir, reference, begins=begins)
+        set_aside_newer(self.config, self.start_step)
+        start = self.start_step
+        _, odd = keep_rows(self.dir / "alarms.jsonl", below=start, last=0)
+        rows, more = keep_rows(
+            self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=HISTORY
+        )
+        evals, others = keep_rows(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
+        for notice in (*odd, *more, *others):
+            print(f"{self.config.name}: {notice}", flush=True)
+        return deque(rows, maxlen=HISTORY), evals
+
+    def _open_trackers(self) -> None:
+        self.trackers = Trackers.open(self.config, self.start_step)
+
+    def _append_metrics(
+        self, row: dict[str, Any], raised: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        append_row(self.dir / "metrics.jsonl", row)
+        self.trackers.log("train", row, row["step"] + 1)
+        found = [{"step": row["step"], **alarm} for alarm in raised]
+        found += alarms.check(row, list(self.rows))
+        self.rows.append(row)
+        for alarm in found:
+            append_row(self.dir / "alarms.jsonl", alarm)
+        return found
+
+    def _append_evaluation(self, row: dict[str, Any]) -> None:
+        append_row(self.dir / "eval.jsonl", row)
+        self.trackers.log("eval", row, row["step"])
+
+    def _after_checkpoint(self, done: int) -> None:
+        self._update_manifest(done)
+        kept = {*self.phase_ends(done), self.config.train.steps, self._best_step(done)}
+        protected = {step for step in kept if step is not None}
+        prune(self.dir, self.config.checkpoint.keep_last, protected)
+        write_report(self.dir)
+
+    def _finish(self, supervised: bool) -> None:
+        steps = self.config.train.steps
+        if self.start_step == steps:
+            print(f"{self.config.name}: all {steps} steps are done", flush=True)
+        self._update_manifest(steps)
+        entries = summary(self.config, self.evals, self._ends(steps), supervised=supervised)
+        write_json(self.dir / "summary.json", entries)
+        print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
+
+    def _ends(self, done: int) -> list[dict[str, Any]]:
+        """The cycle ends reached after ``done`` steps that have been evaluated, in order."""
+        rows = {row["step"]: row for row in self.evals}
+        lag = self.config.checkpoint.lag
+        return [
+            {
+                "which": which,
+                "cycle": self.schedule.cycle_index(
+                    step - 1 - (lag if which.endswith("lagged") else 0)
+                ),
+                "step": step,
+                "path": f"checkpoints/step_{step:06d}",
+                "accuracy": rows[step]["accuracy"][-1],
+                "tokens": rows[step]["tokens"],
+            }
+            for step, which in sorted(self.phase_ends(done).items())
+            if step in rows
+        ]
+
+    def _best(self, done: int) -> dict[str, Any] | None:
+        available = {*checkpoints(self.dir), done} - {0}
+        return retention.best(self.evals, self.config.checkpoint.best, available)
+
+    def _best_step(self, done: int) -> int | None:
+        row = self._best(done)
+        return row["step"] if row else None
+
+    def _update_manifest(self, done: int) -> None:
+        write_manifest(self.dir, self._ends(done), self._best(done))
