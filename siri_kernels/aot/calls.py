@@ -130,28 +130,36 @@ def linear_logprob_calls() -> Iterator[Call]:
 
 
 def fused_join_calls() -> Iterator[Call]:
-    """What follows each launch of the fused kernel of :mod:`linear_logprob.triton.fused`."""
-    from siri_kernels.linear_logprob.top_entries import Slots
+    """The join that follows the fused kernel of :mod:`siri_kernels.linear_logprob.triton.fused`."""
+    from siri_kernels.linear_logprob.call import HeadCall
+    from siri_kernels.linear_logprob.top_entries import TopEntries
     from siri_kernels.linear_logprob.triton import fused
-    from siri_kernels.linear_logprob.triton.forward import Problem
     from siri_kernels.linear_logprob.types import LogitRule
 
-    def make(size: Size, lists: bool) -> None:
+    class NotLaunched:
+        """In the place of the fused kernel, which is compiled in another way."""
+
+        def __getitem__(self, grid: Any) -> Callable[..., None]:
+            return lambda *_, **__: None
+
+    def make(size: Size, entries: int) -> None:
         hidden = tensor(size.tokens, size.width, dtype=torch.bfloat16)
         weight = tensor(size.vocabulary, size.width, dtype=torch.bfloat16)
         targets = tensor(size.tokens, dtype=torch.int64)
-        problem = Problem.of(hidden, weight, targets, None, LogitRule(0.7), torch.bfloat16)
-        found = Slots.empty(size.tokens, 1024, hidden, torch.float32) if lists else None
+        call = HeadCall(
+            hidden, weight, targets, None, LogitRule(0.7), -100, torch.bfloat16, 1e-2, entries, True
+        )
+        top = TopEntries.empty(size.tokens, entries, hidden, torch.float32) if entries else None
         with (
-            mock.patch.object(fused, "launcher", lambda *_: lambda *_: None),
+            mock.patch.object(fused, "operands", lambda *_: (NotLaunched(), (), {})),
             mock.patch.object(fused, "multiprocessors", lambda _: 132),
         ):
-            fused.fold(problem, found, tensor(size.tokens) if lists else None)
+            fused.online_softmax(call, top, tensor(size.tokens) if entries else None)
 
-    for size, lists in itertools.product((QWEN, SHORT), (True, False)):
+    for size, entries in itertools.product((QWEN, SHORT), (1024, 0)):
         yield Call(
-            _named("fused join", {"size": size, "lists": lists}),
-            lambda gpu, size=size, lists=lists: make(size, lists),  # type: ignore[misc]
+            _named("fused join", {"size": size, "entries": entries}),
+            lambda gpu, size=size, entries=entries: make(size, entries),  # type: ignore[misc]
         )
 
 

@@ -245,16 +245,18 @@ class FakeGPU:
             replace(torch, "is_grad_enabled", lambda: gpu._grad_enabled)
             for name in ("device", "device_of"):
                 replace(torch.cuda, name, lambda *_: nullcontext())
-            launch = importlib.import_module("siri_kernels.linear_logprob.triton.forward")
-            backward = importlib.import_module("siri_kernels.linear_logprob.triton.dense_backward")
-            fused = importlib.import_module("siri_kernels.linear_logprob.triton.fused")
-            replace(launch, "OVERLAP", False)
+            package = "siri_kernels.linear_logprob"
+            forward, fused, backward, dense_backward = (
+                importlib.import_module(f"{package}.triton.{name}")
+                for name in ("forward", "fused", "backward", "dense_backward")
+            )
+            replace(forward, "OVERLAP", False)
             # Gluon's kernel is compiled in another way (tests/kernels/test_fused_compiled.py).
             replace(fused, "ENABLED", False)
             replace(backward, "read_counts", lambda counts: list(gpu.counts))
-            replace(backward, "adds_in_place", lambda device, dtype: True)
-            certificate = importlib.import_module("siri_kernels.linear_logprob.error_bound")
-            replace(certificate, "_totals", None)  # what was really done is kept
+            replace(dense_backward, "adds_in_place", lambda device, dtype: True)
+            error_bound = importlib.import_module(f"{package}.error_bound")
+            replace(error_bound, "_totals", None)  # statistics of real calls are kept
             stack.enter_context(torch.no_grad())  # its graph would ask for the device
             stack.enter_context(FakeTensorMode())
             stack.enter_context(_WithoutDevice(gpu))

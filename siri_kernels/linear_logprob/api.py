@@ -12,8 +12,9 @@ from siri_kernels._autograd import untraced
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels.linear_logprob import custom_op, reference
-from siri_kernels.linear_logprob.autograd import OP, LinearLogprob, Plan, no_autocast
-from siri_kernels.linear_logprob.top_entries import slots_for
+from siri_kernels.linear_logprob.autograd import OP, LinearLogprob, no_autocast
+from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.top_entries import entries_to_save
 from siri_kernels.linear_logprob.types import LogprobOutput
 from siri_kernels.linear_logprob.validate import (
     check_rule,
@@ -126,9 +127,12 @@ def _eager(
             rows, weight = rows.to(gemm_dtype), weight.to(gemm_dtype)
             out = reference.linear_logprob(rows, weight, flat, bias, rule, ignore_index)
     else:
-        slots = _slots((hidden, weight, bias), tail, backend)
-        plan = Plan(rule, ignore_index, gemm_dtype, tail, slots, backend == "triton", shard)
-        out = LogprobOutput(*LinearLogprob.apply(rows, weight, flat, bias, plan))
+        entries = _entries(hidden, weight, bias, tail, backend)
+        triton = backend == "triton"
+        call = HeadCall(
+            rows, weight, flat, bias, rule, ignore_index, gemm_dtype, tail, entries, triton, shard
+        )
+        out = LogprobOutput(*LinearLogprob.apply(rows, weight, bias, call))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
 
 
@@ -171,7 +175,7 @@ def _in_graph(
         ignore_index,
         gemm_dtype,
         tail,
-        _slots((hidden, weight, bias), tail, backend),
+        _entries(hidden, weight, bias, tail, backend),
         backend == "triton",
     )
     return LogprobOutput(logprobs.view(lead), entropy.view(lead))
@@ -197,10 +201,16 @@ def _backend(
     return backend, gemm_dtype
 
 
-def _slots(inputs: tuple[torch.Tensor | None, ...], tail: float, backend: str) -> int:
-    if backend == "portable" and inputs[1] is not None and inputs[1].device.type != "cpu":
-        return 0  # its lists read sizes
+def _entries(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    tail: float,
+    backend: str,
+) -> int:
+    """How many top entries forward saves of each token."""
+    if backend == "portable" and weight.device.type != "cpu":
+        return 0  # to collect them it reads sizes
+    inputs = (hidden, weight, bias)
     needed = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    weight = inputs[1]
-    assert weight is not None
-    return slots_for(len(weight), tail, needed)
+    return entries_to_save(len(weight), tail, needed)

@@ -228,7 +228,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if TRITON:  # lists in a small vocabulary too
         api = importlib.import_module("siri_kernels.linear_logprob.api")
-        api.slots_for = lambda vocabulary, tail, needed: 32 if tail and needed else 0
+        api.entries_to_save = lambda vocabulary, tail, needed: 32 if tail and needed else 0
     measured = {name: counts(name) for name in CASES}
     if TRITON:
         print(json.dumps(measured))

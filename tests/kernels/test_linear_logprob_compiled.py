@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_kernels.linear_logprob import custom_op
-from siri_kernels.linear_logprob.top_entries import Slots
+from siri_kernels.linear_logprob.top_entries import TopEntries
 
 from .helpers import gradients, leaves
 from .test_linear_logprob_sparse import zipf_head
@@ -116,9 +116,9 @@ def test_operators_are_well_formed(monkeypatch):
 
     def empty(rows, slots, like, dtype):  # the free places of a list are compared too
         places = like.new_zeros(rows, slots)
-        return Slots(places.int(), places.to(dtype), like.new_zeros(rows, dtype=torch.int32))
+        return TopEntries(places.int(), places.to(dtype), like.new_zeros(rows, dtype=torch.int32))
 
-    monkeypatch.setattr(Slots, "empty", empty)
+    monkeypatch.setattr(TopEntries, "empty", empty)
     hidden, weight, targets = zipf_head(10, 300, 0.5)
     inputs, temperature = leaves(hidden, weight), torch.full((), 0.7, dtype=torch.float64)
     for slots in (0, 16):

@@ -18,7 +18,9 @@ from .helpers import eager_logprob, gradients, leaves
 @pytest.fixture
 def small_lists(monkeypatch):
     """Lists in vocabularies that a test can afford, and few slots, so that some rows overflow."""
-    monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: 32 if tail and needed else 0)
+    monkeypatch.setattr(
+        api, "entries_to_save", lambda v, tail, needed: 32 if tail and needed else 0
+    )
 
 
 def zipf_head(tokens, vocabulary, entropy, dtype=torch.float32, width=48):
@@ -275,7 +277,7 @@ def test_frozen_inputs_and_statistics():
 
 def test_no_list_is_made_where_nothing_is_differentiated(monkeypatch):
     hidden, weight, targets = zipf_head(8, 9000, 0.3)
-    monkeypatch.setattr(top_entries.Slots, "empty", None)
+    monkeypatch.setattr(top_entries.TopEntries, "empty", None)
     linear_logprob(hidden, weight, targets)
     with torch.no_grad():
         linear_logprob(*leaves(hidden, weight), targets)

@@ -30,7 +30,9 @@ def small(monkeypatch):
 
 def small_sizes(monkeypatch, slots=SLOTS):
     """Lists in vocabularies that a test can afford, and in the interpreter tiles to match."""
-    monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: slots if tail and needed else 0)
+    monkeypatch.setattr(
+        api, "entries_to_save", lambda v, tail, needed: slots if tail and needed else 0
+    )
     if DEVICE == "cpu":
         launch = pytest.importorskip("siri_kernels.linear_logprob.triton.forward")
         monkeypatch.setattr(launch, "tile_shape", lambda rows, device: TILE)

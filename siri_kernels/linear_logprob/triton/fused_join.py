@@ -6,17 +6,17 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["rows", "first", "splits", "tiles_each", "stride", "slots"])
+@triton.jit(do_not_specialize=["rows", "first", "splits", "tiles_each", "stride", "most"])
 def join_kernel(
     part_max, part_sum, part_dev, part_bits, scratch, maximum, total, dev, raw_max, raw_total,
-    raw_dev, estimate, floors, slot_ids, slot_logits, found, rows, first, splits, tiles_each,
-    stride, slots, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
-    LISTS: tl.constexpr,
+    raw_dev, estimate, floors, top_ids, top_logits, found, rows, first, splits, tiles_each,
+    stride, most, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
+    TOP_ENTRIES: tl.constexpr,
 ):  # fmt: skip
     """One program a row.
 
     ``maximum``, ``total``, ``dev`` [T]: the running state, in exponents of two; ``raw_*`` the same
-    as ``FoldState`` has it: the maximum as a raw logit, ``dev`` in nats. ``floors`` [T]: the
+    as ``SoftmaxState`` has it: the maximum as a raw logit, ``dev`` in nats. ``floors`` [T]: the
     running log-sum-exp with the target's logit, in exponents of two. Entries that reach it, less
     ``log2_eps``, are listed behind those that are there; ids of the part begin with ``first``.
     """
@@ -31,7 +31,7 @@ def join_kernel(
     old_total = tl.load(total + row)
     old_dev = tl.load(dev + row)
     before = 0
-    if LISTS:
+    if TOP_ENTRIES:
         before = tl.load(found + row)
     best = tl.maximum(tl.max(tops), old_max)
     step = tl.maximum(tops - best, -1000.0)
@@ -52,7 +52,7 @@ def join_kernel(
     tl.store(raw_max + row, high)
     tl.store(raw_total + row, new_total * more)
     tl.store(raw_dev + row, (new_dev + low * new_total) * more * ln_2)
-    if LISTS:
+    if TOP_ENTRIES:
         own = tl.load(estimate + row) * scale
         shift = tl.maximum(best, own)
         lse = shift + tl.log2(new_total * tl.exp2(best - shift) + tl.exp2(own - shift))
@@ -60,8 +60,8 @@ def join_kernel(
         bound = ((lse + log2_eps).to(tl.float64) * inverse_scale).to(tl.float32)
         column = tl.arange(0, IDS)
         scratch += row * stride
-        slot_ids += row * slots
-        slot_logits += row * slots
+        top_ids += row * most
+        top_logits += row * most
         part_bits += row
         tile = 0
         for _ in range(splits):
@@ -74,9 +74,9 @@ def join_kernel(
                         keep = z >= bound
                         count = keep.to(tl.int32)
                         place = before + tl.cumsum(count) - 1
-                        fits = keep & (place < slots)
-                        tl.store(slot_ids + place, first + tile + i * IDS + column, mask=fits)
-                        tl.store(slot_logits + place, z, mask=fits)
+                        fits = keep & (place < most)
+                        tl.store(top_ids + place, first + tile + i * IDS + column, mask=fits)
+                        tl.store(top_logits + place, z, mask=fits)
                         before += tl.sum(count)
             tile += tiles_each * IDS
         tl.store(found + row, before)

@@ -29,10 +29,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in 3.9
 
-HALF, IDS, STEP = 64, 256, 64  # rows of a warpgroup, ids of a tile, columns of a step
 GROUP = 16  # row blocks that go through the vocabulary together, whose weight tiles stay in the L2
 # Measured on an H200: a slot more helps with lists (14.0 ms for 14.5), not without (11.5 for 11.3).
-STAGES, STAGES_LISTS = 3, 4
+STAGES, STAGES_TOP_ENTRIES = 3, 4
 # Registers a thread of the two warpgroups and of the producer: 2 * 240 + 24 fit three of 168.
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = 240, 24
 # A row's maximum before its first logit.
@@ -139,7 +138,7 @@ def _consume(
     x, w, full, empty, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit,
     scratch, rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale,
     masked, log2_eps, WHICH: gl.constexpr, HALF: gl.constexpr, IDS: gl.constexpr,
-    STEP: gl.constexpr, GROUP: gl.constexpr, LISTS: gl.constexpr, STAGES: gl.constexpr,
+    STEP: gl.constexpr, GROUP: gl.constexpr, TOP_ENTRIES: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     LOGITS: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, IDS, 16]
@@ -199,7 +198,7 @@ def _consume(
         dev = (dev + step * total) * fade + gl.sum(centred * e, 1)
         total = total * fade + gl.sum(e, 1)
         top_so_far = shift
-        if LISTS:
+        if TOP_ENTRIES:
             bound = gl.maximum(floor, shift + gl.log2(total)) + log2_eps
             matters = top >= bound
             # Whole parts of rows: 64 stores a thread that mostly are not made cost less than
@@ -212,7 +211,7 @@ def _consume(
         gl.store(part_max + base, top_so_far, mask=ends)
         gl.store(part_sum + base, total, mask=ends)
         gl.store(part_dev + base, dev, mask=ends)
-        if LISTS:
+        if TOP_ENTRIES:
             gl.store(part_bits + base, bits, mask=ends)
 
 
@@ -221,7 +220,7 @@ def fused_kernel(
     x_desc, w_desc, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch,
     rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale, masked,
     log2_eps, HALF: gl.constexpr, IDS: gl.constexpr, STEP: gl.constexpr, GROUP: gl.constexpr,
-    LISTS: gl.constexpr, STAGES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
+    TOP_ENTRIES: gl.constexpr, STAGES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
     PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Folds ``splits`` splits from ``first_tile`` on, of all rows.
@@ -249,7 +248,7 @@ def fused_kernel(
                     upper, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
                     part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
                     first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 0, HALF, IDS,
-                    STEP, GROUP, LISTS, STAGES,
+                    STEP, GROUP, TOP_ENTRIES, STAGES,
                 ),
             ),
             (
@@ -258,7 +257,7 @@ def fused_kernel(
                     lower, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
                     part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
                     first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 1, HALF, IDS,
-                    STEP, GROUP, LISTS, STAGES,
+                    STEP, GROUP, TOP_ENTRIES, STAGES,
                 ),
             ),
             (

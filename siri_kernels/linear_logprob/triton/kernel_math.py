@@ -93,6 +93,6 @@ def scale_of(scale, row, PER_ROW: tl.constexpr):
 
 
 @triton.jit
-def widened(x, GEMM: tl.constexpr):
+def upcast(x, GEMM: tl.constexpr):
     """``x`` as the GEMM takes it, in fp32."""
     return x.to(GEMM).to(tl.float32)

@@ -1,6 +1,6 @@
 """Triton kernels over a tile of raw logits [rows, ids]: one program a row, whatever surrounds it.
 
-The formulas are those of :mod:`.softmax_fold` and :mod:`.slots`, which say why; units and rounding
+The formulas are those of :mod:`.softmax_fold` and :mod:`.most`, which say why; units and rounding
 are those of :mod:`.kernel_math`.
 
 A row's state is read by every thread of its program and written by one. All of it is read first
@@ -22,7 +22,7 @@ from siri_kernels.linear_logprob.triton.kernel_math import (
     exp2,
     scale_of,
     two_sums,
-    widened,
+    upcast,
 )
 
 IDS = 4096  # of a tile
@@ -65,7 +65,7 @@ def target_kernel(
         column = column.to(tl.int64)
         x = tl.load(hidden + column * hidden_column, mask=inside, other=0.0)
         w = tl.load(weight + column * weight_column, mask=inside, other=0.0)
-        total += widened(x, GEMM) * widened(w, GEMM)
+        total += upcast(x, GEMM) * upcast(w, GEMM)
     raw = tl.sum(total)
     if BIAS:
         raw += tl.load(bias + target).to(tl.float32)
@@ -106,7 +106,7 @@ def tile_logits(
 
 
 @triton.jit
-def list_entries(
+def save_entries(
     logits,
     bias,
     first,
@@ -117,9 +117,9 @@ def list_entries(
     by,
     bound,
     before,
-    slot_ids,
-    slot_logits,
-    slots,
+    top_ids,
+    top_logits,
+    most,
     softcap,
     inverse_softcap,
     WHOLE: tl.constexpr,
@@ -129,7 +129,7 @@ def list_entries(
     PART: tl.constexpr,
 ):
     """Writes the entries of a block that reach ``bound``, in id order, behind the ``before`` that
-    are there; how many there are then (more than ``slots``: those beyond are not written).
+    are there; how many there are then (more than ``most``: those beyond are not written).
 
     The logits are read again, a part at a time: few rows of few blocks come here, and the others
     would have to hold all of theirs in registers for it.
@@ -145,15 +145,15 @@ def list_entries(
         number = tl.sum(count)
         if number > 0:
             place = before + tl.cumsum(count) - 1
-            fits = keep & (place < slots)
-            tl.store(slot_ids + place, first + column, mask=fits)
-            tl.store(slot_logits + place, z, mask=fits)
+            fits = keep & (place < most)
+            tl.store(top_ids + place, first + column, mask=fits)
+            tl.store(top_logits + place, z, mask=fits)
         before += number
     return before
 
 
 @triton.jit
-def fold_block(
+def update_block(
     old_max,
     old_total,
     old_dev,
@@ -166,16 +166,16 @@ def fold_block(
     width,
     target,
     by,
-    slot_ids,
-    slot_logits,
-    slots,
+    top_ids,
+    top_logits,
+    most,
     softcap,
     inverse_softcap,
     log2_eps,
     WHOLE: tl.constexpr,
     BIAS: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    LISTS: tl.constexpr,
+    TOP_ENTRIES: tl.constexpr,
     BLOCK: tl.constexpr,
     PART: tl.constexpr,
 ):
@@ -198,21 +198,21 @@ def fold_block(
     fade = exp2(step)
     new_dev += (old_dev + step * old_total) * fade
     new_total += old_total * fade
-    if LISTS:
+    if TOP_ENTRIES:
         # log2(sum of the others + the target's), from the running sum and the target's logit. An
         # estimate far above all that was seen lists nothing, as it should.
         rest = exp2(tl.minimum((guess - shift) * by, 126.0))
         bound = tl.maximum(tl.log2(new_total + rest) + log2_eps, 0.75 * LOWEST)
-        if ((top - shift) * by >= bound) & (before <= slots):
-            before = list_entries(
-                logits, bias, first, begin, width, target, shift, by, bound, before, slot_ids,
-                slot_logits, slots, softcap, inverse_softcap, WHOLE, BIAS, SOFTCAP, BLOCK, PART,
+        if ((top - shift) * by >= bound) & (before <= most):
+            before = save_entries(
+                logits, bias, first, begin, width, target, shift, by, bound, before, top_ids,
+                top_logits, most, softcap, inverse_softcap, WHOLE, BIAS, SOFTCAP, BLOCK, PART,
             )  # fmt: skip
     return new_max, new_total, new_dev, before
 
 
 @triton.jit(do_not_specialize=["scale", "softcap", "inverse_softcap"])
-def fold_kernel(
+def online_softmax_kernel(
     logits,
     bias,
     scale,
@@ -222,20 +222,20 @@ def fold_kernel(
     maximum,
     total,
     dev,
-    slot_ids,
-    slot_logits,
+    top_ids,
+    top_logits,
     found,
     first,
     width,
     stride,
-    slots,
+    most,
     softcap,
     inverse_softcap,
     log2_eps,
     BIAS: tl.constexpr,
     PER_ROW: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    LISTS: tl.constexpr,
+    TOP_ENTRIES: tl.constexpr,
     BLOCK: tl.constexpr,
     PART: tl.constexpr,
 ):
@@ -251,11 +251,11 @@ def fold_kernel(
     row_dev = tl.load(dev + row)
     guess = 0.0
     before = 0
-    if LISTS:
+    if TOP_ENTRIES:
         guess = tl.load(estimate + row)
         before = tl.load(found + row)
-        slot_ids += row * slots
-        slot_logits += row * slots
+        top_ids += row * most
+        top_logits += row * most
     by = scale_of(scale, row, PER_ROW)
     logits += row * stride
     if BIAS:
@@ -270,22 +270,22 @@ def fold_kernel(
         tl.store(target_logit + row, capped(own, softcap, inverse_softcap, SOFTCAP))
     whole = width // BLOCK * BLOCK
     for begin in range(0, whole, BLOCK):
-        row_max, row_total, row_dev, before = fold_block(
+        row_max, row_total, row_dev, before = update_block(
             row_max, row_total, row_dev, before, guess, logits, bias, first, begin, width, target,
-            by, slot_ids, slot_logits, slots, softcap, inverse_softcap, log2_eps, True, BIAS,
-            SOFTCAP, LISTS, BLOCK, PART,
+            by, top_ids, top_logits, most, softcap, inverse_softcap, log2_eps, True, BIAS,
+            SOFTCAP, TOP_ENTRIES, BLOCK, PART,
         )  # fmt: skip
     if whole < width:
-        row_max, row_total, row_dev, before = fold_block(
+        row_max, row_total, row_dev, before = update_block(
             row_max, row_total, row_dev, before, guess, logits, bias, first, whole, width, target,
-            by, slot_ids, slot_logits, slots, softcap, inverse_softcap, log2_eps, False, BIAS,
-            SOFTCAP, LISTS, BLOCK, PART,
+            by, top_ids, top_logits, most, softcap, inverse_softcap, log2_eps, False, BIAS,
+            SOFTCAP, TOP_ENTRIES, BLOCK, PART,
         )  # fmt: skip
     tl.debug_barrier()  # every thread has read the state
     tl.store(maximum + row, row_max)
     tl.store(total + row, row_total)
     tl.store(dev + row, row_dev)
-    if LISTS:
+    if TOP_ENTRIES:
         tl.store(found + row, before)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of, widened
+from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of, upcast
 
 PIECE = 256  # entries
 # Of a matrix, gathered at a time: each thread has 8 columns of every row, so that it loads and
@@ -19,7 +19,7 @@ PIECE = 256  # entries
 ROWS = 4
 COLUMNS = 512
 GATHER_WARPS = 2
-SLOTS = 512  # of a list, read at a time
+ENTRIES = 512  # of a list, read at a time
 
 # Natural logarithm of 2.
 NATS_A_BIT = tl.constexpr(0.6931471805599453)
@@ -42,8 +42,8 @@ def entry_gradient(
 
 
 @triton.jit(do_not_specialize=["scale", "inverse_softcap"])
-def certify_kernel(
-    slot_logits,
+def error_bound_kernel(
+    top_logits,
     found,
     counts,
     maximum,
@@ -55,7 +55,7 @@ def certify_kernel(
     kept,
     kept_entropy,
     norm,
-    slots,
+    most,
     inverse_softcap,
     SLOPE: tl.constexpr,
     PER_ROW: tl.constexpr,
@@ -73,7 +73,7 @@ def certify_kernel(
     first = 0.0
     if tl.load(counts + row) != 0:
         first = tl.abs(tl.load(head + row))
-        length = tl.minimum(tl.load(found + row), slots)
+        length = tl.minimum(tl.load(found + row), most)
         top = tl.load(maximum + row)
         log_z = tl.load(log_sum + row)
         constant = tl.load(offset + row)
@@ -81,12 +81,12 @@ def certify_kernel(
         if SLOPE:
             rising = tl.load(slope + row)
         by = scale_of(scale, row, PER_ROW)
-        slot_logits += row * slots
+        top_logits += row * most
         for start in range(0, length, BLOCK):
             place = start + tl.arange(0, BLOCK)
             inside = place < length
             # Whole groups of 16, so that a thread loads 16 bytes; what is too much is not used.
-            z = tl.load(slot_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
+            z = tl.load(top_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
             y = at_least((z - top) * by, LOWEST)
             grad = entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
             log_p = y * NATS_A_BIT - log_z
@@ -101,8 +101,8 @@ def certify_kernel(
 
 @triton.jit(do_not_specialize=["scale", "inverse_softcap"])
 def entries_kernel(
-    slot_ids,
-    slot_logits,
+    top_ids,
+    top_logits,
     stops,
     lengths,
     targets,
@@ -115,7 +115,7 @@ def entries_kernel(
     ids,
     rows,
     grads,
-    slots,
+    most,
     inverse_softcap,
     SLOPE: tl.constexpr,
     PER_ROW: tl.constexpr,
@@ -142,14 +142,14 @@ def entries_kernel(
         if SLOPE:
             rising = tl.load(slope + row)
         by = scale_of(scale, row, PER_ROW)
-        slot_ids += row * slots
-        slot_logits += row * slots
+        top_ids += row * most
+        top_logits += row * most
         for start in range(0, length - 1, BLOCK):
             place = start + tl.arange(0, BLOCK)
             inside = place < length - 1
-            group = place < (length + 14) // 16 * 16  # as in certify_kernel
-            z = tl.load(slot_logits + place, mask=group, other=0.0)
-            token = tl.load(slot_ids + place, mask=group, other=0)
+            group = place < (length + 14) // 16 * 16  # as in error_bound_kernel
+            z = tl.load(top_logits + place, mask=group, other=0.0)
+            token = tl.load(top_ids + place, mask=group, other=0)
             y = at_least((z - top) * by, LOWEST)
             grad = entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
             tl.store(ids + 1 + place, token, mask=inside)
@@ -184,7 +184,7 @@ def gathered_sum(
             mask=there[:, None] & inside[None, :],
             other=0.0,
         )
-        total += grad[:, None] * widened(x, GEMM)
+        total += grad[:, None] * upcast(x, GEMM)
     return tl.sum(total, 0)
 
 
