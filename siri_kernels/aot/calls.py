@@ -28,7 +28,7 @@ class Size(NamedTuple):
 QWEN = Size(16384, 151936, 1536)  # of a 1.5B model
 ALIGNED = Size(4096, 32768, 1536)  # the same variants from fewer tiles
 ODD = Size(1003, 50257, 1001)  # nothing divides by 16
-SHORT = Size(4096, 4096, 1536)  # a vocabulary that is not listed
+SHORT = Size(4096, 4096, 1536)  # a vocabulary without top entries
 
 
 class Call(NamedTuple):
@@ -44,7 +44,7 @@ def tensor(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) 
 
 
 def pairwise(options: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Few settings in which every pair of two options' values occurs (greedy, repeatable)."""
+    """Few settings in which every pair of two options' values occurs together (greedy)."""
     names = list(options)
     missing = {
         ((a, x), (b, y))
@@ -86,7 +86,7 @@ def linear_logprob_calls() -> Iterator[Call]:
                 bias = tensor(size.vocabulary, dtype=options.get("bias_dtype", dtype), grad=True)
             targets = tensor(size.tokens, dtype=torch.int64)
             temperature = tensor(size.tokens) if options["per_row"] else 0.7
-            # Some rows are recomputed, or none, or all of them.
+            # Some tokens are recomputed, or none, or all of them.
             dense, entries = options["backward"]
             gpu.counts = [min(dense, size.tokens), entries]
             linear_logprob(
@@ -227,7 +227,7 @@ def policy_loss_calls() -> Iterator[Call]:
             given["denominator"] = {
                 "number": 1000.0,
                 "tensor": tensor(),
-                "counted": 1000.0 if options["aggregation"] == "token-sum-norm" else None,
+                "unmasked": 1000.0 if options["aggregation"] == "token-sum-norm" else None,
             }[options["denominator"]]
             if options["mask"]:
                 given["mask"] = tensor(total, dtype=torch.bool)
@@ -268,7 +268,7 @@ def policy_loss_calls() -> Iterator[Call]:
             "token-sum-norm",
         ),
         "reference": (None, "k1", "k2", "k3"),
-        "denominator": ("counted", "number", "tensor"),
+        "denominator": ("unmasked", "number", "tensor"),
         "entropy": ("none", "metric", "bonus"),
         "dtype": (torch.float32, torch.bfloat16),
         "ratio": ("token", "sequence"),

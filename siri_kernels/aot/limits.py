@@ -31,13 +31,13 @@ _ROWS = ("logits", "stride")
 _WEIGHT = ("weight", "weight_row", "width", "out")
 _HIDDEN = ("hidden", "hidden_row", "width")
 _GRADIENT = (*_ROWS, "out", "out_stride", "width")
-# Limits of what was asked for, then of what was measured, and 15 % (the largest of a kernel's
+# First the design's limits, then what was measured and 15 % more (the largest of a kernel's
 # variants, of three parts with Triton 3.7.1 and of sm_90 with 3.6.0 and 3.9.0). A stack: to
 # fit one more program on a multiprocessor the assembler spills two to four registers of 64 to 168,
 # in one or two variants of these kernels, with some versions.
 LIMITS: tuple[Limit, ...] = (
-    # 25 an element were asked for. Of what lists the loop over a tile's parts is counted, though
-    # most tiles skip it.
+    # The design allows 25 an element. The loop that saves top entries of a tile's parts is counted,
+    # though most tiles skip it.
     Limit("online_softmax_kernel", {"TOP_ENTRIES": False, "SOFTCAP": False}, per_element=31),
     Limit(
         "online_softmax_kernel",

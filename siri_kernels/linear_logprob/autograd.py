@@ -42,7 +42,7 @@ _PORTABLE = Backend(portable_forward.forward, portable_backward.backward)
 
 
 def backend_of(call: HeadCall) -> Backend:
-    """The functions of :mod:`.portable`, or of :mod:`.triton`, imported when first used."""
+    """The functions of the package ``portable``, or ``triton``, imported when first used."""
     if not call.triton:
         return _PORTABLE
     from siri_kernels.linear_logprob.triton import backward, forward

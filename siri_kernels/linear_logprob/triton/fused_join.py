@@ -1,4 +1,4 @@
-"""Joins what :mod:`.fused_kernels` leaves of a part of the vocabulary with what was seen before."""
+"""Joins the fused kernel's results over a part of the vocabulary with those of the parts before."""
 
 from __future__ import annotations
 
@@ -9,16 +9,44 @@ import triton.language as tl
 @triton.jit(do_not_specialize=["rows", "first", "splits", "tiles_each", "stride", "most"])
 def join_kernel(
     part_max, part_sum, part_dev, part_bits, scratch, maximum, total, dev, raw_max, raw_total,
-    raw_dev, estimate, floors, top_ids, top_logits, found, rows, first, splits, tiles_each,
-    stride, most, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
+    raw_dev, estimate, floors, top_ids, top_logits, found, rows, first, splits, tiles_each, stride,
+    most, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
     TOP_ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """One program a row.
+    """One program a token.
 
-    ``maximum``, ``total``, ``dev`` [T]: the running state, in exponents of two; ``raw_*`` the same
-    as ``SoftmaxState`` has it: the maximum as a raw logit, ``dev`` in nats. ``floors`` [T]: the
-    running log-sum-exp with the target's logit, in exponents of two. Entries that reach it, less
-    ``log2_eps``, are listed behind those that are there; ids of the part begin with ``first``.
+    Entries that reach ``floors + log2_eps`` are saved behind those that are there.
+
+    Args:
+        part_max: [splits, T] maximum of a split, in exponents of two.
+        part_sum: [splits, T] its sum.
+        part_dev: [splits, T] its sum for the entropy.
+        part_bits: [splits, T] int32, a bit for each tile in ``scratch``.
+        scratch: [T, stride] logits of tiles that matter.
+        maximum: [T] running maximum, in exponents of two.
+        total: [T] running sum.
+        dev: [T] running sum for the entropy.
+        raw_max: [T], written: as ``SoftmaxState`` has it, a raw logit.
+        raw_total: [T], written: the same for the sum.
+        raw_dev: [T], written: the same, in nats.
+        estimate: [T] raw target logits.
+        floors: [T] running log-sum-exp with the target's logit, in exponents of two.
+        top_ids: [T, most] int32, top entries.
+        top_logits: [T, most], the same.
+        found: [T] int32, how many entries a token has.
+        rows: T.
+        first: first id of the part.
+        splits: of the part.
+        tiles_each: tiles of a split.
+        stride: of ``scratch`` from token to token.
+        most: places a token has for top entries.
+        scale: log2(e) / temperature.
+        inverse_scale: 1 / scale.
+        log2_eps: log2 of the least probability that is saved.
+        ln_2: log(2).
+        SPLITS: power of two that holds ``splits``.
+        IDS: ids of a tile.
+        TOP_ENTRIES: whether top entries are saved.
     """
     row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, SPLITS)

@@ -1,10 +1,11 @@
-"""Hopper: the head's product and the softmax fold in one persistent kernel (Gluon), and its join.
+"""Hopper: the head's product and the online softmax in one persistent kernel (Gluon).
 
 One program a multiprocessor: a producer warp copies tiles into a ring of shared memory, two
-warpgroups own 64 of 128 rows each and share every tile of the weight. While one folds its logits
-from registers, the other multiplies. Logits leave the chip only where a row has an entry that may
-be listed in a tile: those 256 logits go to ``scratch``, and :func:`join_kernel` takes the entries
-from there in id order. Nothing is atomic: runs repeat bit for bit.
+warpgroups own 64 of 128 rows each and share every tile of the weight. While one updates its online
+softmax from logits in registers, the other multiplies. Logits leave the chip only where a tile has
+an entry of a row that may be saved: those 256 logits go to ``scratch``, and the join
+(:mod:`siri_kernels.linear_logprob.triton.fused_join`) takes the entries from there in id order.
+Nothing is atomic: runs repeat bit for bit. A row is a token's.
 
 A work item is 128 rows times a split of the vocabulary (``tiles_each`` tiles of ``IDS`` ids). The
 state of a row stays in registers over a split. Units of the states are exponents of two after the
@@ -30,7 +31,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in 3.9
 
 GROUP = 16  # row blocks that go through the vocabulary together, whose weight tiles stay in the L2
-# Measured on an H200: a slot more helps with lists (14.0 ms for 14.5), not without (11.5 for 11.3).
+# Measured on an H200: a slot more helps with top entries (14.0 ms for 14.5), not without them (11.5
+# for 11.3).
 STAGES, STAGES_TOP_ENTRIES = 3, 4
 # Registers a thread of the two warpgroups and of the producer: 2 * 240 + 24 fit three of 168.
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = 240, 24
@@ -39,7 +41,7 @@ LOWEST = gl.constexpr(-1.0e30)
 # What a masked product is after the scale: far below LOWEST, so that exp2 of the difference is 0.
 # Were they alike, what rounding leaves of the difference would be 0 or 1e22.
 MASKED = -2.0e30
-NO_ROW = gl.constexpr(1.0e30)  # the bound of rows that are not there: they list nothing
+NO_ROW = gl.constexpr(1.0e30)  # the bound of rows that are not there: nothing of them is saved
 
 SIZES = [
     "rows", "vocabulary", "width", "row_blocks", "first_tile", "splits", "tiles_each", "stride",
@@ -223,11 +225,39 @@ def fused_kernel(
     TOP_ENTRIES: gl.constexpr, STAGES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
     PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """Folds ``splits`` splits from ``first_tile`` on, of all rows.
+    """Online softmax of all rows over ``splits`` splits from ``first_tile`` on.
 
-    ``targets`` [T] int32 are ids, or -1 for none (one beyond the vocabulary could lie in the last
-    tile's padding). ``part_*`` [splits, T] are written whole; bit i of ``part_bits`` says that the
-    row's logits of tile i of the split are in ``scratch`` [T, stride].
+    Args:
+        x_desc: descriptor of ``hidden`` [T, D].
+        w_desc: descriptor of ``weight`` [V, D].
+        targets: [T] int32 ids, or -1 for none (one beyond the vocabulary could lie in the padding
+            of the last tile).
+        floors: [T] running log-sum-exp with the target's logit, in exponents of two.
+        part_max: [splits, T], written: maximum of a split.
+        part_sum: [splits, T], written: its sum.
+        part_dev: [splits, T], written: its sum for the entropy.
+        part_bits: [splits, T] int32, written: bit i for tile i of the split in ``scratch``.
+        target_logit: [T], written where the target is seen.
+        scratch: [T, stride] tiles of raw logits, written where they matter.
+        rows: T.
+        vocabulary: V.
+        width: D.
+        row_blocks: blocks of 2 * HALF tokens.
+        first_tile: first tile of the part.
+        splits: of the part.
+        tiles_each: tiles of a split.
+        stride: of ``scratch``, in tiles.
+        scale: log2(e) / temperature.
+        masked: raw logit of a masked product.
+        log2_eps: log2 of the least probability that is saved.
+        HALF: tokens of a warpgroup.
+        IDS: ids of a tile.
+        STEP: columns of a step.
+        GROUP: blocks of tokens that share tiles of ``weight`` in the L2.
+        TOP_ENTRIES: whether top entries are saved.
+        STAGES: slots of the ring.
+        CONSUMER_REGISTERS: registers a thread of a warpgroup.
+        PRODUCER_REGISTERS: the same of the producer.
     """
     gl.static_assert(STAGES >= 2)  # a slot is released in the step after
     dtype: gl.constexpr = x_desc.dtype
