@@ -116,9 +116,9 @@ def test_no_tensor_of_the_size_of_a_row_block_times_the_vocabulary():
     targets[3] = -100
     inputs = leaves(hidden, weight)
     rows, ids = tile_shape(vocabulary, hidden.device)
-    lists = 2 * tokens * (entries_to_save(vocabulary, 1e-2, True) + 1)  # as int64
+    saved = 2 * tokens * (entries_to_save(vocabulary, 1e-2, True) + 1)  # as int64
     found = 2 * rows * ids  # places of a tile's candidates, as int64
-    bound = max(found, weight.numel(), hidden.numel(), lists)
+    bound = max(found, weight.numel(), hidden.numel(), saved)
     assert bound < rows * vocabulary / 4, "the case must be able to show a [C, V] tensor"
     with LargestTensor() as largest:
         out = linear_logprob(*inputs, targets, softcap=30.0, temperature=0.9)
