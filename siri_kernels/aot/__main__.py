@@ -2,13 +2,13 @@
 
 Prints, for each variant and GPU generation: registers, bytes of stack a thread (spills are there),
 shared memory, the widest and the narrowest global load and store in bytes a thread, instructions a
-thread on the common path (:mod:`.machine_code` says what that is), the same for each element of a
+thread on the common path (see :mod:`siri_kernels.aot.machine_code`), the same for each element of a
 tile (instructions * threads / BLOCK; where there is a loop, of a turn that takes BLOCK elements,
 with all that stands outside), instructions of one turn of each loop, and the constants.
-``--check`` fails on what :mod:`.limits` and :mod:`.hazards` find.
+``--check`` fails on what :mod:`siri_kernels.aot.limits` and :mod:`siri_kernels.aot.hazards` find.
 
-All variants are compiled for sm_90; for the others, unless ``--all`` asks for all, every fourth of
-a kernel's variants, its first among them.
+All variants are compiled for sm_90. For the other parts every fourth of a kernel's variants is, its
+first among them; with ``--all`` all are.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Size(NamedTuple):
 QWEN = Size(16384, 151936, 1536)  # of a 1.5B model
 ALIGNED = Size(4096, 32768, 1536)  # the same variants from fewer tiles
 ODD = Size(1003, 50257, 1001)  # nothing divides by 16
-SHORT = Size(4096, 4096, 1536)  # a vocabulary that is not listed
+SHORT = Size(4096, 4096, 1536)  # a vocabulary without top entries
 
 
 class Call(NamedTuple):
@@ -44,7 +44,7 @@ def tensor(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) 
 
 
 def pairwise(options: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Few settings in which every pair of two options' values occurs (greedy, repeatable)."""
+    """Few settings in which every pair of two options' values occurs together (greedy)."""
     names = list(options)
     missing = {
         ((a, x), (b, y))
@@ -86,7 +86,7 @@ def linear_logprob_calls() -> Iterator[Call]:
                 bias = tensor(size.vocabulary, dtype=options.get("bias_dtype", dtype), grad=True)
             targets = tensor(size.tokens, dtype=torch.int64)
             temperature = tensor(size.tokens) if options["per_row"] else 0.7
-            # Some rows are recomputed, or none, or all of them.
+            # Some tokens are recomputed, or none, or all of them.
             dense, entries = options["backward"]
             gpu.counts = [min(dense, size.tokens), entries]
             linear_logprob(
@@ -130,28 +130,36 @@ def linear_logprob_calls() -> Iterator[Call]:
 
 
 def fused_join_calls() -> Iterator[Call]:
-    """What follows each launch of the fused kernel of :mod:`linear_logprob.triton.fused`."""
-    from siri_kernels.linear_logprob.top_entries import Slots
+    """The join that follows the fused kernel of :mod:`siri_kernels.linear_logprob.triton.fused`."""
+    from siri_kernels.linear_logprob.call import HeadCall
+    from siri_kernels.linear_logprob.top_entries import TopEntries
     from siri_kernels.linear_logprob.triton import fused
-    from siri_kernels.linear_logprob.triton.forward import Problem
     from siri_kernels.linear_logprob.types import LogitRule
 
-    def make(size: Size, lists: bool) -> None:
+    class NotLaunched:
+        """In the place of the fused kernel, which is compiled in another way."""
+
+        def __getitem__(self, grid: Any) -> Callable[..., None]:
+            return lambda *_, **__: None
+
+    def make(size: Size, entries: int) -> None:
         hidden = tensor(size.tokens, size.width, dtype=torch.bfloat16)
         weight = tensor(size.vocabulary, size.width, dtype=torch.bfloat16)
         targets = tensor(size.tokens, dtype=torch.int64)
-        problem = Problem.of(hidden, weight, targets, None, LogitRule(0.7), torch.bfloat16)
-        found = Slots.empty(size.tokens, 1024, hidden, torch.float32) if lists else None
+        call = HeadCall(
+            hidden, weight, targets, None, LogitRule(0.7), -100, torch.bfloat16, 1e-2, entries, True
+        )
+        top = TopEntries.empty(size.tokens, entries, hidden, torch.float32) if entries else None
         with (
-            mock.patch.object(fused, "launcher", lambda *_: lambda *_: None),
+            mock.patch.object(fused, "operands", lambda *_: (NotLaunched(), (), {})),
             mock.patch.object(fused, "multiprocessors", lambda _: 132),
         ):
-            fused.fold(problem, found, tensor(size.tokens) if lists else None)
+            fused.online_softmax(call, top, tensor(size.tokens) if entries else None)
 
-    for size, lists in itertools.product((QWEN, SHORT), (True, False)):
+    for size, entries in itertools.product((QWEN, SHORT), (1024, 0)):
         yield Call(
-            _named("fused join", {"size": size, "lists": lists}),
-            lambda gpu, size=size, lists=lists: make(size, lists),  # type: ignore[misc]
+            _named("fused join", {"size": size, "entries": entries}),
+            lambda gpu, size=size, entries=entries: make(size, entries),  # type: ignore[misc]
         )
 
 
@@ -219,7 +227,7 @@ def policy_loss_calls() -> Iterator[Call]:
             given["denominator"] = {
                 "number": 1000.0,
                 "tensor": tensor(),
-                "counted": 1000.0 if options["aggregation"] == "token-sum-norm" else None,
+                "unmasked": 1000.0 if options["aggregation"] == "token-sum-norm" else None,
             }[options["denominator"]]
             if options["mask"]:
                 given["mask"] = tensor(total, dtype=torch.bool)
@@ -260,7 +268,7 @@ def policy_loss_calls() -> Iterator[Call]:
             "token-sum-norm",
         ),
         "reference": (None, "k1", "k2", "k3"),
-        "denominator": ("counted", "number", "tensor"),
+        "denominator": ("unmasked", "number", "tensor"),
         "entropy": ("none", "metric", "bonus"),
         "dtype": (torch.float32, torch.bfloat16),
         "ratio": ("token", "sequence"),

@@ -1,16 +1,16 @@
 """Accesses of two threads to one address that no barrier orders, found in a kernel's PTX.
 
-Triton's programs read as if a program were one thread, but its loads and stores are made by many: a
-value that all of them load and one of them stores may be the new one for a late warp, unless a
-barrier stands between. Triton puts barriers around shared memory only. This looks, on every path
-through the kernel, for a load and a store (in either order) without a barrier between, of
+A Triton program reads as if it were one thread, but many threads make its loads and stores. A value
+that all of them load and one of them stores may be the new one for a late warp, unless there is a
+barrier in between. Triton puts barriers around shared memory only. :func:`find` looks, on every
+path through the kernel, for a load and a store (in either order) without a barrier in between, of
 
 * one pointer argument: the same address, or addresses whose difference is not known;
 * shared memory: bytes in common
 
-by different threads. Addresses come from :mod:`.ptx`: where they differ by known numbers they are
-compared thread by thread, with the threads that a predicate excludes left out. A symbol has one
-value here, so accesses in different turns of a loop are compared as if in one. Two pointer
+by different threads. Addresses come from :mod:`siri_kernels.aot.ptx`. Where they differ by known
+numbers they are compared thread by thread, without the threads that a predicate excludes. A symbol
+has one value here, so accesses in different turns of a loop are compared as if in one. Two pointer
 arguments never overlap, and other programs are not looked at. ``bar.warp.sync`` orders the threads
 of a warp. A shuffle, which waits for the threads of its warp, orders their loads before a store:
 the loads have been issued; it does not make a store visible to a load.
@@ -30,19 +30,32 @@ NOTHING, SHUFFLE, WARP_BARRIER = range(3)
 
 
 class Access(NamedTuple):
-    """A load or a store."""
+    """A load or a store.
+
+    Attributes:
+        instruction: that makes it.
+        space: "shared" or "global".
+        argument: the pointer argument, or None.
+        address: in bytes.
+        size: in bytes.
+        active: bool for each thread: those that may make it.
+        loads: whether it loads.
+        stores: whether it stores.
+        atomic: whether it is atomic.
+    """
 
     instruction: Instruction
-    space: str  # "shared", or "global"
-    argument: str | None  # the pointer argument
+    space: str
+    argument: str | None
     address: Value
-    size: int  # bytes
-    active: Any  # bool a thread: those that may make it
+    size: int
+    active: Any
     loads: bool
     stores: bool
     atomic: bool
 
     def words(self) -> str:
+        """The access as a message names it."""
         what = "atomic" if self.atomic else "store" if self.stores else "load"
         where = self.argument or self.space
         return f"{what} of {where} (PTX line {self.instruction.place + 1})"

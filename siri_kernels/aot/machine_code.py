@@ -1,9 +1,9 @@
 """Counts in disassembled machine code: instructions on the common path, bytes of an access.
 
 **The common path** of a kernel is the way with the fewest instructions from its entry, over a store
-to global memory, to an EXIT, and one turn of each loop. What is rarely done (writing a list, the
-slow way of a division) stands behind a branch, or an EXIT under a predicate, that skips it, so the
-shortest way does not go there; and a program that stores nothing had nothing to do. A loop's turn
+to global memory, to an EXIT, and one turn of each loop. Rare work (saving top entries, the slow way
+of a division) stands behind a branch, or an EXIT under a predicate, that skips it, so the shortest
+way does not go there. A program that stores nothing had nothing to do. A loop's turn
 is the shortest way from its head to the jump back; a loop that the shortest way skips is counted
 too, as kernels loop over what they are for.
 """
@@ -26,27 +26,51 @@ Width = Callable[[str], "tuple[str, int] | None"]  # of an instruction: "load" o
 
 
 class Instruction(NamedTuple):
-    """One instruction and where it can lead."""
+    """One instruction and where it can lead.
+
+    Attributes:
+        name: of the instruction.
+        falls_through: whether the next one may follow.
+        target: label of a jump, or None.
+        ends: whether the program may end here.
+    """
 
     name: str
     falls_through: bool
-    target: str | None  # label of a jump
-    ends: bool = False  # or may end
+    target: str | None
+    ends: bool = False
 
 
 class Counts(NamedTuple):
-    """What was counted in one kernel."""
+    """Counts of one kernel.
+
+    Attributes:
+        total: instructions.
+        path: instructions on the common path.
+        loops: instructions of one turn of each loop.
+        loads: bytes a thread of the global loads, widest first.
+        stores: the same of the global stores.
+        tensor_core: instructions for tensor cores.
+    """
 
     total: int
-    path: int  # on the common path
-    loops: tuple[int, ...]  # instructions of one turn of each loop
-    loads: tuple[int, ...]  # bytes a thread of the global loads, widest first
+    path: int
+    loops: tuple[int, ...]
+    loads: tuple[int, ...]
     stores: tuple[int, ...]
     tensor_core: int
 
 
 class Block(NamedTuple):
-    """Instructions that are executed together."""
+    """Instructions that are executed together.
+
+    Attributes:
+        start: number of the first.
+        size: how many.
+        next: blocks that may follow.
+        ends: whether the program may end behind it.
+        stores: whether it stores to global memory.
+    """
 
     start: int
     size: int
@@ -56,7 +80,7 @@ class Block(NamedTuple):
 
 
 def nvidia(text: str) -> Counts:
-    """Of nvdisasm's text."""
+    """The counts of nvdisasm's text."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     rejoin: dict[str, str] = {}  # a convergence barrier and where its threads go on
@@ -147,13 +171,19 @@ def _counted(instructions: list[Instruction], labels: dict[str, int], width: Wid
 
 
 def blocks_of(instructions: list[Instruction], labels: dict[str, int], width: Width) -> list[Block]:
-    """The control-flow graph; block 0 is the entry."""
-    cuts = {0} | {place for place in labels.values() if place < len(instructions)}
+    """The control-flow graph; block 0 is the entry.
+
+    Args:
+        instructions: in order.
+        labels: the instruction that each label stands before.
+        width: whether an instruction loads or stores, and how many bytes.
+    """
+    begins = {0} | {place for place in labels.values() if place < len(instructions)}
     for i, instruction in enumerate(instructions):
         leaves = instruction.target or instruction.ends or not instruction.falls_through
         if leaves and i + 1 < len(instructions):
-            cuts.add(i + 1)
-    starts = sorted(cuts)
+            begins.add(i + 1)
+    starts = sorted(begins)
     number = {start: n for n, start in enumerate(starts)}
     blocks = []
     for n, start in enumerate(starts):

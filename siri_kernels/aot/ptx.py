@@ -19,15 +19,24 @@ _INSTRUCTION = re.compile(r"\s*(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*?);")
 
 
 class Instruction(NamedTuple):
-    """One instruction; ``predicate`` is a register, executed where it is not ``negated``."""
+    """One instruction.
 
-    place: int  # line of the text
+    Attributes:
+        place: line of the text.
+        name: with all its modifiers.
+        operands: as they are written.
+        predicate: a register; only threads where it is true execute the instruction.
+        negated: only threads where it is false do.
+    """
+
+    place: int
     name: str
     operands: tuple[str, ...]
     predicate: str | None
     negated: bool
 
     def kinds(self) -> list[str]:
+        """The parts of its name."""
         return self.name.split(".")
 
     def results(self) -> list[str]:
@@ -39,7 +48,13 @@ class Instruction(NamedTuple):
 
 
 class Value:
-    """``each`` (a number a thread) + the sum of coefficient * symbol."""
+    """A number for each thread, and the sum of coefficient * symbol.
+
+    Args:
+        each: the numbers, or one for all threads.
+        symbols: coefficients by symbol.
+        same: every thread has the same value of every symbol.
+    """
 
     def __init__(self, each: Any, symbols: dict[Any, int] | None = None, same: bool = True):
         self.each = np.asarray(each, dtype=np.int64)
@@ -48,6 +63,7 @@ class Value:
 
     @property
     def known(self) -> bool:
+        """Whether no symbol is in it."""
         return not self.symbols
 
     @property
@@ -56,10 +72,12 @@ class Value:
         return self.symbols_same and bool((self.each == self.each.flat[0]).all())
 
     def key(self) -> Any:
+        """Equal for equal values."""
         each = int(self.each.flat[0]) if (self.each == self.each.flat[0]).all() else None
         return each if each is not None else self.each.tobytes(), frozenset(self.symbols.items())
 
     def plus(self, other: Value, sign: int = 1) -> Value:
+        """The sum of both; with ``sign`` -1 the difference."""
         symbols = dict(self.symbols)
         for symbol, count in other.symbols.items():
             symbols[symbol] = symbols.get(symbol, 0) + sign * count
@@ -67,6 +85,7 @@ class Value:
         return Value(self.each + sign * other.each, symbols, same)
 
     def times(self, factor: int) -> Value:
+        """The product with a number."""
         symbols = {s: c * factor for s, c in self.symbols.items()}
         return Value(self.each * factor, symbols, self.symbols_same)
 
@@ -204,7 +223,7 @@ class Program:
         return symbol(self._numbers.setdefault(key, len(self._numbers)), same)
 
     def _packed(self, register: str, results: list[str], operands: tuple[str, ...]) -> Value:
-        """mov of a pair of halves from or into a register twice as wide."""
+        """Result of a mov of two halves from or into a register twice as wide."""
         if operands[1].startswith("{"):
             low, high = (self.value(o.strip()) for o in operands[1].strip("{} ").split(","))
             if low.known and high.known:

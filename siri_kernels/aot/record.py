@@ -21,18 +21,29 @@ from siri_kernels.aot.parts import Part
 
 
 class Variant(NamedTuple):
-    """A kernel together with all that its machine code depends on."""
+    """A kernel together with all that its machine code depends on.
 
-    kernel: Any  # triton.JITFunction
+    Attributes:
+        kernel: the ``triton.JITFunction``.
+        part: the GPU generation.
+        signature: types of the arguments.
+        constants: values of the constant arguments.
+        attributes: divisibility of the others.
+        options: of the compiler.
+        call: the first call that launched it.
+    """
+
+    kernel: Any
     part: Part
     signature: dict[str, str]
     constants: dict[Any, Any]
     attributes: dict[Any, Any]
     options: Any
-    call: str  # the first call that launched it
+    call: str
 
     @property
     def name(self) -> str:
+        """The kernel's name."""
         return str(self.kernel.__name__)
 
     @property
@@ -105,7 +116,11 @@ def driver_of(part: Part) -> Iterator[None]:
 
 
 class Recorder:
-    """Takes down, once each, the variants that the calls within :meth:`recording` launch."""
+    """Records, once each, the variants that the calls within :meth:`recording` launch.
+
+    Args:
+        parts: GPU generations to record for.
+    """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
@@ -115,7 +130,13 @@ class Recorder:
         self._call = ""
 
     def launch(self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """One launch: its variant for every part."""
+        """One launch: its variant for every part.
+
+        Args:
+            kernel: the ``triton.JITFunction``.
+            args: of the launch.
+            kwargs: of the launch.
+        """
         self.launches += 1
         args = tuple(_Pointer(a) if isinstance(a, torch.Tensor) else a for a in args)
         kwargs = {k: _Pointer(a) if isinstance(a, torch.Tensor) else a for k, a in kwargs.items()}
@@ -150,7 +171,15 @@ def _kind(value: Any) -> Any:
 def specialised(
     kernel: Any, part: Part, args: tuple[Any, ...], kwargs: dict[str, Any], call: str = ""
 ) -> Variant:
-    """What the real ``JITFunction.run`` hands to the compiler for these arguments."""
+    """What the real ``JITFunction.run`` hands to the compiler for these arguments.
+
+    Args:
+        kernel: the ``triton.JITFunction``.
+        part: the GPU generation.
+        args: of the launch.
+        kwargs: of the launch.
+        call: its name.
+    """
     from triton.runtime.jit import JITFunction
 
     noted: list[Variant] = []
@@ -202,8 +231,8 @@ class FakeGPU:
     """PyTorch as on a machine with a GPU, for host code that reads nothing from it.
 
     Autograd's engine needs the real device, so an autograd function's ``forward`` is called as it
-    is and its ``backward`` when :meth:`backward` says so. ``counts`` are what backward of
-    ``linear_logprob`` finds when it reads its two numbers: rows to recompute, entries to gather.
+    is and its ``backward`` when :meth:`backward` says so. ``counts`` are the two
+    numbers that backward of ``linear_logprob`` reads: tokens to recompute, entries to gather.
     """
 
     def __init__(self) -> None:
@@ -245,17 +274,19 @@ class FakeGPU:
             replace(torch, "is_grad_enabled", lambda: gpu._grad_enabled)
             for name in ("device", "device_of"):
                 replace(torch.cuda, name, lambda *_: nullcontext())
-            launch = importlib.import_module("siri_kernels.linear_logprob.triton.forward")
-            backward = importlib.import_module("siri_kernels.linear_logprob.triton.dense_backward")
-            fused = importlib.import_module("siri_kernels.linear_logprob.triton.fused")
-            replace(launch, "OVERLAP", False)
+            package = "siri_kernels.linear_logprob"
+            forward, fused, backward, dense_backward = (
+                importlib.import_module(f"{package}.triton.{name}")
+                for name in ("forward", "fused", "backward", "dense_backward")
+            )
+            replace(forward, "OVERLAP", False)
             # Gluon's kernel is compiled in another way (tests/kernels/test_fused_compiled.py).
             replace(fused, "ENABLED", False)
             replace(backward, "read_counts", lambda counts: list(gpu.counts))
-            replace(backward, "adds_in_place", lambda device, dtype: True)
-            certificate = importlib.import_module("siri_kernels.linear_logprob.error_bound")
-            replace(certificate, "_totals", None)  # what was really done is kept
-            stack.enter_context(torch.no_grad())  # its graph would ask for the device
+            replace(dense_backward, "adds_in_place", lambda device, dtype: True)
+            error_bound = importlib.import_module(f"{package}.error_bound")
+            replace(error_bound, "_totals", None)  # statistics of real calls are kept
+            stack.enter_context(torch.no_grad())  # its graph would need the device
             stack.enter_context(FakeTensorMode())
             stack.enter_context(_WithoutDevice(gpu))
             yield
@@ -290,7 +321,7 @@ class _WithoutDevice(TorchFunctionMode):
 
 
 def _indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-    """``tensor[index]``: PyTorch's own asks for the device."""
+    """``tensor[index]``: PyTorch's own needs the device."""
     index = index if isinstance(index, tuple) else (index,)
     if Ellipsis in [i for i in index if not isinstance(i, torch.Tensor)]:
         place = [i is Ellipsis for i in index].index(True)

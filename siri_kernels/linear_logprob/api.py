@@ -1,4 +1,4 @@
-"""``linear_logprob``: the public function, its checks and its autograd."""
+"""``linear_logprob``: the public function and its checks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from siri_kernels._autograd import untraced
 from siri_kernels._backend import resolve_backend
 from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels.linear_logprob import custom_op, reference
-from siri_kernels.linear_logprob.autograd import OP, LinearLogprob, Plan, no_autocast
-from siri_kernels.linear_logprob.top_entries import slots_for
+from siri_kernels.linear_logprob.autograd import OP, LinearLogprob, no_autocast
+from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.top_entries import entries_to_save
 from siri_kernels.linear_logprob.types import LogprobOutput
 from siri_kernels.linear_logprob.validate import (
     check_rule,
     check_targets,
     check_tensors,
-    temperature_rows,
+    tokens_temperature,
 )
 from siri_kernels.linear_logprob.vocab_parallel import Shard
 
@@ -42,8 +43,8 @@ def linear_logprob(
     With ``raw = hidden @ weight.T + bias``, the logits are, in this order, ``raw``, then
     ``softcap * tanh(raw / softcap)`` where a softcap is given (-inf stays -inf), then divided by
     ``temperature``.
-    Returns ``log_softmax(logits)[target]`` and ``-sum p log p`` of every row. No tensor of the size
-    of the logits ever exists, in forward or backward.
+    Returns ``log_softmax(logits)[target]`` and ``-sum p log p`` of every token. No tensor of the
+    size of the logits ever exists, in forward or backward.
 
     Args:
         hidden: [..., D] bfloat16, float16, float32 or float64, any strides.
@@ -53,33 +54,33 @@ def linear_logprob(
         bias: [V] floating point, added before the softcap. -inf masks an id: probability 0, under
             a softcap too, as for any raw logit of -inf.
         temperature: number > 0, or a tensor of them: of one element, or [...] with 1 in place of
-            any size ([B, 1] for targets [B, L]: one per row). It gets no gradient: a tensor that
-            requires one is refused.
+            any size ([B, 1] for targets [B, L]: one per sequence). It gets no gradient: a tensor
+            that requires one is refused.
         softcap: number > 0, as ``final_logit_softcapping`` of Gemma; None: no cap.
-        ignore_index: rows with this target are skipped: results 0, gradients 0, nothing computed
-            on a CPU, and a NaN in them goes nowhere.
-        tail: the most relative L1 error that backward may make in the gradient of the raw logits
-            of this call, a finite number >= 0; 0: none. Forward keeps a short list of the entries
-            of each row that matter, and backward recomputes only the rows whose left-out mass
-            would cost too much (see :mod:`.certificate`;
-            :func:`~siri_kernels.linear_logprob.take_backward_stats` says how many). Small
-            vocabularies, and "portable" on a GPU, are recomputed whole.
+        ignore_index: tokens with this target are masked: results 0, gradients 0, nothing computed
+            on a CPU, and a NaN in their hidden states reaches nothing else.
+        tail: the largest relative L1 error that backward may make in the gradient of the raw
+            logits of this call, a finite number >= 0; 0: none. Forward saves the top entries of
+            each token, and backward recomputes only the tokens for which the entries left out
+            exceed the error bound (:mod:`siri_kernels.linear_logprob.error_bound`;
+            :func:`~siri_kernels.linear_logprob.take_backward_stats` counts them). With a small
+            vocabulary, and with "portable" on a GPU, backward recomputes every token.
         backend: None (fastest there is: "triton" on a GPU but for float64, else "portable"),
             "triton" (forward does not wait for the GPU, backward reads two numbers once),
             "portable" or "reference".
-        process_group: of the ranks over which ``weight`` (and ``bias``) is cut by vocabulary, in
-            equal parts: rank r holds the ids from ``r * len(weight)`` on (fill the last up with a
-            bias of -inf). Every rank passes the same ``hidden`` and ``targets``, counted over the
-            whole vocabulary, and gets the same results, the whole gradient of ``hidden`` and its
-            own of ``weight``. None: ``weight`` is whole.
+        process_group: of the ranks over which ``weight`` (and ``bias``) is sharded by vocabulary,
+            in equal parts: rank r holds the ids from ``r * len(weight)`` on (pad the last shard
+            with a bias of -inf). Every rank passes the same ``hidden``, and the same ``targets``,
+            which are ids of the whole vocabulary. It gets the same results, the whole gradient of
+            ``hidden`` and its own of ``weight``. None: ``weight`` is whole.
 
     Returns:
         LogprobOutput: logprobs [...] and entropy [...], in nats, float32 (float64 if ``hidden`` is
         float64), both differentiable once with respect to ``hidden``, ``weight`` and ``bias``.
         Log-probs are never above 0 and keep their relative precision where ``1 - p`` is below the
         rounding of fp32. ``torch.compile`` takes the call as one ``torch.library`` operator and
-        breaks no graph. Gradients are accumulated in fp32 and rounded once. Backward skips rows
-        whose incoming gradients are exactly zero, and inputs that need no gradient. A row with a
+        breaks no graph. Gradients are accumulated in fp32 and rounded once. Backward skips tokens
+        whose incoming gradients are exactly zero, and inputs that need no gradient. A token with a
         NaN gives NaN for itself alone. Runs on the same machine with the same number of threads
         repeat bit for bit.
 
@@ -126,9 +127,12 @@ def _eager(
             rows, weight = rows.to(gemm_dtype), weight.to(gemm_dtype)
             out = reference.linear_logprob(rows, weight, flat, bias, rule, ignore_index)
     else:
-        slots = _slots((hidden, weight, bias), tail, backend)
-        plan = Plan(rule, ignore_index, gemm_dtype, tail, slots, backend == "triton", shard)
-        out = LogprobOutput(*LinearLogprob.apply(rows, weight, flat, bias, plan))
+        entries = _entries(hidden, weight, bias, tail, backend)
+        triton = backend == "triton"
+        call = HeadCall(
+            rows, weight, flat, bias, rule, ignore_index, gemm_dtype, tail, entries, triton, shard
+        )
+        out = LogprobOutput(*LinearLogprob.apply(rows, weight, bias, call))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
 
 
@@ -147,11 +151,11 @@ def _in_graph(
     backend, gemm_dtype = _backend(hidden, weight, targets, bias, backend)
     lead = targets.shape
     if isinstance(temperature, torch.Tensor):
-        temperature = temperature_rows(OP, temperature, targets, hidden.device)
+        temperature = tokens_temperature(OP, temperature, targets, hidden.device)
     elif is_number(temperature):
         temperature = numbers_in_graph([temperature])[0]
     else:
-        temperature = check.number(OP, "temperature", temperature, above=0)  # says what is wrong
+        temperature = check.number(OP, "temperature", temperature, above=0)  # raises
     cap = None
     if softcap is not None:
         if not is_number(softcap):
@@ -159,7 +163,9 @@ def _in_graph(
         cap = numbers_in_graph([softcap])[0]
     if not (is_number(ignore_index) and isinstance(ignore_index, int)):
         ignore_index = check.integer(OP, "ignore_index", ignore_index)
-    if not is_number(tail) or not isinstance(tail, Real):  # how long lists are depends on it
+    if not is_number(tail) or not isinstance(
+        tail, Real
+    ):  # how many entries are saved depends on it
         check.number(OP, "tail", tail, at_least=0)
     logprobs, entropy, *_ = custom_op.linear_logprob(
         hidden.reshape(-1, hidden.shape[-1]),
@@ -171,7 +177,7 @@ def _in_graph(
         ignore_index,
         gemm_dtype,
         tail,
-        _slots((hidden, weight, bias), tail, backend),
+        _entries(hidden, weight, bias, tail, backend),
         backend == "triton",
     )
     return LogprobOutput(logprobs.view(lead), entropy.view(lead))
@@ -197,10 +203,16 @@ def _backend(
     return backend, gemm_dtype
 
 
-def _slots(inputs: tuple[torch.Tensor | None, ...], tail: float, backend: str) -> int:
-    if backend == "portable" and inputs[1] is not None and inputs[1].device.type != "cpu":
-        return 0  # its lists read sizes
+def _entries(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    tail: float,
+    backend: str,
+) -> int:
+    """How many top entries forward saves of each token."""
+    if backend == "portable" and weight.device.type != "cpu":
+        return 0  # to collect them it reads sizes
+    inputs = (hidden, weight, bias)
     needed = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    weight = inputs[1]
-    assert weight is not None
-    return slots_for(len(weight), tail, needed)
+    return entries_to_save(len(weight), tail, needed)

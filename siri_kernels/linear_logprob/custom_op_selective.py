@@ -1,6 +1,6 @@
 """``selective_logprob`` as a ``torch.library`` operator, kept in a graph by ``torch.compile``.
 
-What an operator is given and when it checks is said in :mod:`siri_kernels._compiled`.
+See :mod:`siri_kernels._compiled` for what an operator is given and when it checks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from siri_kernels.linear_logprob.portable.forward import widened
+from siri_kernels.linear_logprob.call import accumulator_of
 from siri_kernels.linear_logprob.selective_autograd import OP, forward_of, gradient_of
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 from siri_kernels.linear_logprob.validate import check_rule, check_targets
@@ -17,7 +17,7 @@ from siri_kernels.linear_logprob.validate import check_rule, check_targets
 Saved = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _number_or_rows(temperature: torch.Tensor) -> float | torch.Tensor:
+def _number_or_tokens(temperature: torch.Tensor) -> float | torch.Tensor:
     return temperature if temperature.dim() else float(temperature)
 
 
@@ -29,9 +29,17 @@ def selective_logprob(
     ignore_index: int,
     triton: bool,
 ) -> Saved:
-    """The row statistics of [T, V] logits; ``temperature``: [T], or 0-d and on the CPU."""
+    """Statistics of every token: the four fields of SoftmaxStats.
+
+    Args:
+        logits: [T, V].
+        targets: [T] int64.
+        temperature: [T], or 0-d and on the CPU.
+        ignore_index: targets with this value are masked.
+        triton: whether the Triton kernels compute.
+    """
     check_targets(OP, targets, logits.shape[1], ignore_index)
-    rule = check_rule(OP, _number_or_rows(temperature), None, targets, logits.device)
+    rule = check_rule(OP, _number_or_tokens(temperature), None, targets, logits.device)
     stats = forward_of(logits, targets, rule, ignore_index, triton)
     return stats.logprobs, stats.entropy, stats.max, stats.log_sum
 
@@ -44,8 +52,8 @@ def _(
     ignore_index: int,
     triton: bool,
 ) -> Saved:
-    rows, acc = targets.shape[0], widened(logits.dtype)
-    a, b, c, d = (logits.new_empty(rows, dtype=acc) for _ in range(4))
+    tokens, acc = targets.shape[0], accumulator_of(logits.dtype)
+    a, b, c, d = (logits.new_empty(tokens, dtype=acc) for _ in range(4))
     return a, b, c, d
 
 
@@ -60,8 +68,19 @@ def selective_logprob_backward(
     ignore_index: int,
     triton: bool,
 ) -> torch.Tensor:
-    """Gradient of ``logits``."""
-    rule = LogitRule(_number_or_rows(temperature))
+    """Gradient [T, V] of ``logits``.
+
+    Args:
+        logits: as in :func:`selective_logprob`, and so on.
+        targets: the same.
+        temperature: the same.
+        saved: what :func:`selective_logprob` returned.
+        grad_logprobs: [T] gradient of the log-probs, or None.
+        grad_entropy: [T] gradient of the entropy, or None.
+        ignore_index: as in :func:`selective_logprob`.
+        triton: the same.
+    """
+    rule = LogitRule(_number_or_tokens(temperature))
     stats = SoftmaxStats(*saved)
     return gradient_of(
         logits, targets, rule, ignore_index, stats, grad_logprobs, grad_entropy, triton

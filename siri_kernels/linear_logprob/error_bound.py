@@ -1,10 +1,10 @@
-"""Which rows backward may take from their lists, so that the whole gradient is right to ``tail``.
+"""The error bound: which tokens backward takes from their top entries, right to ``tail``.
 
-Leaving entries out of row t's logit gradient costs ``cost[t]`` in the L1 norm; the whole gradient
-of row t has an L1 norm of at least ``norm[t]``. A row is certified when its cost is at most
-``tail`` times the mean norm of the rows. The costs of all certified rows then sum to at most
-``tail`` times the sum of the norms: the relative L1 error of the call's logit gradient is at most
-``tail``, whatever the distributions and the incoming gradients are.
+Leaving entries out of token t's logit gradient costs ``cost[t]`` in the L1 norm. The whole gradient
+of token t has an L1 norm of at least ``norm[t]``. A token is within the bound when its cost is at
+most ``tail`` times the mean norm of the tokens. The costs of all tokens within the bound then sum
+to at most ``tail`` times the sum of the norms: the relative L1 error of the call's logit gradient
+is at most ``tail``, whatever the distributions and the incoming gradients are.
 """
 
 from __future__ import annotations
@@ -18,63 +18,93 @@ from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
 
-def certified_rows(
-    cost: torch.Tensor, norm: torch.Tensor, rows: int | torch.Tensor, tail: float
+def within_bound(
+    cost: torch.Tensor, norm: torch.Tensor, tokens: int | torch.Tensor, tail: float
 ) -> torch.Tensor:
-    """[T] bool; ``rows`` is the number of those with a gradient (the others: cost and norm 0)."""
-    # A row with NaN or infinity must not decide about the others; it is never certified itself.
-    mean = norm.where(norm.isfinite(), 0).sum() / rows
+    """[T] bool: tokens whose gradient may come from their top entries.
+
+    Args:
+        cost: [T] L1 norm of what is left out, from :func:`left_out`; 0 without a gradient.
+        norm: [T] lower bound of the L1 norm of the whole gradient; 0 without a gradient.
+        tokens: the number of tokens with a gradient.
+        tail: relative L1 error that the caller allows.
+    """
+    # A token with NaN or infinity must not decide about the others; it is never within the bound.
+    mean = norm.where(norm.isfinite(), 0).sum() / tokens
     return (cost <= tail * mean) & cost.isfinite()
 
 
-class Listed(NamedTuple):
-    """Of each row [T], over the entries of its list."""
+class EntrySums(NamedTuple):
+    """Sums over each token's top entries.
 
-    kept: torch.Tensor  # sum of p, target not counted
-    kept_entropy: torch.Tensor  # sum of -p log p, target not counted
-    norm: torch.Tensor  # L1 norm of the raw logits' gradient, with the target's
-    over: torch.Tensor  # not 0: the list is not complete
+    Attributes:
+        kept: [T] sum of p, without the target's.
+        kept_entropy: [T] sum of -p log p, without the target's.
+        norm: [T] L1 norm of the raw logits' gradient, with the target's.
+        over: [T] not 0: the token has entries that were not saved.
+    """
+
+    kept: torch.Tensor
+    kept_entropy: torch.Tensor
+    norm: torch.Tensor
+    over: torch.Tensor
 
 
 def left_out(
     stats: SoftmaxStats,
-    listed: Listed,
+    sums: EntrySums,
     grad_logprobs: torch.Tensor,
     grad_entropy: torch.Tensor | None,
     temperature: float | torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mass outside each row's list, and a bound of the L1 norm of its raw logits' gradient.
+    """Probability mass outside each token's top entries, and what leaving it out costs.
 
-    The entries left out have ``dz_j = -p_j (g_logp + g_H (log p_j + H))`` and ``p_j < eps``. A row
-    whose list is not complete costs infinity.
+    The entries left out have ``dz_j = -p_j (g_logp + g_H (log p_j + H))`` and ``p_j < eps``.
+
+    Args:
+        stats: of the tokens.
+        sums: over their top entries.
+        grad_logprobs: [T] gradient of the log-probs.
+        grad_entropy: [T] gradient of the entropy, or None.
+        temperature: a number, or [T].
+
+    Returns:
+        The mass [T], and an upper bound [T] of the L1 norm of the raw logits' gradient outside;
+        infinity for a token with entries that were not saved.
     """
     others = -torch.expm1(stats.logprobs)
-    mass = (others - listed.kept).clamp_(min=0)
-    # The sums are fp32: a few roundings on top, lest a difference that rounds to 0 certify.
+    mass = (others - sums.kept).clamp_(min=0)
+    # The sums are fp32: add a few roundings, so that a difference that rounds to 0 is no proof.
     rounding = 8 * torch.finfo(mass.dtype).eps
     cost = grad_logprobs.abs() * (mass + rounding * others)
     if grad_entropy is not None:
         logprobs = stats.logprobs.clamp(min=-800.0)  # probability 0 adds nothing
-        rest = stats.entropy + logprobs.exp() * logprobs - listed.kept_entropy
+        rest = stats.entropy + logprobs.exp() * logprobs - sums.kept_entropy
         # sum of p |log p + H|: all log p + H are negative where H < -log eps.
         sign = torch.ones_like(rest).masked_fill_(stats.entropy < -top_entries.LOG_EPS, -1)
         moved = (rest + sign * stats.entropy * mass).clamp_(min=0) + rounding * stats.entropy
         cost = cost + grad_entropy.abs() * moved
     if isinstance(temperature, torch.Tensor):
         temperature = temperature.to(cost.dtype)
-    return mass, (cost / temperature).masked_fill(listed.over != 0, float("inf"))
+    return mass, (cost / temperature).masked_fill(sums.over != 0, float("inf"))
 
 
 class BackwardStats(NamedTuple):
-    """What the backward passes did, as 0-d tensors on the device they ran on."""
+    """Statistics of the backward passes, as 0-d tensors on the device they ran on.
 
-    dense_row_frac: torch.Tensor  # rows recomputed, of those with a gradient
-    tail_mass_max: torch.Tensor  # most probability mass left out of a row
-    entries_kept: torch.Tensor  # mean entries used of a row that was not recomputed
+    Attributes:
+        dense_row_frac: share of tokens recomputed, of those with a gradient.
+        tail_mass_max: most probability mass left out of a token.
+        entries_kept: mean number of entries used of a token that was not recomputed.
+    """
+
+    dense_row_frac: torch.Tensor
+    tail_mass_max: torch.Tensor
+    entries_kept: torch.Tensor
 
 
 class _Totals(NamedTuple):
-    rows: torch.Tensor
+    tokens: torch.Tensor
     dense: torch.Tensor
     entries: torch.Tensor
     tail_mass: torch.Tensor
@@ -85,13 +115,21 @@ _totals: _Totals | None = None
 
 
 def report(
-    rows: int | torch.Tensor,
+    tokens: int | torch.Tensor,
     dense: int | torch.Tensor,
     entries: int | torch.Tensor,
     tail_mass: float | torch.Tensor,
     device: torch.device,
 ) -> None:
-    """Adds one backward pass to what :func:`take_backward_stats` will tell."""
+    """Adds one backward pass to what :func:`take_backward_stats` returns.
+
+    Args:
+        tokens: number of tokens with a gradient.
+        dense: number of those that were recomputed.
+        entries: number of entries used of the others.
+        tail_mass: most probability mass left out of one of them.
+        device: where the numbers are kept.
+    """
     global _totals
 
     def scalar(x: float | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -100,13 +138,13 @@ def report(
         return torch.full((), x, dtype=dtype, device=device)  # filled there: no copy
 
     # Counts as integers: exact, also where there is no float64.
-    one, two, three = (scalar(x, torch.int64) for x in (rows, dense, entries))
+    one, two, three = (scalar(x, torch.int64) for x in (tokens, dense, entries))
     new = _Totals(one, two, three, scalar(tail_mass, torch.float32))
     with _lock:
         old = _totals
-        if old is not None and old.rows.device == device:
+        if old is not None and old.tokens.device == device:
             new = _Totals(
-                old.rows + new.rows,
+                old.tokens + new.tokens,
                 old.dense + new.dense,
                 old.entries + new.entries,
                 torch.maximum(old.tail_mass, new.tail_mass),
@@ -115,11 +153,13 @@ def report(
 
 
 def take_backward_stats() -> BackwardStats | None:
-    """What the backward passes of ``linear_logprob`` did in this process since the last call.
+    """Statistics of the backward passes of ``linear_logprob`` in this process since the last call.
 
-    None if there was none. Call it once a step, after ``backward``: micro-batches are added up
-    (shares and means over all their rows, the largest of the masses). Nothing waits for a GPU;
-    ``float()`` of a field does.
+    Call it once a step, after ``backward``. Micro-batches are added up: shares and means over all
+    their tokens, the largest of the masses. Nothing waits for a GPU; ``float()`` of a field does.
+
+    Returns:
+        The statistics; None if there was no backward pass.
     """
     global _totals
     with _lock:
@@ -131,7 +171,7 @@ def take_backward_stats() -> BackwardStats | None:
         return part.to(torch.float32) / whole.clamp(min=1).to(torch.float32)
 
     return BackwardStats(
-        share(totals.dense, totals.rows),
+        share(totals.dense, totals.tokens),
         totals.tail_mass,
-        share(totals.entries, totals.rows - totals.dense),
+        share(totals.entries, totals.tokens - totals.dense),
     )

@@ -20,23 +20,39 @@ def linear_logprob(
     rule: LogitRule,
     ignore_index: int,
 ) -> LogprobOutput:
-    """``hidden`` [T, D], ``weight`` [V, D], ``targets`` [T], ``bias`` [V]."""
+    """Log-prob of each target and entropy of each distribution.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D].
+        targets: [T] int64.
+        bias: [V], or None.
+        rule: softcap and temperature.
+        ignore_index: targets with this value are masked.
+    """
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    rows = (targets != ignore_index).nonzero()[:, 0]
+    tokens = (targets != ignore_index).nonzero()[:, 0]
     raw = F.linear(
-        hidden[rows].to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        hidden[tokens].to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     )
-    return _scatter(_from_raw(raw, targets[rows], rule.rows(rows)), rows, len(targets))
+    return _scatter(_from_raw(raw, targets[tokens], rule.select(tokens)), tokens, len(targets))
 
 
 def selective_logprob(
     logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule, ignore_index: int
 ) -> LogprobOutput:
-    """``logits`` [T, V], ``targets`` [T]."""
+    """Log-prob of each target and entropy of each distribution, from logits.
+
+    Args:
+        logits: [T, V].
+        targets: [T] int64.
+        rule: softcap and temperature.
+        ignore_index: targets with this value are masked.
+    """
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    rows = (targets != ignore_index).nonzero()[:, 0]
-    raw = logits[rows].to(dtype)
-    return _scatter(_from_raw(raw, targets[rows], rule.rows(rows)), rows, len(targets))
+    tokens = (targets != ignore_index).nonzero()[:, 0]
+    raw = logits[tokens].to(dtype)
+    return _scatter(_from_raw(raw, targets[tokens], rule.select(tokens)), tokens, len(targets))
 
 
 def _from_raw(raw: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> LogprobOutput:
@@ -55,7 +71,7 @@ def _from_raw(raw: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> Logp
     target = targets[:, None]
     # log p = -log(1 + exp(lse of the others - z)): right to the last bit where lse - z would be 0.
     others = logits.scatter(1, target, float("-inf"))
-    # All others masked: the gradient of logsumexp would be NaN.
+    # All others impossible: the gradient of logsumexp would be NaN.
     alone = (others == float("-inf")).all(1)
     others = others.masked_fill(alone[:, None], 0).logsumexp(1).masked_fill(alone, float("-inf"))
     gap = others - logits.gather(1, target)[:, 0]
@@ -66,6 +82,6 @@ def _from_raw(raw: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> Logp
     return LogprobOutput(logprobs, entropy)
 
 
-def _scatter(out: LogprobOutput, rows: torch.Tensor, total: int) -> LogprobOutput:
-    """Counted rows to their places among ``total``, zeros elsewhere."""
-    return LogprobOutput(*(values.new_zeros(total).index_put((rows,), values) for values in out))
+def _scatter(out: LogprobOutput, tokens: torch.Tensor, total: int) -> LogprobOutput:
+    """Unmasked tokens to their places among ``total``, zeros elsewhere."""
+    return LogprobOutput(*(values.new_zeros(total).index_put((tokens,), values) for values in out))

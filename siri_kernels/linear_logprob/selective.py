@@ -11,7 +11,7 @@ from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels.linear_logprob import custom_op_selective, reference
 from siri_kernels.linear_logprob.selective_autograd import OP, SelectiveLogprob
 from siri_kernels.linear_logprob.types import LogprobOutput
-from siri_kernels.linear_logprob.validate import check_rule, check_targets, temperature_rows
+from siri_kernels.linear_logprob.validate import check_rule, check_targets, tokens_temperature
 
 
 def selective_logprob(
@@ -32,7 +32,7 @@ def selective_logprob(
         targets: [...] int64, each in 0..V-1 or ``ignore_index``.
         temperature: number > 0, or a tensor of them without gradient: of one element, or [...]
             with 1 in place of any size.
-        ignore_index: rows with this target are skipped: results 0, gradients 0.
+        ignore_index: tokens with this target are masked: results 0, gradients 0.
         backend: None (fastest there is: "triton" on a GPU but for float64, else "portable"),
             "triton", "portable" or "reference".
 
@@ -106,11 +106,11 @@ def _in_graph(
     """The same, traced by ``torch.compile``: one operator, which checks values when it runs."""
     backend = _backend(logits, targets, backend)
     if isinstance(temperature, torch.Tensor):
-        temperature = temperature_rows(OP, temperature, targets, logits.device)
+        temperature = tokens_temperature(OP, temperature, targets, logits.device)
     elif is_number(temperature):
         temperature = numbers_in_graph([temperature])[0]
     else:
-        temperature = check.number(OP, "temperature", temperature, above=0)  # says what is wrong
+        temperature = check.number(OP, "temperature", temperature, above=0)  # raises
     if not (is_number(ignore_index) and isinstance(ignore_index, int)):
         ignore_index = check.integer(OP, "ignore_index", ignore_index)
     logprobs, entropy, _, _ = custom_op_selective.selective_logprob(

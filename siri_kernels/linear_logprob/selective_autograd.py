@@ -8,8 +8,8 @@ import torch
 
 from siri_kernels._autograd import refuse_double_backward
 from siri_kernels._device import device_of
-from siri_kernels.linear_logprob.autograd import active_rows, counted_rows, spread
 from siri_kernels.linear_logprob.portable import selective as portable
+from siri_kernels.linear_logprob.tokens import spread, tokens_with_gradient, unmasked_tokens
 from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 
 OP = "selective_logprob"
@@ -18,17 +18,23 @@ OP = "selective_logprob"
 def forward_of(
     logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule, ignore_index: int, triton: bool
 ) -> SoftmaxStats:
-    """Statistics of every row of [T, V], 0 where the target is ``ignore_index``."""
-    counted = targets != ignore_index
+    """Statistics of every token, 0 where masked.
+
+    Args:
+        logits: [T, V].
+        targets: [T] int64.
+        rule: temperature; no softcap.
+        ignore_index: targets with this value are masked.
+        triton: whether the Triton kernels compute.
+    """
+    unmasked = targets != ignore_index
     if triton:
-        from siri_kernels.linear_logprob.triton import (
-            selective as triton_selective,  # imports Triton
-        )
+        from siri_kernels.linear_logprob.triton import selective as triton_selective
 
         with device_of(logits):
-            stats = triton_selective.forward(_rows_in_one_piece(logits), targets, rule)
-        return spread(stats, None, counted)
-    return portable.forward(logits, targets, rule, counted, counted_rows(counted))
+            stats = triton_selective.forward(_with_contiguous_tokens(logits), targets, rule)
+        return spread(stats, None, unmasked)
+    return portable.forward(logits, targets, rule, unmasked, unmasked_tokens(unmasked))
 
 
 def gradient_of(
@@ -41,8 +47,19 @@ def gradient_of(
     grad_entropy: torch.Tensor | None,
     triton: bool,
 ) -> torch.Tensor:
-    """Gradient of [T, V] logits, contiguous."""
-    counted = targets != ignore_index
+    """Gradient [T, V] of the logits, contiguous.
+
+    Args:
+        logits: [T, V].
+        targets: [T] int64.
+        rule: temperature; no softcap.
+        ignore_index: targets with this value are masked.
+        stats: what :func:`forward_of` returned.
+        grad_logprobs: [T] gradient of the log-probs; None: 0.
+        grad_entropy: [T] gradient of the entropy, or None.
+        triton: whether the Triton kernels compute.
+    """
+    unmasked = targets != ignore_index
     if grad_logprobs is None:
         grad_logprobs = torch.zeros_like(stats.logprobs)
     if triton:
@@ -50,23 +67,25 @@ def gradient_of(
 
         with device_of(logits):
             return triton_selective.backward(
-                _rows_in_one_piece(logits),
+                _with_contiguous_tokens(logits),
                 targets,
                 rule,
-                counted,
+                unmasked,
                 stats,
                 grad_logprobs,
                 grad_entropy,
             )
-    index = active_rows(counted, grad_logprobs, grad_entropy)
+    index = tokens_with_gradient(unmasked, grad_logprobs, grad_entropy)
     return portable.backward(logits, targets, rule, stats, grad_logprobs, grad_entropy, index)
 
 
-def _rows_in_one_piece(logits: torch.Tensor) -> torch.Tensor:
+def _with_contiguous_tokens(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.stride(1) == 1 else logits.contiguous()
 
 
 class SelectiveLogprob(torch.autograd.Function):
+    """Log-probs and entropy from logits, and their gradient."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -76,6 +95,16 @@ class SelectiveLogprob(torch.autograd.Function):
         ignore_index: int,
         triton: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs [T] and entropy [T].
+
+        Args:
+            ctx: autograd's.
+            logits: [T, V].
+            targets: [T] int64.
+            rule: temperature; no softcap.
+            ignore_index: targets with this value are masked.
+            triton: whether the Triton kernels compute.
+        """
         ctx.set_materialize_grads(False)
         ctx.rule, ctx.ignore_index, ctx.triton = rule, ignore_index, triton
         stats = forward_of(logits, targets, rule, ignore_index, triton)
@@ -84,6 +113,7 @@ class SelectiveLogprob(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
+        """Gradient of the logits; none of the other arguments."""
         logits, targets, *saved = ctx.saved_tensors
         with torch.no_grad():
             grad = gradient_of(

@@ -1,10 +1,10 @@
-"""The entries of each row's softmax that can still matter, collected while the tiles go by.
+"""Top entries: those of each token's softmax that can still matter, saved while tiles go by.
 
-A softmax that is sure of itself is almost empty, so a short list of its entries is a checkpoint of
-all of it. An entry is listed when its probability may be ``EPS`` or more: its logit is not below
-(a lower bound of the row's lse) + log EPS. The bound is the running lse together with the target's
-logit, which is known first. The target itself is not listed. A row with more entries than there are
-slots keeps the first ones, and ``found`` says that it is not complete.
+A softmax that is sure of itself is almost empty, so a few of its entries are a checkpoint of all of
+it. An entry is saved when its probability may be ``EPS`` or more: its logit is not below (a lower
+bound of the token's lse) + log EPS. The bound is the running lse together with the target's logit,
+which is known first. The target itself is not saved. A token with more such entries than there are
+places keeps the first ones, and ``found`` says that it is not complete.
 """
 
 from __future__ import annotations
@@ -15,55 +15,82 @@ from typing import NamedTuple
 import torch
 
 # On an H200 (16 384 x 1536 x 151 936, 0.5 nats, the entropy's gradient too) 1e-5 left d_hidden 1.8
-# times as far from float64 as eager bfloat16's is, and 4.2 % of the rows to be recomputed; 3e-6:
-# 0.72 times, 0.3 %, for 2 % more time. Rows that need more than 1024 entries are better recomputed.
+# times as far from float64 as eager bfloat16's is, and 4.2 % of the tokens to be recomputed; 3e-6:
+# 0.72 times, 0.3 %, for 2 % more time. Tokens that need more than 1024 entries are better
+# recomputed.
 EPS = 3e-6
 LOG_EPS = math.log(EPS)
-MOST_SLOTS = 1024
-# A vocabulary this small is recomputed faster than listed.
+MOST_ENTRIES = 1024
+# Backward is faster over all of a vocabulary this small than from top entries.
 LEAST_VOCABULARY = 8192
 
 
-def slots_for(vocabulary: int, tail: float, needs_gradient: bool) -> int:
-    """Slots a row, a multiple of 16 so that rows are aligned; 0: no list, backward recomputes
-    every row."""
+def entries_to_save(vocabulary: int, tail: float, needs_gradient: bool) -> int:
+    """How many top entries forward saves of each token.
+
+    Args:
+        vocabulary: number of ids.
+        tail: the caller's, see :func:`siri_kernels.linear_logprob.api.linear_logprob`.
+        needs_gradient: whether a backward pass can follow.
+
+    Returns:
+        A multiple of 16, so that a token's entries are aligned. 0: none are saved, and backward
+        recomputes every token.
+    """
     if tail == 0 or not needs_gradient or vocabulary < LEAST_VOCABULARY:
         return 0
-    return min(MOST_SLOTS, vocabulary // 1024 * 16)
+    return min(MOST_ENTRIES, vocabulary // 1024 * 16)
 
 
-class Slots(NamedTuple):
-    """Lists of T rows; of row t the first ``min(found[t], K)`` places are filled, in id order."""
+class TopEntries(NamedTuple):
+    """K places for each of T tokens; of token t the first ``min(found[t], K)`` are filled.
 
-    ids: torch.Tensor  # [T, K] int32
-    logits: torch.Tensor  # [T, K] fp32 (fp64 for float64 inputs)
-    found: torch.Tensor  # [T] int32; more than K: the row has entries that are not listed
+    Attributes:
+        ids: [T, K] int32, ascending.
+        logits: [T, K] float32 (float64 for float64 inputs).
+        found: [T] int32; more than K: the token has entries that are not saved.
+    """
+
+    ids: torch.Tensor
+    logits: torch.Tensor
+    found: torch.Tensor
 
     @staticmethod
-    def empty(rows: int, slots: int, like: torch.Tensor, dtype: torch.dtype) -> Slots:
-        assert slots % 16 == 0, "kernels read whole groups of 16"
-        return Slots(
-            like.new_empty(rows, slots, dtype=torch.int32),
-            like.new_empty(rows, slots, dtype=dtype),
-            like.new_zeros(rows, dtype=torch.int32),
+    def empty(tokens: int, most: int, like: torch.Tensor, dtype: torch.dtype) -> TopEntries:
+        """Places of which none is filled.
+
+        Args:
+            tokens: T.
+            most: K, a multiple of 16.
+            like: a tensor on the device to use.
+            dtype: of the logits.
+        """
+        assert most % 16 == 0, "kernels read whole groups of 16"
+        return TopEntries(
+            like.new_empty(tokens, most, dtype=torch.int32),
+            like.new_empty(tokens, most, dtype=dtype),
+            like.new_zeros(tokens, dtype=torch.int32),
         )
 
-    def block(self, start: int, stop: int) -> Slots:
-        return Slots(*(x[start:stop] for x in self))
+    def block(self, start: int, stop: int) -> TopEntries:
+        """The places of the tokens start..stop-1."""
+        return TopEntries(*(x[start:stop] for x in self))
 
 
 class Collector:
-    """Fills the slots of a block of rows (on a CPU: it reads sizes)."""
+    """Fills the places of a block of tokens (on a CPU: it reads sizes).
 
-    def __init__(self, slots: Slots, target_logit: torch.Tensor) -> None:
-        """``target_logit`` may be a rounding away from the truth: it only moves the threshold.
+    Args:
+        top: the places.
+        target_logit: [T] or longer. It may be a rounding away from the truth: it only moves the
+            threshold. Tokens beyond the places are padding; nothing of them is saved.
+    """
 
-        It may have more rows than ``slots``: padding, which lists nothing.
-        """
-        self.slots, self.target_logit = slots, target_logit
-        target_logit[len(slots.found) :] = float("inf")
-        self.most = slots.ids.shape[1]
-        self.count = slots.found.new_zeros(target_logit.shape, dtype=torch.int64)
+    def __init__(self, top: TopEntries, target_logit: torch.Tensor) -> None:
+        self.top, self.target_logit = top, target_logit
+        target_logit[len(top.found) :] = float("inf")
+        self.most = top.ids.shape[1]
+        self.count = top.found.new_zeros(target_logit.shape, dtype=torch.int64)
 
     def add(
         self,
@@ -73,13 +100,14 @@ class Collector:
         total: torch.Tensor,
         start: int,
     ) -> None:
-        """Lists what matters of a tile.
+        """Saves what matters of a tile.
 
         Args:
-            z: [rows, n] logits - ``shift`` of ids start.., the target's far below all others.
-            shift: [rows] what was taken off.
-            top: [rows] largest logit of the tile, the target's not counted.
-            total: [rows] sum of exp(logit - shift) over all ids so far, the target's not counted.
+            z: [T, n] logits - ``shift`` of the tile's ids, the target's far below all others.
+            shift: [T] what was subtracted.
+            top: [T] largest logit of the tile but for the target's.
+            total: [T] sum of exp(logit - shift) over all ids so far but the target.
+            start: first id of the tile.
         """
         bound = torch.logaddexp(total.log(), self.target_logit - shift) + LOG_EPS
         bound.masked_fill_(self.count > self.most, float("inf"))
@@ -99,8 +127,9 @@ class Collector:
             flat, row, place = flat[fits], row[fits], place[fits]
         at = (rows[row], place)
         value = z.view(-1)[flat] + shift[at[0]]
-        self.slots.logits.index_put_(at, value)
-        self.slots.ids.index_put_(at, (flat - row * z.shape[1] + start).int())
+        self.top.logits.index_put_(at, value)
+        self.top.ids.index_put_(at, (flat - row * z.shape[1] + start).int())
 
     def finish(self) -> None:
-        self.slots.found.copy_(self.count[: len(self.slots.found)])
+        """Writes ``found``, after the last tile."""
+        self.top.found.copy_(self.count[: len(self.top.found)])

@@ -12,7 +12,18 @@ from siri_kernels.linear_logprob.types import LogitRule
 def check_tensors(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.dtype:
-    """Checks the tensors; the dtype in which ``hidden`` and ``weight`` are multiplied."""
+    """Checks the tensors; the dtype in which ``hidden`` and ``weight`` are multiplied.
+
+    Args:
+        hidden: as the caller gave it, and so on.
+        weight: the same.
+        targets: the same.
+        bias: the same.
+
+    Raises:
+        TypeError: not a tensor, or a wrong dtype.
+        ValueError: a wrong shape or device.
+    """
     check.tensor(OP, "hidden", hidden, holds_values=True)
     check.tensor(OP, "weight", weight)
     check.tensor(OP, "targets", targets)
@@ -67,13 +78,22 @@ def check_rule(
 ) -> LogitRule:
     """Checks temperature and softcap; the rule with one temperature, or a flat tensor of them.
 
-    ``device`` is that of the hidden states or logits.
+    Args:
+        op: the operation, for messages.
+        temperature: as the caller gave it.
+        softcap: the same.
+        targets: the same.
+        device: of the hidden states or logits.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape, device or value.
     """
     if softcap is not None:
         softcap = check.number(op, "softcap", softcap, above=0)
     if not isinstance(temperature, torch.Tensor):
         return LogitRule(check.number(op, "temperature", temperature, above=0), softcap)
-    rows = temperature_rows(op, temperature, targets, device)
+    per_token = tokens_temperature(op, temperature, targets, device)
     if check.may_read(temperature):
         good = (temperature > 0) & temperature.isfinite()
         if not bool(good.all()):
@@ -81,15 +101,25 @@ def check_rule(
                 f"{op}: temperature must hold finite numbers > 0; got "
                 f"{float(temperature[~good][0]):g}"
             )
-    return LogitRule(rows, softcap)
+    return LogitRule(per_token, softcap)
 
 
-def temperature_rows(
+def tokens_temperature(
     op: str, temperature: torch.Tensor, targets: torch.Tensor, device: torch.device
 ) -> torch.Tensor:
-    """A tensor of temperatures as one a row, flat: of one element, or broadcast to the targets.
+    """A tensor of temperatures as [T], one per token: of one element, or broadcast to the targets.
 
-    As many dimensions as these are asked for, so that no [L] is taken for one of each column.
+    It must have as many dimensions as the targets, so that no [L] is taken for one of each column.
+
+    Args:
+        op: the operation, for messages.
+        temperature: as the caller gave it.
+        targets: the same.
+        device: of the hidden states or logits.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or device, or it requires a gradient.
     """
     check.tensor(op, "temperature", temperature)
     check.dtype(op, "temperature", temperature)
@@ -111,7 +141,18 @@ def temperature_rows(
 
 
 def check_targets(op: str, targets: torch.Tensor, vocabulary: int, ignore_index: int) -> int:
-    """Checks the targets' values, where they may be read; ``ignore_index`` as Python's own int."""
+    """Checks the targets' values, where they may be read; ``ignore_index`` as Python's own int.
+
+    Args:
+        op: the operation, for messages.
+        targets: [...] int64.
+        vocabulary: number of ids, over all shards.
+        ignore_index: as the caller gave it.
+
+    Raises:
+        TypeError: ``ignore_index`` is not an int.
+        ValueError: a target out of range.
+    """
     ignore_index = check.integer(op, "ignore_index", ignore_index)
     if not check.may_read(targets):
         return ignore_index

@@ -1,9 +1,10 @@
-"""A head whose vocabulary is cut over the ranks of a process group.
+"""A head whose vocabulary is sharded over the ranks of a process group.
 
-Each rank holds as many rows of ``weight``, rank r those of the ids ``r * V_local`` on. Hidden
-states, targets and incoming gradients are the same on every rank. Forward gathers four numbers a
-row and rank, once; backward gathers three and sums the gradient of ``hidden``, all added up in the
-order of the ranks, so that every rank has the same bits and certifies the same rows.
+Each rank holds as many ids of ``weight``, rank r those from ``r * V_local`` on. Hidden states,
+targets and incoming gradients are the same on every rank. Forward gathers five numbers a token and
+rank, and before that one more where top entries are saved. Backward gathers four of them, and sums
+the gradient of ``hidden``. All is added up in the order of the ranks, so that every rank has the
+same bits and finds the same tokens within the error bound.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import torch
 import torch.distributed as dist
 
 from siri_kernels import _checks as check
-from siri_kernels.linear_logprob.online_softmax import LOG_ZERO, FoldState
+from siri_kernels.linear_logprob.online_softmax import LOG_ZERO, SoftmaxState
 
 
 class Shard(NamedTuple):
-    """This rank's place in the group."""
+    """This rank's place in the group.
+
+    Attributes:
+        group: the ``torch.distributed.ProcessGroup``.
+        rank: this process's in it.
+        size: number of ranks.
+    """
 
     group: Any
     rank: int
@@ -26,7 +33,11 @@ class Shard(NamedTuple):
 
     @staticmethod
     def of(op: str, group: object) -> Shard:
-        """Raises TypeError for anything but a process group that this rank belongs to."""
+        """This rank's place in ``group``.
+
+        Raises:
+            TypeError: not a process group that this process belongs to; names ``op``.
+        """
         if not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
             raise TypeError(
                 f"{op}: process_group must be None or a torch.distributed.ProcessGroup that this "
@@ -35,7 +46,7 @@ class Shard(NamedTuple):
         return Shard(group, dist.get_rank(group), dist.get_world_size(group))
 
     def local(self, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
-        """``targets`` counted from this rank's first id; those of other ranks are out of range."""
+        """``targets`` relative to this rank's first id; those of other ranks are out of range."""
         return targets - self.rank * vocabulary
 
     def gathered(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -53,12 +64,17 @@ class Shard(NamedTuple):
 
     def merged(
         self,
-        state: FoldState,
+        state: SoftmaxState,
         is_local: torch.Tensor,
         temperature: float | torch.Tensor = 1.0,
-    ) -> FoldState:
-        """The softmax of all ranks' ids; ``is_local``: rows whose target is here;
-        ``temperature``: by which the logits of ``state`` have still to be divided."""
+    ) -> SoftmaxState:
+        """The state of the softmax over all ranks' ids.
+
+        Args:
+            state: over this rank's.
+            is_local: [T] bool, tokens whose target is one of this rank's ids.
+            temperature: by which the logits of ``state`` have still to be divided.
+        """
         target = torch.where(is_local, state.target_logit, 0)
         rows = torch.stack([target, *state[1:], is_local.to(target.dtype)])
         parts = [p.unbind() for p in self.gathered(rows)]
@@ -74,8 +90,9 @@ class Shard(NamedTuple):
             scale = step.exp()
             total += part_total * scale
             dev += (part_dev + step * part_total) * scale
-        return FoldState(target, top, total, dev)
+        return SoftmaxState(target, top, total, dev)
 
 
 def is_local(targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """[T] bool: targets in 0..vocabulary-1, relative to this rank's first id."""
     return (targets >= 0) & (targets < vocabulary)

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from siri_kernels.linear_logprob.portable.forward import tile_shape
-from siri_kernels.linear_logprob.top_entries import slots_for
+from siri_kernels.linear_logprob.top_entries import entries_to_save
 from siri_train.config import engines
 from siri_train.config.loss import START
 from siri_train.config.run import RunConfig
@@ -270,7 +270,7 @@ def layer_transients(shape: Shape, width: int) -> int:
 def head_saves(shape: Shape, config: RunConfig, width: int, tokens: int) -> int:
     """Bytes that the log-prob head keeps of its rows: hidden states, statistics and, for backward,
     the list of each token's largest logits (``siri_kernels.linear_logprob``)."""
-    slots = slots_for(shape.vocabulary, config.train.tail, True)
+    slots = entries_to_save(shape.vocabulary, config.train.tail, True)
     return (shape.hidden * width + 8 * slots + 6 * 8) * tokens
 
 
@@ -285,7 +285,7 @@ def head_transients(shape: Shape, config: RunConfig, width: int, gpu: bool, toke
     # On a CPU gradients of a tile of the weight and of the hidden states are added up in float32,
     # and both tiles widened to it.
     scratch = 0 if gpu else 4 * shape.hidden * (rows + ids) * (1 if width == 4 else 2)
-    entries = 0 if gpu else slots_for(shape.vocabulary, config.train.tail, True)
+    entries = 0 if gpu else entries_to_save(shape.vocabulary, config.train.tail, True)
     lists = _ENTRY * entries * tokens
     return weight + hidden + scratch + 2 * 4 * rows * ids + lists
 

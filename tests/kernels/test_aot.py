@@ -94,7 +94,7 @@ def test_every_kernel_is_recorded():
     few = usual[:20] + usual[-40:]
     few += [c for c in usual if c.name.startswith(("group", "selective"))][::3]
     names = {variant.name for variant in recorded([SM_90], few).values()}
-    assert names >= {"fold_kernel", "gradient_kernel", "group_kernel", "scan_kernel"}
+    assert names >= {"online_softmax_kernel", "gradient_kernel", "group_kernel", "scan_kernel"}
     assert names >= {"batch_kernel", "sequence_kernel", "loss_kernel", "reduce_kernel"}
 
 
@@ -175,29 +175,49 @@ kernel:
 
 def result(**changes):
     counts = Counts(100, 80, (), (16, 4), (8,), 0)
-    given = ("fold_kernel", {"LISTS": True}, SM_90, frozenset(["stride"]), 32, 0, 1024, counts)
+    given = (
+        "online_softmax_kernel",
+        {"TOP_ENTRIES": True},
+        SM_90,
+        frozenset(["stride"]),
+        32,
+        0,
+        1024,
+        counts,
+    )
     return Report(*given, 20.0, ())._replace(**changes)
 
 
 def test_faults_are_named_with_their_number_and_limit(monkeypatch):
-    limit = Limit("fold_kernel", {"LISTS": True}, ("sm_90",), 64, 80, 0, 25, 16, 8, ("stride",))
+    limit = Limit(
+        "online_softmax_kernel",
+        {"TOP_ENTRIES": True},
+        ("sm_90",),
+        64,
+        80,
+        0,
+        25,
+        16,
+        8,
+        ("stride",),
+    )
     monkeypatch.setattr("siri_kernels.aot.limits.LIMITS", (limit,))
     assert faults_of(result()) == []
     narrow = Counts(100, 81, (), (4, 4), (4,), 0)
     bad = result(registers=65, stack=8, shared=SM_90.shared + 1, per_element=25.5, counts=narrow)
     assert faults_of(bad._replace(hazards=("a hazard",))) == [
-        "fold_kernel: 8 bytes of stack a thread, limit 0",
-        f"fold_kernel: {SM_90.shared + 1} bytes of shared memory, limit {SM_90.shared}",
-        "fold_kernel: 65 registers, limit 64",
-        "fold_kernel: 81 instructions on the common path, limit 80",
-        "fold_kernel: 25.5 instructions an element, limit 25",
-        "fold_kernel: loads of 4 bytes at most, limit 16",
-        "fold_kernel: stores of 4 bytes at most, limit 8",
+        "online_softmax_kernel: 8 bytes of stack a thread, limit 0",
+        f"online_softmax_kernel: {SM_90.shared + 1} bytes of shared memory, limit {SM_90.shared}",
+        "online_softmax_kernel: 65 registers, limit 64",
+        "online_softmax_kernel: 81 instructions on the common path, limit 80",
+        "online_softmax_kernel: 25.5 instructions an element, limit 25",
+        "online_softmax_kernel: loads of 4 bytes at most, limit 16",
+        "online_softmax_kernel: stores of 4 bytes at most, limit 8",
         "a hazard",
     ]
     # Of other constants, another part, a row that is no multiple of 16.
     good = bad._replace(stack=0, shared=0)
-    assert faults_of(good._replace(constants={"LISTS": False})) == []
+    assert faults_of(good._replace(constants={"TOP_ENTRIES": False})) == []
     assert faults_of(good._replace(part=PARTS[0])) == []
     assert faults_of(good._replace(aligned=frozenset())) == []
     allowed = limit._replace(

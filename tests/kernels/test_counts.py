@@ -69,7 +69,7 @@ class Operators(TorchDispatchMode):
 
 
 def head(entropy, tail):
-    """A sure head, of which lists suffice, or one that is recomputed."""
+    """A sure head, for which top entries suffice, or one that is recomputed."""
     *inputs, targets = zipf_head(TOKENS, VOCABULARY, entropy, width=WIDTH)
     hidden, weight = leaves(*inputs)
 
@@ -179,7 +179,7 @@ def triton_counts():
 
 
 def compared(name, got, allowed):
-    # Another processor rounds a few entries in or out of the lists; another PyTorch counts a
+    # Another processor saves a few entries more or less; another PyTorch counts a
     # little differently.
     slack = 1.02 if allowed["torch"] == torch.__version__ else 1.1
     for what, most in allowed[name].items():
@@ -206,7 +206,7 @@ def test_nothing_grows_in_the_triton_paths():
     assert launches["group_advantages batch"] == 2 and launches["policy_loss clip"] <= 2
 
 
-def test_lists_save_the_products_of_backward():
+def test_top_entries_save_the_products_of_backward():
     forward, certified, exact = (
         counts(f"linear_logprob {name}")["flops"] for name in ("forward", "certified", "exact")
     )
@@ -226,9 +226,9 @@ def test_a_step_that_does_more_is_seen():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if TRITON:  # lists in a small vocabulary too
+    if TRITON:  # top entries in a small vocabulary too
         api = importlib.import_module("siri_kernels.linear_logprob.api")
-        api.slots_for = lambda vocabulary, tail, needed: 32 if tail and needed else 0
+        api.entries_to_save = lambda vocabulary, tail, needed: 32 if tail and needed else 0
     measured = {name: counts(name) for name in CASES}
     if TRITON:
         print(json.dumps(measured))

@@ -15,16 +15,18 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="Triton was told to interpre
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)(.*)")
 
 
-def compiled(dtype: str, lists: bool) -> Any:
+def compiled(dtype: str, top_entries: bool) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
+    from siri_kernels.linear_logprob.triton import fused
     from siri_kernels.linear_logprob.triton import fused_kernels as k
 
     element = {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype]
     layout = gl.NVMMASharedLayout.get_default_for
-    boxes = [([rows, k.STEP], layout([rows, k.STEP], element)) for rows in (k.HALF, k.IDS)]
+    step = fused.STEP
+    boxes = [([rows, step], layout([rows, step], element)) for rows in (fused.HALF, fused.IDS)]
     types = {
         **{
             name: f"tensordesc<{dtype}{box},{form!r}>"
@@ -36,8 +38,9 @@ def compiled(dtype: str, lists: bool) -> Any:
         **dict.fromkeys(("scale", "masked", "log2_eps"), "fp32"),
     }
     constants = {
-        "HALF": k.HALF, "IDS": k.IDS, "STEP": k.STEP, "GROUP": k.GROUP, "LISTS": lists,
-        "STAGES": k.STAGES_LISTS if lists else k.STAGES,
+        "HALF": fused.HALF, "IDS": fused.IDS, "STEP": step, "GROUP": k.GROUP,
+        "TOP_ENTRIES": top_entries,
+        "STAGES": k.STAGES_TOP_ENTRIES if top_entries else k.STAGES,
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
     }  # fmt: skip
     names = k.fused_kernel.arg_names
@@ -51,12 +54,12 @@ def compiled(dtype: str, lists: bool) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("top_entries", [False, True])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_registers_memory_and_the_order_of_releases(dtype, lists):
+def test_registers_memory_and_the_order_of_releases(dtype, top_entries):
     from siri_kernels.aot.compiler import _nvidia
 
-    made = compiled(dtype, lists)
+    made = compiled(dtype, top_entries)
     registers, stack, code = _nvidia(made.asm["cubin"])
     # Three groups of four warps: 65 536 registers are 168 a thread, lent from producer to others.
     assert registers <= 168 and stack == 0
@@ -67,7 +70,7 @@ def test_registers_memory_and_the_order_of_releases(dtype, lists):
     # 7 instructions a logit on the common path; twice that would not hide behind the products.
     assert len(kinds) < 6000, len(kinds)
     assert any("GMMA" in name for name in kinds) and any("UTMALDG" in name for name in kinds)
-    if lists:  # pairs of logits, addresses of a register and a constant
+    if top_entries:  # pairs of logits, addresses of a register and a constant
         stores = [rest for name, rest in steps if name.startswith("STG.E.64")]
         assert len(stores) >= 128 and sum("+0x" in rest for rest in stores) > 100
     # A slot is released when the products that read it are waited for and all four warps are there.

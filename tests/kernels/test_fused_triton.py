@@ -1,5 +1,5 @@
 """The fused forward pass: without a GPU its kernel is the same arithmetic in PyTorch, and the join,
-the cut and everything around them are the real ones; on a Hopper GPU the kernel is too."""
+the partition and everything around them are the real ones; on a Hopper GPU the kernel is too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from siri_kernels.linear_logprob import top_entries
+from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import finish
-from siri_kernels.linear_logprob.top_entries import Slots
-from siri_kernels.linear_logprob.triton import forward as launch
-from siri_kernels.linear_logprob.triton import fused
-from siri_kernels.linear_logprob.triton.forward import Problem
+from siri_kernels.linear_logprob.top_entries import TopEntries
+from siri_kernels.linear_logprob.triton import arguments, fused
+from siri_kernels.linear_logprob.triton.forward import target_logits
 from siri_kernels.linear_logprob.types import LogitRule
 
 from .interpreter import DEVICE, direct
@@ -27,8 +27,9 @@ IDS = fused.IDS
 NAN = float("nan")
 
 
-def arithmetic(hidden, weight, lists, pointers, scalars, programs):
-    """What :mod:`siri_kernels.linear_logprob.triton.fused_kernels` computes and writes."""
+def arithmetic(grid, hidden, weight, *given, top_entries):
+    """The results of :mod:`siri_kernels.linear_logprob.triton.fused_kernels`, in PyTorch."""
+    pointers, scalars, (programs,) = given[:8], given[8:], grid
     targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch = pointers
     rows, vocabulary, _, _, first_tile, splits, each, stride, scale, masked, log2_eps = scalars
     assert 1 <= programs <= fused.multiprocessors(hidden.device)
@@ -52,15 +53,22 @@ def arithmetic(hidden, weight, lists, pointers, scalars, programs):
             exp, step = torch.exp2(centred), (top - shift).clamp(min=-1000)
             dev = (dev + step * total) * torch.exp2(step) + (centred * exp).sum(1)
             total, top = total * torch.exp2(step) + exp.sum(1), shift
-            if lists:
+            if top_entries:
                 matters = tops >= torch.maximum(floors, shift + total.log2()) + log2_eps
                 place = (split * each + within) * IDS
                 held = scratch.view(rows, stride * IDS)
                 held[matters, place : place + IDS] = tile[matters]
                 bits |= matters.int() << within
         part_max[split], part_sum[split], part_dev[split] = top, total, dev
-        if lists:
+        if top_entries:
             part_bits[split] = bits
+
+
+class Kernel:
+    """Launched as the kernel is."""
+
+    def __getitem__(self, grid):
+        return functools.partial(arithmetic, grid)
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +83,13 @@ def places(monkeypatch):
     monkeypatch.setattr(torch, "empty", poisoned)
     if not REAL:
         monkeypatch.setattr(
-            fused, "launcher", lambda *operands: functools.partial(arithmetic, *operands)
+            fused,
+            "operands",
+            lambda *boxes_and_top: (Kernel(), boxes_and_top[:2], {"top_entries": boxes_and_top[2]}),
         )
 
 
-def problem(rows, width, vocabulary, dtype, temperature, spread, seed):
+def head_call(rows, width, vocabulary, dtype, temperature, spread, seed):
     """A head with a Zipf tail, targets of which some are ignored and some another shard's."""
     torch.manual_seed(seed)
     hidden = torch.randn(rows, width).to(dtype)
@@ -90,15 +100,16 @@ def problem(rows, width, vocabulary, dtype, temperature, spread, seed):
     targets[torch.rand(rows) < 0.1] = -100
     targets[torch.rand(rows) < 0.1] = vocabulary + 5
     place = [x.to(DEVICE) for x in (hidden, weight.to(dtype), targets)]
-    return Problem.of(*place, None, LogitRule(temperature, None), dtype)
+    rule = LogitRule(temperature, None)
+    return arguments.prepared(HeadCall(*place, None, rule, -100, dtype, 1e-2, 32, True))
 
 
 def check(this, most):
-    """State and lists against float64."""
+    """State and top entries against float64."""
     rows, vocabulary = len(this.hidden), len(this.weight)
-    lists = Slots.empty(rows, most, this.hidden, torch.float32)
-    estimate = launch.target_logits(this)
-    listed, plain = fused.fold(this, lists, estimate), fused.fold(this, None, None)
+    top = TopEntries.empty(rows, most, this.hidden, torch.float32)
+    estimate = target_logits(this)
+    saved, plain = fused.online_softmax(this, top, estimate), fused.online_softmax(this, None, None)
     temperature = this.rule.temperature
     raw = (this.hidden.double() @ this.weight.double().T).cpu()
     z, targets = raw / temperature, this.targets.cpu()
@@ -106,7 +117,7 @@ def check(this, most):
     at = torch.arange(rows), targets.where(inside, 0)
     lse = z.logsumexp(1)
     size = 2e-6 * (1 + z.abs().amax(1))  # of the products' rounding
-    for state in (listed, plain):
+    for state in (saved, plain):
         got = finish(type(state)(*(x.cpu() for x in state)), temperature)
         others = z.clone()
         others[at] = torch.where(inside, -math.inf, others[at])
@@ -119,7 +130,7 @@ def check(this, most):
         assert ((got.logprobs - want).abs() <= size)[inside].all()
         entropy = -(z.log_softmax(1).exp() * z.log_softmax(1)).sum(1)
         assert ((got.entropy - entropy).abs() <= 4 * size)[inside].all()
-    ids, logits, found = (x.cpu() for x in lists)
+    ids, logits, found = (x.cpu() for x in top)
     for row in range(rows):
         count = min(int(found[row]), most)
         mine = ids[row, :count].tolist()
@@ -150,13 +161,13 @@ def check(this, most):
     programs=st.sampled_from([1, 2, 3]),
     seed=st.integers(0, 1000),
 )
-def test_every_cut_gives_what_float64_gives(
+def test_every_partition_gives_what_float64_gives(
     rows, vocabulary, width, dtype, temperature, spread, tiles, programs, seed
 ):
     before = fused.SCRATCH, fused.multiprocessors
     fused.SCRATCH, fused.multiprocessors = tiles * rows * IDS, lambda device: programs
     try:
-        this = problem(rows, width, vocabulary, dtype, temperature, spread, seed)
+        this = head_call(rows, width, vocabulary, dtype, temperature, spread, seed)
         assert fused.unfit(this) is None
         check(this, 32)
     finally:
@@ -170,27 +181,27 @@ def test_every_cut_gives_what_float64_gives(
     programs=st.integers(1, 160),
     most=st.integers(1, 1300),
 )
-def test_a_cut_fits(blocks, tiles, programs, most):
-    splits, each = fused.cut(blocks, tiles, programs, most)
+def test_a_partition_fits(blocks, tiles, programs, most):
+    splits, each = fused.partition(blocks, tiles, programs, most)
     assert 1 <= each <= fused.MOST_EACH and 1 <= splits and splits * each <= most
 
 
 def test_a_row_that_is_not_finite_is_so_alone(monkeypatch):
     monkeypatch.setattr(fused, "multiprocessors", lambda device: 2)
-    this = problem(70, 64, 600, torch.bfloat16, 1.0, 1.0, 0)
-    clean = fused.fold(this, None, None)
+    this = head_call(70, 64, 600, torch.bfloat16, 1.0, 1.0, 0)
+    clean = fused.online_softmax(this, None, None)
     this.hidden[11, 3] = NAN
-    lists = Slots.empty(70, 32, this.hidden, torch.float32)
-    broken = fused.fold(this, lists, launch.target_logits(this))
+    top = TopEntries.empty(70, 32, this.hidden, torch.float32)
+    broken = fused.online_softmax(this, top, target_logits(this))
     others = torch.arange(70, device=this.hidden.device) != 11
     for a, b in zip(clean, broken, strict=True):
         assert torch.allclose(a[others], b[others], rtol=1e-5)
-    assert finish(broken).logprobs[11].isnan() and lists.found[11] == 0
+    assert finish(broken).logprobs[11].isnan() and top.found[11] == 0
 
 
 @pytest.mark.parametrize("what", ["bias", "softcap", "rows", "dtype", "mixed", "stride", "column"])
 def test_what_it_cannot_take_goes_the_other_way(what):
-    this = problem(20, 64, 600, torch.bfloat16, 1.0, 1.0, 0)
+    this = head_call(20, 64, 600, torch.bfloat16, 1.0, 1.0, 0)
     hidden, weight = this.hidden, this.weight
     changed = {
         "bias": this._replace(bias=torch.zeros(600)),
@@ -203,17 +214,17 @@ def test_what_it_cannot_take_goes_the_other_way(what):
     }[what]
     assert fused.unfit(this) is None
     assert fused.unfit(changed)
-    assert fused.refusal(changed) and not fused.takes(changed, True)
+    assert fused.refusal(changed) and not fused.takes(changed)
 
 
 @pytest.mark.skipif(not REAL, reason="needs a Hopper GPU")
 def test_runs_repeat_on_a_gpu(monkeypatch):
-    this = problem(700, 1536, 20_000, torch.bfloat16, 1.0, 1.0, 0)
+    this = head_call(700, 1536, 20_000, torch.bfloat16, 1.0, 1.0, 0)
     first = None
     for _ in range(20):
-        lists = Slots.empty(700, 128, this.hidden, torch.float32)
-        state = fused.fold(this, lists, launch.target_logits(this))
-        filled = torch.arange(128, device=DEVICE) < lists.found[:, None]
-        got = [*state, lists.found, lists.ids * filled, lists.logits.where(filled, 0)]
+        top = TopEntries.empty(700, 128, this.hidden, torch.float32)
+        state = fused.online_softmax(this, top, target_logits(this))
+        filled = torch.arange(128, device=DEVICE) < top.found[:, None]
+        got = [*state, top.found, top.ids * filled, top.logits.where(filled, 0)]
         first = first or got
         assert all(torch.equal(a, b) for a, b in zip(got, first, strict=True))

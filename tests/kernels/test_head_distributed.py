@@ -13,7 +13,7 @@ from siri_kernels import LogprobHead, linear_logprob
 
 from .helpers import cpu_mesh, leave_process_group, leaves, two_processes
 
-VOCABULARY, WIDTH, TOKENS = 8200, 16, 12  # large enough for lists
+VOCABULARY, WIDTH, TOKENS = 8200, 16, 12  # large enough for top entries
 
 
 class Model(nn.Module):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from siri_kernels import linear_logprob, selective_logprob
-from siri_kernels.linear_logprob.portable import forward
+from siri_kernels.linear_logprob.portable import backward, dense_backward, forward
 from siri_kernels.linear_logprob.portable.forward import tile_shape
-from siri_kernels.linear_logprob.top_entries import slots_for
+from siri_kernels.linear_logprob.top_entries import entries_to_save
 
 from .helpers import assert_no_worse, eager_logprob, gradients, leaves, make_linear, upstream
 
@@ -116,9 +116,9 @@ def test_no_tensor_of_the_size_of_a_row_block_times_the_vocabulary():
     targets[3] = -100
     inputs = leaves(hidden, weight)
     rows, ids = tile_shape(vocabulary, hidden.device)
-    lists = 2 * tokens * (slots_for(vocabulary, 1e-2, True) + 1)  # as int64
+    saved = 2 * tokens * (entries_to_save(vocabulary, 1e-2, True) + 1)  # as int64
     found = 2 * rows * ids  # places of a tile's candidates, as int64
-    bound = max(found, weight.numel(), hidden.numel(), lists)
+    bound = max(found, weight.numel(), hidden.numel(), saved)
     assert bound < rows * vocabulary / 4, "the case must be able to show a [C, V] tensor"
     with LargestTensor() as largest:
         out = linear_logprob(*inputs, targets, softcap=30.0, temperature=0.9)
@@ -144,21 +144,21 @@ def test_ignored_rows_are_zero_and_leave_no_trace():
         torch.testing.assert_close(out.entropy[kept], some.entropy, rtol=0, atol=0)
 
 
-def count_rows(monkeypatch):
-    """Records how many rows backward computes."""
+def count_tokens(monkeypatch):
+    """Records how many tokens backward recomputes."""
 
-    seen, original = [], forward.backward
+    seen, original = [], backward.recompute
 
-    def spy(hidden, *args, **kwargs):
-        seen.append(len(hidden))
-        return original(hidden, *args, **kwargs)
+    def spy(call, *args, **kwargs):
+        seen.append(len(call.hidden))
+        return original(call, *args, **kwargs)
 
-    monkeypatch.setattr(forward, "backward", spy)
+    monkeypatch.setattr(backward, "recompute", spy)
     return seen
 
 
-def test_rows_without_gradient_are_not_computed(monkeypatch):
-    seen = count_rows(monkeypatch)
+def test_tokens_without_gradient_are_not_computed(monkeypatch):
+    seen = count_tokens(monkeypatch)
     inputs = leaves(*make_linear(30, 6, 50, torch.float32)[:2])
     targets = torch.randint(0, 50, (30,))
     targets[4] = -100
@@ -344,7 +344,8 @@ def test_without_padding_as_on_a_gpu(monkeypatch):
     up, inputs = upstream(1030), leaves(hidden, weight)
     out = linear_logprob(*inputs, targets)
     want = [*out, *gradients(out, inputs, up)]
-    monkeypatch.setattr(forward, "Tiles", Unpadded)
+    for module in (forward, dense_backward):
+        monkeypatch.setattr(module, "Tiles", Unpadded)
     out = linear_logprob(*inputs, targets)
     for a, b in zip([*out, *gradients(out, inputs, up)], want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)

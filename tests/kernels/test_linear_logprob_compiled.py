@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from siri_kernels import linear_logprob, take_backward_stats
 from siri_kernels.linear_logprob import custom_op
-from siri_kernels.linear_logprob.top_entries import Slots
+from siri_kernels.linear_logprob.top_entries import TopEntries
 
 from .helpers import gradients, leaves
 from .test_linear_logprob_sparse import zipf_head
@@ -114,13 +114,13 @@ def test_values_are_checked_when_the_graph_runs():
 def test_operators_are_well_formed(monkeypatch):
     """PyTorch's own checks: schema, fake kernels, autograd, dynamic shapes."""
 
-    def empty(rows, slots, like, dtype):  # the free places of a list are compared too
-        places = like.new_zeros(rows, slots)
-        return Slots(places.int(), places.to(dtype), like.new_zeros(rows, dtype=torch.int32))
+    def empty(rows, entries, like, dtype):  # free places are compared too
+        places = like.new_zeros(rows, entries)
+        return TopEntries(places.int(), places.to(dtype), like.new_zeros(rows, dtype=torch.int32))
 
-    monkeypatch.setattr(Slots, "empty", empty)
+    monkeypatch.setattr(TopEntries, "empty", empty)
     hidden, weight, targets = zipf_head(10, 300, 0.5)
     inputs, temperature = leaves(hidden, weight), torch.full((), 0.7, dtype=torch.float64)
-    for slots in (0, 16):
-        arguments = (*inputs, targets, None, temperature, None, -100, torch.float32, 0.1, slots)
+    for entries in (0, 16):
+        arguments = (*inputs, targets, None, temperature, None, -100, torch.float32, 0.1, entries)
         torch.library.opcheck(custom_op.linear_logprob, (*arguments, False))

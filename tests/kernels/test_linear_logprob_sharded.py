@@ -1,4 +1,4 @@
-"""A head cut by vocabulary over two processes gives what the whole head gives in one."""
+"""A head sharded by vocabulary over two processes gives what the whole head gives in one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def outcome(inputs, targets, up, options, group=None):
 
 
 def worker(rank, folder, cases):
-    # For the portable backend too: lists in vocabularies that the interpreter can afford.
-    api.slots_for = lambda v, tail, needed: 32 if tail and needed else 0
+    # Top entries in vocabularies that the interpreter can afford, for the portable backend too.
+    api.entries_to_save = lambda v, tail, needed: 32 if tail and needed else 0
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS

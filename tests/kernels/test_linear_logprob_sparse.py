@@ -1,4 +1,4 @@
-"""Backward from lists, and its certificate (design.md section 3)."""
+"""Sparse backward from top entries, and its error bound."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from .helpers import eager_logprob, gradients, leaves
 
 @pytest.fixture
 def small_lists(monkeypatch):
-    """Lists in vocabularies that a test can afford, and few slots, so that some rows overflow."""
-    monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: 32 if tail and needed else 0)
+    """Top entries in small vocabularies, and so few that some tokens have more."""
+    monkeypatch.setattr(
+        api, "entries_to_save", lambda v, tail, needed: 32 if tail and needed else 0
+    )
 
 
 def zipf_head(tokens, vocabulary, entropy, dtype=torch.float32, width=48):
@@ -127,7 +129,7 @@ def test_autocast_uses_the_rounded_operands():
         assert 0 < relative(mine, true.double()) < 1e-2
 
 
-# The certificate
+# The error bound
 
 
 @st.composite
@@ -150,17 +152,17 @@ def batches(draw, most=(12, 120)):
     return logits, targets, up, which, draw(st.sampled_from([1e-3, 1e-2, 0.1, 0.5]))
 
 
-def check_certificate(batch):
+def check_error_bound(batch):
     logits, targets, up, which, tail = batch
     for dtype, rounding in ((torch.float64, 1e-9), (torch.float32, 3e-5)):
         # With the identity as head, the gradient of hidden is the logits' own.
         hidden, weight = leaves(logits.to(dtype))[0], torch.eye(logits.shape[1], dtype=dtype)
         out = linear_logprob(hidden, weight, targets, tail=tail)
         (got,) = gradients([out[i] for i in which], (hidden,), [up[i] for i in which])
-        assert_certified(batch, got, out.entropy.detach(), rounding)
+        assert_within_bound(batch, got, out.entropy.detach(), rounding)
 
 
-def assert_certified(batch, got, entropy, rounding):
+def assert_within_bound(batch, got, entropy, rounding):
     """The relative L1 error of the logits' gradient is at most ``tail``, but for rounding."""
     logits, targets, up, which, tail = batch
 
@@ -185,26 +187,26 @@ def assert_certified(batch, got, entropy, rounding):
 
 @pytest.fixture
 def wide_eps(small_lists, monkeypatch):
-    """Entries of up to 1e-2 are left out, so that certificates are close calls."""
+    """Entries of up to 1e-2 are left out, so that the error is close to its bound."""
     monkeypatch.setattr(top_entries, "LOG_EPS", math.log(1e-2))
 
 
-def test_certificate(wide_eps):
+def test_error_bound(wide_eps):
     @settings(max_examples=150, deadline=None)
     @given(batches())
     def check(batch):
-        check_certificate(batch)
+        check_error_bound(batch)
 
     check()
     assert 0 < float(take_backward_stats().dense_row_frac) < 1, "the cases must hold both kinds"
 
 
 @pytest.mark.slow
-def test_certificate_of_thousands_of_batches(wide_eps):
+def test_error_bound_of_thousands_of_batches(wide_eps):
     @settings(max_examples=4000, deadline=None)
     @given(batches())
     def check(batch):
-        check_certificate(batch)
+        check_error_bound(batch)
 
     check()
 
@@ -229,7 +231,7 @@ def test_the_gradient_of_the_whole_batch_decides(wide_eps):
 # Rows that must not disturb each other
 
 
-def test_a_row_with_nan_or_infinite_gradient_leaves_the_others_certified():
+def test_a_row_with_nan_or_infinite_gradient_leaves_the_others_within_bound():
     hidden, weight, targets = zipf_head(40, 9000, 0.3)
     up = torch.randn(40)
     inputs = leaves(hidden, weight)
@@ -275,7 +277,7 @@ def test_frozen_inputs_and_statistics():
 
 def test_no_list_is_made_where_nothing_is_differentiated(monkeypatch):
     hidden, weight, targets = zipf_head(8, 9000, 0.3)
-    monkeypatch.setattr(top_entries.Slots, "empty", None)
+    monkeypatch.setattr(top_entries.TopEntries, "empty", None)
     linear_logprob(hidden, weight, targets)
     with torch.no_grad():
         linear_logprob(*leaves(hidden, weight), targets)

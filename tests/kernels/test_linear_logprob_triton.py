@@ -17,7 +17,7 @@ pytestmark = direct
 # The interpreter runs a millisecond or more of Python for each row and tile, and for each id of the
 # gradient of the weight. There are rows for two blocks and ids for two tiles, the last ones short.
 TOKENS, VOCABULARY = (2000, 50_000) if DEVICE == "cuda" else (18, 84)
-SLOTS = 512 if DEVICE == "cuda" else 16
+ENTRIES = 512 if DEVICE == "cuda" else 16
 TILE = 16, 64
 # The interpreter cuts fp32 to bf16 where GPUs round: its error is twice as large.
 ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 4e-3}
@@ -28,9 +28,11 @@ def small(monkeypatch):
     small_sizes(monkeypatch)
 
 
-def small_sizes(monkeypatch, slots=SLOTS):
-    """Lists in vocabularies that a test can afford, and in the interpreter tiles to match."""
-    monkeypatch.setattr(api, "slots_for", lambda v, tail, needed: slots if tail and needed else 0)
+def small_sizes(monkeypatch, entries=ENTRIES):
+    """Top entries in small vocabularies, and in the interpreter tiles to match."""
+    monkeypatch.setattr(
+        api, "entries_to_save", lambda v, tail, needed: entries if tail and needed else 0
+    )
     if DEVICE == "cpu":
         launch = pytest.importorskip("siri_kernels.linear_logprob.triton.forward")
         monkeypatch.setattr(launch, "tile_shape", lambda rows, device: TILE)

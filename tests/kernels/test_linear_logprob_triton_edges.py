@@ -1,5 +1,5 @@
 """linear_logprob in Triton: logits of any size, rows that must not disturb each other, the
-certificate."""
+error bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from siri_kernels.linear_logprob import top_entries
 
 from .helpers import gradients, leaves
 from .interpreter import DEVICE, direct
-from .test_linear_logprob_sparse import assert_certified, batches, relative, zipf_head
+from .test_linear_logprob_sparse import assert_within_bound, batches, relative, zipf_head
 from .test_linear_logprob_triton import (
     TOKENS,
     VOCABULARY,
@@ -139,7 +139,7 @@ def test_an_unchecked_target_out_of_range_reads_nothing_outside(monkeypatch):
     beyond = targets.clone()
     beyond[2], beyond[5] = VOCABULARY, -7
     fine = torch.tensor([i not in (2, 5) for i in range(12)])
-    for tail in (0.0, 0.5):  # with lists it is another kernel, whose bits may differ
+    for tail in (0.0, 0.5):  # with top entries it is another kernel, whose bits may differ
         want, _ = run(inputs, targets, up, tail=tail)
         out, grads = run(inputs, beyond, up, (0,), tail=tail)
         assert (out[0][~fine] == -INF).all()
@@ -166,35 +166,35 @@ def test_runs_repeat_and_rows_do_not_depend_on_their_neighbours():
         assert torch.equal(d_whole[rows], d_part)
 
 
-def check_certificate(batch):
+def check_error_bound(batch):
     logits, targets, up, which, tail = batch
     hidden, weight = leaves(*on_device(logits))[0], torch.eye(logits.shape[1]).to(DEVICE)
     out = linear_logprob(hidden, weight, targets.to(DEVICE), tail=tail, backend="triton")
     (got,) = gradients([out[i] for i in which], (hidden,), on_device(*(up[i] for i in which)))
-    assert_certified(batch, got.cpu(), out.entropy.detach().cpu(), 3e-5)
+    assert_within_bound(batch, got.cpu(), out.entropy.detach().cpu(), 3e-5)
 
 
-def certificate(monkeypatch, examples):
-    small_sizes(monkeypatch, slots=16)
+def error_bound(monkeypatch, examples):
+    small_sizes(monkeypatch, entries=16)
     monkeypatch.setattr(top_entries, "LOG_EPS", math.log(1e-2))
 
     @settings(max_examples=examples, deadline=None)
     @given(batches(most=(12, 120) if DEVICE == "cuda" else (6, 60)))
     def check(batch):
-        check_certificate(batch)
+        check_error_bound(batch)
 
     take_backward_stats()
     check()
     assert 0 < float(take_backward_stats().dense_row_frac) < 1, "the cases must hold both kinds"
 
 
-def test_certificate(monkeypatch):
-    certificate(monkeypatch, 500 if DEVICE == "cuda" else 15)
+def test_error_bound(monkeypatch):
+    error_bound(monkeypatch, 500 if DEVICE == "cuda" else 15)
 
 
 @pytest.mark.slow
-def test_certificate_of_many_batches(monkeypatch):
-    certificate(monkeypatch, 4000 if DEVICE == "cuda" else 300)
+def test_error_bound_of_many_batches(monkeypatch):
+    error_bound(monkeypatch, 4000 if DEVICE == "cuda" else 300)
 
 
 def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):

@@ -56,7 +56,8 @@ def score(
 
     Args:
         head: the output embeddings of a wrapped model.
-        hidden: [..., D]. targets: [...] int64.
+        hidden: [..., D].
+        targets: [...] int64.
         options: of ``linear_logprob``.
 
     Raises:
@@ -101,8 +102,11 @@ def _refuse_adapter_names(module: Any) -> None:
 
 
 def forget_adapter_names(model: nn.Module) -> None:
-    """Remove PEFT's hooks of a mixed batch after a refusal: PEFT itself does so only after a call
-    that succeeds, and every later call would still be a mixed one."""
+    """Removes PEFT's hooks of a mixed batch after a refused call.
+
+    PEFT itself removes them only after a call that succeeds. Every later call would still be a
+    mixed one.
+    """
     for module in model.modules():
         for key, hook in list(module._forward_pre_hooks.items()):
             if "adapter_names" in getattr(hook, "keywords", {}):

@@ -77,7 +77,7 @@ def settings(model: Any) -> tuple[tuple[str, float | None], ...]:
 
 
 def changed(before: tuple[tuple[str, float | None], ...], model: Any) -> str | None:
-    """In words, what of :func:`settings` is another than ``before``; None: nothing."""
+    """In words, which of :func:`settings` differ from ``before``; None: none."""
     now = settings(model)
     if now == before:
         return None
@@ -92,6 +92,11 @@ def changed(before: tuple[tuple[str, float | None], ...], model: Any) -> str | N
 @torch.no_grad()
 def probe(model: Any, head: nn.Linear, base: nn.Module) -> Rule:
     """Runs four tokens: the head must get the base model's output, its logits follow a rule.
+
+    Args:
+        model: a causal LM of transformers.
+        head: its output embeddings.
+        base: the model without its head.
 
     Raises:
         ValueError: they do not, or the model cannot be run so. The text has no subject.
@@ -145,7 +150,8 @@ def probe_again(model: Any, head: Any, base: Any, linear: nn.Linear) -> Rule:
 
     Args:
         model: a wrapped model.
-        head: its output embeddings. base: its base model.
+        head: its output embeddings.
+        base: its base model.
         linear: the layer within ``head``, whose widths, dtype and device are read.
 
     Raises:

@@ -45,6 +45,9 @@ class ScoringHead(nn.Linear):
             hidden: [..., D].
             targets: [...] int64, or None.
             **options: keyword arguments of :func:`siri_kernels.linear_logprob` but ``bias``.
+
+        Raises:
+            TypeError: options without targets, or a bias.
         """
         if targets is None:
             if options:

@@ -1,7 +1,8 @@
 """``LogprobHead.wrap``: a transformers causal LM that gives log-probs of targets, not logits.
 
-Nothing of transformers is imported. What a model must be is tested on the model itself, see
-:mod:`.model_probe`; what may be put around its head afterwards is in :mod:`.head_forms`.
+Nothing of transformers is imported. The rule of its logits is found by running the model
+(:mod:`siri_kernels.linear_logprob.head.model_probe`). The wrappers and adapters that may be put
+around its head afterwards are in :mod:`siri_kernels.linear_logprob.head.forms`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class ModelLogprobs(NamedTuple):
     """What a wrapped model returns for ``targets``.
 
     Attributes:
-        logprobs: [B, L] of the targets, see :class:`LogprobOutput`; 0 where they are ignored.
+        logprobs: [B, L] of the targets; 0 where they are masked.
         entropy: [B, L] of the distributions, in nats.
         base: the output of the model without its head: ``last_hidden_state`` [B, L, D], and what
             else was asked for (``router_logits``, ``hidden_states``, ...).
@@ -61,7 +62,12 @@ class ModelLogprobs(NamedTuple):
 
 
 def wrap(model: Any, head_class: Callable[[Any], ScoringHead]) -> Any:
-    """See ``LogprobHead.wrap``; ``head_class`` makes the new head of the model's."""
+    """See ``LogprobHead.wrap``; ``head_class`` makes the new head of the model's.
+
+    Raises:
+        TypeError: not a causal LM of transformers.
+        ValueError: a model that cannot be wrapped.
+    """
     kind: Any = type(model)
     if not issubclass(kind, nn.Module) or not hasattr(kind, "get_output_embeddings"):
         raise TypeError(

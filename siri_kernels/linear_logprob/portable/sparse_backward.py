@@ -1,6 +1,6 @@
-"""Backward from the lists of :mod:`.slots` on a CPU: what a certified row gives to each gradient.
+"""Sparse backward in PyTorch: gradients from the top entries of tokens within the error bound.
 
-Every sum runs over one row's entries, or one token id's, in a fixed order, in fp32.
+Every sum runs over one token's entries, or one id's, in a fixed order, in fp32.
 """
 
 from __future__ import annotations
@@ -10,61 +10,67 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from siri_kernels.linear_logprob.error_bound import Listed
+from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.error_bound import EntrySums
 from siri_kernels.linear_logprob.online_softmax import LOG_ZERO, GradientRule
-from siri_kernels.linear_logprob.top_entries import Slots
-from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+from siri_kernels.linear_logprob.top_entries import TopEntries
+from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
-GATHERED = 8192  # rows of a table that are gathered and widened at a time
-IDS = 8192  # rows of the weight's gradient that are summed at a time
+_GATHERED = 8192  # rows of a matrix that are gathered and upcast at a time
+_IDS = 8192  # ids of the weight's gradient that are summed at a time
 
 
 class Entries(NamedTuple):
-    """Entries of the raw logits' gradient, sorted by row; the first of each row is its target."""
+    """N entries of the raw logits' gradient, sorted by token; a token's first is its target.
 
-    row: torch.Tensor  # [N] int64
-    id: torch.Tensor  # [N] int64
-    grad: torch.Tensor  # [N]
-    length: torch.Tensor  # [T] int64, entries of each row
+    Attributes:
+        row: [N] int64, the token.
+        id: [N] int64, the vocabulary id.
+        grad: [N] gradient of the raw logit.
+        length: [T] int64, how many entries each token has.
+    """
 
-    def of(self, rows: torch.Tensor) -> Entries:
-        """Only the rows where ``rows`` [T] is true; the others get none."""
-        if bool(rows.all()):
+    row: torch.Tensor
+    id: torch.Tensor
+    grad: torch.Tensor
+    length: torch.Tensor
+
+    def of(self, tokens: torch.Tensor) -> Entries:
+        """Only those of the tokens where ``tokens`` [T] is true; the others have none."""
+        if bool(tokens.all()):
             return self
-        keep = rows[self.row]
-        return Entries(self.row[keep], self.id[keep], self.grad[keep], self.length * rows)
+        keep = tokens[self.row]
+        return Entries(self.row[keep], self.id[keep], self.grad[keep], self.length * tokens)
 
 
 def entries(
-    slots: Slots,
-    targets: torch.Tensor,
-    vocabulary: int,
-    stats: SoftmaxStats,
-    rule: LogitRule,
-    gradient: GradientRule,
-) -> tuple[Entries, Listed]:
-    """All listed entries, and what the certificate needs to know of each row's.
+    call: HeadCall, stats: SoftmaxStats, top: TopEntries, rule: GradientRule
+) -> tuple[Entries, EntrySums]:
+    """Gradients at the top entries and targets, and the sums that the error bound is made of.
 
-    A target that is not in 0..vocabulary-1 is not here, and gives nothing.
+    Args:
+        call: of the tokens. A target that is not one of this shard's ids gives nothing.
+        stats: of the tokens.
+        top: of the tokens.
+        rule: of the tokens.
     """
-    most = slots.ids.shape[1]
-    length = slots.found.clamp(max=most).long()
+    most = top.ids.shape[1]
+    length = top.found.clamp(max=most).long()
     row = torch.repeat_interleave(length)
     place = _numbers(row) - (length.cumsum(0) - length)[row]
-    ids, z = slots.ids[row, place].long(), slots.logits[row, place]
+    ids, z = top.ids[row, place].long(), top.logits[row, place]
     centred = (z - stats.max[row]).clamp_(min=LOG_ZERO)
     exp = centred.exp()
-    grad = exp * gradient.offset[row]
-    if gradient.slope is not None:
-        grad += exp * centred * gradient.slope[row]
-    # Probabilities, for the certificate.
+    grad = exp * rule.offset[row]
+    if rule.slope is not None:
+        grad += exp * centred * rule.slope[row]
+    # Probabilities, for the error bound.
     log_p = centred.sub_(stats.log_sum[row])
     p = log_p.exp()
-    kept = _sum_of_rows(p, row, len(length))
-    kept_entropy = _sum_of_rows(-p * log_p, row, len(length))
-    temperature = rule.temperature
-    # The target goes before the others of its row.
+    kept = _sum_by_token(p, row, len(length))
+    kept_entropy = _sum_by_token(-p * log_p, row, len(length))
+    # The target goes before the others of its token.
     tail_of = _numbers(row) + row + 1
     head_of = length.cumsum(0) - length + _numbers(length)
 
@@ -73,13 +79,14 @@ def entries(
         whole[tail_of], whole[head_of] = tail, head
         return whole
 
-    rows, here = _numbers(length), is_local(targets, vocabulary)
-    head = gradient.at_target.where(here, 0)
+    rows, here = _numbers(length), is_local(call.targets, len(call.weight))
+    head = rule.at_target.where(here, 0)
     out = Entries(
-        merged(rows, row), merged(targets.where(here, 0), ids), merged(head, grad), length + 1
+        merged(rows, row), merged(call.targets.where(here, 0), ids), merged(head, grad), length + 1
     )
-    if rule.softcap is not None:
-        raw = merged(stats.logprobs + (stats.max + stats.log_sum), z) / rule.softcap
+    if call.rule.softcap is not None:
+        temperature = call.rule.temperature
+        raw = merged(stats.logprobs + (stats.max + stats.log_sum), z) / call.rule.softcap
         raw *= (
             temperature.to(raw.dtype)[out.row]
             if isinstance(temperature, torch.Tensor)
@@ -87,9 +94,9 @@ def entries(
         )
         # An infinite logit comes from no finite raw one; its gradient is 0 already.
         out.grad.mul_(1 - raw.clamp_(-1, 1).square_())
-    norm = _sum_of_rows(out.grad.abs(), out.row, len(length))
-    over = (slots.found > most).to(norm.dtype)
-    return out, Listed(kept, kept_entropy, norm, over)
+    norm = _sum_by_token(out.grad.abs(), out.row, len(length))
+    over = (top.found > most).to(norm.dtype)
+    return out, EntrySums(kept, kept_entropy, norm, over)
 
 
 def _numbers(like: torch.Tensor) -> torch.Tensor:
@@ -97,19 +104,31 @@ def _numbers(like: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(like), dtype=torch.int64, device=like.device)
 
 
-def _sum_of_rows(values: torch.Tensor, row: torch.Tensor, rows: int) -> torch.Tensor:
+def _sum_by_token(values: torch.Tensor, row: torch.Tensor, rows: int) -> torch.Tensor:
     return values.new_zeros(rows).index_add_(0, row, values)
 
 
 class Operand:
-    """A matrix of which rows are wanted as the GEMM takes them, in the accumulator's dtype."""
+    """A matrix whose rows are used as the GEMM takes them, in the accumulator's dtype.
+
+    Args:
+        matrix: [N, D].
+        gemm: dtype in which matrices are multiplied.
+        acc: dtype of sums.
+    """
 
     def __init__(self, matrix: torch.Tensor, gemm: torch.dtype, acc: torch.dtype) -> None:
         self.matrix, self.gemm, self.acc = matrix, gemm, acc
         self.as_is = matrix.dtype == gemm == acc and matrix.is_contiguous()
 
     def bags(self, index: torch.Tensor, weight: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        """[bags, D]: of each bag, the sum of ``weight`` times row ``index`` of the matrix."""
+        """[bags, D] for each bag the sum of ``weight`` times row ``index`` of the matrix.
+
+        Args:
+            index: [N] int64 rows, bag after bag.
+            weight: [N].
+            length: [bags] int64, how many rows each bag has.
+        """
         if len(index) == 0:
             return weight.new_zeros(len(length), self.matrix.shape[1])
         if self.as_is:
@@ -120,7 +139,7 @@ class Operand:
         first = done = 0
         while first < len(length):
             # As many whole bags as fit, at least one.
-            last = int(torch.searchsorted(stop, done + GATHERED, right=True))
+            last = int(torch.searchsorted(stop, done + _GATHERED, right=True))
             last = max(last, first + 1)
             end = int(stop[last - 1])
             rows = self.matrix[index[done:end]].to(self.gemm).to(self.acc)
@@ -137,7 +156,12 @@ class Operand:
 
 
 class WeightGradient:
-    """Gradient of ``weight`` and ``bias`` from the entries, a range of ids at a time."""
+    """Gradients of ``weight`` and ``bias`` from the entries, a range of ids at a time.
+
+    Args:
+        entries: of all tokens.
+        hidden: the hidden states [T, D].
+    """
 
     def __init__(self, entries: Entries, hidden: Operand) -> None:
         order = torch.argsort(entries.id, stable=True)
@@ -161,13 +185,13 @@ class WeightGradient:
         """The same for ``bias``."""
         ids, entries = self._span(start, stop)
         bag = torch.repeat_interleave(self.length[ids])
-        return self.ids[ids], _sum_of_rows(self.grad[entries], bag, ids.stop - ids.start)
+        return self.ids[ids], _sum_by_token(self.grad[entries], bag, ids.stop - ids.start)
 
     def weight_like(self, weight: torch.Tensor) -> torch.Tensor:
         """The whole gradient of ``weight``."""
         out = torch.zeros_like(weight)
-        for start in range(0, len(weight), IDS):
-            ids, rows = self.rows(start, start + IDS)
+        for start in range(0, len(weight), _IDS):
+            ids, rows = self.rows(start, start + _IDS)
             out.index_copy_(0, ids, rows.to(out.dtype))
         return out
 

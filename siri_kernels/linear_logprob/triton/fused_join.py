@@ -1,4 +1,4 @@
-"""Joins what :mod:`.fused_kernels` leaves of a part of the vocabulary with what was seen before."""
+"""Joins the fused kernel's results over a part of the vocabulary with those of the parts before."""
 
 from __future__ import annotations
 
@@ -6,19 +6,47 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["rows", "first", "splits", "tiles_each", "stride", "slots"])
+@triton.jit(do_not_specialize=["rows", "first", "splits", "tiles_each", "stride", "most"])
 def join_kernel(
     part_max, part_sum, part_dev, part_bits, scratch, maximum, total, dev, raw_max, raw_total,
-    raw_dev, estimate, floors, slot_ids, slot_logits, found, rows, first, splits, tiles_each,
-    stride, slots, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
-    LISTS: tl.constexpr,
+    raw_dev, estimate, floors, top_ids, top_logits, found, rows, first, splits, tiles_each, stride,
+    most, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
+    TOP_ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """One program a row.
+    """One program a token.
 
-    ``maximum``, ``total``, ``dev`` [T]: the running state, in exponents of two; ``raw_*`` the same
-    as ``FoldState`` has it: the maximum as a raw logit, ``dev`` in nats. ``floors`` [T]: the
-    running log-sum-exp with the target's logit, in exponents of two. Entries that reach it, less
-    ``log2_eps``, are listed behind those that are there; ids of the part begin with ``first``.
+    Entries that reach ``floors + log2_eps`` are saved behind those that are there.
+
+    Args:
+        part_max: [splits, T] maximum of a split, in exponents of two.
+        part_sum: [splits, T] its sum.
+        part_dev: [splits, T] its sum for the entropy.
+        part_bits: [splits, T] int32, a bit for each tile in ``scratch``.
+        scratch: [T, stride] logits of tiles that matter.
+        maximum: [T] running maximum, in exponents of two.
+        total: [T] running sum.
+        dev: [T] running sum for the entropy.
+        raw_max: [T], written: as ``SoftmaxState`` has it, a raw logit.
+        raw_total: [T], written: the same for the sum.
+        raw_dev: [T], written: the same, in nats.
+        estimate: [T] raw target logits.
+        floors: [T] running log-sum-exp with the target's logit, in exponents of two.
+        top_ids: [T, most] int32, top entries.
+        top_logits: [T, most], the same.
+        found: [T] int32, how many entries a token has.
+        rows: T.
+        first: first id of the part.
+        splits: of the part.
+        tiles_each: tiles of a split.
+        stride: of ``scratch`` from token to token.
+        most: places a token has for top entries.
+        scale: log2(e) / temperature.
+        inverse_scale: 1 / scale.
+        log2_eps: log2 of the least probability that is saved.
+        ln_2: log(2).
+        SPLITS: power of two that holds ``splits``.
+        IDS: ids of a tile.
+        TOP_ENTRIES: whether top entries are saved.
     """
     row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, SPLITS)
@@ -31,7 +59,7 @@ def join_kernel(
     old_total = tl.load(total + row)
     old_dev = tl.load(dev + row)
     before = 0
-    if LISTS:
+    if TOP_ENTRIES:
         before = tl.load(found + row)
     best = tl.maximum(tl.max(tops), old_max)
     step = tl.maximum(tops - best, -1000.0)
@@ -52,7 +80,7 @@ def join_kernel(
     tl.store(raw_max + row, high)
     tl.store(raw_total + row, new_total * more)
     tl.store(raw_dev + row, (new_dev + low * new_total) * more * ln_2)
-    if LISTS:
+    if TOP_ENTRIES:
         own = tl.load(estimate + row) * scale
         shift = tl.maximum(best, own)
         lse = shift + tl.log2(new_total * tl.exp2(best - shift) + tl.exp2(own - shift))
@@ -60,8 +88,8 @@ def join_kernel(
         bound = ((lse + log2_eps).to(tl.float64) * inverse_scale).to(tl.float32)
         column = tl.arange(0, IDS)
         scratch += row * stride
-        slot_ids += row * slots
-        slot_logits += row * slots
+        top_ids += row * most
+        top_logits += row * most
         part_bits += row
         tile = 0
         for _ in range(splits):
@@ -74,9 +102,9 @@ def join_kernel(
                         keep = z >= bound
                         count = keep.to(tl.int32)
                         place = before + tl.cumsum(count) - 1
-                        fits = keep & (place < slots)
-                        tl.store(slot_ids + place, first + tile + i * IDS + column, mask=fits)
-                        tl.store(slot_logits + place, z, mask=fits)
+                        fits = keep & (place < most)
+                        tl.store(top_ids + place, first + tile + i * IDS + column, mask=fits)
+                        tl.store(top_logits + place, z, mask=fits)
                         before += tl.sum(count)
             tile += tiles_each * IDS
         tl.store(found + row, before)

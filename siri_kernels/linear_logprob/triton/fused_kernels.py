@@ -1,10 +1,11 @@
-"""Hopper: the head's product and the softmax fold in one persistent kernel (Gluon), and its join.
+"""Hopper: the head's product and the online softmax in one persistent kernel (Gluon).
 
 One program a multiprocessor: a producer warp copies tiles into a ring of shared memory, two
-warpgroups own 64 of 128 rows each and share every tile of the weight. While one folds its logits
-from registers, the other multiplies. Logits leave the chip only where a row has an entry that may
-be listed in a tile: those 256 logits go to ``scratch``, and :func:`join_kernel` takes the entries
-from there in id order. Nothing is atomic: runs repeat bit for bit.
+warpgroups own 64 of 128 rows each and share every tile of the weight. While one updates its online
+softmax from logits in registers, the other multiplies. Logits leave the chip only where a tile has
+an entry of a row that may be saved: those 256 logits go to ``scratch``, and the join
+(:mod:`siri_kernels.linear_logprob.triton.fused_join`) takes the entries from there in id order.
+Nothing is atomic: runs repeat bit for bit. A row is a token's.
 
 A work item is 128 rows times a split of the vocabulary (``tiles_each`` tiles of ``IDS`` ids). The
 state of a row stays in registers over a split. Units of the states are exponents of two after the
@@ -29,10 +30,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in 3.9
 
-HALF, IDS, STEP = 64, 256, 64  # rows of a warpgroup, ids of a tile, columns of a step
 GROUP = 16  # row blocks that go through the vocabulary together, whose weight tiles stay in the L2
-# Measured on an H200: a slot more helps with lists (14.0 ms for 14.5), not without (11.5 for 11.3).
-STAGES, STAGES_LISTS = 3, 4
+# Measured on an H200: a slot more helps with top entries (14.0 ms for 14.5), not without them (11.5
+# for 11.3).
+STAGES, STAGES_TOP_ENTRIES = 3, 4
 # Registers a thread of the two warpgroups and of the producer: 2 * 240 + 24 fit three of 168.
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = 240, 24
 # A row's maximum before its first logit.
@@ -40,7 +41,7 @@ LOWEST = gl.constexpr(-1.0e30)
 # What a masked product is after the scale: far below LOWEST, so that exp2 of the difference is 0.
 # Were they alike, what rounding leaves of the difference would be 0 or 1e22.
 MASKED = -2.0e30
-NO_ROW = gl.constexpr(1.0e30)  # the bound of rows that are not there: they list nothing
+NO_ROW = gl.constexpr(1.0e30)  # the bound of rows that are not there: nothing of them is saved
 
 SIZES = [
     "rows", "vocabulary", "width", "row_blocks", "first_tile", "splits", "tiles_each", "stride",
@@ -139,7 +140,7 @@ def _consume(
     x, w, full, empty, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit,
     scratch, rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale,
     masked, log2_eps, WHICH: gl.constexpr, HALF: gl.constexpr, IDS: gl.constexpr,
-    STEP: gl.constexpr, GROUP: gl.constexpr, LISTS: gl.constexpr, STAGES: gl.constexpr,
+    STEP: gl.constexpr, GROUP: gl.constexpr, TOP_ENTRIES: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     LOGITS: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, IDS, 16]
@@ -199,7 +200,7 @@ def _consume(
         dev = (dev + step * total) * fade + gl.sum(centred * e, 1)
         total = total * fade + gl.sum(e, 1)
         top_so_far = shift
-        if LISTS:
+        if TOP_ENTRIES:
             bound = gl.maximum(floor, shift + gl.log2(total)) + log2_eps
             matters = top >= bound
             # Whole parts of rows: 64 stores a thread that mostly are not made cost less than
@@ -212,7 +213,7 @@ def _consume(
         gl.store(part_max + base, top_so_far, mask=ends)
         gl.store(part_sum + base, total, mask=ends)
         gl.store(part_dev + base, dev, mask=ends)
-        if LISTS:
+        if TOP_ENTRIES:
             gl.store(part_bits + base, bits, mask=ends)
 
 
@@ -221,14 +222,42 @@ def fused_kernel(
     x_desc, w_desc, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch,
     rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale, masked,
     log2_eps, HALF: gl.constexpr, IDS: gl.constexpr, STEP: gl.constexpr, GROUP: gl.constexpr,
-    LISTS: gl.constexpr, STAGES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
+    TOP_ENTRIES: gl.constexpr, STAGES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
     PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """Folds ``splits`` splits from ``first_tile`` on, of all rows.
+    """Online softmax of all rows over ``splits`` splits from ``first_tile`` on.
 
-    ``targets`` [T] int32 are ids, or -1 for none (one beyond the vocabulary could lie in the last
-    tile's padding). ``part_*`` [splits, T] are written whole; bit i of ``part_bits`` says that the
-    row's logits of tile i of the split are in ``scratch`` [T, stride].
+    Args:
+        x_desc: descriptor of ``hidden`` [T, D].
+        w_desc: descriptor of ``weight`` [V, D].
+        targets: [T] int32 ids, or -1 for none (one beyond the vocabulary could lie in the padding
+            of the last tile).
+        floors: [T] running log-sum-exp with the target's logit, in exponents of two.
+        part_max: [splits, T], written: maximum of a split.
+        part_sum: [splits, T], written: its sum.
+        part_dev: [splits, T], written: its sum for the entropy.
+        part_bits: [splits, T] int32, written: bit i for tile i of the split in ``scratch``.
+        target_logit: [T], written where the target is seen.
+        scratch: [T, stride] tiles of raw logits, written where they matter.
+        rows: T.
+        vocabulary: V.
+        width: D.
+        row_blocks: blocks of 2 * HALF tokens.
+        first_tile: first tile of the part.
+        splits: of the part.
+        tiles_each: tiles of a split.
+        stride: of ``scratch``, in tiles.
+        scale: log2(e) / temperature.
+        masked: raw logit of a masked product.
+        log2_eps: log2 of the least probability that is saved.
+        HALF: tokens of a warpgroup.
+        IDS: ids of a tile.
+        STEP: columns of a step.
+        GROUP: blocks of tokens that share tiles of ``weight`` in the L2.
+        TOP_ENTRIES: whether top entries are saved.
+        STAGES: slots of the ring.
+        CONSUMER_REGISTERS: registers a thread of a warpgroup.
+        PRODUCER_REGISTERS: the same of the producer.
     """
     gl.static_assert(STAGES >= 2)  # a slot is released in the step after
     dtype: gl.constexpr = x_desc.dtype
@@ -249,7 +278,7 @@ def fused_kernel(
                     upper, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
                     part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
                     first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 0, HALF, IDS,
-                    STEP, GROUP, LISTS, STAGES,
+                    STEP, GROUP, TOP_ENTRIES, STAGES,
                 ),
             ),
             (
@@ -258,7 +287,7 @@ def fused_kernel(
                     lower, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
                     part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
                     first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 1, HALF, IDS,
-                    STEP, GROUP, LISTS, STAGES,
+                    STEP, GROUP, TOP_ENTRIES, STAGES,
                 ),
             ),
             (

@@ -30,8 +30,10 @@ _COMPILED = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
 
 @triton.jit
 def exp2(x):
-    """``2 ** x``; results below the normal numbers are 0, which saves three of four instructions
-    on an NVIDIA GPU."""
+    """``2 ** x``; results below the normal numbers are 0.
+
+    That saves three of four instructions on an NVIDIA GPU.
+    """
     if _COMPILED and tl.target_info.is_cuda():
         return tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -63,6 +65,7 @@ def two_sums(a, b):
 
 @triton.jit
 def tanh(x):
+    """The hyperbolic tangent, to fp32's rounding."""
     size = tl.abs(x)
     square = x * x
     # Padé's, right to 1e-10 below 0.5, where the exponentials would cancel.
@@ -75,7 +78,14 @@ def tanh(x):
 
 @triton.jit
 def capped(raw, softcap, inverse_softcap, SOFTCAP: tl.constexpr):
-    """``softcap * tanh(raw / softcap)`` where there is a softcap; -inf, a masked id, stays -inf."""
+    """``softcap * tanh(raw / softcap)`` where there is a softcap; -inf, a masked id, stays -inf.
+
+    Args:
+        raw: logits.
+        softcap: a number, if SOFTCAP.
+        inverse_softcap: 1 / softcap.
+        SOFTCAP: whether there is a softcap.
+    """
     if SOFTCAP:
         lowest = float("-inf")
         return tl.where(raw == lowest, lowest, softcap * tanh(raw * inverse_softcap))
@@ -85,7 +95,13 @@ def capped(raw, softcap, inverse_softcap, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def scale_of(scale, row, PER_ROW: tl.constexpr):
-    """``log2(e) / temperature`` of a row: one number, or one a row."""
+    """``log2(e) / temperature`` of a row: one number for all, or one per row.
+
+    Args:
+        scale: log2(e) / temperature: a number or [T].
+        row: the token.
+        PER_ROW: whether ``scale`` is [T].
+    """
     if PER_ROW:
         return tl.load(scale + row)
     else:
@@ -93,6 +109,6 @@ def scale_of(scale, row, PER_ROW: tl.constexpr):
 
 
 @triton.jit
-def widened(x, GEMM: tl.constexpr):
+def upcast(x, GEMM: tl.constexpr):
     """``x`` as the GEMM takes it, in fp32."""
     return x.to(GEMM).to(tl.float32)

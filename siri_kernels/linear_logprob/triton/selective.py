@@ -1,4 +1,4 @@
-"""Launches the Triton kernels on logits that exist: the fold and the gradient, tile by tile."""
+"""``selective_logprob`` in Triton: launches on logits that exist."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 import triton
 
 from siri_kernels.linear_logprob.online_softmax import finish
-from siri_kernels.linear_logprob.triton import kernels
+from siri_kernels.linear_logprob.tokens import with_gradient
+from siri_kernels.linear_logprob.triton import arguments, kernels
 from siri_kernels.linear_logprob.triton.dense_backward import kernel_rule
 from siri_kernels.linear_logprob.triton.forward import empty_state
 from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
@@ -14,7 +15,7 @@ from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
 
 
 def _scale(rule: LogitRule) -> tuple[float | torch.Tensor, bool]:
-    """``log2(e) / temperature``, and whether there is one a row."""
+    """``log2(e) / temperature``, and whether there is one per token."""
     t = rule.temperature
     if isinstance(t, torch.Tensor):
         return LOG2_E / t.float().contiguous(), True
@@ -22,9 +23,12 @@ def _scale(rule: LogitRule) -> tuple[float | torch.Tensor, bool]:
 
 
 def forward(logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> SoftmaxStats:
-    """Statistics of every row of ``logits`` [T, V]; rows to be ignored are computed too.
+    """Statistics of every token, masked ones too.
 
-    ``targets`` and a tensor of temperatures may have any strides.
+    Args:
+        logits: [T, V], each token's contiguous.
+        targets: [T] int64, any strides.
+        rule: temperature, of any strides; no softcap.
     """
     total, vocabulary = logits.shape
     state = empty_state(total, logits.device)
@@ -32,14 +36,14 @@ def forward(logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> Sof
     ids = min(kernels.IDS, triton.next_power_of_2(vocabulary))
     if total:
         targets = targets.contiguous()
-        kernels.fold_kernel[(total,)](
+        kernels.online_softmax_kernel[(total,)](
             logits,
             logits,
             scale,
             targets,
             state.sum,
             *state,
-            targets,  # no lists
+            targets,  # no top entries
             state.sum,
             targets,
             0,
@@ -52,7 +56,7 @@ def forward(logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> Sof
             BIAS=False,
             PER_ROW=per_row,
             SOFTCAP=False,
-            LISTS=False,
+            TOP_ENTRIES=False,
             BLOCK=ids,
             PART=min(kernels.PART, ids),
             num_warps=kernels.WARPS,
@@ -65,16 +69,23 @@ def backward(
     logits: torch.Tensor,
     targets: torch.Tensor,
     rule: LogitRule,
-    counted: torch.Tensor,
+    unmasked: torch.Tensor,
     stats: SoftmaxStats,
     grad_logprobs: torch.Tensor,
     grad_entropy: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Gradient of ``logits``, 0 in rows that are not counted or have no gradient."""
-    active = grad_logprobs != 0
-    if grad_entropy is not None:
-        active |= grad_entropy != 0
-    active &= counted
+    """Gradient [T, V] of the logits, 0 for tokens that are masked or have no gradient.
+
+    Args:
+        logits: [T, V], each token's contiguous.
+        targets: [T] int64, any strides.
+        rule: temperature, of any strides; no softcap.
+        unmasked: [T] bool.
+        stats: what :func:`forward` returned.
+        grad_logprobs: [T] gradient of the log-probs.
+        grad_entropy: [T] gradient of the entropy, or None.
+    """
+    active = with_gradient(unmasked, grad_logprobs, grad_entropy)
     by = kernel_rule(stats, grad_logprobs, grad_entropy, rule.temperature)
     scale, per_row = _scale(rule)
     total, vocabulary = logits.shape
@@ -91,7 +102,7 @@ def backward(
         by.max,
         by.at_target,
         by.offset,
-        by.offset if by.slope is None else by.slope,
+        arguments.pointer(by.slope, by.offset),
         by.offset,
         active.to(torch.int8),
         0,

@@ -1,4 +1,4 @@
-"""Launches the Triton kernels of backward from the lists."""
+"""Sparse backward in Triton: launches on the top entries of tokens within the error bound."""
 
 from __future__ import annotations
 
@@ -7,72 +7,94 @@ from typing import NamedTuple
 import torch
 import triton
 
-from siri_kernels.linear_logprob.error_bound import Listed
+from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.error_bound import EntrySums
 from siri_kernels.linear_logprob.online_softmax import GradientRule
-from siri_kernels.linear_logprob.top_entries import Slots
-from siri_kernels.linear_logprob.triton import sparse_kernels
-from siri_kernels.linear_logprob.triton.forward import GEMM
-from siri_kernels.linear_logprob.triton.problem import Problem
+from siri_kernels.linear_logprob.top_entries import TopEntries
+from siri_kernels.linear_logprob.triton import arguments, sparse_kernels
 from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 
-def target_entry(problem: Problem, stats: SoftmaxStats, rule: GradientRule) -> torch.Tensor:
-    """[T] gradient of the raw logit of each row's target; 0 where it is not here."""
-    at_target = rule.at_target.where(is_local(problem.targets, len(problem.weight)), 0)
-    if problem.rule.softcap is None:
+def target_gradient(call: HeadCall, stats: SoftmaxStats, rule: GradientRule) -> torch.Tensor:
+    """[T] gradient of each target's raw logit; 0 where the target is not one of the shard's ids.
+
+    Args:
+        call: of the tokens.
+        stats: of the tokens.
+        rule: of the tokens.
+    """
+    at_target = rule.at_target.where(is_local(call.targets, len(call.weight)), 0)
+    if call.rule.softcap is None:
         return at_target
-    cap = stats.max + (stats.logprobs + stats.log_sum) * problem.rule.temperature
-    return at_target * (1 - (cap / problem.rule.softcap).clamp(-1, 1).square())
+    cap = stats.max + (stats.logprobs + stats.log_sum) * call.rule.temperature
+    return at_target * (1 - (cap / call.rule.softcap).clamp(-1, 1).square())
 
 
-def listed_rows(
-    problem: Problem,
-    lists: Slots,
+def entry_sums(
+    call: HeadCall,
+    top: TopEntries,
     stats: SoftmaxStats,
     rule: GradientRule,
     head: torch.Tensor,
     active: torch.Tensor,
-) -> Listed:
-    """What the certificate needs to know of each row's list; inactive rows: 0."""
+) -> EntrySums:
+    """The sums that the error bound is made of; 0 for tokens without a gradient.
+
+    Args:
+        call: of the tokens.
+        top: of the tokens.
+        stats: of the tokens.
+        rule: of the tokens.
+        head: [T] from :func:`target_gradient`.
+        active: [T] bool, tokens with a gradient.
+    """
     kept, kept_entropy, norm = (torch.empty_like(stats.max) for _ in range(3))
-    total, most = lists.ids.shape
+    total, most = top.ids.shape
     if total:
-        sparse_kernels.certify_kernel[(total,)](
-            lists.logits,
-            lists.found,
+        sparse_kernels.error_bound_kernel[(total,)](
+            top.logits,
+            top.found,
             active.to(torch.int8),
             stats.max,
             stats.log_sum,
             head,
             rule.offset,
-            rule.offset if rule.slope is None else rule.slope,
-            problem.scale(),
+            arguments.pointer(rule.slope, rule.offset),
+            arguments.scale(call),
             kept,
             kept_entropy,
             norm,
             most,
-            problem.softcap()[1],
+            arguments.softcap(call)[1],
             SLOPE=rule.slope is not None,
-            BLOCK=min(sparse_kernels.SLOTS, triton.next_power_of_2(most)),
-            **problem.rule_options(),
+            BLOCK=min(sparse_kernels.ENTRIES, triton.next_power_of_2(most)),
+            **arguments.rule_constants(call),
         )
-    return Listed(kept, kept_entropy, norm, (lists.found > most).to(norm.dtype))
+    return EntrySums(kept, kept_entropy, norm, (top.found > most).to(norm.dtype))
 
 
 class Entries(NamedTuple):
-    """Entries of the raw logits' gradient of the certified rows, row after row."""
+    """N entries of the raw logits' gradient, sorted by token; a token's first is its target.
 
-    ids: torch.Tensor  # [N] int32
-    rows: torch.Tensor  # [N] int32
-    grads: torch.Tensor  # [N] fp32
-    stops: torch.Tensor  # [T] int64, where each row's entries end
-    lengths: torch.Tensor  # [T] int64
+    Attributes:
+        ids: [N] int32, the vocabulary id.
+        rows: [N] int32, the token.
+        grads: [N] float32, gradient of the raw logit.
+        stops: [T] int64, where each token's entries end.
+        lengths: [T] int64, how many entries each token has.
+    """
+
+    ids: torch.Tensor
+    rows: torch.Tensor
+    grads: torch.Tensor
+    stops: torch.Tensor
+    lengths: torch.Tensor
 
     @staticmethod
     def of(
-        problem: Problem,
-        lists: Slots,
+        call: HeadCall,
+        top: TopEntries,
         stats: SoftmaxStats,
         rule: GradientRule,
         head: torch.Tensor,
@@ -80,38 +102,49 @@ class Entries(NamedTuple):
         lengths: torch.Tensor,
         count: int,
     ) -> Entries:
+        """The entries of tokens within the error bound.
+
+        Args:
+            call: of the tokens.
+            top: of the tokens.
+            stats: of the tokens.
+            rule: of the tokens.
+            head: [T] from :func:`target_gradient`.
+            stops: [T] as in the class.
+            lengths: [T] as in the class.
+            count: N.
+        """
         device = stops.device
         ids, rows = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
         grads = torch.empty(count, dtype=torch.float32, device=device)
-        if count:
-            most = lists.ids.shape[1]
-            sparse_kernels.entries_kernel[(len(stops),)](
-                lists.ids,
-                lists.logits,
-                stops,
-                lengths,
-                problem.targets,
-                len(problem.weight),
-                stats.max,
-                head,
-                rule.offset,
-                rule.offset if rule.slope is None else rule.slope,
-                problem.scale(),
-                ids,
-                rows,
-                grads,
-                most,
-                problem.softcap()[1],
-                SLOPE=rule.slope is not None,
-                BLOCK=min(sparse_kernels.SLOTS, triton.next_power_of_2(most)),
-                **problem.rule_options(),
-            )
+        most = top.ids.shape[1]
+        sparse_kernels.entries_kernel[(len(stops),)](
+            top.ids,
+            top.logits,
+            stops,
+            lengths,
+            call.targets,
+            len(call.weight),
+            stats.max,
+            head,
+            rule.offset,
+            arguments.pointer(rule.slope, rule.offset),
+            arguments.scale(call),
+            ids,
+            rows,
+            grads,
+            most,
+            arguments.softcap(call)[1],
+            SLOPE=rule.slope is not None,
+            BLOCK=min(sparse_kernels.ENTRIES, triton.next_power_of_2(most)),
+            **arguments.rule_constants(call),
+        )
         return Entries(ids, rows, grads, stops, lengths)
 
-    def of_hidden(self, problem: Problem, dtype: torch.dtype) -> torch.Tensor:
-        """[T, D] what the entries give to the gradient of ``hidden``; 0 for rows without any."""
-        hidden, weight = problem.hidden, problem.weight
-        out = torch.empty(hidden.shape, dtype=dtype, device=hidden.device)
+    def hidden_gradient(self, call: HeadCall) -> torch.Tensor:
+        """[T, D] gradient of ``hidden`` from the entries; 0 for tokens without any."""
+        hidden, weight = call.hidden, call.weight
+        out = torch.empty(hidden.shape, dtype=call.hidden_grad_dtype, device=hidden.device)
         (total, width), blocks = hidden.shape, _blocks(hidden.shape[1])
         sparse_kernels.hidden_kernel[(total, triton.cdiv(width, blocks["COLUMNS"]))](
             weight,
@@ -122,7 +155,7 @@ class Entries(NamedTuple):
             out,
             *weight.stride(),
             width,
-            GEMM=GEMM[problem.gemm_dtype],
+            GEMM=arguments.GEMM[call.gemm_dtype],
             **blocks,
         )
         return out
@@ -135,17 +168,25 @@ def _blocks(width: int) -> dict[str, int]:
     return {"ROWS": sparse_kernels.ROWS, "COLUMNS": columns, "num_warps": warps}
 
 
-class ByID:
-    """The entries sorted by token id, and the sums that ids with many of them share."""
+class WeightGradient:
+    """Gradients of ``weight`` and ``bias`` from the entries, a range of ids at a time.
 
-    def __init__(self, problem: Problem, entries: Entries, need_weight: bool) -> None:
-        self.problem = problem
+    The entries are sorted by id. Ids with many entries have sums of whole pieces of them.
+
+    Args:
+        call: of the tokens.
+        entries: of the tokens.
+        need_weight: whether the gradient of ``weight`` is needed.
+    """
+
+    def __init__(self, call: HeadCall, entries: Entries, need_weight: bool) -> None:
+        self.call = call
         ids, order = torch.sort(entries.ids, stable=True)
         self.rows, self.grads = entries.rows[order], entries.grads[order]
-        vocabulary = len(problem.weight)
+        vocabulary = len(call.weight)
         limits = torch.arange(vocabulary + 1, dtype=torch.int32, device=ids.device)
         self.offsets = torch.searchsorted(ids, limits)
-        hidden = problem.hidden
+        hidden = call.hidden
         pieces, width = len(ids) // sparse_kernels.PIECE if need_weight else 0, hidden.shape[1]
         self.pieces = torch.empty(pieces, width, dtype=torch.float32, device=ids.device)
         if pieces:
@@ -159,7 +200,7 @@ class ByID:
                 len(ids),
                 *hidden.stride(),
                 width,
-                GEMM=GEMM[problem.gemm_dtype],
+                GEMM=arguments.GEMM[call.gemm_dtype],
                 PIECE=sparse_kernels.PIECE,
                 **blocks,
             )
@@ -173,9 +214,19 @@ class ByID:
         weight_base: torch.Tensor | None = None,
         bias_base: torch.Tensor | None = None,
     ) -> None:
-        """Of the rows start..stop-1 of the gradients those whose ids have entries: the entries'
-        sums, and ``base``. The others hold their values already."""
-        hidden = self.problem.hidden
+        """Writes the gradients of the ids start..stop-1 that have entries.
+
+        The others hold their values already.
+
+        Args:
+            d_weight: [V, D]; None: not needed.
+            d_bias: [V]; None: not needed.
+            start: first id.
+            stop: the id after the last.
+            weight_base: [stop - start, D] float32, added to the entries' sums.
+            bias_base: [stop - start] float32, the same.
+        """
+        hidden = self.call.hidden
         if d_weight is not None:
             width, blocks = hidden.shape[1], _blocks(hidden.shape[1])
             sparse_kernels.weight_kernel[(stop - start, triton.cdiv(width, blocks["COLUMNS"]))](
@@ -189,7 +240,7 @@ class ByID:
                 start,
                 *hidden.stride(),
                 width,
-                GEMM=GEMM[self.problem.gemm_dtype],
+                GEMM=arguments.GEMM[self.call.gemm_dtype],
                 BASE=weight_base is not None,
                 PIECE=sparse_kernels.PIECE,
                 **blocks,

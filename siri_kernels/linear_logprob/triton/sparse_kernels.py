@@ -1,8 +1,8 @@
-"""Triton kernels of backward from the lists: what a certified row gives to each gradient.
+"""Triton kernels of sparse backward: gradients from top entries of rows within the error bound.
 
-Every sum runs over one row's entries, or one token id's, in a fixed order, in fp32, without
-atomics. Entries are stored row after row, the target's first. For the gradient of ``weight`` they
-are sorted by id; ids with many entries are helped by ``piece_kernel``, which adds up the whole
+A row is a token's. Every sum runs over one row's entries, or one id's, in a fixed order, in fp32,
+without atomics. Entries are stored row after row, the target's first. For the gradient of
+``weight`` they are sorted by id. For ids with many entries ``piece_kernel`` first adds up the whole
 pieces of PIECE entries that belong to one id.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of, widened
+from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of, upcast
 
 PIECE = 256  # entries
 # Of a matrix, gathered at a time: each thread has 8 columns of every row, so that it loads and
@@ -19,14 +19,14 @@ PIECE = 256  # entries
 ROWS = 4
 COLUMNS = 512
 GATHER_WARPS = 2
-SLOTS = 512  # of a list, read at a time
+ENTRIES = 512  # of a row, read at a time
 
 # Natural logarithm of 2.
 NATS_A_BIT = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def entry_gradient(
+def _entry_gradient(
     z, y, offset, slope, inverse_softcap, SLOPE: tl.constexpr, SOFTCAP: tl.constexpr
 ):
     """Gradient of raw logits ``z`` with the exponents ``y``, by GradientRule."""
@@ -42,29 +42,32 @@ def entry_gradient(
 
 
 @triton.jit(do_not_specialize=["scale", "inverse_softcap"])
-def certify_kernel(
-    slot_logits,
-    found,
-    counts,
-    maximum,
-    log_sum,
-    head,
-    offset,
-    slope,
-    scale,
-    kept,
-    kept_entropy,
-    norm,
-    slots,
-    inverse_softcap,
-    SLOPE: tl.constexpr,
-    PER_ROW: tl.constexpr,
-    SOFTCAP: tl.constexpr,
+def error_bound_kernel(
+    top_logits, found, counts, maximum, log_sum, head, offset, slope, scale, kept, kept_entropy,
+    norm, most, inverse_softcap, SLOPE: tl.constexpr, PER_ROW: tl.constexpr, SOFTCAP: tl.constexpr,
     BLOCK: tl.constexpr,
-):
-    """Of each row's list: sum of p, of -p log p, and of the gradient's sizes, the target's too.
+):  # fmt: skip
+    """Sums over each token's top entries, for the error bound; the norm includes the target's.
 
-    ``log_sum`` is the natural logarithm.
+    Args:
+        top_logits: [T, most], the same.
+        found: [T] int32, how many entries a token has.
+        counts: [T] int8, 0: no gradient.
+        maximum: [T] largest logit.
+        log_sum: [T] natural logarithm of the sum.
+        head: [T] gradient at the target.
+        offset: [T] of GradientRule.
+        slope: [T] of GradientRule, if SLOPE.
+        scale: log2(e) / temperature: a number or [T].
+        kept: [T], written: sum of p.
+        kept_entropy: [T], written: sum of -p log p.
+        norm: [T], written: L1 norm of the gradient.
+        most: places a token has for top entries.
+        inverse_softcap: 1 / softcap.
+        SLOPE: whether the entropy has a gradient.
+        PER_ROW: whether ``scale`` is [T].
+        SOFTCAP: whether there is a softcap.
+        BLOCK: elements read at a time.
     """
     row = tl.program_id(0).to(tl.int64)
     mass = tl.zeros([BLOCK], tl.float32)
@@ -73,7 +76,7 @@ def certify_kernel(
     first = 0.0
     if tl.load(counts + row) != 0:
         first = tl.abs(tl.load(head + row))
-        length = tl.minimum(tl.load(found + row), slots)
+        length = tl.minimum(tl.load(found + row), most)
         top = tl.load(maximum + row)
         log_z = tl.load(log_sum + row)
         constant = tl.load(offset + row)
@@ -81,14 +84,14 @@ def certify_kernel(
         if SLOPE:
             rising = tl.load(slope + row)
         by = scale_of(scale, row, PER_ROW)
-        slot_logits += row * slots
+        top_logits += row * most
         for start in range(0, length, BLOCK):
             place = start + tl.arange(0, BLOCK)
             inside = place < length
             # Whole groups of 16, so that a thread loads 16 bytes; what is too much is not used.
-            z = tl.load(slot_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
+            z = tl.load(top_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
             y = at_least((z - top) * by, LOWEST)
-            grad = entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
+            grad = _entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
             log_p = y * NATS_A_BIT - log_z
             p = tl.exp(log_p)
             mass += tl.where(inside, p, 0.0)
@@ -101,28 +104,34 @@ def certify_kernel(
 
 @triton.jit(do_not_specialize=["scale", "inverse_softcap"])
 def entries_kernel(
-    slot_ids,
-    slot_logits,
-    stops,
-    lengths,
-    targets,
-    vocabulary,
-    maximum,
-    head,
-    offset,
-    slope,
-    scale,
-    ids,
-    rows,
-    grads,
-    slots,
-    inverse_softcap,
-    SLOPE: tl.constexpr,
-    PER_ROW: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Entries (id, row, gradient) of the certified rows, one row after the other."""
+    top_ids, top_logits, stops, lengths, targets, vocabulary, maximum, head, offset, slope, scale,
+    ids, rows, grads, most, inverse_softcap, SLOPE: tl.constexpr, PER_ROW: tl.constexpr,
+    SOFTCAP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Entries (id, row, gradient) of the rows within the error bound, row after row.
+
+    Args:
+        top_ids: [T, most] int32, top entries.
+        top_logits: [T, most], the same.
+        stops: [T] int64, where each token's entries end.
+        lengths: [T] int64, how many entries each token has.
+        targets: [T] int64, relative to the shard's first id.
+        vocabulary: V.
+        maximum: [T] largest logit.
+        head: [T] gradient at the target.
+        offset: [T] of GradientRule.
+        slope: [T] of GradientRule, if SLOPE.
+        scale: log2(e) / temperature: a number or [T].
+        ids: [N] int32, written.
+        rows: [N] int32, written.
+        grads: [N] float32, written.
+        most: places a token has for top entries.
+        inverse_softcap: 1 / softcap.
+        SLOPE: whether the entropy has a gradient.
+        PER_ROW: whether ``scale`` is [T].
+        SOFTCAP: whether there is a softcap.
+        BLOCK: elements read at a time.
+    """
     row = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + row)
     if length > 0:
@@ -131,7 +140,7 @@ def entries_kernel(
         rows += at
         grads += at
         target = tl.load(targets + row)
-        # One out of range (unchecked) is nobody's: no gradient, and no read out of bounds.
+        # A target out of range (unchecked) has no gradient and is not read out of bounds.
         ours = (target >= 0) & (target < vocabulary)
         tl.store(ids, tl.where(ours, target, 0).to(tl.int32))
         tl.store(rows, row.to(tl.int32))
@@ -142,23 +151,23 @@ def entries_kernel(
         if SLOPE:
             rising = tl.load(slope + row)
         by = scale_of(scale, row, PER_ROW)
-        slot_ids += row * slots
-        slot_logits += row * slots
+        top_ids += row * most
+        top_logits += row * most
         for start in range(0, length - 1, BLOCK):
             place = start + tl.arange(0, BLOCK)
             inside = place < length - 1
-            group = place < (length + 14) // 16 * 16  # as in certify_kernel
-            z = tl.load(slot_logits + place, mask=group, other=0.0)
-            token = tl.load(slot_ids + place, mask=group, other=0)
+            group = place < (length + 14) // 16 * 16  # as in error_bound_kernel
+            z = tl.load(top_logits + place, mask=group, other=0.0)
+            token = tl.load(top_ids + place, mask=group, other=0)
             y = at_least((z - top) * by, LOWEST)
-            grad = entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
+            grad = _entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
             tl.store(ids + 1 + place, token, mask=inside)
             tl.store(rows + 1 + place, tl.zeros_like(token) + row.to(tl.int32), mask=inside)
             tl.store(grads + 1 + place, grad, mask=inside)
 
 
 @triton.jit
-def gathered_sum(
+def _gathered_sum(
     matrix,
     index,
     grads,
@@ -184,33 +193,38 @@ def gathered_sum(
             mask=there[:, None] & inside[None, :],
             other=0.0,
         )
-        total += grad[:, None] * widened(x, GEMM)
+        total += grad[:, None] * upcast(x, GEMM)
     return tl.sum(total, 0)
 
 
 @triton.jit
 def hidden_kernel(
-    weight,
-    ids,
-    grads,
-    stops,
-    lengths,
-    out,
-    weight_row,
-    weight_column,
-    width,
-    GEMM: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Gradient of ``hidden``: each row's entries gather rows of ``weight``; none: zero."""
+    weight, ids, grads, stops, lengths, out, weight_row, weight_column, width, GEMM: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of ``hidden``: each row's entries gather rows of ``weight``; none: zero.
+
+    Args:
+        weight: [V, D].
+        ids: [N] int32, ids of the entries.
+        grads: [N] float32, gradients of the entries.
+        stops: [T] int64, where each token's entries end.
+        lengths: [T] int64, how many entries each token has.
+        out: [T, D], written.
+        weight_row: stride of ``weight`` in elements.
+        weight_column: the same.
+        width: D.
+        GEMM: dtype that the product takes.
+        ROWS: entries gathered at a time.
+        COLUMNS: columns of a program.
+    """
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < width
     column = column.to(tl.int64)
     end = tl.load(stops + row)
     begin = end - tl.load(lengths + row)
-    total = gathered_sum(
+    total = _gathered_sum(
         weight,
         ids,
         grads,
@@ -229,21 +243,26 @@ def hidden_kernel(
 
 @triton.jit
 def piece_kernel(
-    hidden,
-    ids,
-    rows,
-    grads,
-    pieces,
-    total,
-    hidden_row,
-    hidden_column,
-    width,
-    GEMM: tl.constexpr,
-    PIECE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Sums of the whole pieces of the sorted entries that belong to one id."""
+    hidden, ids, rows, grads, pieces, total, hidden_row, hidden_column, width, GEMM: tl.constexpr,
+    PIECE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Sums of the whole pieces of the sorted entries that belong to one id.
+
+    Args:
+        hidden: [T, D].
+        ids: [N] int32, sorted.
+        rows: [N] int32, tokens of the entries.
+        grads: [N] float32, gradients of the entries.
+        pieces: [N // PIECE, D] float32, written.
+        total: N.
+        hidden_row: stride of ``hidden`` in elements.
+        hidden_column: the same.
+        width: D.
+        GEMM: dtype that the product takes.
+        PIECE: entries of a piece.
+        ROWS: entries gathered at a time.
+        COLUMNS: columns of a program.
+    """
     piece = tl.program_id(0).to(tl.int64)
     begin = piece * PIECE
     if begin + PIECE <= total:
@@ -251,7 +270,7 @@ def piece_kernel(
             column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
             inside = column < width
             column = column.to(tl.int64)
-            value = gathered_sum(
+            value = _gathered_sum(
                 hidden,
                 rows,
                 grads,
@@ -270,25 +289,32 @@ def piece_kernel(
 
 @triton.jit(do_not_specialize=["first"])
 def weight_kernel(
-    hidden,
-    rows,
-    grads,
-    offsets,
-    pieces,
-    base,
-    out,
-    first,
-    hidden_row,
-    hidden_column,
-    width,
-    GEMM: tl.constexpr,
-    BASE: tl.constexpr,
-    PIECE: tl.constexpr,
-    ROWS: tl.constexpr,
+    hidden, rows, grads, offsets, pieces, base, out, first, hidden_row, hidden_column, width,
+    GEMM: tl.constexpr, BASE: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):
-    """Gradient of the rows ``first``.. of ``weight`` whose ids have entries: their sum, and
-    ``base``. The other rows are left as they are: most ids have none, and a memset is faster."""
+):  # fmt: skip
+    """Gradient of ``weight`` from id ``first`` on, where ids have entries: their sum, and ``base``.
+
+    The other ids are left as they are: most have no entries, and a memset is faster.
+
+    Args:
+        hidden: [T, D].
+        rows: [N] int32, tokens of the entries.
+        grads: [N] float32, gradients of the entries.
+        offsets: [V + 1] int64, where each id's entries begin.
+        pieces: [N // PIECE, D] float32, sums of whole pieces.
+        base: [n, D] float32, added.
+        out: [V, D], written.
+        first: first id of the launch.
+        hidden_row: stride of ``hidden`` in elements.
+        hidden_column: the same.
+        width: D.
+        GEMM: dtype that the product takes.
+        BASE: whether ``base`` is added.
+        PIECE: entries of a piece.
+        ROWS: entries gathered at a time.
+        COLUMNS: columns of a program.
+    """
     place = tl.program_id(0).to(tl.int64)
     begin = tl.load(offsets + first + place)
     end = tl.load(offsets + first + place + 1)
@@ -303,7 +329,7 @@ def weight_kernel(
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         inside = column < width
         column = column.to(tl.int64)
-        total = gathered_sum(
+        total = _gathered_sum(
             hidden,
             rows,
             grads,
@@ -319,7 +345,7 @@ def weight_kernel(
         )
         for piece in range(first_piece, last_piece):
             total += tl.load(pieces + piece * width + column, mask=inside, other=0.0)
-        total += gathered_sum(
+        total += _gathered_sum(
             hidden,
             rows,
             grads,
@@ -340,7 +366,17 @@ def weight_kernel(
 
 @triton.jit(do_not_specialize=["first"])
 def bias_kernel(grads, offsets, base, out, first, BASE: tl.constexpr, BLOCK: tl.constexpr):
-    """Gradient of ``bias`` from ``first`` on, where ids have entries: their sum, and ``base``."""
+    """Gradient of ``bias`` from ``first`` on, where ids have entries: their sum, and ``base``.
+
+    Args:
+        grads: [N] float32, gradients of the entries.
+        offsets: [V + 1] int64, where each id's entries begin.
+        base: [n] float32, added.
+        out: [V], written.
+        first: first id of the launch.
+        BASE: whether ``base`` is added.
+        BLOCK: elements read at a time.
+    """
     place = tl.program_id(0).to(tl.int64)
     begin = tl.load(offsets + first + place)
     end = tl.load(offsets + first + place + 1)

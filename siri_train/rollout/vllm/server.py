@@ -212,7 +212,7 @@ class VllmServerEngine:
         on_finish: Callable[[int, Completion], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt; see :class:`Engine` for the arguments.
+        """Sample ``params.n`` responses to every prompt; see :class:`.Engine` for the arguments.
 
         Raises:
             ValueError: an empty prompt (its index is named).

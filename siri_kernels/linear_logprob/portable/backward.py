@@ -1,0 +1,109 @@
+"""Backward in PyTorch: which tokens come from their top entries, and which are recomputed."""
+
+from __future__ import annotations
+
+import torch
+
+from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.error_bound import EntrySums, left_out, report, within_bound
+from siri_kernels.linear_logprob.online_softmax import GradientRule, gradient_rule
+from siri_kernels.linear_logprob.portable import sparse_backward
+from siri_kernels.linear_logprob.portable.dense_backward import recompute
+from siri_kernels.linear_logprob.tokens import tokens_with_gradient
+from siri_kernels.linear_logprob.top_entries import TopEntries
+from siri_kernels.linear_logprob.types import Gradients, Needed, SoftmaxStats, Upstream, select
+
+
+def backward(
+    call: HeadCall,
+    stats: SoftmaxStats,
+    top: TopEntries | None,
+    upstream: Upstream,
+    needed: Needed,
+) -> Gradients:
+    """Gradients of ``hidden``, ``weight`` and ``bias``.
+
+    Args:
+        call: all its tokens.
+        stats: what forward returned.
+        top: the same.
+        upstream: gradients [T] of the log-probs and of the entropy; None: 0.
+        needed: which gradients.
+    """
+    unmasked = call.unmasked()
+    index = tokens_with_gradient(unmasked, *upstream)
+    if top is not None:
+        # Only unmasked tokens have top entries. (Tokens with a gradient are unmasked.)
+        place = unmasked.cumsum(0) - 1
+        top = TopEntries(*select(None if index is None else place[index], *top))
+    total, call = len(call.hidden), call.local().select(index)
+    stats = SoftmaxStats(*select(index, *stats))
+    grad_logprobs, grad_entropy = select(index, *upstream)
+    if grad_logprobs is None:
+        grad_logprobs = torch.zeros_like(stats.logprobs)
+    upstream = grad_logprobs, grad_entropy
+    rule = gradient_rule(stats, grad_logprobs, grad_entropy, call.rule.temperature)
+    if top is None or not len(call.hidden):
+        report(len(call.hidden), len(call.hidden), 0, 0.0, call.hidden.device)
+        grads = recompute(call, rule, needed)
+    else:
+        mass, sparse, entries = _within_bound(call, stats, top, upstream, rule)
+        dense = (~sparse).nonzero()[:, 0]
+        tail_mass = mass.where(sparse, 0).max()
+        report(len(mass), len(dense), len(entries.row), tail_mass, mass.device)
+        grads = _from_entries(call, rule, entries, dense, needed)
+    d_hidden = grads.hidden
+    if d_hidden is not None and call.shard is not None:
+        d_hidden = call.shard.total(d_hidden).to(call.hidden.dtype)
+    if d_hidden is not None and index is not None:
+        d_hidden = d_hidden.new_zeros(total, d_hidden.shape[1]).index_copy_(0, index, d_hidden)
+    return grads._replace(hidden=d_hidden)
+
+
+def _within_bound(
+    call: HeadCall,
+    stats: SoftmaxStats,
+    top: TopEntries,
+    upstream: Upstream,
+    rule: GradientRule,
+) -> tuple[torch.Tensor, torch.Tensor, sparse_backward.Entries]:
+    """Mass left out [T], which tokens are within the error bound [T], and their entries."""
+    entries, sums = sparse_backward.entries(call, stats, top, rule)
+    if call.shard is not None:
+        sums = EntrySums(*call.shard.total(torch.stack(sums)))
+    grad_logprobs, grad_entropy = upstream
+    assert grad_logprobs is not None
+    mass, cost = left_out(stats, sums, grad_logprobs, grad_entropy, call.rule.temperature)
+    sparse = within_bound(cost, sums.norm, len(cost), call.tail)
+    return mass, sparse, entries.of(sparse)
+
+
+def _from_entries(
+    call: HeadCall,
+    rule: GradientRule,
+    entries: sparse_backward.Entries,
+    dense: torch.Tensor,
+    needed: Needed,
+) -> Gradients:
+    """Gradients from the entries, and those of the tokens ``dense``, recomputed."""
+    gemm, acc = call.gemm_dtype, call.accumulator
+    d_hidden = d_weight = d_bias = None
+    if needed.hidden:
+        weight = sparse_backward.Operand(call.weight, gemm, acc)
+        d_hidden = weight.bags(entries.id, entries.grad, entries.length).to(call.hidden_grad_dtype)
+    sparse = None
+    if needed.weight or needed.bias:
+        sparse = sparse_backward.WeightGradient(
+            entries, sparse_backward.Operand(call.hidden, gemm, acc)
+        )
+    if len(dense):
+        exact = recompute(call.select(dense), rule.select(dense), needed, sparse)
+        d_weight, d_bias = exact.weight, exact.bias
+        if d_hidden is not None and exact.hidden is not None:
+            d_hidden.index_copy_(0, dense, exact.hidden)
+    elif sparse is not None:
+        if needed.weight:
+            d_weight = sparse.weight_like(call.weight)
+        if needed.bias and call.bias is not None:
+            d_bias = sparse.bias_like(call.bias)
+    return Gradients(d_hidden, d_weight, d_bias)
