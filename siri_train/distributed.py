@@ -173,8 +173,3 @@ def spread(
     """
     parts = gather(list(work(items[share(len(items))])))
     return [result for part in parts for result in part]
-
-
-def total(values: Sequence[float]) -> list[float]:
-    """Element-wise sum over the ranks, in float64 and in the order of the ranks."""
-    return [sum(column) for column in zip(*gather(list(values)), strict=True)]

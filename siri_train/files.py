@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """No room left, of some kind: the only reasons for which free space is worth naming."""
+
+_STALE_AFTER_S = 3600.0
+"""Seconds after which a folder that is being written counts as left by a killed process."""
 
 _REMEDIES = {
     errno.ENOSPC: "make room",
@@ -188,14 +193,18 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 @contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder`` to write into; it takes the name, and the place of what has
-    it, when the block ends without an error.
+def written_aside(folder: Path, first_stays: bool = False) -> Iterator[Path]:
+    """An empty folder beside ``folder``, which takes its name when the block ends without an error.
 
-    Its files are synchronised to the disk before the name changes. On an error it is removed and
-    what had the name stays. :func:`recover` mends what a process killed in between leaves.
+    Its files are synchronised to the disk before the name changes. On an error it is removed, and
+    what has the name stays. :func:`recover` repairs what a process killed in between leaves.
+
+    Args:
+        folder: what has this name is replaced.
+        first_stays: several processes may make the same folder at the same time. Each writes
+            beside it; the first one done stays, and the others' are removed without an error.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
+    aside = _own_aside(folder) if first_stays else folder.with_name(f".{folder.name}.partial")
     clear(aside)
     aside.mkdir(parents=True)
     try:
@@ -203,10 +212,17 @@ def written_aside(folder: Path) -> Iterator[Path]:
         share_weights(aside)
         for path in (*aside.rglob("*"), aside):
             _sync(path)
+        if first_stays:
+            _move_unless_there(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)  # on a full disk this gives its space back
         raise
-    # A folder cannot be replaced in one move: the old one steps aside, and is deleted last.
+    if not first_stays:
+        _replace_folder(aside, folder)
+
+
+def _replace_folder(aside: Path, folder: Path) -> None:
+    """Give ``aside`` the name of ``folder``; a folder cannot be replaced in one move."""
     old = folder.with_name(f".{folder.name}.old")
     clear(old)
     try:
@@ -221,6 +237,30 @@ def written_aside(folder: Path) -> Iterator[Path]:
     _sync(folder.parent)
     with suppress(OSError):
         clear(old)
+
+
+def _move_unless_there(aside: Path, folder: Path) -> None:
+    """Give ``aside`` the name of ``folder``; where a folder with content has it, remove ``aside``.
+
+    Raises:
+        OSError: it cannot be moved for another reason.
+    """
+    try:
+        _move(aside, folder)
+        _sync(folder.parent)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _own_aside(folder: Path) -> Path:
+    """A name beside ``folder`` that no other process uses; removes what a killed one left."""
+    for old in folder.parent.glob(f".{folder.name}.*.partial"):
+        with suppress(OSError):  # another process may remove it too
+            if time.time() - old.stat().st_mtime > _STALE_AFTER_S:
+                clear(old)
+    return folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def clear(path: Path) -> None:

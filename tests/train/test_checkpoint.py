@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
 from siri_train.files import WriteError, recover, written_aside
 from siri_train.train import train
-from siri_train.trainer import run as run_module
+from siri_train.trainer import run_folder
 from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
@@ -326,7 +327,7 @@ def test_a_full_disk_at_an_append_stops_cleanly(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     """The third row of the file meets the kernel's limit in mid-line; then there is room again."""
-    real = run_module.append_row
+    real = run_folder.append_row
     asked: list[Path] = []
 
     def limited(path: Path, row: dict[str, Any]) -> None:
@@ -342,7 +343,7 @@ def test_a_full_disk_at_an_append_stops_cleanly(
 
     config = tiny("train.steps=4", "eval.every=1")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "append_row", limited)
+        patch.setattr(run_folder, "append_row", limited)
         with pytest.raises(WriteError, match="GiB free.*run the same command again"):
             train(config)
     found = (config.run_dir / file).read_text()
@@ -375,3 +376,26 @@ def test_an_error_in_the_block_leaves_what_was_there(tmp_path: Path) -> None:
         (aside / "x").write_text("new")
     assert (tmp_path / "a" / "x").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_of_several_who_make_a_folder_the_first_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    killed, running = tmp_path / ".a.1-x.partial", tmp_path / ".a.2-x.partial"
+    for path in (killed, running):
+        path.mkdir()
+    os.utime(killed, (0, 0))
+    with written_aside(folder, first_stays=True) as slow:
+        (slow / "x.safetensors").write_text("slow")
+        with written_aside(folder, first_stays=True) as fast:
+            (fast / "x").write_text("fast")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "a"]
+    assert [path.name for path in folder.iterdir()] == ["x"]
+    with pytest.raises(OSError, match="full"), written_aside(folder, first_stays=True):
+        raise OSError("full")
+    (tmp_path / "file").write_text("")
+    with (  # a file is no folder that another process has made
+        pytest.raises(OSError),
+        written_aside(tmp_path / "file", first_stays=True) as aside,
+    ):
+        (aside / "x").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "a", "file"]
