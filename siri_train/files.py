@@ -119,8 +119,7 @@ def shown(path: Any) -> str:
 
 @contextmanager
 def room_needed(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong with files inside the block into a WriteError: a line that names the
-    path and the remedy.
+    """Turn an error about a file inside the block into a WriteError with path and remedy.
 
     Args:
         folder: the run's, where the block writes.
@@ -144,6 +143,9 @@ def replace_text(path: Path, text: str) -> None:
 
     On an error the old file stays and nothing is left beside it. Half a surrogate pair, which no
     encoding takes, becomes its escape: in JSON and YAML the same text.
+
+    Raises:
+        OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
@@ -170,8 +172,12 @@ def free_name(path: Path) -> Path:
     return kept
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one line of JSON and synchronise it; a line that does not fit leaves no half of it.
+def append_record(path: Path, row: dict[str, Any]) -> None:
+    """Append one line of JSON and synchronise it; a line that does not fit is removed whole.
+
+    Args:
+        path: the file; it is made if it is missing.
+        row: the record.
 
     Raises:
         OSError: as the system gave it; the file is as long as before.
@@ -264,7 +270,7 @@ def _own_aside(folder: Path) -> Path:
 
 
 def clear(path: Path) -> None:
-    """Remove whatever has this name, which is one of the project's own: a folder, a file, a link.
+    """Remove a temporary file, folder or link of the project.
 
     Raises:
         OSError: it cannot be removed.
@@ -276,7 +282,7 @@ def clear(path: Path) -> None:
 
 
 def _move(aside: Path, path: Path) -> None:
-    """``os.replace``, whose error names what is in the way and not the name that nobody gave."""
+    """``os.replace``; its error names ``path``, not the temporary name."""
     try:
         os.replace(aside, path)
     except OSError as error:
@@ -285,18 +291,21 @@ def _move(aside: Path, path: Path) -> None:
 
 
 def share_weights(folder: Path) -> None:
-    """Let whoever may read ``folder`` read the weights in it, too.
+    """Give the weights in ``folder`` the folder's read permissions.
 
-    safetensors makes its files readable for their owner only, whatever the umask says; a folder
-    that was made by ``mkdir`` shows what it says.
+    safetensors makes its files readable for their owner only, whatever the umask is; a folder
+    that ``mkdir`` made has the umask's permissions.
     """
     for path in folder.rglob("*.safetensors"):
         path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def recover(parent: Path) -> None:
-    """Undo what a killed :func:`written_aside` left in ``parent``: a folder that had stepped aside
-    comes back where its successor has not arrived; what is incomplete or replaced is removed."""
+    """Repair what a killed :func:`written_aside` left in ``parent``.
+
+    A folder that was renamed to make room gets its name back if its successor is not there.
+    Incomplete and replaced folders are removed.
+    """
     for old in parent.glob(".*.old"):
         folder = parent / old.name.removeprefix(".").removesuffix(".old")
         if folder.exists():

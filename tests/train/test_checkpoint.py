@@ -327,7 +327,7 @@ def test_a_full_disk_at_an_append_stops_cleanly(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     """The third row of the file meets the kernel's limit in mid-line; then there is room again."""
-    real = run_folder.append_row
+    real = run_folder.append_record
     asked: list[Path] = []
 
     def limited(path: Path, row: dict[str, Any]) -> None:
@@ -343,7 +343,7 @@ def test_a_full_disk_at_an_append_stops_cleanly(
 
     config = tiny("train.steps=4", "eval.every=1")
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "append_row", limited)
+        patch.setattr(run_folder, "append_record", limited)
         with pytest.raises(WriteError, match="GiB free.*run the same command again"):
             train(config)
     found = (config.run_dir / file).read_text()
