@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -376,26 +375,3 @@ def test_an_error_in_the_block_leaves_what_was_there(tmp_path: Path) -> None:
         (aside / "x").write_text("new")
     assert (tmp_path / "a" / "x").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_of_several_who_make_a_folder_the_first_stays(tmp_path: Path) -> None:
-    folder = tmp_path / "a"
-    killed, running = tmp_path / ".a.1-x.partial", tmp_path / ".a.2-x.partial"
-    for path in (killed, running):
-        path.mkdir()
-    os.utime(killed, (0, 0))
-    with written_aside(folder, first_stays=True) as slow:
-        (slow / "x.safetensors").write_text("slow")
-        with written_aside(folder, first_stays=True) as fast:
-            (fast / "x").write_text("fast")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "a"]
-    assert [path.name for path in folder.iterdir()] == ["x"]
-    with pytest.raises(OSError, match="full"), written_aside(folder, first_stays=True):
-        raise OSError("full")
-    (tmp_path / "file").write_text("")
-    with (  # a file is no folder that another process has made
-        pytest.raises(OSError),
-        written_aside(tmp_path / "file", first_stays=True) as aside,
-    ):
-        (aside / "x").write_text("new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "a", "file"]
