@@ -26,11 +26,11 @@ _LEFT: list[Any] = []
 def leave(wait: float = 60.0) -> None:
     """Leave the process group, if there still is one, together with all ranks.
 
-    A rank that closes its sockets while another still reads fails there ("Connection reset by
+    If one rank closes its sockets while another still reads, that one fails ("Connection reset by
     peer", after all was done). So the ranks first count themselves in the store, outside of gloo.
 
-    The group's object outlives the call: gloo's threads may let go of it last, and one that
-    destroys it waits for itself ("terminate called without an active exception", rarely).
+    The group's object is kept after the call: if a thread of gloo holds the last reference, it
+    destroys the group and waits for itself ("terminate called without an active exception").
 
     Args:
         wait: seconds for the others at most; 0 where this rank leaves because of an error.
@@ -129,7 +129,15 @@ def from_main(value: Result) -> Result:
 
 
 def on_main(function: Callable[..., Result], *args: Any) -> Result:
-    """Rank 0's ``function(*args)`` on every rank; what it raises is raised on every rank."""
+    """Rank 0's ``function(*args)`` on every rank; its exception is raised on every rank.
+
+    Args:
+        function: called on rank 0 only.
+        *args: its arguments.
+
+    Raises:
+        Exception: the one that ``function`` raised.
+    """
     if world_size() == 1:
         return function(*args)
     outcome: tuple[bool, Any] = (True, None)
@@ -146,7 +154,7 @@ def on_main(function: Callable[..., Result], *args: Any) -> Result:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Run the body on rank 0 before the others, who then find what it left on the disk."""
+    """Run the body on rank 0 first; the others then find the files that it wrote."""
     if not is_main():
         barrier()
     try:
@@ -173,8 +181,3 @@ def spread(
     """
     parts = gather(list(work(items[share(len(items))])))
     return [result for part in parts for result in part]
-
-
-def total(values: Sequence[float]) -> list[float]:
-    """Element-wise sum over the ranks, in float64 and in the order of the ranks."""
-    return [sum(column) for column in zip(*gather(list(values)), strict=True)]

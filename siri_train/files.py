@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """No room left, of some kind: the only reasons for which free space is worth naming."""
+
+_STALE_AFTER_S = 3600.0
+"""Seconds after which a folder that is being written counts as left by a killed process."""
 
 _REMEDIES = {
     errno.ENOSPC: "make room",
@@ -114,8 +119,7 @@ def shown(path: Any) -> str:
 
 @contextmanager
 def room_needed(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong with files inside the block into a WriteError: a line that names the
-    path and the remedy.
+    """Turn an error about a file inside the block into a WriteError with path and remedy.
 
     Args:
         folder: the run's, where the block writes.
@@ -139,6 +143,9 @@ def replace_text(path: Path, text: str) -> None:
 
     On an error the old file stays and nothing is left beside it. Half a surrogate pair, which no
     encoding takes, becomes its escape: in JSON and YAML the same text.
+
+    Raises:
+        OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
@@ -165,8 +172,12 @@ def free_name(path: Path) -> Path:
     return kept
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one line of JSON and synchronise it; a line that does not fit leaves no half of it.
+def append_record(path: Path, row: dict[str, Any]) -> None:
+    """Append one line of JSON and synchronise it; a line that does not fit is removed whole.
+
+    Args:
+        path: the file; it is made if it is missing.
+        row: the record.
 
     Raises:
         OSError: as the system gave it; the file is as long as before.
@@ -188,14 +199,18 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 @contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder`` to write into; it takes the name, and the place of what has
-    it, when the block ends without an error.
+def written_aside(folder: Path, first_stays: bool = False) -> Iterator[Path]:
+    """An empty folder beside ``folder``, which takes its name when the block ends without an error.
 
-    Its files are synchronised to the disk before the name changes. On an error it is removed and
-    what had the name stays. :func:`recover` mends what a process killed in between leaves.
+    Its files are synchronised to the disk before the name changes. On an error it is removed, and
+    what has the name stays. :func:`recover` repairs what a process killed in between leaves.
+
+    Args:
+        folder: what has this name is replaced.
+        first_stays: several processes may make the same folder at the same time. Each writes
+            beside it; the first one done stays, and the others' are removed without an error.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
+    aside = _own_aside(folder) if first_stays else folder.with_name(f".{folder.name}.partial")
     clear(aside)
     aside.mkdir(parents=True)
     try:
@@ -203,10 +218,17 @@ def written_aside(folder: Path) -> Iterator[Path]:
         share_weights(aside)
         for path in (*aside.rglob("*"), aside):
             _sync(path)
+        if first_stays:
+            _move_unless_there(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)  # on a full disk this gives its space back
         raise
-    # A folder cannot be replaced in one move: the old one steps aside, and is deleted last.
+    if not first_stays:
+        _replace_folder(aside, folder)
+
+
+def _replace_folder(aside: Path, folder: Path) -> None:
+    """Give ``aside`` the name of ``folder``; a folder cannot be replaced in one move."""
     old = folder.with_name(f".{folder.name}.old")
     clear(old)
     try:
@@ -223,8 +245,32 @@ def written_aside(folder: Path) -> Iterator[Path]:
         clear(old)
 
 
+def _move_unless_there(aside: Path, folder: Path) -> None:
+    """Give ``aside`` the name of ``folder``; where a folder with content has it, remove ``aside``.
+
+    Raises:
+        OSError: it cannot be moved for another reason.
+    """
+    try:
+        _move(aside, folder)
+        _sync(folder.parent)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _own_aside(folder: Path) -> Path:
+    """A name beside ``folder`` that no other process uses; removes what a killed one left."""
+    for old in folder.parent.glob(f".{folder.name}.*.partial"):
+        with suppress(OSError):  # another process may remove it too
+            if time.time() - old.stat().st_mtime > _STALE_AFTER_S:
+                clear(old)
+    return folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
 def clear(path: Path) -> None:
-    """Remove whatever has this name, which is one of the project's own: a folder, a file, a link.
+    """Remove a temporary file, folder or link of the project.
 
     Raises:
         OSError: it cannot be removed.
@@ -236,7 +282,7 @@ def clear(path: Path) -> None:
 
 
 def _move(aside: Path, path: Path) -> None:
-    """``os.replace``, whose error names what is in the way and not the name that nobody gave."""
+    """``os.replace``; its error names ``path``, not the temporary name."""
     try:
         os.replace(aside, path)
     except OSError as error:
@@ -245,18 +291,21 @@ def _move(aside: Path, path: Path) -> None:
 
 
 def share_weights(folder: Path) -> None:
-    """Let whoever may read ``folder`` read the weights in it, too.
+    """Give the weights in ``folder`` the folder's read permissions.
 
-    safetensors makes its files readable for their owner only, whatever the umask says; a folder
-    that was made by ``mkdir`` shows what it says.
+    safetensors makes its files readable for their owner only, whatever the umask is; a folder
+    that ``mkdir`` made has the umask's permissions.
     """
     for path in folder.rglob("*.safetensors"):
         path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def recover(parent: Path) -> None:
-    """Undo what a killed :func:`written_aside` left in ``parent``: a folder that had stepped aside
-    comes back where its successor has not arrived; what is incomplete or replaced is removed."""
+    """Repair what a killed :func:`written_aside` left in ``parent``.
+
+    A folder that was renamed to make room gets its name back if its successor is not there.
+    Incomplete and replaced folders are removed.
+    """
     for old in parent.glob(".*.old"):
         folder = parent / old.name.removeprefix(".").removesuffix(".old")
         if folder.exists():

@@ -36,7 +36,7 @@ def write_manifest(
         ends: for every cycle end reached, in order: ``{"which": "siri-low" | "siri-high",
             "cycle", "step", "path", "accuracy", "tokens"}``; with ``checkpoint.lag`` also
             ``siri-low-lagged`` and ``siri-high-lagged``.
-        best: the row of ``eval.jsonl`` that ``checkpoint.best`` picks, if it picks one.
+        best: the record of ``eval.jsonl`` that ``checkpoint.best`` picks, if it picks one.
 
     Returns:
         The manifest: the last compressed end as siri-low, the last expanded end as siri-high

@@ -1,4 +1,4 @@
-"""Where a run continues: the checkpoint, and what of its folder no longer belongs to it."""
+"""Where a run continues: its checkpoint, and later checkpoints that no longer belong to it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def resume_from(config: RunConfig, resume: str) -> Path | None:
 
     Raises:
         ConfigError: the folder does not exist or is not whole, holds a run although ``never`` was
-            asked for, or a demo, or has done more steps than ``train.steps``.
+            given, or a demo, or has done more steps than ``train.steps``.
     """
-    refuse_demo(config.run_dir)
+    _refuse_demo(config.run_dir)
     recover(config.run_dir / "checkpoints")
     if resume not in ("auto", "never"):
         folder = user_path(resume, "--resume")
@@ -68,10 +68,10 @@ def resume_from(config: RunConfig, resume: str) -> Path | None:
 
 
 def compare_with_before(config: RunConfig) -> None:
-    """Say what changed since the run was started.
+    """Print which settings changed since the run was started.
 
     Raises:
-        ConfigError: the seed did: that would be another run.
+        ConfigError: the seed changed; that would be another run.
     """
     path = config.run_dir / "config.yaml"
     if not path.exists():
@@ -104,14 +104,20 @@ def compare_with_before(config: RunConfig) -> None:
             f"{config.seed}; give another folder (output=FOLDER, demo: --out FOLDER)"
         )
     for key in changed:
-        # Of an older version, which took an address with a password.
+        # An older version took an address with a password.
         was = masked_settings(_short(before.get(key)))
         print(f"{config.name}: {key} was {was}, is now {now[key]}", flush=True)
 
 
 def set_aside_newer(config: RunConfig, start_step: int) -> None:
-    """Rename checkpoints past the one resumed from: they belong to a history that is now written
-    anew, and the next ``--resume auto`` must not continue it."""
+    """Rename the checkpoints after the one resumed from.
+
+    Their steps are trained again now, and the next ``--resume auto`` must not continue them.
+
+    Args:
+        config: the recipe.
+        start_step: steps done by the checkpoint resumed from.
+    """
     for step, folder in checkpoints(config.run_dir).items():
         if step > start_step:
             aside = folder.with_name(f"abandoned_{folder.name}")
@@ -120,8 +126,8 @@ def set_aside_newer(config: RunConfig, start_step: int) -> None:
             print(f"{config.name}: {folder} set aside as {aside.name}", flush=True)
 
 
-def refuse_demo(folder: Path) -> None:
-    """A demo's folder holds two runs and their table; a run of its own would overwrite that.
+def _refuse_demo(folder: Path) -> None:
+    """Refuse a demo's folder: it holds two runs and their table, which a run would overwrite.
 
     Raises:
         ConfigError: the folder is one.

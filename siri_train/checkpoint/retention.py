@@ -1,4 +1,4 @@
-"""Which checkpoints of a run carry a name: the ends of cycles, lagged ones, the best."""
+"""Which checkpoints of a run have a name: the ends of cycles, lagged ones, the best."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from siri_train.schedule import LengthSchedule
 
 
 def ends(schedule: LengthSchedule, done: int, lag: int) -> dict[int, str]:
-    """What is kept by name after ``done`` steps, by step count.
+    """The checkpoints that are kept by name after ``done`` steps: names by step.
 
     Args:
         schedule: its cycles' ends are siri-low and siri-high.
@@ -24,7 +24,7 @@ def ends(schedule: LengthSchedule, done: int, lag: int) -> dict[int, str]:
 
 
 def score(row: dict[str, Any], metric: str) -> float:
-    """A row of ``eval.jsonl`` by the metric of ``checkpoint.best``; more is better.
+    """The score of a record of ``eval.jsonl`` by ``checkpoint.best``; more is better.
 
     ``accuracy`` and ``pass_at_k`` are at the largest budget, ``accuracy_low_budget`` at the
     smallest.
@@ -40,7 +40,7 @@ def best(
     """The evaluation with the best score; of equal ones the shorter, then the earlier.
 
     Args:
-        evaluations: rows of ``eval.jsonl``.
+        evaluations: records of ``eval.jsonl``.
         metric: see :func:`score`; None: there is no best.
         available: step counts that are saved or can still be. Others do not count: a run that
             switches the metric on late cannot bring back what it has deleted.

@@ -1,4 +1,4 @@
-"""Why a checkpoint could not be written, by what the system said, and what to do about it."""
+"""Why a checkpoint could not be written, and what to do about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_failure(error: BaseException, folder: Path) -> tuple[str, str]:
     Returns:
         Two parts of one line: the cause, and what to do before the same command is run again.
     """
-    number = error_number(error)
+    number = _error_number(error)
     found = _RANK.match(str(error))
     if number is not None:
         reason = (found.group() if found else "") + os.strerror(number)
@@ -39,7 +39,7 @@ def save_failure(error: BaseException, folder: Path) -> tuple[str, str]:
     )
 
 
-def error_number(error: BaseException) -> int | None:
+def _error_number(error: BaseException) -> int | None:
     """The system's error number in an exception or in what it came from; None if there is none."""
     for link in _chain(error):
         if isinstance(link, OSError) and link.errno is not None:

@@ -30,7 +30,7 @@ SCHEDULE = "schedule.json"
 INDEX = "checkpoint.json"
 _FORMAT = 1
 NAME = re.compile(r"step_[0-9]{1,15}")
-# What decides which model is loaded; other files, a README say, may be put beside.
+# The files that decide which model is loaded; others, such as a README, may be added.
 _MODEL = re.compile(
     r"config\.json|tokenizer\.json|adapter_config\.json"
     r"|(model|pytorch_model|adapter_model).*\.(safetensors|bin)"
@@ -72,7 +72,7 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: it could not be written; the message says why (a full disk, a quota, no
-            permission, whatever else) and what to do.
+            permission, ...) and what to do.
     """
     folder = run_dir / "checkpoints" / checkpoint_name(step)
     shards = folder.with_name(f".{folder.name}.{SHARDS}.partial")
@@ -149,7 +149,7 @@ def problem(folder: Path) -> str | None:
     """Why ``folder`` cannot be resumed from, or None if it is a whole checkpoint.
 
     Reads every file that ``checkpoint.json`` lists and compares size and CRC-32; none may lie
-    outside the folder. What the model is loaded from must be listed.
+    outside the folder. The files that the model is loaded from must be in it.
     """
     if not (folder / INDEX).is_file():
         return f"not a checkpoint of siri-train ({INDEX} is missing)"
@@ -220,7 +220,7 @@ def inside(path: Path, folder: Path) -> bool:
 def require_good(
     folder: Path, run_dir: Path, resume: bool = True, named: str = "", stage: bool = False
 ) -> None:
-    """Refuse a damaged or foreign checkpoint: what resume, export and eval look at first.
+    """Refuse a damaged or foreign checkpoint. Resume, export and eval call it first.
 
     Args:
         folder: the checkpoint.
@@ -261,7 +261,7 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.M
         trainer_state.check(state, optimizer, steps_done(folder))
         if "adapters" in state:
             fsdp.load_weights(model, state["adapters"])
-        # By the index: a folder of that name which it does not list was not written by the run.
+        # Only if checkpoint.json names it: any other folder of that name is not the run's.
         if any(name.startswith(f"{SHARDS}/") for name in listed_files(folder)):
             sharded_state.load_sharded_state(folder / SHARDS, model, optimizer)
         elif state["optimizer"] is not None:
@@ -270,7 +270,7 @@ def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.M
             else:
                 optimizer.load_state_dict(state["optimizer"])
         trainer_state.restore_rng(state["rng"])
-    except Exception as error:  # a file may hold anything: what that leads to cannot be listed
+    except Exception as error:  # a damaged file can lead to any exception
         raise ConfigError(trainer_state.unusable(path, error)) from error
     return state["step"]
 
@@ -282,7 +282,7 @@ def load_rollouts(folder: Path) -> dict[str, Any] | None:
         ConfigError: the file cannot be read.
     """
     path = folder / ROLLOUTS
-    if ROLLOUTS not in listed_files(folder):  # whose checksum nobody knows
+    if ROLLOUTS not in listed_files(folder):  # no checksum, so not the run's
         return None
     state = trainer_state.read(path)
     if not isinstance(state, dict) or not {"sampled_with", "batch"} <= state.keys():

@@ -1,8 +1,8 @@
-"""What the supervised stage keeps on the disk: its checkpoints, its log, its finished start.
+"""The files of the supervised stage: its checkpoints, its log, its finished start.
 
 While it runs, ``RUN/sft_stage`` holds checkpoints (:mod:`siri_train.checkpoint.save_load`) and
 the settings it was begun with. The start ``RUN/sft`` appears when all steps are done, and
-``sft_stage`` goes: a stage that is half done is never taken for a start.
+``sft_stage`` is removed: a stage that is half done is never used as a start.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from siri_train.checkpoint.save_load import (
 )
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
-from siri_train.files import WriteError, append_row, recover, written_aside
+from siri_train.files import WriteError, append_record, recover, written_aside
 from siri_train.model.policy import Policy
-from siri_train.monitor.run_logs import keep_rows
+from siri_train.monitor.run_logs import keep_records
 
 _SETTINGS = "sft.json"
 
@@ -41,7 +41,7 @@ class Stage:
     Attributes:
         start: ``RUN/sft``, the finished start.
         dir: ``RUN/sft_stage``, where checkpoints are while the stage runs.
-        log: ``RUN/sft.jsonl``, a row a step.
+        log: ``RUN/sft.jsonl``, a record a step.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -58,7 +58,7 @@ class Stage:
 
         Raises:
             ConfigError: a start made with other settings is there; the folder holds a stage or a
-                training run although ``never`` was asked for or no start is there.
+                training run although ``never`` was given or no start is there.
         """
         run = self.config.run_dir
         recover(run)
@@ -116,22 +116,27 @@ class Stage:
         return found[newest]
 
     def prepare(self, step: int) -> list[dict[str, Any]]:
-        """Make the folders and cut the log back to ``step``; returns the rows until then."""
+        """Make the folders and trim the log to ``step``; returns the records until then."""
         self.dir.mkdir(parents=True, exist_ok=True)
         write_json(self.dir / _SETTINGS, self._settings())
         if not step:
             self.log.unlink(missing_ok=True)
-        rows, notices = keep_rows(self.log, below=step)
+        rows, notices = keep_records(self.log, below=step)
         for notice in notices:
             print(f"{self.config.name} sft: {notice}", flush=True)
         return rows
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append one step's row to the log."""
-        append_row(self.log, row)
+        """Append one step's record to the log."""
+        append_record(self.log, row)
 
     def save(self, done: int, policy: Policy, optimizer: torch.optim.Optimizer) -> Path:
         """The checkpoint after ``done`` steps, written if it is not there yet.
+
+        Args:
+            done: steps done.
+            policy: model and tokenizer.
+            optimizer: of the stage.
 
         Raises:
             CheckpointError: it could not be written; older ones are untouched.

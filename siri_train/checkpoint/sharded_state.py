@@ -26,6 +26,11 @@ def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 def save_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Every rank writes its :func:`sharded_state` into ``folder``. Collective.
 
+    Args:
+        folder: the same on every rank.
+        model: the sharded model.
+        optimizer: over its parameters.
+
     Raises:
         RuntimeError: on every rank, if any rank could not write.
     """
@@ -40,7 +45,12 @@ def save_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Op
 
 
 def load_sharded_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put back what :func:`save_sharded_state` wrote, on any number of ranks. Collective.
+    """Load what :func:`save_sharded_state` wrote, on any number of ranks. Collective.
+
+    Args:
+        folder: the same on every rank.
+        model: the sharded model.
+        optimizer: over its parameters.
 
     Raises:
         ValueError: the folder holds the state of another model.
@@ -67,6 +77,8 @@ def load_whole_state(
 
     Args:
         state: parameters are numbered in the order of the optimiser's groups, the same as here.
+        model: the sharded model.
+        optimizer: over its parameters.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 

@@ -1,4 +1,4 @@
-"""The state of a trainer as a checkpoint holds it: read defensively, checked before it is used."""
+"""The trainer's state in a checkpoint: read defensively, checked before it is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEEDED = ("lr", "betas", "eps", "weight_decay")
 def read(path: Path) -> Any:
     """The tensors and numbers of a file that ``torch.save`` wrote, on the CPU.
 
-    Objects of any other kind are never made: making them can run any program.
+    Objects of any other kind are never created: creating them can run any program.
 
     Raises:
         ConfigError: the file holds such objects, is damaged or cannot be read; one line.
@@ -81,7 +81,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Put back what :func:`rng_state` gave; GPUs only where there are as many as there were."""
+    """Restore what :func:`rng_state` gave; for GPUs only where their number is the same."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -10,16 +10,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siri_train.files import share_weights, shown
+from siri_train.files import shown, written_aside
 from siri_train.model.chat_template import eos_token_ids
 
 MARKER = "conversion.json"
@@ -28,7 +23,6 @@ MARKER = "conversion.json"
 DTYPES = ("float32", "bfloat16", "float16")
 
 _REQUIRED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-_STALE_AFTER_S = 3600.0
 
 
 class ConversionError(RuntimeError):
@@ -85,9 +79,10 @@ def convert_gguf(
     if reused is not None:
         return reused
     _require_dependencies()
-    with _atomic_folder(target, wanted) as folder:
+    with written_aside(target, first_stays=True) as folder:
         eos = _write_model(file, folder, dtype)
         (folder / MARKER).write_text(json.dumps({**wanted, "eos_token_ids": eos}, indent=1) + "\n")
+    _reuse(target, wanted)  # of another process, if one was faster: refuses another conversion
     return ConvertedModel(
         target, False, f"converted {file.name} to {target} ({dtype})", tuple(sorted(eos))
     )
@@ -185,34 +180,6 @@ def _reuse(target: Path, wanted: dict[str, Any]) -> ConvertedModel | None:
     return ConvertedModel(target, True, f"reusing {target}: already converted", eos)
 
 
-@contextmanager
-def _atomic_folder(target: Path, wanted: dict[str, Any]) -> Iterator[Path]:
-    """A hidden sibling of ``target``, renamed to it on success and removed otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}.converting-"
-    for old in target.parent.glob(f"{prefix}*"):
-        # Left by a killed process; a running one is younger than this.
-        if time.time() - old.stat().st_mtime > _STALE_AFTER_S:
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-    try:
-        yield folder
-        # Temporary files are private; the result should have an ordinary folder's permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        for entry in folder.iterdir():
-            entry.chmod(0o666 & ~umask)
-        folder.chmod(0o777 & ~umask)
-        try:
-            os.rename(folder, target)
-        except OSError:
-            # Another process may have finished first; its result serves as well.
-            if _reuse(target, wanted) is None:
-                raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _write_model(file: Path, folder: Path, dtype: str) -> list[int]:
     """Load, strip the quantisation bookkeeping, save. Returns the end-of-sequence ids."""
     import torch
@@ -262,7 +229,6 @@ def _write_model(file: Path, folder: Path, dtype: str) -> list[int]:
     model.to(getattr(torch, dtype))
     model.config.dtype = dtype
     model.save_pretrained(folder)
-    share_weights(folder)
     for key in (
         "local_files_only",
         "gguf_file",

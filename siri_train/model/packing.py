@@ -1,4 +1,4 @@
-"""Micro-batches: whole sequences packed into rows of a token budget, shared among the ranks."""
+"""Micro-batches: whole sequences packed to a token budget, shared among the ranks."""
 
 from __future__ import annotations
 
@@ -44,14 +44,15 @@ class Sample:
 
 @dataclass
 class MicroBatch:
-    """What one forward and backward pass works on: one packed row of B sequences without padding,
-    N tokens of which T are response tokens.
+    """What one forward and backward pass works on.
+
+    B packed sequences without padding have N tokens, T of which are response tokens.
 
     Args:
         input_ids: [1, N] int64, the sequences one behind the other.
         layout: where they are, for attention and position ids.
-        predictors: [T] int64, positions in the row: the token before each response token, whose
-            hidden state predicts it.
+        predictors: [T] int64, positions among the N tokens: that of the token before each response
+            token, whose hidden state predicts it.
         targets: [T] int64, the response tokens.
         old_logprobs: [T] float32; [0] where the samples have none.
         advantages: [B] float32.
@@ -90,13 +91,15 @@ def micro_batches(
     ranks: int = 1,
     at_least: int = 1,
 ) -> Iterator[MicroBatch]:
-    """This rank's rows of a :func:`plan`, each built when its turn comes.
+    """This rank's micro-batches of a :func:`plan`, each built when it is needed.
 
     Args:
         samples: the same on every rank; at least one response token each.
-        token_budget, ranks, at_least: see :func:`plan`.
+        token_budget: see :func:`plan`.
         device: where the tensors go.
-        rank: whose rows.
+        rank: whose micro-batches.
+        ranks: see :func:`plan`.
+        at_least: see :func:`plan`.
 
     Raises:
         ValueError: a sample longer than the budget, or without response tokens.
@@ -113,15 +116,15 @@ def micro_batches(
 def plan(
     lengths: Sequence[int], token_budget: int, *, ranks: int = 1, at_least: int = 1
 ) -> list[list[list[int]]]:
-    """Share sequences among as few rows as their tokens need, all of nearly the same cost.
+    """Share sequences among as few micro-batches as possible, all of nearly the same cost.
 
-    Longest first, each sequence joins the row that has cost least so far and still has room. The
-    cost counts attention, which grows with the square of the length.
+    Longest first, each sequence joins the micro-batch with the smallest cost so far that still has
+    room. The cost includes attention, which grows with the square of the length.
 
     Args:
         lengths: tokens of each sequence.
-        token_budget: tokens of a row; must hold the longest sequence.
-        ranks: rows come in rounds of this many, which run at the same time.
+        token_budget: tokens of a micro-batch; must hold the longest sequence.
+        ranks: micro-batches of one round, which run at the same time.
         at_least: rounds, even where fewer would do.
 
     Returns:
@@ -145,7 +148,7 @@ def plan(
         rounds += 1
     rows.sort(key=lambda row: -sum(costs[i] for i in row))
     shared = [rows[start : start + ranks] for start in range(0, len(rows), ranks)]
-    # Every other round in reverse: no rank gets the larger row of every round.
+    # Every other round in reverse: no rank gets the larger micro-batch of every round.
     return [r if number % 2 == 0 else r[::-1] for number, r in enumerate(shared)]
 
 
@@ -156,7 +159,7 @@ def _fill(
     token_budget: int,
     count: int,
 ) -> list[list[int]] | None:
-    """Deal sequences to ``count`` rows; None where one does not fit any more."""
+    """Deal sequences to ``count`` micro-batches; None where one does not fit."""
     rows: list[list[int]] = [[] for _ in range(count)]
     spent, used = [0.0] * count, [0] * count
     for index in order:

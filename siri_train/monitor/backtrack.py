@@ -1,7 +1,7 @@
 """How often a response turns back on itself: backtracking words per thousand response tokens.
 
-SIRI (arXiv 2509.25176, section 5.2) found that of the words that steer a chain of thought only
-"wait" moves with the cap: compression suppresses it and expansion brings it back. The count is
+SIRI (arXiv 2509.25176, section 5.2) looked at words that steer a chain of thought. Only "wait"
+moves with the cap: compression suppresses it and expansion brings it back. The count is
 taken on decoded text, so it costs nothing beside a rollout and compares across tokenizers.
 """
 

@@ -1,7 +1,7 @@
-"""The JSON-lines files of a run when it continues: cut back to its start, damaged lines left out.
+"""The JSON-lines files of a run that continues: trimmed to its start, damaged lines removed.
 
-Whatever a file holds, a run can go on: what is no row of the run is left out of the file, counted
-in one line, and the file as it was stays beside it under ``NAME.damaged``.
+Whatever a file holds, a run can go on: lines that are no records of the run are removed and their
+number is printed; the original file stays beside it as ``NAME.damaged``.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from siri_train.files import free_name, replace_text, shown
 Row = dict[str, Any]
 
 
-def keep_rows(
+def keep_records(
     path: Path,
     below: int,
     valid: Callable[[Row], bool] = lambda row: True,
     last: int | None = None,
 ) -> tuple[list[Row], list[str]]:
-    """Drop the rows at or past step ``below``, which a resumed run writes again, and what is none.
+    """Remove damaged lines, and the records from step ``below`` on, which are written again.
 
     Args:
         path: ``metrics.jsonl``, ``eval.jsonl`` or ``alarms.jsonl``; it may be missing.
         below: the first step to drop.
-        valid: whether a row with a step has what later steps read of it.
-        last: how many of the rows to return, the newest; None: all of them.
+        valid: whether a record with a step has the values that the run reads.
+        last: how many of the records to return, the newest; None: all of them.
 
     Returns:
-        The rows that stay, oldest first, and notices for the user: a line about damaged lines, a
-        line about steps before ``below`` of which there is no row, where the file has one a step
-        (see :func:`gaps`; told for ``metrics.jsonl`` only).
+        The records that stay, oldest first, and notices for the user: a line about damaged lines,
+        and for ``metrics.jsonl`` a line about missing steps before ``below`` (see :func:`gaps`).
 
     Raises:
         OSError: the file cannot be read or replaced.
@@ -80,7 +79,7 @@ def keep_rows(
 
 
 def gaps(steps: Iterable[int], below: int) -> str:
-    """The steps in [0, below) that are not among ``steps`` in words: ``steps 0 to 4 and 7``.
+    """The steps in [0, below) that are missing in ``steps``, in words: ``steps 0 to 4 and 7``.
 
     Empty where none is missing; more than three stretches end in ``and others``.
     """
@@ -102,12 +101,12 @@ def gaps(steps: Iterable[int], below: int) -> str:
 
 
 def of_metrics(row: Row) -> bool:
-    """Whether the alarms can read a row of ``metrics.jsonl``."""
+    """Whether the alarms can read a record of ``metrics.jsonl``."""
     return row.get("grad_norm") is None or _is_number(row["grad_norm"])
 
 
 def of_evaluation(row: Row) -> bool:
-    """Whether manifest, summary and ``checkpoint.best`` can read a row of ``eval.jsonl``."""
+    """Whether manifest, summary and ``checkpoint.best`` can read a record of ``eval.jsonl``."""
     lists = [row.get(key) for key in ("budgets", "accuracy", "accuracy_interval", "pass_at_k")]
     if not all(isinstance(value, list) and value for value in lists):
         return False

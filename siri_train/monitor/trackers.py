@@ -1,6 +1,6 @@
 """TensorBoard, Weights & Biases and Trackio beside ``metrics.jsonl``, each by one key.
 
-The rows that the run appends to ``metrics.jsonl`` and ``eval.jsonl`` go to them under
+The records that the run appends to ``metrics.jsonl`` and ``eval.jsonl`` go to them under
 ``train/KEY`` and ``eval/KEY``; a value for each budget becomes ``eval/KEY@BUDGET``. The JSONL
 files stay the record: a tracker that fails is switched off with one line and training goes on.
 """
@@ -42,7 +42,7 @@ class Tracker:
 
 
 class Trackers:
-    """All trackers that a recipe asks for; none costs nothing.
+    """All trackers of a recipe, or none.
 
     Args:
         opened: the trackers.
@@ -81,11 +81,11 @@ class Trackers:
         return cls(opened)
 
     def log(self, group: str, row: Mapping[str, Any], step: int) -> None:
-        """Send a row; see :func:`numbers` for what of it.
+        """Send the numbers of a record; see :func:`numbers`.
 
         Args:
             group: ``train`` or ``eval``.
-            row: of ``metrics.jsonl`` or ``eval.jsonl``.
+            row: a record of ``metrics.jsonl`` or ``eval.jsonl``.
             step: optimiser steps done.
         """
         values = numbers(group, row)
@@ -110,7 +110,7 @@ class Trackers:
 
 
 def require_packages(monitor: MonitorConfig) -> None:
-    """Check that what the recipe wants to log with is installed.
+    """Check that the packages of the recipe's trackers are installed.
 
     Raises:
         ConfigError: naming the key and what to install.
@@ -124,7 +124,7 @@ def require_packages(monitor: MonitorConfig) -> None:
 
 
 def numbers(group: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """The numeric values of a row under flat names.
+    """The numeric values of a record under flat names.
 
     None, text and intervals are left out; a list as long as ``row["budgets"]`` gives one value a
     budget: ``{"accuracy": [0.1, 0.2], "budgets": [8, 16]}`` becomes ``eval/accuracy@8: 0.1, ...``.
@@ -162,7 +162,7 @@ def _tensorboard(config: RunConfig, start_step: int) -> Tracker:
 def _wandb(config: RunConfig, start_step: int) -> Tracker:
     import wandb
 
-    # Where and whether it is sent (WANDB_MODE=offline, WANDB_ENTITY, ...) is W&B's own business.
+    # WANDB_MODE=offline, WANDB_ENTITY, ... decide where and whether it is sent.
     run = wandb.init(
         project=config.monitor.wandb,
         name=config.name,
@@ -171,7 +171,7 @@ def _wandb(config: RunConfig, start_step: int) -> Tracker:
         dir=str(config.run_dir),
         config=config.model_dump(mode="json"),
     )
-    # Their own counter only grows; a resumed run repeats steps. The charts' axis is ours.
+    # W&B's own step only grows, but a resumed run repeats steps: the charts' axis is this one.
     run.define_metric("step")
     run.define_metric("train/*", step_metric="step")
     run.define_metric("eval/*", step_metric="step")

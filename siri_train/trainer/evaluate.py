@@ -19,7 +19,7 @@ from siri_train.rollout.engine import CANCELLED
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Grades ``eval.samples`` responses to every held-out question; every call draws alike.
+    """Grades ``eval.samples`` responses to every held-out question; the seed never changes.
 
     Args:
         config: the recipe; ``eval``, its budgets, ``reward.think`` and ``seed`` are used.
@@ -45,20 +45,20 @@ class Evaluation:
         """Sample, and grade at every budget.
 
         Responses are generated once, at the largest budget. Those that are longer than a smaller
-        budget are cut there and graded as training grades a truncated response
+        budget are truncated there and graded as training grades a truncated response
         (``reward.truncated``), so accuracy at a budget is what a pass at it would have given.
 
         Args:
             progress: called with (responses done, all).
-            cancelled: asked between decoding steps; once true, the evaluation is given up.
+            cancelled: called between decoding steps; once true, the evaluation is given up.
 
         Returns:
-            None where ``cancelled`` became true on any rank before all was sampled. Else
-            one row of ``eval.jsonl`` less step and name: budgets, accuracy (avg@samples) with a
-            95 % interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
-            truncated share, share of the truncated whose answer was right before the cut (None
-            without any), backtracking words per 1000 tokens, how many were asked and how many
-            answers could not be judged (these count as wrong).
+            None where ``cancelled`` became true on any rank before all was sampled. Else one record
+            of ``eval.jsonl`` without step and name: budgets, accuracy (avg@samples) with a 95 %
+            interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
+            truncated share, share of the truncated whose answer was right before the cap (None
+            without any), backtracking words per 1000 tokens, the number of questions, and of
+            answers that could not be judged (these count as wrong).
 
         Raises:
             EngineError: the engine failed.
@@ -166,6 +166,7 @@ def interval(means: Sequence[float], z: float = 1.96) -> tuple[float, float]:
 
     Args:
         means: for each question the share of right answers.
+        z: quantile of the normal distribution; 1.96 for 95 %.
     """
     n = len(means)
     p = sum(means) / n

@@ -1,4 +1,4 @@
-"""Signals that ask a command to end, where it has nothing to save: it ends at once, and cleanly.
+"""Signals that end a command which has nothing to save: at once, and cleanly.
 
 Standard library only: the handlers must be there before anything slow is imported.
 """
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INSIST = (signal.SIGINT, signal.SIGTERM)
+SECOND_KILLS = (signal.SIGINT, signal.SIGTERM)
 """The second of these ends a process at once."""
 
-ASK = tuple(
+STOP_ONLY = tuple(
     getattr(signal, name)
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # not on every system
     if hasattr(signal, name)
 )
-"""A terminal or connection that closes, a cluster's notice before its time limit (``--signal`` of
-SLURM), a limit of CPU time. They may come several times and never insist."""
+"""The terminal or connection closes, a cluster's notice before its time limit (``--signal`` of
+SLURM), a limit of CPU time. However often they come, they do not kill the process."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,12 +38,19 @@ class Interrupted(KeyboardInterrupt):
 def interrupt(signum: int, frame: FrameType | None) -> None:
     """A signal handler that raises :class:`Interrupted`, once.
 
-    What cleans up afterwards is not disturbed by others of :data:`ASK`; the next SIGTERM acts as
+    Others of :data:`STOP_ONLY` do not disturb the clean-up that follows; the next SIGTERM acts as
     the system has it.
+
+    Args:
+        signum: the signal.
+        frame: where it arrived; not used.
+
+    Raises:
+        Interrupted: always.
     """
-    for other in (*INSIST, *ASK):
+    for other in (*SECOND_KILLS, *STOP_ONLY):
         if signal.getsignal(other) is interrupt:
-            signal.signal(other, signal.SIG_DFL if other in INSIST else _pass)
+            signal.signal(other, signal.SIG_DFL if other in SECOND_KILLS else _pass)
     raise Interrupted(signum)
 
 
@@ -64,7 +71,7 @@ def interrupting() -> Iterator[None]:
         return
     taken = [
         signum
-        for signum in (*INSIST, *ASK)
+        for signum in (*SECOND_KILLS, *STOP_ONLY)
         if signum != signal.SIGINT and signal.getsignal(signum) is signal.SIG_DFL
     ]
     for signum in taken:

@@ -1,4 +1,4 @@
-"""One run a folder: a lock that names its holder and is given back however the holder ends."""
+"""One run a folder: a lock that names its holder and ends with it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ from siri_train.files import shown
 NAME = ".siri-train.lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 BEAT = 15.0
-"""Seconds between two signs of life of a holder: the lock file's modification time."""
+"""Seconds between two heartbeats of a holder: the lock file's modification time."""
 SILENT = 600.0
-"""A holder on another machine that gave no sign for so many seconds is gone, whatever the clocks
-of the two machines say; a younger sign is waited for."""
+"""A holder on another machine without a heartbeat for so many seconds is gone, whatever the clocks
+of the two machines say; after a younger one the next is waited for."""
 
 
 @contextmanager
 def run_lock(folder: Path, key: str = "output") -> Iterator[None]:
     """Hold the run's folder for as long as the body runs; rank 0 does it for all ranks.
 
-    Before anything else it makes the folder, writes a file there and looks whether the run can
-    write its own: so a folder that cannot be written is refused before the work. A folder that is
-    still empty at the end is removed again.
+    First it makes the folder and writes a file there, so a folder that cannot be written is refused
+    before the work. A folder that is still empty at the end is removed again.
 
-    The lock is the kernel's (``flock``), which ends with the process, and the file tells who holds
-    it. What a process that is gone has left is taken over. Where the file system has no such locks,
-    or the file names another machine, the holder's signs of life decide.
+    The lock is the kernel's (``flock``), which ends with the process; the file names the holder. A
+    lock file that an ended process has left is taken over. Where the file system has no such locks,
+    or the file names another machine, the holder's heartbeats decide.
 
     Args:
         folder: the run's.
@@ -83,7 +82,7 @@ def _held(folder: Path, key: str) -> Iterator[None]:
 
 
 def _take(path: Path, folder: Path) -> int:
-    """The lock file, open, locked and telling of this process."""
+    """The lock file, open, locked, with this process in it."""
     for _ in range(100):
         try:
             # What a link leads to is another program's: it must not be emptied.
@@ -105,7 +104,7 @@ def _take(path: Path, folder: Path) -> int:
                 continue
             holder = _holder(path, wait=locked is False)
             if locked is False and _gone(holder):
-                # A child that outlived its parent has the lock: that one's file is set aside.
+                # A child process of an ended holder still has the lock: remove the file.
                 path.unlink()
                 os.close(descriptor)
                 continue
@@ -143,7 +142,7 @@ def _is(path: Path, descriptor: int) -> bool:
 
 
 def _holder(path: Path, wait: bool) -> dict[str, Any]:
-    """What the file tells; empty if nothing that can be read. It may just be being written."""
+    """The file's content, empty if it cannot be read; it may be in the middle of being written."""
     until = time.monotonic() + (2.0 if wait else 0.0)
     while True:
         with suppress(OSError, ValueError, RecursionError):
@@ -162,11 +161,11 @@ def _gone(holder: dict[str, Any]) -> bool:
 
 
 def _lives(path: Path, holder: dict[str, Any], known: bool) -> bool:
-    """Whether the process that a lock file tells of may still be there though the file is free.
+    """Whether the process named in a lock file may still run, though the file is not locked.
 
     Args:
         path: the file.
-        holder: what it tells.
+        holder: its content.
         known: the kernel's lock was free: a holder on this machine is gone.
     """
     if holder.get("host") == socket.gethostname():
@@ -218,7 +217,7 @@ def _me() -> dict[str, Any]:
 
 
 def _started(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks, so that a number used again is told apart.
+    """When a process began, in the kernel's ticks: it distinguishes processes with the same pid.
 
     -1 where the system does not tell (no ``/proc``); None if there is no such process.
     """

@@ -1,4 +1,4 @@
-"""The longest rows there can be, once before training: out of memory comes in the first minute."""
+"""A trial of the largest micro-batch before training, to find out about memory at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ def rehearse(
     config: RunConfig,
     reference: Reference | None = None,
 ) -> None:
-    """Two forward and backward passes over a full row of the longest possible sequences.
+    """Two forward and backward passes over a full micro-batch of the longest possible sequences.
 
-    The second finds the gradients of the first, as every row of an update but one does, and the
-    optimiser's moments take their memory meanwhile. Nothing is changed: no step is made and
-    gradients are dropped.
+    The second pass adds to existing gradients, as in every update, and memory is reserved for
+    AdamW's moments. Nothing is changed: no step is made and gradients are dropped.
+
+    Args:
+        policy: the model.
+        optimizer: over its parameters.
+        config: the recipe.
+        reference: the model of the KL term, if the loss has one.
 
     Raises:
-        ConfigError: out of memory, with the key to turn.
+        ConfigError: out of memory, with the key to change.
     """
     samples = longest_samples(config)
     temperature = config.rollout.temperature
@@ -68,7 +73,7 @@ def rehearse(
 
 
 def longest_samples(config: RunConfig) -> list[Sample]:
-    """As many sequences of the longest prompt and response as a row holds, and one for the rest."""
+    """As many sequences of the longest prompt and response as a micro-batch holds, and the rest."""
     prompt, longest = config.data.max_prompt_len, config.schedule.max_len
     full, rest = divmod(config.train.token_budget, prompt + longest)
     lengths = [longest] * full + ([rest - prompt] if rest > prompt else [])
@@ -81,7 +86,12 @@ def longest_samples(config: RunConfig) -> list[Sample]:
 
 @contextmanager
 def out_of_memory_named(config: RunConfig, device: torch.device, what: str) -> Iterator[None]:
-    """Turn running out of memory in the body into an error that names the key to turn.
+    """Turn running out of memory in the body into an error that names the key to change.
+
+    Args:
+        config: the recipe.
+        device: of the model.
+        what: was done in the body, for the message.
 
     Raises:
         ConfigError: see :func:`advice`.
@@ -97,7 +107,7 @@ def out_of_memory_named(config: RunConfig, device: torch.device, what: str) -> I
 
 
 def advice(config: RunConfig) -> str:
-    """The key that frees most for least, given what is set already."""
+    """The key whose change frees most memory at the least cost, given what is set already."""
     longest = config.data.max_prompt_len + config.schedule.max_len
     budget = config.train.token_budget
     if budget > longest:

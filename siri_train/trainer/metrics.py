@@ -1,4 +1,4 @@
-"""One row of ``metrics.jsonl`` from one step."""
+"""The record of one step in ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ METRIC_KEYS = (
     "time_train", "peak_memory_gb", "skipped_updates", "groups", "groups_failed",
     "groups_dropped", "groups_surplus", "tokens_discarded", "rollout_retries",
 )  # fmt: skip
-"""Every key of a row, in the order they are written. Behind them stand those that only some losses
-have (``UpdateStats.extra``)."""
+"""Every key of a record, in the order they are written. The keys that only some losses have
+(``UpdateStats.extra``) follow."""
 
 
 def step_metrics(
@@ -43,14 +43,14 @@ def step_metrics(
 ) -> dict[str, Any]:
     """The metrics of one step.
 
-    They are about whole groups, those that dynamic sampling dropped included; what became of the
-    others is in the last keys (see :class:`RolloutBatch`). Shares are of responses, except
+    They are about whole groups, those that dynamic sampling dropped included; the last keys count
+    the others (see :class:`RolloutBatch`). Shares are of responses, except
     ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts the right
     responses (``Grade.right``, whatever the reward function gives), ``accuracy_finished`` the right
     ones among the finished. ``groups_all_zero`` are the groups without a right response,
     ``groups_all_one`` those without a wrong one.
     ``truncated_correct_frac`` is the share of the truncated responses whose answer was right before
-    the cut: what ``reward.truncated`` decides about. ``unjudged`` counts the responses whose answer
+    the cap; ``reward.truncated`` decides about them. ``unjudged`` counts the responses whose answer
     could not be judged: they have no reward and are left out of their groups. ``entropy`` is the
     sampler's, in nats per response token; where the engine does not have it, the trained tokens'.
     ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained token before the first

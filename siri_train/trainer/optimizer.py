@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, float32 master weights, and steps that a bad gradient does not take."""
+"""AdamW with float32 master weights, its learning rate; a bad gradient changes nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the bench runs this optimiser on machines without pydantic
     from siri_train.config.run import TrainConfig
 
 PIECE = 2**26
-"""Parameters whose gradients :class:`MasterAdamW` widens to float32 at a time."""
+"""Parameters whose gradients :class:`MasterAdamW` upcasts to float32 at a time."""
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -33,7 +33,7 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Constant after a linear warm-up over ``lr_warmup_steps``; ``step`` counts from 0."""
+    """The rate of ``step``, from 0: constant after a linear warm-up of ``lr_warmup_steps``."""
     return config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
 
 
@@ -61,10 +61,10 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float) ->
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, max_norm: float) -> float | None:
-    """Clip and step; None, and nothing is changed, if any rank's gradient is infinite or NaN.
+    """Clip the gradient and update, unless any rank's gradient is infinite or NaN.
 
     Returns:
-        The gradient's norm before clipping.
+        The gradient's norm before clipping; None if the update was skipped.
     """
     norm = clip_gradients(
         (p for group in optimizer.param_groups for p in group["params"]), max_norm
@@ -93,7 +93,11 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update the float32 weights from the model's gradients, then round them to the model's."""
+        """Update the float32 weights from the model's gradients, then round them to the model's.
+
+        Raises:
+            ValueError: a closure is given.
+        """
         if closure is not None:
             raise ValueError("MasterAdamW.step takes no closure")
         for group in self.param_groups:
@@ -128,7 +132,7 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of any optimiser, but the state stays float32: PyTorch casts it to the weights'."""
+        """Load the state and keep it float32: PyTorch alone would cast it to the weights' dtype."""
         super().load_state_dict(state_dict)
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -139,7 +143,7 @@ class MasterAdamW(torch.optim.AdamW):
 
 
 def _pieces(parameters: Sequence[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
-    """The parameters in order, cut where :data:`PIECE` elements are reached."""
+    """The parameters in order, in pieces of about :data:`PIECE` elements."""
     piece: list[torch.nn.Parameter] = []
     for p in parameters:
         if piece and sum(q.numel() for q in piece) + p.numel() > PIECE:

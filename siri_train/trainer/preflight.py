@@ -28,7 +28,7 @@ from siri_train.trainer.reference_model import CheckedReference, check_reference
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks have read on their way.
+    """What the checks have read.
 
     Args:
         train_questions, eval_questions: encoded with the model's tokenizer.
@@ -45,7 +45,7 @@ class Checked:
 
 
 def preflight(config: RunConfig) -> Checked:
-    """Check what the configuration names, cheapest first.
+    """Check everything that the configuration names, cheapest first.
 
     Raises:
         ConfigError: a device that is not there, missing or malformed data (file, line, reason),
@@ -54,7 +54,7 @@ def preflight(config: RunConfig) -> Checked:
             that cannot run here, or a reference model that :func:`check_reference` refuses.
     """
     device = choose_device(config.device)
-    check_rollout(config)
+    _check_rollout(config)
     if config.model.lora is not None and config.model.lora.dropout:
         print(
             f"{config.name}: model.lora.dropout={config.model.lora.dropout} holds in the "
@@ -68,7 +68,7 @@ def preflight(config: RunConfig) -> Checked:
     longest = max(config.schedule.max_len, *config.budgets)
     key = "eval.budgets" if longest > config.schedule.max_len else "schedule.max_len"
     check_positions(config.model, config.data.max_prompt_len, longest, key)
-    start = supervised_folder(config)
+    start = _supervised_folder(config)
     found = start if config.sft is not None and (start / "config.json").is_file() else None
     if found is None:
         refuse_half_done(config)
@@ -97,7 +97,7 @@ def preflight(config: RunConfig) -> Checked:
 def _checked_model(config: RunConfig, start: Path | None) -> tuple[Any, int | None]:
     """The tokenizer of the model that training starts from, and its embedding's rows.
 
-    Adapters start from the base model, whose tokenizer is not asked then.
+    Adapters start from the base model, but the tokenizer is that of the supervised start.
 
     Raises:
         ConfigError: see :func:`siri_train.model.folder.check_model` and
@@ -127,7 +127,7 @@ def scratch_tokenizer(model: ModelConfig) -> Any:
     return demo_model.tokenizer()
 
 
-def check_rollout(config: RunConfig) -> None:
+def _check_rollout(config: RunConfig) -> None:
     """Refuse what several processes cannot do together.
 
     Raises:
@@ -155,6 +155,12 @@ def check_rollout(config: RunConfig) -> None:
 def check_positions(model: ModelConfig, prompt: int, response: int, key: str) -> None:
     """Refuse responses that would run over the model's positions.
 
+    Args:
+        model: the recipe's section.
+        prompt: tokens of the longest prompt.
+        response: tokens of the longest response.
+        key: names the response's length, for the message.
+
     Raises:
         ConfigError: naming ``key``, the tokens needed and what fits.
     """
@@ -179,14 +185,16 @@ def model_config(config: RunConfig, start: Path | None) -> Any:
     return load_config(start or resolve_model_path(config.model), "model.path")
 
 
-def supervised_folder(config: RunConfig) -> Path:
+def _supervised_folder(config: RunConfig) -> Path:
     """Where ``siri-train sft`` writes and ``siri-train train`` looks for the supervised start."""
     return config.run_dir / "sft"
 
 
 def _refuse_unknown_tokens(checked: Checked, rows: int | None) -> None:
-    """Questions of which the tokenizer knows nothing; and marks that only a multimodal model has
-    rows for, which may stand in a question's text."""
+    """Refuse prompts without a known token, and tokens that the embedding has no row for.
+
+    A tokenizer may know marks of a multimodal model that the model at hand does not have.
+    """
     if rows is None:
         return
     special = set(checked.tokenizer.all_special_ids)

@@ -24,7 +24,7 @@ from siri_train.model.policy import Policy, load_policy, resolve_model_path
 from siri_train.model.same_model import require_same_vocabulary
 
 RECORD = "reference.json"
-"""In the run's folder: which model is the reference, and size and CRC-32 of its files."""
+"""A file in the run's folder: which model is the reference, size and CRC-32 of its files."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Reference:
     Args:
         policy: the reference model; or the policy that is trained, if it has adapters.
         own: whether ``policy`` is a model of its own; else its adapters are switched off.
-        record: what :data:`RECORD` says of it.
+        record: the content of :data:`RECORD`.
     """
 
     policy: Policy
@@ -60,11 +60,11 @@ class Reference:
     def token_logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """The reference's log-prob of every response token, [T] float32.
 
-        By the same head, on the same packed row as the policy's: a policy that is the reference
-        has the same bits. Collective where the model is sharded.
+        It uses the same head and the same micro-batch as the policy: a policy that is the
+        reference has the same bits. Collective where the model is sharded.
 
         Args:
-            batch: a packed row.
+            batch: a micro-batch.
             temperature: of the sampling distribution, as for the policy.
         """
         if not self.own:
@@ -167,7 +167,7 @@ def write_record(run_dir: Path, reference: Reference | None, begins: bool) -> No
 
 
 def _record(name: str, source: str) -> dict[str, Any]:
-    """What :data:`RECORD` says of a reference that has been loaded.
+    """The content of :data:`RECORD` for a reference that has been loaded.
 
     Raises:
         ConfigError: a file of it cannot be read.
@@ -200,7 +200,7 @@ def _require_same(record: dict[str, Any], source: Path | None) -> None:
             "run began with; remove it to take today's files as the reference"
         ) from error
     if name != record["reference"]:
-        return  # the key was changed, of which compare_with_before tells
+        return  # compare_with_before prints that the key was changed
     now = record["files"]
     changed = [name for name in sorted({*files, *now}) if files.get(name) != now.get(name)]
     if changed:

@@ -13,9 +13,9 @@ from siri_train.checkpoint.resume import set_aside_newer
 from siri_train.checkpoint.save_load import checkpoints, prune, write_json
 from siri_train.config.run import RunConfig
 from siri_train.distributed import on_main
-from siri_train.files import append_row, replace_text
+from siri_train.files import append_record, replace_text
 from siri_train.monitor import alarms
-from siri_train.monitor.run_logs import keep_rows, of_evaluation, of_metrics
+from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics
 from siri_train.monitor.trackers import Trackers
 from siri_train.report import write_report
 from siri_train.rollout.batch import RolloutBatch
@@ -127,11 +127,11 @@ class RunFolder:
         write_record(self.dir, reference, begins=begins)
         set_aside_newer(self.config, self.start_step)
         start = self.start_step
-        _, odd = keep_rows(self.dir / "alarms.jsonl", below=start, last=0)
-        rows, more = keep_rows(
+        _, odd = keep_records(self.dir / "alarms.jsonl", below=start, last=0)
+        rows, more = keep_records(
             self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=HISTORY
         )
-        evals, others = keep_rows(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
+        evals, others = keep_records(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
         for notice in (*odd, *more, *others):
             print(f"{self.config.name}: {notice}", flush=True)
         return deque(rows, maxlen=HISTORY), evals
@@ -142,17 +142,17 @@ class RunFolder:
     def _append_metrics(
         self, row: dict[str, Any], raised: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        append_row(self.dir / "metrics.jsonl", row)
+        append_record(self.dir / "metrics.jsonl", row)
         self.trackers.log("train", row, row["step"] + 1)
         found = [{"step": row["step"], **alarm} for alarm in raised]
         found += alarms.check(row, list(self.rows))
         self.rows.append(row)
         for alarm in found:
-            append_row(self.dir / "alarms.jsonl", alarm)
+            append_record(self.dir / "alarms.jsonl", alarm)
         return found
 
     def _append_evaluation(self, row: dict[str, Any]) -> None:
-        append_row(self.dir / "eval.jsonl", row)
+        append_record(self.dir / "eval.jsonl", row)
         self.trackers.log("eval", row, row["step"])
 
     def _after_checkpoint(self, done: int) -> None:

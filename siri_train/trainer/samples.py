@@ -1,4 +1,4 @@
-"""Some of a step's responses on the disk, for people to read."""
+"""Some of a step's responses in a file, for people to read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from siri_train.rollout.batch import RolloutBatch
 
 
 def write_samples(folder: Path, batch: RolloutBatch, monitor: MonitorConfig, last: bool) -> None:
-    """Write ``step_XXXXXX.jsonl`` if it is a step of which the recipe keeps responses.
+    """Write ``step_XXXXXX.jsonl`` for the steps whose responses the recipe keeps.
 
     Args:
         folder: ``rollouts`` of the run.

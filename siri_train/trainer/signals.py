@@ -1,4 +1,4 @@
-"""Ending a run from outside: a signal asks, and the run ends with its state saved."""
+"""Graceful shutdown: a signal ends the run with its state saved."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 from siri_train import distributed
-from siri_train.trainer.interrupts import ASK, INSIST, Interrupted, interrupt
+from siri_train.trainer.interrupts import SECOND_KILLS, STOP_ONLY, Interrupted, interrupt
 
 
 class Stopped(RuntimeError):
-    """The run was asked to end and did, with its state saved; the message says how to continue.
+    """A signal ended the run, with its state saved; the message says how to continue.
 
     Args:
         message: for the user.
-        signum: the signal that asked.
+        signum: the signal.
     """
 
     def __init__(self, message: str, signum: int) -> None:
@@ -26,7 +26,7 @@ class Stopped(RuntimeError):
 
 
 class StopRequest:
-    """Whether somebody asked the run to end; read between decoding steps and between steps."""
+    """Whether the run is to end. It is read between decoding steps and between training steps."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -37,10 +37,10 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside the block there is nothing to save, so that a request ends it.
+        """Inside the block there is nothing to save, so a signal ends it at once.
 
         Raises:
-            Interrupted: a signal asks, or has asked before.
+            Interrupted: a signal arrives, or has arrived before.
         """
         self._at_once = True
         try:
@@ -51,43 +51,47 @@ class StopRequest:
             self._at_once = False
 
     def note(self, signum: int) -> None:
-        """Take in a signal; only the first one counts."""
+        """Note a signal; the ones after the first change nothing.
+
+        Raises:
+            Interrupted: inside of :meth:`at_once`.
+        """
         if self.signum is None:
             self.signum = signum
             if self._at_once:
                 raise Interrupted(signum)
 
     def agreed(self) -> int | None:
-        """The signal if any rank has got one, the same on every rank. Collective."""
+        """The signal if any rank has received one, the same on every rank. Collective."""
         got = [signum for signum in distributed.gather(self.signum) if signum is not None]
         return got[0] if got else None
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Note the first signal that asks to end instead of dying of it.
+    """Inside the block the first signal is noted and does not end the process.
 
-    SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU ask. After a SIGINT or SIGTERM the next of
-    these two acts as the process was started to take it. SIGINT and SIGTERM are caught even where
-    they were ignored: a shell ignores Ctrl-C for what it starts in the background, and ``kill``
-    means it. The others stay ignored, as ``nohup`` has it. Outside the main thread, where Python
-    allows no signal handlers, nothing is caught.
+    This holds for SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU. After a SIGINT or SIGTERM
+    the next of these two acts as it would have without this block. SIGINT and SIGTERM are caught
+    even where they were ignored: a shell ignores Ctrl-C for what it starts in the background, but
+    a ``kill`` is meant. The others stay ignored, as under ``nohup``. Outside the main thread, where
+    Python allows no signal handlers, nothing is caught.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {signum: signal.getsignal(signum) for signum in (*INSIST, *ASK)}
+    before = {signum: signal.getsignal(signum) for signum in (*SECOND_KILLS, *STOP_ONLY)}
     caught = [
         signum
         for signum, handler in before.items()
         # None: not Python's handler (faulthandler's), which could not be put back.
-        if handler is not None and (signum in INSIST or handler is not signal.SIG_IGN)
+        if handler is not None and (signum in SECOND_KILLS or handler is not signal.SIG_IGN)
     ]
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if signum in INSIST:
-            for one in INSIST:  # `interrupt` stands where the system's own was
+        if signum in SECOND_KILLS:
+            for one in SECOND_KILLS:  # `interrupt` stands where the system's own was
                 own = signal.SIG_DFL if before[one] is interrupt else before[one]
                 if one in caught:
                     signal.signal(one, own)

@@ -20,7 +20,7 @@ def summary(
 
     Args:
         config: of the run.
-        evals: the rows of ``eval.jsonl``.
+        evals: the records of ``eval.jsonl``.
         ends: the cycle ends that were reached, in order, each with ``which`` and ``step``; the
             last of a name counts.
         supervised: whether the run began from its supervised stage.

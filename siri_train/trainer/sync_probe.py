@@ -2,7 +2,7 @@
 
 After a sync the engine samples a few short responses, and the trainer scores their tokens again.
 Both are the same distribution, so the log-probs agree up to the rounding of their dtypes. An engine
-that missed an update, or a part of one, goes on sampling without an error; here it shows.
+that missed an update, or a part of one, goes on sampling without an error; the probe finds it.
 
 A colocated vLLM starts with random weights, so the first probe already sees every weight that a
 sync does not reach. A sync that fails later shows as soon as the weights have moved by more than
@@ -63,7 +63,7 @@ class SyncProbe:
         sampler = config.sampler_dtype if own_weights else trainer
         self.dtypes = {"trainer": trainer, "sampler": sampler}
         self.threshold = self.probe.threshold or max(THRESHOLDS[d] for d in self.dtypes.values())
-        # Where the engine samples from the trainer's own weights, one look at the start is enough.
+        # Where the engine samples from the trainer's own weights, one comparison is enough.
         self.every = self.probe.every if self.probe.every is not None else int(copies)
         self.first_only = self.probe.every is None and not copies
         self.syncs = 0
@@ -72,13 +72,13 @@ class SyncProbe:
         self.prompts = [prompts[i * len(prompts) // count] for i in range(count)]
 
     def after_sync(self, seed: int) -> float | None:
-        """Look, if it is this sync's turn. Every rank must call it.
+        """Compare, unless the recipe skips this sync. Every rank must call it.
 
         Args:
             seed: of the sampler.
 
         Returns:
-            The mean |difference| of a log-prob in nats; None where it was not this sync's turn.
+            The mean |difference| of a log-prob in nats; None where this sync is skipped.
 
         Raises:
             SyncError: it is above the threshold, or not a number.
@@ -88,7 +88,11 @@ class SyncProbe:
         return self.look(seed) if due else None
 
     def look(self, seed: int) -> float:
-        """As :meth:`after_sync`, at any time."""
+        """Compare now, as :meth:`after_sync` does.
+
+        Raises:
+            SyncError: see :meth:`after_sync`.
+        """
         params = SamplingParams(
             max_tokens=self.tokens,
             temperature=self.temperature,  # top_p and top_k would renormalise the sampler's side

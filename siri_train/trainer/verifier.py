@@ -8,7 +8,11 @@ from siri_train.rewards import Verifier, make_verifier
 
 
 def build_verifier(config: RewardConfig) -> Verifier:
-    """The recipe's verifier. Raises ConfigError when the package it needs is missing."""
+    """The recipe's answer check.
+
+    Raises:
+        ConfigError: the package it needs is missing.
+    """
     try:
         return make_verifier(
             config.verifier,

@@ -155,7 +155,6 @@ def collectives() -> dict[str, Any]:
     seen["from_main"] = distributed.from_main(distributed.rank() + 7)
     seen["share"] = distributed.share(5)
     seen["spread"] = distributed.spread(lambda xs: [(x, distributed.rank()) for x in xs], range(5))
-    seen["total"] = distributed.total([1.0, float(distributed.rank())])
     try:
         distributed.on_main(lambda: [][distributed.rank()])
     except IndexError as error:

@@ -24,7 +24,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
 from siri_train.files import WriteError, recover, written_aside
 from siri_train.train import train
-from siri_train.trainer import run as run_module
+from siri_train.trainer import run_folder
 from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
@@ -326,7 +326,7 @@ def test_a_full_disk_at_an_append_stops_cleanly(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     """The third row of the file meets the kernel's limit in mid-line; then there is room again."""
-    real = run_module.append_row
+    real = run_folder.append_record
     asked: list[Path] = []
 
     def limited(path: Path, row: dict[str, Any]) -> None:
@@ -342,7 +342,7 @@ def test_a_full_disk_at_an_append_stops_cleanly(
 
     config = tiny("train.steps=4", "eval.every=1")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "append_row", limited)
+        patch.setattr(run_folder, "append_record", limited)
         with pytest.raises(WriteError, match="GiB free.*run the same command again"):
             train(config)
     found = (config.run_dir / file).read_text()

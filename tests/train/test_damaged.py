@@ -21,7 +21,7 @@ from siri_train.checkpoint.save_load import load_state
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
-from siri_train.monitor.run_logs import gaps, keep_rows, of_evaluation
+from siri_train.monitor.run_logs import gaps, keep_records, of_evaluation
 from siri_train.report import write_report
 from siri_train.train import train
 from siri_train.trainer import run as run_module
@@ -73,7 +73,7 @@ def test_good_rows_stay_as_they_are_and_damaged_ones_are_kept_beside(
     path.write_bytes(before)
     good = [line for line in lines if line.startswith(b'{"step": ') and "é".encode() in line]
     kept = [line for line in good if json.loads(line)["step"] < below]
-    found, notices = keep_rows(path, below)
+    found, notices = keep_records(path, below)
     assert found == [json.loads(line) for line in kept]
     assert path.read_bytes() == b"".join(line + b"\n" for line in kept)
     damaged = len([line for line in lines if line.strip()]) - len(good)
@@ -91,7 +91,7 @@ def test_half_a_line_at_the_end_is_nothing_to_tell(tmp_path: Path) -> None:
     whole = b'{"step": 0, "grad_norm": 1.0}\n{"step": 1, "grad_norm": 2.0}'
     for cut in range(31, len(whole)):
         path.write_bytes(whole[:cut])
-        assert keep_rows(path, below=1) == ([{"step": 0, "grad_norm": 1.0}], [])
+        assert keep_records(path, below=1) == ([{"step": 0, "grad_norm": 1.0}], [])
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -304,7 +304,7 @@ def test_rows_of_a_long_run_are_not_kept_in_memory(tiny: Any) -> None:
     folder = tiny().run_dir
     assert [r["alarm"] for r in rows(folder / "alarms.jsonl")] == ["grad-norm-spike"]
     assert len(rows(folder / "metrics.jsonl")) == 301
-    kept, _ = keep_rows(folder / "metrics.jsonl", below=301, last=run_folder.HISTORY)
+    kept, _ = keep_records(folder / "metrics.jsonl", below=301, last=run_folder.HISTORY)
     assert [row["step"] for row in kept] == [*range(251, 301)]
 
 

@@ -111,7 +111,6 @@ def test_collectives(folder: Path) -> None:
             "from_main": 7,
             "share": slice(0, 2) if rank == 0 else slice(2, 5),
             "spread": [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)],
-            "total": [2.0, 1.0],
             "on_main": "list index out of range",  # raised on rank 0, and on the other too
         }
 
@@ -121,7 +120,6 @@ def test_alone_the_collectives_cost_nothing_and_agree() -> None:
     assert distributed.gather("x") == ["x"] and distributed.from_main(3) == 3
     assert distributed.share(5) == slice(0, 5)
     assert distributed.spread(lambda xs: [2 * x for x in xs], range(3)) == [0, 2, 4]
-    assert distributed.total([1.5, 2.0]) == [1.5, 2.0]
     with pytest.raises(ZeroDivisionError):
         distributed.on_main(lambda: 1 // 0)
     with distributed.session("cpu"), distributed.main_first():

@@ -16,12 +16,18 @@ import pytest
 
 from siri_train.cli import main
 from siri_train.train import train
-from siri_train.trainer.interrupts import ASK, INSIST, Interrupted, interrupt, interrupting
+from siri_train.trainer.interrupts import (
+    SECOND_KILLS,
+    STOP_ONLY,
+    Interrupted,
+    interrupt,
+    interrupting,
+)
 from siri_train.trainer.signals import StopRequest, stop_request
 from tests.train.damage import model_folder
 from tests.train.test_checkpoint import ROOT
 
-SIGNALS = [*INSIST, *ASK]
+SIGNALS = [*SECOND_KILLS, *STOP_ONLY]
 PACKAGE = str(ROOT / "siri_train")
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
@@ -186,16 +192,16 @@ def test_clearing_up_is_not_disturbed_but_by_a_second_sigterm() -> None:
         try:
             signal.raise_signal(signal.SIGHUP)
         finally:
-            for signum in ASK:
+            for signum in STOP_ONLY:
                 signal.raise_signal(signum)
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_ignored_signals_stay_so() -> None:
-    for signum in ASK:
+    for signum in STOP_ONLY:
         signal.signal(signum, signal.SIG_IGN)
     with interrupting():
-        for signum in ASK:
+        for signum in STOP_ONLY:
             signal.raise_signal(signum)
 
 

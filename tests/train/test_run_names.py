@@ -151,3 +151,26 @@ def test_a_narrow_terminal_shows_the_schedule(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert main(["schedule", "demo.yaml", "--svg", str(tmp_path / "s.svg")]) == 0
+
+
+def test_of_several_who_make_a_folder_the_first_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    killed, running = tmp_path / ".a.1-x.partial", tmp_path / ".a.2-x.partial"
+    for path in (killed, running):
+        path.mkdir()
+    os.utime(killed, (0, 0))
+    with written_aside(folder, first_stays=True) as slow:
+        (slow / "x.safetensors").write_text("slow")
+        with written_aside(folder, first_stays=True) as fast:
+            (fast / "x").write_text("fast")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "a"]
+    assert [path.name for path in folder.iterdir()] == ["x"]
+    with pytest.raises(OSError, match="full"), written_aside(folder, first_stays=True):
+        raise OSError("full")
+    (tmp_path / "file").write_text("")
+    with (  # a file is no folder that another process has made
+        pytest.raises(OSError),
+        written_aside(tmp_path / "file", first_stays=True) as aside,
+    ):
+        (aside / "x").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "a", "file"]
