@@ -72,7 +72,7 @@ def gigabytes(text: str) -> float:
 
 def path(text: str) -> str:
     """A path; in ``--out=~/x`` the shell leaves the ``~`` to the program."""
-    from siri_train.config.values import expand
+    from siri_train.config.text import expand
 
     try:
         if not text:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from siri_train.config.base import ConfigError
-from siri_train.config.values import expand
+from siri_train.config.text import expand
 from siri_train.files import explained, shown
 
 _REPLACED = ("config.yaml", "summary.json", "report.html", "reference.json")
@@ -29,7 +29,7 @@ def user_path(text: str | os.PathLike[str], key: str) -> Path:
         key: how the user gave it (``output``, ``--out``), for the message.
 
     Raises:
-        ConfigError: it is empty, or :func:`siri_train.config.values.expand` refuses it.
+        ConfigError: it is empty, or :func:`siri_train.config.text.expand` refuses it.
     """
     given = os.fspath(text)
     try:

@@ -14,7 +14,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.explain import explain, shown_value
 from siri_train.config.override import apply_override
 from siri_train.config.run import RunConfig
-from siri_train.config.values import expand
+from siri_train.config.text import expand
 from siri_train.config.yaml_core import read_yaml_file
 
 RECIPES = Path(__file__).parents[1] / "recipes"

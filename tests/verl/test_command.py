@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from verl.utils.config import omega_conf_to_dataclass
 
 from siri_train import cli
+from siri_train.commands.parser import parse
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import RECIPES, load_config, parse_config
 from siri_train.config.run import RunConfig
@@ -306,7 +307,7 @@ def test_what_the_page_says_is_taken():
     commands = [words[1:] for words in lines if words[:1] == ["siri-train"]]
     assert len(commands) >= 2
     for words in commands:
-        arguments = cli._parser().parse_args(words)
+        arguments = parse(words)
         assert arguments.command == "verl" and load_config(arguments.recipe)
     needed = ["data.max_response_length=16384", "trainer.save_freq=320",
               "actor_rollout_ref.rollout.name=vllm",
