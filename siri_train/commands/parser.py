@@ -20,8 +20,8 @@ which the limit on the response length shrinks and grows in cycles. Answers get
 shorter and better."""
 _MORE = """\
 a first session:
-  siri-train doctor                      is everything here that training needs?
-  siri-train demo                        train a small model on a CPU, in minutes
+  siri-train doctor                      is all here that training needs?
+  siri-train demo                        train a small model on a CPU
   siri-train train siri-1.5b --dry-run   what the paper's run takes
 
 siri-train COMMAND --help shows the arguments of a command and examples.
