@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from siri_train.files import home_expanded
 
 _ROOT = Path(__file__).parents[1]
 _RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
@@ -158,10 +159,10 @@ def _numbered(key: str, numbers: list[str]) -> str:
 def _paths(prefix: str, wanted: Callable[[Path], bool] = lambda path: True) -> list[str]:
     """Folders, with a slash behind, and the files that are wanted."""
     above, _, name = prefix.rpartition("/")
-    folder = Path(os.path.expanduser(above + "/" if "/" in prefix else "."))
     try:
+        folder = Path(home_expanded(above + "/") if "/" in prefix else ".")
         entries = sorted(folder.iterdir())
-    except OSError:
+    except (OSError, ValueError):  # not to be read; no such user
         return []
     start = prefix[: len(prefix) - len(name)]
     shown = [e for e in entries if e.name.startswith(name) and (name or e.name[0] != ".")]
