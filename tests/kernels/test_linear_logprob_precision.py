@@ -1,4 +1,4 @@
-"""The precision contract of linear_logprob (design.md section 3), a test a clause."""
+"""The precision contract of linear_logprob, a test a clause."""
 
 from __future__ import annotations
 

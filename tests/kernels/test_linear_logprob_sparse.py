@@ -1,4 +1,4 @@
-"""Backward from lists, and its certificate (design.md section 3)."""
+"""Backward from the top entries, and its error bound."""
 
 from __future__ import annotations
 
