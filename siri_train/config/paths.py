@@ -1,4 +1,4 @@
-"""The gate that every path of the user passes: expanded, printable, and writable before work."""
+"""Checks of the paths that a user gives: expanded, printable, and writable before any work."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def check_run_folder(folder: Path, key: str) -> None:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Really make a file, of no name: permissions alone do not show a quota or a read-only disk."""
+    """Make a file without a name: permissions alone do not show a quota or a read-only disk."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -28,7 +28,7 @@ KEYS = Path(__file__).with_name("keys.json")
 BEGIN = "<!-- keys: written by python -m siri_train.config.reference -->"
 END = "<!-- end of keys -->"
 
-# What a rule for text asks for; other text is just text.
+# What a rule for text takes, in words; other text is just text.
 _TEXT = {
     text_rules.expand: "a path",
     values._device: "a device",

@@ -13,7 +13,11 @@ _LINE_ENDS = re.compile(r"[\t\n\r\x85\u2028\u2029]")
 
 
 def writable(text: str) -> str:
-    """The text, if a file in UTF-8 and a terminal can show it. Raises ValueError."""
+    """The text, if a file in UTF-8 and a terminal can show it.
+
+    Raises:
+        ValueError: it holds a control character, or bytes that are not text.
+    """
     found = _UNWRITABLE.search(text)
     if found and "\udc80" <= found.group() <= "\udcff":  # what Python makes of an argument's bytes
         raise ValueError(
@@ -26,12 +30,22 @@ def writable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
+    """The text, if it is writable and of one line.
+
+    Raises:
+        ValueError: it is not.
+    """
     if _LINE_ENDS.search(writable(text)):
         raise ValueError("takes text of one line, without tabs")
     return text
 
 
 def not_empty(text: str) -> str:
+    """The text, if it has a character that is not blank.
+
+    Raises:
+        ValueError: it has none.
+    """
     if not text.strip():
         raise ValueError("takes text that is not empty")
     return text

@@ -1,7 +1,7 @@
 """The kinds of value that keys of the configuration take: their types, their bounds, their text.
 
-Every number has two bounds. The upper ones are far above what anybody trains with and below where
-torch, the operating system or a library ends with an error of its own.
+Every number has two bounds. The upper ones are far above what is used in training, and low enough
+that neither torch nor the operating system nor a library fails with an error of its own.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ def _url(url: str) -> str:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A validator of text that must be one of some names, which are looked up when text comes.
+    """A validator of text that must be one of some names, which are looked up at validation.
 
-    ``Literal`` needs its names when a section is defined. Names that stand in another package are
-    asked for here, so that there is one list of them, and so that reading a recipe that gives
-    none of them imports nothing.
+    ``Literal`` needs its names when a section is defined. This validator calls ``names`` when a
+    recipe gives the key. So there is one list of names, in the package that defines them, and a
+    recipe without the key does not import that package.
 
     Args:
         names: returns the accepted names.
@@ -137,6 +137,7 @@ def check_tree(value: object, depth: int = 0) -> None:
 
     Args:
         value: numbers, text, null, lists and mappings of them.
+        depth: of the nesting so far.
 
     Raises:
         ValueError: not finite, unwritable text, a key that is no text, or nested over 20 deep.

@@ -151,7 +151,7 @@ def test_no_key_is_dropped_in_silence(key, field, recipe):
     "overrides, machines, error",
     [
         (["train.mini_batches=3"], {}, "train.mini_batches: got 3; .* rollout.prompts = 4"),
-        (["train.mini_batches=4"], {"gpus": 3}, "rollout.prompts: .* = 4 rows .* over 3 GPUs"),
+        (["train.mini_batches=4"], {"gpus": 3}, "rollout.prompts: .* = 4 responses .* over 3 GPUs"),
         (["checkpoint.every=3", "schedule.cycle=8"], {}, "checkpoint.every: got 3; .* 4: verl"),
         (["checkpoint.lag=1", "checkpoint.every=2", "schedule.cycle=8"], {}, "of the lag, 1"),
         (

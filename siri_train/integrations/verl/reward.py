@@ -24,14 +24,15 @@ class SiriRewardManager(RewardManagerBase):
 
     A response has finished if its last token ends a sequence (the tokenizer's, the generation
     config's and the chat template's end tokens), whatever its length: verl's servers report
-    "completed" for a cut response too. NaN if it could not be scored, see
+    "completed" for a truncated response too. NaN if it could not be scored, see
     ``length_capping_reward``.
 
     Args:
         config: verl's whole configuration, with the section ``siri``.
         tokenizer: the model's.
         compute_score: not used: verl passes its default where none is configured.
-        reward_router_address, reward_model_tokenizer: as verl passes them; not used.
+        reward_router_address: verl's, not used.
+        reward_model_tokenizer: verl's, not used.
 
     Raises:
         ConfigError: see ``settings_of``; a ``reward.custom_reward_function`` or reward model, whose
@@ -70,13 +71,13 @@ class SiriRewardManager(RewardManagerBase):
         self.grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="siri-grader")
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """Grades the last response of ``data`` (verl's ``DataProto``).
+        """Grade the last response of ``data`` (verl's ``DataProto``).
 
         Returns:
             ``reward_score``, and ``reward_extra_info``: ``acc`` (the reward), ``siri_correct``
-            (right whatever a cut response earns), ``siri_truncated``, ``siri_cap``,
+            (right, whatever a truncated response earns), ``siri_truncated``, ``siri_cap``,
             ``siri_length``, and for each of ``siri.budgets`` ``siri_acc_at_N``: what the response
-            earns when it is cut at N tokens.
+            earns when it is truncated at N tokens.
         """
         item = data[-1:][0]
         ids = item.batch["responses"]
@@ -84,7 +85,7 @@ class SiriRewardManager(RewardManagerBase):
         ids = ids[:length].tolist()
         finished = bool(ids) and ids[-1] in self.end_token_ids
         gold = str(item.non_tensor_batch["reward_model"]["ground_truth"])
-        grade, *cut = await asyncio.get_running_loop().run_in_executor(
+        grade, *at_budgets = await asyncio.get_running_loop().run_in_executor(
             self.grader, self._grades, ids, finished, gold
         )
         fields = item.non_tensor_batch.get("tool_extra_fields") or {}
@@ -96,12 +97,12 @@ class SiriRewardManager(RewardManagerBase):
             "siri_cap": cap,
             "siri_length": length,
         }
-        for budget, at in zip(self.settings.budgets, cut, strict=True):
+        for budget, at in zip(self.settings.budgets, at_budgets, strict=True):
             info[f"siri_acc_at_{budget}"] = at.reward
         return {"reward_score": grade.reward, "reward_extra_info": info}
 
     def _grades(self, ids: list[int], finished: bool, gold: str) -> list[Grade]:
-        """Of the response, and of what each budget leaves of it."""
+        """Grades of the response, and of the response truncated at each budget."""
         budgets = self.settings.budgets
         texts = decode_responses(self.tokenizer, [ids, *(ids[:budget] for budget in budgets)])
         ended = [finished, *(finished and len(ids) <= budget for budget in budgets)]
