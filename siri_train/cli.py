@@ -1,21 +1,18 @@
-"""The command line: ``siri-train COMMAND``. Each command is one function; the work is elsewhere."""
+"""The command line: ``siri-train COMMAND``. Each command is one function; the work is elsewhere.
+
+Commands import what they need when they run, so that help, errors and completion come at once.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from siri_train import __version__
-from siri_train.commands import arguments as kinds
 from siri_train.commands.output import claim_descriptors, encodable, tolerant_output
-from siri_train.commands.requirements import missing_packages
+from siri_train.commands.parser import parse
 from siri_train.trainer.interrupts import interrupting
 
 
@@ -35,30 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    # Half of the log lines of a download-free run would be about the hub.
+    # Otherwise half of the log lines of a run without downloads would be about the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell wants completions; this call does not return
+        from siri_train.commands.completion import complete
+
+        return complete()
     given = sys.argv[1:] if argv is None else list(argv)
-    missing = missing_packages()
-    if missing and not {"-h", "--help", "--version"} & set(given):
+    missing = _missing(given)
+    if missing:
         print(
             f"siri-train: the trainer needs packages that are not installed: {', '.join(missing)}; "
             "pip install 'siri-kernels[train]' brings them",
             file=sys.stderr,
         )
         return 1
-    for text in given:
-        if re.fullmatch(r"--[a-z-]+=--", text):  # argparse takes this -- for the end of options
-            parser.error(f"argument {text[:-3]}: got '--'")
-    arguments, more = parser.parse_known_args(given)
-    # argparse takes positional arguments in one run only; overrides may stand after an option too.
-    wrong = [m for m in more if m.startswith("-") or "=" not in m]
-    if wrong or (more and not hasattr(arguments, "overrides")):
-        parser.prog = f"{parser.prog} {arguments.command}"
-        parser.error(f"unrecognized arguments: {' '.join(wrong or more)}")
-    if more:
-        arguments.overrides += more
+    arguments = parse(given)
     try:
         with interrupting():
             return _errors_told(arguments)
@@ -74,167 +64,50 @@ def _main(argv: Sequence[str] | None) -> int:
         return 128 + number
 
 
+def _missing(given: Sequence[str]) -> list[str]:
+    """Packages that the commands need and that are not installed; help does not look for them."""
+    if {"-h", "--help", "--version"} & set(given):
+        return []
+    from siri_train.commands.requirements import missing_packages
+
+    return missing_packages()
+
+
 def _errors_told(arguments: argparse.Namespace) -> int:
     """Run the command; what the user can mend is told in one line."""
+    try:
+        return _RUN[arguments.command](arguments)
+    except Exception as error:
+        told = _told(error, arguments.command)
+        if told is None:
+            raise
+        text, status = told
+        print(text, file=sys.stderr)
+        return status
+
+
+def _told(error: Exception, command: str) -> tuple[str, int] | None:
+    """The line for the user and the exit status; None where the error is a fault of the code."""
     from siri_train.config.base import ConfigError
     from siri_train.config.masked import masked
     from siri_train.files import WriteError, explained
-    from siri_train.rollout import EngineError
-    from siri_train.trainer.run import AlarmHalt
-    from siri_train.trainer.signals import Stopped
 
-    try:
-        return arguments.run(arguments) or 0
-    except (ConfigError, AlarmHalt, EngineError, WriteError) as error:
-        # The words of a library inside may have several lines.
-        text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        # Names of files and tensors may hold what a terminal obeys.
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-        print(f"siri-train {arguments.command}: {masked(text)}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"siri-train {arguments.command}: {masked(explained(error))}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"siri-train: {stopped}", file=sys.stderr)
-        return 128 + stopped.signum
+    if isinstance(error, OSError):
+        return f"siri-train {command}: {masked(explained(error))}", 1
+    if not isinstance(error, (ConfigError, WriteError)):
+        from siri_train.rollout import EngineError  # torch comes with these
+        from siri_train.trainer.run import AlarmHalt
+        from siri_train.trainer.signals import Stopped
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = kinds.Parser(
-        prog="siri-train",
-        description="Train reasoning models with SIRI: the response-length cap swings, answers get "
-        "shorter and better (arXiv 2509.25176).",
-    )
-    parser.add_argument("--version", action="version", version=f"siri-train {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
-
-    def recipe(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("recipe", help="a YAML file, or the name of a packaged recipe")
-        sub.add_argument(
-            "overrides",
-            nargs="*",
-            metavar="a.b=c",
-            help="override a value: text as it stands, or YAML where the key takes no text",
-        )
-
-    sub = command(
-        "demo", _demo, "the whole method on a CPU in minutes; ends with a table and a page"
-    )
-    sub.add_argument(
-        "--out",
-        type=kinds.path,
-        default="runs/demo",
-        help="folder of the run (default: %(default)s)",
-    )
-    sub.add_argument("--seed", type=kinds.seed, default=0)
-
-    sub = command("sft", _sft, "the supervised stage before RL; run again to continue")
-    recipe(sub)
-    sub.add_argument(
-        "--resume", choices=("auto", "never"), default="auto", help="default: %(default)s"
-    )
-
-    sub = command("train", _train, "train with SIRI; run again to continue")
-    recipe(sub)
-    sub.add_argument(
-        "--resume",
-        type=kinds.path,
-        default="auto",
-        metavar="auto|never|PATH",
-        help="default: %(default)s",
-    )
-    sub.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="only show the resolved configuration, memory per rank, tokens a step, expected hours",
-    )
-    planned = sub.add_argument_group("what --dry-run plans for")
-    planned.add_argument(
-        "--ranks", type=kinds.positive, help="processes; default: torchrun's, else 1"
-    )
-    planned.add_argument(
-        "--gpu-memory",
-        type=kinds.gigabytes,
-        metavar="GB",
-        help="of one GPU; default: this machine's",
-    )
-    planned.add_argument(
-        "--rates",
-        type=kinds.path,
-        metavar="FOLDER",
-        help="a run whose measured rates to use; default: this one",
-    )
-
-    sub = command("verl", _verl, "a recipe as the whole command of verl 0.9.1; prints or starts it")
-    recipe(sub)
-    sub.add_argument("--launch", action="store_true", help="start it, too")
-    sub.add_argument(
-        "--gpus", type=kinds.positive, default=8, help="per node (default: %(default)s)"
-    )
-    sub.add_argument("--nodes", type=kinds.positive, default=1, help="default: %(default)s")
-    sub.add_argument(
-        "--engine",
-        choices=("vllm", "sglang", "trtllm"),
-        default="vllm",
-        help="default: %(default)s",
-    )
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key of verl's; repeatable",
-    )
-
-    sub = command(
-        "eval", _eval, "accuracy of a checkpoint at every budget from one generation pass"
-    )
-    sub.add_argument("checkpoint", type=kinds.path, help="a folder that from_pretrained loads")
-    sub.add_argument("overrides", nargs="*", metavar="a.b=c")
-    sub.add_argument(
-        "--recipe", type=kinds.path, help="default: the config.yaml of the checkpoint's run"
-    )
-
-    sub = command("report", _report, "write a run's report.html")
-    sub.add_argument("folder", type=kinds.path, help="the run's folder")
-
-    sub = command("schedule", _schedule, "the cap over the steps, in the terminal and as SVG")
-    sub.add_argument(
-        "recipe", nargs="?", default="siri-1.5b.yaml", help="default: the paper's run, %(default)s"
-    )
-    sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="override a value")
-    sub.add_argument(
-        "--svg", type=kinds.path, metavar="FILE", help="default: schedule.svg beside the run"
-    )
-
-    sub = command("export", _export, "copy a checkpoint out of a run, without trainer state")
-    sub.add_argument("folder", type=kinds.path, help="the run's folder")
-    sub.add_argument(
-        "--which",
-        type=kinds.which,
-        required=True,
-        metavar="low|high|low-lagged|high-lagged|best|STEP",
-        help="an end of the last cycle, the best evaluated, or a number of steps",
-    )
-    sub.add_argument("--out", type=kinds.path, help="default: RUN/export/NAME")
-
-    sub = command("convert", _convert, "turn a GGUF file into a folder that from_pretrained loads")
-    sub.add_argument(
-        "source", type=kinds.path, help="PACKAGE:FILE.gguf, or the path of a GGUF file"
-    )
-    sub.add_argument("out", type=kinds.path, help="the folder to write")
-    sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-
-    command(
-        "doctor", _doctor, "what is installed, which backends and engines work here, and why not"
-    )
-    return parser
+        if isinstance(error, Stopped):
+            return f"siri-train: {error}", 128 + error.signum
+        if not isinstance(error, (AlarmHalt, EngineError)):
+            return None
+    # A library's message may have several lines.
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    # Names of files and tensors may hold characters that control the terminal.
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return f"siri-train {command}: {masked(text)}", 1
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -301,6 +174,8 @@ def _verl(arguments: argparse.Namespace) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
+    import json
+
     from siri_train.commands.eval import grade_checkpoint
     from siri_train.config.paths import check_file, user_path
 
@@ -332,6 +207,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
+    import shutil
+
     from siri_train.config.paths import check_file, user_path
     from siri_train.config.recipe import load_config
     from siri_train.files import replace_text
@@ -384,6 +261,28 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     print(doctor())
     return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from siri_train.commands.completion import script
+
+    print(script(arguments.shell), end="")
+    return 0
+
+
+_RUN = {
+    "demo": _demo,
+    "doctor": _doctor,
+    "sft": _sft,
+    "train": _train,
+    "verl": _verl,
+    "schedule": _schedule,
+    "report": _report,
+    "eval": _eval,
+    "export": _export,
+    "convert": _convert,
+    "completion": _completion,
+}
 
 
 if __name__ == "__main__":

@@ -11,11 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 MACHINE = re.compile(
-    r"(?<![\w.~/$}>-])/(?:home|Users|root|mnt|media|scratch|workspace|data\d*|private|var/folders"
-    r"|opt/conda|usr/local/lib/python)/(?!user/|you/|me/)[\w.-]+/?[\w./-]*"
+    r"(?<![\w.~/$}>-])/(?:home|Users|root|mnt|media|scratch|work|workspace|data\d*|private|srv"
+    r"|var/folders|opt|tmp|usr/local/lib/python)/(?!user/|you/|me/|(?:x|run)\b(?!/))"
+    r"[\w.-]+/?[\w./-]*"
     r"|\b[A-Z]:\\\\?Users\\"
 )
-"""A path below somebody's home or work folder; ``/home/user/`` in an example names nobody."""
+"""A path below somebody's home or work folder; ``/home/user/``, ``/tmp/x`` and ``/tmp/run`` in an
+example name nobody."""
+
+OUTPUT = re.compile(r"(?:^|/)(?:outputs|runs|wandb|trackio|mlruns|lightning_logs)/|\.(?:log|pyc)$")
+"""What runs write, wherever it lies."""
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -28,6 +33,11 @@ def ignored(folder: Path) -> list[str]:
     """Tracked files that ``.gitignore`` says are none of the project's."""
     listed = git(folder, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard")
     return [name for name in listed.split("\0") if name]
+
+
+def outputs(folder: Path) -> list[str]:
+    """Tracked files that a run has written."""
+    return [name for name in git(folder, "ls-files", "-z").split("\0") if OUTPUT.search(name)]
 
 
 def machine_paths(folder: Path) -> list[str]:
@@ -57,6 +67,10 @@ def test_nothing_is_tracked_that_gitignore_holds(checkout: Path) -> None:
     assert ignored(checkout) == []
 
 
+def test_no_output_of_a_run_is_tracked(checkout: Path) -> None:
+    assert outputs(checkout) == []
+
+
 def test_no_tracked_file_names_a_machines_path(checkout: Path) -> None:
     assert machine_paths(checkout) == []
 
@@ -64,6 +78,8 @@ def test_no_tracked_file_names_a_machines_path(checkout: Path) -> None:
 ARTEFACTS = [
     "outputs/2026-11-24/12-00-00/.hydra/config.yaml", "runs/demo/report.html", "models/x/a.bin",
     "data/q.jsonl", "siri_train/__pycache__/x.pyc", "dist/x.whl", ".venv/pyvenv.cfg",
+    "wandb/run-1/logs/debug.log", "bench/outputs/step.log", "examples/runs/demo/metrics.jsonl",
+    ".coverage", "train.log",
 ]  # fmt: skip
 NAMED = [
     "/home/ann/x.py",
@@ -71,8 +87,20 @@ NAMED = [
     "/mnt/disk1/models",
     "/scratch/me2/job",
     "/root/a/b",
+    "/work/main/x",
+    "/tmp/brief/notes.md",
+    "/opt/models",
 ]
-FINE = ["~/x", "/home/user/x", "/dev/null", "/tmp/x", "/usr/bin/env", "https://a.b/home/c/d", "a/b"]
+FINE = [
+    "~/x",
+    "/home/user/x",
+    "/dev/null",
+    "/tmp/x",
+    "/tmp/run",
+    "/usr/bin/env",
+    "https://a.b/home/c/d",
+    "a/b",
+]
 
 
 def test_both_checks_find_what_is_added(tmp_path: Path) -> None:
@@ -86,6 +114,11 @@ def test_both_checks_find_what_is_added(tmp_path: Path) -> None:
     assert ignored(tmp_path) == []
     git(tmp_path, "add", "-f", ".")
     assert sorted(ignored(tmp_path)) == sorted(ARTEFACTS)
+    written = ("outputs/", "runs/", "wandb/", "bench/outputs/", "examples/runs/", "train.log")
+    compiled = "siri_train/__pycache__/"
+    assert sorted(outputs(tmp_path)) == sorted(
+        name for name in ARTEFACTS if name.startswith((*written, compiled))
+    )
     (tmp_path / "notes.md").write_text("\n".join(["see", *NAMED, *FINE]))
     git(tmp_path, "add", "notes.md")
     expected = [f"notes.md:{n}: {path}" for n, path in enumerate(NAMED, start=2)]

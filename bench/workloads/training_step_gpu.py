@@ -38,7 +38,7 @@ from bench.workloads.step_model import (
     two_micro_batches,
 )
 from siri_kernels import linear_logprob, policy_loss, take_backward_stats
-from siri_train.commands.memory_estimate import Shape, estimate
+from siri_train.commands.memory_estimate import Sizes, estimate
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import TrainConfig
@@ -149,7 +149,7 @@ def _estimated_bytes(model: Any, context: int, liger: bool, device: torch.device
             "train": {"token_budget": context},
         }
     )  # fmt: skip
-    memory = estimate(config, Shape.of(model), gpu=device.type == "cuda")
+    memory = estimate(config, Sizes.of(model), gpu=device.type == "cuda")
     return max(memory.totals["training"], memory.totals["optimizer"])
 
 

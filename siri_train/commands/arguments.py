@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the command line in one line, and where the rest is explained."""
+    """A parser whose errors are one line that ends with where to read more."""
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, status 2."""
@@ -25,7 +25,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def which(text: str) -> str:
-    """A name of the manifest, without ``siri-``, or a number of steps."""
+    """A name of the manifest, without ``siri-``, or a number of steps.
+
+    Raises:
+        ArgumentTypeError: it is neither.
+    """
     if text in ("low", "high", "low-lagged", "high-lagged"):
         return f"siri-{text}"
     if text == "best" or (text.isascii() and text.isdigit() and len(text) < 10):
@@ -58,7 +62,11 @@ def seed(text: str) -> int:
 
 
 def gigabytes(text: str) -> float:
-    """Gigabytes of 10**9 bytes."""
+    """Gigabytes of 10**9 bytes.
+
+    Raises:
+        ArgumentTypeError: not a number within the bounds.
+    """
     try:
         value = float(text) if text.isascii() else 0.0
     except ValueError:
@@ -71,8 +79,12 @@ def gigabytes(text: str) -> float:
 
 
 def path(text: str) -> str:
-    """A path; in ``--out=~/x`` the shell leaves the ``~`` to the program."""
-    from siri_train.config.values import expand
+    """A path; in ``--out=~/x`` the shell leaves the ``~`` to the program.
+
+    Raises:
+        ArgumentTypeError: it is empty, or ``expand`` refuses it.
+    """
+    from siri_train.config.text import expand
 
     try:
         if not text:

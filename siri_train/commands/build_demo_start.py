@@ -1,9 +1,9 @@
 """``python -m siri_train.commands.build_demo_start``: make the embedded task's supervised start.
 
-Four stages, each there because leaving it out cost time or skill (LOG.md has the numbers): single
-operations until they are known, whole chains without slips, all the ways to write them, and last
-the wasteful, slipping habits that reinforcement learning is to find and mend. About five minutes on
-one core; the result is shipped in ``siri_train/model/demo_start``.
+There are four stages. The first teaches single operations, the second whole chains without
+mistakes, the third all ways to write a chain. The last teaches wasteful habits with mistakes, which
+reinforcement learning then removes. docs/log/method.md has the figures without each stage. It takes
+about five minutes on one core; the result is shipped in ``siri_train/model/demo_start``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from siri_train.model.policy import Policy, load_policy
 from siri_train.monitor.progress import Progress
 
 BATCH = 64
-ANSWER_WEIGHT = 4.0  # one token of thirty, and the one that is graded: else it is learnt last
+ANSWER_WEIGHT = 4.0  # the graded token is one of thirty; with weight 1 it is learnt last
 DIGITS = frozenset(demo_model.WORD_ID[digit] for digit in demo_model.DIGITS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One supervised stage: how long, how fast, and what kind of chains.
+    """One supervised stage.
 
     Args:
         name: shown while it runs.
@@ -92,18 +92,18 @@ def build(out: Path, seed: int = 0) -> Path:
     policy = load_policy(
         ModelConfig(path="scratch", scratch=ArchitectureConfig()), torch.device("cpu")
     )
-    drill(policy, seed)
+    _drill(policy, seed)
     for stage in STAGES:
-        run_stage(policy, stage, seed)
+        _run_stage(policy, stage, seed)
     shutil.rmtree(out, ignore_errors=True)
     policy.save(out)
     return out
 
 
-def drill(policy: Policy, seed: int, most: int = 600) -> None:
-    """Single operations, loss on the results alone, until nearly all are right.
+def _drill(policy: Policy, seed: int, most: int = 600) -> None:
+    """Train single operations, with loss on the results alone, until nearly all are right.
 
-    Without it the whole chains stay on a plateau for hundreds of steps.
+    Without this stage the whole chains stay on a plateau for hundreds of steps.
     """
     rng = random.Random(f"drill/{seed}")
     config = SftConfig(steps=most, lr=4e-3, lr_warmup_steps=50, min_lr_ratio=1.0)
@@ -123,8 +123,8 @@ def drill(policy: Policy, seed: int, most: int = 600) -> None:
             return
 
 
-def run_stage(policy: Policy, stage: Stage, seed: int) -> None:
-    """Supervise on one kind of chains."""
+def _run_stage(policy: Policy, stage: Stage, seed: int) -> None:
+    """Train on the chains of one stage."""
     config = SftConfig(steps=stage.steps, lr=stage.lr, lr_warmup_steps=50)
     optimizer = _optimizer(policy, config)
     batches = _batches(stage, random.Random(f"{stage.name}/{seed}"))

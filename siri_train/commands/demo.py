@@ -71,7 +71,7 @@ def _demo(out: Path, seed: int) -> list[dict[str, Any]]:
     control = demo_config(out / "constant", seed, "constant")
     train(control)
     train(siri)
-    summary = combine(out)
+    summary = _combine(out)
     write_json(out / "summary.json", summary)
     page = write_report(out)
     print(f"\n{encodable(summary_table(summary))}\n")
@@ -80,15 +80,21 @@ def _demo(out: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def demo_config(folder: Path, seed: int, shape: str) -> RunConfig:
-    """The packaged recipe ``demo.yaml`` with this folder, seed and schedule shape."""
+    """The packaged recipe ``demo.yaml`` with another folder, seed and schedule shape.
+
+    Args:
+        folder: of the run.
+        seed: of sampling and question order.
+        shape: ``schedule.shape``.
+    """
     return load_config(
         "demo.yaml",
         [f"output={folder}", f"seed={seed}", f"schedule.shape={shape}", f"name={folder.name}"],
     )
 
 
-def combine(out: Path) -> list[dict[str, Any]]:
-    """One summary from the two runs', with paths relative to ``out``."""
+def _combine(out: Path) -> list[dict[str, Any]]:
+    """One summary of both runs, with paths relative to ``out``."""
     import json
 
     entries = []

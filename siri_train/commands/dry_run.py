@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from siri_train.commands.memory_estimate import GB, Memory, Shape, estimate
+from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
 from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
@@ -20,8 +20,7 @@ from siri_train.trainer.memory_check import advice
 from siri_train.trainer.preflight import model_config, preflight
 
 USABLE = 0.9
-"""Share of a GPU's memory that a run may plan with: the rest is CUDA's, NCCL's and lost between
-blocks of different sizes."""
+"""Share of a GPU's memory that a run may plan with. CUDA, NCCL and fragmentation take the rest."""
 
 
 _MEASURED = ("tokens", "time_rollout", "time_train", "response_len_mean", "cap")
@@ -55,8 +54,8 @@ def dry_run(
 ) -> str:
     """The resolved configuration, memory per rank, tokens a step and expected hours.
 
-    Every check before a run is made. The whole text is YAML: what follows the configuration are
-    comments.
+    All checks before a run are made. The text is YAML: everything after the configuration is a
+    comment.
 
     Args:
         config: the recipe.
@@ -75,15 +74,15 @@ def dry_run(
     if memory_gb is None and device.type == "cuda":
         memory_gb = torch.cuda.get_device_properties(device).total_memory / GB
     gpu = memory_gb is not None
-    shape = Shape.of(model_config(config, checked.start))
+    sizes = Sizes.of(model_config(config, checked.start))
     other = checked.reference.config if checked.reference is not None else None
     memory = estimate(
         config,
-        shape,
+        sizes,
         ranks=ranks,
         gpu=gpu,
         memory_gb=memory_gb,
-        reference=None if other is None else Shape.of(other),
+        reference=None if other is None else Sizes.of(other),
     )
     rates = measured_rates(Path(rates_from) if rates_from else config.run_dir)
     if rates_from and rates is None:
@@ -94,43 +93,43 @@ def dry_run(
     lines = [
         f"{len(checked.train_questions)} training and {len(checked.eval_questions)} held-out "
         "questions",
-        *describe_memory(config, shape, memory, ranks, memory_gb),
+        *describe_memory(config, sizes, memory, ranks, memory_gb),
         *describe_time(config, rates, len(checked.eval_questions)),
     ]
     return "\n".join([config.to_yaml(), *(f"# {line}".rstrip() for line in lines)])
 
 
 def describe_memory(
-    config: RunConfig, shape: Shape, memory: Memory, ranks: int, memory_gb: float | None
+    config: RunConfig, sizes: Sizes, memory: Memory, ranks: int, memory_gb: float | None
 ) -> list[str]:
     """The estimate as a table of GB with the verdict below.
 
     Args:
         config: the recipe.
-        shape: its model's.
+        sizes: of its model.
         memory: of one rank.
         ranks: how many there are.
         memory_gb: of a GPU, in 10**9 bytes; None: no verdict.
     """
     where = f"each of {ranks} ranks" if ranks > 1 else "one process"
-    moments = {
+    phases = {
         "training": memory.training,
         "optimiser": memory.optimizer,
         "rollout": memory.rollout,
     }
     lines = [
         "",
-        f"{shape.parameters / 1e6:.2f} M parameters; GB on {where}, a row of "
+        f"{sizes.parameters / 1e6:.2f} M parameters; GB on {where}, micro-batches of "
         f"{config.train.token_budget} tokens",
-        f"{'':<28}" + "".join(f"{name:>11}" for name in moments),
+        f"{'':<28}" + "".join(f"{name:>11}" for name in phases),
     ]
-    for name in dict.fromkeys(key for parts in moments.values() for key in parts):
-        values = [parts.get(name, 0) for parts in moments.values()]
+    for name in dict.fromkeys(key for parts in phases.values() for key in parts):
+        values = [parts.get(name, 0) for parts in phases.values()]
         if any(values):
             lines.append(
                 f"{name:<28}" + "".join(f"{v / GB:11.3f}" if v else f"{'':>11}" for v in values)
             )
-    totals = [sum(parts.values()) for parts in moments.values()]
+    totals = [sum(parts.values()) for parts in phases.values()]
     lines += [
         f"{'together':<28}" + "".join(f"{total / GB:11.3f}" for total in totals),
         f"logits: never stored; the log-prob head keeps {memory.logits_saved / GB:.3f} GB, eager "
@@ -142,7 +141,13 @@ def describe_memory(
 
 
 def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
-    """Whether it fits, or the key to turn."""
+    """Whether the run fits, or the key to change.
+
+    Args:
+        config: the recipe.
+        memory: of one rank.
+        memory_gb: of a GPU, in 10**9 bytes.
+    """
     usable = USABLE * memory_gb
     need = memory.peak / GB
     if need <= usable:
@@ -158,7 +163,13 @@ def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
 
 
 def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -> list[str]:
-    """Tokens of a step and, where rates have been measured, hours of the whole run."""
+    """Tokens of a step and, where rates have been measured, hours of the whole run.
+
+    Args:
+        config: the recipe.
+        rates: seconds a token; None where no step has been measured.
+        eval_questions: held-out questions.
+    """
     responses = config.rollout.prompts * config.rollout.group_size
     low, high = config.schedule.build().lowest, config.schedule.max_len
     lines = [
@@ -199,7 +210,7 @@ def _positive(value: object) -> bool:
 def measured_rates(run_dir: Path) -> Rates | None:
     """Medians over the last 50 steps in a run's ``metrics.jsonl``; None where there are none.
 
-    Rows that are damaged, or of steps without tokens, do not count.
+    Damaged records and steps without tokens are left out.
     """
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
@@ -230,7 +241,16 @@ def measured_rates(run_dir: Path) -> Rates | None:
 def expected_hours(
     config: RunConfig, rates: Rates, eval_questions: int
 ) -> tuple[float, float, float]:
-    """Hours of sampling, training and evaluation, if responses keep filling the cap as measured."""
+    """Hours of the whole run, if responses fill the same share of the cap as measured.
+
+    Args:
+        config: the recipe.
+        rates: seconds a token, and the measured share of the cap.
+        eval_questions: held-out questions.
+
+    Returns:
+        Hours of sampling, of training and of evaluation.
+    """
     schedule = config.schedule.build()
     steps = config.train.steps
     responses = config.rollout.prompts * config.rollout.group_size

@@ -45,7 +45,7 @@ def grade_checkpoint(
         overrides: ``a.b=c``.
 
     Returns:
-        The row described in :class:`siri_train.trainer.evaluate.Evaluation`, also written to
+        The record described in :class:`siri_train.trainer.evaluate.Evaluation`, also written to
         ``CHECKPOINT/eval.json``.
 
     Raises:
@@ -95,7 +95,7 @@ def grade_checkpoint(
         row = Evaluation(config, encoded, engine, policy, verifier)(
             lambda done, total: progress.update(done, "responses")
         )
-    assert row is not None  # nobody cancels it
+    assert row is not None  # no stop request is given, so it is not cancelled
     write_json(checkpoint / "eval.json", row)
     return row
 

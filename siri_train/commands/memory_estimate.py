@@ -1,9 +1,9 @@
-"""Memory of a run, per rank, before it starts: counted from the shapes, not measured.
+"""Memory of a run on each rank, computed before it starts from the sizes of the model.
 
-Three moments are counted, because each can be the largest: the backward pass of one row, the
-optimiser's step, and sampling. Counts follow what autograd keeps for a decoder layer with RMSNorm,
-grouped-query attention that keeps no scores (flash) and a gated MLP; other architectures are
-estimated as if they were that. ``tests/train/test_memory.py`` holds them against measured peaks.
+Three phases are computed, because each can need the most: the backward pass of one micro-batch, the
+optimiser's step, and sampling. The numbers follow what autograd keeps for a decoder layer with
+RMSNorm, grouped-query flash attention (no scores are kept) and a gated MLP. Other architectures are
+treated like that one. ``tests/train/test_memory.py`` compares with measured peaks.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from siri_train.trainer.optimizer import PIECE
 
 GB = 10**9
 
-# Bytes of an entry of the lists while linear_logprob's CPU path sorts them: ids and rows in int64,
-# four float32 values, and the merged copies of all.
+# Bytes of a top entry while linear_logprob's CPU path sorts them: token and vocabulary indices in
+# int64, four float32 values, and the merged copies of all.
 _ENTRY = 80
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a model decides its memory.
+class Sizes:
+    """The sizes of a model that decide its memory.
 
     Args:
         parameters: of the whole model.
@@ -54,14 +54,14 @@ class Shape:
     tied: bool
 
     @staticmethod
-    def of(config: Any) -> Shape:
-        """Of a transformers configuration; parameters are counted on a model without storage."""
+    def of(config: Any) -> Sizes:
+        """The sizes of a transformers configuration, from a model on the meta device."""
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         text = config.get_text_config()
         heads = text.num_attention_heads
         layer = model.base_model.layers[-1]
-        return Shape(
+        return Sizes(
             parameters=sum(p.numel() for p in model.parameters()),
             layer=sum(p.numel() for p in layer.parameters()),
             linears=tuple(
@@ -96,14 +96,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank at its three peaks, by what they are for.
+    """Bytes of one rank at the peaks of its three phases, by what they are for.
 
     Args:
-        training: in the backward pass of a full row, from the second row on.
+        training: in the backward pass of a full micro-batch, from the second one on.
         optimizer: in the optimiser's step.
         rollout: while sampling at the largest cap.
-        logits_saved: of ``training``: what the log-prob head keeps a row instead of logits.
-        logits_eager: what eager PyTorch would keep for the logits of the same row, more or less.
+        logits_saved: part of ``training``: what the log-prob head keeps instead of logits.
+        logits_eager: about what eager PyTorch would keep for the logits of the same micro-batch.
     """
 
     training: dict[str, int] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Memory:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Bytes of each moment."""
+        """Bytes of each phase."""
         return {
             "training": sum(self.training.values()),
             "optimizer": sum(self.optimizer.values()),
@@ -123,43 +123,43 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Bytes of the largest moment."""
+        """Bytes of the largest phase."""
         return max(self.totals.values())
 
 
 def estimate(
     config: RunConfig,
-    shape: Shape,
+    sizes: Sizes,
     *,
     ranks: int = 1,
     gpu: bool = True,
     memory_gb: float | None = None,
-    reference: Shape | None = None,
+    reference: Sizes | None = None,
 ) -> Memory:
     """Memory of one rank of ``config``.
 
     Args:
         config: the recipe.
-        shape: its model's.
+        sizes: of its model.
         ranks: processes that share the model (FSDP2); 1: the whole model on one device.
         gpu: on a GPU (Liger's layers, the optimiser's temporaries) or on a CPU.
         memory_gb: of the GPU, in 10**9 bytes, of which a colocated vLLM takes its share; None: not
-            known, and vLLM counts with its weights and its cache alone.
-        reference: of the model of ``loss.reference``, where the loss has a KL term; None: as
-            ``shape``.
+            known, and vLLM needs its weights and its cache.
+        reference: sizes of the model of ``loss.reference``, where the loss has a KL term; None: the
+            same as ``sizes``.
     """
     stored = torch.finfo(getattr(torch, config.model.dtype)).bits // 8
     sharded = ranks > 1
     mixed = sharded and config.distributed.compute_dtype is not None
     computed = 2 if mixed else stored
     tokens = config.train.token_budget
-    trained = shape.trained(config)
+    trained = sizes.trained(config)
     # With offload the shards live in the CPU's memory.
     here = 0.0 if sharded and gpu and config.distributed.offload else 1.0 / ranks
     masters = stored < 4 and config.train.master_weights
-    weights = {"weights": int(shape.parameters * stored * here)}
+    weights = {"weights": int(sizes.parameters * stored * here)}
     if _reference_is_a_copy(config):
-        kept_model = (reference or shape).parameters
+        kept_model = (reference or sizes).parameters
         weights["reference model"] = int(kept_model * stored * here)
     gradients = {"gradients": int(trained * stored * here)}
     moments = {
@@ -168,60 +168,60 @@ def estimate(
     }
 
     fused = gpu and config.model.liger != "off"
-    kept = layer_saves(shape, computed, fused) * tokens
-    cut = sharded and config.distributed.vocabulary_parallel_head
-    # A head cut by vocabulary has its share of the ids and the rows of all ranks.
-    share = replace(shape, vocabulary=shape.vocabulary // ranks) if cut else shape
-    rows = tokens * (ranks if cut else 1)
-    head = head_saves(share, config, computed, rows)
-    head_weight = 0 if config.model.lora else shape.vocabulary * shape.hidden * computed
-    # Backward is largest at its start, in the head, or in the last layer, when the head's is gone.
+    kept = _layer_saves(sizes, computed, fused) * tokens
+    split_head = sharded and config.distributed.vocabulary_parallel_head
+    # A head that is sharded by vocabulary has its share of the ids and the tokens of all ranks.
+    share = replace(sizes, vocabulary=sizes.vocabulary // ranks) if split_head else sizes
+    head_tokens = tokens * (ranks if split_head else 1)
+    head = _head_saves(share, config, computed, head_tokens)
+    head_weight = 0 if config.model.lora else sizes.vocabulary * sizes.hidden * computed
+    # Backward needs most in the head, where it starts, or in the last layer, after the head.
     if config.model.gradient_checkpointing:
-        inputs, again = shape.layers * shape.hidden * computed * tokens, kept
+        inputs, again = sizes.layers * sizes.hidden * computed * tokens, kept
     else:
-        inputs, again = shape.layers * kept, 0
+        inputs, again = sizes.layers * kept, 0
     in_head = {
-        "activations for backward": inputs + norm_saves(shape, computed, fused) * tokens,
+        "activations for backward": inputs + _norm_saves(sizes, computed, fused) * tokens,
         "log-prob head, saved": head,
-        "gradients on their way": head_transients(share, config, computed, gpu, rows),
+        "gradients on their way": _head_transients(share, config, computed, gpu, head_tokens),
     }
     in_layer = {
         "activations for backward": inputs,
         "one layer's, computed again": again,
-        "gradients on their way": layer_transients(shape, computed) * tokens,
+        "gradients on their way": _layer_transients(sizes, computed) * tokens,
     }
     stages = [in_head, in_layer]
-    # Where gradients are accumulated in place the head's is there already; its tied embedding's is
-    # another, and both wait for the end. Of shards each waits whole, until it is reduced.
-    waiting = {"gradient of the tied head" if shape.tied else "gradient of the head": head_weight}
+    # With accumulation in place the gradient of the head exists already. A tied embedding adds
+    # another one; both are kept to the end. With FSDP each is kept whole until it is reduced.
+    waiting = {"gradient of the tied head" if sizes.tied else "gradient of the head": head_weight}
     if sharded:
-        layer = 0 if config.model.lora else shape.layer
-        never = shape.vocabulary * shape.hidden if cut else 0
-        whole = _gathered(config, shape, computed) - never * computed
-        root = shape.root - never
-        in_head |= {"gathered weights": max(whole, (root + shape.layer) * computed)}
-        in_layer |= {"gathered weights": max(whole, (root + 2 * shape.layer) * computed)}
-        if cut:
+        layer = 0 if config.model.lora else sizes.layer
+        never = sizes.vocabulary * sizes.hidden if split_head else 0
+        whole = _gathered(config, sizes, computed) - never * computed
+        root = sizes.root - never
+        in_head |= {"gathered weights": max(whole, (root + sizes.layer) * computed)}
+        in_layer |= {"gathered weights": max(whole, (root + 2 * sizes.layer) * computed)}
+        if split_head:
             waiting = {"gradient of the head": head_weight // ranks}
             head_weight = 0
-        # This layer's gradient in the computation's dtype, the one above's in float32.
+        # The gradient of this layer in the compute dtype, that of the layer above in float32.
         in_layer |= {"gradients being reduced": layer * (computed + 4), **waiting}
-        if shape.tied:
+        if sizes.tied:
             in_head |= waiting
         root = 0 if config.model.lora else root
         copied = root * computed + 4 * root
         reduced = head_weight + 4 * root + root * (4 + (stored if stored < 4 else 0)) // ranks
         stages.append({"gradients being reduced": max(copied, reduced)})
-    elif shape.tied:
+    elif sizes.tied:
         in_head |= waiting
         in_layer |= waiting
     largest = max(stages, key=lambda parts: sum(parts.values()))
     training = {**weights, **gradients, **moments, **largest}
-    # AdamW is fused; in front of masters a few gradients at a time are widened.
-    piece = min(4 * trained, max(4 * shape.vocabulary * shape.hidden, 4 * PIECE))
-    widened = {"gradients in float32": int(piece * here) if masters else 0}
-    optimizer = {**weights, **gradients, **moments, **widened}
-    sampler = _sampling(config, shape, computed, sharded, memory_gb if gpu else None)
+    # AdamW is fused; with master weights a few gradients at a time are upcast.
+    piece = min(4 * trained, max(4 * sizes.vocabulary * sizes.hidden, 4 * PIECE))
+    upcast = {"gradients in float32": int(piece * here) if masters else 0}
+    optimizer = {**weights, **gradients, **moments, **upcast}
+    sampler = _sampling(config, sizes, computed, sharded, memory_gb if gpu else None)
     rollout = {**weights, **moments, **sampler}
     awake = sampler if _stays_awake(config, gpu) else {}
     return Memory(
@@ -229,7 +229,7 @@ def estimate(
         optimizer={**optimizer, **awake},
         rollout=rollout,
         logits_saved=head,
-        logits_eager=8 * shape.vocabulary * tokens,
+        logits_eager=8 * sizes.vocabulary * tokens,
     )
 
 
@@ -239,60 +239,66 @@ def _reference_is_a_copy(config: RunConfig) -> bool:
     return loss.kl_coef != 0 and (config.model.lora is None or loss.reference != START)
 
 
-def norm_saves(shape: Shape, width: int, fused: bool) -> int:
+def _norm_saves(sizes: Sizes, width: int, fused: bool) -> int:
     """Bytes a token that an RMSNorm keeps for backward, its output included.
 
     Transformers' own computes in float32: from 16-bit inputs it keeps a float32 copy, the
     normalised values and the output. Liger's keeps input and output.
     """
     if fused:
-        return 2 * width * shape.hidden
-    return (3 * width if width == 4 else 4 + 2 * width) * shape.hidden
+        return 2 * width * sizes.hidden
+    return (3 * width if width == 4 else 4 + 2 * width) * sizes.hidden
 
 
-def layer_saves(shape: Shape, width: int, fused: bool) -> int:
+def _layer_saves(sizes: Sizes, width: int, fused: bool) -> int:
     """Bytes a token that autograd keeps of one decoder layer.
 
     Two norms; queries, keys and values after the rotation, attention's output and the log-sum-exp
     of each head; of the MLP gate, up, their product, and the activated gate unless Liger computes
     it again.
     """
-    attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim * width + 4 * shape.heads
-    mlp = (3 if fused else 4) * shape.intermediate * width
-    return 2 * norm_saves(shape, width, fused) + attention + mlp
+    attention = (2 * sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim * width + 4 * sizes.heads
+    mlp = (3 if fused else 4) * sizes.intermediate * width
+    return 2 * _norm_saves(sizes, width, fused) + attention + mlp
 
 
-def layer_transients(shape: Shape, width: int) -> int:
-    """Bytes a token of gradients alive at once in a layer's backward: the MLP's, at its middle."""
-    return (2 * shape.intermediate + 2 * shape.hidden) * width
+def _layer_transients(sizes: Sizes, width: int) -> int:
+    """Bytes a token of the gradients that exist at once in the middle of an MLP's backward."""
+    return (2 * sizes.intermediate + 2 * sizes.hidden) * width
 
 
-def head_saves(shape: Shape, config: RunConfig, width: int, tokens: int) -> int:
-    """Bytes that the log-prob head keeps of its rows: hidden states, statistics and, for backward,
-    the list of each token's largest logits (``siri_kernels.linear_logprob``)."""
-    slots = entries_to_save(shape.vocabulary, config.train.tail, True)
-    return (shape.hidden * width + 8 * slots + 6 * 8) * tokens
+def _head_saves(sizes: Sizes, config: RunConfig, width: int, tokens: int) -> int:
+    """Bytes that the log-prob head keeps for backward.
+
+    These are hidden states, statistics and the top entries of each token's softmax
+    (``siri_kernels.linear_logprob``).
+    """
+    entries = entries_to_save(sizes.vocabulary, config.train.tail, True)
+    return (sizes.hidden * width + 8 * entries + 6 * 8) * tokens
 
 
-def head_transients(shape: Shape, config: RunConfig, width: int, gpu: bool, tokens: int) -> int:
-    """Bytes at the peak of the head's backward: its weight's gradient, the hidden states' in
-    float32 and in their own dtype, two tiles of logits; on a CPU also the lists' entries, sorted
-    (all slots filled: a trained model fills few)."""
-    rows, ids = tile_shape(shape.vocabulary, torch.device("cuda" if gpu else "cpu"))
-    frozen = shape.tied or config.model.lora is not None
-    weight = 0 if frozen else shape.vocabulary * shape.hidden * width
-    hidden = shape.hidden * (4 + width) * tokens
+def _head_transients(sizes: Sizes, config: RunConfig, width: int, gpu: bool, tokens: int) -> int:
+    """Bytes at the peak of the head's backward.
+
+    These are the gradient of the weight, that of the hidden states in float32 and in their own
+    dtype, and two tiles of logits. On a CPU the sorted top entries are added, as if all slots were
+    filled; a trained model fills few.
+    """
+    rows, ids = tile_shape(sizes.vocabulary, torch.device("cuda" if gpu else "cpu"))
+    frozen = sizes.tied or config.model.lora is not None
+    weight = 0 if frozen else sizes.vocabulary * sizes.hidden * width
+    hidden = sizes.hidden * (4 + width) * tokens
     # On a CPU gradients of a tile of the weight and of the hidden states are added up in float32,
-    # and both tiles widened to it.
-    scratch = 0 if gpu else 4 * shape.hidden * (rows + ids) * (1 if width == 4 else 2)
-    entries = 0 if gpu else entries_to_save(shape.vocabulary, config.train.tail, True)
-    lists = _ENTRY * entries * tokens
-    return weight + hidden + scratch + 2 * 4 * rows * ids + lists
+    # and both tiles are upcast to it.
+    scratch = 0 if gpu else 4 * sizes.hidden * (rows + ids) * (1 if width == 4 else 2)
+    entries = 0 if gpu else entries_to_save(sizes.vocabulary, config.train.tail, True)
+    top_entries = _ENTRY * entries * tokens
+    return weight + hidden + scratch + 2 * 4 * rows * ids + top_entries
 
 
-def _gathered(config: RunConfig, shape: Shape, width: int) -> int:
+def _gathered(config: RunConfig, sizes: Sizes, width: int) -> int:
     """All weights, where layers stay gathered after their forward pass."""
-    return 0 if config.distributed.reshard_after_forward else shape.parameters * width
+    return 0 if config.distributed.reshard_after_forward else sizes.parameters * width
 
 
 def _stays_awake(config: RunConfig, gpu: bool) -> bool:
@@ -305,7 +311,7 @@ def _stays_awake(config: RunConfig, gpu: bool) -> bool:
 
 
 def _sampling(
-    config: RunConfig, shape: Shape, width: int, sharded: bool, memory_gb: float | None
+    config: RunConfig, sizes: Sizes, width: int, sharded: bool, memory_gb: float | None
 ) -> dict[str, int]:
     """What sampling takes on the trainer's device.
 
@@ -322,17 +328,17 @@ def _sampling(
             return {"vLLM's share": int(own.gpu_memory_utilization * memory_gb * GB)}
         stored = torch.finfo(getattr(torch, config.sampler_dtype)).bits // 8
         return {
-            "vLLM's weights": shape.parameters * stored,
+            "vLLM's weights": sizes.parameters * stored,
             "vLLM's cache": int((own.cache_gib or 1.0) * 2**30),
         }
     copies = spec.own_weights or config.rollout.asynchronous
     rows = config.rollout.batch_rows
     length = config.data.max_prompt_len + config.schedule.max_len
-    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+    cache = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * width
     return {
-        "gathered weights": shape.parameters * width if sharded else 0,
-        "the sampler's weights": shape.parameters * width if copies else 0,
+        "gathered weights": sizes.parameters * width if sharded else 0,
+        "the sampler's weights": sizes.parameters * width if copies else 0,
         # A layer's cache grows by being copied: one of them is there twice.
-        "KV cache": rows * (length + ROOM) * cache * (shape.layers + 1) // shape.layers,
-        "logits of a token": rows * shape.vocabulary * 3 * 4,
+        "KV cache": rows * (length + ROOM) * cache * (sizes.layers + 1) // sizes.layers,
+        "logits of a token": rows * sizes.vocabulary * 3 * 4,
     }

@@ -1,4 +1,4 @@
-"""Standard output and error that cannot be written do not stop a run: the text is dropped."""
+"""Output that does not stop a run: what cannot be written is dropped."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class DroppingStream:
 
 @contextmanager
 def tolerant_output() -> Iterator[None]:
-    """Inside the block ``sys.stdout`` and ``sys.stderr`` take every text and never raise.
+    r"""Inside the block ``sys.stdout`` and ``sys.stderr`` take every text and never raise.
 
-    What their encoding lacks is written as an escape (``\\u540d``).
+    What their encoding lacks is written as an escape (``\u540d``).
     """
     before = sys.stdout, sys.stderr
     modes = [_set_errors(stream, "backslashreplace") for stream in before]

@@ -22,11 +22,11 @@ def missing_packages(extra: str = "train") -> list[str]:
         required = metadata.requires("siri-kernels") or []
     except metadata.PackageNotFoundError:
         return []
-    asked = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
+    of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
     missing = []
     for line in required:
         condition = line.partition(";")[2]
-        if not asked.search(condition) or "platform_system" in condition:
+        if not of_extra.search(condition) or "platform_system" in condition:
             continue  # what a platform lacks has a substitute
         name = _NAME.match(line)
         assert name is not None, line

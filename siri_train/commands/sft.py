@@ -263,8 +263,15 @@ def supervised_step(
 ) -> SupervisedStats:
     """One optimiser step on the weighted mean negative log-prob of the response tokens.
 
-    The sum of the weights is counted over the whole batch, so the gradient does not depend on how
-    it is cut into micro-batches. A step whose loss or gradient is infinite or NaN changes nothing.
+    The weights are summed over the whole batch, so the gradient does not depend on how the batch is
+    split into micro-batches. A step whose loss or gradient is infinite or NaN changes nothing.
+
+    Args:
+        policy: the model; its gradients are replaced.
+        optimizer: of its parameters.
+        examples: the batch.
+        token_budget: most tokens of a micro-batch.
+        config: ``grad_clip`` is used.
     """
     total = _total_weight(examples)
     optimizer.zero_grad(set_to_none=True)
@@ -282,7 +289,13 @@ def supervised_step(
 def supervised_loss(
     policy: Policy, examples: Sequence[SupervisedExample], token_budget: int
 ) -> float:
-    """The loss of :func:`supervised_step` without a step, without dropout."""
+    """The loss of :func:`supervised_step` without a step and without dropout.
+
+    Args:
+        policy: the model.
+        examples: the batch.
+        token_budget: most tokens of a micro-batch.
+    """
     training = policy.model.training
     policy.model.eval()
     rows = _rows(policy, examples, token_budget)

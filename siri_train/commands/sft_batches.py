@@ -21,7 +21,7 @@ from siri_train.model.lora import check_lora
 from siri_train.model.policy import max_positions, resolve_model_path
 from siri_train.trainer.preflight import scratch_tokenizer
 
-# A pool of this many batches is sorted by length before it is cut: alike rows, still shuffled.
+# So many batches are sorted by length together, then split and shuffled: similar lengths a batch.
 _POOL = 8
 
 
@@ -149,7 +149,7 @@ class SupervisedBatches:
         self._rng.shuffle(order)
         for start in range(0, len(order) - size + 1, size * _POOL):
             pool = sorted(order[start : start + size * _POOL], key=lambda e: len(e.response_ids))
-            cut = [pool[i : i + size] for i in range(0, len(pool) - size + 1, size)]
-            self._rng.shuffle(cut)
-            self._batches += cut
+            batches = [pool[i : i + size] for i in range(0, len(pool) - size + 1, size)]
+            self._rng.shuffle(batches)
+            self._batches += batches
         self._epoch += 1

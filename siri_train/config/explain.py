@@ -175,7 +175,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     for item in error.errors():
         keys, annotation = at(item["loc"], root)
         found.setdefault(".".join(keys), _explain(item, keys, annotation, root))
-    # Of a union each member complains: the one that got furthest says most.
+    # Each member of a union reports an error: that of the member that got furthest is kept.
     keys_found = [k for k in found if not any(o.startswith(f"{k}.") for o in found if k)]
     first, *others = keys_found
     more = ""

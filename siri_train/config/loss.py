@@ -25,7 +25,7 @@ START = "start"
 
 
 def _accepted(names: str) -> Collection[str]:
-    """One of the lists of names in ``siri_kernels.policy_loss.validate``."""
+    """The names that ``siri_kernels.policy_loss.validate`` accepts."""
     from siri_kernels.policy_loss import validate
 
     return tuple(getattr(validate, names))
@@ -47,7 +47,8 @@ class AdvantageConfig(Section):
     baseline: Literal["mean", "leave_one_out", "none"] = "mean"
     """Subtracted from a reward: the mean of its group, the mean of the others, or nothing."""
     scale: Literal["group_std", "batch_std", "none"] = "group_std"
-    """Divides the difference: standard deviation of the group, of the whole step, or nothing."""
+    """The difference is divided by the standard deviation of its group, by that of the step, or
+    by nothing."""
     eps: float = Field(1e-6, ge=0, le=1)
     """Added to the standard deviation."""
 
@@ -82,14 +83,14 @@ class LossConfig(Section):
     """The policy loss (``siri_kernels.policy_loss``). The defaults are SIRI's."""
 
     objective: Objective = "clip"
-    """Of the ratio and the advantage: clip (PPO, GRPO, DAPO, SIRI), cispo, sapo, gmpo, reinforce.
-    """
+    """The function of ratio and advantage: clip is that of PPO, GRPO, DAPO and SIRI."""
     clip_low: float = Field(0.2, ge=0, le=20)
     """The ratio is clipped at 1 - clip_low, so at most 1; with gmpo its logarithm at -clip_low."""
     clip_high: float = Field(0.28, ge=0, le=1e3)
     """The ratio is clipped at 1 + clip_high; with gmpo its logarithm at clip_high."""
     dual_clip: float | None = Field(None, gt=1, le=1e6)
-    """With clip: of a negative advantage A the loss is at most -dual_clip * A; null: no bound."""
+    """With clip: the loss of a token with advantage A < 0 is at most -dual_clip * A; null: no
+    bound."""
     delta: float | None = Field(None, ge=1, le=1e6)
     """With clip, instead of dual_clip: the ratio is at most delta (two-sided clipping), which is at
     least 1 + clip_high; null: no bound."""
@@ -101,13 +102,13 @@ class LossConfig(Section):
     ratio: Ratio = "token"
     """token; or sequence: the geometric mean of the sequence's ratios (GSPO)."""
     aggregation: Aggregation = "token-mean"
-    """How the tokens' losses become one; token-sum-norm divides by the number of sequences times
-    schedule.max_len (Dr. GRPO)."""
+    """How the losses of the tokens become one number; token-sum-norm divides by the number of
+    sequences times schedule.max_len (Dr. GRPO)."""
     off_policy_threshold: float | None = Field(None, ge=0, le=20)
-    """Sequences with a negative advantage have no part in the objective where the mean of old
-    minus new log-prob is above this, in nats a token (DeepSeek-V3.2); null: all have."""
+    """Mask sequences with a negative advantage whose mean of old minus new log-prob is above this,
+    in nats a token (DeepSeek-V3.2); null: none."""
     kl_coef: float = Field(0.0, ge=0, le=1e3)
-    """Weight of the KL divergence to the reference model; 0: none is loaded."""
+    """Weight of the KL divergence to the reference model; 0: no reference model is loaded."""
     kl_estimator: KlEstimator = "k3"
     """With d = log-prob of the policy - that of the reference: k1: d; k2: d^2 / 2; k3:
     exp(-d) - 1 + d."""
@@ -122,13 +123,13 @@ class LossConfig(Section):
     entropy_coef: float = Field(0.0, ge=0, le=1e3)
     """Weight of the entropy bonus."""
     old_logprobs: Literal["rollout", "recompute"] = "rollout"
-    """The sampler's own log-probs, or one more forward pass before the first update."""
+    """Old log-probs: the sampler's own, or from one more forward pass before the first update."""
     rollout_correction: RolloutCorrectionConfig | None = None
     """tis, mis or icepop with their authors' bounds, or mode, level, low and high; null: none.
     Needs old_logprobs: recompute."""
     skip_zero_advantage: bool = True
-    """Leave sequences whose advantage is exactly 0 out of forward and backward; they still count
-    in the denominator. Takes effect only where entropy_coef and kl_coef are 0."""
+    """Leave sequences whose advantage is exactly 0 out of forward and backward; the denominator
+    still includes them. Has an effect only where entropy_coef and kl_coef are 0."""
 
     @field_validator("rollout_correction", mode="before")
     @classmethod
@@ -196,8 +197,7 @@ class LossConfig(Section):
         return self
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of ``policy_loss`` that are options and no tensors; without
-        ``denominator``."""
+        """Keyword arguments of ``policy_loss`` that are not tensors, without ``denominator``."""
         correction = self.rollout_correction
         return {
             **{name: getattr(self, name) for name in _OPTIONS},

@@ -1,7 +1,7 @@
-"""Passwords and keys in text that is shown or written: the text stays, they become ``***``.
+"""Hides passwords and keys in text that is shown or written: they become ``***``.
 
-Configurations refuse what would hold one (``values``, ``rollout_config``). Text that comes from
-elsewhere is masked: a configuration of an older version, a path or an address in a message.
+A configuration that would hold one is refused (``values.py``, ``rollout.py``). Text from elsewhere
+is masked: a configuration of an older version, a path or an address in a message.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ def masked(text: str) -> str:
 
 
 def masked_settings(text: str) -> str:
-    """Settings (YAML, JSON, a list of flags) with ``***`` also for what a key or flag calls a
-    password, a token or a key."""
+    """Settings with ``***`` also for the values of keys and flags whose name says secret.
+
+    Args:
+        text: YAML, JSON or a list of flags.
+    """
     return _ENTRY.sub(r"\1***", _FLAG.sub(r"\1***", masked(text)))
 
 

@@ -1,4 +1,4 @@
-"""Overrides, ``a.b=c``: the key says where, and what is there says how the text is read."""
+"""Overrides, ``a.b=c``: the type of the key decides how the text is read."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _value(text: str, annotation: Any, keys: list[str]) -> Any:
         raise ConfigError(f"{shown_key(keys)}: got nothing; takes {takes(annotation)}")
     closing = {"[": "]", "{": "}"}.get(given[0])
     if closing is None and "#" in given:
-        return given  # not a comment: nobody writes one on a command line
+        return given  # no comment: they are not written on a command line
     try:
         if closing is not None and not given.endswith(closing):
             raise ConfigError(f"not readable as YAML: does not end with {closing}")

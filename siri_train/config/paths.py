@@ -1,4 +1,4 @@
-"""The gate that every path of the user passes: expanded, printable, and writable before work."""
+"""Checks of the paths that a user gives: expanded, printable, and writable before any work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from siri_train.config.base import ConfigError
-from siri_train.config.values import expand
+from siri_train.config.text import expand
 from siri_train.files import explained, shown
 
 _REPLACED = ("config.yaml", "summary.json", "report.html", "reference.json")
@@ -29,7 +29,7 @@ def user_path(text: str | os.PathLike[str], key: str) -> Path:
         key: how the user gave it (``output``, ``--out``), for the message.
 
     Raises:
-        ConfigError: it is empty, or :func:`siri_train.config.values.expand` refuses it.
+        ConfigError: it is empty, or :func:`siri_train.config.text.expand` refuses it.
     """
     given = os.fspath(text)
     try:
@@ -135,7 +135,7 @@ def check_run_folder(folder: Path, key: str) -> None:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Really make a file, of no name: permissions alone do not show a quota or a read-only disk."""
+    """Make a file without a name: permissions alone do not show a quota or a read-only disk."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -14,7 +14,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.explain import explain, shown_value
 from siri_train.config.override import apply_override
 from siri_train.config.run import RunConfig
-from siri_train.config.values import expand
+from siri_train.config.text import expand
 from siri_train.config.yaml_core import read_yaml_file
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -23,7 +23,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def find_recipe(recipe: str | Path) -> Path:
     """Locate a recipe: a file as given, or the packaged one of that name.
 
-    Raises ConfigError naming the packaged recipes and the nearest one.
+    Raises:
+        ConfigError: there is neither; it names the packaged recipes and the nearest one.
     """
     packaged = {p.name: p for p in sorted(RECIPES.glob("*.yaml"))}
     takes = f"takes a YAML file or one of the packaged recipes ({', '.join(packaged)})"
@@ -77,6 +78,9 @@ def parse_config(
         raw: what YAML gave; not changed.
         overrides: as ``load_config`` takes them.
         where: what errors begin with.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
     """
     raw = deepcopy(raw)
     try:

@@ -1,8 +1,9 @@
-"""``python -m siri_train.config.reference``: every key of a recipe, as docs/configuration.md shows.
+"""``python -m siri_train.config.reference``: every key of a recipe, for people and for the shell.
 
-The part of the page between the two marks is made from the sections of ``run.py`` alone: types and
-bounds from the annotations, defaults from the fields, sentences from the docstrings. A test fails
-when the page is not current.
+It writes docs/configuration.md and keys.json. The part of the page between the two marks is made
+from the sections of ``run.py`` alone: types and bounds from the annotations, defaults from the
+fields, sentences from the docstrings. keys.json is what completion by TAB reads. A test fails when
+one of them is not current.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from siri_train.config import plugins, values
+from siri_train.config import text as text_rules
 from siri_train.config.explain import alternatives, annotation_of, bare, section_of, takes
 from siri_train.config.run import RunConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+KEYS = Path(__file__).with_name("keys.json")
 BEGIN = "<!-- keys: written by python -m siri_train.config.reference -->"
 END = "<!-- end of keys -->"
 
-# What a rule for text asks for; other text is just text.
+# What a rule for text takes, in words; other text is just text.
 _TEXT = {
-    values.expand: "a path",
+    text_rules.expand: "a path",
     values._device: "a device",
     values._gpus: "GPUs",
     values._folder_name: "a name",
@@ -66,6 +69,38 @@ def filled(page: str) -> str:
         raise ValueError(f"takes a page with {BEGIN} once and {END} once behind it")
     before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n\n{reference()}\n{END}{rest.split(END)[1]}"
+
+
+def keys_text(root: type[BaseModel] = RunConfig) -> str:
+    """keys.json as it is now: each key that takes a value, with the values that can be listed.
+
+    Args:
+        root: the section that the keys are counted from.
+    """
+    lines = []
+    for names, field in (item for _, _, fields in _sections(root, "") for item in fields):
+        takes_path = text_rules.expand in _rules(annotation_of(field))
+        listed = "path" if takes_path else _choices(annotation_of(field))
+        if _inner(field) is None or listed:
+            lines += [f"{json.dumps(n)}: {json.dumps(listed)}" for n in names.split("`, `")]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values that can be listed; none for numbers and free text."""
+    found: list[str] = []
+    for part in alternatives(annotation):
+        kind = bare(part)
+        if get_origin(kind) is Literal:
+            found += map(str, get_args(kind))
+        elif kind is bool:
+            found += ["true", "false"]
+        elif kind is str:
+            found += [n for r in _rules(part) if isinstance(r, values.OneOf) for n in r.names()]
+    inner = section_of(annotation)
+    if (found or inner) and type(None) in alternatives(annotation):
+        found.append("null")
+    return found
 
 
 def _sections(
@@ -150,13 +185,15 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page; the exit status.
+    """Write the page, and without a path keys.json; the exit status.
 
     Args:
         arguments: the page's path, or nothing for docs/configuration.md of this checkout.
     """
     page = Path(arguments[0]) if arguments else PAGE
     try:
+        if not arguments:
+            KEYS.write_text(keys_text(), encoding="utf-8")
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"{page}: {error}; give the page's path, or run this in a checkout", file=sys.stderr)

@@ -24,7 +24,7 @@ class VllmConfig(Section):
     """GiB for keys and values; null: what ``gpu_memory_utilization`` leaves, on a CPU 1."""
     sleep_level: int = Field(1, ge=0, le=2)
     """While the trainer works: 0 vLLM keeps its memory, 1 its weights move to the CPU, 2 they are
-    dropped. Either way they are written anew after the update. Without effect on a CPU."""
+    dropped. They are written anew after each update. Without effect on a CPU."""
     max_num_seqs: Rows = 256
     """Sequences decoded at a time."""
     enforce_eager: bool = False
@@ -70,7 +70,7 @@ def check_server_flag(text: str) -> None:
         flag = text.lstrip()[2:].partition("=")[0].partition(" ")[0].lower().replace("_", "-")
 
     def short_for(*names: str) -> bool:
-        """argparse takes --ho for --host where nothing else begins so."""
+        """Whether the flag is one of the names or short for it, as argparse takes --ho."""
         return any(flag == name or (len(flag) > 1 and name.startswith(flag)) for name in names)
 
     if short_for(*_OURS):
@@ -114,7 +114,7 @@ class ServerConfig(Section):
     """For the trainer's own server: more flags of `vllm serve`: [--tensor-parallel-size, "2"].
     Not its address, which is 127.0.0.1 with a free port, and no keys, which would be shown."""
     restarts: int = Field(3, ge=0, le=1000)
-    """For the trainer's own server: how often in a row it is started again after it ended."""
+    """For the trainer's own server: how many times in a row it is started again after a crash."""
     sync: Literal["disk", "nccl"] = "disk"
     """How new weights get there. disk: a safetensors file that both sides see; always works. nccl:
     GPU to GPU; needs the same vLLM in the trainer's environment, and GPUs of its own."""
@@ -127,7 +127,7 @@ class ServerConfig(Section):
     concurrency: int = Field(256, gt=0, le=4096)
     """Requests in flight per rank; at least what the server decodes at a time (--max-num-seqs)."""
     retries: int = Field(3, ge=0, le=1000)
-    """How often one response is asked for again after a failure of the server."""
+    """How often the request for one response is sent again after a failure of the server."""
 
     @field_validator("args")
     @classmethod
@@ -149,8 +149,10 @@ class ServerConfig(Section):
 
 
 class ProbeConfig(Section):
-    """After a sync a few fresh tokens are sampled and scored again by the trainer; see
-    ``siri_train.trainer.sync_probe``."""
+    """A check after a weight sync: the trainer scores a few freshly sampled tokens again.
+
+    See ``siri_train.trainer.sync_probe``.
+    """
 
     every: StepsOrNone | None = None
     """Syncs between probes; 0: no probe. null: every sync where the engine has a copy of the
@@ -185,12 +187,12 @@ class RolloutConfig(Section):
     """Questions are sampled in this many parts, each with a seed of its own and shared among the
     ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
     oversample: float = Field(1.0, ge=1, le=1000)
-    """Dynamic sampling (DAPO): ask this many times as many questions as groups are wanted, drop
-    groups whose rewards are all equal, and stop sampling when enough of the others are complete.
-    1 and max_rounds 1: off, as in SIRI."""
+    """Dynamic sampling (DAPO): sample this many times as many questions as groups are wanted, drop
+    groups whose rewards are all equal, and stop when enough of the others are complete. 1 and
+    max_rounds 1: off, as in SIRI."""
     max_rounds: int = Field(1, gt=0, le=10_000)
-    """Dynamic sampling: rounds of questions a step may ask until enough groups are informative;
-    with fewer it goes on with what it has."""
+    """Dynamic sampling: most rounds of questions a step samples until enough groups are
+    informative; after them it goes on with those it has."""
     keep: Literal["in_order", "first_done"] = "in_order"
     """Which informative groups dynamic sampling keeps: the first of the questions drawn, whatever
     their length, or the first to finish, which is faster and favours short answers."""
@@ -203,5 +205,5 @@ class RolloutConfig(Section):
 
     @property
     def dynamic(self) -> bool:
-        """Whether groups whose rewards are all equal are dropped and others asked instead."""
+        """Whether groups whose rewards are all equal are dropped and others sampled instead."""
         return self.oversample > 1 or self.max_rounds > 1

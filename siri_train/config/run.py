@@ -58,9 +58,9 @@ class SourceConfig(Section):
     solution_field: Word | None = None
     """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
     limit: int | None = Field(None, gt=0, le=10**9)
-    """file: read at most this many rows; null: all."""
+    """file: read at most this many data rows; null: all."""
     offset: int = Field(0, ge=0, le=10**9)
-    """file: skip this many rows first."""
+    """file: skip this many data rows first."""
     task: Line = ""
     """reasoning_gym: the task's name."""
     size: int = Field(1000, gt=0, le=10**6)
@@ -130,7 +130,7 @@ class SftConfig(Section):
     grad_clip: GradClip = 1.0
     """Largest global norm of the gradient; a larger one is scaled down."""
     max_len: Tokens = 512
-    """Longer examples are left out and counted."""
+    """Longer examples are left out; their number is printed."""
 
 
 class TrainConfig(Section):
@@ -139,7 +139,7 @@ class TrainConfig(Section):
     steps: Steps = 1920
     """Steps of the run: rollout and update."""
     mini_batches: Rows = 2
-    """Optimiser updates per step; with 1 the ratio is always 1 and the clip can never act."""
+    """Optimiser updates per step; with 1 the ratio is always 1 and nothing is clipped."""
     token_budget: int = Field(32768, gt=0, le=2**26)
     """Tokens (prompt and response) per forward pass and rank, packed without padding."""
     lr: LearningRate = 1e-6
@@ -153,9 +153,10 @@ class TrainConfig(Section):
     grad_clip: GradClip = 1.0
     """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
     master_weights: bool = True
-    """Keep a float32 copy of bfloat16 weights in the optimiser; steps of 1e-6 vanish without."""
+    """Keep a float32 copy of bfloat16 weights in the optimiser; without it steps of 1e-6 are
+    rounded away."""
     rehearse: Literal["auto", "always", "never"] = "auto"
-    """Try the largest possible row before training; auto: on a GPU."""
+    """Try the largest possible micro-batch before training; auto: on a GPU."""
     tail: float = Field(1e-2, ge=0, le=1)
     """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
 
@@ -172,14 +173,14 @@ class EvalConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling; 1: off."""
     budgets: list[Tokens] = Field([], max_length=64)
-    """Token budgets at which accuracy is counted; empty: both ends of the schedule."""
+    """Token budgets at which accuracy is reported; empty: both ends of the schedule."""
     at_start: bool = True
     """Evaluate before the first step, too."""
 
     @field_validator("temperature")
     @classmethod
     def _greedy_or_warm(cls, value: float) -> float:
-        if 0 < value < 0.01:  # vLLM would take 0.01 for it, with a word in its log
+        if 0 < value < 0.01:  # vLLM would take 0.01 for it and only log that
             raise ValueError("takes 0, or a number from 0.01 to 100")
         return value
 
@@ -228,7 +229,8 @@ class DistributedConfig(Section):
     """Keep weights, gradients and optimiser state in CPU memory; the optimiser runs there."""
     vocabulary_parallel_head: bool = False
     """Leave the head sharded by vocabulary and gather hidden states instead of its weight: less
-    memory where all ranks' tokens of a row are fewer than the vocabulary. Not for tied heads."""
+    memory where the tokens of all ranks' micro-batches are fewer than the vocabulary. Not for tied
+    heads."""
     timeout_minutes: Minutes = 60.0
     """Longest wait for another rank, which may be sampling or checking answers."""
 

@@ -1,13 +1,12 @@
 """The kinds of value that keys of the configuration take: their types, their bounds, their text.
 
-Every number has two bounds. The upper ones are far above what anybody trains with and below where
-torch, the operating system or a library ends with an error of its own.
+Every number has two bounds. The upper ones are far above what is used in training, and low enough
+that neither torch nor the operating system nor a library fails with an error of its own.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,15 +15,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from siri_train.files import home_expanded
+from siri_train.config.text import expand, not_empty, one_line, writable
 
 SEED_MAX = 2**32 - 1
 """What numpy takes. Seeds of steps are ``seed * 1_000_003 + step`` and more, which then stay below
 2**63, the bound of torch's generators and of vLLM."""
 
-# Control characters, and halves of surrogate pairs, which no file in UTF-8 can hold.
-_UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
-_LINE_ENDS = re.compile(r"[\t\n\r\x85\u2028\u2029]")
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
 _GPUS = re.compile(r"[\w-]+(,[\w-]+)*", re.ASCII)  # numbers, or names as GPU-... and MIG-...
 _HOST = re.compile(r"(?=.{1,253}$)[a-z\d_-]{1,63}(\.[a-z\d_-]{1,63})*\.?", re.ASCII)  # lower case
@@ -45,43 +41,6 @@ Betas = Annotated[tuple[Beta, Beta], Field(strict=False)]  # a list is what YAML
 Minutes = Annotated[float, Field(ge=0.001, le=7 * 24 * 60)]
 
 
-def writable(text: str) -> str:
-    """The text, if a file in UTF-8 and a terminal can show it. Raises ValueError."""
-    found = _UNWRITABLE.search(text)
-    if found and "\udc80" <= found.group() <= "\udcff":  # what Python makes of an argument's bytes
-        raise ValueError(
-            f"takes text without control characters; byte 0x{ord(found.group()) & 0xFF:X} is no "
-            "text by this terminal's encoding: run with PYTHONUTF8=1 if it is UTF-8"
-        )
-    if found:
-        raise ValueError(f"takes text without control characters; U+{ord(found.group()):04X} is in")
-    return text
-
-
-def _one_line(text: str) -> str:
-    if _LINE_ENDS.search(writable(text)):
-        raise ValueError("takes text of one line, without tabs")
-    return text
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("takes text that is not empty")
-    return text
-
-
-def expand(path: str) -> str:
-    """``~`` and ``~user`` at the beginning of a path as the shell expands them.
-
-    Raises:
-        ValueError: no such user, control characters, or longer than any file system takes.
-    """
-    _one_line(path)
-    if len(os.fsencode(path)) > 4000:
-        raise ValueError("takes a path of at most 4000 bytes")
-    return home_expanded(path)
-
-
 def _device(name: str) -> str:
     if not _DEVICE.fullmatch(name):
         raise ValueError("takes auto, cpu, cuda, cuda:N, mps, xpu or xpu:N")
@@ -95,7 +54,7 @@ def _gpus(text: str) -> str:
 
 
 def _folder_name(name: str) -> str:
-    if "/" in _one_line(name) or name.startswith((".", "~")) or not 0 < len(name.encode()) <= 200:
+    if "/" in one_line(name) or name.startswith((".", "~")) or not 0 < len(name.encode()) <= 200:
         raise ValueError(
             "takes a name that is usable for a folder: 1 to 200 bytes, no / in it, not . or ~ first"
         )
@@ -103,7 +62,7 @@ def _folder_name(name: str) -> str:
 
 
 def _project(name: str) -> str:
-    _not_empty(_one_line(name))
+    not_empty(one_line(name))
     if _WANDB_REFUSES & set(name) or len(name) > 128:
         raise ValueError(r"takes the name of a project: 1 to 128 characters, none of / \ # ? % :")
     return name
@@ -123,7 +82,7 @@ def _url(url: str) -> str:
             "VLLM_API_KEY"
         )
     try:
-        parts = urlsplit(_one_line(url))
+        parts = urlsplit(one_line(url))
         port, host = parts.port, parts.hostname or ""
     except ValueError as error:
         raise ValueError(f"{form}, with a port from 1 to 65535") from error
@@ -138,11 +97,11 @@ def _url(url: str) -> str:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A validator of text that must be one of some names, which are looked up when text comes.
+    """A validator of text that must be one of some names, which are looked up at validation.
 
-    ``Literal`` needs its names when a section is defined. Names that stand in another package are
-    asked for here, so that there is one list of them, and so that reading a recipe that gives
-    none of them imports nothing.
+    ``Literal`` needs its names when a section is defined. This validator calls ``names`` when a
+    recipe gives the key. So there is one list of names, in the package that defines them, and a
+    recipe without the key does not import that package.
 
     Args:
         names: returns the accepted names.
@@ -162,8 +121,8 @@ class OneOf:
 
 Text = Annotated[str, AfterValidator(writable)]
 """Of any number of lines."""
-Line = Annotated[str, AfterValidator(_one_line)]
-Word = Annotated[str, AfterValidator(_one_line), AfterValidator(_not_empty)]
+Line = Annotated[str, AfterValidator(one_line)]
+Word = Annotated[str, AfterValidator(one_line), AfterValidator(not_empty)]
 UserPath = Annotated[str, AfterValidator(expand)]
 """A path, a hub id or ``hub:NAME``; ``~`` at its beginning is expanded."""
 Device = Annotated[str, AfterValidator(_device)]
@@ -178,6 +137,7 @@ def check_tree(value: object, depth: int = 0) -> None:
 
     Args:
         value: numbers, text, null, lists and mappings of them.
+        depth: of the nesting so far.
 
     Raises:
         ValueError: not finite, unwritable text, a key that is no text, or nested over 20 deep.

@@ -1,4 +1,4 @@
-"""YAML as its version 1.2 reads it (core schema), strictly; and writing what reads back the same.
+"""Reads YAML 1.2 (core schema) strictly, and writes YAML that reads back the same.
 
 PyYAML reads YAML 1.1: ``yes``, ``no``, ``on`` and ``off`` are booleans there, ``010`` is 8,
 ``1:30`` is 90, ``1e-5`` is text, and of a key that stands twice the last value wins. Here true and
@@ -19,7 +19,7 @@ from siri_train.config.base import ConfigError
 # A recipe has 2 KB. PyYAML would read for minutes at some MB.
 _LARGEST = 256 * 1024
 _DEEPEST = 32
-# Of an alias that stands for a list of aliases ... each counts as often as it would be read.
+# An alias counts with all values that it stands for, through other aliases too.
 _MOST_NODES = 100_000
 _MOST_DIGITS = 40
 
@@ -246,7 +246,11 @@ def write_yaml(value: Any) -> str:
 
 
 def _size(node: Node, known: dict[int, int], above: set[int]) -> int:
-    """Nodes below, each alias counted as what it stands for. Raises _Problem where too many."""
+    """The number of nodes below, an alias counted with all that it stands for.
+
+    Raises:
+        _Problem: there are too many.
+    """
     if id(node) in above:
         raise _Problem(
             problem="an alias (*) refers to itself; write the value out",

@@ -1,4 +1,4 @@
-"""SIRI's reward on OpenRLHF (0.11): an agent executor, the trainer's public place for own rollouts.
+"""SIRI's reward on OpenRLHF (0.11), as an agent executor, the public place for own rollouts.
 
 A file for ``--train.agent_func_path`` that says
 ``from siri_train.integrations.openrlhf import SiriAgentExecutor as AgentExecutor``.
@@ -29,8 +29,8 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
     """OpenRLHF's single turn, graded by SIRI: 1 if the answer in the response is right, else 0;
     or by another reward function.
 
-    The cap is OpenRLHF's ``max_new_tokens`` and stands still: no step number reaches an executor.
-    OpenRLHF's losses and its head are closed; a fork would be needed for the rest.
+    The cap is OpenRLHF's ``max_new_tokens`` and does not move: an executor does not get the number
+    of the step. OpenRLHF's losses and its head cannot be replaced without a fork.
 
     Args:
         verifier: grades answers; by default ``make_verifier("math_verify")``.
@@ -70,9 +70,20 @@ class SiriAgentExecutor(SingleTurnAgentExecutor):
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """As OpenRLHF's, with ``reward`` and ``scores``; ``label`` is the gold answer.
+        """Sample and grade one response.
 
-        A response that could not be scored has reward 0: OpenRLHF's batches need a number.
+        Args:
+            prompt: the question, as OpenRLHF gives it.
+            label: the gold answer.
+            sampling_params: of OpenRLHF's engine.
+            max_length: tokens of prompt and response.
+            hf_tokenizer: decodes the response.
+            llm_engine: samples it.
+            images: of the prompt.
+
+        Returns:
+            OpenRLHF's own result with ``reward`` and ``scores``: 1 or 0. A response that could not
+            be scored has 0, because OpenRLHF's batches need a number.
         """
         out = await super().execute(
             prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images

@@ -12,7 +12,7 @@ class CappedGenerator:
 
     Override ``BasePPOExp.get_generator`` to return
     ``CappedGenerator(super().get_generator(...), schedule)``. What a capped response earns is
-    SkyRL's setting: ``generator.zero_reward_on_non_stop=false``: what the environment gives for its
+    SkyRL's setting ``generator.zero_reward_on_non_stop``. false: what the environment gives for its
     text, as in the paper; true: 0.
     SkyRL counts steps from 1, the schedule from 0. Evaluation keeps SkyRL's own length.
 
@@ -51,7 +51,7 @@ class CappedGenerator:
         return getattr(self.generator, name)
 
     async def generate(self, input_batch: Any, disable_tqdm: bool = False) -> Any:
-        """As SkyRL's, with ``max_tokens`` of a training batch at the cap of its step.
+        """Generate as SkyRL does, with ``max_tokens`` of a training batch at the cap of its step.
 
         Raises:
             ValueError: a batch without sampling parameters, which SkyRL's trainer always gives.

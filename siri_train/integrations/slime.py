@@ -15,11 +15,13 @@ from siri_train.schedule import LengthSchedule
 
 
 def generate_rollout(args: Any, rollout_id: int, data_source: Any, evaluation: bool = False) -> Any:
-    """slime's own rollout, with ``max_new_tokens`` at the cap of step ``rollout_id``.
+    """Sample as slime does, with ``max_new_tokens`` at the cap of step ``rollout_id``.
 
     Args:
         args: slime's arguments, among them ``siri_schedule``, a mapping of ``LengthSchedule``'s.
-        rollout_id, data_source, evaluation: as slime's; evaluation keeps slime's own length.
+        rollout_id: the 0-based step.
+        data_source: slime's.
+        evaluation: True keeps slime's own length.
 
     Raises:
         ValueError: no ``siri_schedule``; ``rollout_max_response_len`` below its largest cap.

@@ -44,8 +44,8 @@ _COPIED = {
     "use_adaptive_entropy": "use_adaptive_entropy",
     "multi_objective_aggregation": "multi_objective_aggregation",
 }
-# Those that it has built into its sampler, its head, its reference or its batches by then: another
-# value would be followed by a part of it, or by nothing.
+# Options that are built into TRL's sampler, head, reference or batches: a later change would reach
+# only some of them, or none.
 _BUILT_IN = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"),
     *("num_generations", "num_iterations", "steps_per_generation", "reward_weights"),
@@ -135,10 +135,11 @@ def length_capped_reward(
             step=getattr(columns.get("trainer_state"), "global_step", None),
         )
         if log_metric is not None:
-            cut = [g for g in grades if g.truncated]
-            log_metric("siri/truncated", len(cut) / len(grades))
-            if cut:
-                log_metric("siri/truncated_correct", sum(g.correct for g in cut) / len(cut))
+            stopped = [g for g in grades if g.truncated]  # by the cap
+            log_metric("siri/truncated", len(stopped) / len(grades))
+            if stopped:
+                right = sum(g.correct for g in stopped)
+                log_metric("siri/truncated_correct", right / len(stopped))
             log_metric("siri/correct", sum(g.correct for g in grades) / len(grades))
         return [None if g.reward != g.reward else g.reward for g in grades]
 
@@ -146,7 +147,7 @@ def length_capped_reward(
 
 
 class SiriGRPOTrainer(GRPOTrainer):
-    """TRL's ``GRPOTrainer`` with :func:`group_advantages` and :func:`policy_loss` inside.
+    """TRL's ``GRPOTrainer`` with :func:`group_advantages` and :func:`policy_loss`.
 
     Rollouts, rewards, logging, checkpoints and options stay TRL's; the loss runs over packed
     tokens. Advantages are TRL's but for a constant group, where they are exactly 0. Its LM head
@@ -271,7 +272,9 @@ class SiriGRPOTrainer(GRPOTrainer):
         return super()._prepare_inputs(generation_batch)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self._all_rewards = super()._calculate_rewards(*args, **kwargs)  # [all rows, functions]
+        self._all_rewards = super()._calculate_rewards(
+            *args, **kwargs
+        )  # [all completions, functions]
         return self._all_rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -283,9 +286,9 @@ class SiriGRPOTrainer(GRPOTrainer):
         size = self.num_generations if self.model.training else self.num_generations_eval
         scale = _SCALES[self.scale_rewards]
         advantages = group_advantages(rewards, size, scale=scale, eps=1e-4).advantages
-        rows = len(out["advantages"])
-        first = self.accelerator.process_index * rows
-        out["advantages"] = advantages[first : first + rows].to(out["advantages"].dtype)
+        here = len(out["advantages"])
+        first = self.accelerator.process_index * here
+        out["advantages"] = advantages[first : first + here].to(out["advantages"].dtype)
         return out
 
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
@@ -329,8 +332,8 @@ class SiriGRPOTrainer(GRPOTrainer):
         metrics.clipped(options, logprobs.detach(), old, inputs["advantages"], mask, weights)
         if self._entropy_bonus_enabled or self.entropy_coef:
             # As TRL's, the loss before the bonus, of this micro-batch alone.
-            counted_once = self.loss_type in ("dapo", "cispo", "vespo", "bnpo")
-            metrics.entropy_bonus(out.loss if counted_once else out.loss * accumulated)
+            whole = self.loss_type in ("dapo", "cispo", "vespo", "bnpo")
+            metrics.entropy_bonus(out.loss if whole else out.loss * accumulated)
             mean = (entropy * mask).sum() / mask.sum().clamp(min=1) / accumulated
             loss = loss - self.entropy_coef * mean
         if self.aux_loss_enabled:
@@ -338,7 +341,9 @@ class SiriGRPOTrainer(GRPOTrainer):
             metrics.router(router_loss)
         return loss
 
-    def _denominator(self, inputs: Any, rows: int, accumulated: int) -> float | torch.Tensor | None:
+    def _denominator(
+        self, inputs: Any, sequences: int, accumulated: int
+    ) -> float | torch.Tensor | None:
         if self.loss_type == "bnpo":
             return None
         if self.loss_type in ("dapo", "cispo", "vespo"):
@@ -346,12 +351,12 @@ class SiriGRPOTrainer(GRPOTrainer):
             share = accumulated / self.args.steps_per_generation if self.model.training else 1.0
             return tokens * share
         lengths = self.max_completion_length if self.loss_type == "dr_grpo" else 1
-        return float(rows * accumulated * lengths)
+        return float(sequences * accumulated * lengths)
 
     def _on_policy(
         self, inputs: Any, logprobs: torch.Tensor, old: torch.Tensor | None, mask: torch.Tensor
     ) -> torch.Tensor:
-        """The advantages, 0 for sequences that ``off_policy_mask_threshold`` silences."""
+        """The advantages, 0 for sequences that ``off_policy_mask_threshold`` masks."""
         advantages = inputs["advantages"]
         if advantages.dim() != 1:
             raise ValueError(

@@ -38,7 +38,7 @@ class SiriLengthCallback(TrainerCallback):
         self._first: int | None = None
 
     def bind(self, trainer: Any) -> SiriLengthCallback:
-        """Ties the callback to ``trainer`` and adds it there; returns itself.
+        """Bind the callback to ``trainer`` and add it there; returns itself.
 
         Raises:
             ValueError: ``loss_type="dr_grpo"`` with a cap that moves (TRL divides by it);
@@ -62,7 +62,7 @@ class SiriLengthCallback(TrainerCallback):
         return self
 
     def check(self) -> None:
-        """Refuses options of the trainer under which the cap would not do what it should.
+        """Refuse options of the trainer under which the cap would have another effect.
 
         Raises:
             ValueError: see :meth:`bind`; they may change during a run.
@@ -82,26 +82,50 @@ class SiriLengthCallback(TrainerCallback):
             )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Finds the rollout to go on with: of a resumed run the one its step belongs to."""
+        """Find the rollout to continue with; a resumed run continues with that of its step.
+
+        Args:
+            args: TRL's, not used.
+            state: TRL's, not used.
+            control: TRL's, not used.
+            **kwargs: TRL's, not used.
+        """
         if self.trainer is not None:
             self._first = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Sets the cap of the rollout that this step begins with or goes on with, and logs it."""
+        """Set the cap of the rollout that this step begins with or continues, and log it.
+
+        Args:
+            args: TRL's, not used.
+            state: TRL's, not used.
+            control: TRL's, not used.
+            **kwargs: TRL's, not used.
+
+        Raises:
+            RuntimeError: the callback has no trainer yet.
+        """
         if self.trainer is None:
             raise RuntimeError("SiriLengthCallback: call bind(trainer) before training")
         self._prepare()
         self.trainer._metrics["train"]["siri/cap"].append(float(self.caps[-1]))
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The same for a rollout that begins within a step; fired between its micro-batches."""
+        """Set the cap of a rollout that begins between two micro-batches of a step, and log it.
+
+        Args:
+            args: TRL's, not used.
+            state: TRL's, not used.
+            control: TRL's, not used.
+            **kwargs: TRL's, not used.
+        """
         before = len(self.caps)
         self._prepare()
         if len(self.caps) > before:
             self.trainer._metrics["train"]["siri/cap"].append(float(self.caps[-1]))
 
     def _prepare(self) -> None:
-        """If TRL generates at the coming micro-batch: the next rollout's cap."""
+        """Set the next rollout's cap, if TRL generates before the coming micro-batch."""
         trainer = self.trainer
         if self._first is None:
             self._first = self._rollout_of(trainer.state.global_step) - len(self.caps)

@@ -34,7 +34,8 @@ class TrlMetrics:
         Args:
             options: those of the loss.
             metrics: of :func:`siri_kernels.policy_loss`.
-            entropy: [B, L]. mask: [B, L] bool.
+            entropy: [B, L].
+            mask: [B, L] bool, True for unmasked tokens.
         """
         count = metrics["tokens"].float()
         values = {
@@ -63,13 +64,14 @@ class TrlMetrics:
         mask: torch.Tensor,
         weights: torch.Tensor | None,
     ) -> None:
-        """Shares of what is clipped: of tokens, at level "sequence" of sequences, as TRL counts.
+        """Shares of clipped tokens, or at level "sequence" of clipped sequences, as TRL logs them.
 
         Args:
             options: those of the loss.
-            logprobs, old: [B, L]; ``old`` None: ``logprobs``.
-            advantages: [B], before any is silenced.
-            mask: [B, L] bool.
+            logprobs: [B, L].
+            old: [B, L]; None: ``logprobs``.
+            advantages: [B], before the off-policy mask.
+            mask: [B, L] bool, True for unmasked tokens.
             weights: [B, L] or [B, 1], the sampler's correction, which VESPO's weight includes.
         """
         change = torch.zeros_like(logprobs) if old is None else logprobs - old
@@ -117,7 +119,7 @@ class TrlMetrics:
         self.values["aux_loss"].append(gathered.mean().item())
 
     def _share(self, name: str, where: torch.Tensor, mask: torch.Tensor) -> None:
-        """The mean of [B, L] over all counted tokens, or of [B, 1] over all sequences."""
+        """The mean of [B, L] over all unmasked tokens, or of [B, 1] over all sequences."""
         values = where.float()
         if values.shape[1] == 1:
             sums = torch.stack([values.sum(), values.new_tensor(float(len(values)))])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train.commands.memory_estimate import Shape
+from siri_train.commands.memory_estimate import Sizes
 from siri_train.config.base import ConfigError
 from siri_train.model import lora
 from siri_train.model.policy import load_policy
@@ -105,7 +105,7 @@ def test_the_memory_estimate_counts_adapters_as_peft_makes_them(
     config = tiny("model.lora.rank=4", f"model.lora.targets={targets}")
     model = load_policy(config.model, CPU).model
     real = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert Shape.of(model.config).trained(config) == real > 0
+    assert Sizes.of(model.config).trained(config) == real > 0
 
 
 def test_vllm_gets_the_merged_weights(tiny: Any) -> None:  # noqa: F811

@@ -10,7 +10,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import peak_bytes
-from siri_train.commands.memory_estimate import Shape, estimate
+from siri_train.commands.memory_estimate import Sizes, estimate
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import RunConfig
 from siri_train.model import fsdp
@@ -77,7 +77,7 @@ def memory() -> dict[str, tuple[int, int]]:
 
         one_update(4, 16)  # from here on the optimiser's state and FSDP's buffers exist
         counted = peak_bytes(partial(one_update, 4, budget))
-        expected = estimate(config, Shape.of(shape), ranks=2, gpu=False)
+        expected = estimate(config, Sizes.of(shape), ranks=2, gpu=False)
         results[name] = (counted, beyond_given(expected))
     return results
 

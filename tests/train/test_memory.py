@@ -21,7 +21,7 @@ from siri_train.commands.dry_run import (
     measured_rates,
     verdict,
 )
-from siri_train.commands.memory_estimate import GB, Memory, Shape, estimate
+from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config, parse_config
 from siri_train.config.run import RunConfig
@@ -115,7 +115,7 @@ def test_estimate_is_within_15_percent_of_the_measured_peak(
 
     step(2, 16)  # the optimiser's state exists from here on
     measured = peak_bytes(lambda: step(2 * lengths, budget // lengths))
-    expected = beyond_given(estimate(config, Shape.of(shape), gpu=False))
+    expected = beyond_given(estimate(config, Sizes.of(shape), gpu=False))
     assert expected == pytest.approx(measured, rel=0.15)
 
 
@@ -127,7 +127,7 @@ def test_state_before_an_update_is_counted_exactly() -> None:
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()
-    memory = estimate(config, Shape.of(shape), gpu=False)
+    memory = estimate(config, Sizes.of(shape), gpu=False)
     weights = sum(p.nbytes for p in model.parameters())
     state = [value for s in optimizer.state.values() for value in s.values() if value.ndim]
     assert memory.training["weights"] == weights == memory.training["gradients"]
@@ -162,7 +162,7 @@ def test_the_papers_recipes_fit(
     assert (config.loss.clip_low, config.loss.clip_high) == (0.2, 0.28)
     assert config.rollout.temperature == 1.0
 
-    counted = Shape.of(shape)
+    counted = Sizes.of(shape)
     assert counted.parameters == parameters
     memory = estimate(config, counted, ranks=ranks)
     text = "\n".join(describe_memory(config, counted, memory, ranks, gpu))
@@ -175,7 +175,7 @@ def test_the_papers_recipes_fit(
 
 def test_what_does_not_fit_names_the_key() -> None:
     config = load_config("siri-7b.yaml")
-    shape = Shape.of(DISTILL_7B)
+    shape = Sizes.of(DISTILL_7B)
     alone = estimate(config, shape, ranks=1)
     assert alone.training["weights"] == 4 * shape.parameters
     assert "does NOT fit" in verdict(config, alone, 80)
@@ -190,7 +190,7 @@ def test_what_does_not_fit_names_the_key() -> None:
 
 
 def test_ranks_offload_and_adapters_move_what_they_should() -> None:
-    shape = Shape.of(DISTILL_7B)
+    shape = Sizes.of(DISTILL_7B)
 
     def of(ranks: int, *overrides: str) -> Memory:
         return estimate(load_config("siri-7b.yaml", overrides), shape, ranks=ranks)
@@ -205,7 +205,7 @@ def test_ranks_offload_and_adapters_move_what_they_should() -> None:
 
 
 def test_a_colocated_vllm_takes_its_share_and_gives_it_back_while_it_sleeps() -> None:
-    shape = Shape.of(DISTILL_7B)
+    shape = Sizes.of(DISTILL_7B)
 
     def of(*overrides: str) -> Memory:
         config = load_config("siri-7b.yaml", ["rollout.engine=vllm", *overrides])

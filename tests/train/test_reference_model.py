@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from bench.memory import peak_bytes
 from siri_train.commands.dry_run import dry_run
-from siri_train.commands.memory_estimate import Shape, estimate
+from siri_train.commands.memory_estimate import Sizes, estimate
 from siri_train.config.base import ConfigError
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import load_config, parse_config
@@ -182,7 +182,7 @@ def test_the_reference_may_be_of_another_size(tiny: Any, tmp_path: Path) -> None
     config = tiny(KL, f"loss.reference={tmp_path / 'small'}", "train.steps=1")
     assert all(row["ref_kl"] > 0.1 for row in rows(train(config)))
     # And the estimate counts that model, not the policy's size.
-    counted = Shape.of(shape).parameters * 4
+    counted = Sizes.of(shape).parameters * 4
     text = dry_run(config, memory_gb=80)
     line = next(line for line in text.splitlines() if line.startswith("# reference model"))
     assert line.split()[3:] == [f"{counted / 1e9:.3f}"] * 3
@@ -207,7 +207,7 @@ def test_adapters_switched_off_are_the_reference(tiny: Any) -> None:
 
 
 def test_the_estimate_counts_a_second_copy_and_none_with_adapters() -> None:
-    shape = Shape.of(DISTILL_7B)
+    shape = Sizes.of(DISTILL_7B)
 
     def of(*keys: str, ranks: int = 16) -> Any:
         return estimate(load_config("siri-7b.yaml", [*keys]), shape, ranks=ranks)

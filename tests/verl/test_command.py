@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from verl.utils.config import omega_conf_to_dataclass
 
 from siri_train import cli
+from siri_train.commands.parser import parse
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import RECIPES, load_config, parse_config
 from siri_train.config.run import RunConfig
@@ -150,7 +151,7 @@ def test_no_key_is_dropped_in_silence(key, field, recipe):
     "overrides, machines, error",
     [
         (["train.mini_batches=3"], {}, "train.mini_batches: got 3; .* rollout.prompts = 4"),
-        (["train.mini_batches=4"], {"gpus": 3}, "rollout.prompts: .* = 4 rows .* over 3 GPUs"),
+        (["train.mini_batches=4"], {"gpus": 3}, "rollout.prompts: .* = 4 responses .* over 3 GPUs"),
         (["checkpoint.every=3", "schedule.cycle=8"], {}, "checkpoint.every: got 3; .* 4: verl"),
         (["checkpoint.lag=1", "checkpoint.every=2", "schedule.cycle=8"], {}, "of the lag, 1"),
         (
@@ -306,7 +307,7 @@ def test_what_the_page_says_is_taken():
     commands = [words[1:] for words in lines if words[:1] == ["siri-train"]]
     assert len(commands) >= 2
     for words in commands:
-        arguments = cli._parser().parse_args(words)
+        arguments = parse(words)
         assert arguments.command == "verl" and load_config(arguments.recipe)
     needed = ["data.max_response_length=16384", "trainer.save_freq=320",
               "actor_rollout_ref.rollout.name=vllm",

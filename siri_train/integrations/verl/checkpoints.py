@@ -25,8 +25,7 @@ class SiriCheckpoints(CheckpointCallback):
     ``siri-train export RUN --which low`` finds them.
 
     Raises:
-        ConfigError: see ``settings_of``; a ``trainer.save_freq`` that misses ends; on save, an
-            asynchronous checkpoint, one without ``hf_model``, or one on another machine.
+        ConfigError: see ``settings_of``; a ``trainer.save_freq`` that misses ends.
     """
 
     def __init__(self, config: Any) -> None:
@@ -43,7 +42,19 @@ class SiriCheckpoints(CheckpointCallback):
         async_save: bool = False,
         **kwargs: Any,
     ) -> None:
-        """verl's call after every checkpoint; ``global_step`` steps have been done."""
+        """Copy the weights and write the manifest; verl calls this after every checkpoint.
+
+        Args:
+            trainer: verl's, not used.
+            global_step: the number of finished steps.
+            checkpoint_dir: the folder ``global_step_N``.
+            async_save: True where verl writes the files later.
+            **kwargs: verl's, not used.
+
+        Raises:
+            ConfigError: an asynchronous checkpoint, one without ``hf_model``, or one on another
+                machine.
+        """
         named = retention.ends(self.schedule, global_step, self.lag)
         if global_step not in named:
             return
@@ -90,7 +101,13 @@ class SiriCheckpoints(CheckpointCallback):
 
 
 def check_save_freq(every: int, schedule: Any, lag: int, key: str) -> None:
-    """Refuses an interval between checkpoints that misses an end of the schedule.
+    """Refuse an interval between checkpoints that misses an end of the schedule.
+
+    Args:
+        every: steps between checkpoints.
+        schedule: of the cap.
+        lag: steps from an end to its lagged checkpoint.
+        key: the key that ``every`` was given by, for the message.
 
     Raises:
         ConfigError: naming ``key``.

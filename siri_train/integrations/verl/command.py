@@ -26,7 +26,7 @@ from siri_train.trainer.preflight import Checked, preflight
 
 
 class Prepared(NamedTuple):
-    """The command's words, notes on what of the recipe has no part in it, verl's configuration."""
+    """The words of the command, notes on keys that are left out, and verl's configuration."""
 
     command: list[str]
     notes: list[str]
@@ -71,7 +71,7 @@ def prepare(config: RunConfig, machines: Machines, extra: Sequence[str] = ()) ->
 
 
 def launch(command: Sequence[str]) -> None:
-    """Runs verl in the place of this process, so that signals and the exit status are verl's."""
+    """Replace this process by verl, so that signals and the exit status are verl's."""
     os.execv(command[0], list(command))
 
 
@@ -84,7 +84,7 @@ def as_script(command: Sequence[str]) -> str:
 
 
 def check_registry() -> None:
-    """Sees that verl knows our four names; it hides the errors of plugins.
+    """Check that verl has registered our four names; verl hides the errors of plugins.
 
     Raises:
         ConfigError: which are missing, and why as far as can be seen.
@@ -124,7 +124,11 @@ def check_registry() -> None:
 
 
 def merged(values: dict[str, Any], extra: Sequence[str]) -> list[str]:
-    """Hydra's overrides: ``values``, with those of ``extra`` in place of the same keys."""
+    """Hydra's overrides: ``values``, with those of ``extra`` in place of the same keys.
+
+    Raises:
+        ConfigError: an item of ``extra`` is not KEY=VALUE.
+    """
     words = {key.lstrip("+"): f"{key}={hydra_value(value)}" for key, value in values.items()}
     for override in extra:
         key, sign, _ = override.partition("=")
@@ -187,7 +191,12 @@ def check_config(overrides: Sequence[str]) -> Any:
 
 
 def check_prompts(config: RunConfig, checked: Checked, model: str) -> None:
-    """Sees on some questions that verl's agent loops make the recipe's prompts of its messages.
+    """Check on some questions that verl's agent loops make the recipe's prompts of its messages.
+
+    Args:
+        config: the recipe.
+        checked: its questions and tokenizer.
+        model: what ``from_pretrained`` loads.
 
     Raises:
         ConfigError: they do not, as with a tokenizer that adds a token to plain text, or cannot.
@@ -211,14 +220,21 @@ def check_prompts(config: RunConfig, checked: Checked, model: str) -> None:
             raise ConfigError(
                 f"data.template: got {config.data.template!r}; verl would make other tokens of "
                 f"question {question.id}, {ids[:8]}... for {list(question.prompt_ids[:8])}...: it "
-                "goes through a chat template in any case"
+                "always uses a chat template"
             )
 
 
 def write_rows(
     path: Path, config: RunConfig, questions: Sequence[EncodedQuestion], agent: str
 ) -> None:
-    """Questions as verl's Parquet; ``agent_name`` caps training rows alone."""
+    """Write questions as Parquet with verl's columns.
+
+    Args:
+        path: of the file.
+        config: the recipe.
+        questions: a data row each.
+        agent: the column ``agent_name``: the loop that samples; ours has the cap.
+    """
     import pyarrow
     import pyarrow.parquet
 

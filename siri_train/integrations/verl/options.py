@@ -1,4 +1,4 @@
-"""A recipe in verl's keys. What verl cannot do is refused by the recipe's key, never dropped."""
+"""A recipe in verl's keys. What verl cannot do is refused with the name of the recipe's key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from siri_train.rewards import require_single
 # A ratio is at most exp(20) = 4.9e8, so this dual clip never acts; verl has no switch for it.
 NO_DUAL_CLIP = 1e9
 
-# Of ours alone: they say how our engine and loop work, not what is learnt.
+# Keys of siri-train alone: they change how its engine and loop work, not what is learnt.
 LEFT_OUT = {
     "threads": "verl's workers set their own",
     "sft": "run `siri-train sft` first; its checkpoint is used where it is there",
@@ -38,26 +38,26 @@ LEFT_OUT = {
 }
 
 
-# The values of a key that verl can do, and why no other.
+# The values of a key that verl can do, and why it takes no other.
 ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "device": (("auto", "cuda"), "verl trains on GPUs"),
     "model.scratch": ((None,), "verl loads a model; run `siri-train sft` first"),
-    "advantage.baseline": (("mean",), "siri_grpo is GRPO; verl hands estimators no options"),
+    "advantage.baseline": (("mean",), "siri_grpo is GRPO; verl gives estimators no options"),
     "advantage.scale": (("group_std", "none"), "verl has norm_adv_by_std_in_grpo alone"),
-    "advantage.eps": ((1e-6,), "verl does not hand it to estimators"),
+    "advantage.eps": ((1e-6,), "verl does not give it to estimators"),
     "rollout.vllm.tensor_parallel_size": ((1,), "set it by --set"),
-    "monitor.halt_on_alarm": ((False,), "the alarms lie in siri-train's loop"),
+    "monitor.halt_on_alarm": ((False,), "the alarms are part of siri-train's loop"),
     "model.lora.dropout": ((None, 0.0), "verl's LoRA on FSDP has none"),
 }
 
-# Read by siri-train on the way: for the rows, the model's folder, and by RunConfig's properties.
+# siri-train reads these itself: for the data rows, the model folder and RunConfig's properties.
 ELSEWHERE = ("output", "data.train", "data.eval", "data.system", "data.instruction", "eval.budgets",
              "model.path", "model.convert_from")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Machines:
-    """Where it runs, which a recipe does not say."""
+    """GPUs and engine, which a recipe does not name."""
 
     gpus: int = 8
     """Per node."""
@@ -72,7 +72,7 @@ class Options:
 
     Attributes:
         values: verl's keys, ``+`` before those that verl's own configuration lacks.
-        notes: what of the recipe has no part in it, a line each.
+        notes: keys of the recipe that are left out, a line each.
     """
 
     values: dict[str, Any]
@@ -88,7 +88,8 @@ def verl_options(
         config: the recipe.
         machines: GPUs and rollout engine.
         model: what ``from_pretrained`` loads.
-        train_file, eval_file: Parquet with verl's columns.
+        train_file: Parquet with verl's columns.
+        eval_file: the same.
 
     Raises:
         ConfigError: a key whose value verl cannot do, and why.
@@ -119,7 +120,7 @@ def verl_options(
 
 
 class _Reads:
-    """A section that remembers which of its keys were asked for: what nobody asks for is lost."""
+    """A section that records which of its keys were read: a key that was not read is refused."""
 
     def __init__(self, section: BaseModel, prefix: str = "", seen: set[str] | None = None) -> None:
         self._section, self._prefix = section, prefix
@@ -166,11 +167,11 @@ def _refuse_sizes(config: RunConfig, machines: Machines) -> None:
             f"train.mini_batches: got {parts}; verl takes a divisor of rollout.prompts = {prompts}"
             ": its mini-batches hold whole groups"
         )
-    rows, ranks = prompts // parts * config.rollout.group_size, machines.gpus * machines.nodes
-    if rows % ranks:
+    responses, ranks = prompts // parts * config.rollout.group_size, machines.gpus * machines.nodes
+    if responses % ranks:
         raise ConfigError(
             f"rollout.prompts: a mini-batch of {prompts} / {parts} prompts x "
-            f"{config.rollout.group_size} responses = {rows} rows cannot be split over {ranks} GPUs"
+            f"{config.rollout.group_size} = {responses} responses cannot be split over {ranks} GPUs"
         )
     every = config.checkpoint.every or config.schedule.cycle // 2
     schedule = config.schedule.build()
@@ -195,7 +196,7 @@ def _algorithm(config: RunConfig) -> dict[str, Any]:
 
 
 def _correction(correction: Any) -> dict[str, Any]:
-    """verl truncates from above alone, and masks with two bounds in one string."""
+    """The correction in verl's keys: they truncate from above alone, or mask between two bounds."""
     mode, level, low, high = correction.mode, correction.level, correction.low, correction.high
     key = "algorithm.rollout_correction"
     if mode == "reject" or level == "geometric" or (mode == "truncate" and low > 0):
@@ -245,7 +246,7 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
     "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
 )
-"""``data.template: plain`` for verl, which always goes through a chat template."""
+"""``data.template: plain`` for verl, which always uses a chat template."""
 
 
 def _actor(config: RunConfig) -> dict[str, Any]:

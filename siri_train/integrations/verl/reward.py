@@ -39,7 +39,8 @@ class SiriRewardManager(RewardManagerBase):
         config: verl's whole configuration, with the section ``siri``.
         tokenizer: the model's.
         compute_score: not used: verl passes its default where none is configured.
-        reward_router_address, reward_model_tokenizer: as verl passes them; not used.
+        reward_router_address: verl's, not used.
+        reward_model_tokenizer: verl's, not used.
 
     Raises:
         ConfigError: see ``settings_of``; a ``reward.custom_reward_function`` or reward model, whose
@@ -82,7 +83,7 @@ class SiriRewardManager(RewardManagerBase):
         self.grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="siri-grader")
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """Grades the last response of ``data`` (verl's ``DataProto``).
+        """Grade the last response of ``data`` (verl's ``DataProto``).
 
         Returns:
             ``reward_score``, and ``reward_extra_info``: ``acc`` (1 right, 0 wrong, NaN not scored),

@@ -32,7 +32,7 @@ def settings_of(config: Any) -> VerlSettings:
     """The checked section ``siri`` of verl's whole configuration (a ``DictConfig``).
 
     Raises:
-        ConfigError: the section is missing, or a key in it: its name, what it got, what it takes.
+        ConfigError: the section is missing, or a key in it is missing or wrong.
     """
     from omegaconf import OmegaConf
 
@@ -54,6 +54,6 @@ def settings_of(config: Any) -> VerlSettings:
     if settings.schedule.max_len > longest:
         raise ConfigError(
             f"data.max_response_length: got {longest}; takes at least siri.schedule.max_len, "
-            f"{settings.schedule.max_len}: verl cuts every response there"
+            f"{settings.schedule.max_len}: verl truncates every response there"
         )
     return settings
