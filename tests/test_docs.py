@@ -86,3 +86,24 @@ def test_changelog_has_its_usual_form() -> None:
     for version in versions:
         sections = re.findall(r"^### (.+)$", version, re.MULTILINE)
         assert sections and set(sections) <= known and len(set(sections)) == len(sections)
+
+
+def test_each_page_begins_with_what_it_is_for() -> None:
+    """Below its title a page has a sentence, not a table, a command or a list."""
+    for page in (ROOT / "docs").glob("*.md"):
+        first = page.read_text(encoding="utf-8").split("\n\n")[1]
+        assert re.match(r"[A-Z`].*[.:]", first, re.DOTALL), page.name
+
+
+def test_glossary_has_the_terms_of_the_field_in_order() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text.split("## Glossary\n")[1], re.MULTILINE)[1:]
+    terms = [row for row in rows if not row.startswith("--")]
+    assert terms == sorted(terms, key=str.lower)
+    named = {name for term in terms for name in re.split(r", ", term)}
+    assert named >= {
+        "online softmax", "upcast", "masked token", "unmasked token", "top entries", "error bound",
+        "micro-batch", "dummy micro-batch", "shard", "truncated", "prefetch", "graceful shutdown",
+        "phase", "model_config", "token", "sequence", "response", "record", "case", "data row",
+        "vocabulary entry",
+    }  # fmt: skip

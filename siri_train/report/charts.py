@@ -93,7 +93,7 @@ SPECS = (
         1.0,
     ),
     Spec(
-        "Sampling against training",
+        "Sampler against trainer",
         (("rollout_kl", ""),),
         "KL divergence between the sampler's probabilities and the trainer's for the same tokens, "
         "in nats per token. It should stay near zero. If it grows, the engine samples from other "
@@ -276,8 +276,8 @@ def _held_out(folder: RunFolder) -> tuple[Chart, str]:
                 )
             )  # fmt: skip
     text = (
-        "Accuracy on held-out questions after so many steps, with its interval. “at” names the "
-        "largest number of response tokens."
+        "Accuracy on held-out questions after so many steps, with its interval. “At N”: with at "
+        "most N response tokens."
     )
     if both:
         text += (
