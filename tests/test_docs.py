@@ -117,7 +117,9 @@ def commands(text: str) -> list[list[str]]:
     """The words of every command in a page's code blocks; backslashes continue a line."""
     found = []
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    for block in [block for language, block in blocks if language in ("", "sh", "bash")]:
+    for language, block in blocks:
+        if language not in ("", "sh", "bash"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             if re.match(r"(siri-train|make|sh|python|torchrun) ", line):
                 found.append(shlex.split(line, comments=True))
@@ -157,6 +159,7 @@ def test_commands_of_a_page_are_understood(name: str, monkeypatch: pytest.Monkey
         text = (ROOT / name).read_text(encoding="utf-8")
         assert [f"{' '.join(c)}: {why}" for c in commands(text) if (why := problem(c))] == []
     wrong = commands(
-        "```python\nx\n```\n```\nmake no-such\nsiri-train trian x.yaml\npython -m bench.no x\nsh no.sh\n```\n"
+        "```python\nx\n```\n```\nmake no-such\nsiri-train trian x.yaml\n"
+        "python -m bench.no x\nsh no.sh\n```\n"
     )
     assert len(wrong) == 4 and all(problem(words) for words in wrong)

@@ -58,10 +58,14 @@ RULES = (
         False,
     ),
     Rule(
-        r"\b(?:with|without|without any|its|no|their|the|row's|saved) lists\b"
-        r"|\blisted (?:entries|entry|ids|id|logits)\b|\blists entries\b",
+        r"\b(?:with|without|without any) lists\b|\blisted (?:entries|entry|ids|id|logits)\b",
         "top-probability entries, short: top entries",
         (*KERNELS, "bench/", "docs/", "README.md", "tests/kernels/"),
+    ),
+    Rule(
+        r"\b(?:its|no|their|the|row's|saved) lists\b",
+        "top entries",
+        (*KERNELS, "tests/kernels/"),
     ),
     Rule(
         r"\b(?:lists|listed|Listed|LISTED|LISTS)\b",

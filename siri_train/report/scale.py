@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 Point = tuple[float, "float | None"]
 
+_LEAST_SPAN = 1e-100  # of an axis; below it powers of ten run out
+
 
 def ticks(low: float, high: float, most: int) -> list[float]:
     """Round values within [low, high], 1, 2 or 5 times a power of ten apart.
@@ -36,8 +38,8 @@ def rounded(low: float, high: float, most: int) -> tuple[float, float]:
         most: ticks at most, see :func:`ticks`.
     """
     size = max(abs(low), abs(high))
-    if high - low <= 1e-9 * size:  # flat, but for rounding errors
-        pad = size * 0.1 or 1.0
+    if high - low <= max(1e-9 * size, _LEAST_SPAN):  # flat, except for rounding errors
+        pad = size * 0.1 if size > _LEAST_SPAN else 1.0
         low, high = low - pad, high + pad
     marks = ticks(low, high, most)
     step = marks[1] - marks[0] if len(marks) > 1 else (high - low) / 2
