@@ -8,7 +8,7 @@ from siri_kernels import LogprobHead, group_advantages, policy_loss, varlen
 
 
 class Grpo(lightning.LightningModule):
-    """A batch is the number of a list of questions."""
+    """Samples and trains in one step; a batch is the index of a list of questions."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -17,18 +17,21 @@ class Grpo(lightning.LightningModule):
         self.questions, self.history = list(question_batches(steps)), []
 
     def training_step(self, number: int, index: int) -> torch.Tensor:
+        """Roll out the questions ``number`` and return the policy loss."""
         batch, rewards = rollout(self.model, self.tokenizer, self.questions[number])
         advantages = group_advantages(rewards, GROUP).advantages
         new = varlen.pack(self.model(**batch).logprobs, mask=batch["targets"] != -100)
         self.history.append(rewards.mean().item())
-        return policy_loss(new.values, new.values.detach(), advantages, new.cu_seqlens).loss
+        loss, _ = policy_loss(new.values, new.values.detach(), advantages, new.cu_seqlens)
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW on all parameters."""
         return torch.optim.AdamW(self.parameters(), lr=5e-4)
 
 
 def train(steps: int = 20) -> list[float]:
-    """Trains the small model; the mean reward of each step."""
+    """Train the small model; returns the mean reward of each step."""
     lightning.seed_everything(0)
     module = Grpo(steps).train()
     lightning.Trainer(max_epochs=1, gradient_clip_val=1.0, barebones=True).fit(module, range(steps))

@@ -1,4 +1,4 @@
-"""What the four loops share and what is not their point: a task, a model, sampled answers."""
+"""Parts that the four examples share: a task, a model, sampled answers with rewards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from siri_train.model.demo_model import START_FOLDER
 from siri_train.rewards import ExactVerifier, Response, grade_responses
 
 GROUP = 8
-"""Answers a question."""
+"""Answers to each question."""
 CAP = 40
 """Most tokens an answer may have."""
 
@@ -35,11 +35,16 @@ def question_batches(steps: int, size: int = 8) -> Iterator[list[Question]]:
 
 @torch.no_grad()
 def rollout(model: Any, tokenizer: Any, batch: list[Question]) -> tuple[dict, torch.Tensor]:
-    """Samples ``GROUP`` answers to each question and grades them under the cap.
+    """Sample ``GROUP`` answers to each question and grade them under the cap.
+
+    Args:
+        model: with ``generate``; wrapped by ``LogprobHead.wrap`` or not.
+        tokenizer: the model's, which pads at the left.
+        batch: questions.
 
     Returns:
-        What the wrapped model takes: input_ids, attention_mask, position_ids and targets, [B, L]
-        each; targets are -100 but where the next token is of an answer. And rewards [B].
+        The wrapped model's inputs: input_ids, attention_mask, position_ids and targets, [B, L]
+        each. Targets are the answers' tokens, -100 everywhere else. And rewards [B].
     """
     asked = tokenizer([q.prompt for q in batch], return_tensors="pt", padding=True)
     asked = {k: v.repeat_interleave(GROUP, 0).to(model.device) for k, v in asked.items()}

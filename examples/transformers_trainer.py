@@ -1,4 +1,4 @@
-"""GRPO on the Trainer of transformers: one method. ``python -m examples.transformers_trainer``"""
+"""GRPO on the Trainer of transformers: ``python -m examples.transformers_trainer``."""
 
 from typing import Any
 
@@ -10,20 +10,21 @@ from siri_kernels import LogprobHead, group_advantages, policy_loss, varlen
 
 
 class GrpoTrainer(Trainer):
-    """Batches are questions; answers are sampled where other trainers compute a loss."""
+    """A batch is a list of questions; the answers are sampled in ``compute_loss``."""
 
     def compute_loss(self, model: Any, inputs: Any, **_: Any) -> torch.Tensor:
+        """Roll out the questions and return the policy loss."""
         sampler = self.accelerator.unwrap_model(model)
         batch, rewards = rollout(sampler, self.processing_class, inputs)
         advantages = group_advantages(rewards, GROUP).advantages
-        logprobs = varlen.pack(model(**batch).logprobs, mask=batch["targets"] != -100)
-        old = logprobs.values.detach()
+        new = varlen.pack(model(**batch).logprobs, mask=batch["targets"] != -100)
         self.log({"reward": rewards.mean().item()})
-        return policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens).loss
+        loss, _ = policy_loss(new.values, new.values.detach(), advantages, new.cu_seqlens)
+        return loss
 
 
 def train(steps: int = 20, folder: str = "runs/transformers") -> list[float]:
-    """Trains the small model; the mean reward of each step."""
+    """Train the small model; returns the mean reward of each step."""
     model, tokenizer = load()
     args = TrainingArguments(
         folder, max_steps=steps, per_device_train_batch_size=8, learning_rate=5e-4, seed=0,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from siri_train import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -86,3 +90,76 @@ def test_changelog_has_its_usual_form() -> None:
     for version in versions:
         sections = re.findall(r"^### (.+)$", version, re.MULTILINE)
         assert sections and set(sections) <= known and len(set(sections)) == len(sections)
+
+
+def test_each_page_begins_with_what_it_is_for() -> None:
+    """Below its title a page has a sentence, not a table, a command or a list."""
+    for page in (ROOT / "docs").glob("*.md"):
+        first = page.read_text(encoding="utf-8").split("\n\n")[1]
+        assert re.match(r"[A-Z`].*[.:]", first, re.DOTALL), page.name
+
+
+def test_glossary_has_the_terms_of_the_field_in_order() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text.split("## Glossary\n")[1], re.MULTILINE)[1:]
+    terms = [row for row in rows if not row.startswith("--")]
+    assert terms == sorted(terms, key=str.lower)
+    named = {name for term in terms for name in re.split(r", ", term)}
+    assert named >= {
+        "online softmax", "upcast", "masked token", "unmasked token", "top entries", "error bound",
+        "micro-batch", "dummy micro-batch", "shard", "truncated", "prefetch", "graceful shutdown",
+        "phase", "model_config", "token", "sequence", "response", "record", "case", "data row",
+        "vocabulary entry",
+    }  # fmt: skip
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every command in a page's code blocks; backslashes continue a line."""
+    found = []
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for language, block in blocks:
+        if language not in ("", "sh", "bash"):
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.match(r"(siri-train|make|sh|python|torchrun) ", line):
+                found.append(shlex.split(line, comments=True))
+    return found
+
+
+def problem(words: list[str]) -> str | None:
+    """Why a command cannot run in this repository, or None; only its words are looked at."""
+    name, *rest = words
+    if name == "make":
+        lines = re.findall(r"^([a-z][\w -]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = {target for line in lines for target in line.split()}
+        wrong = [word for word in rest if "=" not in word and word not in targets]
+        return f"no target {wrong[0]}" if wrong else None
+    if name == "sh":
+        return None if (ROOT / rest[0]).is_file() else f"no file {rest[0]}"
+    if name in ("python", "torchrun") and "-m" in rest:
+        module, *rest = rest[rest.index("-m") + 1 :]
+        if importlib.util.find_spec(module) is None:
+            return f"no module {module}"
+        name = "siri-train" if module == "siri_train" else name
+    if name == "siri-train":
+        files = [word for word in rest if word.startswith("recipes/")]
+        if lost := [file for file in files if not (ROOT / file).is_file()]:
+            return f"no file {lost[0]}"
+        try:
+            cli.main(rest)
+        except SystemExit:
+            return "not understood"
+    return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_of_a_page_are_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_errors_told", lambda arguments: 0)  # parsed, but not run
+    if not name.startswith("docs/log/"):  # entries of the log keep the commands of their day
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert [f"{' '.join(c)}: {why}" for c in commands(text) if (why := problem(c))] == []
+    wrong = commands(
+        "```python\nx\n```\n```\nmake no-such\nsiri-train trian x.yaml\n"
+        "python -m bench.no x\nsh no.sh\n```\n"
+    )
+    assert len(wrong) == 4 and all(problem(words) for words in wrong)

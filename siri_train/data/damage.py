@@ -10,8 +10,8 @@ import re
 import unicodedata
 from typing import Literal
 
-# What each escape swallows, and the commands of LaTeX that begin with it. Only whole commands
-# count for tab and line breaks, which also stand between words.
+# Each escape, and the rests of the LaTeX commands that begin with it. Tabs and line breaks also
+# stand between words, so there only a whole command counts.
 _EATEN = {
     "\f": ("\\f", "form feed", ("rac", "orall", "box", "lat", "rown")),
     "\b": (
@@ -49,7 +49,7 @@ _TAILS = {
     )
     for character, (_, _, rests) in _EATEN.items()
 }
-# Words and variables; behind a tab or a line break they say something in a formula only.
+# Also words and variables. Behind a tab or a line break they are a lost command only in a formula.
 _COMMON = frozenset(
     {"e", "o", "an", "au", "ext", "eg", "mid", "parallel", "exists", "angle", "floor", "ceil",
      "brace", "leq", "geq"}
@@ -64,14 +64,14 @@ _PROSE_WORDS, _SENTENCE_WORDS = 10, 6
 
 
 def eaten_backslash(text: str) -> str | None:
-    r"""The rest of a message where an escape has swallowed a LaTeX command's backslash.
+    r"""Find an escape that has replaced the backslash of a LaTeX command.
 
     Args:
         text: of a question, an answer or a solution.
 
     Returns:
-        ``"holds a form feed before 'rac': ..."``, or None. Tabs and line breaks between words are
-        none; a form feed or a backspace before any letter that begins a command is one.
+        The end of a message, ``"holds a form feed before 'rac': ..."``, or None. Tabs and line
+        breaks between words are not reported.
     """
     for character, pattern in _TAILS.items():
         if character not in text:
@@ -91,7 +91,7 @@ def eaten_backslash(text: str) -> str | None:
 
 
 def control_character(text: str) -> str | None:
-    """The rest of a message where a gold holds a character that no response would write."""
+    """Find a control character in a gold answer; returns the end of a message, or None."""
     match = _CONTROL.search(text)
     if match is None:
         return None
@@ -102,7 +102,7 @@ def control_character(text: str) -> str | None:
 
 
 def invisible(text: str) -> bool:
-    """Whether a text shows nothing: blanks, joiners, fillers. Control characters do not count."""
+    """Whether a text shows nothing: only blanks, joiners and fillers, no control characters."""
     return all(c in _FILLERS or unicodedata.category(c) in ("Cf", "Zs", "Zl", "Zp") for c in text)
 
 
@@ -122,7 +122,7 @@ def prose(answer: str) -> Literal["prose", "long"] | None:
 
 
 def _mathematical(text: str, match: re.Match[str]) -> bool:
-    """Whether what follows a tab or a line break and a word is a formula rather than a text."""
+    """Whether a formula, not a text, follows the tab or line break and its word."""
     after = text[match.end() :].lstrip(" ")[:1]
     if match["rest"] in ("ext", "an", "au"):
         return after in tuple("{}()^_\\$") or (after.isdigit() and match["rest"] != "ext")

@@ -1,4 +1,4 @@
-"""What stands in a row's field: text, a number, or a chat; whole or refused by name."""
+"""Reads the fields of data rows: text, a number, or a chat."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def read_field(row: Row, name: str) -> Any:
-    """The value of a possibly dotted field.
+    """The value of a field.
+
+    Args:
+        row: of the data file.
+        name: the field's; dots descend into structures.
 
     Raises:
-        DataError: no such field; names what the row has and the nearest.
+        DataError: no such field; names the fields of the row and the nearest.
     """
     if name in row.fields:
         return row.fields[name]
@@ -49,6 +53,11 @@ def read_field(row: Row, name: str) -> Any:
 
 def read_text(value: Any, row: Row, name: str) -> str:
     """The text of a field: a string, a number's digits, or a list of one of these.
+
+    Args:
+        value: of the field.
+        row: where it stands.
+        name: the field's.
 
     Raises:
         DataError: another kind of value, a number that is not finite, or half a surrogate pair.
@@ -85,7 +94,7 @@ def is_chat(value: Any) -> bool:
 
 
 def read_chat(value: Any, row: Row, name: str) -> Messages:
-    """The whole chat of a field, ready to be asked.
+    """The whole chat of a field.
 
     Args:
         value: a list for which ``is_chat`` holds.
@@ -96,9 +105,9 @@ def read_chat(value: Any, row: Row, name: str) -> Messages:
         (role, text) of every message, blanks around the text stripped.
 
     Raises:
-        DataError: what would be lost or could not be asked: no user message, a last message that is
-            not the user's, another role, content that is not text, an empty message, a system
-            message that is not the first, or keys beside role and content that hold something.
+        DataError: a chat of which something would be lost, or that is no question: no user message,
+            a last message that is not the user's, another role, content that is not text, an empty
+            message, a system message that is not the first, or further keys with a value.
     """
     place = f"{row.where}: field {name!r}"
     found: list[tuple[str, str]] = []
@@ -130,16 +139,21 @@ def read_chat(value: Any, row: Row, name: str) -> Messages:
 
 
 def stripped(text: str) -> str:
-    """``text`` without blanks around it, unless one is what JSON made of a backslash.
+    """``text`` without blanks around it, unless one of them replaced a backslash.
 
-    A form feed or a tab at the start may be the rest of a command of LaTeX: the gate for data must
-    see it, and refuses the row.
+    A form feed or a tab at the start may come from a LaTeX command whose backslash JSON took as an
+    escape. It must stay, so that the checks of the data refuse the row.
     """
     return text if eaten_backslash(text) else text.strip()
 
 
 def whole_text(text: str, row: Row, name: str) -> str:
     """``text`` itself, if every tokenizer and every file can take it.
+
+    Args:
+        text: of the field.
+        row: where it stands, for the message.
+        name: the field's, for the message.
 
     Raises:
         DataError: half of a surrogate pair, which no UTF-8 file can hold.
@@ -148,7 +162,7 @@ def whole_text(text: str, row: Row, name: str) -> str:
     if half is not None:
         raise DataError(
             f"{row.where}: field {name!r}: half of a surrogate pair (U+{ord(half[0]):04X}) at "
-            f"character {half.start()}: the text was cut inside a character; mend or drop the row"
+            f"character {half.start()}: the text was split inside a character; mend or drop the row"
         )
     return text
 

@@ -1,9 +1,10 @@
-r"""The gate for questions: what would make a reward wrong without a word is refused or reported.
+r"""Checks of the questions: data that would silently give wrong rewards are refused or reported.
 
-Everything here looks at questions as they were read, before any model is loaded. What can only
-give wrong rewards ends the run with the file, the line, the reason and how many rows share it:
-backslashes that JSON has eaten, golds that no response can meet, one question with two answers,
-held-out questions that are trained on. What may be meant is reported: repeated questions.
+The checks look at the questions as they were read, before any model is loaded. Data that can only
+give wrong rewards end the run, with the file, the line, the reason and the number of such rows:
+backslashes lost in JSON, gold answers that no response can match, one question with two answers,
+held-out questions in the training data. Data that may be intended, as repeated questions, are
+reported.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SHOWN = 5
 def check_data(
     train: Sequence[Question], evaluation: Sequence[Question], reward: RewardConfig
 ) -> None:
-    """Check what is trained on, what is held out, and one against the other.
+    """Check the training questions, the held-out questions, and that they do not overlap.
 
     Args:
         train: of ``data.train``; may be empty.
@@ -71,11 +72,11 @@ def check_questions(questions: Sequence[Question], key: str, verifier: Verifier)
         verifier: the run's.
 
     Returns:
-        Notices about what may be meant: repeated questions, answers like sentences.
+        Notices about data that may be intended: repeated questions, answers like sentences.
 
     Raises:
-        ConfigError: a damaged text, a gold that no response can meet, or one question with two
-            answers.
+        ConfigError: a damaged text, a gold answer that no response can match, or one question with
+            two answers.
     """
     _refuse(key, _damaged(questions), len(questions))
     _refuse(key, _unmeetable(questions, verifier), len(questions))
@@ -105,13 +106,19 @@ def check_questions(questions: Sequence[Question], key: str, verifier: Verifier)
 
 
 def check_leak(train: Sequence[Question], evaluation: Sequence[Question]) -> list[str]:
-    """Held-out questions must not be trained on, whatever their blanks, case and punctuation.
+    """Check that held-out questions are not in the training data.
+
+    Blanks, case and punctuation are ignored.
+
+    Args:
+        train: the training questions.
+        evaluation: the held-out questions.
 
     Returns:
-        A notice where a few are.
+        A notice if a few are in both, else nothing.
 
     Raises:
-        ConfigError: more than 1 % of them are.
+        ConfigError: more than 1 % of the held-out questions are in the training data.
     """
     trained: dict[str, Question] = {}
     for question in train:
@@ -130,20 +137,21 @@ def check_leak(train: Sequence[Question], evaluation: Sequence[Question]) -> lis
 
 
 def check_think(
-    config: RunConfig, tokenizer: Any, questions: Sequence[EncodedQuestion], shape: Any
+    config: RunConfig, tokenizer: Any, questions: Sequence[EncodedQuestion], model_config: Any
 ) -> None:
-    """Refuse a tokenizer or a template with which no response could be paid.
+    """Refuse a tokenizer or a template with which every reward would be 0.
 
     Args:
         config: the recipe; ``reward.think`` is used.
         tokenizer: the model's.
-        questions: encoded ones; the first is looked at.
-        shape: the model's transformers configuration.
+        questions: encoded; only the first is used.
+        model_config: the model's transformers configuration.
 
     Raises:
         ConfigError: see :func:`siri_train.model.think_marks.think_problem`.
     """
-    text = shape.get_text_config() if hasattr(shape, "get_text_config") else shape
+    nested = hasattr(model_config, "get_text_config")
+    text = model_config.get_text_config() if nested else model_config
     rows = getattr(text, "vocab_size", None)
     problem = think_problem(tokenizer, config.reward.think, questions[0].prompt_ids, rows)
     if problem is not None:
@@ -183,7 +191,7 @@ def _damaged(questions: Sequence[Question]) -> Iterator[tuple[Question, str]]:
 def _unmeetable(
     questions: Sequence[Question], verifier: Verifier
 ) -> Iterator[tuple[Question, str]]:
-    """Golds that the best response, which boxes the gold itself, would not be paid for."""
+    """Gold answers for which even a response that boxes the gold would get reward 0."""
     answers = [_boxed_by_a_response(question.answer) for question in questions]
     verdicts = verifier.verdicts(
         [(answer, question.answer) for answer, question in zip(answers, questions, strict=True)]
@@ -225,7 +233,7 @@ def _repeated(questions: Sequence[Question]) -> Iterator[tuple[Question, Questio
 def _contradictions(
     pairs: Sequence[tuple[Question, Question]], verifier: Verifier
 ) -> Iterator[tuple[Question, str]]:
-    # Of texts that differ in case or punctuation only the answers may differ, too: 5! and 5.
+    # Texts that differ in case or punctuation may have different answers: 5! and 5.
     same = [(a, b) for a, b in pairs if strict_key(a) == strict_key(b)]
     for first, again in same:
         if not _same_answer(first, again, verifier):

@@ -15,11 +15,11 @@ class JsonTextError(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """Parse one JSON value without losing what stands in it.
+    """Parse one JSON value without changing its numbers or dropping keys.
 
     Numbers with a point or an exponent become ``decimal.Decimal`` with the digits that were
-    written, since a double would turn 0.00001 into 1e-05. ``NaN`` and ``Infinity``, which Python's
-    own reader takes, become floats that are not finite, for the caller to refuse where they matter.
+    written, since a double would turn 0.00001 into 1e-05. ``NaN`` and ``Infinity`` become floats
+    that are not finite, as in Python's own reader; the caller refuses them.
 
     Args:
         text: the JSON.
@@ -28,8 +28,8 @@ def parse_json(text: str) -> Any:
         Strings, ints, Decimals, bools, None, and lists and dicts of them.
 
     Raises:
-        JsonTextError: not valid JSON, nested too deeply, or the same key twice in one object (the
-            last would win without a word).
+        JsonTextError: not valid JSON, nested too deeply, or the same key twice in one object
+            (Python's reader would silently keep the last).
     """
     try:
         return json.loads(

@@ -1,4 +1,4 @@
-"""Numbers of data files as the text that a model would write for them."""
+"""Writes the numbers of data files as a model would write them."""
 
 from __future__ import annotations
 

@@ -38,11 +38,11 @@ __all__ = [
 
 HUB = "hub:"
 _PATIENCE = 120.0
-"""Seconds for one generated question; the slowest task's default takes a tenth of one."""
+"""Seconds to wait for one generated question; the slowest task needs 0.1 s by default."""
 
 _MEND = "; mend or drop the row"
 
-# What pandas and its like write for a missing value.
+# Texts that pandas and similar libraries write for a missing value.
 _NO_VALUE = frozenset({"nan", "<na>", "null"})
 
 REASONING_GYM_TASKS = (
@@ -68,9 +68,11 @@ REASONING_GYM_TASKS = (
     "simple_equations",
     "simple_geometry",
 )
-"""Tasks whose gold answer is always an integer, so that comparing numbers is a fair check. Others
-have scorers that pay for wrong answers (game_of_life_halting, acre) or answers in other digits
-(base_conversion)."""
+"""Tasks whose gold answer is always an integer, so that comparing numbers is a fair check.
+
+Others have scorers that accept wrong answers (game_of_life_halting, acre) or answers in
+another base (base_conversion).
+"""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Question:
 
     Attributes:
         id: unique within its source and stable between runs.
-        prompt: the question's text, without template or instruction; of a chat all its messages,
-            a blank line between them.
+        prompt: the question's text, without template or instruction; for a chat, all its messages
+            with a blank line between them.
         answer: the right answer.
         solution: a worked solution as the source has it, or None.
         messages: (role, text) of each message where the row is a chat of several, the last one the
@@ -169,7 +171,7 @@ def reasoning_gym_questions(
         size: how many.
         seed: the same seed gives the same questions; training and evaluation must differ in it.
         progress: called about five times a second with the number of questions made.
-        params: the task's own parameters (``min_terms=2``).
+        **params: the task's own parameters (``min_terms=2``).
 
     Returns:
         ``size`` questions with integer answers; ``gsm_symbolic`` has solutions too.
@@ -216,7 +218,7 @@ def _entries(
     params: dict[str, Any],
     progress: Callable[[int], None] | None,
 ) -> list[dict[str, Any]]:
-    """What reasoning-gym generates; in a thread, as some parameters keep it busy for ever."""
+    """Generate with reasoning-gym, in a thread, as some parameters keep it busy for ever."""
     import reasoning_gym
 
     made: list[dict[str, Any]] = []
@@ -230,7 +232,7 @@ def _entries(
                 if given_up.is_set():
                     return
                 made.append(dataset[index])
-        except BaseException as error:  # each task has its own, some at the first question only
+        except BaseException as error:  # tasks raise errors of many kinds
             failed.append(error)
 
     thread = threading.Thread(target=make, daemon=True)

@@ -1,4 +1,4 @@
-"""When two questions are the same question."""
+"""Keys by which two questions are found to be the same."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _LOOSE_BLANK = re.compile(r"(?<![^\W_]) | (?![^\W_])")
 
 
 def strict_key(question: Question) -> str:
-    """Equal where two questions differ in blanks and compatible characters only."""
+    """A key that ignores blanks and the form of compatible Unicode characters."""
     text = _spelled(_text(question))
     return text if _is_drawing(text) else _LOOSE_BLANK.sub("", _BLANKS.sub(" ", text).strip())
 
 
 def loose_key(question: Question) -> str:
-    """Equal where two questions differ in blanks, case, dashes and punctuation only.
+    """A key that ignores blanks, case, dashes and punctuation.
 
-    Signs of mathematics stay: 4 + 9 is another question than 4 - 9, and 5! than 5. So do the blanks
-    and marks of a picture drawn with characters.
+    Signs of mathematics stay in it: 4 + 9 is another question than 4 - 9, and 5! than 5. So do the
+    blanks and marks of a picture drawn with characters.
     """
     text = _spelled(_text(question)).translate(_TIMES).casefold()
     if _is_drawing(text):

@@ -1,4 +1,4 @@
-"""Rows of JSONL, JSON and Parquet files, each with where it stands, and errors that say it."""
+"""Reads the rows of JSONL, JSON and Parquet files; every row knows its file and line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DataError(ValueError):
 
 
 class MissingDataError(DataError, FileNotFoundError):
-    """A file or folder that is not there; the message names the nearest that is."""
+    """A file or folder that does not exist; the message names the nearest that does."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -65,8 +65,8 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
     Raises:
         MissingDataError: no such file; names the nearest existing ones.
         DataError: an unknown suffix, a row that is not valid JSON, nested too deeply or not an
-            object, a key that stands twice in one, a line of more than 64 MiB, text that is not
-            UTF-8, an unreadable file; with file and line or row.
+            object, a key twice in one object, a line of more than 64 MiB, text that is not UTF-8,
+            an unreadable file. The message has file and line or row.
         ImportError: a Parquet file without pyarrow.
     """
     file = Path(path)
@@ -87,7 +87,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
 
 
 def describe_missing(path: Path) -> str:
-    """Say that ``path`` does not exist and what does, near it.
+    """A message that ``path`` does not exist, with similar names that do.
 
     Args:
         path: a path that does not exist.
@@ -118,8 +118,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """``"; did you mean 'X'"`` for the nearest of ``names``, or ``""``.
 
     Args:
-        name: what was given.
-        names: what would have been accepted.
+        name: the given name.
+        names: the accepted names.
 
     Returns:
         The end of an error message.

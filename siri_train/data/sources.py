@@ -1,4 +1,4 @@
-"""From a recipe's sources to questions with encoded prompts, and which ones a step sees."""
+"""Reads a recipe's sources, encodes the prompts, and chooses the questions of each step."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class EncodedQuestion:
 
     Args:
         id: unique within its source.
-        prompt_ids: what the model reads, template included.
+        prompt_ids: token ids of the prompt, template included.
         answer: the right answer, as text.
         prompt: the question's text.
-        messages, where: as in :class:`siri_train.data.questions.Question`.
+        messages: as in :class:`siri_train.data.questions.Question`.
+        where: as in :class:`siri_train.data.questions.Question`.
     """
 
     id: str
@@ -52,8 +53,8 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) 
         key: of the list in the recipe, for messages.
 
     Raises:
-        ConfigError: the source (``data.train.0``) and what is wrong: a missing file or package, a
-            malformed row (file, line and reason), params it does not take, or no question at all.
+        ConfigError: naming the source (``data.train.0``): a missing file or package, a malformed
+            row (file, line and reason), params that it does not take, or no question at all.
     """
     questions: list[Question] = []
     for number, source in enumerate(sources):
@@ -107,10 +108,19 @@ def encode_questions(
 ) -> list[EncodedQuestion]:
     """Encode every prompt with the recipe's template.
 
+    ``require_chat`` must have checked before that the template can write questions at all.
+
+    Args:
+        questions: as read, at least one.
+        tokenizer: the model's.
+        config: the recipe's ``data`` section.
+
+    Returns:
+        One for each question, in order.
+
     Raises:
         ConfigError: a prompt that the tokenizer or its template refuses or that has no tokens (file
-            and line); or prompts over ``data.max_prompt_len`` (how many, the longest one). Whether
-            the template can write questions at all is for ``require_chat`` to say, before.
+            and line); or prompts over ``data.max_prompt_len`` (how many, the longest one).
     """
     progress = Notice("data", "prompts encoded", len(questions))
     encoded: list[EncodedQuestion] = []
@@ -151,9 +161,9 @@ def _encoded(question: Question, tokenizer: Any, config: DataConfig) -> EncodedQ
 
 
 class QuestionSampler:
-    """Which questions a step sees: a new permutation every epoch, a pure function of the step.
+    """Chooses the questions of each step: a new permutation every epoch, by the step alone.
 
-    A resumed run therefore sees what the uninterrupted one would have seen.
+    So a resumed run gets the same questions as an uninterrupted one.
 
     Args:
         questions: all training questions.

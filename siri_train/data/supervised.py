@@ -1,7 +1,7 @@
 r"""Worked solutions as supervised examples that end in ``\boxed{}``.
 
-A model that never boxes its answers earns no reward, and all-zero groups teach nothing. A short
-supervised stage on solutions in the form that the reward reads gives RL something to tell apart.
+A model that never boxes its answers earns no reward, and groups without a reward give no gradient.
+A short supervised stage teaches it the form that the reward reads.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class SupervisedExample:
 
 
 class SupervisedExamples(NamedTuple):
-    """Examples and how many questions were left out for length."""
+    """Examples, and the number of questions that were too long."""
 
     examples: list[SupervisedExample]
     skipped: int
 
 
 def supervised_text(question: Question, *, think: bool = False) -> str:
-    r"""The response that a question's worked solution becomes.
+    r"""A question's worked solution as the response to learn.
 
     GSM8K's calculator annotations (``<<48/2=24>>``) are dropped and its tail (``#### 72``) becomes
     a last sentence that ends in ``\boxed{72}``, without thousands commas. A solution that already
@@ -109,8 +109,8 @@ def supervised_examples(
         system: see ``encode_prompt``.
         instruction: see ``encode_prompt``.
         max_len: examples of more tokens, prompt and response together, are left out and counted.
-        answer_weight: loss weight of the tokens inside the final box, which are few; every other
-            token, the end of sequence included, weighs 1.
+        answer_weight: loss weight of the few tokens inside the final box; every other token, the
+            end of sequence included, weighs 1.
         think: see ``supervised_text``; the opening mark is left out where the prompt's template
             ends with one.
 
@@ -119,8 +119,8 @@ def supervised_examples(
 
     Raises:
         DataError: a question without a usable solution or whose prompt cannot be encoded (file and
-            line), a tokenizer or template with which ``think`` cannot be, no question at all, or
-            all left out.
+            line), a tokenizer or template that cannot write the marks of ``think``, no question at
+            all, or all left out.
     """
     end = answer_end_id(tokenizer, template)
     examples = []

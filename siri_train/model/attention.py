@@ -1,4 +1,4 @@
-"""Attention over packed rows: several sequences behind one another, none sees another.
+"""Attention over packed rows: several sequences in one row, each attends to itself only.
 
 Registered in transformers' ``AttentionInterface`` as ``siri_packed``. A forward pass made inside
 :func:`packed_forward` attends within each sequence of its row; any other call of the same model
@@ -49,7 +49,7 @@ class Layout:
         kept: per bucket, which of its b x L entries are tokens, or None if all are.
         inverse: [T] int64, where each token is among the kept entries of all buckets; None where
             these are in the row's order already.
-        masks: FlexAttention's by window, as they are asked for.
+        masks: FlexAttention's masks by window, each built when it is first needed.
     """
 
     lengths: tuple[int, ...]
@@ -76,6 +76,10 @@ class Layout:
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device) -> Layout:
         """The layout of sequences of these lengths.
+
+        Args:
+            lengths: tokens of each sequence, in the row's order.
+            device: where the tensors go.
 
         Raises:
             ValueError: no sequence, or an empty one.
@@ -119,6 +123,9 @@ class Layout:
 def packed_forward(layout: Layout) -> Iterator[dict[str, Any]]:
     """Keyword arguments for the model's forward pass on a row of this layout.
 
+    Args:
+        layout: of the row.
+
     Example::
 
         with packed_forward(layout) as packed:
@@ -146,12 +153,22 @@ def attention_backend(
     softcap: bool = False,
     dropout: bool = False,
 ) -> str:
-    """Which implementation packed attention uses here.
+    """The implementation that packed attention uses on a device.
 
-    On a GPU, in 16 bits, with heads up to 256: ``varlen`` (``torch.nn.attention.varlen``), or where
-    scores are soft-capped or dropped out ``flash`` (the flash-attn package) if it is installed.
-    Otherwise on a GPU ``flex`` (FlexAttention, compiled) for windows and soft-capped scores. All
-    else ``sdpa``: sequences of like length share one call of ``scaled_dot_product_attention``.
+    Args:
+        device: where attention runs.
+        dtype: of query, key and value.
+        head_dim: size of a head.
+        window: whether a token sees only a window of the tokens before it.
+        softcap: whether scores are soft-capped.
+        dropout: whether attention weights are dropped out.
+
+    Returns:
+        On a GPU, in 16 bits, with heads up to 256: ``"varlen"`` (``torch.nn.attention.varlen``),
+        or, with soft-capped or dropped-out scores, ``"flash"`` (the flash-attn package) if it is
+        installed. Otherwise on a GPU, for windows and soft-capped scores: ``"flex"``
+        (FlexAttention, compiled). Everywhere else ``"sdpa"``: sequences of similar length share one
+        call of ``scaled_dot_product_attention``.
     """
     if device.type != "cuda":
         return "sdpa"
@@ -175,13 +192,19 @@ def packed_attention(
     siri_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The function transformers calls in every layer.
+    """The attention function that transformers calls in every layer.
 
     Args:
-        query: [1, H, T, d]; key, value: [1, H_kv, T, d], H a multiple of H_kv.
-        siri_layout: the row's layout; without it the call goes to transformers' SDPA.
+        module: the layer's attention module.
+        query: [1, H, T, d].
+        key: [1, H_kv, T, d]; H is a multiple of H_kv.
+        value: [1, H_kv, T, d].
+        attention_mask: transformers' mask; None inside of :func:`packed_forward`.
         scaling: of the scores, 1 / sqrt(d) if None.
+        dropout: probability that an attention weight is dropped, in training mode.
         sliding_window: tokens that each token sees, itself included.
+        siri_layout: the row's layout; without it the call goes to transformers' SDPA.
+        **kwargs: further options of the architecture; ``softcap`` is used.
 
     Returns:
         [1, T, H, d] and None.
@@ -233,11 +256,17 @@ def packed_attention(
 def _decode(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
 ) -> Tensor:
-    """One new token a sequence. Query heads that share a key head become rows of one product, so
-    that keys and values, which are all of the cache, are not repeated.
+    """Attention of one new token in each sequence, over a cache of L tokens.
+
+    Query heads that share a key head become rows of one product. So keys and values, which are the
+    whole cache, are not repeated.
 
     Args:
-        query: [B, H, 1, d]; key, value: [B, H_kv, L, d]; mask: [B, 1, 1, L].
+        query: [B, H, 1, d].
+        key: [B, H_kv, L, d].
+        value: [B, H_kv, L, d].
+        mask: [B, 1, 1, L].
+        scaling: of the scores, 1 / sqrt(d) if None.
 
     Returns:
         [B, 1, H, d].
@@ -258,9 +287,11 @@ def _sdpa(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Causal SDPA bucket by bucket. Padding stands behind each sequence, where causal attention
-    never looks; what it computes itself is dropped. SDPA cannot cap scores: that is written out,
-    in the memory of all scores."""
+    """Causal SDPA, one bucket of sequences at a time.
+
+    Padding stands behind each sequence, where causal attention does not look; the results at padded
+    places are dropped. SDPA cannot soft-cap scores: :func:`_capped` does, and stores all of them.
+    """
     pieces = []
     for bucket, first, kept in zip(layout.buckets, layout.firsts, layout.kept, strict=True):
         rows, width = bucket.shape
@@ -328,7 +359,7 @@ AttentionMaskInterface.register(NAME, _mask)
 
 
 def prepare(model: Any) -> None:
-    """Give a causal language model packed attention and a ``LogprobHead``, in place.
+    """Put packed attention and a ``LogprobHead`` into a causal language model, in place.
 
     The head holds the same parameters under the same names, so checkpoints and tied weights stay
     as they are; ``model(...)`` gives logits as before.

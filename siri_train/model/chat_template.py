@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 Template = Literal["chat", "plain"]
 
 BOXED_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
-"""What DeepScaleR appends to every question (rllm, scripts/data/deepscaler_dataset.py)."""
+"""The text that DeepScaleR appends to each question (rllm, deepscaler_dataset.py)."""
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
 """Tokens with which chat templates end a turn, though ``tokenizer.eos_token`` may be another."""
@@ -71,7 +71,7 @@ def encode_prompt(
         ids = _as_list(encoded)
     else:
         ids = _as_list(tokenizer("\n\n".join(turn["content"] for turn in turns)))
-        # T5-like tokenizers close every text; the model would read the end before it answers.
+        # T5-like tokenizers end every text with the end-of-sequence token; a prompt must not.
         while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids.pop()
     if not ids:
@@ -90,7 +90,22 @@ def prompt_messages(
     instruction: str | None = None,
     messages: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, str]]:
-    """One prompt as messages, before any template; arguments and errors as ``encode_prompt``."""
+    """One prompt as messages, before the tokenizer's template is applied.
+
+    Args:
+        question_text: the question.
+        template: ``"chat"`` or ``"plain"``, see :func:`encode_prompt`.
+        system: the system message, or None.
+        instruction: appended to the question, see :func:`encode_prompt`.
+        messages: (role, text) of each message where the question is a chat.
+
+    Returns:
+        Dictionaries with ``role`` and ``content``, in order.
+
+    Raises:
+        ValueError: an unknown template, an empty question, an assistant's message with ``"plain"``,
+            or two system messages.
+    """
     if template not in ("chat", "plain"):
         raise ValueError(f"template: got {template!r}, takes 'chat' or 'plain'")
     if not question_text.strip():

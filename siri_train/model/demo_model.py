@@ -1,4 +1,4 @@
-"""The embedded task's small model: its words, tokenizer, architecture and shipped start."""
+"""The built-in task's small model: its words, tokenizer, architecture and shipped weights."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ WORD_ID = {word: index for index, word in enumerate(WORDS)}
 def tokenizer() -> Qwen2Tokenizer:
     """One token a word: a Qwen2 tokenizer without merges, the task's words as added tokens.
 
-    ``AutoTokenizer`` loads this very class for every Qwen2 model, whatever the folder says, so any
-    other kind would change its mind between two loads. Words carry the blank before them, as in
-    byte-level vocabularies, so that text comes back as it went in.
+    ``AutoTokenizer`` loads this class for every Qwen2 model, whatever the folder says, so a
+    tokenizer of another class would not survive saving and loading. Words include the blank before
+    them, as in byte-level vocabularies, so that decoding gives back the encoded text.
     """
     special = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS}
     built = Qwen2Tokenizer(vocab={PAD: 0}, merges=[], unk_token=PAD, **special)
@@ -51,7 +51,7 @@ def scratch_model(architecture: ArchitectureConfig) -> tuple[Any, Qwen2Tokenizer
 
 
 def scratch_config(architecture: ArchitectureConfig) -> Qwen2Config:
-    """What :func:`scratch_model` builds, without its weights."""
+    """The configuration of the model that :func:`scratch_model` builds."""
     return Qwen2Config(
         vocab_size=len(WORDS),
         hidden_size=architecture.hidden_size,

@@ -1,4 +1,4 @@
-"""The files of a model folder, read defensively: what is wrong with one is said in one line."""
+"""Reads the files of a model folder; an error says in one line what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from safetensors import safe_open
 
 _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""In the order in which transformers looks for them; each may be cut into shards with an index."""
+"""In transformers' order; each may be split into several files that an index lists."""
 
 _OTHERS = (".safetensors", ".bin", ".gguf", ".h5", ".msgpack", ".pt", ".pth", ".ckpt")
-"""Of files that may be weights, for the message that says what there is."""
+"""Suffixes of files that may hold weights, for the message that lists what was found."""
 
 _LFS = b"version https://git-lfs"
 
-# Loops over these counts run before anything is compared with the weights; no model has more.
-# Tables are made for these widths. Each bound is ten times what any model has.
+# Code loops over these counts, and makes tables of these widths, before anything is compared with
+# the weights. Each bound is ten times the largest known model's.
 _EPSILONS = ("_eps", "_epsilon")
 _MOST_LAYERS, _MOST_PARTS, _MOST_WIDTH = 10_000, 1_000_000, 10_000_000
 
 
 AGAIN = "; mend it, or copy or download it again"
-"""What to do about a damaged file of a model folder."""
+"""The remedy for a damaged file of a model folder, at the end of a message."""
 
 
 class ModelFileError(ValueError):
@@ -39,7 +39,7 @@ def cause(error: BaseException, most: int = 240) -> str:
 
     Args:
         error: any exception.
-        most: characters; what is longer is cut.
+        most: characters; a longer text is shortened.
 
     Returns:
         Its text with every run of blanks and line ends as one blank; its class where it has none.
@@ -112,8 +112,10 @@ def json_object(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
 
 
 def check_counts(config: dict[str, Any], file: str = "config.json") -> None:
-    """Refuse layers, heads, experts and widths that no model has, before anybody counts to them,
-    and shares and epsilons that end in a library's error, or in zeros, at the first update.
+    """Refuse numbers in a configuration that no model has, before any code uses them.
+
+    Layers, heads, experts and widths have an upper bound. Dropout and epsilons have a range; values
+    outside of it would give a library's error, or zeros, at the first update.
 
     Args:
         config: as it stands in the file.
@@ -146,7 +148,7 @@ def weight_files(folder: Path) -> list[Path]:
             lies elsewhere.
     """
     for name in _WEIGHTS:
-        # A broken link is a file that is named, and must be complained of.
+        # A broken link counts as a file, so that the message names it.
         if (folder / name).exists() or (folder / name).is_symlink():
             first_bytes(folder / name)
             return [folder / name]
@@ -199,7 +201,7 @@ def stored_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
     Only headers are read (of ``.bin`` files the pickle, which may hold tensors and nothing else).
 
     Raises:
-        ModelFileError: a file is cut short, or is no safetensors or ``.bin`` file.
+        ModelFileError: a file is incomplete, or is no safetensors or ``.bin`` file.
     """
     found: dict[str, torch.Tensor] = {}
     for path in files:
@@ -226,7 +228,7 @@ def _safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, torch.empty(part.get_shape(), dtype=dtype, device="meta")
     except ModelFileError:
         raise
-    except Exception as error:  # SafetensorError, and what odd shapes make of torch
+    except Exception as error:  # SafetensorError, and torch's errors for odd shapes
         raise ModelFileError(f"{path.name}: is damaged: {cause(error)}{AGAIN}") from error
 
 
@@ -239,10 +241,10 @@ _DTYPES = {
 
 
 def _require_whole(path: Path) -> None:
-    """Tell a file that was cut short from one that is otherwise damaged."""
+    """Refuse an incomplete file, with a message of its own."""
     start, size = first_bytes(path), path.stat().st_size
     if len(start) < 8:
-        raise ModelFileError(f"{path.name}: is cut short: {size} bytes; download it again")
+        raise ModelFileError(f"{path.name}: is incomplete: {size} bytes; download it again")
     header = 8 + struct.unpack("<Q", start[:8])[0]
     if not start[8:].lstrip().startswith(b"{"):
         raise ModelFileError(
@@ -261,7 +263,7 @@ def _require_whole(path: Path) -> None:
             return  # the library says what is wrong with it
     if end > size:
         raise ModelFileError(
-            f"{path.name}: is cut short: {size} bytes where its header asks for {end}; download "
+            f"{path.name}: is incomplete: {size} bytes where its header asks for {end}; download "
             "it again"
         )
 
@@ -271,7 +273,7 @@ def _pickled(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         state = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, BadZipFile, ...
         raise ModelFileError(
-            f"{path.name}: cannot be read as tensors alone (cut short, damaged, or a pickle that "
+            f"{path.name}: cannot be read as tensors alone (incomplete, damaged, or a pickle that "
             "would run code); give safetensors"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

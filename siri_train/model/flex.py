@@ -1,4 +1,4 @@
-"""FlexAttention over packed rows: what the flash kernels at hand do not take, on a GPU.
+"""FlexAttention over packed rows, on a GPU, for calls that no flash kernel here can do.
 
 The blocks of the mask are computed from where the sequences are, in memory of the number of blocks
 squared; PyTorch's own ``create_block_mask`` evaluates every pair of tokens.
@@ -29,7 +29,9 @@ def packed_flex(
     """Attention within each sequence of a row.
 
     Args:
-        query: [1, H, T, d]; key, value: [1, H_kv, T, d], H a multiple of H_kv.
+        query: [1, H, T, d].
+        key: [1, H_kv, T, d]; H is a multiple of H_kv.
+        value: [1, H_kv, T, d].
         mask: :func:`block_mask` of the row.
         scale: of the scores, 1 / sqrt(d) if None.
         softcap: scores s become softcap * tanh(s / softcap).
@@ -75,16 +77,16 @@ def block_mask(lengths: Tensor, window: int | None = None) -> BlockMask:
     seen = (ends[None] > first[starts][:, None]) & (below | (number[None] == number[:, None]))
     full = below & (starts[None] >= first[ends - 1][:, None])
     return BlockMask.from_kv_blocks(
-        *_listed(seen & ~full),
-        *_listed(full),
+        *_set_blocks(seen & ~full),
+        *_set_blocks(full),
         BLOCK_SIZE=BLOCK,
         mask_mod=lambda b, h, q, k: (k <= q) & (k >= first[q]),
         seq_lengths=(total, total),
     )
 
 
-def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row of blocks the number that are set, and which: those first, then the others."""
+def _set_blocks(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of set blocks in each row, and all blocks of the row, the set ones first."""
     order = (~blocks).to(torch.int8).argsort(dim=1, stable=True)
     return blocks.sum(1)[None, None].int(), order[None, None].int().contiguous()
 

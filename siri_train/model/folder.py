@@ -1,8 +1,8 @@
-"""The one gate for model folders: what cannot be trained is refused in a line naming the file.
+"""Checks and loads model folders; a model that cannot be trained is refused in one line.
 
-Used by train, sft, eval, resume and export. :func:`check_model` needs no weights in memory: it
-compares the headers of the weight files with the architecture and is made before anything is
-written; :func:`load_model` asks for the loading report again when the weights come.
+Used by train, sft, eval, resume and export. :func:`check_model` runs before anything is written and
+needs no weights in memory: it compares the headers of the weight files with the architecture.
+:func:`load_model` checks transformers' loading report again when it loads the weights.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """What :func:`check_model` has read.
+    """A model folder's configuration and tokenizer, as :func:`check_model` has read them.
 
     Args:
         config: transformers' ``PretrainedConfig``.
@@ -82,7 +82,7 @@ def check_model(source: str | Path, named: str, say: bool = True) -> CheckedMode
 
     Raises:
         ConfigError: one line with ``named``, the folder, the file, the cause and the remedy: files
-            missing, damaged or cut short; a model that cannot be trained (quantised, an encoder,
+            missing, damaged or incomplete; a model that cannot be trained (quantised, an encoder,
             code of its own); tensors missing, unexpected or of other shapes; a tokenizer,
             generation configuration or chat template that does not fit.
     """
@@ -318,9 +318,9 @@ def _one_line(
     file: str,
     remedy: str = "give a folder that from_pretrained loads",
 ) -> Iterator[None]:
-    """Turn whatever a library raises in the body into a ConfigError of one line.
+    """Turn any error of a library in the body into a ConfigError of one line.
 
-    Libraries' own warnings and log lines are kept back meanwhile: the error says it all.
+    Libraries' own warnings and log lines are suppressed meanwhile.
 
     Raises:
         ConfigError: in place of any error; interrupts pass.

@@ -1,4 +1,4 @@
-"""FSDP2: a model sharded over the ranks, its whole weights, and weights put back."""
+"""FSDP2: shards a model over the ranks, gathers its whole weights, loads weights into it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def shard(
 
     Raises:
         ValueError: no process group, a model without a list of ``layers``, or a head that cannot
-            stay cut: tied to the embedding, with a bias, or not divided by the ranks.
+            be sharded: tied to the embedding, with a bias, or of a vocabulary that the number of
+            ranks does not divide.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
@@ -71,9 +72,9 @@ def shard(
         fully_shard(layer, reshard_after_forward=reshard_after_forward, **options)
         layer._siri_reshard_after_forward = reshard_after_forward  # type: ignore[assignment]
     if vocabulary_parallel_head:
-        from siri_train.model.vocab_parallel import cut_head
+        from siri_train.model.vocab_parallel import shard_head
 
-        options["ignored_params"] = {cut_head(model, options["mesh"], device)}
+        options["ignored_params"] = {shard_head(model, options["mesh"], device)}
     # The root is used first in forward and first in backward: gathering it twice in a row is waste.
     fully_shard(model, reshard_after_forward=False, **options)
     for name, method in (methods or {}).items():
@@ -121,10 +122,10 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free the gathered weights of a sharded model at once; for one that has no backward pass.
+    """Free the gathered weights of a sharded model, where no backward pass will do so.
 
     Args:
-        model: sharded by :func:`shard`; of another nothing is changed.
+        model: sharded by :func:`shard`; any other model stays as it is.
     """
     if is_sharded(model):
         for module in model.modules():
@@ -151,6 +152,7 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Load whole tensors, the same on every rank, into a model that may be sharded.
 
     Args:
+        model: changed in place.
         state: some of the model's weights under their names; the others stay as they are.
 
     Raises:

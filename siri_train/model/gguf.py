@@ -1,4 +1,4 @@
-"""One GGUF file in, one ordinary model folder out.
+"""Converts a GGUF file into an ordinary model folder.
 
 Everything else in this package reads folders that ``from_pretrained`` loads. A GGUF file is turned
 into such a folder once: dequantised, saved as safetensors with its tokenizer, and given the whole
@@ -31,7 +31,7 @@ class ConversionError(RuntimeError):
 
 @dataclass(frozen=True)
 class ConvertedModel:
-    """Where the model folder lies and whether this call made it.
+    """The model folder of a conversion, and whether this call made it.
 
     Attributes:
         path: the folder, loadable with ``from_pretrained``.

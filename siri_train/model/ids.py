@@ -1,4 +1,4 @@
-"""Whether tokenizer, generation configuration and model speak of the same tokens."""
+"""Checks that tokenizer, generation configuration and model agree on token ids."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from siri_train.model.files import ModelFileError, cause
 
 _SPECIAL = ("eos_token", "pad_token", "bos_token", "unk_token")
 
-# Greedy decoding reads none of the first and one beam none of the second, yet transformers refuses
-# to save a generation configuration that has them.
+# Greedy decoding reads none of the first group, and one beam none of the second. Yet transformers
+# refuses to save a generation configuration that has them.
 _SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
 )  # fmt: skip
@@ -76,7 +76,7 @@ def check_ids(tokenizer: Any, config: Any, generation: Any, rows: int | None) ->
 
 
 def _try_tokenizer(tokenizer: Any) -> None:
-    """Settings that only encoding or decoding reads, a length as text say, show when it is done."""
+    """Encode and decode a text: only that shows a bad setting, as a length that is a text."""
     try:
         tokenizer.decode(tokenizer("1 + 1 = 2")["input_ids"])
     except Exception as error:
@@ -156,10 +156,10 @@ def require_chat(tokenizer: Any, system: str | None, instruction: str | None) ->
 
 
 def make_savable(generation: Any) -> list[str]:
-    """Leave out of a generation configuration what has no effect and keeps it from being saved.
+    """Remove values of a generation configuration that have no effect and prevent saving it.
 
-    Other values stay, however odd: the recipe says how to sample, so nothing of the trainer reads
-    them but the end-of-sequence ids.
+    Other values stay, however odd: the trainer reads nothing of it but the end-of-sequence ids, as
+    the recipe says how to sample.
 
     Args:
         generation: transformers' ``GenerationConfig``, changed in place.
@@ -195,8 +195,15 @@ def make_savable(generation: Any) -> list[str]:
 def check_savable(config: Any, tokenizer: Any, generation: Any) -> None:
     """Save configuration and tokenizer once, into a folder that is removed again.
 
+    Otherwise the first checkpoint would fail.
+
+    Args:
+        config: the model's configuration.
+        tokenizer: a transformers tokenizer.
+        generation: the generation configuration, or None.
+
     Raises:
-        ModelFileError: one of them cannot be saved, which the first checkpoint would find out.
+        ModelFileError: one of them cannot be saved.
     """
     parts = {
         "config.json": config,

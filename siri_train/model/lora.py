@@ -20,6 +20,10 @@ def add_lora(model: Any, config: LoraConfig) -> None:
 
     The model keeps its class and its methods; names gain ``base_layer``, ``lora_A`` and ``lora_B``.
 
+    Args:
+        model: a transformers model.
+        config: the recipe's ``model.lora``.
+
     Raises:
         ConfigError: see :func:`check_lora`.
     """
@@ -53,8 +57,8 @@ def check_lora(model: Any, config: LoraConfig) -> None:
 
     Raises:
         ConfigError: one of ``model.lora.targets`` is no layer of the model, not a
-            ``torch.nn.Linear``, or the head or the embedding: the names there are are listed. Or
-            the model has no such layer at all, or peft is not installed.
+            ``torch.nn.Linear``, or the head or the embedding; the message lists the names that are
+            accepted. Or the model has no such layer at all, or peft is not installed.
     """
     linear, targets = _linear(model), config.targets
     kind = type(model).__name__
@@ -97,8 +101,10 @@ def _linear(model: Any) -> dict[str, None]:
 
 
 def _refuse_vocabulary(model: Any, targets: list[str]) -> None:
-    """Head and embedding take no adapters: merged, a tied pair would become two, and an
-    embedding's adapter has another form."""
+    """Refuse adapters of head and embedding.
+
+    Merging would separate a tied pair, and an embedding's adapter has another form.
+    """
     kept = {id(model.get_output_embeddings()), id(model.get_input_embeddings())}
     for name, module in model.named_modules(remove_duplicate=False):
         if id(module) not in kept:
@@ -109,11 +115,6 @@ def _refuse_vocabulary(model: Any, targets: list[str]) -> None:
                 f"model.lora.targets: {hit!r} is the model's head or embedding ({name}), which "
                 "takes no adapter; takes layers of the transformer, as [q_proj, v_proj]"
             )
-
-
-def has_lora(model: torch.nn.Module) -> bool:
-    """Whether :func:`add_lora` has been applied."""
-    return any(".lora_" in name for name, _ in model.named_parameters())
 
 
 def merged(state: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
@@ -142,7 +143,7 @@ def adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def adapters_off(model: torch.nn.Module) -> Iterator[None]:
-    """The model without its adapters inside the body: the base, with no second copy of it.
+    """Switch the adapters off inside the body: the model is its base, without a second copy.
 
     Args:
         model: see :func:`add_lora`; it may be sharded.

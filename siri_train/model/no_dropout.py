@@ -1,4 +1,4 @@
-"""The mode of a model whose updates must compute what its sampler computed."""
+"""Puts a model into the mode in which updates compute the same log-probs as the sampler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Micro-batches: whole sequences packed to a token budget, shared among the ranks."""
+"""Micro-batches: whole sequences packed into rows of a token budget, divided over the ranks."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Sample:
 
 @dataclass
 class MicroBatch:
-    """What one forward and backward pass works on.
+    """The input of one forward and backward pass: B sequences packed into one row, no padding.
 
-    B packed sequences without padding have N tokens, T of which are response tokens.
+    The row has N tokens, T of which are response tokens.
 
     Args:
-        input_ids: [1, N] int64, the sequences one behind the other.
+        input_ids: [1, N] int64, the sequences one after another.
         layout: where they are, for attention and position ids.
         predictors: [T] int64, positions among the N tokens: that of the token before each response
             token, whose hidden state predicts it.

@@ -103,7 +103,7 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
     def weights(self) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
-        """What :meth:`save` writes and the adapters beside it; every rank must call it.
+        """The weights that :meth:`save` writes, and the adapters; every rank must call it.
 
         Returns:
             The whole weights, adapters merged, on the CPU of rank 0 where the model is sharded
@@ -130,9 +130,14 @@ def token_logprobs(
 
     Args:
         model: see :func:`prepare`.
-        input_ids: [1, N] int64; layout: its sequences.
-        predictors: [T] int64, positions in the row; targets: [T] int64.
+        input_ids: [1, N] int64.
+        layout: where the row's sequences are.
+        predictors: [T] int64, positions in the row.
+        targets: [T] int64.
         **options: of ``siri_kernels.linear_logprob``.
+
+    Returns:
+        logprobs [T] and entropy [T], float32.
     """
     with attention.packed_forward(layout) as packed:
         hidden = model.base_model(input_ids=input_ids, **packed).last_hidden_state
@@ -214,7 +219,7 @@ def load_policy(
         try:
             prepare(model)
             try_model(model)
-        except Exception as error:  # whatever an odd config.json makes of the layers
+        except Exception as error:  # an odd config.json may raise anything in the layers
             raise ConfigError(
                 f"{named}: {source!r}: config.json: {type(model).__name__} cannot be run: "
                 f"{cause(error)}"
@@ -296,7 +301,11 @@ def apply_liger(model: Any, required: bool) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the GPU if there is one. Raises ConfigError for a device torch does not have."""
+    """The device of a name; ``auto`` is the GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch does not have this device here; the message lists those it has.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -310,7 +319,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _devices() -> str:
-    """What ``device`` can be on this machine."""
+    """The values that ``device`` takes on this machine, for the message."""
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return ", ".join(["auto", "cpu", *gpus, *mps])

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds the recipe's model: a foreign one is refused before it is trained."""
+"""Refuses a checkpoint or reference model that does not fit the recipe's model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from siri_train.config.base import ConfigError
 from siri_train.model.folder import check_model, load_config, load_tokenizer
 
-# What decides the weights' shapes and how they are used. Names of files and of versions do not.
-_SHAPE = (
+# Keys that decide the weights' shapes and how they are used; names and versions do not.
+_ARCHITECTURE = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
     "num_attention_heads", "num_key_value_heads", "head_dim", "num_experts", "hidden_act",
     "tie_word_embeddings", "attention_bias", "sliding_window", "rms_norm_eps",
 )  # fmt: skip
 
 
-def require_same_model(folder: Path, shape: Any, tokenizer: Any, recipe: str) -> None:
+def require_same_model(folder: Path, model_config: Any, tokenizer: Any, recipe: str) -> None:
     """Refuse a checkpoint of another architecture, or with another vocabulary.
 
     Args:
         folder: the checkpoint.
-        shape: the configuration of the recipe's model (transformers' ``PretrainedConfig``).
+        model_config: the configuration of the recipe's model (transformers' ``PretrainedConfig``).
         tokenizer: the recipe's tokenizer; the questions are encoded with it.
         recipe: how the recipe names its model, for the message.
 
@@ -29,7 +29,7 @@ def require_same_model(folder: Path, shape: Any, tokenizer: Any, recipe: str) ->
         ConfigError: naming what differs, there and in the recipe; or its files do not fit one
             another (:func:`siri_train.model.folder.check_model`).
     """
-    reason = _difference(folder, shape, tokenizer)
+    reason = _difference(folder, model_config, tokenizer)
     if reason is not None:
         raise ConfigError(
             f"{folder}: a checkpoint of another model than the recipe's ({recipe}): {reason}; give "
@@ -58,10 +58,10 @@ def require_same_vocabulary(source: str, theirs: Any, ours: Any, named: str) -> 
         )
 
 
-def _difference(folder: Path, shape: Any, tokenizer: Any) -> str | None:
+def _difference(folder: Path, model_config: Any, tokenizer: Any) -> str | None:
     there = load_config(folder, "resume")
-    for key in _SHAPE:
-        old, new = getattr(there, key, None), getattr(shape, key, None)
+    for key in _ARCHITECTURE:
+        old, new = getattr(there, key, None), getattr(model_config, key, None)
         if old != new:
             return f"{key} is {old!r} there, {new!r} in the recipe's"
     return _vocabulary_difference(load_tokenizer(folder, "resume"), tokenizer, "the recipe's")

@@ -1,4 +1,4 @@
-"""``<think>``, ``</think>`` and the box: kept in decoded text, and within a model's reach.
+"""``<think>``, ``</think>`` and the box: decoding keeps them, and the model can write them.
 
 Some tokenizers register the marks as special tokens. Decoding without special tokens then drops
 what the reward reads, and every reward is 0.
@@ -12,9 +12,9 @@ from typing import Any
 from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, ThinkMode
 
 _HALF_PAIRS = {code: "\ufffd" for code in range(0xD800, 0xE000)}
-# A mark may be one token only with the blank before it, as the words of byte-level vocabularies.
+# In byte-level vocabularies a mark may be one token only together with the blank before it.
 _LEADS = ("", " ", "\n")
-# Tokens that hold an opening mark, spelt out, and blanks behind it.
+# Tokens at the end of a prompt that may hold an opening mark and blanks behind it.
 _TAIL = 16
 
 
@@ -26,7 +26,7 @@ def decode_responses(tokenizer: Any, responses: Sequence[Sequence[int]]) -> list
         responses: token ids of each.
 
     Returns:
-        One text a response, never with half a surrogate pair, which no file could hold.
+        One text for each response, without halves of surrogate pairs, which no file can hold.
     """
     special = _special_tokens(tokenizer)
     kept = {token for token, text in special.items() if _is_mark(text)}
@@ -42,7 +42,7 @@ def opens_think(tokenizer: Any, prompt_ids: Sequence[int]) -> bool:
 
 
 def thinking(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> list[bool]:
-    """``opens_think`` of each prompt; many end alike, and those are looked at once."""
+    """``opens_think`` of each prompt; equal ends are decoded once."""
     known: dict[tuple[int, ...], bool] = {}
     ends = [tuple(prompt[-_TAIL:]) for prompt in prompts]
     for end in ends:

@@ -1,4 +1,4 @@
-"""A model run once, for a few tokens, before work begins: what only its output shows."""
+"""Runs a model once, for a few tokens, before work begins: finds faults that only show there."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from siri_train.model.attention import NAME, Layout, packed_forward
 from siri_train.model.files import ModelFileError
 
 _LENGTHS = (6, 4)
-# Between a sequence in a packed row and the same one alone. In float32 attention gives 2e-7 and
-# what leaks in 4e-4 and more; in 16 bits a mixture of experts may choose another one by rounding.
+# Largest difference of a sequence in a packed row from the same sequence alone. In float32,
+# attention gives 2e-7, and a leak from the other sequence 4e-4 and more. In 16 bits, rounding may
+# make a mixture of experts choose another expert.
 _TOLERANCE, _TOLERANCE_16 = 1e-4, 0.1
-# Kinds of layer that carry a state from token to token, by the names that configurations use.
+# Parts of the names of layers that carry a state from token to token.
 _CARRY = ("linear", "mamba", "conv", "recurrent", "rwkv", "hybrid")
 
 
 def check_layers(config: Any) -> None:
-    """Refuse an architecture that cannot attend within packed rows, as far as its class and its
-    configuration tell.
+    """Refuse an architecture whose class or configuration shows that packed rows would mix.
 
     Args:
         config: transformers' ``PretrainedConfig``.
@@ -51,9 +51,9 @@ def check_layers(config: Any) -> None:
 def try_model(model: Any) -> None:
     """Run two short sequences in one packed row, and the second alone.
 
-    An odd rotary base or epsilon shows in the output only. And layers that carry a state from
-    token to token, or have attention or positions of their own, do not stop where a sequence of a
-    packed row ends: they would train on wrong numbers.
+    An odd rotary base or epsilon shows only in the output. Layers that carry a state from token to
+    token, or have attention or positions of their own, do not stop at the end of a sequence in a
+    packed row; the model would be trained on wrong numbers.
 
     Args:
         model: a transformers model after :func:`siri_train.model.attention.prepare`, in evaluation
@@ -89,7 +89,7 @@ def require_packed(model: Any) -> None:
 
 
 def _tables_are_numbers(model: Any) -> bool:
-    """Some attention kernels take NaN scores for masked ones, so rotary tables are asked too."""
+    """Whether rotary tables hold numbers: some attention kernels take NaN scores as masked."""
 
     def right(name: str, table: Tensor) -> bool:
         odd = ~table.isfinite() if name.endswith("inv_freq") else table.isnan()

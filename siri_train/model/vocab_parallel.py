@@ -1,9 +1,9 @@
-"""A log-prob head that stays cut over the ranks by vocabulary: hidden states travel, not weights.
+"""A log-prob head that stays sharded by vocabulary: ranks exchange hidden states, not weights.
 
-Every rank computes its share of the vocabulary for the rows of all ranks, so the head's weight is
-never gathered and its gradient is never reduced. That pays where all ranks' response tokens of a
-row together are fewer than the vocabulary; with long rows on many ranks the hidden states are
-larger than the weight they replace.
+Every rank computes its share of the vocabulary for the tokens of all ranks, so the head's weight is
+never gathered and its gradient is never reduced. This pays while the response tokens of all ranks'
+micro-batches are fewer than the vocabulary. With long rows on many ranks the hidden states are
+larger than the weight.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _IGNORED = -100
 class VocabularyParallelHead(LogprobHead):
     """Takes the place of a ``LogprobHead`` in a model whose other weights FSDP2 shards.
 
-    Its weight is a DTensor [V, D] of which rank r holds the ids from ``r * V / ranks`` on. Called
-    with targets it is collective: every rank calls it with its own rows, as many as it likes.
+    Its weight is a DTensor [V, D]; rank r holds the vocabulary entries from ``r * V / ranks`` on.
+    A call with targets is collective: every rank calls it with its own tokens, of any number.
 
     Args:
         head: the whole head, the same on every rank, without a bias.
@@ -58,7 +58,19 @@ class VocabularyParallelHead(LogprobHead):
     def forward(  # type: ignore[override]
         self, hidden: Tensor, targets: Tensor | None = None, **options: Any
     ) -> Any:
-        """As ``LogprobHead``'s; without targets only inside :meth:`gathered`."""
+        """Log-prob and entropy of the targets; logits without targets, inside :meth:`gathered`.
+
+        Args:
+            hidden: [T, D] of this rank's tokens.
+            targets: [T] int64, or None.
+            **options: of ``siri_kernels.linear_logprob``.
+
+        Returns:
+            ``LogprobOutput`` of [T], or logits [T, V].
+
+        Raises:
+            RuntimeError: no targets, outside of :meth:`gathered`.
+        """
         if targets is None:
             if self.whole is None:
                 raise RuntimeError("VocabularyParallelHead: logits need fsdp.gathered()")
@@ -98,11 +110,19 @@ class VocabularyParallelHead(LogprobHead):
             self.whole = None
 
 
-def cut_head(model: Any, mesh: Any, device: torch.device) -> nn.Parameter:
-    """Put a :class:`VocabularyParallelHead` in the place of a model's head; returns its weight.
+def shard_head(model: Any, mesh: Any, device: torch.device) -> nn.Parameter:
+    """Put a :class:`VocabularyParallelHead` in the place of a model's head.
+
+    Args:
+        model: a transformers model, changed in place.
+        mesh: of one dimension over all ranks.
+        device: where this rank computes.
+
+    Returns:
+        The sharded weight, a DTensor [V, D].
 
     Raises:
-        ValueError: the head is tied to the embedding, or cannot be cut.
+        ValueError: the head is tied to the embedding, or cannot be sharded.
     """
     head = model.get_output_embeddings()
     if head.weight is model.get_input_embeddings().weight:
@@ -110,9 +130,9 @@ def cut_head(model: Any, mesh: Any, device: torch.device) -> nn.Parameter:
             "distributed.vocabulary_parallel_head: this model's head is tied to its embedding, "
             "which every rank gathers anyway; set it to false"
         )
-    cut = VocabularyParallelHead(head, mesh, device)
-    model.set_output_embeddings(cut)
-    return cut.placed
+    sharded = VocabularyParallelHead(head, mesh, device)
+    model.set_output_embeddings(sharded)
+    return sharded.placed
 
 
 def _all(x: Tensor, group: Any) -> Tensor:
@@ -127,8 +147,10 @@ def _padded(x: Tensor, most: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all ranks, each padded to ``most``; backward keeps this rank's, whose gradient
-    ``linear_logprob`` has summed over the ranks."""
+    """Gather the tokens of all ranks, padded to ``most`` on each.
+
+    Backward keeps this rank's part; ``linear_logprob`` has summed its gradient over the ranks.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, most: int, count: int, rank: int, group: Any) -> Tensor:
@@ -141,7 +163,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Own(torch.autograd.Function):
-    """This rank's part of what all ranks hold; backward tells the others its gradient."""
+    """This rank's part of a gathered tensor; backward gathers the gradients of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, most: int, count: int, rank: int, group: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether the tensors of a model folder are those that its architecture asks for."""
+"""Compares the tensors of a model folder with those of its architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from siri_train.model.files import ModelFileError, stored_tensors, weight_files
 
-# What wrappers put before every name, and how to save without it.
+# Prefixes that wrappers put before every name, and how to save without them.
 _PREFIXES = {
     "_orig_mod.": "saved under torch.compile: save model._orig_mod",
     "base_model.model.": "saved under PEFT: save merge_and_unload()",
@@ -29,11 +29,11 @@ _CONSTANT = re.compile(
 
 
 def loading_problem(report: Mapping[str, Any], model: str) -> str | None:
-    """What transformers' loading report says is wrong, as a part of one line; None if nothing.
+    """The problem in transformers' loading report, as a part of one line; None without one.
 
     Args:
-        report: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys`` and ``error_msgs``, from
-            which transformers has taken what the architecture declares it can do without.
+        report: ``missing_keys``, ``unexpected_keys``, ``mismatched_keys`` and ``error_msgs``;
+            transformers has removed the names that the architecture declares optional.
         model: the architecture's name.
     """
     missing = sorted(report["missing_keys"])
@@ -105,7 +105,7 @@ def compare_stored(folder: Path, config: Any, model: Any) -> None:
 
 
 def _report(model: Any, stored: dict[str, torch.Tensor]) -> dict[str, Any] | None:
-    """transformers' loading report for tensors on the meta device; None where it gives none."""
+    """The loading report of transformers for tensors on the meta device, or None."""
     try:
         loaded = type(model).from_pretrained(
             None,
@@ -131,7 +131,7 @@ def _stored_apart(model: Any, stored: dict[str, torch.Tensor], files: list[Path]
             words[id(module)] = f"{name}.weight"
     names = [name for name in words.values() if name in stored]
     if len(names) < 2 or files[0].suffix != ".safetensors":
-        return False  # of a .bin file load_model tells
+        return False  # load_model checks .bin files
     values = []
     for wanted in names:
         for path in files:
@@ -155,7 +155,7 @@ def is_tied(model: Any) -> bool:
 
 
 def two_heads(name: str) -> str:
-    """The message for a tied model whose files hold two tensors; ``name``: the file's."""
+    """The message for a tied model whose weight file ``name`` holds two tensors."""
     return (
         f"{name}: holds an embedding and another head, though config.json says that they are one "
         "(tie_word_embeddings); set it to false, or save the model with its head tied"
@@ -163,7 +163,7 @@ def two_heads(name: str) -> str:
 
 
 def weights_name(folder: Path) -> str:
-    """One name for the weights, for the message."""
+    """The name of the folder's weight file, for messages."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         for path in (folder / name, folder / f"{name}.index.json"):
             if path.exists():

@@ -1,4 +1,4 @@
-"""Which charts the report shows, from which metrics, and what each of them tells a reader."""
+"""The charts of the report: their metrics, and the explanation under each of them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ SPECS = (
     Spec(
         "Accuracy in training",
         (("accuracy", "all"), ("accuracy_finished", "finished")),
-        "Share of sampled responses that are right. “All” counts a response cut by the cap as "
-        "wrong, “finished” leaves those out: the gap between the two is what the cap costs.",
+        "Share of sampled responses that are right. “All” takes every response; a truncated one "
+        "seldom holds its answer yet. “Finished” leaves truncated responses out. The gap between "
+        "the two curves is what the cap costs.",
         "percent",
         1.0,
         from_floor=False,
@@ -49,62 +50,69 @@ SPECS = (
         "Entropy",
         (("entropy", ""),),
         "How undecided the policy is about its next token, in nats. With SIRI it tends to fall "
-        "while the cap tightens and to recover as it opens; stuck near zero, exploration is over.",
+        "while the cap tightens and to recover as the cap opens. An entropy that stays near zero "
+        "means that the policy no longer explores.",
     ),
     Spec(
-        "Responses cut by the cap",
+        "Truncated responses",
         (("truncated_frac", ""),),
-        "Share of sampled responses that reached the cap unfinished and so got no reward. This "
-        "is the pressure that shortens responses; near 100 % nothing is left to learn from.",
+        "Share of sampled responses that reached the cap before they ended. What such a response "
+        "holds is graded (or pays 0, with reward.truncated=zero), but it rarely holds its final "
+        "answer yet. This is the pressure that shortens responses; near 100 % almost no response "
+        "earns a reward and little is left to learn from.",
         "percent",
         1.0,
     ),
     Spec(
-        "Groups that teach nothing",
+        "Groups all right or all wrong",
         (("groups_all_zero", "all wrong"), ("groups_all_one", "all right")),
-        "Responses to the same question are compared with each other. Where all are wrong, or all "
-        "are right, there is nothing to compare and the question gives no gradient.",
+        "A response's advantage compares it with the other responses to its question, its group. "
+        "Where all of them are wrong, or all are right, every advantage is 0 and the question "
+        "gives no gradient.",
         "share",
     ),
     Spec(
         "Backtracking",
         (("backtrack_per_1k", ""),),
-        "“wait” and “hold on” per 1,000 response tokens: how often a response turns back on "
-        "itself. The paper sees them suppressed in compression and coming back in expansion.",
+        "How often a response says “wait” or “hold on”, per 1,000 tokens: a sign that it checks "
+        "its own reasoning. In the paper these words become rare in compression and return in "
+        "expansion.",
     ),
     Spec(
         "Gradient norm",
         (("grad_norm", ""),),
-        "Size of the gradient before clipping. Lone spikes are harmless; a steady climb is the "
-        "usual first sign that a run is about to break.",
+        "Norm of the gradient before clipping. Single spikes are harmless. A steady climb is "
+        "usually the first sign that a run will diverge.",
     ),
     Spec(
         "Clipped tokens",
         (("clip_frac_low", "low"), ("clip_frac_high", "high")),
-        "Share of tokens whose update the clip held back, at the lower and at the upper bound. "
-        "High values mean that the policy moves far from the one that wrote the responses.",
+        "Share of tokens whose gradient the clip removes, at the lower and at the upper bound. "
+        "High values mean that the policy has moved far from the one that sampled the responses.",
         "percent",
         1.0,
     ),
     Spec(
-        "Sampling against training",
+        "Sampler against trainer",
         (("rollout_kl", ""),),
-        "Distance between the probabilities at sampling time and the trainer's own for the same "
-        "tokens. It should stay near zero: what grows here is an error of the engine.",
+        "KL divergence between the sampler's probabilities and the trainer's for the same tokens, "
+        "in nats per token. It should stay near zero. If it grows, the engine samples from other "
+        "weights or computes them differently.",
         optional=True,
     ),
     Spec(
         "Throughput",
         (("rollout_tokens_per_s", "rollout"), ("train_tokens_per_s", "train")),
-        "Response tokens per second, in writing them (rollout) and in learning from them (train). "
-        "Shorter responses leave less to run side by side, so this moves with the cap.",
+        "Response tokens per second, when they are sampled (rollout) and when the policy is "
+        "updated with them (train). Batches of shorter responses use the hardware less well, so "
+        "both curves move with the cap.",
         "tokens",
     ),
 )
 
 
 def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
-    """The charts that the folder has data for, and the titles of those it has none for."""
+    """The charts that the folder has data for, and the titles of the charts without data."""
     spans, marks = phases(folder), ends(folder)
     result: list[Figure] = []
     missing: list[str] = []
@@ -140,7 +148,7 @@ def colours(folder: RunFolder) -> dict[str, str]:
 
 
 def phases(folder: RunFolder) -> list[Span]:
-    """Stretches of compression and expansion of the first run that has them."""
+    """Compression and expansion phases of the first run that has them."""
     for run in folder.runs:
         spans: list[Span] = []
         for row in run.metrics:
@@ -196,7 +204,7 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
             spot = _spot(one, run, COLOUR.get(one.name or "", "other"))
             if one.name and spot is not None:
                 named.append(replace(spot, label=one.name))
-    # a control that was not evaluated at step 0 still started where the others did
+    # a control without an evaluation at step 0 started from the same weights as the others
     start = next((spot for spot in named if spot.label == "start"), None)
     for run, (_, spots_of_run) in zip(folder.runs, paths, strict=True):
         if start and spots_of_run and not any(one.step == 0 for one in run.evals):
@@ -236,7 +244,7 @@ def _length(folder: RunFolder) -> tuple[Chart, str]:
     text = (
         "Dashed: the cap on response tokens at each step. Solid: the mean response; the band runs "
         "from the median to the 95th percentile. Shaded background: compression. Length usually "
-        "follows the cap with a delay, and the band touching the cap means that responses are cut."
+        "follows the cap with a delay. Where the band touches the cap, responses are truncated."
     )
     return Chart("Cap and response length", lines, "tokens"), text
 
@@ -268,13 +276,13 @@ def _held_out(folder: RunFolder) -> tuple[Chart, str]:
                 )
             )  # fmt: skip
     text = (
-        "Accuracy on questions never trained on, after so many steps, with its interval; “at” "
-        "names the budget in tokens."
+        "Accuracy on held-out questions after so many steps, with its interval. “At N”: with at "
+        "most N response tokens."
     )
     if both:
         text += (
-            " Hollow: the same answers cut at the smallest budget, where a long way round counts "
-            "as wrong."
+            " Hollow: the same responses truncated at the smallest budget; a response that has "
+            "not given its answer by then is wrong."
         )
     chart = Chart(
         "Held-out accuracy", lines, "percent", "steps done", ceiling=1.0, from_floor=False
@@ -305,7 +313,7 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
                 )
             )  # fmt: skip
     if averaged:
-        text += f" Faint: single steps; strong: the mean, over about {averaged} steps at first."
+        text += f" Faint: single steps. Strong: their mean over {averaged} steps."
     unit, ceiling = spec.unit, spec.ceiling
     if unit == "share":  # written as a share of the groups, or as their number
         biggest = max([y for line in lines for _, y in line.points if y is not None], default=0.0)

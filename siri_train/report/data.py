@@ -1,7 +1,7 @@
-"""Reading a run folder for its report: whatever is there, and a note for whatever is not.
+"""Reads a run folder for its report.
 
-A report is wanted most when a run has died, so nothing here raises on a missing, half-written or
-odd file: the data come back with gaps and the notes say why.
+A report is needed most after a crash. So a missing, half-written or damaged file raises nothing:
+the data have gaps and notes name the reason.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Row = dict[str, Any]
 
 CONTROL_NAMES = ("constant", "constant-cap", "control", "baseline")
 SAMPLE_ROWS = 64
-"""Rollout rows looked at a step: a paper-sized step has thousands and the page shows three."""
+"""Responses read from a step's rollout file: it may hold thousands, the page shows four."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One row of eval.jsonl with budgets in ascending order; None where a number is missing."""
+    """One record of eval.jsonl, budgets in ascending order; None where a number is missing."""
 
     step: int
     name: str | None
@@ -85,7 +85,7 @@ class RunFolder:
 
 
 def number(value: object) -> float | None:
-    """``value`` as a float that can be drawn, else None: NaN, null and words all leave a gap."""
+    """``value`` as a float that can be drawn; None for NaN, infinity, null and text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -104,20 +104,20 @@ def interval(value: object) -> tuple[float, float] | None:
 
 
 def series(rows: list[Row], key: str) -> list[tuple[float, float | None]]:
-    """(step, value) of one metric over the steps; None where a row has no finite value."""
+    """(step, value) of one metric over the steps; None where a record has no finite value."""
     return [(float(row["step"]), number(row.get(key))) for row in rows]
 
 
 def read_run_folder(folder: Path) -> RunFolder:
-    """Read a run folder, or a folder of runs, without failing on anything that is missing.
+    """Read a run folder, or a folder of runs; missing files leave gaps.
 
     Args:
         folder: holds a run's files itself, or sub-folders that do (``siri/`` and ``constant/`` of
             the demo), or both. ``summary.json`` lies at the top.
 
     Returns:
-        The runs with their rows sorted by step (the last row wins where a resumed run wrote a step
-        twice), the summary, and notes in plain words on what is missing or could not be read.
+        The runs with their records sorted by step (where a resumed run wrote a step twice, the last
+        record counts), the summary, and notes on what is missing or could not be read.
 
     Raises:
         FileNotFoundError: if ``folder`` itself does not exist.
@@ -231,7 +231,7 @@ def _evaluation(row: Row) -> Evaluation:
 
 
 def _steps(path: Path, prefix: str, notes: list[str]) -> Iterator[Row]:
-    """Rows with a usable step number, as a plain int."""
+    """Records with a usable step number, as a plain int."""
     dropped = 0
     for row in _rows(path, prefix, notes):
         step = number(row.get("step"))
@@ -244,7 +244,7 @@ def _steps(path: Path, prefix: str, notes: list[str]) -> Iterator[Row]:
 
 
 def _rows(path: Path, prefix: str, notes: list[str], most: int | None = None) -> list[Row]:
-    """The objects of a JSON-lines file; lines that are none are counted in a note."""
+    """The objects of a JSON-lines file; a note names the lines that hold none."""
     rows: list[Row] = []
     broken: list[int] = []
     last = 0

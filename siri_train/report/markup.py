@@ -1,4 +1,4 @@
-"""Templates of the page: jinja2 with escaping always on, for text that may be hostile."""
+"""Templates of the page: jinja2 with escaping always on, as samples may hold any text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assembling the report page: what templates/page.html is filled in with."""
+"""The report page: the values that templates/page.html is filled with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .table import accuracy_text, headline, table_rows
 Values = dict[str, Any]
 
 LONGEST_SAMPLE = 4000
-"""Characters of a response shown: enough to judge it, and the page stays light."""
+"""Characters of a response that the page shows, so that its size stays small."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -36,7 +36,7 @@ def write_report(run_dir: Path) -> Path:
 
     Args:
         run_dir: a run's folder, or a folder with one sub-folder a run (``siri/``, ``constant/``)
-            and ``summary.json`` at the top. What is missing or unreadable is named on the page.
+            and ``summary.json`` at the top. The page names each file that is missing or unreadable.
 
     Returns:
         The path of the page, replaced in one go so that no reader sees half of it.
@@ -58,8 +58,8 @@ def build_page(folder: RunFolder) -> str:
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
     style, script = source("style.css"), source("page.js")
-    # Should an escape ever be forgotten, the policy still refuses every script, style and address
-    # but these two. Nothing in the page needs eval, a handler or a style in an attribute.
+    # If an escape were missing, this policy would still refuse every script, style and address
+    # except these two. Nothing in the page needs eval, an event handler or a style attribute.
     policy = (
         f"default-src 'none'; style-src {fingerprint(style)}; script-src {fingerprint(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -138,7 +138,7 @@ def _figure(figure: Figure, ident: str) -> Values:
 
 
 def _data(charts: list[Figure]) -> Values:
-    """What the script draws from: each line's single values, the steps of equal runs once."""
+    """The values that the script draws; lines with the same steps share one list of steps."""
     steps: dict[tuple[float, ...], int] = {}
     drawn = []
     for figure in charts:
@@ -177,7 +177,7 @@ def _values(points: Sequence[Point]) -> list[float | None]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six digits: more than a chart or a reader can show, and half the bytes."""
+    """Six digits: enough for a chart, and half the bytes."""
     return None if value is None else _short(float(f"{value:.6g}"))
 
 
@@ -187,7 +187,7 @@ def _short(value: float) -> float:
 
 
 def _alarms(folder: RunFolder) -> list[Values]:
-    """Alarms, those of a kind together: a run in trouble raises the same one at every step."""
+    """Alarms of the same name on one line: a run may raise the same one at every step."""
     kinds: dict[tuple[str, str], list[tuple[float | None, str]]] = {}
     for run in folder.runs:
         for row in run.alarms:
@@ -222,7 +222,7 @@ def _samples(folder: RunFolder) -> list[Values]:
 
 
 def _contrast(rows: list[dict]) -> list[dict]:
-    """At most four rows: one right, one wrong, one cut, then whatever comes first."""
+    """At most four responses: one right, one wrong, one truncated, then the first others."""
     wanted = [
         next((row for row in rows if (number(row.get("reward")) or 0) > 0), None),
         next((r for r in rows if not number(r.get("reward")) and not r.get("truncated")), None),
@@ -242,14 +242,14 @@ def _sample(row: dict) -> Values:
     if "reward" in row and row["reward"] is None:
         verdict = "not judged"
     if row.get("truncated"):
-        verdict, css = f"{verdict}, cut by the cap", "low"
+        verdict, css = f"{verdict}, truncated at the cap", "low"
     facts = []
     if tokens is not None:
         facts.append(f"{tokens:,.0f} tokens")
     facts.append(f"answer {row.get('answer')}" if row.get("answer") is not None else "no answer")
     facts.append(f"expected {row.get('gold', '–')}")
     response = str(row.get("response", ""))
-    cut = len(response) - LONGEST_SAMPLE
+    hidden = len(response) - LONGEST_SAMPLE
     # pieces at odd places are the backtracking words
     pieces = re.split(r"\b(wait|hold on)\b", response[:LONGEST_SAMPLE], flags=re.IGNORECASE)
     return {
@@ -258,7 +258,7 @@ def _sample(row: dict) -> Values:
         "facts": " · ".join(facts),
         "prompt": str(row.get("prompt", ""))[-LONGEST_SAMPLE:],
         "pieces": pieces,
-        "cut": f"{cut:,}" if cut > 0 else "",
+        "hidden": f"{hidden:,}" if hidden > 0 else "",
     }
 
 
@@ -282,13 +282,13 @@ def _evaluations(runs: list[Run]) -> list[list[str]]:
                 tokens = one.tokens if i == len(one.budgets) - 1 else None
                 if i < len(one.tokens_at) and one.tokens_at[i] is not None:
                     tokens = one.tokens_at[i]
-                cut = one.truncated[i] if i < len(one.truncated) else None
+                truncated = one.truncated[i] if i < len(one.truncated) else None
                 lines.append(
                     [
                         run.label, one.name or "", f"{one.step:,}", f"{budget:,}",
                         accuracy_text(one.accuracy[i], one.intervals[i]),
                         "-" if tokens is None else f"{tokens:,.1f}",
-                        "-" if cut is None else f"{100 * cut:.1f} %",
+                        "-" if truncated is None else f"{100 * truncated:.1f} %",
                         "-" if one.backtrack is None else f"{one.backtrack:.2f}",
                     ]
                 )  # fmt: skip
@@ -296,7 +296,7 @@ def _evaluations(runs: list[Run]) -> list[list[str]]:
 
 
 def _when(folder: RunFolder) -> str:
-    """When the youngest of the data was written; empty without data."""
+    """The time of the newest data file; empty without data."""
     times = [
         path.stat().st_mtime
         for run in folder.runs

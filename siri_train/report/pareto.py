@@ -1,4 +1,4 @@
-"""The accuracy-length plane: every evaluation a point, the path they take over training."""
+"""The accuracy-length plane: each evaluation is a point, each run a path over training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def plane(
     Args:
         paths: a run's colour class and its evaluations in order of step, joined by arrows.
         named: the spots to label (start, constant-cap, siri-low, siri-high), drawn on top.
-        width, height: of the view box.
+        width: of the view box.
+        height: of the view box.
         ident: unique in the page.
 
     Raises:
@@ -148,7 +149,7 @@ def _arrow(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, f
 def _label_place(
     spot: Spot, x: float, y: float, taken: list[Box], frame: Box
 ) -> tuple[float, float]:
-    """Where the spot's name covers least of what is there already."""
+    """The place for a spot's name that covers least of what is drawn already."""
     size = 14.0
     wide = text_width(spot.label, size, bold=True)
     best: tuple[float, float, float, Box] | None = None

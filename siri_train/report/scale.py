@@ -7,9 +7,17 @@ from collections.abc import Sequence
 
 Point = tuple[float, "float | None"]
 
+_LEAST_SPAN = 1e-100  # of an axis; below it powers of ten run out
+
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) within [low, high], at most ``most``."""
+    """Round values within [low, high], 1, 2 or 5 times a power of ten apart.
+
+    Args:
+        low: start of the axis.
+        high: end of the axis.
+        most: values at most.
+    """
     span = high - low
     if not (math.isfinite(span) and span > 0):
         return [low]
@@ -22,10 +30,16 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def rounded(low: float, high: float, most: int) -> tuple[float, float]:
-    """[low, high] widened to whole tick steps, and never empty."""
+    """[low, high] extended to whole tick steps; never empty.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        most: ticks at most, see :func:`ticks`.
+    """
     size = max(abs(low), abs(high))
-    if high - low <= 1e-9 * size:  # flat, but for rounding errors
-        pad = size * 0.1 or 1.0
+    if high - low <= max(1e-9 * size, _LEAST_SPAN):  # flat, except for rounding errors
+        pad = size * 0.1 if size > _LEAST_SPAN else 1.0
         low, high = low - pad, high + pad
     marks = ticks(low, high, most)
     step = marks[1] - marks[0] if len(marks) > 1 else (high - low) / 2
@@ -33,7 +47,13 @@ def rounded(low: float, high: float, most: int) -> tuple[float, float]:
 
 
 def show(value: float, unit: str, step: float | None = None) -> str:
-    """``value`` as people read it: "64.1 %", "12,288", "0.0031"; ``step``: the ticks' distance."""
+    """A number as text: "64.1 %", "12,288", "0.0031".
+
+    Args:
+        value: what to write.
+        unit: ``percent`` for a share; every other unit is written as a number.
+        step: distance of the axis' ticks, which decides the decimals; None: not on an axis.
+    """
     if unit == "percent":
         digits = 1 if step is None else min(max(0, -math.floor(math.log10(step * 100) + 1e-9)), 4)
         return f"{100 * value:.{digits}f} %"
@@ -51,7 +71,7 @@ def show(value: float, unit: str, step: float | None = None) -> str:
 
 
 def running_mean(points: Sequence[Point], window: int) -> list[Point]:
-    """Centred mean over ``window`` points, over what is there; a gap stays a gap."""
+    """Centred mean over ``window`` points; gaps are left out of it and stay gaps."""
     half = window // 2
     result: list[Point] = []
     for index, (x, y) in enumerate(points):
@@ -82,6 +102,12 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """A generous guess of how wide ``text`` is in a system font of ``size``."""
+    """An upper estimate of a text's width in a system font, in pixels.
+
+    Args:
+        text: what is written.
+        size: of the font, in pixels.
+        bold: bold letters are wider.
+    """
     usual = 0.64 if bold else 0.57
     return sum(1.0 if ord(char) > 0x2E80 else usual for char in text) * size

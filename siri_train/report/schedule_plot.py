@@ -1,9 +1,9 @@
-"""A schedule to look at: in the terminal (braille dots) and as a self-contained SVG.
+"""Plots of a schedule: braille dots for the terminal, and a self-contained SVG.
 
-plotext draws such curves too and was left out after a trial. Its interface changed whole from 5.3
-to 6.1 (no ``plotext.plot`` any more), 6.1 takes 0.57 s to import, and 5.3 writes colour codes even
-in its colourless theme, drops tick labels that do not fit.
-The labels of the steps and the line that names the marks would have stayed ours.
+plotext draws such curves too and was left out after a trial. Its interface changed completely from
+5.3 to 6.1 (``plotext.plot`` is gone), and 6.1 takes 0.57 s to import. 5.3 writes colour codes even
+in its colourless theme and drops tick labels that do not fit. The labels of the steps and the line
+that names the marks would have stayed here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
     Args:
         schedule: what to plot.
         steps: the curve runs from step 0 to ``steps``.
-        width, height: characters of the whole plot; at least 24 by 5. Below it stands one more
-            line that names the marks.
+        width: characters of a line, at least 24.
+        height: lines of the plot, at least 5. One more line below it names the marks.
 
     Returns:
         Lines without colour codes: caps at the left, steps below, ``▼`` where siri-low is taken and
@@ -154,7 +154,7 @@ def _step_ticks(schedule: LengthSchedule, steps: int, most: int) -> list[float]:
 
 
 def _marks_text(low: list[int], high: list[int]) -> str:
-    """Which sign means what, and after how many steps each is taken."""
+    """The line that names the marks and the steps after which each checkpoint is taken."""
     said = []
     for sign, name, taken in (("▼", "siri-low", low), ("▲", "siri-high", high)):
         if taken:

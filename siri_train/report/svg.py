@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: where everything stands; templates/chart.svg holds the markup.
+"""Line charts as inline SVG: the layout is here, the markup in templates/chart.svg.
 
 The page draws its own charts and loads no charting library. Measured on 2026-11-27 with ten charts
 over 1,920 steps of three runs, in Chromium under a policy without 'unsafe-eval' (this page with its
@@ -48,8 +48,8 @@ class Line:
         raw: single steps drawn faintly behind ``points``, which are then their running mean.
         band: (x, low, high) shaded behind the curve.
         bars: (x, low, high) error bars.
-        window: steps of the mean that ``points`` are of ``raw``; 1 if the page's reader may
-            smooth them and nobody has yet, 0 if they are not to be smoothed.
+        window: steps of the running mean that made ``points`` from ``raw``; 1: no mean yet, the
+            reader of the page may choose one; 0: never smoothed.
         run: the run's place in the folder, by which the page switches its curves on and off.
     """
 
@@ -72,7 +72,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a chart shows; `render` draws it at any size.
+    """A chart's content; `render` draws it at any size.
 
     Attributes:
         title: also the accessible name.
@@ -136,7 +136,8 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
 
     Args:
         chart: with at least one finite value (see `extent`).
-        width, height: of the view box; the element itself scales to its container.
+        width: of the view box; the element itself scales to its container.
+        height: of the view box.
         ident: unique in the page; the title's and description's ids are made from it.
         end_labels: write each curve's label at its right end. Without, the caller has a legend.
 
@@ -192,7 +193,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
 
 
 def describe(chart: Chart) -> str:
-    """The chart in words, for those who do not see it: where each curve starts, ends and ranges."""
+    """The chart in words for screen readers: first, last, lowest and highest of each curve."""
     said = []
     for line in chart.lines:
         there = [y for _, y in line.points if y is not None]
@@ -223,7 +224,7 @@ def _phase_names(
 
 
 def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:
-    """What the template draws of a line: its corners as text, its spots as places."""
+    """A line for the template: corners of its curves as text, its spots as coordinates."""
     # a mean over many steps has no spikes to keep
     pieces = _pieces(line.points, px, py, most // 2 if line.window > 5 else most)
     spotted = line.look in ("dots", "rings")
@@ -301,7 +302,17 @@ def _end_labels(
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near ``wanted`` (both ascending), ``gap`` apart, in [low, high] if they fit."""
+    """Positions near the wanted ones that keep their distance, in [low, high] if they fit.
+
+    Args:
+        wanted: ascending.
+        gap: least distance of neighbours.
+        low: smallest position.
+        high: largest position.
+
+    Returns:
+        One position for each, ascending.
+    """
     places: list[float] = []
     for want in wanted:
         places.append(max(want, low if not places else places[-1] + gap))

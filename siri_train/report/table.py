@@ -95,13 +95,13 @@ def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
 
 
 def headline(summary: list[Row]) -> list[Row]:
-    """What came out, in plain words: the ``lead``, ``name``, ``css`` and ``text`` of a sentence.
+    """The result in sentences: ``lead``, ``name``, ``css`` and ``text`` of each.
 
     Empty if the summary has no start to compare with.
     """
     base = _start(summary)
     said: list[Row] = []
-    # the control comes last: it is what the others are held against
+    # the control comes last: the others are compared with it
     for row in sorted(summary, key=lambda row: row.get("name") == "constant-cap"):
         if base is None or row is base:
             continue
@@ -123,7 +123,7 @@ def headline(summary: list[Row]) -> list[Row]:
 
 
 def accuracy_text(accuracy: object, bounds: object) -> str:
-    """ "64.1 % ± 3.0" from a share and its [low, high]; without the latter just "64.1 %"."""
+    """A share in per cent with half its interval: "64.1 % ± 3.0", without interval "64.1 %"."""
     value, limits = number(accuracy), interval(bounds)
     if value is None:
         return "-"
@@ -132,7 +132,7 @@ def accuracy_text(accuracy: object, bounds: object) -> str:
 
 
 def _low_title(summary: list[Row]) -> str:
-    """The heading of the accuracy at the low budget: with its tokens if all rows agree on them."""
+    """The heading of the accuracy at the low budget, with its tokens if all checkpoints agree."""
     budgets = {number(row.get("low_budget")) for row in summary}
     budget = budgets.pop() if len(budgets) == 1 else None
     return "at low budget" if budget is None else f"within {budget:,.0f} tokens"
@@ -165,7 +165,7 @@ def _overlap(row: Row, base: Row, key: str) -> bool:
 def _cell(
     heading: str, text: str, share: float | None, row: Row, base: Row | None, key: str
 ) -> Row:
-    """One number, with its change against the start: green where it is what one wants."""
+    """One number with its change against the start; an improvement is green."""
     change = _relative(row, base, key)
     compared = change is not None and base is not None and row is not base
     wanted = change is not None and (change < 0 if key == "tokens" else change > 0)

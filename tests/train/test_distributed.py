@@ -21,7 +21,7 @@ from siri_train.config.recipe import load_config
 from siri_train.model import fsdp
 from siri_train.model.packing import micro_batches
 from siri_train.model.policy import load_policy
-from siri_train.model.vocab_parallel import cut_head
+from siri_train.model.vocab_parallel import shard_head
 from siri_train.train import train
 from tests.torchrun import torchrun
 
@@ -195,13 +195,13 @@ def test_heads_that_cannot_be_cut_are_refused(tiny: Any) -> None:
 
     policy = ranks.untied(None)
     with pytest.raises(ValueError, match="38 tokens"):
-        cut_head(policy.model, Mesh(), torch.device("cpu"))
+        shard_head(policy.model, Mesh(), torch.device("cpu"))
     policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(38))
     with pytest.raises(ValueError, match="head with a bias"):
-        cut_head(policy.model, Mesh(), torch.device("cpu"))
+        shard_head(policy.model, Mesh(), torch.device("cpu"))
     tied = load_policy(ranks.SCRATCH, torch.device("cpu"))
     with pytest.raises(ValueError, match="tied to its embedding"):
-        cut_head(tied.model, Mesh(), torch.device("cpu"))
+        shard_head(tied.model, Mesh(), torch.device("cpu"))
     with pytest.raises(ConfigError, match="not with offload"):
         tiny("distributed.vocabulary_parallel_head=true", "distributed.offload=true")
 

@@ -39,7 +39,7 @@ def test_complete_folder(demo):
     for words in (
         "demo", "siri-low", "siri-high", "constant-cap", "50 % fewer tokens than the start at "
         "50 % higher accuracy", "Accuracy against length", "Cap and response length", "Entropy",
-        "Held-out accuracy", "Groups that teach nothing", "Throughput", "Backtracking",
+        "Held-out accuracy", "Groups all right or all wrong", "Throughput", "Backtracking",
         "Gradient norm", "Clipped tokens", "Configuration of SIRI", "SIRI, step 0",
         "constant, step 59", "60 steps", "2 cycles", "400 held-out questions, 2 samples each",
     ):  # fmt: skip

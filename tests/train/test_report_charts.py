@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from siri_train.report import plot_svg, plot_text
@@ -25,6 +25,14 @@ def test_ticks_are_round_and_inside(low, span, most):
     assert all(low - 1e-6 * span <= mark <= high + 1e-6 * span for mark in marks)
     below, above = rounded(low, high, most)
     assert below <= low + 1e-6 * span and above >= high - 1e-6 * span and below < above
+
+
+@given(st.floats(0, 1e-290), st.floats(0, 1e-290), st.integers(3, 9))
+@example(0.0, 5e-324, 5)  # the smallest number there is: an axis has no powers of ten for it
+def test_axes_of_values_next_to_zero_have_a_span(one, two, most):
+    low, high = rounded(min(one, two), max(one, two), most)
+    assert low <= min(one, two) and high >= max(one, two)
+    assert 2 <= len(ticks(low, high, most + 1)) <= most + 1
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), max_size=300), st.integers(10, 50))

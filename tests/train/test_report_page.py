@@ -87,7 +87,7 @@ def test_paper_sized_runs_stay_small(tmp_path, runs, limit):
 KEY_OF = {
     "Entropy": ["entropy"], "Gradient norm": ["grad_norm"],
     "Accuracy in training": ["accuracy", "accuracy_finished"],
-    "Groups that teach nothing": ["groups_all_zero", "groups_all_one"],
+    "Groups all right or all wrong": ["groups_all_zero", "groups_all_one"],
     "Clipped tokens": ["clip_frac_low", "clip_frac_high"],
     "Cap and response length": ["response_len_mean", "cap"],
     "Throughput": ["rollout_tokens_per_s", "train_tokens_per_s"],

@@ -1,1 +1,1 @@
-"""The embedded task: mental arithmetic in which tokens buy accuracy."""
+"""The built-in task: mental arithmetic, where longer answers are more accurate."""

@@ -1,22 +1,22 @@
-"""Mental arithmetic with a price: the embedded task of the SIRI demonstration.
+r"""Mental arithmetic: the built-in task (``embedded``) of the SIRI demonstration.
 
 A question is a start digit and a list of distinct operations, all taken modulo 10:
 
     <bos> 4 +3 *7 +5 +6 ? <think>
 
-A chain of thought copies the operations and writes running results.  The fewer results it writes,
-the cheaper it is, and the more has to be done in the head:
+A chain of thought copies the operations and writes running results.  With fewer written results it
+is shorter, and each result combines more operations:
 
     one by one    "+3 = 7 *7 = 9"    every result            3 tokens per operation
     two at once   "+3 *7 = 9"        every second result     2 tokens per operation
     three         "+3 *7 +5 = 4"     every third result      1.7 tokens per operation
 
-A single operation is one of 170 facts, which a tiny model knows by heart.  Two at once are 2720
-facts, three are 40800, and it knows them less and less well: tokens buy accuracy.  The supervised
-chains are wasteful and careless on purpose: results are wrong now and then, and whole passes are
-repeated behind the word 'wait', often after two passes already agree.
+A single operation is one of 170 facts, which a tiny model learns perfectly.  Two at once are 2720
+facts, three are 40800, and the model gets more of them wrong: longer answers are more accurate.
+The supervised chains are long and careless on purpose: a result is wrong now and then, and whole
+passes are repeated behind the word 'wait', often after two passes already agree.
 
-    4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 wait 4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 </think> \\boxed{ 0 } <eos>
+    4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 wait 4 +3 = 7 *7 = 9 +5 = 4 +6 = 0 </think> \boxed{ 0 } <eos>
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from siri_train.model.demo_model import (
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Sizes of the questions and the habits of the supervised chains of thought.
+    """Sizes of the questions, and rates that shape the supervised chains of thought.
 
     Raises:
         ValueError: naming the parameter, what it got and what it takes.
@@ -90,10 +90,12 @@ class Question:
 
     @property
     def prompt_words(self) -> list[str]:
+        """The prompt, one token a word: start, operations, question mark, ``<think>``."""
         return [BOS, str(self.start), *self.operations, ASK, THINK]
 
     @property
     def answer(self) -> str:
+        """The result of all operations, one digit."""
         value = self.start
         for operation in self.operations:
             value = apply_operation(value, operation)
@@ -121,7 +123,7 @@ def _write_pass(
     merge_rate: float,
     equals_rate: float,
 ) -> tuple[list[str], int]:
-    """One walk over the operations: its words and the digit it arrives at."""
+    """One pass over the operations: its words, and the digit of its result."""
     value, position, size = question.start, 0, len(question.operations)
     words = [str(value)]
     while position < size:
@@ -144,7 +146,16 @@ def _write_pass(
 def make_chain(
     rng: random.Random, question: Question, config: TaskConfig = TaskConfig()
 ) -> list[str]:
-    """A wasteful supervised response: passes with slips, re-checks, the boxed last result."""
+    """A long supervised response: passes with wrong results, repetitions, the boxed last result.
+
+    Args:
+        rng: source of randomness.
+        question: to solve.
+        config: the rates.
+
+    Returns:
+        The words of the response, one token each, ``<eos>`` last.
+    """
     merge_rate = rng.choice(config.merge_rates)
     equals_rate = rng.choice(config.equals_rates)
     words, value = _write_pass(rng, question, config, merge_rate, equals_rate)
@@ -159,7 +170,16 @@ def make_chain(
 
 
 def make_drill(rng: random.Random, config: TaskConfig = TaskConfig(), steps: int = 12) -> list[str]:
-    """Warm-up line '4 +3 7 *7 9 ...': single operations only, results are the targets."""
+    """A warm-up line '4 +3 7 *7 9 ...': single operations, each followed by its result.
+
+    Args:
+        rng: source of randomness.
+        config: bounds the questions; its number of operations is not used.
+        steps: number of operations.
+
+    Returns:
+        The words of the line, one token each.
+    """
     sized = dataclasses.replace(config, min_operations=steps, max_operations=steps)
     question = make_question(rng, sized)
     value = question.start

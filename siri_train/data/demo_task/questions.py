@@ -1,4 +1,4 @@
-"""Questions of the embedded task and their worked solutions. No download."""
+"""Questions of the built-in task and their worked solutions, generated without a download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from siri_train.data.demo_task import arithmetic as task
 from siri_train.data.questions import Question
 from siri_train.data.supervised import SupervisedExample
 
-# One question in eight is held out, chosen by its text: train and eval can never share one.
+# One question in eight is held out, chosen by its text, so train and eval never share one.
 _HELD_OUT = 8
 
 
@@ -27,14 +27,14 @@ def questions(
     progress: Callable[[int], None] | None = None,
     **params: Any,
 ) -> list[Question]:
-    """Generate different questions with wasteful worked solutions.
+    """Generate different questions with long worked solutions.
 
     Args:
         size: how many.
         seed: the same seed gives the same questions.
-        held_out: draw from the share that training never sees.
+        held_out: draw from the held-out share instead of the training share.
         progress: called every 256 attempts with the number of questions found.
-        params: fields of :class:`siri_train.data.demo_task.arithmetic.TaskConfig`.
+        **params: fields of :class:`siri_train.data.demo_task.arithmetic.TaskConfig`.
 
     Raises:
         ConfigError: an unknown parameter, or more questions than the task has.
@@ -70,14 +70,14 @@ def questions(
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a question belongs to the share that training never sees."""
+    """Whether a question belongs to the held-out share."""
     return zlib.crc32(prompt.encode()) % _HELD_OUT == 0
 
 
 def supervised_examples(
     questions: Sequence[Question], tokenizer: Qwen2Tokenizer
 ) -> list[SupervisedExample]:
-    """The wasteful chains as they are, slips included, for the supervised stage."""
+    """The worked solutions, wrong results included, as examples of the supervised stage."""
     examples = []
     for question in questions:
         words = (question.solution or "").split()

@@ -276,7 +276,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
   return one;
 });
 
-/* Moves, drags and double clicks on a picture, told in the picture's own coordinates. */
+/* Moves, drags and double clicks on a picture, in the picture's own coordinates. */
 function pointer(drawing, moved, left, dragged, twice) {
   const {svg} = drawing;
   let start = null, band = null;
