@@ -109,6 +109,7 @@ CASES = [
 ]
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("option, dtype", CASES)
 @pytest.mark.parametrize("tail", [0.0, 1e-2])
 def test_options_and_dtypes(option, dtype, tail):
@@ -132,6 +133,7 @@ def test_options_and_dtypes(option, dtype, tail):
         assert (alone[0][::7] == 0).all() and (alone[0][3:9] == 0).all()
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("entropy", [0.1, 0.3, 1, 3, None])
 def test_entropies(entropy):
     """The default tail is no worse than eager bf16, exact fp32 than twice eager's."""
@@ -260,6 +262,7 @@ def test_float64_is_for_the_portable_backend():
         selective_logprob(*on_device(inputs[1], torch.zeros(50).long()), backend="triton")
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("temperature", [1.0, 0.6, "tensor"])
 def test_selective(dtype, temperature, monkeypatch):
