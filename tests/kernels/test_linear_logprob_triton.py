@@ -99,18 +99,9 @@ OPTIONS = {
 }
 
 
-CASES = [
-    # The interpreter is slow: each option in fp32, all of them in the other dtypes.
-    pytest.param(
-        option, dtype, marks=[] if option == "all" or dtype == torch.float32 else pytest.mark.slow
-    )
-    for option in OPTIONS
-    for dtype in ROUNDING
-]
-
-
 @pytest.mark.draw(4)
-@pytest.mark.parametrize("option, dtype", CASES)
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("tail", [0.0, 1e-2])
 def test_options_and_dtypes(option, dtype, tail):
     hidden, weight, targets = zipf_head(TOKENS, VOCABULARY, 0.5, dtype)

@@ -49,6 +49,7 @@ ROLLOUTS = {
 }  # fmt: skip
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("rollouts", ["synchronous", "dynamic, ahead"])
 def test_kill_at_random_moments_changes_nothing(tiny: Any, tmp_path: Path, rollouts: str) -> None:
     _kill_and_compare(tiny, tmp_path, 6, ROLLOUTS[rollouts])
@@ -109,6 +110,7 @@ def run(tiny: Any, trained: Path) -> Path:
     return shutil.copytree(trained, tiny().run_dir)
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
