@@ -11,7 +11,6 @@ unset PYTHONPATH # pip would take what lies there for installed
 TARGET=${1:-.wheel}
 PYTHON=${PYTHON:-python3}
 ROOT=$(pwd)
-export PIP_NO_COMPILE=1
 
 rm -rf "$TARGET"
 mkdir -p "$TARGET/work"
@@ -20,8 +19,8 @@ PIP="-m pip --disable-pip-version-check --quiet"
 "$TARGET/env/bin/python" $PIP wheel --no-deps --wheel-dir "$TARGET/dist" .
 rm -rf build
 WHEEL=$(ls "$ROOT/$TARGET"/dist/siri_kernels-*.whl)
-"$TARGET/env/bin/python" $PIP install -c constraints.txt torch
-"$TARGET/env/bin/python" $PIP install -c constraints.txt "$WHEEL"
+"$TARGET/env/bin/python" $PIP install --no-compile -c constraints.txt torch
+"$TARGET/env/bin/python" $PIP install --no-compile -c constraints.txt "$WHEEL"
 (cd "$TARGET/work" && ../env/bin/python "$ROOT/scripts/wheel_check.py" kernels "$ROOT/README.md")
 if "$TARGET/env/bin/siri-train" demo --out "$TARGET/work/none" 2>"$TARGET/work/said"; then
     echo "wheel: siri-train ran without the extra [train]" >&2
@@ -30,7 +29,7 @@ fi
 grep -q "pip install 'siri-kernels\[train\]'" "$TARGET/work/said"
 test "$(wc -l <"$TARGET/work/said")" = 1
 
-"$TARGET/env/bin/python" $PIP install -c constraints.txt "$WHEEL[train]"
+"$TARGET/env/bin/python" $PIP install --no-compile -c constraints.txt "$WHEEL[train]"
 (cd "$TARGET/work" && ../env/bin/siri-train demo --out demo && ../env/bin/siri-train doctor)
 (cd "$TARGET/work" && ../env/bin/python "$ROOT/scripts/wheel_check.py" demo demo)
 echo "wheel: $(basename "$WHEEL") runs the ten lines and the demo"
