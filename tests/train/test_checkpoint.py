@@ -65,7 +65,8 @@ def test_fifty_kills_change_nothing(tiny: Any, tmp_path: Path, rollouts: str) ->
 def _kill_and_compare(tiny: Any, tmp_path: Path, kills: int, options: Sequence[str]) -> None:
     """SIGKILL in rollout, update and checkpoint write in turn; see tests/train/killer.py."""
     steps = 8
-    options = [f"train.steps={steps}", "train.lr_warmup_steps=3", *options]
+    short = ("schedule.max_len=32", "schedule.min_len=16")
+    options = [f"train.steps={steps}", "train.lr_warmup_steps=3", *short, *options]
     whole = tiny(*options, f"output={tmp_path / 'whole'}")
     cut = tiny(*options, f"output={tmp_path / 'cut'}")
     train(whole)
