@@ -5,6 +5,7 @@ wide matrix ``make test`` runs a part that is drawn anew each day."""
 from __future__ import annotations
 
 import datetime
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -75,6 +76,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for number, item in enumerate(family):
             if number not in chosen:
                 item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """A million objects of imported modules, which stay: a collection in a test skips them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -129,6 +129,7 @@ def edge(key: str, top: bool) -> Any:
     return wrap(key, end + (-step if top else step) * out)
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("top", [True, False], ids=["most", "least"])
 def test_what_is_taken_can_be_planned(
     top: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
