@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-peers test-vllm test-verl test-bare test-oldest test-newest test-wheel aot bench bench-step bench-ready \
+.PHONY: setup demo test test-slow test-slow-kernels test-slow-others test-peers test-vllm test-verl test-bare test-oldest test-newest test-wheel aot bench bench-step bench-ready \
 	gpu-rehearse gpu-first gpu-second gpu-report bench-gpu bench-gpu-step test-gpu lint format clean
 
 setup: $(READY)
@@ -16,11 +16,18 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 demo: $(READY)
 	$(BIN)/siri-train demo
 
+# Five minutes of one core. Of wide matrices a part that is drawn anew each day (SIRI_TEST_DRAW=all: everything).
 test: $(READY)
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+# What takes minutes, and the other cases of the wide matrices.
+test-slow: test-slow-kernels test-slow-others
+
+test-slow-kernels: $(READY)
+	$(BIN)/python -m pytest -m slow tests/kernels
+
+test-slow-others: $(READY)
+	$(BIN)/python -m pytest -m slow --ignore=tests/kernels
 
 test-peers: $(READY)
 	sh scripts/peers.sh .peers
@@ -98,7 +105,7 @@ bench-ready: $(READY)
 SPREAD := import importlib.util as u, os; print(f"-n {min(8, os.cpu_count())} --dist worksteal" if u.find_spec("xdist") else "")
 
 test-gpu: $(GPU_READY)
-	$(GPU_PYTHON) -m pytest $(GPU_TESTS) $$($(GPU_PYTHON) -c '$(SPREAD)')
+	SIRI_TEST_DRAW=all $(GPU_PYTHON) -m pytest $(GPU_TESTS) $$($(GPU_PYTHON) -c '$(SPREAD)')
 
 # A GPU that is lent for minutes: nine of them, read, mend, four more (docs/benchmarks.md). OUT, AFTER: folders.
 gpu-rehearse: $(READY)

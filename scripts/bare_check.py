@@ -54,7 +54,8 @@ def collect(paths: list[str]) -> None:
     ours = {path for run in tests.RUNS for path in run}
     assert ours <= set(paths), f"the GPU run has {sorted(ours)}, make test-gpu {paths}"
     command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider"]
-    done = subprocess.run([*command, *paths], capture_output=True, text=True)
+    every = {**os.environ, "SIRI_TEST_DRAW": "all"}  # as a GPU run does
+    done = subprocess.run([*command, *paths], env=every, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     found = re.search(r"(\d+)(?:/\d+)? tests collected", done.stdout)
     assert found and int(found[1]) >= LEAST_TESTS, done.stdout[-500:]

@@ -11,5 +11,5 @@ unset PYTHONPATH # pip would take what lies there for installed
 TARGET=${1:-.peers}
 VENV=${VENV:-.venv}
 rm -rf "$TARGET"
-"$VENV/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --ignore-requires-python --target "$TARGET" -r scripts/peers.txt
+"$VENV/bin/python" -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --ignore-requires-python --target "$TARGET" -r scripts/peers.txt
 rm -rf "$TARGET/tests" # OpenRLHF's wheel carries its own

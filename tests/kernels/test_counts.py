@@ -186,6 +186,7 @@ def compared(name, got, allowed):
         assert got[what] <= slack * most, f"{name}: {got[what]} {what}, {most} in {FILE.name}"
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_grows(name):
     allowed = json.loads(FILE.read_text(encoding="utf-8"))

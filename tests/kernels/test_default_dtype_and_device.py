@@ -211,6 +211,7 @@ DEFAULTS = {
 }
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("calls", CALLS)
 def test_defaults_change_nothing(calls, backend):

@@ -55,6 +55,7 @@ def call(backend, objective, ratio, aggregation, denominator, mask, seed=0):
     return out, torch.autograd.grad(out.loss, (logprobs, entropy))
 
 
+@pytest.mark.draw(10)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ZEROS)
 @pytest.mark.parametrize("empty", [True, False], ids=["masked", "counted"])
@@ -81,6 +82,7 @@ def test_a_denominator_of_zero(backend, kind, empty, monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.draw(12)
 @pytest.mark.skipif(INTERPRETED, reason="takes no backend")
 @pytest.mark.parametrize("kind", LOSS_TYPES)
 @pytest.mark.parametrize("level", RATIOS)

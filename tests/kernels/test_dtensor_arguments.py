@@ -62,6 +62,7 @@ def test_refused_by_name(call, name, backend, placed):
         call(**{**CALLS[call], name: placed(CALLS[call][name])}, **options)
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize("call, name", ARGUMENTS, ids=lambda x: getattr(x, "__name__", x))
 def test_refused_by_name_while_traced(call, name, placed):
     if call is varlen.pack:

@@ -26,6 +26,7 @@ def assert_right(rewards, groups, **options):
     assert torch.equal(got.advantages.cpu() == 0, want.advantages == 0)
 
 
+@pytest.mark.draw(9)
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("singleton", ["zero", "verl"])

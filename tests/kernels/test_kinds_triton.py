@@ -34,6 +34,7 @@ def test_all_but_one_masked(softcap):
     check_all_but_one("triton", softcap)
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize(
     "kind, empty", [("float", True), ("float32", False), ("int64", True), ("on the cpu", False)]
 )
@@ -46,6 +47,7 @@ def test_token_weights_stay_per_token_under_sequence_ratios(objective):
     degenerate.test_token_weights_stay_per_token_under_sequence_ratios("triton", objective)
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("exponent", [0, 19, 30, 38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_huge_rewards(exponent, dtype):

@@ -30,6 +30,7 @@ def both_ways(function, inputs, *rest, up):
         yield [*out, *gradients(out, inputs, up)]
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     "dtype, vocabulary", [(torch.float32, 9000), (torch.bfloat16, 9000), (torch.float64, 300)]
 )

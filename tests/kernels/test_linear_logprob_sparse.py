@@ -46,6 +46,7 @@ def relative(got, exact):
     return float((got.double() - exact).norm() / exact.norm())
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize("entropy", [0.1, 0.3, 0.5, 1, 3, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_values_and_gradients_against_float64(entropy, dtype):
@@ -83,6 +84,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_options_and_dtypes(option, dtype):

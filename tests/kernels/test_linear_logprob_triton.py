@@ -101,17 +101,9 @@ OPTIONS = {
 }
 
 
-CASES = [
-    # The interpreter is slow: each option in fp32, all of them in the other dtypes.
-    pytest.param(
-        option, dtype, marks=[] if option == "all" or dtype == torch.float32 else pytest.mark.slow
-    )
-    for option in OPTIONS
-    for dtype in ROUNDING
-]
-
-
-@pytest.mark.parametrize("option, dtype", CASES)
+@pytest.mark.draw(4)
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("tail", [0.0, 1e-2])
 def test_options_and_dtypes(option, dtype, tail):
     hidden, weight, targets = zipf_head(TOKENS, VOCABULARY, 0.5, dtype)
@@ -134,6 +126,7 @@ def test_options_and_dtypes(option, dtype, tail):
         assert (alone[0][::7] == 0).all() and (alone[0][3:9] == 0).all()
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("entropy", [0.1, 0.3, 1, 3, None])
 def test_entropies(entropy):
     """The default tail is no worse than eager bf16, exact fp32 than twice eager's."""
@@ -262,6 +255,7 @@ def test_float64_is_for_the_portable_backend():
         selective_logprob(*on_device(inputs[1], torch.zeros(50).long()), backend="triton")
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("temperature", [1.0, 0.6, "tensor"])
 def test_selective(dtype, temperature, monkeypatch):

@@ -58,6 +58,7 @@ def test_taken_as_eager_takes_it(name, kind, value):
     torch.testing.assert_close(traced(other), call(other), rtol=1e-6, atol=0)
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("name", TAKEN)
 def test_out_of_range_is_said_as_in_eager(name):
     torch._dynamo.reset()
@@ -69,6 +70,7 @@ def test_out_of_range_is_said_as_in_eager(name):
     assert str(traced.value) == str(eager.value)
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("kind", [np.float64, np.int64])
 def test_refused_in_one_line(name, kind):

@@ -195,6 +195,7 @@ def test_kl_limit_cuts_value_and_gradient(backend):
 # Gradients
 
 
+@pytest.mark.draw(24)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -274,6 +275,7 @@ def test_portable_equals_reference(
 # How the step is cut
 
 
+@pytest.mark.draw(16)
 @pytest.mark.parametrize("backend", ["portable"])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -63,6 +63,7 @@ def small_slots():
     kernels.BLOCK = before
 
 
+@pytest.mark.draw(8)
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_objectives(small_slots, name, ratio):
@@ -159,6 +160,7 @@ def test_edges(small_slots):
     assert with_gradients(double, **options)[0].loss.dtype == torch.float64
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_masked_junk_and_infinities(small_slots, name):
     clean = make([20, 3, 1], torch.float32)

@@ -63,6 +63,7 @@ BAD = [
 ]
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("call, message", BAD, ids=[message for _, message in BAD])
 def test_bad_values_are_refused_in_a_graph_too(call, message):
     with pytest.raises(ValueError, match=message):

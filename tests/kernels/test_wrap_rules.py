@@ -216,6 +216,7 @@ TEXT_MODELS = {
 }
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("name", TEXT_MODELS)
 @pytest.mark.parametrize("tied", [False, True])
 def test_text_models_that_misname_their_base(name, tied):

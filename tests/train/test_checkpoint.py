@@ -49,6 +49,7 @@ ROLLOUTS = {
 }  # fmt: skip
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("rollouts", ["synchronous", "dynamic, ahead"])
 def test_kill_at_random_moments_changes_nothing(tiny: Any, tmp_path: Path, rollouts: str) -> None:
     _kill_and_compare(tiny, tmp_path, 6, ROLLOUTS[rollouts])
@@ -64,7 +65,8 @@ def test_fifty_kills_change_nothing(tiny: Any, tmp_path: Path, rollouts: str) ->
 def _kill_and_compare(tiny: Any, tmp_path: Path, kills: int, options: Sequence[str]) -> None:
     """SIGKILL in rollout, update and checkpoint write in turn; see tests/train/killer.py."""
     steps = 8
-    options = [f"train.steps={steps}", "train.lr_warmup_steps=3", *options]
+    short = ("schedule.max_len=32", "schedule.min_len=16")
+    options = [f"train.steps={steps}", "train.lr_warmup_steps=3", *short, *options]
     whole = tiny(*options, f"output={tmp_path / 'whole'}")
     cut = tiny(*options, f"output={tmp_path / 'cut'}")
     train(whole)
@@ -109,6 +111,7 @@ def run(tiny: Any, trained: Path) -> Path:
     return shutil.copytree(trained, tiny().run_dir)
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [

@@ -63,6 +63,7 @@ def test_all_sections_are_looked_at() -> None:
     assert "loss.rollout_correction.high" in NUMBERS
 
 
+@pytest.mark.draw(30)
 @pytest.mark.parametrize("key", sorted(NUMBERS))
 def test_every_number_has_both_bounds_and_keeps_them(key: str) -> None:
     for kind, low, high, low_out, high_out in NUMBERS[key]:
@@ -88,6 +89,7 @@ def wrap(key: str, value: Any) -> Any:
     return value
 
 
+@pytest.mark.draw(40)
 @pytest.mark.parametrize("key", sorted(FIELDS))
 def test_a_wrong_value_is_one_line_that_names_the_key(key: str) -> None:
     taken = [
@@ -127,6 +129,7 @@ def edge(key: str, top: bool) -> Any:
     return wrap(key, end + (-step if top else step) * out)
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("top", [True, False], ids=["most", "least"])
 def test_what_is_taken_can_be_planned(
     top: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch

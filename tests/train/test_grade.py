@@ -55,9 +55,9 @@ def test_it_samples_on_the_recipes_server(fake: FakeVllm, trained: Path) -> None
     fake._forget()  # somebody restarts it
     assert main(["eval", str(trained)]) == 0
     assert graded(trained) == last_evaluation(trained.parents[1])
-    assert asked(fake) == 16 and len(fake.asked("/collective_rpc")) == 1
+    assert asked(fake) == 2 and len(fake.asked("/collective_rpc")) == 1
     assert main(["eval", str(trained)]) == 0  # it has let go of the server
-    assert asked(fake) == 32
+    assert asked(fake) == 4
 
 
 def test_the_weights_of_a_run_are_not_replaced_unasked(
@@ -75,7 +75,7 @@ def test_the_weights_of_a_run_are_not_replaced_unasked(
     assert not fake.asked("/pause") and asked(fake) == 0
     (trained / "eval.json").unlink()
     assert main(["eval", str(trained), f"rollout.server.url={fake.url}"]) == 0
-    assert asked(fake) == 16 and graded(trained) == last_evaluation(trained.parents[1])
+    assert asked(fake) == 2 and graded(trained) == last_evaluation(trained.parents[1])
 
 
 def test_a_server_with_other_weights_is_not_believed(

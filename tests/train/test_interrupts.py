@@ -149,6 +149,7 @@ def test_a_signal_at_a_drawn_moment_leaves_all_or_nothing(
     assert ended
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("command", ["train", "sft"])
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_while_data_are_read(

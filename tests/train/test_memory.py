@@ -62,17 +62,15 @@ SHAPES = {
 }
 CASES = [
     pytest.param(
-        *SHAPES[name], checkpointing, lengths,
-        id=f"{name}-{checkpointing}-{lengths} a row",
-        # Every pair of the three by default, the other half of the product too where time is.
-        marks=[] if (number + checkpointing + lengths) % 2 else pytest.mark.slow,
+        *SHAPES[name], checkpointing, lengths, id=f"{name}-{checkpointing}-{lengths} a row"
     )
-    for number, name in enumerate(SHAPES)
+    for name in SHAPES
     for checkpointing in (False, True)
     for lengths in (1, 4)
 ]  # fmt: skip
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize(("shape", "dtype", "budget", "checkpointing", "lengths"), CASES)
 def test_estimate_is_within_15_percent_of_the_measured_peak(
     shape: Any, dtype: str, budget: int, checkpointing: bool, lengths: int

@@ -221,6 +221,7 @@ def test_the_rehearsal_is_the_longest_row_and_changes_nothing(
     assert all(p.grad is None for p in policy.model.parameters())
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("overrides", "advice"),
     [

@@ -46,6 +46,7 @@ class Kept(io.BytesIO):
 NUMBERS = [errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EBADF, errno.ESTALE, errno.EAGAIN]
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("room", [0, 10])
 def test_a_stream_that_fails_is_dropped(
@@ -138,13 +139,8 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "ending",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("closed", "a full disk") else ())
-        for name in ENDINGS
-    ],
-)
+@pytest.mark.draw(2)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_the_process_ends_as_if_it_had_been_read(tmp_path: Path, ending: str) -> None:
     """A whole process: what the interpreter does at its end is part of it."""
     page = tmp_path / "s.svg"

@@ -110,6 +110,7 @@ def test_a_planted_fault_is_caught_right_after_the_sync(
     assert SyncProbe(engine, policy, config(), PROMPTS).look(5) < 1e-5
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("seed", range(6))
 def test_a_clean_engine_never_trips(
     policy: Policy, config: Callable[..., RunConfig], seed: int
@@ -177,6 +178,7 @@ def test_an_engine_that_loses_every_response_stops_the_run(
         SyncProbe(engine, policy, config(), PROMPTS).after_sync(0)
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_clean_run_never_trips(tiny: Any, seed: int) -> None:
     """Transformers: cached decoding against the trainer's packed rows, after every update."""

@@ -75,6 +75,7 @@ def test_a_strong_kl_term_holds_the_policy_at_its_reference(tiny: Any) -> None:
     assert 0 < last_kl(10.0) < 0.5 * last_kl(1e-6)
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("reference", ["start", "another"])
 def test_a_resumed_run_is_the_whole_one_to_the_bit(
     tiny: Any, tmp_path: Path, reference: str

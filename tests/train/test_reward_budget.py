@@ -52,6 +52,7 @@ class Simulated:
         return Answers(answers, set())
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("seed", range(12))
 def test_honest_answers_are_judged_whatever_stands_around_them(
     seed: int, monkeypatch: pytest.MonkeyPatch

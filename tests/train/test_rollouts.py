@@ -28,6 +28,7 @@ def last_weights(run: Path, step: int) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("old", ["rollout", "recompute"])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_bits_equal_the_plain_loops(tiny: Any, asynchronous: bool, old: str) -> None:

@@ -31,6 +31,7 @@ WAYS = {
 RATES = [10.0, *(10.0**n for n in sorted(random.Random(20261126).sample(range(12, 37), 4)))]
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "kill"])
 def test_a_stage_that_was_cut_continues_to_the_bit(
@@ -112,6 +113,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(
         assert (row["grad_norm"] is None) == row["skipped"]
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_rate_that_loses_the_weights_writes_no_start(

@@ -72,6 +72,7 @@ def interrupt_in(
     return later
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("rollouts", ROLLOUTS)
 def test_a_stopped_run_continues_as_if_nothing_had_happened(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollouts: str
@@ -233,17 +234,9 @@ class Killed(BaseException):
     """Nothing of the run may handle it, as nothing handles SIGKILL."""
 
 
-QUICK = {("periodic", "killed"), ("the best", "killed"), ("ahead", "asked")}
-
-
-@pytest.mark.parametrize(
-    ("kind", "how"),
-    [
-        pytest.param(kind, how, marks=() if (kind, how) in QUICK else pytest.mark.slow)
-        for kind in KINDS
-        for how in ("asked", "killed")
-    ],
-)
+@pytest.mark.draw(2)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["asked", "killed"])
 def test_an_evaluation_that_is_ended_costs_nothing(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, evaluated: Any, kind: str, how: str
 ) -> None:
@@ -293,6 +286,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     assert seen == [(False, before)]
 
 
+@pytest.mark.draw(3)
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_eval_ends_in_one_line_and_writes_nothing(
@@ -314,6 +308,7 @@ def test_eval_ends_in_one_line_and_writes_nothing(
     assert sorted(path.name for path in checkpoint.iterdir()) == before
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_line_says_how_to_continue(
     tiny: Any, tmp_path: Path, signum: int, status: int

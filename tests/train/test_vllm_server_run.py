@@ -41,6 +41,7 @@ def recipe(tiny: Any, fake: FakeVllm, *overrides: str) -> Any:
         "train.steps=3",
         "rollout.prompts=2",
         "eval.at_start=false",
+        "data.eval.0.size=2",  # the server answers one request after the other
         *overrides,
     )
 

@@ -73,7 +73,17 @@ OTHER = {
     "sft": {},
     "train.betas": [0.8, 0.9],
     "eval.budgets": [16, 24],
+    "loss.objective": "sapo",
     "loss.dual_clip": 3.0,
+    "loss.delta": 3.0,
+    "loss.cispo_bounds": "trl",
+    "loss.sapo_tau": [2.0, 3.0],
+    "loss.ratio": "sequence",
+    "loss.aggregation": "seq-mean-token-mean",
+    "loss.off_policy_threshold": 0.1,
+    "loss.kl_estimator": "k1",
+    "loss.kl_limit": 10.0,
+    "loss.reference": "x/y",
     "monitor.wandb": "w",
     "monitor.trackio": "t",
     "distributed.compute_dtype": "bfloat16",
@@ -91,6 +101,14 @@ OTHER = {
     "train.tail": 0.1,
     "rollout.probe.threshold": 0.5,
 }
+
+# Another key without which a key has no effect, and a value of it with which it has one.
+NEEDS = {
+    "loss.cispo_bounds": ("loss.objective", "cispo"),
+    "loss.sapo_tau": ("loss.objective", "sapo"),
+    **{f"loss.{name}": ("loss.kl_coef", 0.1) for name in (
+        "kl_estimator", "kl_unbiased", "kl_limit", "reference")},
+}  # fmt: skip
 
 
 def keys(model: type[BaseModel] = RunConfig, prefix: str = ""):
@@ -122,22 +140,31 @@ def other(key, field, value):
 
 @pytest.mark.parametrize("key, field", list(keys()), ids=[key for key, _ in keys()])
 def test_no_key_is_dropped_in_silence(key, field, recipe):
-    """Changed, it changes verl's keys, or is refused by name, or a note says it is left out."""
+    """Changed, it changes verl's keys, or is refused by name, or a note says it is left out; or
+    verl has nothing for what it needs."""
     dtype = "bfloat16" if key == "train.master_weights" else "float32"
     base = recipe("schedule.cycle=8", "train.steps=8", f"model.dtype={dtype}").model_dump()
     if key == "loss.rollout_correction":
         base["loss"]["old_logprobs"] = "recompute"
     before = verl_options(parse_config(base), Machines(1), **FILES)
-    section, value = base, None
-    for part in key.split(".")[:-1]:
-        section = section[part]
-    value = section[key.split(".")[-1]]
-    section[key.split(".")[-1]] = other(key, field, value)
+
+    def change(key, new):
+        *path, name = key.split(".")
+        section = base
+        for part in path:
+            section = section[part]
+        value, section[name] = section[name], new(section[name])
+        return value
+
+    value = change(key, lambda value: other(key, field, value))
+    needed, needed_value = NEEDS.get(key, (key, None))
+    if key in NEEDS:
+        change(needed, lambda _: needed_value)
     config = parse_config(base)
     try:
         after = verl_options(config, Machines(1), **FILES)
     except ConfigError as error:
-        assert str(error).startswith(f"{key}: got "), error
+        assert str(error).startswith((f"{key}: got ", f"{needed}: got ")), error
         return
     if key in set(ELSEWHERE) - {"output", "eval.budgets"}:
         return

@@ -60,6 +60,7 @@ def pytest_run(context: Context, name: str, paths: tuple[str, ...], kept: float 
             context.say("note", text=f"{plugin} is not installed: tests run without it")
     environment = {
         **os.environ,
+        "SIRI_TEST_DRAW": "all",  # every case of a wide matrix
         "GPU_RECORDS": str(context.records.path),
         "GPU_EVERY": json.dumps({**context.records.every, "run": name}),
     }

@@ -58,6 +58,7 @@ def options_of(loss_type, batch):
     }[loss_type]
 
 
+@pytest.mark.draw(24)
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo", "cispo", "sapo"])
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("extra", ["none", "kl", "unbiased kl", "delta", "weights"])
