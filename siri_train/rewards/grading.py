@@ -42,7 +42,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of a response.
+    """The grade of a response.
 
     Attributes:
         reward: what it earned; NaN if it has no reward.
