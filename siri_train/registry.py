@@ -60,7 +60,7 @@ def kept_on_error() -> Iterator[None]:
 
 
 def one_of(accepted: Collection[str], value: str, quote: str = "") -> str:
-    """What is accepted in place of ``value``: ``takes one of a, b; did you mean b?``.
+    """The names accepted in place of ``value``: ``takes one of a, b; did you mean b?``.
 
     Args:
         accepted: the names.

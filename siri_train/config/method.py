@@ -74,8 +74,10 @@ class ScheduleConfig(_Options):
 
 
 class RewardConfig(_Options):
-    """What a response earns; by default SIRI's length-capping reward (section 3.1): 1 if the answer
-    in the response, truncated at the cap, is right, else 0."""
+    """The reward of a response; by default SIRI's length-capping reward (section 3.1).
+
+    That is 1 if the answer in the response, truncated at the cap, is right, else 0.
+    """
 
     function: RewardName = "length-cap"
     """The reward function; length-cap: the paper's."""

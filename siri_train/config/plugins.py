@@ -43,7 +43,7 @@ def load_plugin(module: str) -> str:
         return module
     importlib.invalidate_caches()  # it may be younger than the last look into its folder
     try:
-        with kept_on_error(), _objectives_kept():
+        with _forgotten_on_error(module), kept_on_error(), _objectives_kept():
             importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
@@ -76,6 +76,16 @@ def _objectives_kept() -> Iterator[None]:
     except BaseException:
         OBJECTIVES.clear()
         OBJECTIVES.update(before)
+        raise
+
+
+@contextmanager
+def _forgotten_on_error(module: str) -> Iterator[None]:
+    """A module whose entries were refused is imported anew the next time."""
+    try:
+        yield
+    except BaseException:
+        sys.modules.pop(module, None)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Correctness out: the boxed answer of a response, its check, and what the response earns."""
+"""Rewards: extraction of the boxed answer, its verification, and the reward functions."""
 
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import final_answer, last_boxed

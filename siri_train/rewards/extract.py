@@ -1,6 +1,6 @@
 r"""The final answer of a response: the content of its last complete ``\boxed{...}``.
 
-Only a box counts. Taking a trailing number instead would pay for text that was cut off in the
+Only a box counts. Taking a trailing number instead would reward text that was truncated in the
 middle of a sentence ("... because 6*7 is 42 and 5 is"), which is the opposite of a length cap.
 """
 
@@ -68,7 +68,7 @@ def final_answer(text: str, *, think: ThinkMode = "required") -> str | None:
         think: what the response must look like.
             ``"required"``: DeepScaleR's rule, which SIRI adopts (SIRI section 3.1): without
             ``</think>`` there is no answer, and only the text after the last one is read, so a
-            response cut while thinking has none even if a box stands in its thoughts.
+            response truncated while thinking has none, even if it has a box in its thoughts.
             ``"optional"``: the same where ``</think>`` or ``<think>`` occurs, else the whole text.
             ``"none"``: the whole text; for models that do not mark their thoughts.
 

@@ -1,4 +1,4 @@
-"""Reward functions: what the responses of a group earn, once it is known which are right."""
+"""Reward functions: they give a reward to each response of a group, knowing which are right."""
 
 from __future__ import annotations
 
@@ -79,8 +79,10 @@ class Reward:
 
 
 def _length_cap(group: RewardGroup) -> list[float]:
-    """1 for a right answer within the cap, else 0 (SIRI section 3.1): no length penalty, no format
-    reward, no negative reward."""
+    """1 for a right answer within the cap, else 0 (SIRI section 3.1).
+
+    There is no length penalty, no format reward and no negative reward.
+    """
     return [math.nan if r.right is None else float(r.right) for r in group.responses]
 
 
@@ -109,7 +111,7 @@ def reward_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rewards_of(name: str, group: RewardGroup) -> list[float]:
-    """What a reward function gives the responses of a group.
+    """The rewards that a reward function gives the responses of a group.
 
     Args:
         name: a name in `REWARDS`.

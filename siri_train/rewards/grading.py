@@ -42,7 +42,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of a response.
+    """The grade of a response.
 
     Attributes:
         reward: what it earned; NaN if it has no reward.
@@ -118,6 +118,7 @@ def grade_responses(
         raise ValueError(
             f"group_size: got {group_size} for {len(responses)} responses; takes a divisor"
         )
+    settings = reward_options(function, options or {})
     for index, response in enumerate(responses):
         if response.finish_reason not in ("stop", "length", "abort"):
             raise ValueError(
@@ -128,7 +129,6 @@ def grade_responses(
             raise ValueError(
                 f"responses[{index}].tokens: missing; the reward {function!r} takes the length"
             )
-    settings = reward_options(function, options or {})
     if group_size == 1:
         require_single(function)
     answers = [

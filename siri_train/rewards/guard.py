@@ -1,4 +1,4 @@
-r"""What may be asked of math-verify, and in which spelling.
+r"""Pairs of expressions that math-verify reads rightly, and their spelling for it.
 
 math-verify reads a product of letters in every word, forgets capitals, primes and bases of numbers,
 and takes the last part of what it cannot read. So a pair of expressions goes there only if both are
@@ -105,10 +105,9 @@ def _radians(text: str) -> str:
 
 
 def _without_accents(answer: str, gold: str) -> tuple[str, str]:
-    r"""Vectors and the like (``\vec{a}``, ``\overline{AB}``) as symbols, if nothing multiplies
-    them.
+    r"""Vectors and the like (``\vec{a}``, ``\overline{AB}``) as symbols, if none is multiplied.
 
-    What holds for independent symbols holds for them; only their products do not commute.
+    What holds for independent symbols holds for them. Only their products do not commute.
     """
     named = sorted({*_ACCENTED.findall(answer), *_ACCENTED.findall(gold)})
     if not named or _PRODUCT.search(answer) or _PRODUCT.search(gold):

@@ -106,7 +106,7 @@ class _Child:
             self._died()
         poll = select.poll()
         poll.register(self._replies, select.POLLIN)
-        poll.register(0, 0)  # tells only that whoever asks is gone
+        poll.register(0, 0)  # reports only that the parent process has ended
         line, wait = b"", limit_s
         while not line.endswith(b"\n"):
             for descriptor, event in poll.poll(1000 * max(wait, 0.001)):

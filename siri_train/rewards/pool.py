@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from siri_train.rewards.worker import Worker
 
 _START_S = 120.0
-# Between two looks at the processor time of the workers.
+# Seconds between two readings of the workers' processor time.
 _LOOK_S = 0.5
 
 
@@ -30,13 +30,14 @@ class WorkerStartError(RuntimeError):
 
 
 class Answers(NamedTuple):
-    """What became of the items of one call.
+    """The results of one call.
 
     Attributes:
         answers: one JSON object an item, in order; None where there is none.
-        own: indices of items that have none by their own doing: they used up their processor time,
-            or crashed two processes. The others could not be judged: their processes were stopped,
-            killed from outside or talked nonsense twice, or the budget was used up.
+        own: indices of items that have no answer because of what they are: they used up their
+            processor time or crashed two processes. The others could not be judged: their processes
+            were stopped, killed from outside or gave unreadable output twice, or the budget was
+            used up.
     """
 
     answers: list[dict[str, Any] | None]
@@ -49,8 +50,8 @@ class WorkerPool:
     The script writes ``{"ready": true}`` or ``{"error": reason}`` as its first line, then one JSON
     object for every JSON object it reads. A line that is no JSON object counts as a crash.
 
-    An item whose process hangs, dies or talks nonsense is asked once more, in another process and
-    after all others. One that burns processor time is not: the next process would, too.
+    An item whose process hangs, dies or gives unreadable output is sent once more, to another
+    process and after all others. One that burns processor time is not: the next process would, too.
 
     Args:
         script: path of a Python file, run with this interpreter.
@@ -264,8 +265,11 @@ class _Call:
             self.own.add(index)
 
     def pause(self, start: Callable[[], None]) -> None:
-        """Run ``start``; the first time outside the budget, since a process takes seconds to come
-        up. Those that replace what the items have ended are within it."""
+        """Run ``start``, the first time outside the budget.
+
+        The first processes take seconds to come up. Later ones replace processes that items have
+        ended, and their start counts.
+        """
         begun = time.monotonic()
         start()
         if self.until is not None and not self._started:

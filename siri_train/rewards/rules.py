@@ -16,7 +16,7 @@ r"""Whether an answer is right, decided by rule as far as rules reach.
 * **Number bases, primes, times** (``101_2``, ``f'``, ``3:30``) are compared as written.
 * What contains characters that do not show is wrong.
 
-What is left are two expressions of the same kind; whether they are equal is a question for
+What remains are two expressions of the same kind. Whether they are equal is a question for
 math-verify, if ``guard`` lets it pass, and if the gold answer is an integer, only of an answer that
 leaves nothing to compute (``40+2`` is not 42).
 """
@@ -67,7 +67,7 @@ _SUM_OF_NAMES = re.compile(r"[A-Za-z](?: ?[+-] ?[A-Za-z])+")
 
 
 def decide(answer: str, gold: str) -> bool | Questions:
-    r"""Whether ``answer`` is right, or what must be asked to know.
+    r"""Whether ``answer`` is right, or the comparisons that decide it.
 
     Args:
         answer: the content of a box.
@@ -291,7 +291,7 @@ def _without_point(found: Shape) -> Shape:
 
 
 def _joined_otherwise(answer: str, gold: str) -> bool:
-    """Whether one says "and" and the other "or" of what is no value: words, inequalities."""
+    """Whether one says "and" and the other "or", between words or inequalities."""
     (parts, one), (_, two) = pieces(answer, "comma"), pieces(gold, "comma")
     if {"and", "or"} != {word for word in {*one} ^ {*two} if word.isalpha()}:
         return False

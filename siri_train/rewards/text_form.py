@@ -102,7 +102,7 @@ def clean(text: str) -> str:
 
 
 def text_key(text: str) -> str:
-    r"""What is compared when two spelled answers are compared as text.
+    r"""The key by which two spelled answers are compared as text.
 
     Args:
         text: a result of ``clean`` or a part of one.

@@ -37,12 +37,12 @@ _DEEPEST = 16
 
 
 class Verifier(Protocol):
-    """What the reward needs from a verifier."""
+    """The methods that grading needs from a verifier."""
 
     def verdicts(self, pairs: Sequence[Pair]) -> list[bool | None]:
         """For each (answer or None, gold), in order, whether the answer is right.
 
-        None where the answer cannot be scored, which is not the model's doing.
+        None where the answer cannot be scored for a reason that the model cannot bring about.
         """
 
     def close(self) -> None:
@@ -247,7 +247,7 @@ class MathVerifier(_Managed):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a recipe grants a verifier.
+    """The processes and the time that a recipe grants a verifier.
 
     Args:
         workers: processes.

@@ -209,7 +209,7 @@ def test_grade_responses(truncated: Any) -> None:
     grades = grade_responses(
         [
             Response(done, "stop"),
-            Response(done, "length"),  # right, and its answer stands before the cut
+            Response(done, "length"),  # right, and its answer stands before the truncation
             Response(r"</think> \boxed{41}", "stop"),
             Response(r"\boxed{42}", "stop"),  # a box in the thoughts only
             Response("the answer is 42 because 6*7 is 42 and 5 is", "length"),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siri_train.schedule import SHAPES, STAIR_ORDERS, LengthSchedule
+from siri_train.report.schedule_plot import plot_svg, plot_text
+from siri_train.schedule import SHAPES, STAIR_ORDERS, LengthSchedule, Shape, _cos_turns
 
 PAPER = {"max_len": 16384, "min_len": 8192, "cycle": 640}
 
@@ -68,6 +69,116 @@ def test_stair_cosine_is_the_formula_everywhere():
         else:
             want = 12288 + 4096 * math.cos(2 * (phi - 3 * pi / 4))
         assert schedule.exact(t) == pytest.approx(want, abs=1e-8)
+
+
+def formula(shape: str, t: int, top: int, bottom: int, cycle: int, order: str) -> float:
+    """The shapes of the paper in one function, as they were before there was a registry."""
+    t %= cycle
+    middle, half = (top + bottom) / 2, (top - bottom) / 2
+    if shape == "constant":
+        return float(top)
+    if shape == "cosine":
+        return middle + half * _cos_turns(t, cycle)
+    if shape == "stair":
+        if order == "compress_first":
+            return float(bottom if 2 * t < cycle else top)
+        return float(bottom if cycle <= 4 * t < 3 * cycle else top)
+    if 8 * t < cycle or 8 * t >= 7 * cycle:
+        return float(top)
+    if 8 * t < 3 * cycle:
+        return middle + half * _cos_turns(8 * t - cycle, 4 * cycle)
+    if 8 * t < 5 * cycle:
+        return float(bottom)
+    return middle + half * _cos_turns(8 * t - 3 * cycle, 4 * cycle)
+
+
+@given(schedules, st.integers(0, 5000))
+def test_caps_are_the_formulas_to_the_bit(schedule, step):
+    s = schedule
+    want = formula(s.shape, step, s.max_len, s.min_len, s.cycle, s.stair_order)
+    assert schedule.exact(step) == want
+    assert schedule(step) == math.floor(want + 0.5)
+
+
+@given(schedules, st.integers(1, 2000))
+def test_phases_lie_between_the_ends(schedule, steps):
+    phases = schedule.phases(steps)
+    assert [a for a, _, _ in phases] == [0, *(b for _, b, _ in phases[:-1])]
+    assert phases[-1][1] == steps
+    for start, end, name in phases:
+        for step in {start, (start + end) // 2, end - 1}:
+            assert schedule.phase(step) == name
+    assert schedule.lowest == (schedule.max_len if schedule.constant else schedule.min_len)
+
+
+@pytest.fixture
+def shapes():
+    before = dict(SHAPES.data)
+    yield SHAPES
+    SHAPES.data = before
+
+
+def test_a_shape_of_its_own_ends_and_options(shapes):
+    """Compression for three quarters of an odd cycle, in steps, once."""
+
+    def cap(step, s):
+        low = s.options["low_from"]
+        return float(s.max_len if step % s.cycle < low else s.min_len)
+
+    def check(s):
+        if not 0 < s.options["low_from"] < s.cycle:
+            raise ValueError(f"options.low_from: takes 1 to {s.cycle - 1}")
+
+    shapes["late"] = Shape(
+        cap,
+        phase=lambda step, s: "compression" if step % s.cycle < s.cycle - 2 else "expansion",
+        compressed_ends=lambda steps, s: list(range(s.cycle - 2, steps + 1, s.cycle)),
+        options={"low_from": 3},
+        check=check,
+        even_cycle=False,
+    )
+    schedule = LengthSchedule("late", 9, 4, 7, options={"low_from": 4})
+    assert [schedule(t) for t in range(8)] == [9, 9, 9, 9, 4, 4, 4, 9]
+    assert schedule.compressed_ends(20) == [5, 12, 19] and schedule.expanded_ends(20) == [7, 14]
+    assert schedule.phases(8) == [(0, 5, "compression"), (5, 7, "expansion"), (7, 8, "compression")]
+    assert schedule.tokens_saved(16) == 2 * 15
+    for text in (plot_text(schedule, 20), plot_svg(schedule, 20)):
+        assert "5" in text and "19" in text
+    with pytest.raises(ValueError, match="options.low_from: takes 1 to 6"):
+        LengthSchedule("late", 9, 4, 7, options={"low_from": 7})
+    with pytest.raises(ValueError, match="options.low: unknown option; the schedule shape 'late'"):
+        LengthSchedule("late", 9, 4, 7, options={"low": 7})
+    with pytest.raises(ValueError, match="options.a: unknown option; .*'cosine' takes none"):
+        LengthSchedule("cosine", 9, 4, 8, options={"a": 7})
+    shapes["wrong"] = Shape(lambda step, s: s.max_len + 2.0 * step)
+    with pytest.raises(ValueError, match="'wrong' gives a cap of 11.0 at step 1; takes .* 4 to 9"):
+        LengthSchedule("wrong", 9, 4, 8)(1)
+
+
+def test_points_that_do_not_repeat_and_a_state(shapes):
+    points = [[0, 40], [10, 20], [30, 30]]
+
+    def cap(step, s):
+        return float(np.interp(step, *zip(*s.options["points"], strict=True)))
+
+    shapes["points"] = Shape(cap, options={"points": points}, periodic=False)
+    schedule = LengthSchedule("points", 40, 20, 4)
+    assert [schedule(t) for t in (0, 5, 10, 20, 99)] == [40, 30, 20, 25, 30]
+    assert schedule.tokens_saved(40) == sum(40 - schedule(t) for t in range(40))
+
+    shapes["plateau"] = Shape(
+        lambda step, s: float(s.min_len if (s.state or {}).get("low") else s.max_len),
+        observe=lambda row, s: {"low": row["accuracy"] > 0.5},
+    )
+    schedule = LengthSchedule("plateau", 40, 20, 4)
+    alias, caps = schedule, []
+    for step, accuracy in enumerate([0.1, 0.6, 0.7, 0.2]):
+        caps.append(alias(step))
+        schedule.observe({"accuracy": accuracy})
+    assert caps == [40, 40, 20, 20] and schedule(9) == 40
+    with pytest.raises(ValueError, match="shape: got 'plateau', whose cap depends .* verl does"):
+        schedule.require_stateless("verl")
+    LengthSchedule("cosine", 40, 20, 4).require_stateless("verl")
 
 
 def test_stair_both_readings():
