@@ -11,7 +11,7 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 from siri_train.model.packing import Sample, micro_batches
 from siri_train.model.policy import Policy
 from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
-from siri_train.rollout.kv_cache import new_cache, selected
+from siri_train.rollout.kv_cache import copy_sequences, new_cache
 from siri_train.rollout.transformers_engine import draw, sample
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
@@ -303,7 +303,7 @@ def test_the_cache_grows_in_place_and_holds_what_transformers_own_does() -> None
         assert torch.equal(ours.layers[0].values, got[1])
         if step == 40:
             keep = torch.tensor([4, 0, 0])
-            part = selected(ours, keep)
+            part = copy_sequences(ours, keep)
             assert torch.equal(part.layers[0].keys, theirs.layers[0].keys[keep])
             part.update(torch.full((3, 2, 1, 4), 7.0), torch.zeros(3, 2, 1, 4), 0)
             assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)  # its own memory

@@ -142,7 +142,7 @@ def test_an_answer_of_another_form_ends_the_rollout(
 ) -> None:
     engine = connect()
     fake.hook = lambda route, body: answer if route == "/inference/v1/generate" else None
-    with pytest.raises(EngineError, match="a form that is not known here"):
+    with pytest.raises(EngineError, match="an unknown form"):
         engine.generate(PROMPTS, params())
 
 
