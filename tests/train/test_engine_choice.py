@@ -1,4 +1,4 @@
-"""``rollout.engine``: what cannot run is refused before anything is loaded, and says what to do."""
+"""``rollout.engine``: one that cannot run is refused before anything is loaded, with a remedy."""
 
 from __future__ import annotations
 

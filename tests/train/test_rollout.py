@@ -151,7 +151,7 @@ def test_empty_prompt_is_named_and_dropout_mode_survives(policy: Policy) -> None
 
 
 def test_refilling_leaves_every_row_its_own(policy: Policy) -> None:
-    """Greedy rows are the same whoever shares the batch, however often it was refilled."""
+    """Greedy responses depend neither on the rest of the batch nor on how often it was refilled."""
     prompts = [[1, *range(5, 5 + k), 3] for k in (1, 9, 2, 14, 4, 4, 30, 1, 7)]
     wanted = params(policy, n=1, temperature=0, max_tokens=17, stop_token_ids=frozenset({7, 11}))
     whole = engine(policy, rows=64).generate(prompts, wanted)
@@ -221,7 +221,7 @@ def test_responses_stream_and_can_be_cancelled(policy: Policy) -> None:
     lost = [c for group in groups for c in group if c.finish_reason == "abort"]
     assert 7 <= len(done) < 18 and len(done) + len(lost) == 18
     assert sorted(seen) == sorted((i, len(c.token_ids)) for i, c in done)
-    assert all(c.error == "cancelled" and not c.truncated for c in lost)
+    assert all(c.cancelled and not c.truncated for c in lost)
 
 
 def test_out_of_memory_says_what_to_lower(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_out_of_memory_says_what_to_lower(policy: Policy, monkeypatch: pytest.Mo
 def test_a_prompt_is_read_once_for_all_its_responses(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when its responses join the batch at different times."""
+    """A prompt is read once although its responses join the batch at different times."""
     read: list[tuple[int, ...]] = []
     forward = policy.model.forward
 

@@ -1,4 +1,4 @@
-"""What a server says of itself against what the trainer needs: the wrong one is refused by name."""
+"""The settings of a server against those of the recipe: the error names what does not fit."""
 
 from __future__ import annotations
 
