@@ -229,7 +229,7 @@ def test_answers_of_other_weights_are_not_taken(
     fake: FakeVllm, connect: Any, names_weights: bool
 ) -> None:
     """Somebody restarts the server between two requests: nothing fails, but the weights are old."""
-    fake.names_weights = names_weights  # vLLM 0.31 does not say, and is asked
+    fake.names_weights = names_weights  # a vLLM that does not say is asked
     engine = connect(concurrency=1)
     undisturbed = ids(engine.generate(PROMPTS, params()))
     done: list[int] = []

@@ -26,7 +26,7 @@ from siri_train.rollout.vllm.server_process import (
     wait_for_server,
 )
 from siri_train.rollout.vllm.weight_sync import (
-    FREE,
+    UNUSED,
     DiskTransfer,
     NcclTransfer,
     drain,
@@ -62,7 +62,7 @@ def check_server(
         wait_for_server(client, 60 * server.start_minutes)
         settings = read_settings(client)
         _check(config, settings, client.url, model_config)
-        if not take_server and settings.weights not in FREE:
+        if not take_server and settings.weights not in UNUSED:
             raise ConfigError(
                 f"rollout.server.url: {client.url} holds the weights {settings.weights} of a run "
                 "that may still sample with them. Is it over? Then say so by naming the server on "

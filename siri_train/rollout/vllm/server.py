@@ -26,10 +26,10 @@ from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.handshake import Settings
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable
 from siri_train.rollout.vllm.request import read_answer, request_body
-from siri_train.rollout.vllm.server_process import SAFE, ServerProcess, wait_for_server
+from siri_train.rollout.vllm.server_process import HOW_TO_CONTINUE, ServerProcess, wait_for_server
 from siri_train.rollout.vllm.versions import Routes
 from siri_train.rollout.vllm.weight_sync import (
-    FREE,
+    RELEASED,
     DiskTransfer,
     NcclTransfer,
     drain,
@@ -167,7 +167,7 @@ class VllmServerEngine:
             # They would have to be gathered from other ranks, or are in the middle of an update.
             raise EngineError(
                 f"the vLLM server at {self.client.url} was restarted, and weights by nccl cannot "
-                f"be sent again now; {SAFE}, or set rollout.server.sync=disk"
+                f"be sent again now; {HOW_TO_CONTINUE}, or set rollout.server.sync=disk"
             )
         if not self.transfer.described:
             self.transfer.describe(self._weights())
@@ -205,7 +205,7 @@ class VllmServerEngine:
         """Rename the weights so that other runs may take the server, where it can be reached."""
         with suppress(Unreachable, Refused, Faulty, KeyError, TypeError):
             if self._weights_there() == self.version:
-                self.client.post(Routes.SET_WEIGHTS_NAME, {"new_version": FREE[-1]}, _SHORT)
+                self.client.post(Routes.SET_WEIGHTS_NAME, {"new_version": RELEASED}, _SHORT)
 
     def generate(
         self,
@@ -298,7 +298,7 @@ class VllmServerEngine:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise EngineError(
                 f"the vLLM server at {self.client.url} answers in an unknown form: "
-                f"{type(error).__name__}: {error}; {SAFE}"
+                f"{type(error).__name__}: {error}; {HOW_TO_CONTINUE}"
             ) from error
         if completion.finish_reason == "abort":
             if call.cancelled:
@@ -322,7 +322,7 @@ class VllmServerEngine:
         if call.attempts[job] > self.retries:
             raise EngineError(
                 f"the vLLM server at {self.client.url} failed {call.attempts[job]} times at the "
-                f"same response (prompt {job[0]}): {lost}{self._log()}; {SAFE}"
+                f"same response (prompt {job[0]}): {lost}{self._log()}; {HOW_TO_CONTINUE}"
             )
         call.waiting.append(job)
 
@@ -357,7 +357,7 @@ class VllmServerEngine:
         except (Unreachable, Refused, Faulty) as error:
             raise EngineError(
                 f"the vLLM server at {self.client.url} was lost ({lost}) and did not take the "
-                f"weights again: {error}{self._log()}; {SAFE}"
+                f"weights again: {error}{self._log()}; {HOW_TO_CONTINUE}"
             ) from error
         print(
             f"vLLM server at {self.client.url}: back after {time.monotonic() - began:.0f} s with "

@@ -19,7 +19,7 @@ from siri_train.rollout.engine import EngineError
 from siri_train.rollout.vllm import supervisor, versions
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable, free_port
 
-SAFE = (
+HOW_TO_CONTINUE = (
     "nothing of this step has been trained on; run the same command again to continue from the "
     "newest checkpoint"
 )
@@ -200,12 +200,12 @@ def wait_for_server(
         if process is not None and process.gave_up is not None:
             raise EngineError(
                 f"the vLLM server of this run ended and does not come back: {process.gave_up}; "
-                f"{SAFE}"
+                f"{HOW_TO_CONTINUE}"
             )
         if time.monotonic() > until:
             raise EngineError(
                 f"no vLLM server at {client.url} for {patience:.0f} s (rollout.server."
-                f"start_minutes): {lost or reason}; {SAFE}"
+                f"start_minutes): {lost or reason}; {HOW_TO_CONTINUE}"
             )
         if not told:
             print(f"vLLM server at {client.url}: waiting for it ({lost or reason})", flush=True)

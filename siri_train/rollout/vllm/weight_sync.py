@@ -23,7 +23,9 @@ from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.http_client import JsonClient, free_port, own_address
 from siri_train.rollout.vllm.versions import Routes
 
-FREE = (versions.FIRST_WEIGHTS, "siri-released")
+RELEASED = "siri-released"
+"""The name of a server's weights after the run that sent them has ended."""
+UNUSED = (versions.FIRST_WEIGHTS, RELEASED)
 """Names of a server's weights that no run samples with: after its start, and after a run's end."""
 
 
