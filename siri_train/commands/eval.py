@@ -23,7 +23,7 @@ from siri_train.model.policy import choose_device, load_policy
 from siri_train.monitor.progress import Progress
 from siri_train.rollout import EngineError
 from siri_train.rollout.build import build_engine, check_engine
-from siri_train.rollout.vllm.server_process import SAFE
+from siri_train.rollout.vllm.server_process import HOW_TO_CONTINUE
 from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.preflight import check_positions
 from siri_train.trainer.sync_probe import SyncProbe
@@ -109,7 +109,10 @@ def _others_named(config: RunConfig) -> Iterator[None]:
     except (ConfigError, EngineError) as error:
         if engines.engine_of(config).needs is None:
             raise
-        reason, other = str(error).replace(f"; {SAFE}", ""), f"rollout.engine={engines.DEFAULT}"
+        reason, other = (
+            str(error).replace(f"; {HOW_TO_CONTINUE}", ""),
+            f"rollout.engine={engines.DEFAULT}",
+        )
         hint = "" if other in reason else f". To sample with {engines.DEFAULT} instead: {other}"
         raise type(error)(
             f"eval samples with the recipe's rollout.engine, {engine}, which does not work here: "

@@ -19,7 +19,7 @@ from siri_kernels.linear_logprob.top_entries import entries_to_save
 from siri_train.config import engines
 from siri_train.config.loss import START
 from siri_train.config.run import RunConfig
-from siri_train.rollout.kv_cache import ROOM
+from siri_train.rollout.kv_cache import PREALLOCATED
 from siri_train.trainer.optimizer import PIECE
 
 GB = 10**9
@@ -339,6 +339,6 @@ def _sampling(
         "gathered weights": sizes.parameters * width if sharded else 0,
         "the sampler's weights": sizes.parameters * width if copies else 0,
         # A layer's cache grows by being copied: one of them is there twice.
-        "KV cache": rows * (length + ROOM) * cache * (sizes.layers + 1) // sizes.layers,
+        "KV cache": rows * (length + PREALLOCATED) * cache * (sizes.layers + 1) // sizes.layers,
         "logits of a token": rows * sizes.vocabulary * 3 * 4,
     }

@@ -1,4 +1,4 @@
-"""One step's responses, graded: whole groups only, and what became of the others."""
+"""The graded responses of one step, in whole groups, and counts of those that were left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from siri_train.monitor.alarms import Raised, register
 from siri_train.rewards import Grade
 from siri_train.rollout.engine import Completion
 
-# Above this share of answers without a verdict the step's rewards say too little.
+# Above this share of answers without a verdict an alarm is raised.
 _MOST_UNJUDGED = 0.01
 
 _PROMPTS_FAILED = register(
@@ -53,7 +53,7 @@ class Group:
 
     Args:
         position: among the questions drawn for the step.
-        question: what was asked.
+        question: the question.
         completions: ``rollout.group_size`` of them, none aborted.
         texts: decoded.
         grades: one a response.
@@ -67,18 +67,18 @@ class Group:
 
     @property
     def informative(self) -> bool:
-        """Rewards differ, so there is an advantage other than 0; what has no reward is left out."""
+        """Whether rewards differ, so that an advantage is not 0; NaN rewards are left out."""
         rewards = [g.reward for g in self.grades if not math.isnan(g.reward)]
         return len(set(rewards)) > 1
 
 
 @dataclass
 class RolloutBatch:
-    """What one step trains on.
+    """The responses that one step trains on.
 
     Args:
         step: the step it belongs to.
-        cap: response length cap it was generated with, that step's.
+        cap: the response length cap of that step, in tokens.
         groups: trained on, in the order the questions were drawn.
         dropped: complete, but all rewards equal (dynamic sampling only).
         failures: (question, reason) of groups that the engine could not finish.
@@ -86,9 +86,9 @@ class RolloutBatch:
         tokens_discarded: response tokens of failures and surplus.
         retries: how often sampling was repeated because of log-probs that are not finite.
         seconds: spent in the engine.
-        wanted: groups asked for.
-        dynamic: groups whose rewards are all equal were to be dropped. If all were, they are
-            trained on after all, that is, on nothing: their advantages are 0.
+        wanted: groups that the recipe wants (``rollout.prompts``).
+        dynamic: groups whose rewards are all equal are dropped. If this holds for all groups, they
+            are kept; the step then trains on nothing, because their advantages are 0.
     """
 
     step: int
@@ -105,21 +105,21 @@ class RolloutBatch:
 
     @property
     def rewards(self) -> Tensor:
-        """[B] float32 of the groups trained on; NaN where a response could not be scored."""
+        """The rewards of the groups trained on, [B] float32; NaN where one could not be scored."""
         return torch.tensor([g.reward for group in self.groups for g in group.grades])
 
     @property
     def pairs(self) -> list[tuple[EncodedQuestion, Completion]]:
-        """Question and response of everything trained on."""
+        """Question and response of every response trained on."""
         return [(group.question, c) for group in self.groups for c in group.completions]
 
     @property
     def seen(self) -> list[Group]:
-        """What the step's statistics are about: trained on or dropped, in the order drawn."""
+        """The groups of the step's statistics: trained on or dropped, in the order drawn."""
         return sorted([*self.groups, *self.dropped], key=lambda group: group.position)
 
     def counts(self) -> dict[str, int]:
-        """The part of a metrics row that says what became of the questions."""
+        """How many groups were trained on and left out: keys of a record of metrics."""
         return {
             "groups": len(self.groups),
             "groups_failed": len(self.failures),
@@ -154,7 +154,14 @@ class RolloutBatch:
 def fingerprint(
     step: int, cap: int, rollout: RolloutConfig, questions: Sequence[EncodedQuestion]
 ) -> dict[str, Any]:
-    """What a saved batch must have been sampled with to be used."""
+    """What a saved batch must have been sampled with to be used by a resumed run.
+
+    Args:
+        step: its step.
+        cap: the response length cap of the step, in tokens.
+        rollout: the recipe's section.
+        questions: drawn for the step.
+    """
     keys = ("prompts", "group_size", "temperature", "top_p", "top_k", "oversample", "max_rounds")
     return {
         "step": step,
@@ -184,7 +191,7 @@ def from_state(
     Args:
         state: the saved batch.
         questions: drawn for its step.
-        decode: token ids of responses to texts, which are not saved.
+        decode: turns token ids of responses into texts, which are not saved.
     """
     values = dict(state)
     for kind in ("groups", "dropped"):

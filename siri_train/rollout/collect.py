@@ -1,4 +1,4 @@
-"""The responses of one step: sampled, graded, and whole groups picked from them."""
+"""The responses of one step: sampled, graded, and picked as whole groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from siri_train.data.sources import EncodedQuestion
 from siri_train.rewards import Grade
 from siri_train.rollout.batch import Group, RolloutBatch
 from siri_train.rollout.engine import (
-    CANCELLED,
     Completion,
     Engine,
     EngineError,
@@ -34,7 +33,7 @@ Grader = Callable[[Responses, int, int], list[Grade]]
 
 
 def questions_per_step(rollout: RolloutConfig) -> int:
-    """Questions set aside for each step: what its rounds can ask at most."""
+    """The most questions that the rounds of a step can ask; as many are reserved for each step."""
     return rollout.max_rounds * _first_round(rollout, rollout.prompts)
 
 
@@ -47,12 +46,12 @@ class Collector:
     """Samples a step's responses; under dynamic sampling, which needs rewards, grades them too.
 
     Args:
-        engine: samples.
+        engine: samples the responses.
         config: the recipe's ``rollout`` section.
         stop_ids: the end-of-sequence set.
-        decode: token ids of responses to texts.
+        decode: turns token ids of responses into texts.
         grade: called with (responses, step, cap); gives a grade for each response.
-        progress: shown (responses done, all) of the running round.
+        progress: called with (responses done, all) of the running round.
     """
 
     engine: Engine
@@ -72,23 +71,27 @@ class Collector:
         cancelled: Callable[[], bool],
         resync: bool = True,
     ) -> RolloutBatch | None:
-        """The batch of one step; None where ``cancelled`` became true on any rank.
+        """Sample and grade the batch of one step.
 
         Without dynamic sampling (``oversample`` 1 and one round) every question is asked once and
         every whole group is kept. With it each round asks ``oversample`` times as many questions
         as groups are missing, and groups whose rewards are all equal are dropped.
 
         Args:
-            step, cap: see :class:`RolloutBatch`.
+            step: the step that the batch belongs to.
+            cap: its response length cap in tokens.
             questions: :func:`questions_per_step` of them.
             seed: of the step.
-            cancelled: asked between decoding steps; once true, sampling ends.
-            resync: whether the weights may be handed to the engine once more when its log-probs
-                are not finite.
+            cancelled: called between decoding steps; once true, sampling ends.
+            resync: whether the weights may be sent to the engine once more when its log-probs are
+                not finite.
+
+        Returns:
+            The batch; None where ``cancelled`` became true on any rank.
 
         Raises:
-            EngineError: the engine failed, every question failed, or log-probs are not finite,
-                where they could be sampled again also the second time.
+            EngineError: the engine failed, or every question failed.
+            NonFiniteLogprobs: log-probs are not finite; with ``resync`` also the second time.
         """
         rollout = self.config
         batch = RolloutBatch(step, cap, wanted=rollout.prompts, dynamic=rollout.dynamic)
@@ -118,7 +121,7 @@ class Collector:
                 f"step {step}: the engine failed on all {len(batch.failures)} questions; "
                 f"{question}: {reason}. Nothing of this step has been trained on"
             )
-        if not batch.groups:  # nothing to learn from: what plain sampling would have given
+        if not batch.groups:  # no group is informative: keep those that plain sampling would keep
             batch.groups = batch.dropped[: rollout.prompts]
             del batch.dropped[: rollout.prompts]
         return batch
@@ -152,7 +155,7 @@ class Collector:
         cancelled: Callable[[], bool],
         resync: bool,
     ) -> _Round | None:
-        """One round; once more where log-probs are not finite; None where cancelled."""
+        """One round, repeated once where log-probs are not finite; None where cancelled."""
         while True:
             found = _Round(self, asked, batch.step, batch.cap, missing)
             started = time.perf_counter()
@@ -200,11 +203,11 @@ def _not_finite(
 
 @dataclass
 class _Round:
-    """Groups of one round as they become whole; says when there are enough.
+    """The groups of one round as they become whole, and whether there are enough.
 
-    With ``rollout.keep: in_order`` the first informative groups in the order drawn are kept, so
-    the batch is the same however fast each was, and waits for every group before its last.
-    ``first_done`` keeps the first to finish.
+    ``rollout.keep: in_order`` keeps the first informative groups in the order drawn. The batch then
+    does not depend on the speed of each, and sampling waits for every group before the last one
+    that is kept. ``first_done`` keeps the first to finish.
     """
 
     collector: Collector
@@ -220,8 +223,11 @@ class _Round:
 
     @property
     def early(self) -> bool:
-        """Whether sampling may end before all is done. Ranks see their own part only: there the
-        groups are picked afterwards."""
+        """Whether sampling may end before all responses are done.
+
+        With several ranks it may not: each knows its own part only, and groups are picked
+        afterwards.
+        """
         return self.collector.config.oversample > 1 and distributed.world_size() == 1
 
     @property
@@ -229,7 +235,7 @@ class _Round:
         return self.collector.config.keep == "in_order"
 
     def on_finish(self, index: int, completion: Completion) -> None:
-        """A response is done; the last one of its group makes it whole."""
+        """Add a response that is done; the last one of a group makes the group whole."""
         part = self.parts.setdefault(index, [])
         part.append(completion)
         if completion.finish_reason == "abort":
@@ -241,11 +247,11 @@ class _Round:
         self.enough = len(self._kept()[0]) >= self.missing
 
     def complete(self, answers: Sequence[Sequence[Completion]]) -> None:
-        """All that the engine has returned, whole or not."""
+        """Add everything that the engine has returned."""
         new = []
         for index, group in enumerate(answers):
             lost = [c for c in group if c.finish_reason == "abort"]
-            real = [c for c in lost if not (self.enough and c.error == CANCELLED)]
+            real = [c for c in lost if not (self.enough and c.cancelled)]
             self.tokens[index] = sum(len(c.token_ids) for c in group)
             if real:
                 self.failed[index] = real[0].error or _NO_REASON
@@ -259,7 +265,10 @@ class _Round:
         self.whole |= dict(zip(new, groups, strict=True))
 
     def _in_engines_order(self, group: Group, answers: Sequence[Completion]) -> Group:
-        """Graded as they finished; the order within a group decides the mini-batches."""
+        """The group in the engine's order, which decides the mini-batches.
+
+        It was graded in the order in which its responses finished.
+        """
         known = {
             tuple(c.token_ids): (text, grade)
             for c, text, grade in zip(group.completions, group.texts, group.grades, strict=True)
@@ -273,7 +282,7 @@ class _Round:
         return groups
 
     def _kept(self) -> tuple[list[int], list[int]]:
-        """Indices to train on and to drop, among what is settled by now."""
+        """Indices of the groups to train on and of those to drop, as far as is known by now."""
         dynamic = self.collector.config.dynamic
         kept: list[int] = []
         dropped: list[int] = []
@@ -290,7 +299,7 @@ class _Round:
         return kept, dropped
 
     def settle(self, batch: RolloutBatch, missing: int) -> None:
-        """Move the round's groups into the batch, each where it belongs."""
+        """Add the round's groups to the batch, as trained on, dropped, failed or surplus."""
         kept, dropped = self._kept()
         batch.groups += [self.whole[index] for index in sorted(kept)]
         batch.dropped += [self.whole[index] for index in sorted(dropped)]

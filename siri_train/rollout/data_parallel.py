@@ -1,4 +1,4 @@
-"""One engine a rank, each sampling its part of the questions."""
+"""An engine on each rank; each samples its part of the questions."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from siri_train import distributed
 from siri_train.rollout.engine import Completion, Engine, EngineError, SamplingParams
 
-# Between the seeds of two parts; those of two steps differ by less.
+# The difference between the seeds of two parts. Seeds of two steps differ by less.
 _APART = 0x9E37_79B1
 
 
 class SharedEngine:
-    """Share the questions of every call among the ranks; all get all responses.
+    """Share the questions of every call among the ranks; every rank gets all responses.
 
-    The questions are cut into ``shards`` contiguous parts, and part p is sampled with the seed
-    ``seed + p * constant``. So the responses depend on ``shards`` only, not on the ranks.
+    The questions are split into ``shards`` contiguous parts, and part p is sampled with the seed
+    ``seed + p * constant``. So the responses depend on ``shards`` and not on the number of ranks.
 
     Args:
         engine: this rank's own.
         shards: how many parts; must be a multiple of the ranks.
-        around: entered around sampling; must make the engine's weights whole on this rank where
-            they are the trainer's own.
+        around: a context manager entered around sampling. Where the engine samples from the
+            trainer's own sharded weights, it gathers them on this rank.
 
     Raises:
         ValueError: ``shards`` is not a multiple of the number of ranks.
@@ -66,13 +66,20 @@ class SharedEngine:
         on_finish: Callable[[int, Completion], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt; ``prompts`` are the same on every rank.
+        """Sample ``params.n`` responses to every prompt, as :meth:`.Engine.generate`.
 
-        As :meth:`.Engine.generate`; what one rank's engine raises is raised on all. ``progress``,
-        ``on_finish`` and ``cancelled`` are about the parts that this rank samples.
+        Args:
+            prompts: the same on every rank.
+            params: see :class:`SamplingParams`.
+            progress: called after each part of this rank.
+            on_finish: called for responses of this rank's parts.
+            cancelled: called while this rank's parts are sampled.
+
+        Raises:
+            EngineError: raised on every rank where the engine of one rank raises it.
         """
 
-        def told(first: int) -> Callable[[int, Completion], None] | None:
+        def shifted(first: int) -> Callable[[int, Completion], None] | None:
             if on_finish is None:
                 return None
             return lambda index, completion: on_finish(first + index, completion)
@@ -86,7 +93,7 @@ class SharedEngine:
                 groups = []
                 if last > first:
                     groups = self.engine.generate(
-                        prompts[first:last], own, on_finish=told(first), cancelled=cancelled
+                        prompts[first:last], own, on_finish=shifted(first), cancelled=cancelled
                     )
                 done.append([[_compact(c) for c in group] for group in groups])
                 if progress is not None:
@@ -96,7 +103,7 @@ class SharedEngine:
         def guarded(parts: Sequence[int]) -> list[Any]:
             try:
                 return sample(parts)
-            except EngineError as error:  # the others wait for this rank's part
+            except EngineError as error:  # the other ranks wait for this rank's part
                 return [error] * len(parts)
 
         with self.around():
@@ -108,7 +115,7 @@ class SharedEngine:
 
 
 def _compact(completion: Completion) -> Completion:
-    """Lists of numbers as arrays, for the way between ranks: 4 bytes a number."""
+    """Numbers as arrays, 4 bytes each, to send between ranks."""
     arrays = {}
     for field in dataclasses.fields(completion):
         value = getattr(completion, field.name)

@@ -1,4 +1,4 @@
-"""The small interface every rollout engine implements."""
+"""The interface that every rollout engine implements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 CANCELLED = "cancelled"
-"""``Completion.error`` of a response that ``cancelled`` ended."""
+"""``Completion.error`` of a response that was cancelled; see :attr:`Completion.cancelled`."""
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,16 @@ class SamplingParams:
     """How to sample.
 
     Args:
-        max_tokens: response length cap of this call; the schedule moves it from step to step.
+        max_tokens: response length cap of this call; the schedule changes it from step to step.
         n: responses per prompt.
         temperature: 0 is greedy.
-        top_p, top_k: nucleus and top-k truncation; 1.0 and 0 are off.
+        top_p: nucleus sampling; 1.0 is off.
+        top_k: top-k sampling; 0 is off.
         stop_token_ids: the end-of-sequence *set*; many chat models have several ids.
         seed: the same seed, prompts and weights give the same responses.
+
+    Raises:
+        ValueError: a value out of range, which is named.
     """
 
     max_tokens: int
@@ -50,12 +54,12 @@ class Completion:
 
     Args:
         token_ids: sampled ids; the last one is in ``stop_token_ids`` iff the response finished.
-        logprobs: the sampler's log-prob of each, after temperature and truncation.
-        finish_reason: ``"stop"`` (an end-of-sequence id was sampled), ``"length"`` (cut by the
-            cap) or ``"abort"`` (cancelled, or the engine lost it). Truncation is read from here,
+        logprobs: the sampler's log-prob of each in nats, after temperature, top-p and top-k.
+        finish_reason: ``"stop"`` (an end-of-sequence id was sampled), ``"length"`` (truncated by
+            the cap) or ``"abort"`` (cancelled, or the engine failed). Truncation is read from here,
             never from the length.
         entropies: entropy in nats of each token's sampling distribution, where the engine has it.
-        error: why an aborted response was.
+        error: why a response was aborted.
     """
 
     token_ids: list[int]
@@ -66,23 +70,28 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """Cut by the cap before it finished."""
+        """Whether the cap ended it."""
         return self.finish_reason == "length"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller of ``generate`` ended it."""
+        return self.finish_reason == "abort" and self.error == CANCELLED
 
 
 class EngineError(RuntimeError):
     """The engine cannot go on: out of memory, crashed, unreachable, or its numbers are wrong.
 
-    Nothing of the trainer's state has changed when it is raised: the newest checkpoint is good.
+    The trainer's state has not changed when it is raised: the newest checkpoint is good.
     """
 
 
 class NonFiniteLogprobs(EngineError):
-    """The engine reports log-probs that are NaN or infinite: nothing of the call can be used."""
+    """The engine reports log-probs that are NaN or infinite: no response can be used."""
 
 
 class Engine(Protocol):
-    """What the loop asks of a rollout engine."""
+    """What samples responses. ``siri_train.config.engines`` has all of them."""
 
     def generate(
         self,
@@ -100,14 +109,18 @@ class Engine(Protocol):
             params: see :class:`SamplingParams`.
             progress: called with (finished responses, all responses) as they finish.
             on_finish: called with (index of the prompt, response) as each finishes.
-            cancelled: asked between decoding steps; once true, what is unfinished comes back with
-                the finish reason ``"abort"``, the error ``CANCELLED`` and the tokens it had.
+            cancelled: called between decoding steps. Once it returns true, unfinished responses
+                are returned with the finish reason ``"abort"``, the error ``CANCELLED`` and their
+                tokens so far.
+
+        Returns:
+            A list of ``params.n`` responses for each prompt.
 
         Raises:
             ValueError: an empty prompt (its index is named).
-            NonFiniteLogprobs: where the engine looks for them itself.
+            NonFiniteLogprobs: where the engine checks its log-probs itself.
             EngineError: the engine as a whole failed. A single prompt that fails does not raise:
-                its responses come back as ``"abort"`` with ``error`` set.
+                its responses are returned as ``"abort"`` with ``error`` set.
         """
         ...
 
@@ -116,17 +129,20 @@ class Engine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Give memory to the trainer until the next :meth:`sync`; where there is none to give,
-        nothing happens."""
+        """Give memory to the trainer until the next :meth:`sync`, where there is any to give."""
         ...
 
     def close(self) -> None:
-        """Free what the engine holds; it is not used afterwards."""
+        """Free the engine's memory and processes; it is not used afterwards."""
         ...
 
 
 def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
-    """Raise ValueError naming the first prompt without a token."""
+    """Refuse prompts without a token.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
     for index, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ValueError(f"prompts[{index}] is empty: at least one token is needed")

@@ -1,8 +1,8 @@
 """Rollouts with a transformers model in this process: a continuously refilled, cached batch.
 
-Naive padded ``generate`` decodes every row until the longest one of its batch ends. Here the next
-waiting response takes the place of one that finishes, in the cache too; once none waits, finished
-rows leave. A prompt is read once for all of its responses.
+Padded ``generate`` decodes every sequence until the longest one of its batch ends. Here the next
+waiting response takes the place of one that finishes, in the cache too. Once none waits, finished
+sequences leave the batch. A prompt is read once for all of its responses.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from siri_train.rollout.engine import (
     SamplingParams,
     check_prompts,
 )
-from siri_train.rollout.kv_cache import Batch, compact, joined, new_cache, select, trim
+from siri_train.rollout.kv_cache import DecodingBatch, compact, join, new_cache, select, trim
 
 if TYPE_CHECKING:
     from siri_train.config.run import RunConfig
     from siri_train.model.policy import Policy
 
-# Shrinking the cache copies it; it pays for itself below this share of live rows.
+# Dropping finished sequences copies the cache. It pays for itself below this share of unfinished
+# ones.
 _COMPACT_BELOW = 0.8
 
 
@@ -57,17 +58,17 @@ class TransformersEngine:
 
     @torch.no_grad()
     def sync(self) -> None:
-        """Copy the trainer's weights, where the engine has its own; else there is nothing to do."""
+        """Copy the trainer's weights where the engine has its own; otherwise do nothing."""
         if self.model is not self.trainer:
             pairs = zip(self.model.parameters(), self.trainer.parameters(), strict=True)
             for mine, trainers in pairs:
                 mine.copy_(trainers)
 
     def sleep(self) -> None:
-        """Nothing to give: the model is the trainer's, the cache lives as long as a call."""
+        """Do nothing: the model is the trainer's, and the cache is freed after each call."""
 
     def close(self) -> None:
-        """Nothing to free: the model is the trainer's."""
+        """Do nothing: the model is the trainer's."""
 
     @torch.no_grad()
     def generate(
@@ -79,29 +80,36 @@ class TransformersEngine:
         on_finish: Callable[[int, Completion], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt; see :class:`.Engine` for the arguments.
+        """Sample ``params.n`` responses to every prompt, as :meth:`.Engine.generate`.
+
+        Args:
+            prompts: token ids, at least one each.
+            params: see :class:`SamplingParams`.
+            progress: called with (finished responses, all responses).
+            on_finish: called with (index of the prompt, response) as each finishes.
+            cancelled: called before each decoding step; true ends the call.
 
         Raises:
             ValueError: an empty prompt (its index is named).
             EngineError: out of memory; the message says what to lower.
         """
         check_prompts(prompts)
-        rows = [index for index in range(len(prompts)) for _ in range(params.n)]
-        # Prompts of like length together: less left padding. Longest first: their answers tend to
-        # be long too, and should not be the last to start. Ties keep the order of the questions.
-        rows.sort(key=lambda index: -len(prompts[index]))
-        run = _Run(self, prompts, rows, params)
+        owners = [index for index in range(len(prompts)) for _ in range(params.n)]
+        # Prompts of similar length together: less left padding. Longest first: their answers tend
+        # to be long too, and should not be the last to start. Ties keep the order of the questions.
+        owners.sort(key=lambda index: -len(prompts[index]))
+        run = _Run(self, prompts, owners, params)
         results: list[list[Completion]] = [[] for _ in prompts]
         finished = 0
 
         def finish(ended: list[int]) -> None:
             nonlocal finished
-            for row in ended:
+            for response in ended:
                 finished += 1
                 if on_finish is not None:
-                    on_finish(rows[row], run.completions[row])
+                    on_finish(owners[response], run.completions[response])
                 if progress is not None:
-                    progress(finished, len(rows))
+                    progress(finished, len(owners))
 
         try:
             with _evaluating(self.model):
@@ -116,7 +124,7 @@ class TransformersEngine:
                 f"the transformers engine ran out of memory: {error}; lower rollout.batch_rows "
                 f"({self.batch_rows}) or schedule.max_len"
             ) from error
-        for index, completion in zip(rows, run.completions, strict=True):
+        for index, completion in zip(owners, run.completions, strict=True):
             results[index].append(completion)
         return results
 
@@ -145,7 +153,7 @@ class _Run:
         params: SamplingParams,
     ) -> None:
         self.model, self.pad = engine.model, engine.pad_token_id
-        self.rows, self.params = engine.batch_rows, params
+        self.batch_size, self.params = engine.batch_rows, params
         self.prompts, self.owners = prompts, owners
         self.device = next(self.model.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(params.seed)
@@ -154,23 +162,25 @@ class _Run:
         )
         self.completions = [Completion([], [], "length", []) for _ in owners]
         self.waiting = deque(range(len(owners)))
-        self.batch: Batch | None = None
-        self.read: tuple[Batch, Tensor] | None = None  # a prompt with more responses to come
+        self.batch: DecodingBatch | None = None
+        # A prompt that has been read and whose further responses wait.
+        self.read: tuple[DecodingBatch, Tensor] | None = None
 
     @property
     def busy(self) -> bool:
-        """Something waits or is being decoded."""
+        """A response waits or is being decoded."""
         return bool(self.waiting) or self.batch is not None
 
     def step(self) -> list[int]:
-        """One token for every live row, or the first token of admitted ones.
+        """Decode one token for every unfinished sequence, or the first token of new ones.
 
         Returns:
             The responses that finished.
         """
-        live = 0 if self.batch is None else self.batch.ended.count(False)
-        if self.waiting and live < self.rows:
-            return self._admit([self.waiting.popleft() for _ in range(self._room(live))])
+        unfinished = 0 if self.batch is None else self.batch.unfinished
+        if self.waiting and unfinished < self.batch_size:
+            free = min(self.batch_size - unfinished, len(self.waiting))
+            return self._admit([self.waiting.popleft() for _ in range(free)])
         assert self.batch is not None
         batch = self.batch
         if batch.cache.layers[0].full:  # it is copied now anyway
@@ -178,11 +188,8 @@ class _Run:
         logits = self._forward(batch.ids, batch.mask, batch.position, batch.cache)
         return self._advance(batch, logits)
 
-    def _room(self, live: int) -> int:
-        return min(self.rows - live, len(self.waiting))
-
     def refuse_too_long(self) -> list[int]:
-        """Abort responses that would run over the model's positions; returns them."""
+        """Abort responses that would exceed the model's positions; returns them."""
         positions = getattr(self.model.config, "max_position_embeddings", None)
         if positions is None:
             return []
@@ -199,11 +206,11 @@ class _Run:
         return refused
 
     def abort(self, reason: str) -> None:
-        """Mark what has not finished."""
+        """End every response that has not finished, with ``reason`` as its error."""
         unfinished = set(self.waiting)
         if self.batch is not None:
-            batch = self.batch
-            unfinished |= {i for i, done in zip(batch.live, batch.ended, strict=True) if not done}
+            pairs = zip(self.batch.responses, self.batch.ended, strict=True)
+            unfinished |= {response for response, done in pairs if not done}
         for index in unfinished:
             self.completions[index].finish_reason = "abort"
             self.completions[index].error = reason
@@ -224,55 +231,56 @@ class _Run:
     def _admit(self, chosen: list[int]) -> list[int]:
         """Read the prompts of waiting responses, draw their first token, join the batch."""
         owners = [self.owners[index] for index in chosen]
-        known = [] if self.read is None else self.read[0].live
+        known = [] if self.read is None else self.read[0].responses
         fresh = [owner for owner in dict.fromkeys(owners) if owner not in known]
         read, logits = self._read(fresh) if fresh else (None, None)
         if self.read is not None:
             held, held_logits = self.read
-            read = joined(held, read)
+            read = join(held, read)
             logits = held_logits if logits is None else torch.cat([held_logits, logits])
         assert read is not None and logits is not None
-        rows = [read.live.index(owner) for owner in owners]
-        admitted = select(read, rows, chosen)
-        logits, last = logits[rows], logits[rows[-1:]]
+        places = [read.responses.index(owner) for owner in owners]
+        admitted = select(read, places, chosen)
+        logits, last = logits[places], logits[places[-1:]]
         self.read = None
         if self.waiting and self.owners[self.waiting[0]] == owners[-1]:
-            self.read = select(read, rows[-1:], [owners[-1]]), last
+            self.read = select(read, places[-1:], [owners[-1]]), last
         others = self.batch
         finished = self._advance(admitted, logits)
-        self.batch = joined(others, self.batch)
+        self.batch = join(others, self.batch)
         return finished
 
-    def _read(self, owners: list[int]) -> tuple[Batch, Tensor]:
-        """Prompts as a batch of one row each, and the logits behind them."""
+    def _read(self, owners: list[int]) -> tuple[DecodingBatch, Tensor]:
+        """Prompts as a batch, one sequence each, and the logits of their last tokens [B, V]."""
         prompts = [self.prompts[owner] for owner in owners]
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.long)
-            mask[row, width - len(prompt) :] = 1
+        for index, prompt in enumerate(prompts):
+            ids[index, width - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.long)
+            mask[index, width - len(prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         position = (mask.cumsum(1) - 1).clamp(min=0)
         cache = new_cache()
         logits = self._forward(ids, mask, position, cache)
         ended = [False] * len(prompts)
-        return Batch(cache, mask, position[:, -1:], ids[:, -1:], owners, ended), logits
+        batch = DecodingBatch(cache, mask, position[:, -1:], ids[:, -1:], owners, ended)
+        return batch, logits
 
-    def _advance(self, batch: Batch, logits: Tensor) -> list[int]:
-        """Draw a token a row, note it, and make ``batch`` ready for the next forward pass."""
+    def _advance(self, batch: DecodingBatch, logits: Tensor) -> list[int]:
+        """Draw a token for each sequence and make ``batch`` ready for the next forward pass."""
         token, logprob, entropy = sample(logits, self.params, self.generator)
         finished = []
-        rows = zip(
-            batch.live,
+        drawn = zip(
+            batch.responses,
             token.tolist(),
             logprob.tolist(),
             entropy.tolist(),
             torch.isin(token, self.stops).tolist(),
             strict=True,
         )
-        for row, (index, tok, lp, ent, stopped) in enumerate(rows):
-            if batch.ended[row]:
+        for place, (index, tok, lp, ent, stopped) in enumerate(drawn):
+            if batch.ended[place]:
                 continue
             completion = self.completions[index]
             completion.token_ids.append(tok)
@@ -283,15 +291,15 @@ class _Run:
                 completion.finish_reason = "stop"
             elif len(completion.token_ids) < self.params.max_tokens:
                 continue
-            batch.ended[row] = True
+            batch.ended[place] = True
             finished.append(index)
         batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], dim=1)
-        # A row that has ended stands still: learned positions have an end.
+        # The position of a finished sequence stays: a model has a last learned position.
         ahead = torch.tensor(batch.ended, device=self.device).logical_not()[:, None]
         batch.position, batch.ids = batch.position + ahead, token[:, None]
-        live = batch.ended.count(False)
-        self.batch = batch if live else None
-        if live and not self.waiting and live < _COMPACT_BELOW * len(batch.live):
+        self.batch = batch if batch.unfinished else None
+        few = 0 < batch.unfinished < _COMPACT_BELOW * len(batch.ended)
+        if few and not self.waiting:
             compact(batch)
         return finished
 
@@ -299,7 +307,7 @@ class _Run:
 def sample(
     logits: Tensor, params: SamplingParams, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token a row.
+    """Draw one token for each sequence.
 
     Args:
         logits: [B, V], any float dtype.
@@ -333,13 +341,14 @@ def sample(
 
 
 def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one index a row.
+    """Draw one token of the vocabulary for each sequence.
 
-    On a CPU by the inverse of the cumulative sum, one uniform number a row: ``torch.multinomial``
-    takes a number for every token of the vocabulary, a tenth of a decoding step of 135M weights.
+    On a CPU it inverts the cumulative sum, with one uniform number for each sequence.
+    ``torch.multinomial`` draws a number for every token of the vocabulary, which takes a tenth of a
+    decoding step of 135M weights.
 
     Args:
-        probs: [B, V] float32. A row with NaN draws anything: an error would end a GPU's context.
+        probs: [B, V] float32. With NaN any token is drawn: an error would end a GPU's context.
         generator: on the device of ``probs``.
 
     Returns:
@@ -350,15 +359,15 @@ def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
         return torch.multinomial(probs, 1, generator=generator)
     mass = probs.cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64)
-    # right=True: past tokens of probability 0, whose sum is their neighbour's. The product may
-    # round up to the whole sum; then the last token that adds to it.
+    # right=True skips tokens of probability 0, whose sum equals their neighbour's. The product may
+    # round up to the whole sum; then the last token that adds to it is drawn.
     below = (uniform * mass[:, -1:]).minimum(mass[:, -1:].nextafter(mass.new_zeros(())))
     return torch.searchsorted(mass, below, right=True)
 
 
 @contextmanager
 def _evaluating(model: Any) -> Any:
-    """Dropout off while sampling, and the model's mode put back whatever happens."""
+    """Switch dropout off while sampling, and restore the model's mode afterwards."""
     training = model.training
     model.eval()
     try:

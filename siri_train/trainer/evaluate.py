@@ -14,7 +14,6 @@ from siri_train.model.think_marks import thinking
 from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.rewards import Grade, Response, Verifier, grade_responses
 from siri_train.rollout import Completion, Engine, SamplingParams
-from siri_train.rollout.engine import CANCELLED
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Evaluation:
         )
         completions = [completion for group in groups for completion in group]
         # Every rank has all of them, so all ranks give up together.
-        if any(completion.error == CANCELLED for completion in completions):
+        if any(completion.cancelled for completion in completions):
             return None
         texts = self.policy.decode([c.token_ids for c in completions])
         golds = [question.answer for question in self.questions for _ in range(samples)]

@@ -1,7 +1,7 @@
 """The routes of a `vllm serve` that the trainer uses, in this process, with faults on demand.
 
-It behaves as vLLM 0.32 was seen to: the weights' name in every answer, `default` after a start,
-weights that come by path, aborted requests handed back with the tokens they had.
+It behaves as the tested version of vLLM was seen to: the weights' name in every answer, `default`
+after a start, weights that come by path, aborted requests returned with the tokens they had.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from siri_train.rollout import SamplingParams, TransformersEngine
+from siri_train.rollout.vllm import versions
 
+TESTED = versions.CPU_BUILD.split("==")[1]
+"""The version of vLLM that ``make test-vllm`` runs."""
+LOWEST, HIGHEST = min(versions.SUPPORTED), max(versions.SUPPORTED)
+TOO_OLD = f"{LOWEST[0]}.{LOWEST[1] - 1}.2"
+TOO_NEW = f"{HIGHEST[0]}.{HIGHEST[1] + 1}.0"
 Sampled = tuple[list[int], list[float | None], str]
 
 
@@ -55,7 +61,7 @@ class FakeVllm:
         sample: Callable[[dict[str, Any], dict[str, Any] | None], Sampled] | None = None,
         max_model_len: int = 128,
     ) -> None:
-        self.vllm = "0.32.0"
+        self.vllm = TESTED
         self.names_weights = True
         self.config: dict[str, Any] = {
             "model_config": {

@@ -220,7 +220,7 @@ def test_log_probs_that_are_not_finite_are_sampled_again_once() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_oversampling_keeps_the_first_informative_groups_in_order(seed: int) -> None:
-    """Whatever finished first, and whether or not sampling could be ended early."""
+    """Kept groups do not depend on which finished first, nor on ending sampling early."""
     lengths, rewards = drawn(12, seed)
     failing = {q: "lost" for q in random.Random(seed).sample(range(12), seed % 4)}
     engine = Scripted(lengths, rewards, failing)
@@ -244,16 +244,16 @@ def test_oversampling_keeps_the_first_informative_groups_in_order(seed: int) -> 
 
 
 def test_sampling_ends_as_soon_as_there_are_enough() -> None:
-    """Of five questions the first two decide; the third would take a hundred steps more."""
+    """The first two of five questions are enough; the third would take a hundred steps more."""
     rewards = [[0, 1, 0, 1]] * 5
     engine = Scripted([[5] * N, [9] * N, [100] * N, [4] * N, [100] * N], rewards)
     batch = collect(engine, prompts=2, oversample=2.5)
     assert names(batch.groups) == [0, 1] and batch.surplus == 3
-    assert batch.tokens_discarded == N * (9 + 4 + 9)  # both long ones were cut after step 9
+    assert batch.tokens_discarded == N * (9 + 4 + 9)  # both long ones were cancelled after step 9
 
 
 def test_first_done_is_faster_and_favours_short_answers() -> None:
-    """What the documentation warns of, in numbers."""
+    """The bias that the documentation warns of, measured."""
     means, steps = {}, {}
     for keep in ("in_order", "first_done"):
         means[keep], steps[keep] = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ def test_a_name_is_taken_once_and_functions_are_named_whole(tiny: Any) -> None:
         engines.register("x", EngineSpec(build="a:b", check="a.b"))
     with pytest.raises(ConfigError, match="one of transformers, vllm, vllm-server"):
         tiny("rollout.engine=x")
+
+
+def test_the_page_has_a_row_for_each() -> None:
+    page = (SOURCE.parent / "docs" / "rollouts.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `([\w-]+)`(?: \(default\))? \|", page.split("## Engines")[1], re.MULTILINE
+    )
+    assert rows[: len(engines.names())] == [*engines.names()]
 
 
 @pytest.mark.parametrize("name", engines.names())

@@ -1,4 +1,4 @@
-"""The HTTP client: waiting requests can be hung up, addresses that are none are refused."""
+"""The HTTP client: waiting requests can be broken off, wrong addresses are refused."""
 
 from __future__ import annotations
 

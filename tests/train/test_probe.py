@@ -72,7 +72,7 @@ def config(tiny: Any) -> Callable[..., RunConfig]:
 
 
 def move(policy: Policy, by: float, seed: int) -> None:
-    """What an update does, somewhat larger."""
+    """Change the weights as an update does, by more."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.model.parameters():
@@ -127,7 +127,7 @@ def test_a_clean_engine_never_trips(
 def test_a_temperature_twice_is_found_below_the_threshold(
     policy: Policy, config: Callable[..., RunConfig], temperature: float
 ) -> None:
-    """In bfloat16 the noise is as large as what 0.9 for 0.81 makes; but only one of them fits."""
+    """In bfloat16 the noise is as large as the effect of 0.81 for 0.9; but one fits better."""
     move(policy, 0.3, 0)
     coarse = ("rollout.vllm.dtype=bfloat16", f"rollout.temperature={temperature}")
     engine = CopyEngine(policy, "dtype")
@@ -181,7 +181,7 @@ def test_an_engine_that_loses_every_response_stops_the_run(
 @pytest.mark.draw(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_clean_run_never_trips(tiny: Any, seed: int) -> None:
-    """Transformers: cached decoding against the trainer's packed rows, after every update."""
+    """Transformers: cached decoding against the trainer's packed batch, after every update."""
     run = train(tiny(f"seed={seed}", "rollout.probe.every=1", "rollout.temperature=0.8"))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 4

@@ -11,7 +11,7 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 from siri_train.model.packing import Sample, micro_batches
 from siri_train.model.policy import Policy
 from siri_train.rollout import EngineError, SamplingParams, TransformersEngine
-from siri_train.rollout.kv_cache import new_cache, selected
+from siri_train.rollout.kv_cache import copy_sequences, new_cache
 from siri_train.rollout.transformers_engine import draw, sample
 
 PROMPTS = [[1, 12, 25, 8, 3], [1, 14, 8, 3], [1, 10, 30, 31, 32, 8, 3]]
@@ -151,7 +151,7 @@ def test_empty_prompt_is_named_and_dropout_mode_survives(policy: Policy) -> None
 
 
 def test_refilling_leaves_every_row_its_own(policy: Policy) -> None:
-    """Greedy rows are the same whoever shares the batch, however often it was refilled."""
+    """Greedy responses depend neither on the rest of the batch nor on how often it was refilled."""
     prompts = [[1, *range(5, 5 + k), 3] for k in (1, 9, 2, 14, 4, 4, 30, 1, 7)]
     wanted = params(policy, n=1, temperature=0, max_tokens=17, stop_token_ids=frozenset({7, 11}))
     whole = engine(policy, rows=64).generate(prompts, wanted)
@@ -221,7 +221,7 @@ def test_responses_stream_and_can_be_cancelled(policy: Policy) -> None:
     lost = [c for group in groups for c in group if c.finish_reason == "abort"]
     assert 7 <= len(done) < 18 and len(done) + len(lost) == 18
     assert sorted(seen) == sorted((i, len(c.token_ids)) for i, c in done)
-    assert all(c.error == "cancelled" and not c.truncated for c in lost)
+    assert all(c.cancelled and not c.truncated for c in lost)
 
 
 def test_out_of_memory_says_what_to_lower(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_out_of_memory_says_what_to_lower(policy: Policy, monkeypatch: pytest.Mo
 def test_a_prompt_is_read_once_for_all_its_responses(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when its responses join the batch at different times."""
+    """A prompt is read once although its responses join the batch at different times."""
     read: list[tuple[int, ...]] = []
     forward = policy.model.forward
 
@@ -303,7 +303,7 @@ def test_the_cache_grows_in_place_and_holds_what_transformers_own_does() -> None
         assert torch.equal(ours.layers[0].values, got[1])
         if step == 40:
             keep = torch.tensor([4, 0, 0])
-            part = selected(ours, keep)
+            part = copy_sequences(ours, keep)
             assert torch.equal(part.layers[0].keys, theirs.layers[0].keys[keep])
             part.update(torch.full((3, 2, 1, 4), 7.0), torch.zeros(3, 2, 1, 4), 0)
             assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)  # its own memory

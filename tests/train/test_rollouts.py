@@ -32,7 +32,7 @@ def last_weights(run: Path, step: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("old", ["rollout", "recompute"])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_bits_equal_the_plain_loops(tiny: Any, asynchronous: bool, old: str) -> None:
-    """Synchronous: as if nothing were scheduled. Asynchronous: sampled one update behind."""
+    """Synchronous: equal to the plain loop. Asynchronous: that loop, sampled one update behind."""
     config = tiny(
         "train.steps=6", f"rollout.asynchronous={asynchronous}", f"loss.old_logprobs={old}",
         "loss.skip_zero_advantage=false",
@@ -47,7 +47,7 @@ def test_bits_equal_the_plain_loops(tiny: Any, asynchronous: bool, old: str) -> 
 
 
 def test_asynchronous_is_another_run(tiny: Any) -> None:
-    """Guards the test above: one step behind must show."""
+    """The test above can fail: sampling one step behind gives other results."""
     _, on = plain_train(tiny("train.steps=4"), behind=0)
     _, off = plain_train(tiny("train.steps=4"), behind=1)
     assert not all(torch.equal(on[name], off[name]) for name in on)
@@ -137,7 +137,7 @@ def test_when_every_prompt_fails_the_run_ends_with_its_state_safe(
 def test_bad_log_probs_are_never_trained_on(
     tiny: Any, faulty: Any, asynchronous: bool, tmp_path: Path
 ) -> None:
-    """Once: sampled again, and the run is as it would have been. Twice, or ahead: it ends."""
+    """The first time it is sampled again with the same results; the second, or ahead, it ends."""
 
     def once(call: int, index: int, completion: Completion) -> None:
         if call == 1 and index == 1:
@@ -235,7 +235,7 @@ def test_a_saved_batch_of_other_settings_is_sampled_anew(tiny: Any, capsys: Any)
 
 
 def test_shards_may_be_ended_early_too(tiny: Any, tmp_path: Path) -> None:
-    """One engine after the other for the parts of a call; what is left over is not begun."""
+    """One engine after the other for the parts of a call; once cancelled, no other part starts."""
     options = ["train.steps=2", "rollout.oversample=3", "rollout.shards=4"]
     run = train(tiny(*options))
     metrics = rows(run / "metrics.jsonl")

@@ -1,7 +1,8 @@
-"""What a server says of itself against what the trainer needs: the wrong one is refused by name."""
+"""The settings of a server against those of the recipe: the error names what does not fit."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from siri_train.model.policy import Policy
 from siri_train.rollout import EngineError
 from siri_train.rollout.vllm.handshake import check_settings, read_settings
 from siri_train.rollout.vllm.http_client import JsonClient
-from tests.train.fake_vllm import FakeVllm
+from tests.train.fake_vllm import TOO_OLD, FakeVllm
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vllm": "0.30.2"}, r"vLLM 0\.30\.2 runs at .*0\.31 to 0\.33"),
+        (
+            {"vllm": TOO_OLD},
+            rf"vLLM {re.escape(TOO_OLD)} runs at .*, supported are 0\.\d+ to 0\.\d+;",
+        ),
         ({"missing": {"/version": 404}}, "is no vLLM server"),
         ({"missing": {"/server_info": 404}}, "VLLM_SERVER_DEV_MODE=1"),
         ({"missing": {"/inference/v1/generate": 403}}, "--tokens-only"),

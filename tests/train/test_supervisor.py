@@ -1,4 +1,4 @@
-"""No server outlives its trainer, and one that crashes comes back."""
+"""A server is ended with its trainer, and one that crashes is restarted."""
 
 from __future__ import annotations
 

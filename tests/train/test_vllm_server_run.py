@@ -21,7 +21,7 @@ from siri_train.rollout import EngineError
 from siri_train.rollout.vllm.server import VllmServerEngine
 from siri_train.train import train
 from tests.torchrun import torchrun
-from tests.train.fake_vllm import FakeVllm, HangUp, Sampler
+from tests.train.fake_vllm import TESTED, TOO_NEW, FakeVllm, HangUp, Sampler
 
 
 @pytest.fixture
@@ -134,10 +134,10 @@ def test_two_ranks_share_a_server_that_is_killed(tiny: Any, fake: FakeVllm, tmp_
 def test_refusals_before_anything_is_loaded(
     tiny: Any, fake: FakeVllm, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    fake.vllm = "0.34.1"
-    with pytest.raises(ConfigError, match="vLLM 0.34.1 runs at"):
+    fake.vllm = TOO_NEW
+    with pytest.raises(ConfigError, match=f"vLLM {TOO_NEW} runs at"):
         train(recipe(tiny, fake))
-    fake.vllm = "0.32.0"
+    fake.vllm = TESTED
     with pytest.raises(ConfigError, match="--max-model-len 184"):
         train(recipe(tiny, fake, "schedule.max_len=160"))
     with pytest.raises(ConfigError, match="rollout.server.sync: got nccl.*takes disk"):
@@ -162,7 +162,7 @@ def own(tiny: Any, tmp_path: Path) -> Any:
     python = tmp_path / "python"
     root = Path(__file__).parents[2]
     python.write_text(
-        "#!/bin/sh\n[ $1 = -c ] && echo 0.32.0 && exit\n"
+        f"#!/bin/sh\n[ $1 = -c ] && echo {TESTED} && exit\n"
         f'cd {root} && exec {sys.executable} -m tests.train.fake_vllm "$@"\n'
     )
     python.chmod(0o755)

@@ -42,7 +42,7 @@ def samples_the_policy(engine: Any, policy: Policy, temperature: float = 1.0) ->
 
 
 def caps_are_exact(engine: Any, policy: Policy) -> None:
-    """No response is longer than its cap, and the finish reason says whether it was cut."""
+    """No response is longer than its cap, and the finish reason says whether it was truncated."""
     seen = set()
     for cap in (1, 7, 40):
         for c in sum(engine.generate(PROMPTS, params(policy, n=20, max_tokens=cap)), []):
@@ -96,7 +96,7 @@ def cancelled_after(
     done = [c for c in flat if c.finish_reason != "abort"]
     assert count <= len(done) == len(seen)
     assert counts == [(k + 1, len(flat)) for k in range(len(seen))]
-    assert all(c.error == "cancelled" for c in flat if c.finish_reason == "abort")
+    assert all(c.cancelled for c in flat if c.finish_reason == "abort")
     assert all(len(c.token_ids) == len(c.logprobs) for c in flat)
     return groups, counts
 

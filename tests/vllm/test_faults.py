@@ -31,7 +31,7 @@ def test_the_stale_tied_head_of_vllm_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nan_weights_are_seen_and_stay_in_the_cache() -> None:
-    """Keys and values of NaN outlive the weights: only a new engine is clean again."""
+    """Keys and values of NaN stay after new weights; a new engine has none."""
     policy = tiny_policy()
     engine = VllmEngine(policy.model, 128, max_num_seqs=64)
     norm = policy.model.model.norm.weight

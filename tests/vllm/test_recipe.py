@@ -43,7 +43,7 @@ RECIPE: dict[str, Any] = {
         "eval": [{"kind": "embedded", "size": 8, "seed": 1, "params": TASK}],
         "max_prompt_len": 24,
     },
-    # The caps cut some of the responses, which are 8 to 12 tokens long.
+    # The caps truncate some of the responses, which are 8 to 12 tokens long.
     "schedule": {"max_len": 16, "min_len": 10, "cycle": 4},
     "sft": {"steps": 60, "batch_size": 16, "lr": 3e-3},
     "rollout": {"engine": "vllm", "prompts": 8, "group_size": 8, "shards": 2},
@@ -110,9 +110,9 @@ def test_five_steps(whole: Path, start: Path) -> None:
         responses = rows(whole, f"rollouts/step_{step:06d}.jsonl")
         assert len(responses) == 64
         assert all(r["tokens"] <= cap for r in responses)
-        cut = [r for r in responses if r["truncated"]]
-        # A cut response is paid only for an answer that stands before the cut.
-        assert all(r["tokens"] == cap and (r["reward"] == 0 or r["answer"]) for r in cut)
+        truncated = [r for r in responses if r["truncated"]]
+        # A truncated response is rewarded only for an answer before its end.
+        assert all(r["tokens"] == cap and (r["reward"] == 0 or r["answer"]) for r in truncated)
         assert any(r["truncated"] for r in responses) or cap == 16
     saved = [weights(start), *(weights(folder) for folder in checkpoints(whole).values())]
     assert len(saved) == 6

@@ -95,7 +95,7 @@ def test_nan_log_probs_are_sampled_again(engine: VllmServerEngine, policy: Polic
 
 
 def test_nan_in_vllms_cache_ends_it(engine: VllmServerEngine, policy: Policy) -> None:
-    """Keys and values of NaN outlive new weights and a reset prefix cache: the last test here."""
+    """Keys and values of NaN stay after new weights and a reset prefix cache: the last test."""
     spoilt(engine, policy.model.model.layers[0].input_layernorm.weight)
     with pytest.raises(NonFiniteLogprobs, match="step 0, also after.*with a restarted server"):
         collected(engine, policy)

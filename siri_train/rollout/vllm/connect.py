@@ -1,4 +1,4 @@
-"""The recipe's vLLM server: asked whether it fits before anything is loaded, then connected to."""
+"""The recipe's vLLM server: checked before anything is loaded, then started or connected to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from siri_train.rollout.vllm.server_process import (
     wait_for_server,
 )
 from siri_train.rollout.vllm.weight_sync import (
-    FREE,
+    UNUSED,
     DiskTransfer,
     NcclTransfer,
     drain,
@@ -44,12 +44,12 @@ def check_server(
         config: the recipe, with ``rollout.engine: vllm-server``.
         model_config: the model's configuration (transformers' ``PretrainedConfig``).
         device: the trainer's.
-        take_server: replace also weights that a run has given the server of ``rollout.server.url``.
+        take_server: also take a server of ``rollout.server.url`` that holds the weights of a run.
 
     Raises:
-        ConfigError: a server that does not fit (see :func:`.check_settings`) or must not be taken
-            from a run; or of the trainer's own: vLLM is missing or unsupported, no GPUs are named
-            for it, or ranks are on several machines.
+        ConfigError: the server does not fit (see :func:`.check_settings`) or holds the weights of a
+            run. For a server that the trainer starts: vLLM is missing or unsupported, no GPUs are
+            named for it, or ranks are on several machines.
         EngineError: ``rollout.server.url`` does not answer.
     """
     server = config.rollout.server
@@ -62,7 +62,7 @@ def check_server(
         wait_for_server(client, 60 * server.start_minutes)
         settings = read_settings(client)
         _check(config, settings, client.url, model_config)
-        if not take_server and settings.weights not in FREE:
+        if not take_server and settings.weights not in UNUSED:
             raise ConfigError(
                 f"rollout.server.url: {client.url} holds the weights {settings.weights} of a run "
                 "that may still sample with them. Is it over? Then say so by naming the server on "
@@ -125,7 +125,7 @@ def build_server_engine(
             try:
                 process = _start(config, policy, transfer, weights, untie=untie)
                 url, key = process.url, process.key
-            except Exception as error:  # the other ranks wait: they must get something
+            except Exception as error:  # the other ranks wait for the address or an error
                 problem = error
         drain(weights)
     url, key, problem = distributed.from_main((url, key, problem))
@@ -175,7 +175,7 @@ def _start(
     *,
     untie: bool,
 ) -> ServerProcess:
-    """A server with the policy's weights, or for nccl with any of its shape."""
+    """Start a server with the policy's weights, or with random ones where nccl sends them."""
     server = config.rollout.server
     if isinstance(transfer, DiskTransfer):
         transfer.prepare = lambda path: write_engine_folder(policy.model, path, untie=untie)
@@ -207,7 +207,7 @@ def _check(config: RunConfig, settings: Settings, url: str, model_config: Any) -
 
 
 def _arguments(config: RunConfig) -> list[str]:
-    """Flags of the trainer's own server; ``rollout.server.args`` come last and win."""
+    """Flags of the trainer's own server; those of ``rollout.server.args`` override the others."""
     nccl = config.rollout.server.sync == "nccl"
     flags = versions.server_flags(config.longest_sequence, nccl=nccl)
     flags += versions.own_server_flags(config.sampler_dtype, nccl=nccl)
@@ -222,7 +222,7 @@ def _client(url: str, key: str | None) -> JsonClient:
 
 
 def _folder(config: RunConfig) -> Path:
-    """Where weights are written for the server; one for each run's folder."""
+    """The folder where weights are written for the server; each run has its own."""
     run = config.run_dir.resolve()
     if config.rollout.server.sync_dir is None:
         return run / "server"
@@ -230,6 +230,6 @@ def _folder(config: RunConfig) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    """Nothing of a run that was killed must be left: weights are as large as the model."""
+    """Empty the folder: weights of a killed run are as large as the model."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

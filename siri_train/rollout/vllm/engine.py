@@ -1,4 +1,4 @@
-"""Rollouts with vLLM in this process (colocated): it sleeps while the trainer works."""
+"""Rollouts with vLLM in the trainer's process. It gives its memory back while the trainer works."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ from siri_train.rollout.vllm.weight_sync import named_weights, write_engine_fold
 
 
 def check_model(config: Any, device: torch.device) -> None:
-    """Refuse what vLLM cannot run on ``device``.
+    """Refuse a model that vLLM cannot run on ``device``.
+
+    Args:
+        config: the model's configuration (transformers' ``PretrainedConfig``).
+        device: where vLLM runs.
 
     Raises:
         ConfigError: on a CPU, a head size without an attention kernel.
@@ -41,7 +45,7 @@ def check_model(config: Any, device: torch.device) -> None:
 
 @dataclass
 class _Call:
-    """Bookkeeping of one call of ``generate``."""
+    """The state of one call of ``generate``."""
 
     results: list[list[Completion]]
     pending: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -51,22 +55,22 @@ class _Call:
 class VllmEngine:
     """Sample with a vLLM ``LLM`` in this process.
 
-    Every response is a request of its own: it streams, fails and is counted alone; vLLM's prefix
-    cache reads a question once for its whole group.
+    Every response is a request of its own, which finishes and fails alone. vLLM's prefix cache
+    reads a question once for its whole group.
 
     Args:
         model: the trainer's transformers model.
         max_model_len: longest prompt plus longest response of the run, in tokens.
-        device: the trainer's; by default where the model's parameters are. Under torchrun each
-            rank has a vLLM of its own on its own GPU.
+        device: the trainer's; by default that of the model's parameters. Under torchrun each rank
+            has a vLLM of its own on its own GPU.
         dtype: what vLLM computes in; the trainer's own by default.
-        gpu_memory_utilization: share of a GPU's memory that vLLM may plan with.
+        gpu_memory_utilization: share of a GPU's memory that vLLM may use.
         cache_gib: GiB for keys and values; None: on a GPU what is left of that share, on a CPU 1.
-        sleep_level: 1 keeps the weights in CPU memory while asleep, 2 drops them; either way
-            :meth:`sync` writes them anew. 0: stay awake.
+        sleep_level: while the trainer works, 0 keeps all memory, 1 moves the weights to CPU memory,
+            2 drops them. :meth:`sync` writes them anew either way.
         max_num_seqs: sequences decoded at a time.
         enforce_eager: no CUDA graphs.
-        lora_scaling: alpha / rank where the trainer trains adapters; vLLM gets them merged.
+        lora_scaling: alpha / rank where the trainer trains adapters, which are merged for vLLM.
 
     Raises:
         ConfigError: vLLM is missing, of an unsupported version, or cannot run this model here.
@@ -103,7 +107,7 @@ class VllmEngine:
         os.environ.update({k: v for k, v in defaults.items() if k not in os.environ})
         if on_cpu:
             cache_gib = cache_gib or 1.0
-        # One vLLM a rank, in the ranks' process group instead of one of its own.
+        # Each rank has a vLLM, which uses the ranks' process group instead of one of its own.
         ranks = {"distributed_executor_backend": "external_launcher"}
         self._opened_group = not distributed.active()
         threads, set_threads = torch.get_num_threads(), torch.set_num_threads
@@ -135,7 +139,7 @@ class VllmEngine:
                 f"rollout.vllm.cache_gib ({cache_gib}), the longest sequence is {max_model_len} "
                 "tokens (data.max_prompt_len + schedule.max_len)"
             ) from error
-        finally:  # vLLM sets its own number of threads and takes the function away
+        finally:  # vLLM sets its own number of threads and replaces the function
             torch.set_num_threads = set_threads
             torch.set_num_threads(threads)
         try:
@@ -145,7 +149,11 @@ class VllmEngine:
             raise
 
     def sync(self) -> None:
-        """Wake vLLM up, give it the trainer's weights, then its cache. Raises EngineError."""
+        """Wake vLLM up, send it the trainer's weights, then allocate its cache.
+
+        Raises:
+            EngineError: vLLM does not take the weights.
+        """
         try:
             if self._asleep:
                 self.llm.wake_up(tags=[versions.WEIGHTS])
@@ -164,7 +172,7 @@ class VllmEngine:
             ) from error
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the trainer; :meth:`sync` wakes up again. No-op on a CPU.
+        """Give the GPU's memory to the trainer until the next :meth:`sync`. No-op on a CPU.
 
         Raises:
             EngineError: vLLM does not sleep.
@@ -180,16 +188,16 @@ class VllmEngine:
             self._asleep = True
 
     def close(self) -> None:
-        """Shut vLLM down; one that has crashed, as far as it goes."""
+        """Shut vLLM down, as far as possible where it has crashed."""
         try:
             self.llm.llm_engine.engine_core.shutdown()
-        except Exception as error:  # what it crashed of has been raised before
+        except Exception as error:  # the cause of a crash has been raised before
             print(f"vLLM did not shut down: {versions.brief(error)}", flush=True)
         self._let_go()
 
     def _let_go(self) -> None:
         self._folder.cleanup()
-        if self._opened_group:  # else this process would pass for a rank (distributed.active)
+        if self._opened_group:
             versions.leave_process_group()
 
     def generate(
@@ -201,11 +209,18 @@ class VllmEngine:
         on_finish: Callable[[int, Completion], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt; see :class:`.Engine` for the arguments.
+        """Sample ``params.n`` responses to every prompt, as :meth:`.Engine.generate`.
+
+        Args:
+            prompts: token ids, at least one each.
+            params: see :class:`SamplingParams`.
+            progress: called with (finished responses, all responses).
+            on_finish: called with (index of the prompt, response) as each finishes.
+            cancelled: called before each step of vLLM; true ends the call.
 
         Raises:
             ValueError: an empty prompt (its index is named).
-            EngineError: vLLM crashed, or still sleeps: its weights would be stale.
+            EngineError: vLLM crashed, or sleeps, so its weights are stale.
         """
         check_prompts(prompts)
         if self._asleep:
@@ -227,7 +242,7 @@ class VllmEngine:
                 request = [{"prompt_token_ids": list(prompt)}] * params.n
                 try:
                     ids = self.llm.enqueue(request, wanted, use_tqdm=False)
-                except self._refusals as error:  # this prompt alone; the others go on
+                except self._refusals as error:  # of this prompt; the others go on
                     for k in range(params.n):
                         finish(index, k, Completion([], [], "abort", error=str(error)))
                     continue
@@ -286,24 +301,30 @@ class VllmEngine:
         call.pending.clear()
 
     def _abandon(self, call: _Call) -> None:
-        """Take back what was asked for; the engine may be past answering."""
+        """Withdraw the requests of a failed call, as far as vLLM still works."""
         try:
             self._drop(call, "abandoned")
-        except Exception:  # the first error is the one to report
+        except Exception:  # the first error is reported
             call.pending.clear()
 
 
 def response_seed(seed: int, index: int, k: int) -> int:
-    """A seed of its own for every response, the same again for the same call."""
+    """A seed for each response; the same call gives the same seeds.
+
+    Args:
+        seed: of the call.
+        index: of the prompt.
+        k: of the response within its group.
+    """
     return (seed * 1_000_003 + index * 4099 + k) % 2**63
 
 
 def _completion(output: Any) -> Completion:
-    """vLLM's ``RequestOutput`` of one response as ours."""
+    """A ``RequestOutput`` of vLLM with one response as a ``Completion``."""
     answer = output.outputs[0]
     ids = list(answer.token_ids)
     flat = answer.logprobs
-    # Of each position the sampled token comes first. NaN is reported as None.
+    # The sampled token is the first entry of each position. vLLM reports NaN as None.
     values = [flat.logprobs[start] for start in flat.start_indices] if ids else []
     logprobs = [float("nan") if value is None else float(value) for value in values]
     reason = answer.finish_reason

@@ -1,4 +1,4 @@
-"""Is this the right vLLM server, started with the right flags? Asked before any weight moves."""
+"""Checks that a vLLM server fits the recipe and has the right flags, before weights are sent."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ _COMPARED = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server said of itself.
+    """The settings that a server reports.
 
     Args:
         version: of vLLM.
-        model: what it was started with, a folder or a hub id.
+        model: a folder or a hub id.
         dtype: what it computes in.
         device: ``cpu``, ``cuda``.
         max_model_len: longest prompt with response, in tokens.
-        logprobs_mode, load_format, transfer: of its flags; ``transfer`` None without
-            ``--weight-transfer-config``.
-        weights: the name of those it holds.
+        logprobs_mode: of its flag.
+        load_format: of its flag.
+        transfer: of ``--weight-transfer-config``; None without it.
+        weights: the name of the weights that it holds.
     """
 
     version: str
@@ -127,7 +128,7 @@ def check_settings(
     dtype: str,
     sync: str,
 ) -> bool:
-    """Refuse a server that would sample something else than what is trained.
+    """Refuse a server that would sample from another model or distribution than the trained one.
 
     Args:
         settings: see :class:`Settings`.
@@ -135,11 +136,11 @@ def check_settings(
         model_config: the trainer's model configuration (transformers' ``PretrainedConfig``).
         longest: tokens of the longest prompt with the longest response.
         temperature: of the rollouts.
-        dtype: what it must compute in.
+        dtype: what the server must compute in.
         sync: ``rollout.server.sync``.
 
     Returns:
-        Whether the server's head is a matrix of its own although the trainer's is tied.
+        Whether the server's head is a separate matrix although the trainer's is tied.
 
     Raises:
         ConfigError: naming what is wrong and the flag of ``vllm serve`` that makes it right.
@@ -180,7 +181,7 @@ def check_settings(
     if theirs is None:
         print(
             f"vLLM server at {url}: {settings.model} cannot be read here, so its shape is not "
-            "compared with the model's; the first weights will tell",
+            "compared with the model's; weights that do not fit fail at the first sync",
             flush=True,
         )
         return False
@@ -215,7 +216,7 @@ def _device(told: Any) -> str:
 
 
 def _config_json(model: str) -> dict[str, Any] | None:
-    """config.json of a folder or of the hub's cache on this machine; None if it is in neither."""
+    """The config.json of a folder or of the hub's cache here; None where there is none."""
     from transformers import PretrainedConfig
 
     path = Path(model) / "config.json"

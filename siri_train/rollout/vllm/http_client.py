@@ -1,7 +1,8 @@
-"""A small JSON client of one HTTP server, whose waiting requests can be hung up.
+"""A small JSON client of one HTTP server, whose waiting requests can be broken off.
 
-On the standard library: a request waits minutes for one answer, so there is nothing to gain from
-kept connections, and proxies of the environment must not get between trainer and server.
+It uses the standard library. httpx was measured with 256 requests at a time: short answers took 1.7
+to 2.1 times as long, long ones the same (docs/log/rollouts.md). A request waits up to minutes for
+its answer, so kept connections save nothing. Proxies of the environment are not used.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit
 
-# Seconds to open a connection; the answer has a limit of its own.
+# Seconds to open a connection. The answer has its own limit.
 _CONNECT = 10.0
-# A peer that vanished without a word (power, network) is noticed after about a minute, however
-# long the answer may take.
+# A peer that is gone without closing the connection (power, network) is noticed after a minute,
+# whatever the limit of the answer.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
@@ -42,14 +43,14 @@ class Faulty(RuntimeError):
 
 
 class JsonClient:
-    """Requests to one server, from any thread.
+    """Send requests to one server, from any thread.
 
     Args:
         url: ``http://HOST:PORT`` or https, with a path in front of every route if there is one.
         key: sent as ``Authorization: Bearer`` where given.
 
     Raises:
-        ValueError: not such an address.
+        ValueError: ``url`` is no such address.
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:
@@ -71,18 +72,30 @@ class JsonClient:
         self._lock = threading.Lock()
 
     def get(self, route: str, timeout: float) -> Any:
-        """The JSON of a GET; see :meth:`request`."""
+        """Send a GET and return its JSON; see :meth:`request`."""
         return self.request("GET", route, None, timeout)
 
     def post(self, route: str, body: Any, timeout: float) -> Any:
-        """The JSON of a POST; see :meth:`request`."""
+        """Send a POST and return its JSON.
+
+        Args:
+            route: see :meth:`request`.
+            body: see :meth:`request`.
+            timeout: see :meth:`request`.
+        """
         return self.request("POST", route, body, timeout)
 
     def request(self, method: str, route: str, body: Any, timeout: float) -> Any:
-        """Send ``body`` as JSON and return the decoded answer, None if it has no content.
+        """Send ``body`` as JSON and return the decoded answer.
 
         Args:
+            method: GET or POST.
+            route: the path behind the server's address.
+            body: what ``json.dumps`` takes; None: no body.
             timeout: seconds that any single wait may take.
+
+        Returns:
+            The decoded JSON; None if the answer has no content.
 
         Raises:
             Unreachable: no answer.
@@ -120,13 +133,13 @@ class JsonClient:
             raise Faulty(f"{self.url}{route}: not JSON: {_words(data)}") from error
 
     def hang_up(self) -> None:
-        """Break off every request that is waiting: each raises :class:`Unreachable` at once."""
+        """Break off every waiting request: each raises :class:`Unreachable` at once."""
         with self._lock:
             for connection in self._open:
                 try:
                     if connection.sock is not None:
                         connection.sock.shutdown(socket.SHUT_RDWR)
-                except OSError:  # it has ended by itself
+                except OSError:  # the request has ended
                     pass
 
 
@@ -138,7 +151,7 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 def _words(data: bytes) -> str:
-    """What an error answer says: the message of vLLM's error object, or its beginning."""
+    """The message of vLLM's error object, or the beginning of another answer."""
     text = data.decode(errors="replace").strip()
     try:
         said = json.loads(text)

@@ -1,4 +1,4 @@
-"""What a `vllm serve` is sent for one response, and what it answers: ids in, ids out, no text."""
+"""The request to a `vllm serve` for one response, and its answer: token ids, no text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from siri_train.rollout.vllm.engine import response_seed
 def request_body(
     name: str, prompt: Sequence[int], params: SamplingParams, index: int, k: int
 ) -> dict[str, Any]:
-    """The request for response ``k`` to prompt ``index``, with a seed of its own.
+    """The request for one response, with its own seed.
 
     Args:
         name: unique on the server.
+        prompt: token ids.
+        params: how to sample.
+        index: of the prompt in the call.
+        k: of the response in its group.
     """
     return {
         "request_id": name,
@@ -36,11 +40,11 @@ def request_body(
 
 
 def read_answer(answer: Any) -> tuple[Completion, set[str] | None]:
-    """vLLM's answer to one request for one response as ours.
+    """Read the answer to a request for one response.
 
     Returns:
-        The response, NaN where vLLM has no log-prob, and the names of the weights it was sampled
-        with; None where its version of vLLM does not say.
+        The response, with NaN where vLLM has no log-prob, and the names of the weights it was
+        sampled with; None where the server's version does not say.
 
     Raises:
         KeyError, TypeError, ValueError, IndexError: an answer of another form.

@@ -1,4 +1,4 @@
-"""Rollouts with a `vllm serve` over HTTP: somebody's, or one that the trainer has started."""
+"""Rollouts with a `vllm serve` over HTTP, which the trainer or somebody else has started."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.handshake import Settings
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable
 from siri_train.rollout.vllm.request import read_answer, request_body
-from siri_train.rollout.vllm.server_process import SAFE, ServerProcess, wait_for_server
+from siri_train.rollout.vllm.server_process import HOW_TO_CONTINUE, ServerProcess, wait_for_server
 from siri_train.rollout.vllm.versions import Routes
 from siri_train.rollout.vllm.weight_sync import (
-    FREE,
+    RELEASED,
     DiskTransfer,
     NcclTransfer,
     drain,
@@ -38,19 +38,19 @@ from siri_train.rollout.vllm.weight_sync import (
 
 # Seconds of the small calls; those of a sync have their own limit.
 _SHORT = 20.0
-# Of an answer: malformed, too long, not valid.
+# Statuses of a request that is malformed, too long or not valid.
 _PROMPT_IS_WRONG = (400, 413, 422)
-# Between two looks at what has finished, and whether the caller has cancelled.
+# Seconds between two checks of what has finished and whether the caller has cancelled.
 _POLL = 0.1
 
 
 class Lost(Exception):
-    """A response that must be asked for again: the server failed, or had other weights."""
+    """A response that must be requested again: the server failed, or had other weights."""
 
 
 @dataclass
 class _Call:
-    """Bookkeeping of one call of ``generate``: a job is (prompt, response of its group)."""
+    """The state of one call of ``generate``: a job is (prompt, response of its group)."""
 
     prompts: Sequence[Sequence[int]]
     params: SamplingParams
@@ -59,34 +59,34 @@ class _Call:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     attempts: dict[tuple[int, int], int] = field(default_factory=dict)
     cancelled: bool = False
-    give_back_until: float = math.inf
+    wait_until: float = math.inf
 
 
 class VllmServerEngine:
-    """Sample on a vLLM server; the weights go there after every update.
+    """Sample on a vLLM server, to which the weights are sent after every update.
 
-    Every response is a request of its own with a seed of its own: it streams back, fails and is
-    asked for again alone, and a repeated one is the same. The server says which weights an answer
-    was sampled with; an answer of others (a server that somebody restarted) is not taken.
+    Every response is a request of its own with its own seed. It finishes, fails and is repeated
+    alone, and a repeated one is the same. The server says which weights an answer was sampled with.
+    An answer of other weights, as after a restart by somebody else, is discarded.
 
-    A server that cannot be reached is waited for with growing pauses, gets its weights again, and
-    the missing responses are asked for again. After ``patience`` seconds, or ``retries`` failures
+    A server that cannot be reached is polled with growing pauses. It gets its weights again, and
+    the missing responses are requested again. After ``patience`` seconds, or ``retries`` failures
     of one response, the call ends with an EngineError.
 
     Args:
         model: the trainer's transformers model.
         client: of the server, whose settings have been checked.
-        settings: what it said of itself.
-        transfer: how weights go there.
-        vocab_size: ids from here on are refused: they would crash the server.
+        settings: what the server reports.
+        transfer: sends the weights.
+        vocab_size: ids from here on are refused, because they crash a server.
         untie: see :func:`.write_engine_folder`.
         lora_scaling: alpha / rank where the model has adapters.
-        process: the server, where it is the trainer's own; on rank 0.
+        process: the trainer's own server, on rank 0; None for another one.
         written: ``transfer`` already holds the current weights.
-        concurrency: requests in flight; more than the server decodes at a time.
-        patience: seconds that a lost server is waited for.
-        request_timeout: seconds that one response may take.
-        retries: how often one response is asked for again.
+        concurrency: requests in flight; at least what the server decodes at a time.
+        patience: longest wait for a lost server, in seconds.
+        request_timeout: longest wait for one response, in seconds.
+        retries: how often one response is requested again.
 
     Raises:
         EngineError: the server does not take the weights.
@@ -120,22 +120,26 @@ class VllmServerEngine:
 
     @property
     def version(self) -> str:
-        """The name of the newest weights, unique to this run."""
+        """The name of the newest weights; no other run has it."""
         return f"siri-{self._run}-{self._syncs}"
 
     def sync(self) -> None:
-        """Give the server the trainer's weights; collective. Raises EngineError."""
+        """Send the server the trainer's weights. Every rank must call it.
+
+        Raises:
+            EngineError: the server does not take them.
+        """
         self._syncs += 1
         failure = ""
         try:
             self._send(first=True)
-        except Exception as error:  # the other ranks must learn of it
+        except Exception as error:  # raised on every rank below
             failure = f"{type(error).__name__}: {error}"
         failure = next((f for f in distributed.gather(failure) if f), "")
         if failure:
             raise EngineError(
                 f"the vLLM server at {self.client.url} did not take the new weights: {failure}. "
-                "What it holds now is no model: restart it. For weights by disk it must see the "
+                "Its weights are incomplete now: restart it. For weights by disk it must see the "
                 "folder rollout.server.sync_dir under the same path. The trainer's state is "
                 "untouched; run the same command again to continue from the newest checkpoint"
             )
@@ -146,7 +150,7 @@ class VllmServerEngine:
         )
 
     def _send(self, *, first: bool) -> None:
-        """The weights on their way; ``first``: they are new, and every rank is here."""
+        """Send the weights; ``first``: they are new, and every rank calls this."""
         main = distributed.is_main()
         if isinstance(self.transfer, DiskTransfer):
             if first and not self._written:
@@ -160,10 +164,10 @@ class VllmServerEngine:
             return
         beside = threading.current_thread() is not threading.main_thread()
         if not first and (beside or distributed.world_size() > 1):
-            # They would be gathered from the other ranks, or taken in the middle of an update.
+            # They would have to be gathered from other ranks, or are in the middle of an update.
             raise EngineError(
                 f"the vLLM server at {self.client.url} was restarted, and weights by nccl cannot "
-                f"be sent again now; {SAFE}, or set rollout.server.sync=disk"
+                f"be sent again now; {HOW_TO_CONTINUE}, or set rollout.server.sync=disk"
             )
         if not self.transfer.described:
             self.transfer.describe(self._weights())
@@ -171,11 +175,11 @@ class VllmServerEngine:
             return drain(self._weights())
         self._wait_until_up()
         if not first:
-            self.transfer.connect(self.client)  # its workers are others now
+            self.transfer.connect(self.client)  # a restarted server has new workers
         self.transfer.send(self.client, self._weights(), self.version)
 
     def _send_file(self) -> None:
-        """Again if the server goes away in between: it comes back with whatever it began with."""
+        """Make the server load the files; again if it is lost meanwhile, as it loses them then."""
         assert isinstance(self.transfer, DiskTransfer)
         for attempt in range(self.retries + 1):
             self._wait_until_up()
@@ -186,10 +190,10 @@ class VllmServerEngine:
                     raise
 
     def sleep(self) -> None:
-        """Nothing: the server's memory is its own."""
+        """Do nothing: the server does not use the trainer's memory."""
 
     def close(self) -> None:
-        """End a server of the trainer's own, let go of another, remove what was written for it."""
+        """End the trainer's own server or release another one; remove the files of weights."""
         if self.process is not None:
             self.process.close()
         if distributed.is_main():
@@ -198,10 +202,10 @@ class VllmServerEngine:
             self.transfer.close()
 
     def _release(self) -> None:
-        """Say that nobody samples with these weights any more, where the server can be reached."""
+        """Rename the weights so that other runs may take the server, where it can be reached."""
         with suppress(Unreachable, Refused, Faulty, KeyError, TypeError):
             if self._weights_there() == self.version:
-                self.client.post(Routes.SET_WEIGHTS_NAME, {"new_version": FREE[-1]}, _SHORT)
+                self.client.post(Routes.SET_WEIGHTS_NAME, {"new_version": RELEASED}, _SHORT)
 
     def generate(
         self,
@@ -212,12 +216,19 @@ class VllmServerEngine:
         on_finish: Callable[[int, Completion], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``params.n`` responses to every prompt; see :class:`.Engine` for the arguments.
+        """Sample ``params.n`` responses to every prompt, as :meth:`.Engine.generate`.
+
+        Args:
+            prompts: token ids, at least one each.
+            params: see :class:`SamplingParams`.
+            progress: called with (finished responses, all responses).
+            on_finish: called with (index of the prompt, response) as each finishes.
+            cancelled: called every tenth of a second; true ends the call.
 
         Raises:
             ValueError: an empty prompt (its index is named).
-            NonFiniteLogprobs: the server reports NaN; at the first, what is unfinished is dropped.
-            EngineError: the server stays away, or fails again and again.
+            NonFiniteLogprobs: the server reports NaN; unfinished responses are dropped.
+            EngineError: the server cannot be reached, or fails repeatedly.
         """
         check_prompts(prompts)
         call = _Call(
@@ -233,7 +244,7 @@ class VllmServerEngine:
             while call.waiting or running:
                 if not call.cancelled and cancelled is not None and cancelled():
                     self._cancel(call, running)
-                if time.monotonic() > call.give_back_until:
+                if time.monotonic() > call.wait_until:
                     self.client.hang_up()
                 while call.waiting and len(running) < self.concurrency:
                     job = call.waiting.popleft()
@@ -268,7 +279,7 @@ class VllmServerEngine:
         return call.results
 
     def _respond(self, call: _Call, index: int, k: int) -> Completion:
-        """One response; in a thread of its own. Raises Lost."""
+        """Request one response, in a thread of its own. Raises Lost."""
         prompt, params = list(call.prompts[index]), call.params
         if max(prompt) >= self.vocab_size or min(prompt) < 0:
             return _failed(f"token ids must be in [0, {self.vocab_size}), got {max(prompt)}")
@@ -279,15 +290,15 @@ class VllmServerEngine:
             if weights is None:
                 weights = {self._weights_there()}
         except Refused as refused:
-            if refused.status in _PROMPT_IS_WRONG:  # it alone; the others go on
+            if refused.status in _PROMPT_IS_WRONG:  # the other prompts go on
                 return _failed(refused.message)
             raise Lost(str(refused)) from refused
         except (Unreachable, Faulty) as error:
             raise Lost(str(error)) from error
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise EngineError(
-                f"the vLLM server at {self.client.url} answers in a form that is not known here: "
-                f"{type(error).__name__}: {error}; {SAFE}"
+                f"the vLLM server at {self.client.url} answers in an unknown form: "
+                f"{type(error).__name__}: {error}; {HOW_TO_CONTINUE}"
             ) from error
         if completion.finish_reason == "abort":
             if call.cancelled:
@@ -311,21 +322,21 @@ class VllmServerEngine:
         if call.attempts[job] > self.retries:
             raise EngineError(
                 f"the vLLM server at {self.client.url} failed {call.attempts[job]} times at the "
-                f"same response (prompt {job[0]}): {lost}{self._log()}; {SAFE}"
+                f"same response (prompt {job[0]}): {lost}{self._log()}; {HOW_TO_CONTINUE}"
             )
         call.waiting.append(job)
 
     def _cancel(self, call: _Call, running: dict[Future[Completion], tuple[int, int]]) -> None:
-        call.cancelled, call.give_back_until = True, time.monotonic() + _SHORT
+        call.cancelled, call.wait_until = True, time.monotonic() + _SHORT
         for index, k in call.waiting:
             call.results[index][k].error = CANCELLED
         call.waiting.clear()
-        for index, k in running.values():  # those that the server never hands back
+        for index, k in running.values():  # for those that the server does not return
             call.results[index][k].error = CANCELLED
         self._abort(call, running.values())
 
     def _abort(self, call: _Call, jobs: Any) -> None:
-        """Make the server drop what it still works on; as far as it can be reached."""
+        """Make the server drop the requests it still works on, where it can be reached."""
         names = [versions.request_name(f"{call.name}-{index}-{k}") for index, k in jobs]
         if not names:
             return
@@ -335,7 +346,7 @@ class VllmServerEngine:
             self.client.hang_up()
 
     def _recover(self, lost: Lost, cancelled: Callable[[], bool] | None) -> None:
-        """Wait until the server is there with the newest weights, which it gets again if needed."""
+        """Wait for the server, and send it the newest weights again where it has lost them."""
         began = time.monotonic()
         try:
             if not self._wait_until_up(str(lost), cancelled):
@@ -346,7 +357,7 @@ class VllmServerEngine:
         except (Unreachable, Refused, Faulty) as error:
             raise EngineError(
                 f"the vLLM server at {self.client.url} was lost ({lost}) and did not take the "
-                f"weights again: {error}{self._log()}; {SAFE}"
+                f"weights again: {error}{self._log()}; {HOW_TO_CONTINUE}"
             ) from error
         print(
             f"vLLM server at {self.client.url}: back after {time.monotonic() - began:.0f} s with "

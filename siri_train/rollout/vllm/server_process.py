@@ -1,4 +1,4 @@
-"""A vLLM server of the trainer's own: started, kept running, and gone with the trainer."""
+"""A vLLM server of the trainer's own: it is started, kept running, and ended with the trainer."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from siri_train.rollout.engine import EngineError
 from siri_train.rollout.vllm import supervisor, versions
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable, free_port
 
-SAFE = (
+HOW_TO_CONTINUE = (
     "nothing of this step has been trained on; run the same command again to continue from the "
     "newest checkpoint"
 )
-"""How errors of a server end: what is lost, and how to go on."""
-# In front of each line of vLLM's processes: which one, and of log lines level, time and place.
+"""The end of every error of a server: what is lost, and how to continue."""
+# The prefix of each line of vLLM's processes: which process; in log lines level, time and place.
 _PREFIX = re.compile(r"^(?:\([\w-]+ pid=\d+\) ?)*(?:[A-Z]+ [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
-# As Python ends a traceback, argparse a refusal ("PROGRAM: error: ..."), and others a report.
+# The last line of a traceback, an error of argparse ("PROGRAM: error: ..."), or one of a library.
 _ERROR = re.compile(
     r"(?:[\w.]*(?:Error|Exception|Exit|Interrupt|Failure)|(?:\S+: )?(?:error|fatal)(?: error)?)"
     r"\b: *\S|.*(?i:segmentation fault|out of memory|cannot allocate|core dumped)"
 )
 _ELSEWHERE = re.compile(r"(?i)root cause|see (?:the )?(?:stack ?trace|logs?|error)s? above")
-# Seconds that a server may take to say that it is well.
+# Seconds that a server may take to answer a health check.
 _HEALTH = 20.0
-# torchrun's description of the trainer's ranks, and what the trainer sets for a vLLM of its own
-# process; a server is none of these.
+# torchrun's description of the trainer's ranks, and the variables of a vLLM in this process.
 _NOT_INHERITED = {
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -65,16 +64,18 @@ def python_version_of_vllm(python: str) -> str:
 
 
 class ServerProcess:
-    """A server on the loopback interface, with a supervisor that restarts it and outlives nobody.
+    """A server on the loopback interface, with a supervisor that restarts it.
 
-    It has a random key, ``key``, which is told through the environment: other users of the machine
-    reach the port but neither read the key nor sample. Nothing writes it down.
+    The supervisor ends it when the trainer ends, whatever the reason.
+
+    The server has a random key, which it gets through the environment: other users of the machine
+    reach the port but can neither read the key nor sample. The key is not written to any file.
 
     Args:
-        folder: what the server loads, weights included (safetensors); looked at again when it is
-            restarted.
+        folder: the model that the server loads, with weights (safetensors); read again after a
+            restart.
         arguments: flags of ``vllm serve``; see :func:`.versions.server_flags`.
-        log: everything the server prints goes here.
+        log: the file for everything that the server prints.
         python: interpreter of the environment that has vLLM.
         gpus: its CUDA_VISIBLE_DEVICES; None: the trainer's.
         restarts: how often in a row it is started again after it ended.
@@ -93,7 +94,7 @@ class ServerProcess:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
-        self._begins = log.stat().st_size  # what stands there is of earlier servers
+        self._begins = log.stat().st_size  # what is there was printed by earlier servers
         self.has_served = False
         port = free_port("127.0.0.1")
         self.url = f"http://127.0.0.1:{port}"
@@ -104,7 +105,7 @@ class ServerProcess:
         self.key = secrets.token_urlsafe(32)
         environment[versions.KEY] = self.key
         if python != sys.executable:
-            environment.pop("PYTHONPATH", None)  # packages of another environment
+            environment.pop("PYTHONPATH", None)  # it names packages of another environment
         if gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpus
         self._supervisor = subprocess.Popen(
@@ -117,9 +118,9 @@ class ServerProcess:
 
     @property
     def gave_up(self) -> str | None:
-        """What the server died of, in one line, if it will not come back; else None.
+        """Why the server has ended, in one line, if it will not be restarted; otherwise None.
 
-        One that has never served is not waited for a second time: it would fail in the same way.
+        A server that has ended before it ever served is not restarted: it would fail again.
         """
         coming = self._supervisor.poll() is None
         if coming and (self.has_served or not self._has_ended()):
@@ -135,24 +136,24 @@ class ServerProcess:
             return log.read().decode(errors="replace")
 
     def close(self) -> None:
-        """End the server; nothing of it is left when this returns."""
+        """End the server; no process of it is left when this returns."""
         with suppress(ProcessLookupError):
             self._supervisor.terminate()
         self._supervisor.wait()
 
 
 def cause_of_death(log: str) -> str:
-    """The line of a dead server's log that says why it ended, short and without secrets.
+    """The line of a log that says why the server ended, short and without secrets.
 
-    The last error that does not point to another one: vLLM's engine tells of the cause and its API
-    server, afterwards, that the engine is gone. Without an error, the last words before the end.
+    It is the last error that does not refer to another one: vLLM's engine prints the cause, and its
+    API server prints afterwards that the engine is gone. Without an error it is the last line.
 
     Args:
-        log: what server and supervisor have said since the server was first started.
+        log: what server and supervisor have printed since the server was first started.
     """
     lines = [line for raw in log.splitlines() if (line := _PREFIX.sub("", raw).strip())]
     own = [line for line in lines if line.startswith("supervisor: ")]
-    leaks = ("- ", "nanobind", "See https")  # whose report follows every crash
+    leaks = ("- ", "nanobind", "See https")  # a report that follows every crash
     told = [line for line in lines if not line.startswith(("supervisor: ", *leaks))]
     errors = [line for line in told if _ERROR.match(line) and not _ELSEWHERE.search(line)]
     ended = next((line for line in reversed(own) if line.startswith(supervisor.ENDED)), "")
@@ -170,12 +171,13 @@ def wait_for_server(
     lost: str | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> bool:
-    """Return when the server answers ``/health``; asks with growing pauses.
+    """Wait until the server answers its health check; poll with growing pauses.
 
     Args:
-        patience: seconds.
-        process: the server, where it is the trainer's own: one that has given up is not waited for.
-        lost: why it is looked for again, said once.
+        client: of the server.
+        patience: longest wait in seconds.
+        process: the trainer's own server; the wait ends when it will not be restarted.
+        lost: why the server is waited for again; printed once.
         cancelled: once true, return at once.
 
     Returns:
@@ -198,12 +200,12 @@ def wait_for_server(
         if process is not None and process.gave_up is not None:
             raise EngineError(
                 f"the vLLM server of this run ended and does not come back: {process.gave_up}; "
-                f"{SAFE}"
+                f"{HOW_TO_CONTINUE}"
             )
         if time.monotonic() > until:
             raise EngineError(
                 f"no vLLM server at {client.url} for {patience:.0f} s (rollout.server."
-                f"start_minutes): {lost or reason}; {SAFE}"
+                f"start_minutes): {lost or reason}; {HOW_TO_CONTINUE}"
             )
         if not told:
             print(f"vLLM server at {client.url}: waiting for it ({lost or reason})", flush=True)

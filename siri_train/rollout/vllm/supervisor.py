@@ -1,11 +1,11 @@
-"""Keeps one server running for as long as one parent lives. Run as a program, not imported.
+"""Keep one server running while one parent lives. It is run as a program, not imported.
 
     python supervisor.py PARENT_PID RESTARTS LOG COMMAND...
 
-A server that ends is started again, with growing pauses, at most RESTARTS times in a row (one
-that ran for ten minutes counts anew). When the parent dies, of whatever, or this program is told to
-stop, the server's whole session is killed: vLLM's engine and workers are processes of their own.
-Standard library only, so it starts at once and holds no memory.
+A server that ends is started again, with growing pauses, at most RESTARTS times in a row (after a
+run of ten minutes the count starts anew). When the parent ends, or this program gets SIGTERM, the
+server's whole session is killed: vLLM's engine and workers are processes of their own. It uses the
+standard library only, so it starts fast and takes little memory.
 """
 
 from __future__ import annotations
@@ -22,23 +22,33 @@ _LONG = 600.0
 
 
 ENDED = "supervisor: the server ended"
-"""What the log says then."""
+"""What the log says when the server has ended."""
 
-_told: list[int] = []
+_signals: list[int] = []
 
 
 class Stop(Exception):
-    """Asked to end, or the parent is gone."""
+    """This program has got a signal, or the parent has ended."""
 
 
 def main(parent: int, restarts: int, log_path: str, command: list[str]) -> int:
-    """Returns 0 when stopped, 1 when it has given up."""
+    """Run the server until it is stopped or has failed too often.
+
+    Args:
+        parent: process id of the trainer.
+        restarts: how often in a row the server is started again.
+        log_path: the file for everything that is printed.
+        command: the server's.
+
+    Returns:
+        0 when stopped, 1 when the server has failed too often.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        _told.append(number)  # looked at where nothing can be left half done
+        _signals.append(number)  # handled at the next check, between two steps
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the parent's
     failures = 0
     with open(log_path, "ab", buffering=0) as log:
         try:
@@ -60,7 +70,7 @@ def main(parent: int, restarts: int, log_path: str, command: list[str]) -> int:
 
 
 def _serve(parent: int, command: list[str], log: int) -> int:
-    """Run the command once, and nothing of it is left afterwards."""
+    """Run the command once; no process of it is left afterwards."""
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
@@ -75,7 +85,7 @@ def _serve(parent: int, command: list[str], log: int) -> int:
             time.sleep(_POLL)
         raise
     finally:
-        # Before the leader is waited for: until then its number cannot be another's.
+        # Before server.wait(): until then the process id cannot be reused.
         _kill_session(server.pid, signal.SIGKILL)
         server.wait()
     return server.returncode
@@ -86,7 +96,7 @@ def _ended(pid: int) -> bool:
 
 
 def _check(parent: int) -> None:
-    if _told or os.getppid() != parent:
+    if _signals or os.getppid() != parent:
         raise Stop
 
 

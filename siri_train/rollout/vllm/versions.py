@@ -118,7 +118,7 @@ def import_vllm() -> Any:
 
 
 def brief(error: Exception) -> str:
-    """An error in one line of at most 600 characters; some of vLLM's go on for pages."""
+    """An error in one line of at most 600 characters; some of vLLM's are pages long."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) < 600 else f"{text[:600]} ..."
 

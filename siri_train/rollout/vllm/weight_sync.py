@@ -23,17 +23,19 @@ from siri_train.rollout.vllm import versions
 from siri_train.rollout.vllm.http_client import JsonClient, free_port, own_address
 from siri_train.rollout.vllm.versions import Routes
 
-FREE = (versions.FIRST_WEIGHTS, "siri-released")
+RELEASED = "siri-released"
+"""The name of a server's weights after the run that sent them has ended."""
+UNUSED = (versions.FIRST_WEIGHTS, RELEASED)
 """Names of a server's weights that no run samples with: after its start, and after a run's end."""
 
 
 def write_engine_folder(model: Any, folder: Path, *, untie: bool) -> None:
-    """Write the config that vLLM builds its model from; the weights come by sync.
+    """Write the config that vLLM builds its model from; the weights are sent later.
 
     Args:
         model: the trainer's transformers model.
         folder: created if missing.
-        untie: give vLLM a head of its own although the trainer's is tied to the embedding; see
+        untie: give vLLM a separate head although the trainer's is tied to the embedding; see
             :func:`.versions.keeps_stale_head`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,8 +55,8 @@ def named_weights(
 ) -> Iterator[tuple[str, Any]]:
     """The trainer's weights under their checkpoint names, one at a time.
 
-    Sharded parameters (DTensor) are gathered as they come, so the whole model never is; then every
-    rank must go through all of them. Adapters are merged into the weight they adapt.
+    Sharded parameters (DTensor) are gathered one at a time, never the whole model. Every rank must
+    then iterate over all of them. Adapters are merged into the weight they adapt.
 
     Args:
         model: the trainer's transformers model.
@@ -63,7 +65,7 @@ def named_weights(
         lora_scaling: alpha / rank where the model has adapters.
 
     Yields:
-        (name, tensor); the head only where it is a parameter of its own or ``untie`` is set.
+        (name, tensor); the head only where it is a separate parameter or ``untie`` is set.
     """
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
     head = model.get_output_embeddings().weight
@@ -85,25 +87,25 @@ def _whole(parameter: Any) -> Any:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-# Seconds that a server may take over one call of a sync: a large model is read from a disk.
+# Seconds that one call of a sync may take: a large model is read from a disk.
 _SYNC = 1800.0
 # Bytes of weights in CPU memory at a time while they are written.
 _SHARD = 2**31
 
 
 def exchange(server: JsonClient, version: str, load: Callable[[], Any]) -> None:
-    """Replace a server's weights: stop sampling, load, forget cached prefixes, go on.
+    """Replace a server's weights: pause sampling, load, drop cached prefixes, resume.
 
-    The weights carry the name ``version`` from the moment they are whole; between, they carry one
-    that nobody expects. A server whose load failed is left paused: what it holds is no model.
+    The weights get the name ``version`` once all are loaded. While they are loaded they have a name
+    that no run accepts. A server whose load failed stays paused: its weights are incomplete.
 
     Args:
-        server: requests in flight are aborted.
-        version: what ``/weight_info`` and the answers say of these weights.
+        server: its requests in flight are aborted.
+        version: the name of these weights, which the server repeats in its answers.
         load: makes the workers load them.
 
     Raises:
-        RuntimeError: prefixes of the old weights stay cached; else whatever ``load`` raises.
+        RuntimeError: prefixes of the old weights stay cached. What ``load`` raises is passed on.
     """
     server.post(Routes.PAUSE, {}, _SYNC)
     server.post(Routes.SET_WEIGHTS_NAME, {"new_version": f"{version} loading"}, _SYNC)
@@ -117,11 +119,11 @@ def exchange(server: JsonClient, version: str, load: Callable[[], Any]) -> None:
 class DiskTransfer:
     """Weights as safetensors in a folder that trainer and server both read.
 
-    The way that always works. The newest weights stay in the folder until the next ones are there,
-    so a restarted server gets them again without the trainer's model; ``latest`` is a link to them.
+    It works on every system. The newest weights stay in the folder until the next ones are
+    complete, so a restarted server can load them again. ``latest`` is a link to them.
 
     Args:
-        folder: on a file system of both.
+        folder: on a file system that both see.
         prepare: called with the folder of new weights before they are written, to add a config.
     """
 
@@ -131,9 +133,10 @@ class DiskTransfer:
         self._current: Path | None = None
 
     def write(self, weights: Iterator[tuple[str, Any]], name: str) -> None:
-        """Write new weights and point ``latest`` to them; the old ones stay until :meth:`send`.
+        """Write new weights and link ``latest`` to them; the old ones stay until :meth:`send`.
 
-        Goes through all of ``weights`` even if the disk is full: other ranks gather with it.
+        It iterates over all of ``weights`` even if the disk is full, because other ranks gather
+        them together with this one.
         """
         self._current = self.folder / name
         self._current.mkdir(parents=True)
@@ -149,7 +152,7 @@ class DiskTransfer:
             drain(weights)
 
     def send(self, server: JsonClient, version: str) -> None:
-        """Make the server load what was written last; can be repeated, by any rank."""
+        """Make the server load the weights written last; any rank may repeat it."""
         body = versions.reload_call(str(self.latest.resolve()))
         exchange(server, version, lambda: server.post(Routes.CALL_WORKERS, body, _SYNC))
         for old in self.folder.glob("weights_*"):
@@ -162,7 +165,7 @@ class DiskTransfer:
 
 
 def drain(weights: Iterator[Any]) -> None:
-    """Go through what is left of sharded weights: the other ranks gather them with this one."""
+    """Iterate over the rest of sharded weights: other ranks gather them together with this one."""
     for _ in weights:
         pass
 
@@ -210,7 +213,7 @@ class NcclTransfer:
         self._plan: dict[str, Any] | None = None
 
     def describe(self, weights: Iterator[tuple[str, Any]]) -> None:
-        """Note names, dtypes and shapes, which workers must know before the first byte."""
+        """Collect names, dtypes and shapes, which the workers need before the first weight."""
         names, dtypes, shapes = [], [], []
         for name, value in weights:
             names.append(name)
@@ -234,7 +237,16 @@ class NcclTransfer:
             self._group = versions.join_transfer(group)
 
     def send(self, server: JsonClient, weights: Iterator[tuple[str, Any]], version: str) -> None:
-        """Broadcast ``weights``, in the order of :meth:`describe`, and make the server use them."""
+        """Broadcast weights and make the server use them.
+
+        Args:
+            server: whose weights are replaced.
+            weights: in the order of :meth:`describe`; all of them are iterated over.
+            version: see :func:`exchange`.
+
+        Raises:
+            RuntimeError: a worker failed. The group is closed; the next call opens another.
+        """
         assert self._plan is not None
 
         def load() -> None:
@@ -248,10 +260,10 @@ class NcclTransfer:
                 self.connect(server)
             exchange(server, version, load)
         except BaseException:
-            self._let_go()  # the two sides may be at different places of the stream
+            self._let_go()  # the two sides may be at different weights
             raise
         finally:
-            drain(weights)  # other ranks gather with it
+            drain(weights)
 
     def close(self) -> None:
         """Leave the group."""
@@ -266,9 +278,9 @@ class NcclTransfer:
 
 @contextmanager
 def _beside(server: JsonClient, route: str, body: dict[str, Any]) -> Iterator[None]:
-    """Send a request that the server answers only after the block has done its part.
+    """Send a request that the server answers only after the block has run.
 
-    One that is refused at once raises before the block, which would wait for a peer in vain.
+    If it is refused at once, this raises before the block, which would wait for the server forever.
     """
     side = ThreadPoolExecutor(1)
     try:
@@ -278,7 +290,7 @@ def _beside(server: JsonClient, route: str, body: dict[str, Any]) -> Iterator[No
         yield
         answer.result()
     except BaseException:
-        server.hang_up()  # else the thread would wait for an answer that cannot come
+        server.hang_up()  # otherwise the thread waits for an answer that cannot come
         raise
     finally:
         side.shutdown()
