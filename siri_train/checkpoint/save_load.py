@@ -247,9 +247,17 @@ def require_good(
 
 
 def load_state(folder: Path, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:
-    """Restore the optimiser and the random number generators; returns the steps done.
+    """Restore the optimiser and the random number generators.
 
     A checkpoint of any number of ranks is resumed on any number of ranks.
+
+    Args:
+        folder: a checkpoint without a :func:`problem`.
+        optimizer: over the model's parameters.
+        model: its weights are loaded already, but for adapters.
+
+    Returns:
+        The steps done.
 
     Raises:
         ConfigError: the folder holds no trainer state, one of another model, or objects that are
@@ -326,7 +334,13 @@ def size_and_crc(path: Path) -> list[int]:
 
 
 def prune(run_dir: Path, keep_last: int, protected: set[int]) -> None:
-    """Delete periodic checkpoints but the newest ``keep_last``; ``protected`` steps stay."""
+    """Delete old checkpoints.
+
+    Args:
+        run_dir: the run's folder.
+        keep_last: how many of the newest stay, not counting the protected ones.
+        protected: steps whose checkpoints stay.
+    """
     periodic = [step for step in checkpoints(run_dir) if step not in protected]
     for step in periodic[:-keep_last]:
         shutil.rmtree(run_dir / "checkpoints" / checkpoint_name(step))

@@ -41,27 +41,24 @@ def step_metrics(
     time_train: float,
     probe_logprob_diff: float | None = None,
 ) -> dict[str, Any]:
-    """The metrics of one step.
+    """The record of one step; ``docs/metrics.md`` explains every key.
 
-    They are about whole groups, those that dynamic sampling dropped included; the last keys count
-    the others (see :class:`RolloutBatch`). Shares are of responses, except
-    ``groups_all_zero`` and ``groups_all_one``: of the groups. ``accuracy`` counts the right
-    responses (``Grade.right``, whatever the reward function gives), ``accuracy_finished`` the right
-    ones among the finished. ``groups_all_zero`` are the groups without a right response,
-    ``groups_all_one`` those without a wrong one.
-    ``truncated_correct_frac`` is the share of the truncated responses whose answer was right before
-    the cap; ``reward.truncated`` decides about them. ``unjudged`` counts the responses whose answer
-    could not be judged: they have no reward and are left out of their groups. ``entropy`` is the
-    sampler's, in nats per response token; where the engine does not have it, the trained tokens'.
-    ``rollout_kl`` estimates KL(sampler || trainer) in nats per trained token before the first
-    update, ``rollout_ratio_max`` is the largest trainer/sampler ratio of one,
-    ``rollout_weight_mean`` the mean weight of ``loss.rollout_correction``, ``probe_logprob_diff``
-    what the sync probe after the step's update found. Only with ``loss.kl_coef`` there is
-    ``ref_kl``, the mean estimate of KL(policy || reference) in nats per trained token over the
-    step's updates, and only with ``loss.off_policy_threshold`` ``off_policy_frac``, the share of
-    those tokens that it takes out of the objective. ``tokens`` are response tokens,
-    ``rollout_tokens_per_s`` counts the discarded ones too; times are seconds. A value that does
-    not exist in this step (no finished response, no mixed group) is None.
+    Rewards, lengths and accuracy are about whole groups, those that dynamic sampling dropped
+    included; the last keys count the others (see :class:`RolloutBatch`). Shares are of responses,
+    those of ``groups_all_zero`` and ``groups_all_one`` of groups. ``entropy`` is the sampler's;
+    where the engine does not have it, the trained tokens'. ``rollout_tokens_per_s`` includes the
+    discarded tokens. A value that does not exist in this step (no finished response, no mixed
+    group) is None.
+
+    Args:
+        step: from 0.
+        schedule: gives cycle and phase.
+        batch: the responses, graded.
+        stats: of the step's updates.
+        lr: learning rate.
+        backtrack_per_1k: backtracking words per 1000 response tokens.
+        time_train: seconds of updates, weight sync and probe.
+        probe_logprob_diff: nats, what the sync probe found; None where it was skipped.
     """
     completions = [c for group in batch.seen for c in group.completions]
     grades = [grade for group in batch.seen for grade in group.grades]
