@@ -1,4 +1,4 @@
-"""Double backward is refused by name; ``torch.compile`` calls an operation without tracing it."""
+"""Refuses double backward with a clear error; keeps ``torch.compile`` from tracing a call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def untraced(function: F) -> F:
-    """One graph break, at the call: the checks and the lists read sizes, which no graph can hold.
+    """One graph break, at the call: checks and top entries read sizes, which no graph can hold.
 
     ``torch.compiler.disable`` does the same, but imports the compiler (a second) together with
     this library; so it is done at the first call, as PyTorch does in its own modules.
@@ -37,9 +37,14 @@ class _Refuse(torch.autograd.Function):
 def refuse_double_backward(
     op: str, grads: tuple[torch.Tensor | None, ...], sources: tuple[torch.Tensor | None, ...]
 ) -> tuple[torch.Tensor | None, ...]:
-    """Gradients as they are, but under ``create_graph=True`` tied to an error for whoever goes on.
+    """The same gradients; under ``create_graph=True`` differentiating them raises an error.
 
-    Call it last in ``backward``; ``sources`` are the tensors the gradients depend on.
+    Call it last in ``backward``.
+
+    Args:
+        op: named in the error.
+        grads: of the operation.
+        sources: tensors that the gradients depend on.
     """
     if not torch.is_grad_enabled():
         return grads

@@ -13,10 +13,15 @@ BACKENDS = ("triton", "portable", "reference")
 
 
 def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor) -> str:
-    """The implementation of ``op`` that ``backend`` asks for; None: the fastest there is.
+    """The implementation of an operation; with None the fastest one on the tensor's device.
 
     Args:
-        tensor: the input that says where the operation runs.
+        op: named in the error.
+        backend: None, "triton", "portable" or "reference".
+        tensor: an input, whose device is that of the operation.
+
+    Raises:
+        ValueError: another name, or "triton" where it does not run.
     """
     if backend is None:
         return "triton" if _on_gpu(tensor) else "portable"

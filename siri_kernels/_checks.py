@@ -1,8 +1,8 @@
 """Argument checks shared by all operations.
 
-An error names the operation, the argument, what it got and what it takes. Checks that read tensor
-values would wait for the GPU, so they run on CPU tensors, and on others only when the environment
-says ``SIRI_KERNELS_CHECK=1``.
+An error names the operation, the argument, the value and the accepted values. Checks that read
+tensor values would wait for the GPU, so they run on CPU tensors, and on others only under
+``SIRI_KERNELS_CHECK=1`` in the environment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def may_read(tensor: torch.Tensor) -> bool:
 
 
 def is_dtensor(value: torch.Tensor) -> bool:
-    """Asks the type: while ``torch.compile`` traces, the tensor itself denies the method."""
+    """Whether it is a DTensor, by its type: a traced tensor does not have the method."""
     return hasattr(type(value), "full_tensor")
 
 

@@ -1,9 +1,9 @@
-"""What the operators that ``torch.compile`` keeps in its graph share.
+"""Shared by the operators that ``torch.compile`` keeps in its graph.
 
-A call that is traced becomes one ``torch.library`` operator. Its fake form knows sizes only, so all
-that reads a value, and every check, happens when the operator runs: it refuses what an eager call
-refuses, in the same words. Numbers go in as a tensor: a Python number that is an operator's
-argument is a constant of the graph, which is compiled again for another.
+A call that is traced becomes one ``torch.library`` operator. Its fake form has sizes only, so every
+check and every read of a value happens when the operator runs; errors are those of an eager call.
+Numbers are passed as a tensor: a Python number as an operator's argument would be a constant of the
+graph, which would be compiled again for another number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ READS_ON_HOST: tuple[torch.Tag, ...] = () if _UNSAFE is None else (_UNSAFE,)
 
 
 def is_number(value: object) -> bool:
-    """Whether a tensor can be made of it in a graph; if not, it is for the checks to refuse.
+    """Whether a tensor can be made of it in a graph; if not, the checks raise an error.
 
     ``torch.compile`` traces NumPy's scalars as arrays of no dimensions: they are numbers too.
     """
@@ -37,7 +37,7 @@ def is_number(value: object) -> bool:
 def numbers_in_graph(values: Iterable[float]) -> torch.Tensor:
     """[n] float64 on the CPU, of numbers for which :func:`is_number` holds.
 
-    As products: of a number that changes from call to call these alone do not make a constant.
+    They are products, because a product does not make a changing number a constant of the graph.
     """
     one = torch.ones((), dtype=torch.float64, device="cpu")
     return torch.stack(
@@ -59,12 +59,12 @@ def _(message: str, is_type_error: bool, like: torch.Tensor) -> torch.Tensor:
 
 
 def refusal(error: Exception, *candidates: object) -> torch.Tensor:
-    """In a graph: what raises ``error`` when it runs. The compiler would make it one of its own.
+    """In a graph: an operator that raises ``error``; the compiler would change the exception.
 
     Args:
         error: a TypeError or ValueError.
-        candidates: arguments of the call; the result is like the first that is a plain tensor, so
-            that what is made of it can be traced.
+        candidates: arguments of the call; the result is like the first plain tensor among them,
+            so that the rest of the graph can be traced.
     """
     like = torch.empty(0, dtype=torch.float32, device="cpu")
     for candidate in candidates:

@@ -1,4 +1,4 @@
-"""Where kernels are launched."""
+"""Devices: where kernels are launched, and whether float64 exists there."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import torch
 
 
 def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
-    """Makes the GPU of ``tensor`` the current one: Triton launches there, whatever its arguments
-    say. Does nothing for a tensor on another kind of device."""
+    """A context in which the GPU of ``tensor`` is the current one, where Triton launches.
+
+    It does nothing for a tensor on another kind of device.
+    """
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether tensors of this device may be float64: tried, as no list of devices would stay true
-    (Apple's GPUs and several accelerators have none)."""
+    """Whether tensors of this device may be float64, found by trying.
+
+    Apple's GPUs and several accelerators have no float64.
+    """
     try:
         torch.empty(0, dtype=torch.float64, device=device)
-    except Exception:  # TypeError on MPS; what others raise is theirs to choose
+    except Exception:  # TypeError on MPS; other devices raise other errors
         return False
     return True

@@ -1,4 +1,4 @@
-"""Packed sequences: [B, L] padded <-> [T] packed, cutting at a length cap, next-token alignment.
+"""Packed sequences: [B, L] padded <-> [T] packed, truncation at a cap, next-token alignment.
 
 ``cu_seqlens`` is flash-attention's: [B+1] int32, where sequence ``i`` is ``cu_seqlens[i]`` up to
 ``cu_seqlens[i+1]`` of the packed tokens, so 0 first and T last; sequences may be empty. Everything
@@ -32,14 +32,21 @@ __all__ = [
 
 
 class Packed(NamedTuple):
-    """values [T, ...] and cu_seqlens [B+1]."""
+    """Packed sequences: ``values`` [T, ...] and ``cu_seqlens`` [B+1] int32."""
 
     values: torch.Tensor
     cu_seqlens: torch.Tensor
 
 
 class Cut(NamedTuple):
-    """values [T', ...], cu_seqlens [B+1], truncated [B] bool, kept [T'] int64 into the input."""
+    """Truncated sequences.
+
+    Args:
+        values: [T', ...].
+        cu_seqlens: [B+1] int32.
+        truncated: [B] bool, whether the sequence was longer than its cap.
+        kept: [T'] int64, indices of the kept tokens in the input.
+    """
 
     values: torch.Tensor
     cu_seqlens: torch.Tensor
@@ -50,7 +57,7 @@ class Cut(NamedTuple):
 def check_cu_seqlens(
     cu_seqlens: torch.Tensor, total: int | None = None, op: str = "varlen"
 ) -> None:
-    """Refuses a ``cu_seqlens`` that is not one.
+    """Check a ``cu_seqlens``.
 
     Args:
         cu_seqlens: [B+1] int32.
@@ -128,13 +135,13 @@ def pack(
     mask: torch.Tensor | None = None,
     total: int | None = None,
 ) -> Packed:
-    """Padded sequences to packed ones; differentiable.
+    """Pack padded sequences; differentiable.
 
     Args:
         padded: [B, L, ...], any dtype.
         lengths: [B] integers in 0..L: sequence ``i`` is ``padded[i, :lengths[i]]``. Or:
-        mask: [B, L] bool, the entries to keep, anywhere in a row (left padding, holes).
-        total: number of entries kept, when known: then nothing waits for a GPU.
+        mask: [B, L] bool, the entries to keep, anywhere in a sequence (left padding, holes).
+        total: number of entries kept; if it is given, nothing waits for a GPU.
 
     Returns:
         Packed: values [T, ...] in row order, cu_seqlens [B+1].
@@ -179,13 +186,13 @@ def unpack(
     length: int | None = None,
     padding_value: float = 0,
 ) -> torch.Tensor:
-    """Packed sequences to padded ones, each at the start of its row; differentiable.
+    """Pad packed sequences at their ends; differentiable.
 
     Args:
         values: [T, ...].
         cu_seqlens: [B+1] int32.
         length: L, at least the longest sequence; None: the longest (waits for a GPU).
-        padding_value: what stands after a sequence's end.
+        padding_value: of the places after a sequence's end.
 
     Returns:
         [B, L, ...] of the dtype of ``values``.
@@ -220,22 +227,22 @@ def cut(
     *,
     total: int | None = None,
 ) -> Cut:
-    """Cuts every sequence at a length cap; differentiable.
+    """Truncate every sequence at a length cap; differentiable.
 
     Args:
         values: [T, ...].
         cu_seqlens: [B+1] int32.
         cap: tokens to keep of a sequence at most, an int >= 0 or [B] integers of them.
-        total: T', the number of tokens kept, when known: then nothing waits for a GPU.
+        total: T', the number of tokens kept; if it is given, nothing waits for a GPU.
 
     Returns:
-        Cut: values [T', ...], cu_seqlens [B+1], truncated [B] bool (something was cut off: a
-        sequence of exactly ``cap`` tokens is whole), and kept [T'] int64 of the tokens kept, to
-        cut further tensors alike (``other[kept]``).
+        Cut: values [T', ...], cu_seqlens [B+1], truncated [B] bool (False for
+        a sequence of exactly ``cap`` tokens), and kept [T'] int64, which truncates other tensors in
+        the same way (``other[kept]``).
 
     Raises:
         TypeError, ValueError: as :func:`check_cu_seqlens`; a cap that is not such a number;
-            ``total`` that is not what is kept (read on a CPU).
+            ``total`` that is not the number of kept tokens (read on a CPU).
     """
     op = "cut"
     before = _check_packed(op, values, cu_seqlens)
@@ -270,10 +277,10 @@ def cut(
 def next_token_targets(
     tokens: torch.Tensor, cu_seqlens: torch.Tensor, ignore_index: int = -100
 ) -> torch.Tensor:
-    """What each position predicts: the next token of its sequence; ``ignore_index`` at its end.
+    """The target of each position: the next token of its sequence; ``ignore_index`` at its end.
 
     The hidden state of position t predicts token t+1. The result goes with the model's hidden
-    states into :func:`siri_kernels.linear_logprob`, where ignored positions cost nothing. Never
+    states into :func:`siri_kernels.linear_logprob`, where masked positions cost nothing. Never
     waits for a GPU.
 
     Args:
@@ -301,7 +308,7 @@ def next_token_targets(
 def align_to_tokens(
     values: torch.Tensor, cu_seqlens: torch.Tensor, fill: float = 0.0
 ) -> torch.Tensor:
-    """From "at the position that predicts it" to "at the token": one place on within each sequence.
+    """Values of predicting positions moved to the predicted tokens, one place on in a sequence.
 
     The inverse shift of :func:`next_token_targets`: entry t of the result belongs to token t.
     Differentiable; never waits for a GPU.
@@ -309,7 +316,7 @@ def align_to_tokens(
     Args:
         values: [T, ...], for instance log-probs by position.
         cu_seqlens: [B+1] int32.
-        fill: for the first token of each sequence, which nothing predicts.
+        fill: for the first token of each sequence, which no position predicts.
 
     Returns:
         [T, ...].
@@ -329,8 +336,10 @@ def align_to_tokens(
 
 
 def _in_graph(tensor: torch.Tensor) -> bool:
-    """Whether values are checked by an operator: reading them would break ``torch.compile``'s
-    graph. The error is then a RuntimeError that does not say what it got."""
+    """Whether an operator checks values, because reading them would break a compiled graph.
+
+    The error is then a RuntimeError that does not name the value.
+    """
     return torch.compiler.is_compiling() and check.may_read(tensor)
 
 

@@ -24,7 +24,14 @@ from siri_kernels.group_advantages.validate import (
 
 
 class GroupAdvantages(NamedTuple):
-    """Advantages [B] float32, and of each group mean, std [G] float32 and degenerate [G] bool."""
+    """Advantages, and statistics of the groups.
+
+    Args:
+        advantages: [B] float32.
+        mean: [G] float32.
+        std: [G] float32.
+        degenerate: [G] bool, whether all scored rewards of the group are equal.
+    """
 
     advantages: torch.Tensor
     mean: torch.Tensor
@@ -73,7 +80,7 @@ def group_advantages(
 
     Returns:
         GroupAdvantages: advantages [B]; mean and std [G] of the group's scored rewards (std 0 for
-        fewer than two, mean 0 for none); degenerate [G]: all scored rewards equal, so that there is
+        fewer than two, mean 0 for none); degenerate [G]: all scored rewards equal, with
         nothing to learn. G counts the distinct groups, in order of first answer for an int and of
         ascending id otherwise. float32, without gradient.
 
@@ -111,7 +118,7 @@ def _in_graph(
     num_groups: int | None,
     backend: str | None,
 ) -> GroupAdvantages:
-    """The call while ``torch.compile`` traces it: what no operator can be given is refused here."""
+    """The call while ``torch.compile`` traces it; refuses values that no operator takes."""
     check.tensor(OP, "rewards", rewards)
     by_id = isinstance(groups, torch.Tensor)
     if by_id:

@@ -33,7 +33,19 @@ def compute(
     num_groups: int | None,
     backend: str | None,
 ) -> Results:
-    """Advantages, means, deviations and degenerate groups; arguments as the public function's."""
+    """Advantages, means, deviations and degenerate groups.
+
+    Args:
+        rewards: [B].
+        groups: the size, or ids [B] int64.
+        baseline: "mean", "leave_one_out" or "none".
+        scale: "group_std", "batch_std" or "none".
+        eps: added to the std.
+        correction: 0 or 1.
+        singleton: "zero" or "verl".
+        num_groups: with ids: G, or None.
+        backend: None, "triton", "portable" or "reference".
+    """
     backend = resolve_backend(OP, backend, rewards)
     groups, num_groups = checked(rewards, groups, num_groups)
     check.choice(OP, "baseline", baseline, BASELINES)

@@ -1,6 +1,6 @@
 """``group_advantages`` as a ``torch.library`` operator, which ``torch.compile`` keeps in its graph.
 
-What an operator is given and when it checks is said in :mod:`siri_kernels._compiled`.
+:mod:`siri_kernels._compiled` describes the arguments of operators and when they check.
 """
 
 from __future__ import annotations
@@ -23,7 +23,20 @@ def group_advantages(
     singleton: str,
     backend: str,
 ) -> Results:
-    """The eager call; groups by ``ids`` [B] or of ``size``; ``numbers``: [1], eps."""
+    """The eager call.
+
+    Args:
+        rewards: [B].
+        ids: [B] int64; None: groups of ``size``.
+        size: of a group, without ids.
+        num_groups: with ids: G, or None.
+        numbers: [1] float64 on the CPU, eps.
+        correction: 0 or 1.
+        baseline: "mean", "leave_one_out" or "none".
+        scale: "group_std", "batch_std" or "none".
+        singleton: "zero" or "verl".
+        backend: empty: the fastest.
+    """
     groups = size if ids is None else ids
     assert groups is not None
     eps = float(numbers)

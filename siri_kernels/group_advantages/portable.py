@@ -27,16 +27,16 @@ HUGE = {torch.float32: (2.0**60, 2.0**-80), torch.float64: (2.0**400, 2.0**-640)
 
 
 class Grouping(Protocol):
-    """Reductions from answers to groups, and back; answers have the shape that suits them."""
+    """Reductions from answers to groups and back, with answers in a shape of its own."""
 
     def arrange(self, rewards: torch.Tensor) -> torch.Tensor:
         """[B] -> that shape."""
 
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
-        """That shape -> [G]; ``how`` is "sum", "max" or "min"."""
+        """From that shape to [G]; ``how`` is "sum", "max" or "min"."""
 
     def expand(self, per_group: torch.Tensor) -> torch.Tensor:
-        """[G] -> one that broadcasts to that shape."""
+        """From [G] to a tensor that broadcasts to that shape."""
 
 
 class Equal:
@@ -46,28 +46,39 @@ class Equal:
         self.size = size
 
     def arrange(self, rewards: torch.Tensor) -> torch.Tensor:
+        """[B] -> [G, size]."""
         return rewards.reshape(-1, self.size)
 
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
+        """[G, size] -> [G]."""
         if how == "sum":
             return values.sum(1)
         return values.amax(1) if how == "max" else values.amin(1)
 
     def expand(self, per_group: torch.Tensor) -> torch.Tensor:
+        """[G] -> [G, 1]."""
         return per_group[:, None]
 
 
 class Ragged:
-    """Groups by id, in any order. Sorting them fixes the order of every sum."""
+    """Groups by id, in any order. Sorting them fixes the order of every sum.
+
+    Args:
+        ids: [B] int64.
+        num_groups: G, or None.
+        device: of the rewards.
+    """
 
     def __init__(self, ids: torch.Tensor, num_groups: int | None, device: torch.device) -> None:
         self.group, self.order, self.offsets = (t.to(device) for t in sort_groups(ids, num_groups))
 
     def arrange(self, rewards: torch.Tensor) -> torch.Tensor:
+        """[B], unchanged."""
         return rewards
 
     def reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
-        # initial: what torch gives a group without answers. unsafe: without it torch reads the
+        """[B] -> [G]."""
+        # initial: the result of a group without answers. unsafe: without it torch reads the
         # offsets back to check them.
         initial = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}[how]
         return torch.segment_reduce(
@@ -75,6 +86,7 @@ class Ragged:
         )
 
     def expand(self, per_group: torch.Tensor) -> torch.Tensor:
+        """[G] -> [B]."""
         return per_group[self.group]
 
 
@@ -107,6 +119,18 @@ def group_advantages(
     singleton: str,
     num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Advantages [B], means, deviations [G] and degenerate groups [G] bool.
+
+    Args:
+        rewards: [B], checked.
+        groups: the size, or ids [B] int64.
+        baseline: "mean", "leave_one_out" or "none".
+        scale: "group_std", "batch_std" or "none".
+        eps: added to the std.
+        correction: 0 or 1.
+        singleton: "zero" or "verl".
+        num_groups: with ids: G, or None.
+    """
     raw, r, level = _read(rewards)
     by: Grouping
     if isinstance(groups, int):
@@ -165,8 +189,10 @@ def _read(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def _unit(size: torch.Tensor) -> torch.Tensor:
-    """The power of two that rewards of this size are multiplied with, so that neither their
-    differences nor the squares of these overflow."""
+    """The power of two by which rewards of this size are multiplied.
+
+    Their differences and the squares of these do not overflow then.
+    """
     huge, unit = HUGE[size.dtype]
     return torch.ones_like(size).masked_fill_(size > huge, unit)
 

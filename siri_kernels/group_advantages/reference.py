@@ -15,6 +15,18 @@ def group_advantages(
     singleton: str,
     num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Advantages [B], means, deviations [G] and degenerate groups [G] bool, in float64.
+
+    Args:
+        rewards: [B], checked.
+        groups: the size, or ids [B] int64.
+        baseline: "mean", "leave_one_out" or "none".
+        scale: "group_std", "batch_std" or "none".
+        eps: added to the std.
+        correction: 0 or 1.
+        singleton: "zero" or "verl".
+        num_groups: with ids: G, or None.
+    """
     r = rewards.double()
     if isinstance(groups, int):
         ids = torch.arange(len(r), dtype=torch.int64, device=r.device) // groups

@@ -19,6 +19,18 @@ def group_advantages(
     singleton: str,
     num_groups: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Advantages [B], means, deviations [G] and degenerate groups [G] bool, in float32.
+
+    Args:
+        rewards: [B], checked.
+        groups: the size, or ids [B] int64.
+        baseline: "mean", "leave_one_out" or "none".
+        scale: "group_std", "batch_std" or "none".
+        eps: added to the std.
+        correction: 0 or 1.
+        singleton: "zero" or "verl".
+        num_groups: with ids: G, or None.
+    """
     device, total = rewards.device, len(rewards)
     # The kernels take no strides.
     rewards = rewards.contiguous()
@@ -52,7 +64,7 @@ def group_advantages(
     degenerate = torch.empty(count, dtype=torch.int8, device=device)
     results = advantages, means, stds, degenerate
     numbers = eps, float(correction)
-    # Partials in float64: of a batch whose mean is far from 0 the partial means are what counts.
+    # Partials in float64: with a mean far from 0 the partial means need all digits.
     if scan:
         programs, answers = (
             triton.cdiv(count, kernels.SCAN_ROWS),
@@ -111,7 +123,7 @@ def group_advantages(
 
 
 def _scannable(groups: int | torch.Tensor, num_groups: int | None, total: int) -> bool:
-    """Whether ids are few enough to be compared each with each, and groups known."""
+    """Whether ids are few enough to be compared in pairs, and their number of groups is known."""
     if isinstance(groups, int) or num_groups is None:
         return False
     groups_fit = num_groups <= kernels.PARTIALS * kernels.SCAN_ROWS

@@ -1,20 +1,19 @@
 """Grouped advantages in Triton: one launch, two for the standard deviation of a batch.
 
-(Ids of more than SCAN_LIMIT answers, or of an unknown number of groups, are sorted before.)
+Ids of more than SCAN_LIMIT answers, or of an unknown number of groups, are sorted before.
 
 A program takes a tile of groups, one a row, so that rewards are read from memory once. Groups of
-more than COLUMNS answers are walked in steps of COLUMNS, thrice, out of the cache. As in
-``portable``, rewards are taken relative to the largest of their group before anything is summed: a
-constant group is all zeros, exactly. A group of huge rewards is scaled by a power of two, lest
-squares overflow. Every sum has one order and there are no atomics.
+more than COLUMNS answers are read three times in steps of COLUMNS, from the cache. As in
+``portable``, rewards are taken relative to the largest of their group before anything is summed, so
+that a constant group is exactly all zeros. A group of huge rewards is scaled by a power of two, so
+that squares do not overflow. Every sum has a fixed order and there are no atomics.
 
-``/`` of float32 is within 2 units in the last place on a GPU: ``x / x`` need not be 1. What must be
-exact is therefore a quotient of 0, which is 0 however it is rounded, or ``tl.div_rn``, which is
-rounded as IEEE says; that costs a few instructions for each row of a tile. Quotients in float64
-are rounded so anyway.
+``/`` of float32 is within 2 units in the last place on a GPU: ``x / x`` need not be 1. Results that
+must be exact are therefore a quotient of 0, which is always 0, or ``tl.div_rn``, which rounds as
+IEEE 754 does and costs a few instructions for each row of a tile. Quotients in float64 are always
+rounded like that.
 
-With ids a group is a stretch of ``order``, which sorts the answers by group; ``offsets`` says where
-each begins.
+With ids, ``order`` sorts the answers by group, and ``offsets`` has the first place of each group.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ import triton.language as tl
 
 COLUMNS = 4096  # widest tile
 TILE = 1024  # rewards of a tile of groups that are narrower
-PARTIALS = 1024  # programs at most: what the second launch adds up in every program
-SCAN_LIMIT = 1 << 14  # answers up to which ids are compared, each with each, rather than sorted
+PARTIALS = 1024  # programs at most: every program of the second launch adds up so many partials
+SCAN_LIMIT = 1 << 14  # answers up to which ids are compared in pairs and not sorted
 SCAN_ROWS, SCAN_COLUMNS = 32, 64
 # float32 rewards above 2**60 are multiplied with 2**-80.
 HUGE, UNIT, INVERSE = tl.constexpr(2.0**60), tl.constexpr(2.0**-80), tl.constexpr(2.0**80)
@@ -45,8 +44,10 @@ def _load(rewards, order, begin, place, inside, EQUAL: tl.constexpr, WIDE: tl.co
 
 @triton.jit
 def _units_of(size, WIDE: tl.constexpr):
-    """The power of two that groups whose rewards have this size are multiplied with, and its
-    inverse: 1 unless a square may overflow."""
+    """The power of two by which groups of rewards of this size are multiplied, and its inverse.
+
+    Both are 1 unless a square may overflow.
+    """
     if WIDE:  # by the exponent in its bits: float64 has room for more than float32, too
         power = tl.minimum((size.to(tl.int64, bitcast=True) >> 52) & 2047, 2045)
         unit = ((2046 - power) << 52).to(tl.float64, bitcast=True)
@@ -71,10 +72,10 @@ def _advantages(
     SCALE: tl.constexpr,
     VERL: tl.constexpr,
 ):
-    """Of a tile whose rows have these statistics, ``mean_drop`` and ``std`` in units.
+    """Advantages of a tile whose rows have these statistics, ``mean_drop`` and ``std`` in units.
 
-    A batch's std is divided by later; until then they are a quarter, so that what leave_one_out
-    makes of the largest rewards is finite.
+    A later launch divides by a batch's std. Until then advantages are a quarter, so that
+    leave_one_out is finite for the largest rewards.
     """
     value = (r * unit - top * unit).to(tl.float32) - mean_drop
     if BASELINE == "none":
@@ -97,8 +98,8 @@ def _advantages(
 def _union(top, inverse, mean_drop, count, squares):
     """Count, mean and squares about it (both float64) of groups together (Chan, Golub, LeVeque).
 
-    A group's mean is taken in float64: next to a large level float32 rounds away by what means
-    differ. Relative to the highest of them, so that equal means give it, exactly.
+    Means are in float64, because beside a large level float32 would lose their differences. They
+    are relative to the highest mean, so that equal means give it exactly.
     """
     inverse = inverse.to(tl.float64)
     mean = top.to(tl.float64) + mean_drop.to(tl.float64) * inverse
@@ -231,7 +232,7 @@ def group_kernel(
 
 @triton.jit
 def _scan(rewards, ids, key, at, total, WIDE: tl.constexpr, COLUMNS: tl.constexpr):
-    """COLUMNS rewards, and which of them were scored and belong to which row."""
+    """COLUMNS rewards, which of them are scored, and their rows."""
     place = at + tl.arange(0, COLUMNS)
     there = place < total
     r = tl.load(rewards + place, mask=there, other=0)
@@ -261,7 +262,7 @@ def scan_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Without a sort: each row, an answer or a group, goes through all answers, out of the cache.
+    """Without a sort: each row, an answer or a group, reads all answers from the cache.
 
     For up to SCAN_LIMIT answers. The first programs take the answers, the others the groups.
     """
@@ -336,7 +337,7 @@ def batch_kernel(
     PARTIALS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Divides by the batch's standard deviation, which every program makes of the partials."""
+    """Divides by the batch's standard deviation, which every program computes from the partials."""
     index = tl.arange(0, PARTIALS)
     there = index < programs
     count = tl.load(partials + index * 3, mask=there, other=0.0)
@@ -358,5 +359,5 @@ def batch_kernel(
 
 
 def warps(columns, wide):
-    """Of group_kernel: with four the widest tiles spill, and those of float64."""
+    """Warps of group_kernel: with four the widest tiles and those of float64 spill registers."""
     return 8 if columns > 1024 or wide else 4

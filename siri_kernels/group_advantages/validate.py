@@ -1,4 +1,4 @@
-"""Checks of what ``group_advantages`` is given."""
+"""Checks of the arguments of ``group_advantages``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ REWARD_DTYPES = (
 
 
 def checked_correction(value: Any) -> int:
+    """``correction`` as an int.
+
+    Raises:
+        ValueError: not 0 or 1.
+    """
     if isinstance(value, bool) or not isinstance(value, Real) or value not in (0, 1):
         raise ValueError(f"{OP}: correction must be 0 or 1; got {check.shown(value)}")
     return int(float(value))
@@ -33,7 +38,20 @@ def checked_correction(value: Any) -> int:
 def checked(
     rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None
 ) -> tuple[int | torch.Tensor, int | None]:
-    """Checks the rewards and their groups; these, as Python's own int."""
+    """Check the rewards and their groups.
+
+    Args:
+        rewards: [B].
+        groups: the size, or ids [B].
+        num_groups: with ids: G, or None.
+
+    Returns:
+        ``groups``, a size as an int, and ``num_groups``.
+
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape or value.
+    """
     check.tensor(OP, "rewards", rewards, holds_values=True)
     check.dtype(OP, "rewards", rewards, REWARD_DTYPES)
     if rewards.dim() != 1 or len(rewards) == 0:
@@ -60,10 +78,17 @@ def checked(
 
 
 def no_ids(num_groups: object) -> ValueError:
+    """The error for ``num_groups`` beside a group size."""
     return ValueError(f"{OP}: num_groups is for groups given as ids; got {check.shown(num_groups)}")
 
 
 def group_size(groups: Any, answers: int) -> int:
+    """The size of a group as an int.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: it does not divide the number of answers.
+    """
     if isinstance(groups, bool) or not isinstance(groups, Integral):
         what = type(groups).__name__
         if what == "ndarray" and torch.compiler.is_compiling():  # an int of NumPy's is one there
@@ -78,7 +103,12 @@ def group_size(groups: Any, answers: int) -> int:
 
 
 def number_of_groups(num_groups: Any, largest: int) -> int:
-    """``largest``: of the ids, where they may be read."""
+    """``num_groups`` as an int; ``largest`` is the largest id, 0 if ids may not be read.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: not larger than every id.
+    """
     if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
         raise TypeError(
             f"{OP}: num_groups must be None or an int; got {check.shown(num_groups)} "

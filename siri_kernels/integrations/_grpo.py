@@ -1,4 +1,4 @@
-"""What TRL and Liger know by ``loss_type``, from padded log-probs, by ``policy_loss``."""
+"""The losses that TRL and Liger call ``loss_type``, of padded log-probs, by ``policy_loss``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from siri_kernels.policy_loss import PolicyLoss, RolloutCorrection, policy_loss
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
 LEVELS = ("token", "sequence")
 
-# Weights are handed over as they are: none is clamped, and 0 (a masked token) stays 0 although
+# Weights are passed on unchanged: none is clamped, and 0 (a masked token) stays 0 although
 # policy_loss clamps log-ratios to +-20.
 _AS_GIVEN = RolloutCorrection("mask", "token", high=1e9, low=3e-9)
 
 
 @dataclass(frozen=True)
 class GrpoOptions:
-    """What TRL's and Liger's constructors call these; docs/losses.md has the mapping."""
+    """Options of TRL's and Liger's constructors; docs/losses.md has the mapping."""
 
     loss_type: str
     epsilon_low: float = 0.2
@@ -35,7 +35,7 @@ class GrpoOptions:
     vespo_neg: tuple[float, float] = (3.0, 2.0)
 
     def check(self, op: str) -> None:
-        """Refuses what ``policy_loss`` would compute otherwise than TRL and Liger.
+        """Refuse options for which ``policy_loss`` differs from TRL and Liger.
 
         Raises:
             ValueError: an unknown name, or one of those options; ``op`` is named.
@@ -65,17 +65,17 @@ def grpo_loss(
     weights: torch.Tensor | None,
     denominator: float | torch.Tensor | None,
 ) -> PolicyLoss:
-    """Packs and calls :func:`siri_kernels.policy_loss`.
+    """Pack and call :func:`siri_kernels.policy_loss`.
 
     Args:
         options: checked ones.
         logprobs: [B, L], of the policy that learns.
-        mask: [B, L] bool, tokens that count.
+        mask: [B, L] bool, True at unmasked tokens.
         advantages: [B].
         old: [B, L]; None: ``logprobs`` themselves, ratio 1.
         ref: [B, L], needed with ``beta``.
         weights: [B, L] or [B, 1], the sampler's correction; None: 1.
-        denominator: of the aggregation; None for ``bnpo``, which counts this call's tokens.
+        denominator: of the aggregation; None for ``bnpo``: this call's unmasked tokens.
 
     Returns:
         PolicyLoss: with ``cispo`` at level "token" also the metric ``cispo_clip_ratio``, the share

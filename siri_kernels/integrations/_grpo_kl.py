@@ -13,19 +13,21 @@ def corrected_sequence_kl(
     mask: torch.Tensor,
     denominator: float | torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """TRL's and Liger's term, whose gradient goes through the ratio too, without ``beta``.
+    """TRL's and Liger's term, whose gradient also passes through the ratio, without ``beta``.
 
-    ``policy_loss`` knows the correction of tokens by their own ratios alone.
+    ``policy_loss`` corrects tokens by their own ratios only.
 
     Args:
         loss_type: decides how tokens are summed, as in :func:`._grpo.grpo_loss`.
-        logprobs, ref: [B, L]. old: [B, L], or None: ``logprobs`` themselves, ratio 1.
+        logprobs: [B, L].
+        old: [B, L], or None: ``logprobs`` themselves, ratio 1.
+        ref: [B, L].
         mask: [B, L] bool.
         denominator: of the aggregation; None: this call's tokens. 0: the term and its gradient
             are 0, as those of ``policy_loss``.
 
     Returns:
-        The aggregated term, 0-d, and the mean over counted tokens, detached.
+        The aggregated term, 0-d, and the mean over unmasked tokens, detached.
     """
     before = logprobs.detach() if old is None else old
     # Masked positions may hold anything, infinities too, whose gradient would be NaN.

@@ -1,4 +1,4 @@
-"""``policy_loss`` of padded batches, for trainers that keep them so."""
+"""``policy_loss`` of padded batches, for trainers that do not pack."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ def padded_policy_loss(
     ref: torch.Tensor | None = None,
     **options: Any,
 ) -> PolicyLoss:
-    """:func:`siri_kernels.policy_loss` of rows that are sequences; padding is masked, not copied.
+    """:func:`siri_kernels.policy_loss` of a padded batch; padding is masked, not copied.
 
     Args:
-        logprobs, old, rollout, ref: [B, L].
+        logprobs: [B, L].
+        old: [B, L].
         advantages: [B, L].
-        mask: [B, L], true or 1 where a token counts.
+        mask: [B, L], true or 1 at unmasked tokens.
+        rollout: [B, L], or None.
+        ref: [B, L], or None.
         **options: of ``policy_loss``.
     """
     rows, length = logprobs.shape

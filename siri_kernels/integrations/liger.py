@@ -1,4 +1,4 @@
-"""Liger (0.8.5): its GRPO loss over a linear head, same call and values, on our operations."""
+"""Liger (0.8.5): its GRPO loss over a linear head, with the same call and values."""
 
 from __future__ import annotations
 
@@ -14,31 +14,37 @@ _OP = "LigerFusedLinearGRPOLoss"
 
 
 class LigerFusedLinearGRPOLoss(torch.nn.Module):
-    """Takes the place of ``liger_kernel.chunked_loss.LigerFusedLinearGRPOLoss``.
+    """Replaces ``liger_kernel.chunked_loss.LigerFusedLinearGRPOLoss``.
 
-    The constructor's and call's parameters are Liger's, in its order. ``compiled`` and
-    ``chunk_size`` say how Liger computes and have no effect here. Differences that remain:
-    gradients come with ``backward`` instead of with ``forward``; those of ``lin_weight`` and
-    ``bias`` are accumulated in float32; only rows that ``attention_mask`` counts are computed.
+    The parameters of constructor and call are Liger's, in its order. ``compiled`` and
+    ``chunk_size`` are about Liger's computation and have no effect here. Remaining differences:
+    gradients are computed in ``backward`` and not in ``forward``; those of ``lin_weight`` and
+    ``bias`` are accumulated in float32; tokens masked by ``attention_mask`` are not computed.
 
     Args:
         beta: KL coefficient, >= 0; estimator k3.
-        compiled, chunk_size: no effect.
-        use_ref_model: whether ``ref_input`` and ``ref_weight`` serve where no
+        compiled: no effect.
+        chunk_size: no effect.
+        use_ref_model: whether ``ref_input`` and ``ref_weight`` are used where no
             ``ref_per_token_logps`` is given; without either the KL is that to the policy itself.
-        epsilon_low, epsilon_high: clip bounds; for "cispo" the weight's bound is ``epsilon_high``.
+        epsilon_low: lower clip bound.
+        epsilon_high: upper clip bound; for "cispo" that of the weight.
         loss_type: "grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo" or "vespo".
         max_completion_length: of "dr_grpo", which requires it; never a cap that moves.
         importance_sampling_level: "token" or "sequence".
-        sapo_temperature_pos, sapo_temperature_neg: of "sapo", > 0.
+        sapo_temperature_pos: of "sapo", > 0.
+        sapo_temperature_neg: of "sapo", > 0.
         temperature: of the logits.
         delta: two-sided clipping, at least ``1 + epsilon_high``.
         use_bias_correction_kl: KL estimate times the ratio, a token's or a sequence's as the level.
-        vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg: of "vespo".
+        vespo_k_pos: of "vespo".
+        vespo_lambda_pos: of "vespo".
+        vespo_k_neg: of "vespo".
+        vespo_lambda_neg: of "vespo".
 
     Raises:
-        ValueError: an option out of these; "cispo", "sapo" and "vespo" at level "sequence"; "luspo"
-            at level "token" or with ``beta`` (0.04 by default), where Liger's sum takes in padding.
+        ValueError: another option; "cispo", "sapo" and "vespo" at level "sequence"; "luspo"
+            at level "token" or with ``beta`` (0.04 by default), where Liger's sum includes padding.
     """
 
     def __init__(
@@ -128,15 +134,20 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
         vllm_is_ratio: torch.Tensor | None = None,
         num_items_in_batch: float | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Loss 0-d and Liger's metrics: with ``beta`` the mean KL, then the share clipped.
+        """Loss 0-d and Liger's metrics: with ``beta`` the mean KL, then the clipped share.
 
         Args:
             _input: [B, L, D] hidden states at the positions that predict ``selected_token_ids``.
-            lin_weight: [V, D]. bias: [V].
-            selected_token_ids: [B, L] int64. attention_mask: [B, L], 1 where a token counts.
+            lin_weight: [V, D].
+            selected_token_ids: [B, L] int64.
+            attention_mask: [B, L], 1 at unmasked tokens.
             advantages: [B].
-            ref_per_token_logps, old_per_token_logps: [B, L].
-            ref_input, ref_weight, ref_bias: as the first three, of the reference model.
+            bias: [V].
+            ref_per_token_logps: [B, L], of the reference model.
+            old_per_token_logps: [B, L], of the policy that the step started from.
+            ref_input: [B, L, D], of the reference model.
+            ref_weight: [V, D], of the reference model.
+            ref_bias: [V], of the reference model.
             vllm_is_ratio: [B, L] or [B, 1], weights that correct for the sampler; "luspo": [B, 1].
             num_items_in_batch: tokens of the whole step over all processes, for "dapo", "cispo"
                 and "vespo"; None: those of this call (summed over processes).
@@ -153,7 +164,7 @@ class LigerFusedLinearGRPOLoss(torch.nn.Module):
         ref = ref_per_token_logps
         if self.use_ref_model and ref is not None and ref_input is not None:  # as Liger does
             warnings.warn(
-                f"{_OP}: ref_per_token_logps and ref_input are both given; the former counts",
+                f"{_OP}: ref_per_token_logps and ref_input are both given; the former is used",
                 UserWarning,
                 stacklevel=2,
             )

@@ -1,6 +1,6 @@
 """NeMo-RL: SIRI's loss as one of its loss functions.
 
-NeMo-RL builds its own loss in ``setup``; a run script gives ours to ``grpo_train`` instead:
+NeMo-RL builds its own loss in ``setup``; a run script passes ours to ``grpo_train`` instead:
 ``grpo_train(policy, ..., loss_fn=SiriLoss(), ...)``. Read against NeMo-RL at 7ea279a (2026-08-22),
 ``nemo_rl/algorithms/loss/interfaces.py``.
 """
@@ -18,17 +18,21 @@ from siri_kernels.policy_loss import RolloutCorrection
 class SiriLoss:
     """NeMo-RL's ``LossFunction`` protocol: the clipped loss, its sum divided by the step's tokens.
 
-    Works in its sequence packing too (called one sequence at a time). Log-probs come from NeMo-RL,
+    It works with its sequence packing (one call a sequence). Log-probs come from NeMo-RL,
     with its tensor and context parallelism and its own fused head.
 
     Args:
-        clip_low, clip_high, dual_clip, ratio: of :func:`siri_kernels.policy_loss`.
-        rollout_correction: as there; the sampler's log-probs are ``data["generation_logprobs"]``.
-        use_fused_linear_logprobs: as NeMo-RL's losses: the model returns log-probs already.
+        clip_low: of :func:`siri_kernels.policy_loss`.
+        clip_high: of ``policy_loss``.
+        dual_clip: of ``policy_loss``.
+        ratio: of ``policy_loss``.
+        rollout_correction: of ``policy_loss``; the sampler's log-probs are
+            ``data["generation_logprobs"]``.
+        use_fused_linear_logprobs: as in NeMo-RL's losses: the model returns log-probs.
     """
 
     reference_policy_kl_penalty = 0.0
-    """NeMo-RL reads it to know whether a reference model is needed."""
+    """NeMo-RL reads it and builds a reference model if it is not 0."""
 
     def __init__(
         self,
@@ -50,14 +54,14 @@ class SiriLoss:
 
     @property
     def loss_type(self) -> Any:
-        """NeMo-RL then counts tokens, not sequences, for its gradient scaling."""
+        """Makes NeMo-RL scale gradients by tokens, not by sequences."""
         from nemo_rl.algorithms.loss.interfaces import LossType
 
         return LossType.TOKEN_LEVEL
 
     @property
     def input_type(self) -> Any:
-        """NeMo-RL then hands over log-probs, not logits."""
+        """Makes NeMo-RL pass log-probs, not logits."""
         from nemo_rl.algorithms.loss.interfaces import LossInputType
 
         return LossInputType.LOGPROB
@@ -69,7 +73,7 @@ class SiriLoss:
         global_valid_seqs: torch.Tensor,
         global_valid_toks: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of a micro-batch, of which NeMo-RL takes the sum.
+        """Loss of a micro-batch; NeMo-RL adds them up.
 
         Args:
             next_token_logprobs: [B, L-1].

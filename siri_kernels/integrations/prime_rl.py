@@ -30,14 +30,18 @@ def siri_loss(
     Args:
         inputs: prime-rl's ``LossInputs``: trainer_logprobs, inference_logprobs and advantages [T],
             loss_mask [T] bool, loss_weights [T] or None. The ratio is to inference_logprobs:
-            prime-rl recomputes no others. ``ref_logprobs`` are not read, as by its own rl loss.
-        objective, clip_low, clip_high, dual_clip, ratio: of :func:`siri_kernels.policy_loss`.
+            prime-rl recomputes no others. ``ref_logprobs`` are not read, as in its own rl loss.
+        objective: of :func:`siri_kernels.policy_loss`.
+        clip_low: of ``policy_loss``.
+        clip_high: of ``policy_loss``.
+        dual_clip: of ``policy_loss``.
+        ratio: of ``policy_loss``.
 
     Returns:
         PolicyLoss: with the two attributes of prime-rl's ``LossOutputs``, loss and metrics.
 
     Raises:
-        TypeError: ``inputs`` lacks one of these, naming it: prime-rl's contract changed.
+        TypeError: ``inputs`` lacks one of these, because prime-rl's interface changed.
         ValueError: as ``policy_loss``.
     """
     try:

@@ -23,7 +23,7 @@ _UNKNOWN_CORRECTIONS = (
 
 
 def register() -> None:
-    """Puts both into SkyRL's registries; a second call changes nothing.
+    """Put both into SkyRL's registries; a second call changes nothing.
 
     Raises:
         ImportError: SkyRL is not installed.
@@ -47,12 +47,16 @@ def siri_policy_loss(
     loss_mask: torch.Tensor | None = None,
     rollout_logprobs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The clipped loss, summed: SkyRL has divided the advantages by its ``loss_reduction`` before.
+    """The clipped loss, summed; SkyRL has already divided the advantages by ``loss_reduction``.
 
     Args:
-        log_probs, old_log_probs, advantages, loss_mask, rollout_logprobs: [B, L].
+        log_probs: [B, L].
+        old_log_probs: [B, L].
+        advantages: [B, L].
         config: SkyRL's ``AlgorithmConfig``: eps_clip_low, eps_clip_high and, of
             off_policy_correction, tis_ratio_type "token" or "sequence" with its bound.
+        loss_mask: [B, L], 1 at unmasked tokens; None: all.
+        rollout_logprobs: [B, L], of the sampler; None: no correction.
 
     Returns:
         The loss, 0-d, and SkyRL's metrics as numbers: ``clip_ratio`` and ours under ``siri/``.
@@ -106,13 +110,15 @@ def siri_grpo_advantage(
     grpo_norm_by_std: bool = True,
     **unused: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """GRPO's advantages without a loop over rows; a constant group has exactly 0.
+    """GRPO's advantages without a loop over responses; a constant group has exactly 0.
 
     Args:
-        token_level_rewards, response_mask: [B, L]; a row's reward is its sum.
-        index: [B], equal where the question is (``numpy`` array of strings).
-        epsilon, grpo_norm_by_std: as SkyRL's ``grpo``.
-        **unused: what SkyRL passes to every estimator (values, gamma, lambd, config).
+        token_level_rewards: [B, L]; a response's reward is their sum.
+        response_mask: [B, L].
+        index: [B], equal for responses to the same question (``numpy`` array of strings).
+        epsilon: as in SkyRL's ``grpo``.
+        grpo_norm_by_std: as in SkyRL's ``grpo``.
+        **unused: other arguments of SkyRL (values, gamma, lambd, config).
 
     Returns:
         Advantages and returns, the same [B, L] tensor. A group of one has advantage 0; SkyRL's

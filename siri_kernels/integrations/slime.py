@@ -32,15 +32,15 @@ def siri_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The clipped loss, summed over this rank's tokens; slime divides by the step's tokens.
 
-    Log-probs come from slime's own vocabulary-parallel softmax over Megatron's logits: the head
-    lies inside Megatron's model, out of reach of a loss function.
+    Log-probs come from slime's own vocabulary-parallel softmax over Megatron's logits, because the
+    head is inside Megatron's model, where a loss function cannot replace it.
 
     Args:
         args: slime's arguments: eps_clip, eps_clip_high, eps_clip_c, use_kl_loss with kl_loss_coef
             and kl_loss_type, entropy_coef, use_tis with tis_clip and tis_clip_low.
         batch: advantages, log_probs, rollout_log_probs, ref_log_probs, loss_masks: lists of [T_i].
         logits: [1, T, V] float32.
-        sum_of_sample_mean: not used, but for the check that it sums over tokens.
+        sum_of_sample_mean: not used.
 
     Returns:
         Loss 0-d, and sums over tokens under slime's names: loss, pg_clipfrac, ppo_kl, entropy_loss.
@@ -137,10 +137,10 @@ def _refuse(args: Any) -> None:
 
 
 def group_rewards(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[float]]:
-    """Rewards, and GRPO's advantages of them, in groups by ``sample.group_index``.
+    """Rewards and their GRPO advantages, in groups by ``sample.group_index``.
 
-    slime's own code normalises over the whole batch as soon as groups are of unequal size (a
-    filtered or aborted sample is enough); here each group keeps to itself, and a constant one has
+    slime's own code normalises over the whole batch if groups have unequal sizes, for instance
+    after a filtered or aborted sample. Here each group is normalised alone, and a constant one has
     exactly 0.
 
     Args:

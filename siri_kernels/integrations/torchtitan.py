@@ -23,27 +23,33 @@ class SiriLoss(ChunkedLossWrapper):
     """Clipped loss of hidden states: :func:`linear_logprob`, then :func:`policy_loss`.
 
     Same values as ``ChunkedLossWrapper`` around torchtitan's ``DAPOLoss`` but for its clamp of
-    log-ratios at 10 (here 20). It is a subclass so that torchtitan's trainers hand over the head
-    and let the model leave it out. Nothing is chunked and the loss is an ordinary graph: hidden
-    states live until ``backward``, logits never do. The head is called as a module, so that FSDP2
-    gathers it.
+    log-ratios at 10 (here 20). It is a subclass so that torchtitan's trainers pass it the
+    head and the model returns hidden states. Nothing is chunked and the loss is an ordinary graph:
+    hidden states are kept until ``backward``, logits are never stored. The head is called as a
+    module, so that FSDP2 gathers it.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
-        """Clip bounds as in ``DAPOLoss``; ``tail`` of ``linear_logprob``."""
+        """Options.
+
+        Args:
+            ratio_clip_low: lower clip bound, as in ``DAPOLoss``.
+            ratio_clip_high: upper clip bound, as in ``DAPOLoss``.
+            tail: of ``linear_logprob``.
+        """
 
         ratio_clip_low: float = 0.2
         ratio_clip_high: float = 0.28
         tail: float = 1e-2
 
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
-        del compile_config  # nothing here that torch.compile would make faster
+        del compile_config  # torch.compile would make nothing here faster
         self.config = config
         self.lm_head: Any = None
 
     def set_lm_head(self, lm_head: torch.nn.Module) -> None:
-        """torchtitan's trainers call it after the model is built; the head's forward becomes ours.
+        """Take the head and replace its forward; torchtitan calls it after the model is built.
 
         Raises:
             ValueError: a head without ``weight`` [V, D].
@@ -71,10 +77,11 @@ class SiriLoss(ChunkedLossWrapper):
 
         Args:
             pred: [B, L, D] hidden states of the model without its head.
-            labels: [B, L] int64, already shifted. loss_mask: [B, L] bool.
+            labels: [B, L] int64, already shifted.
             global_valid_tokens: tokens of the step over all ranks; None: 1, a sum.
-            generator_logprobs: [B, L]; a token whose entry is not finite does not count.
+            generator_logprobs: [B, L]; a token whose entry is not finite is masked.
             advantages: [B, L].
+            loss_mask: [B, L] bool, True at unmasked tokens.
 
         Raises:
             RuntimeError: no head was set.

@@ -17,19 +17,19 @@ _PARAMETERS = (
     "ctx", "hidden", "weight", "bias", "targets", "temperature", "chunk_size",
     "final_logit_softcapping", "logit_scale", "outputs",
 )  # fmt: skip
-_OUTPUTS = ("log_probs", "entropy")  # what ours gives, in the order TRL unpacks
+_OUTPUTS = ("log_probs", "entropy")  # of ours, in TRL's order
 _SEAM = "_ChunkedLogProbFunction"
 
 
 @dataclass
 class FusedHead:
-    """Stands where TRL's kernel stood; counts, so that one can see that it is in use.
+    """Replaces TRL's kernel, and counts its calls, which shows that it is in use.
 
     Attributes:
-        tail: most relative L1 error of the logit gradient, see ``linear_logprob``.
-        backend: as there.
+        tail: largest relative L1 error of the logit gradient, see ``linear_logprob``.
+        backend: of ``linear_logprob``.
         calls: forward passes of the head so far.
-        rows: rows scored in them.
+        rows: tokens scored in them.
     """
 
     tail: float = 1e-2
@@ -49,13 +49,25 @@ class FusedHead:
         logit_scale: float = 1.0,
         outputs: tuple[str, ...] = _OUTPUTS,
     ) -> tuple[torch.Tensor | None, ...]:
-        """TRL's call: hidden [N, D], weight [V, D], bias [V], targets [N] -> five results [N].
+        """TRL's call, with five results.
 
-        The last three, which no GRPO-like trainer asks for, are None; ``chunk_size`` is TRL's
-        tiling and has no meaning here.
+        Args:
+            hidden: [N, D].
+            weight: [V, D].
+            bias: [V], or None.
+            targets: [N] int64.
+            temperature: divides the logits.
+            chunk_size: of TRL's tiles; not used.
+            final_logit_softcapping: as in TRL.
+            logit_scale: factor of the logits.
+            outputs: of "log_probs" and "entropy".
+
+        Returns:
+            Log-probs [N], entropy [N] or None, and three times None for the outputs that no
+            GRPO-like trainer requests.
 
         Raises:
-            NotImplementedError: one of those three is asked for (TRL's SFT does).
+            NotImplementedError: another output is requested (TRL's SFT does).
             ValueError: ``logit_scale`` <= 0, and as ``linear_logprob``.
         """
         missing = [name for name in outputs if name not in _OUTPUTS]
@@ -88,24 +100,24 @@ class FusedHead:
 
 @contextlib.contextmanager
 def fused_lm_head(*, tail: float = 1e-2, backend: str | None = None) -> Iterator[FusedHead]:
-    """Within the block the fused LM head of TRL runs on :func:`siri_kernels.linear_logprob`.
+    """Run TRL's fused LM head on :func:`siri_kernels.linear_logprob` within the block.
 
-    GRPO, RLOO and the experimental GMPO, which ask for log-probs and entropy, train within it; DPO,
-    KTO and SFT ask for more (mean logits, top-1, ...) and are refused at their first step. All of
-    them score through one function object, looked up at each call; it is replaced on entry and put
-    back on exit, also after an error. Before that TRL's contract is checked: the function's
-    parameters, its use by ``add_fused_lm_head``, and its values on a small random problem with
-    scale, softcap, temperature and bias.
+    GRPO, RLOO and the experimental GMPO use log-probs and entropy, and train within it. DPO, KTO
+    and SFT use more (mean logits, top-1, ...) and are refused at their first step. All of them call
+    one function object, which is replaced on entry and restored on exit, also after an error. First
+    TRL's interface is checked: the function's parameters, its use by ``add_fused_lm_head``, and its
+    values on a small random problem with scale, softcap, temperature and bias.
 
     Args:
-        tail, backend: as ``linear_logprob``; ``tail=0.0`` is exact.
+        tail: of ``linear_logprob``; 0.0 is exact.
+        backend: of ``linear_logprob``.
 
     Yields:
-        FusedHead: its ``calls`` and ``rows`` say how much went through.
+        FusedHead: its ``calls`` and ``rows`` count the scored tokens.
 
     Raises:
         ImportError: TRL is not installed.
-        RuntimeError: TRL's contract is another one than 1.16's, or a block is open already.
+        RuntimeError: TRL's interface is not that of 1.16, or a block is open already.
     """
     import trl.trainer.utils as utils
 

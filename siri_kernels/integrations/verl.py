@@ -1,8 +1,8 @@
 """verl (0.9.1): policy loss ``siri`` and advantage estimator ``siri_grpo``.
 
 Entry point in the group ``verl.plugins``: verl imports this module in every process, drivers and
-Ray workers alike, and importing it registers both. Nothing changes for a run that names neither.
-Log-probs on ``linear_logprob`` are another module, ``verl_head``, because that one replaces.
+Ray workers alike, and importing it registers both. A run that names neither does not change.
+``verl_head`` replaces verl's own head by ``linear_logprob``, so it is a module of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOSS, ESTIMATOR = "siri", "siri_grpo"
 
 _log = logging.getLogger(__name__)
 
-# What 0.9.1 calls a policy loss with, and what it may put into ``config.global_batch_info``.
+# Parameters of a policy loss in 0.9.1, and possible keys of ``config.global_batch_info``.
 _LOSS_PARAMETERS = (
     "old_log_prob", "log_prob", "advantages", "response_mask", "loss_agg_mode", "config",
     "rollout_is_weights",
@@ -41,14 +41,16 @@ def siri_loss(
     config: Any = None,
     rollout_is_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """verl's ``vanilla`` by :func:`siri_kernels.policy_loss`; ``policy_loss.loss_mode=siri``.
+    """The loss ``vanilla`` of verl by :func:`siri_kernels.policy_loss`.
 
-    Equal to ``vanilla`` in value and gradient (docs/losses.md has verl's conventions). KL and
-    entropy terms stay verl's.
+    ``policy_loss.loss_mode=siri`` selects it. Value and gradient are equal to those of ``vanilla``
+    (docs/losses.md has verl's conventions). verl adds its own KL and entropy terms.
 
     Args:
-        old_log_prob, log_prob, advantages: [B, L] padded, as verl's workers hold them.
-        response_mask: [B, L], tokens that count. What the others hold elsewhere has no influence.
+        old_log_prob: [B, L] padded.
+        log_prob: [B, L] padded.
+        advantages: [B, L] padded.
+        response_mask: [B, L], 1 at unmasked tokens. Values at masked tokens have no influence.
         loss_agg_mode: verl's name, one of its five.
         config: verl's ``ActorConfig``: ``clip_ratio_low`` and ``clip_ratio_high`` (``clip_ratio``
             where they are None), ``clip_ratio_c`` of the dual clip, which is always on as in
@@ -57,9 +59,9 @@ def siri_loss(
         rollout_is_weights: [B, L] >= 0 or None, the weights of verl's rollout correction.
 
     Returns:
-        The loss, 0-d, and metrics: verl's own three (tokens that a weight of 0 silences are not
-        counted as clipped) and, so that one sees whose loss it is, ``actor/siri_clip_frac_low``,
-        ``_high``, ``_ratio_mean`` and ``_approx_kl``. One wait for the GPU.
+        The loss, 0-d, and metrics: verl's own three (tokens of weight 0 are not clipped tokens)
+        and ``actor/siri_clip_frac_low``, ``_high``, ``_ratio_mean`` and ``_approx_kl``, which show
+        whose loss it is. It waits once for the GPU.
 
     Raises:
         ValueError: an unknown aggregation; ``seq-mean-token-sum-norm`` without
@@ -77,7 +79,7 @@ def siri_loss(
     if rollout_is_weights is not None:
         # A weight >= 0 is a factor of the advantage: no minimum, clip or dual clip changes sides.
         advantages = advantages * rollout_is_weights
-    # Rows stay where they are, padding is masked: gathering would wait for the GPU.
+    # Padding is masked and not removed: packing would wait for the GPU.
     out = policy_loss(
         log_prob.reshape(-1),
         old_log_prob.reshape(-1),
@@ -101,7 +103,7 @@ def _aggregation(
     global_batch_size: int | None = None,
     loss_scale_factor: float | None = None,
 ) -> tuple[str, Any]:
-    """verl's ``agg_loss`` in our terms: it multiplies by ``dp_size`` after dividing."""
+    """Aggregation and denominator of ``agg_loss``, which multiplies by ``dp_size`` last."""
     if mode == "token-sum":
         return "token-sum-norm", 1 / dp_size
     name = "batch_num_tokens" if mode == "token-mean" else "global_batch_size"
@@ -159,11 +161,13 @@ def siri_grpo(
     norm_adv_by_std_in_grpo: bool | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """verl's ``grpo`` by :func:`siri_kernels.group_advantages`; ``adv_estimator=siri_grpo``.
+    """The estimator ``grpo`` of verl by :func:`siri_kernels.group_advantages`.
 
-    Three differences: a constant group has advantage exactly 0 whatever its reward, a group of one
-    has 0 where verl gives it its reward, and a NaN reward (could not be scored) has 0 and does not
-    count where verl makes the group NaN.
+    ``adv_estimator=siri_grpo`` selects it.
+
+    Three differences: a constant group has advantage exactly 0 for every reward; a group of one has
+    0, and its reward in verl; a NaN reward (could not be scored) has 0 and is left out of the
+    statistics, while verl makes the group NaN.
 
     Args:
         token_level_rewards: [B, L]; an answer's reward is their sum.
@@ -172,7 +176,8 @@ def siri_grpo(
         config: verl's ``algorithm`` section, for ``norm_adv_by_std_in_grpo``, which verl passes to
             its own ``grpo`` alone; None: True.
         epsilon: added to the std.
-        norm_adv_by_std_in_grpo: goes before the config's.
+        norm_adv_by_std_in_grpo: overrides the config's.
+        **_: other arguments of verl.
 
     Returns:
         Advantages [B, L], 0 outside the mask, twice (verl wants returns too).
@@ -192,7 +197,7 @@ def siri_grpo(
 
 
 def register() -> None:
-    """Puts both names into verl's registries, after a look at verl's contract.
+    """Put both names into verl's registries, after a check of verl's interface.
 
     Raises:
         RuntimeError: verl calls losses with other arguments than 0.9.1.

@@ -31,11 +31,11 @@ _TORCH = ("self", "hidden_states", "vocab_weights", "input_ids", "temperature")
 
 @dataclass
 class FusedHead:
-    """Stands where verl's two kernels stood; counts, so that one can see that it is in use.
+    """Replaces verl's two kernels, and counts its calls, which shows that it is in use.
 
     Attributes:
-        tail: most relative L1 error of the logit gradient, see ``linear_logprob``.
-        backend: as there.
+        tail: largest relative L1 error of the logit gradient, see ``linear_logprob``.
+        backend: of ``linear_logprob``.
         calls: forward passes of the head in this process so far, by ``impl_backend``.
         rows: tokens scored in them.
     """
@@ -53,7 +53,15 @@ class FusedHead:
         temperature: float,
         name: str,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden [..., D], weight [V, D], labels [...] -> log-probs and entropy [...], float32."""
+        """Log-probs and entropy [...] in float32.
+
+        Args:
+            hidden: [..., D].
+            weight: [V, D].
+            labels: [...] integers.
+            temperature: divides the logits.
+            name: the ``impl_backend`` that is replaced.
+        """
         if not any(self.calls.values()):
             _log.info("siri_kernels: verl's fused head (impl_backend=%s) is linear_logprob", name)
         self.calls[name] += 1
@@ -70,22 +78,22 @@ class FusedHead:
 
 
 def install(*, tail: float | None = None, backend: str | None = None) -> FusedHead:
-    """Replaces verl's ``linear_cross_entropy`` and ``FusedLinearForPPO.forward``.
+    """Replace verl's ``linear_cross_entropy`` and ``FusedLinearForPPO.forward``.
 
-    verl's model forwards look both up at each call. ``impl_backend=liger`` and a vocabulary split
-    over tensor-parallel ranks (Megatron) stay verl's own. Results are shaped as verl's: "torch" as
-    the labels, "triton" [N] for one packed row [1, N], but as the labels for several rows. A second
-    call changes the settings.
+    verl's model forwards look both up at each call. ``impl_backend=liger`` and a vocabulary sharded
+    over tensor-parallel ranks (Megatron) run on verl's own code. Results have verl's shapes:
+    "torch" that of the labels; "triton" [N] for packed labels [1, N], else that of the labels. A
+    second call changes the settings.
 
     Args:
-        tail: as ``linear_logprob``; None: ``SIRI_KERNELS_VERL_TAIL``, or 0.01.
-        backend: as there.
+        tail: of ``linear_logprob``; None: ``SIRI_KERNELS_VERL_TAIL``, or 0.01.
+        backend: of ``linear_logprob``.
 
     Returns:
-        FusedHead: its counts say how much went through.
+        FusedHead: it counts the scored tokens.
 
     Raises:
-        RuntimeError: verl's functions are others than 0.9.1's: their parameters, their values on a
+        RuntimeError: verl's functions are not those of 0.9.1: their parameters, their values on a
             small problem, or the model forwards that call them.
         ValueError: the environment's ``tail`` is not a number >= 0.
     """

@@ -54,11 +54,11 @@ def policy_loss(
 
     Per token an objective of the ratio ``r = exp(logprobs - old_logprobs)`` and the advantage A,
     times the rollout correction's weight, plus ``kl_coef`` times an estimate of the KL to a
-    reference, minus ``entropy_coef`` times the entropy; then aggregated. docs/losses.md says which
-    options give which paper's or trainer's loss, and where trainers differ.
+    reference, minus ``entropy_coef`` times the entropy; then aggregated. docs/losses.md lists the
+    options of each paper's and trainer's loss, and the differences between trainers.
 
     Differences of log-probs are clamped to +-20 before anything else, as in verl; beyond, the
-    derivative is 0. So an infinite entry stands for a ratio of exp(20) or exp(-20), of one token;
+    derivative is 0. An infinite log-prob is therefore a ratio of exp(20) or exp(-20) of its token;
     NaN stays NaN.
 
     Args:
@@ -75,7 +75,8 @@ def policy_loss(
             "gmpo": ``-r A`` with r the geometric mean over the sequence of ratios clipped to
             [exp(-clip_low), exp(clip_high)] on the side that the sign of A says (arXiv 2507.20673);
             r is the sequence's whatever ``ratio``. "reinforce": ``-A logprobs``.
-        clip_low, clip_high: numbers >= 0, clip_low <= 1 but for "gmpo".
+        clip_low: number >= 0, at most 1 but for "gmpo".
+        clip_high: number >= 0.
         dual_clip: number > 1: for "clip", where A < 0 the loss is at most ``-dual_clip * A``
             (arXiv 1912.09729; verl uses 3, its DAPO recipe 10). None: off.
         delta: number >= 1 + clip_high, for "clip", instead of dual_clip: the ratio is at most delta
@@ -83,22 +84,23 @@ def policy_loss(
         cispo_bounds: w is clipped to, "verl": [1 - clip_low, 1 + clip_high]; "trl": [0, clip_high].
         sapo_tau: numbers > 0, for A > 0 and for the others.
         ratio: "token"; or "sequence": GSPO-token (arXiv 2507.18071 section 4.3), the geometric mean
-            of the sequence's counted ratios, of which every token takes its own gradient.
-        aggregation: verl's names. With m counted tokens in all and n non-empty sequences (those
-            with a counted token): "token-mean": sum over tokens / m; "seq-mean-token-mean": sum
-            over sequences of their mean / n; "seq-mean-token-sum": sum over tokens / n;
+            of the ratios of the sequence's unmasked tokens; every token has its own gradient.
+        aggregation: verl's names. With m unmasked tokens in all and n non-empty sequences
+            (those with an unmasked token): "token-mean": sum over tokens / m;
+            "seq-mean-token-mean": sum over sequences of their mean / n; "seq-mean-token-sum": sum
+            over tokens / n;
             "token-sum-norm": sum over tokens / denominator (Dr. GRPO, arXiv 2503.20783).
         denominator: number or 0-d tensor >= 0 in place of m or n: the count of the whole optimiser
             step, when this call sees a part of it. "token-sum-norm" requires it. 0, the count of a
             step whose tokens are all masked, gives loss 0 and gradient 0.
-        mask: [T] bool, tokens that count; None: all. Whatever the other tensors hold elsewhere,
-            infinity and NaN included, has no influence.
-        rollout_logprobs: [T], as the sampler reported them. NaN, not reported: a weight of 1.
+        mask: [T] bool, True at unmasked tokens; None: all. Values of the other tensors at masked
+            tokens, infinity and NaN included, have no influence.
+        rollout_logprobs: [T], of the sampler. NaN, not reported: a weight of 1.
         rollout_correction: None, a :class:`RolloutCorrection`, or "tis", "mis", "icepop" for the
             usual ones (``ROLLOUT_CORRECTIONS``): the objective of a token is multiplied with a
             weight, a constant, made of ``exp(old_logprobs - rollout_logprobs)``.
         off_policy_threshold: number: the objective is 0 where A < 0 in sequences whose mean of
-            ``sampler - logprobs`` over counted tokens is above it, with rollout_logprobs as the
+            ``sampler - logprobs`` over unmasked tokens is above it, with rollout_logprobs as the
             sampler's where given and else old_logprobs (DeepSeek-V3.2, arXiv 2512.02556).
         ref_logprobs: [T], of the reference policy.
         kl_coef: number >= 0; above 0 it needs ``ref_logprobs``.
@@ -113,14 +115,14 @@ def policy_loss(
 
     Returns:
         PolicyLoss: loss 0-d, float32 (float64 for float64 logprobs), and metrics, 0-d and without
-        gradient, means over this call's counted tokens whatever the denominator (0 without any):
+        gradient, means over this call's unmasked tokens for every denominator (0 without any):
         clip_frac_low, clip_frac_high: the clip is active, so r past that bound and, but for
         "cispo", A < 0 or A > 0; ratio_mean and ratio_max of r; approx_kl: r - 1 - log r of token
-        ratios, an estimate of KL(old || policy); tokens: how many count; entropy, if given; ref_kl,
-        with ref_logprobs: the estimate; with rollout_logprobs, rollout_kl: w - 1 - log w with
-        w = exp(old_logprobs - rollout_logprobs), an estimate of KL(rollout || old), and
+        ratios, an estimate of KL(old || policy); tokens: how many are unmasked; entropy, if given;
+        ref_kl, with ref_logprobs: the estimate; with rollout_logprobs, rollout_kl: w - 1 - log w
+        with w = exp(old_logprobs - rollout_logprobs), an estimate of KL(rollout || old), and
         rollout_weight_mean of the correction's weight, of w without one; off_policy_frac, with
-        off_policy_threshold: tokens that it silences. Without a counted token the loss and its
+        off_policy_threshold: tokens that it silences. Without an unmasked token the loss and its
         gradient are 0. No call waits for a GPU. ``torch.compile`` takes the call as one
         ``torch.library`` operator, which it does not compile again for other lengths or numbers.
 
@@ -180,7 +182,7 @@ def policy_loss(
 
 
 def _check_types(x: LossInputs, backend: object) -> None:
-    """What an operator's arguments have to be before it can check them."""
+    """Check the types that an operator needs before it can check the rest."""
     if backend is not None and not isinstance(backend, str):
         resolve_backend(OP, backend, x.logprobs)  # type: ignore[arg-type]
     for name in ("logprobs", "cu_seqlens", "old_logprobs", "advantages"):

@@ -14,7 +14,13 @@ from siri_kernels.policy_loss.validate import OP, check_inputs
 def compute(
     inputs: LossInputs, options: LossOptions, backend: str | None
 ) -> portable.LossAndGradient:
-    """Checks the tensors; loss, gradients and metrics by "triton" or "portable"."""
+    """Check the tensors; compute loss, gradients and metrics by "triton" or "portable".
+
+    Args:
+        inputs: unchecked.
+        options: checked.
+        backend: None, "triton" or "portable".
+    """
     backend = resolve_backend(OP, backend, inputs.logprobs)
     check_inputs(inputs, options)
     logprobs = inputs.logprobs
@@ -25,4 +31,4 @@ def compute(
 
             with device_of(logprobs):
                 return launch.policy_loss(inputs, options)
-        return portable.policy_loss(inputs, options)  # float64, a formula, or nothing to launch for
+        return portable.policy_loss(inputs, options)  # float64, a formula, or no tokens

@@ -1,7 +1,7 @@
 """``policy_loss`` as a ``torch.library`` operator, which ``torch.compile`` keeps in its graph.
 
-Eager calls go through :mod:`.api` instead, which costs less a call. What an operator is given and
-when it checks is said in :mod:`siri_kernels._compiled`.
+Eager calls go through :mod:`.api` instead, which costs less a call. :mod:`siri_kernels._compiled`
+describes the arguments of operators and when they check.
 """
 
 from __future__ import annotations
@@ -35,10 +35,16 @@ Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
 
 
 def in_graph(x: LossInputs, options: dict[str, Any], backend: str | None) -> PolicyLoss:
-    """The call while it is traced; ``options`` as :func:`checked_options` takes them, unchecked.
+    """The call while it is traced.
+
+    Args:
+        x: unchecked inputs.
+        options: those of :func:`checked_options`, unchecked.
+        backend: as in ``policy_loss``.
 
     Raises:
-        TypeError, ValueError: an option that no operator can be given.
+        TypeError: an option of a type that no operator takes.
+        ValueError: an option with a value that no operator takes.
     """
     objective, denominator = options["objective"], options["denominator"]
     if isinstance(objective, str) and objective in OBJECTIVES and objective not in BY_HAND:
@@ -72,7 +78,7 @@ def in_graph(x: LossInputs, options: dict[str, Any], backend: str | None) -> Pol
     names += ["", ""] if correction is None or not plain else [correction.mode, correction.level]
     plain = plain and all(isinstance(name, str) for name in names)
     if not plain or not all(is_number(value) for value in values):
-        # Says what is wrong; a tensor's value cannot be read here.
+        # Raises; a tensor's value cannot be read here.
         checked_options(**{**options, "denominator": 1.0 if by_tensor else denominator})
     loss, _, _, _, metrics = policy_loss(
         x.logprobs,
@@ -117,9 +123,10 @@ def policy_loss(
     correction_level: str,
     backend: str,
 ) -> Results:
-    """Loss, gradients (to be multiplied by the fourth) and metrics; checks everything.
+    """Loss, gradients, their factor and metrics; checks everything.
 
-    ``numbers``: [13] float64 on the CPU, see NUMBERS; ``given``: which of those are not None.
+    Arguments are those of :func:`siri_kernels.policy_loss`, but ``numbers`` [13] float64 on the
+    CPU, see NUMBERS, and ``given``: which of those are not None.
     """
     *values, positive, negative, high, low = numbers.tolist()
     options: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""The objectives, each as its formula: the registry of what ``objective`` can be.
+"""The registry of the objectives: each is a formula of a token's loss.
 
-A formula says what a token's loss is; autograd differentiates it. The reference backend computes
-with these. ``objectives`` has derivatives by hand of some and the Triton kernel has the same ones;
-of an objective that they lack, ``policy_loss`` differentiates the formula on any device.
+Autograd differentiates a formula; the reference backend uses them all. ``objectives`` has the
+derivatives of some by hand, and the Triton kernel has the same ones. For any other objective
+``policy_loss`` differentiates the formula, on every device.
 
 To add an objective: write its formula here and put it into ``OBJECTIVES``.
 """
@@ -22,10 +22,10 @@ Clipped = Callable[
 ]
 
 
-def clip(
+def _clip(
     logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
 ) -> torch.Tensor:
-    """``-min(r A, clip(r) A)``, bounded by ``delta`` or ``dual_clip``."""
+    # -min(r A, clip(r) A), bounded by delta or dual_clip
     low, high = options.bounds
     free = ratio if options.delta is None else ratio.clamp(max=options.delta)
     loss = torch.maximum(-advantage * free, -advantage * ratio.clamp(low, high))
@@ -35,34 +35,34 @@ def clip(
     return loss
 
 
-def cispo(
+def _cispo(
     logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
 ) -> torch.Tensor:
-    """``-w A logprobs`` with the clipped ratio as a constant weight w."""
+    # -w A logprobs with the clipped ratio as a constant weight w
     low, high = options.bounds
     return -ratio.clamp(low, high).detach() * advantage * logprobs.clamp(-LARGE, LARGE)
 
 
-def sapo(
+def _sapo(
     logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
 ) -> torch.Tensor:
-    """``-4/tau sigmoid(tau (r - 1)) A``."""
+    # -4/tau sigmoid(tau (r - 1)) A
     positive, negative = options.sapo_tau
     tau = torch.full_like(advantage, negative).masked_fill(advantage > 0, positive)
     return -advantage * torch.sigmoid(tau * (ratio - 1)) * 4 / tau
 
 
-def gmpo(
+def _gmpo(
     logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
 ) -> torch.Tensor:
-    """``-r A``; the token ratios in r, and their gradients, are clipped before."""
+    # -r A; the token ratios in r and their gradients are clipped before
     return -advantage * ratio
 
 
-def reinforce(
+def _reinforce(
     logprobs: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions
 ) -> torch.Tensor:
-    """``-A logprobs``."""
+    # -A logprobs
     return -advantage * logprobs.clamp(-LARGE, LARGE)
 
 
@@ -93,7 +93,8 @@ class Objective:
     Args:
         formula: the losses of n tokens, from logprobs [n], the ratio [n], the advantages [n] (all
             of one floating-point dtype) and the options. Differentiable with respect to logprobs
-            and ratio. It must be 0 where the advantage is 0: the trainer leaves such sequences out.
+            and ratio. It must be 0 where the advantage is 0, because the trainer leaves such
+            sequences out.
         clipped: where the clip is active on the low and on the high side, two bool tensors [n],
             from the token's log-ratio [n], the ratio, the advantages and the options; for the
             metrics. None: nowhere.
@@ -104,10 +105,10 @@ class Objective:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "clip": Objective(clip, _past_with_sign),
-    "cispo": Objective(cispo, _past),
-    "sapo": Objective(sapo),
-    "gmpo": Objective(gmpo, _log_past_with_sign),
-    "reinforce": Objective(reinforce),
+    "clip": Objective(_clip, _past_with_sign),
+    "cispo": Objective(_cispo, _past),
+    "sapo": Objective(_sapo),
+    "gmpo": Objective(_gmpo, _log_past_with_sign),
+    "reinforce": Objective(_reinforce),
 }
-"""By the name that ``policy_loss(objective=...)`` and a recipe's ``loss.objective`` take."""
+"""By the name in ``policy_loss(objective=...)`` and in a recipe's ``loss.objective``."""

@@ -1,6 +1,6 @@
-"""Value and derivative of each token's loss, in PyTorch: what ``portable`` sums up.
+"""Value and derivative of each token's loss, in PyTorch; ``portable`` adds them up.
 
-All tensors are [n], of one dtype and finite where the token counts.
+All tensors are [n], of one dtype and finite at unmasked tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from siri_kernels.policy_loss.types import (
 )
 
 BY_HAND = ("clip", "cispo", "sapo", "gmpo", "reinforce")
-"""The objectives whose derivatives are written out here, and which the Triton kernel has."""
+"""The objectives with derivatives by hand, here and in the Triton kernel."""
 
 
 class Terms(NamedTuple):
-    """A token's loss, its derivative by the token's log-prob, and where the clip is active."""
+    """Loss and derivative of n tokens.
+
+    Args:
+        loss: [n].
+        slope: [n], the derivative of the loss by the token's log-prob.
+        clipped_low: [n] bool, where the lower clip is active; None: nowhere.
+        clipped_high: [n] bool, where the upper clip is active; None: nowhere.
+    """
 
     loss: torch.Tensor
     slope: torch.Tensor
@@ -31,24 +38,34 @@ class Terms(NamedTuple):
 
 
 def log_ratio(logprobs: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``logprobs - other``, clamped, and before it was."""
+    """``logprobs - other`` [n], clamped, and the same before the clamp."""
     raw = logprobs - finite(other)
     return raw.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT), raw
 
 
 def finite(values: torch.Tensor) -> torch.Tensor:
+    """The same with infinities replaced by +-1e30."""
     return values.clamp(-LARGE, LARGE)
 
 
 def evidence(ours: torch.Tensor, sampler: torch.Tensor) -> torch.Tensor:
-    """``ours`` minus the sampler's log-prob, 0 where the sampler reported NaN: no evidence."""
+    """``ours`` minus the sampler's log-prob [n]; 0 where the sampler reported none (NaN)."""
     return log_ratio(ours, sampler)[0].nan_to_num_(nan=0.0)
 
 
 def one_sided(
     x: torch.Tensor, advantages: torch.Tensor, options: LossOptions
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """GMPO's clip of a log-ratio by the sign of the advantage, and where it is active."""
+    """GMPO's clip of a log-ratio, on the side given by the sign of the advantage.
+
+    Args:
+        x: log-ratios [n].
+        advantages: [n].
+        options: with the bounds.
+
+    Returns:
+        The clipped log-ratios, and where the lower and the upper clip are active [n] bool.
+    """
     low, high = options.bounds
     clipped_low = (x < low) & (advantages < 0)
     clipped_high = (x > high) & (advantages > 0)
@@ -64,11 +81,17 @@ def objective(
     logprobs: torch.Tensor,
     options: LossOptions,
 ) -> Terms:
-    """Of a ratio whose own derivative by the token's log-prob is itself (GSPO-token).
+    """Loss and derivative of a ratio whose derivative by the token's log-prob is itself.
+
+    That is the token's ratio, and the sequence's in GSPO-token (arXiv 2507.18071 section 4.3).
 
     Args:
-        x, raw: the token's log-ratio, clamped and before.
-        ratio: the token's or the sequence's.
+        x: the token's log-ratio [n], clamped.
+        raw: the same before the clamp.
+        ratio: the token's or the sequence's [n].
+        advantages: [n].
+        logprobs: [n].
+        options: of the loss.
     """
     if options.objective not in BY_HAND:
         return _by_autograd(x, raw, ratio, advantages, logprobs, options)
@@ -115,7 +138,7 @@ def _by_autograd(
     logprobs: torch.Tensor,
     options: LossOptions,
 ) -> Terms:
-    """Of an objective that has a formula alone."""
+    """The same for an objective without derivatives by hand."""
     known = OBJECTIVES[options.objective]
     with torch.enable_grad():
         of = (logprobs.detach().requires_grad_(), ratio.detach().requires_grad_())
@@ -135,7 +158,7 @@ def _linear(slope: torch.Tensor, logprobs: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def correction_weight(gap: torch.Tensor, correction: RolloutCorrection) -> torch.Tensor:
-    """From the log of the raw weight, whatever its level."""
+    """The correction's weight from the log of the raw weight, at any level."""
     weight = gap.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp_()
     if correction.mode == "truncate":
         return weight.clamp_(correction.low, correction.high)
@@ -150,8 +173,13 @@ def kl(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Estimate of KL(policy || reference), its derivative, and the sum of the two.
 
-    The sum is the derivative of the estimate times the ratio, over the ratio. k3 and its derivative
-    cancel in it but for delta, so it is not formed from them.
+    The sum is the derivative of the product of estimate and ratio, divided by the ratio. For k3 the
+    sum is delta exactly, while adding the two would lose digits.
+
+    Args:
+        logprobs: [n].
+        ref: log-probs of the reference [n].
+        options: with the estimator and its limit.
     """
     delta, raw = log_ratio(logprobs, ref)
     if options.kl_estimator == "k1":

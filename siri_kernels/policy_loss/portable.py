@@ -15,12 +15,20 @@ from siri_kernels.policy_loss import objectives
 from siri_kernels.policy_loss.types import LossInputs, LossOptions, metric_names, over_zero
 
 BLOCK = 1 << 15
-# Tokens of one running sum: 32 768 in a row would round away what a sequence's mean needs.
+# Tokens of one running sum: sums of 32 768 would lose digits that a sequence's mean needs.
 PIECE = 256
 
 
 class LossAndGradient(NamedTuple):
-    """The gradients are still to be multiplied by ``scale``, 0-d or a number; the loss is not."""
+    """Loss, gradients without their common factor, and metrics.
+
+    Args:
+        loss: 0-d.
+        d_logprobs: [T], to be multiplied by ``scale``.
+        d_entropy: [T], to be multiplied by ``scale``; None: no entropy bonus.
+        scale: 0-d or a number.
+        metrics: by name, 0-d.
+    """
 
     loss: torch.Tensor
     d_logprobs: torch.Tensor
@@ -30,7 +38,7 @@ class LossAndGradient(NamedTuple):
 
 
 class _Block:
-    """The tokens ``start`` to ``stop``: inputs, with zeros where a token does not count."""
+    """The tokens ``start`` to ``stop``: inputs, with zeros at masked tokens."""
 
     def __init__(self, x: LossInputs, start: int, stop: int) -> None:
         self._x, self._tokens = x, slice(start, stop)
@@ -46,13 +54,13 @@ class _Block:
         if x.advantage_per_token:
             self.advantages = self.read(x.advantages)
         else:
-            self.advantages = self.counted(self.spread(x.advantages.to(x.dtype)))
+            self.advantages = self.unmasked(self.spread(x.advantages.to(x.dtype)))
 
     def read(self, values: torch.Tensor) -> torch.Tensor:
         """[T] -> [n]."""
-        return self.counted(values[self._tokens].detach().to(self._x.dtype))
+        return self.unmasked(values[self._tokens].detach().to(self._x.dtype))
 
-    def counted(self, values: torch.Tensor) -> torch.Tensor:
+    def unmasked(self, values: torch.Tensor) -> torch.Tensor:
         # where, not a product: infinity and NaN outside the mask must not come through.
         return values if self.mask is None else torch.where(self.mask, values, 0)
 
@@ -64,15 +72,17 @@ class _Block:
         return per_sequence.index_select(0, self._ids)
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
-        """[n] -> [B]: sums of pieces, cut at the ends of sequences and of PIECE tokens, and then of
-        those."""
+        """[n] -> [B]: sums of pieces, then sums of these.
+
+        Pieces end at the ends of sequences and after every PIECE tokens.
+        """
         if self._pieces is None:
             device = self._offsets.device
             every = torch.arange(0, self.size, PIECE, dtype=torch.int64, device=device)
-            cuts = torch.cat([self._offsets, every]).sort().values
-            self._pieces = cuts, torch.searchsorted(cuts, self._offsets)
-        cuts, pieces = self._pieces
-        return _segment_sums(_segment_sums(values.to(self._x.dtype), cuts), pieces)
+            bounds = torch.cat([self._offsets, every]).sort().values
+            self._pieces = bounds, torch.searchsorted(bounds, self._offsets)
+        bounds, pieces = self._pieces
+        return _segment_sums(_segment_sums(values.to(self._x.dtype), bounds), pieces)
 
 
 def _segment_sums(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -103,7 +113,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
             sums["entropy"] += entropy.sum()
             if options.entropy_coef != 0:
                 loss = loss - options.entropy_coef * entropy
-        slope = block.counted(slope)
+        slope = block.unmasked(slope)
         weight: torch.Tensor | float = 1.0
         if options.aggregation == "seq-mean-token-mean":
             weight = block.spread(sequences["weight"])
@@ -111,7 +121,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
         sums["loss"] += loss.sum()
         torch.mul(slope, weight, out=d_logprobs[start:stop])
         if d_entropy is not None:
-            ones = block.counted(torch.ones_like(slope))
+            ones = block.unmasked(torch.ones_like(slope))
             torch.mul(ones, -options.entropy_coef * weight, out=d_entropy[start:stop])
 
     divisor: float | torch.Tensor
@@ -137,7 +147,7 @@ def _blocks(x: LossInputs) -> list[tuple[int, int]]:
 
 
 def _per_sequence(x: LossInputs, options: LossOptions) -> dict[str, torch.Tensor]:
-    """What depends on a whole sequence, [B] each: empty when nothing does."""
+    """Values of whole sequences [B] by name; only the counts, if no option needs others."""
     count = x.cu_seqlens.diff().to(x.dtype)
     by_weight = options.correction is not None and options.correction.level != "token"
     names = ["log_ratio"] * options.sequence_ratio + ["gap"] * by_weight
@@ -192,10 +202,10 @@ def _losses(
     """Loss of each token but for the entropy bonus, and its derivative; adds to the metrics."""
 
     def note(name: str, values: torch.Tensor) -> None:
-        sums[name] += block.counted(values).sum()
+        sums[name] += block.unmasked(values).sum()
 
     def note_zeros(name: str, values: torch.Tensor) -> None:
-        """Where a token does not count all it is made of is 0, and so is this."""
+        """For values that are 0 at masked tokens, because all their inputs are."""
         sums[name] += values.sum()
 
     log_ratio, raw = objectives.log_ratio(block.logprobs, block.old)
@@ -204,14 +214,14 @@ def _losses(
         ratio = block.spread(sequences["log_ratio"].exp())
     else:
         ratio = log_ratio.exp()
-    counted_ratio = block.counted(ratio)
-    sums["ratio_mean"] += counted_ratio.sum()
-    sums["ratio_max"] = torch.maximum(sums["ratio_max"], counted_ratio.max())
+    unmasked_ratio = block.unmasked(ratio)
+    sums["ratio_mean"] += unmasked_ratio.sum()
+    sums["ratio_max"] = torch.maximum(sums["ratio_max"], unmasked_ratio.max())
     loss, slope, clipped_low, clipped_high = objectives.objective(
         log_ratio, raw, ratio, block.advantages, block.logprobs, options
     )
     if clipped_low is not None and clipped_high is not None:
-        # Those of these two need an advantage other than 0.
+        # These two are False where the advantage is 0.
         counts = note_zeros if options.objective in ("clip", "gmpo") else note
         counts("clip_frac_low", clipped_low)
         counts("clip_frac_high", clipped_high)

@@ -19,8 +19,9 @@ Seen = dict[str, list[torch.Tensor]]
 
 
 def policy_loss(x: LossInputs, options: LossOptions) -> PolicyLoss:
+    """Loss and metrics in plain PyTorch; the loss is differentiable any number of times."""
     bounds = x.cu_seqlens.tolist()
-    # Per non-empty sequence: the loss of its counted tokens.
+    # Per non-empty sequence: the losses of its unmasked tokens.
     losses: list[torch.Tensor] = []
     seen: Seen = {}
     for i, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
@@ -64,7 +65,7 @@ def _sequence(
     advantage: torch.Tensor,
     seen: Seen,
 ) -> torch.Tensor:
-    """Losses of the counted tokens of a sequence; appends what the metrics are means of."""
+    """Losses of the unmasked tokens of a sequence; appends to ``seen`` for the metrics."""
 
     def note(name: str, values: torch.Tensor) -> None:
         seen.setdefault(name, []).append(values.to(x.dtype).expand(len(tokens)))
@@ -113,7 +114,7 @@ def _sequence(
 def _ratio(log_ratio: torch.Tensor, advantage: torch.Tensor, options: LossOptions) -> torch.Tensor:
     if options.objective == "gmpo":
         low, high = options.bounds
-        # One-sided: what would make the step more cautious stays.
+        # One-sided: a ratio that makes the step smaller is not clipped.
         log_ratio = torch.where(
             advantage > 0,
             log_ratio.clamp(max=high),
@@ -136,7 +137,7 @@ def _clipped(
 
 
 def _weight(gap: torch.Tensor, options: LossOptions) -> torch.Tensor:
-    """What the correction multiplies the objective with; the raw weight without a correction."""
+    """The factor of the objective; the raw weight without a correction."""
     correction = options.correction
     if correction is None:
         return gap.exp()
@@ -161,7 +162,7 @@ def _kl(delta: torch.Tensor, options: LossOptions) -> torch.Tensor:
 
 
 def _evidence(ours: torch.Tensor, sampler: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """``ours`` minus the sampler's log-prob, 0 where the sampler reported NaN: no evidence."""
+    """``ours`` minus the sampler's log-prob; 0 where the sampler reported none (NaN)."""
     return _limited(ours - _constant(sampler, tokens, ours.dtype)).nan_to_num(nan=0.0)
 
 

@@ -20,7 +20,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     tensors = _Tensors(x)
     d_logprobs = torch.empty(total, dtype=torch.float32, device=device)
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
-    flags = loss_flags(x, options)
+    flags = _loss_flags(x, options)
     low, high = options.bounds
     partials = d_logprobs
     if flags["HAS_STATS"]:
@@ -33,7 +33,7 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
             slots,
             low,
             high,
-            **sequence_flags(x, options),
+            **_sequence_flags(x, options),
             BLOCK=kernels.BLOCK,
         )
     sums = torch.empty(kernels.SUMS, slots, dtype=torch.float32, device=device)
@@ -71,9 +71,9 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
 
 
 class _Tensors:
-    """What the kernels read, which takes no strides, contiguous.
+    """The inputs of the kernels, contiguous because the kernels take no strides.
 
-    Where a tensor is not given, another one that they do not read.
+    In place of a tensor that is not given stands another one, which the kernels do not read.
     """
 
     def __init__(self, x: LossInputs) -> None:
@@ -89,7 +89,7 @@ class _Tensors:
         return tensors
 
 
-def sequence_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
+def _sequence_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
     correction = options.correction
     return {
         "HAS_MASK": x.mask is not None,
@@ -102,10 +102,10 @@ def sequence_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
     }
 
 
-def loss_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
+def _loss_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
     correction = options.correction
     by_sequence = options.aggregation.startswith("seq-mean")
-    of_sequences = sequence_flags(x, options)
+    of_sequences = _sequence_flags(x, options)
     return {
         "OBJECTIVE": options.objective,
         "SEQUENCE_RATIO": options.sequence_ratio,

@@ -1,4 +1,4 @@
-"""What the Triton kernels of the policy loss share: slots, tokens, and numbers made of them."""
+"""Functions shared by the Triton kernels of the policy loss: slots, tokens, log-ratios."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LIMIT = tl.constexpr(20.0)  # as types.LOG_RATIO_LIMIT
 
 @triton.jit
 def clamp(x, low, high):
-    # Not minimum(maximum()): NaN stays NaN.
+    """``x`` within [low, high]; unlike with minimum and maximum, NaN stays NaN."""
     x = tl.where(x < low, low, x)
     return tl.where(x > high, high, x)
 
 
 @triton.jit
 def exp_minus_1_minus_x(x):
-    # Next to 0 the series: what exp(x) - 1 - x would leave of it is rounding.
+    """``exp(x) - 1 - x``, by its series near 0, where the difference would lose all digits."""
     series = 1.0 + x / 9.0
     series = 1.0 + x / 8.0 * series
     series = 1.0 + x / 7.0 * series
@@ -50,6 +50,7 @@ def slot_of(cu_seqlens, sequences, slot, BLOCK: tl.constexpr):
 
 @triton.jit
 def sequence_sum(partials, slots, row: tl.constexpr, first, last):
+    """Sum of one row of ``partials`` [STATS, slots] over the slots first to last - 1."""
     total = tl.zeros([64], tl.float32)
     for at in range(first, last, 64):
         index = at + tl.arange(0, 64)
@@ -59,26 +60,29 @@ def sequence_sum(partials, slots, row: tl.constexpr, first, last):
 
 
 @triton.jit
-def read(values, tokens, counts):
-    return tl.load(values + tokens, mask=counts, other=0.0).to(tl.float32)
+def read(values, tokens, unmasked):
+    """Values in float32, 0 at masked tokens."""
+    return tl.load(values + tokens, mask=unmasked, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def log_ratio(ours, values, tokens, counts):
-    """``ours - values``, clamped, and whether the clamp left it alone."""
-    raw = ours - clamp(read(values, tokens, counts), -LARGE, LARGE)
+def log_ratio(ours, values, tokens, unmasked):
+    """``ours - values``, clamped, and whether the clamp changed nothing."""
+    raw = ours - clamp(read(values, tokens, unmasked), -LARGE, LARGE)
     limited = clamp(raw, -LIMIT, LIMIT)
     return limited, limited == raw
 
 
 @triton.jit
-def evidence(ours, sampler, tokens, counts):
-    gap, _ = log_ratio(ours, sampler, tokens, counts)
+def evidence(ours, sampler, tokens, unmasked):
+    """``ours`` minus the sampler's log-prob; 0 where the sampler reported none (NaN)."""
+    gap, _ = log_ratio(ours, sampler, tokens, unmasked)
     return tl.where(gap == gap, gap, 0.0)
 
 
 @triton.jit
 def one_sided(x, advantage, low, high):
+    """GMPO's clip of a log-ratio by the sign of the advantage, and where it is active."""
     clipped_low = (x < low) & (advantage < 0)
     clipped_high = (x > high) & (advantage > 0)
     x = tl.where(clipped_low, low, x)
@@ -88,18 +92,19 @@ def one_sided(x, advantage, low, high):
 
 @triton.jit
 def tokens_of(mask, start, stop, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr):
-    """Places of the slot's tokens, which of the lanes have one, and which of them count."""
+    """Indices of the slot's tokens, which lanes have one, and which of these are unmasked."""
     tokens = tl.cast(start, tl.int64) + tl.arange(0, BLOCK)
     inside = tokens < stop
-    counts = inside
+    unmasked = inside
     if HAS_MASK:
-        counts = inside & (tl.load(mask + tokens, mask=inside, other=0) != 0)
-    return tokens, inside, counts
+        unmasked = inside & (tl.load(mask + tokens, mask=inside, other=0) != 0)
+    return tokens, inside, unmasked
 
 
 @triton.jit
-def advantage_of(advantages, sequence, tokens, counts, PER_TOKEN: tl.constexpr):
+def advantage_of(advantages, sequence, tokens, unmasked, PER_TOKEN: tl.constexpr):
+    """The advantage of each token, 0 at masked ones."""
     if PER_TOKEN:
-        return read(advantages, tokens, counts)
+        return read(advantages, tokens, unmasked)
     one = tl.load(advantages + sequence).to(tl.float32)
-    return tl.where(counts, one, 0.0)
+    return tl.where(unmasked, one, 0.0)

@@ -1,12 +1,13 @@
 """The policy loss in Triton: one pass over the tokens, one small reduction.
 
-Tokens are cut into slots, at the ends of sequences and at every multiple of BLOCK, and a program
-takes a slot: all that belongs to a sequence is then a scalar, no sequence is padded and none is
-too long. Sequence ``i`` has the slots from ``i + cu_seqlens[i] // BLOCK`` on, which a program
-inverts by bisection; there are B + T // BLOCK in all. What depends on a whole sequence comes from a
-pass before, which leaves a sum for each slot; each program adds up those of its sequence, in one
-order. No atomics, so runs repeat bit for bit. All numbers are run-time values: nothing is compiled
-again when a bound changes.
+Tokens are split into slots, at the ends of sequences and at every multiple of BLOCK. A program
+takes a slot, so that the values of a sequence are scalars, no sequence is padded and none is too
+long.
+Sequence ``i`` has the slots from ``i + cu_seqlens[i] // BLOCK`` on, which a program inverts by
+bisection; there are B + T // BLOCK in all. Values that depend on a whole sequence come from an
+earlier pass, which writes a sum for each slot; each program adds up those of its sequence, in a
+fixed order. There are no atomics, so runs repeat bit for bit. All numbers are run-time values:
+nothing is compiled again when a bound changes.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from siri_kernels.policy_loss.triton_common import (
 
 BLOCK = 1024  # tokens of a slot
 
-# Rows of what the pass before leaves, [STATS, slots].
+# Rows of the earlier pass's result, [STATS, slots].
 COUNT, LOG_RATIO, GAP, DRIFT = (tl.constexpr(i) for i in range(4))
 STATS = 4
 REDUCE_LANES = 1024
-# Rows of what the pass leaves, [SUMS, slots], and of what the reduction makes of them.
+# Rows of the pass's result, [SUMS, slots], and of the reduction's.
 LOSS, TOKENS, NON_EMPTY = (tl.constexpr(i) for i in range(3))
 SUMS = 13
 RATIO_MAX = tl.constexpr(6)
@@ -76,27 +77,27 @@ def sequence_kernel(
     WITH_DRIFT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The pass before: sums over each slot of what is needed of whole sequences."""
+    """The earlier pass: sums over each slot of the values that whole sequences need."""
     slot = tl.program_id(0)
     sequence, _, _, start, stop, _ = slot_of(cu_seqlens, sequences, slot, BLOCK)
-    tokens, inside, counts = tokens_of(mask, start, stop, HAS_MASK, BLOCK)
+    tokens, inside, unmasked = tokens_of(mask, start, stop, HAS_MASK, BLOCK)
     place = partials + slot
     row = tl.cast(slots, tl.int64)
-    tl.store(place + COUNT * row, tl.sum(counts.to(tl.float32)))
-    logp = read(logprobs, tokens, counts)
+    tl.store(place + COUNT * row, tl.sum(unmasked.to(tl.float32)))
+    logp = read(logprobs, tokens, unmasked)
     if WITH_LOG_RATIO:
-        x, _ = log_ratio(logp, old_logprobs, tokens, counts)
+        x, _ = log_ratio(logp, old_logprobs, tokens, unmasked)
         if GMPO:
-            advantage = advantage_of(advantages, sequence, tokens, counts, PER_TOKEN)
+            advantage = advantage_of(advantages, sequence, tokens, unmasked, PER_TOKEN)
             x, _, _ = one_sided(x, advantage, low, high)
         tl.store(place + LOG_RATIO * row, tl.sum(x))
     if WITH_GAP:
-        old = clamp(read(old_logprobs, tokens, counts), -LARGE, LARGE)
-        gap = evidence(old, rollout_logprobs, tokens, counts)
+        old = clamp(read(old_logprobs, tokens, unmasked), -LARGE, LARGE)
+        gap = evidence(old, rollout_logprobs, tokens, unmasked)
         tl.store(place + GAP * row, tl.sum(gap))
     if WITH_DRIFT:
         sampler = rollout_logprobs if HAS_ROLLOUT else old_logprobs
-        drift = -evidence(logp, sampler, tokens, counts)
+        drift = -evidence(logp, sampler, tokens, unmasked)
         tl.store(place + DRIFT * row, tl.sum(drift))
 
 
@@ -149,9 +150,9 @@ def loss_kernel(
     """The pass: gradients, to be divided by the denominator, and sums over each slot."""
     slot = tl.program_id(0)
     sequence, first, last, start, stop, length = slot_of(cu_seqlens, sequences, slot, BLOCK)
-    tokens, inside, counts = tokens_of(mask, start, stop, HAS_MASK, BLOCK)
-    advantage = advantage_of(advantages, sequence, tokens, counts, PER_TOKEN)
-    logp = read(logprobs, tokens, counts)
+    tokens, inside, unmasked = tokens_of(mask, start, stop, HAS_MASK, BLOCK)
+    advantage = advantage_of(advantages, sequence, tokens, unmasked, PER_TOKEN)
+    logp = read(logprobs, tokens, unmasked)
     place = sums + slot
     row = tl.cast(slots, tl.int64)
     count = length.to(tl.float32)
@@ -159,14 +160,14 @@ def loss_kernel(
         count = sequence_sum(partials, slots, COUNT, first, last)
     divisor = tl.maximum(count, 1.0)
 
-    x, free = log_ratio(logp, old_logprobs, tokens, counts)
+    x, free = log_ratio(logp, old_logprobs, tokens, unmasked)
     token_ratio = tl.exp(x)
     ratio = token_ratio
     if SEQUENCE_RATIO:
         mean = sequence_sum(partials, slots, LOG_RATIO, first, last) / divisor
-        ratio = tl.where(counts, tl.exp(mean), 1.0)
+        ratio = tl.where(unmasked, tl.exp(mean), 1.0)
 
-    clipped_low = counts & (tokens < 0)  # none
+    clipped_low = unmasked & (tokens < 0)  # none
     clipped_high = clipped_low
     if OBJECTIVE == "clip":
         loss = -advantage * ratio
@@ -184,8 +185,8 @@ def loss_kernel(
         slope = -clamp(ratio, low, high) * advantage
         loss = slope * bounded
         slope = tl.where(bounded == logp, slope, 0.0)
-        clipped_low = counts & (ratio < low)
-        clipped_high = counts & (ratio > high)
+        clipped_low = unmasked & (ratio < low)
+        clipped_high = unmasked & (ratio > high)
     elif OBJECTIVE == "sapo":
         tau = tl.where(advantage > 0, tau_positive, tau_negative)
         gate = tl.sigmoid(tau * (ratio - 1.0))
@@ -201,33 +202,33 @@ def loss_kernel(
         slope = tl.where(bounded == logp, -advantage, 0.0)
 
     if HAS_ROLLOUT:
-        old = clamp(read(old_logprobs, tokens, counts), -LARGE, LARGE)
-        gap = evidence(old, rollout_logprobs, tokens, counts)
+        old = clamp(read(old_logprobs, tokens, unmasked), -LARGE, LARGE)
+        gap = evidence(old, rollout_logprobs, tokens, unmasked)
         tl.store(place + 10 * row, tl.sum(exp_minus_1_minus_x(gap)))
         if LEVEL != "token":
             total = sequence_sum(partials, slots, GAP, first, last)
             if LEVEL == "geometric":
                 total = total / divisor
-            gap = tl.where(counts, clamp(total, -LIMIT, LIMIT), 0.0)
+            gap = tl.where(unmasked, clamp(total, -LIMIT, LIMIT), 0.0)
         weight = tl.exp(gap)
         if CORRECTION == "truncate":
             weight = clamp(weight, weight_low, weight_high)
         elif CORRECTION != "none":
             kept = (weight >= weight_low) & (weight <= weight_high)
             weight = tl.where(kept, weight if CORRECTION == "mask" else 1.0, 0.0)
-        tl.store(place + 11 * row, tl.sum(tl.where(counts, weight, 0.0)))
+        tl.store(place + 11 * row, tl.sum(tl.where(unmasked, weight, 0.0)))
         if CORRECTION != "none":
             loss *= weight
             slope *= weight
     if OFF_POLICY:
         drift = sequence_sum(partials, slots, DRIFT, first, last) / divisor
-        dropped = (advantage < 0) & (tl.where(counts, drift, 0.0) > off_policy_threshold)
+        dropped = (advantage < 0) & (tl.where(unmasked, drift, 0.0) > off_policy_threshold)
         tl.store(place + 12 * row, tl.sum(dropped.to(tl.float32)))
         loss = tl.where(dropped, 0.0, loss)
         slope = tl.where(dropped, 0.0, slope)
 
     if HAS_REF:
-        delta, within = log_ratio(logp, ref_logprobs, tokens, counts)
+        delta, within = log_ratio(logp, ref_logprobs, tokens, unmasked)
         if KL == "k1":
             kl = delta
             d_kl = 1.0 + 0.0 * delta
@@ -248,29 +249,29 @@ def loss_kernel(
             both = tl.where(within, both, kl)
             d_kl = token_ratio * tl.where(free, both, d_kl)
             kl = token_ratio * kl
-        tl.store(place + 9 * row, tl.sum(tl.where(counts, kl, 0.0)))
+        tl.store(place + 9 * row, tl.sum(tl.where(unmasked, kl, 0.0)))
         loss += kl_coef * kl
         slope += kl_coef * d_kl
     if HAS_ENTROPY:
-        nats = read(entropy, tokens, counts)
+        nats = read(entropy, tokens, unmasked)
         tl.store(place + 8 * row, tl.sum(nats))
         loss -= entropy_coef * nats
 
     share = 1.0
     if SEQUENCE_MEAN:
         share = 1.0 / divisor
-    tl.store(d_logprobs + tokens, tl.where(counts, slope * share, 0.0), mask=inside)
+    tl.store(d_logprobs + tokens, tl.where(unmasked, slope * share, 0.0), mask=inside)
     if HAS_BONUS:
-        bonus = tl.where(counts, -entropy_coef * share, 0.0)
+        bonus = tl.where(unmasked, -entropy_coef * share, 0.0)
         tl.store(d_entropy + tokens, bonus, mask=inside)
-    tl.store(place + LOSS * row, tl.sum(tl.where(counts, loss, 0.0)) * share)
-    tl.store(place + TOKENS * row, tl.sum(counts.to(tl.float32)))
+    tl.store(place + LOSS * row, tl.sum(tl.where(unmasked, loss, 0.0)) * share)
+    tl.store(place + TOKENS * row, tl.sum(unmasked.to(tl.float32)))
     tl.store(place + NON_EMPTY * row, ((slot == first) & (count > 0)).to(tl.float32))
     tl.store(place + 3 * row, tl.sum(clipped_low.to(tl.float32)))
     tl.store(place + 4 * row, tl.sum(clipped_high.to(tl.float32)))
-    tl.store(place + 5 * row, tl.sum(tl.where(counts, ratio, 0.0)))
-    tl.store(place + RATIO_MAX * row, tl.max(tl.where(counts, ratio, 0.0)))
-    tl.store(place + 7 * row, tl.sum(tl.where(counts, exp_minus_1_minus_x(x), 0.0)))
+    tl.store(place + 5 * row, tl.sum(tl.where(unmasked, ratio, 0.0)))
+    tl.store(place + RATIO_MAX * row, tl.max(tl.where(unmasked, ratio, 0.0)))
+    tl.store(place + 7 * row, tl.sum(tl.where(unmasked, exp_minus_1_minus_x(x), 0.0)))
 
 
 @triton.jit

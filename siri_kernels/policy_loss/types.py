@@ -1,4 +1,4 @@
-"""What goes in and comes out of the policy loss."""
+"""Inputs, options and results of the policy loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 # Every difference of log-probs is clamped to +-20 before anything else: exp(20) = 5e8 is far past
-# any clip bound and far from overflow. As verl; TRL and Liger do not clamp.
+# any clip bound and far from overflow. verl does the same; TRL and Liger do not clamp.
 LOG_RATIO_LIMIT = 20.0
 
 # An infinite log-prob stands for this: finite, so that no difference is infinity - infinity, and
@@ -29,18 +29,20 @@ class RolloutCorrection:
 
     It multiplies the objective, never the KL or the entropy bonus, and gets no gradient. Its tokens
     stay in every denominator.
+
+    Args:
+        mode: "truncate": w clamped to [low, high] (TIS); "mask": w where low <= w <= high, else 0
+            (MIS, IcePop); "reject": 1 where low <= w <= high, else 0 (rejection sampling).
+        level: "token": w is the token's own; "sequence": the product over the sequence's unmasked
+            tokens; "geometric": their geometric mean.
+        high: number > 0.
+        low: number >= 0, at most ``high``.
     """
 
     mode: str = "truncate"
-    """"truncate": w clamped to [low, high] (TIS); "mask": w where low <= w <= high, else 0 (MIS,
-    IcePop); "reject": 1 where low <= w <= high, else 0 (rejection sampling)."""
     level: str = "token"
-    """What w is: "token": the token's own; "sequence": the product over the sequence's counted
-    tokens; "geometric": their geometric mean."""
     high: float = 2.0
-    """Number > 0."""
     low: float = 0.0
-    """Number >= 0, at most ``high``."""
 
 
 # Names for the usual ones, with the bounds of their authors or of the trainer that has them.
@@ -53,11 +55,22 @@ ROLLOUT_CORRECTIONS = {
 
 @dataclass(frozen=True)
 class LossInputs:
-    """The tensors, checked; the ones per token are [T]."""
+    """The tensors of a call.
+
+    Args:
+        logprobs: [T].
+        old_logprobs: [T].
+        advantages: [B] or [T].
+        cu_seqlens: [B+1] int32.
+        mask: [T] bool, or None.
+        rollout_logprobs: [T], or None.
+        ref_logprobs: [T], or None.
+        entropy: [T], or None.
+    """
 
     logprobs: torch.Tensor
     old_logprobs: torch.Tensor
-    advantages: torch.Tensor  # [B] or [T]
+    advantages: torch.Tensor
     cu_seqlens: torch.Tensor
     mask: torch.Tensor | None
     rollout_logprobs: torch.Tensor | None
@@ -71,17 +84,18 @@ class LossInputs:
 
     @property
     def sequences(self) -> int:
+        """B."""
         return len(self.cu_seqlens) - 1
 
     @property
     def advantage_per_token(self) -> bool:
-        """False when the shape says [B], also where T = B."""
+        """False for advantages [B], also where T = B."""
         return len(self.advantages) != self.sequences
 
 
 @dataclass(frozen=True)
 class LossOptions:
-    """The numbers and names, checked."""
+    """The options of :func:`siri_kernels.policy_loss`, which describes them, checked."""
 
     objective: str
     clip_low: float
@@ -121,16 +135,20 @@ class LossOptions:
 
     @property
     def sequence_ratio(self) -> bool:
+        """Whether a token's ratio is that of its sequence."""
         return self.ratio == "sequence" or self.objective == "gmpo"
 
     @property
     def with_kl(self) -> bool:
+        """Whether the loss has a KL term."""
         return self.kl_coef != 0
 
 
 def over_zero(divisor: torch.Tensor) -> torch.Tensor:
-    """Infinity for a count of 0, that of a step without tokens: its loss and gradient are then 0,
-    and nobody has to read the count."""
+    """Infinity for a count of 0, so that loss and gradient of a step without tokens are 0.
+
+    The count need not be read on the host.
+    """
     return divisor.masked_fill(divisor == 0, float("inf"))
 
 

@@ -1,4 +1,4 @@
-"""The checks of every argument of the policy loss, alone and against each other."""
+"""Checks of the policy loss's arguments, each alone and against each other."""
 
 from __future__ import annotations
 
@@ -56,10 +56,11 @@ def checked_options(
     kl_limit: Any,
     entropy_coef: Any,
 ) -> LossOptions:
-    """The options of :func:`siri_kernels.policy_loss`, checked.
+    """The options of :func:`siri_kernels.policy_loss`, which describes them, checked.
 
     Raises:
-        TypeError, ValueError: as that does.
+        TypeError: wrong type.
+        ValueError: wrong value, or options that exclude each other.
     """
     check.choice(OP, "objective", objective, tuple(OBJECTIVES))
     in_log_space = objective == "gmpo"
@@ -154,6 +155,12 @@ def _correction(value: Any) -> RolloutCorrection | None:
 
 
 def check_inputs(x: LossInputs, options: LossOptions) -> None:
+    """Check the tensors, and that the options have the tensors that they need.
+
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape or device, or a tensor is missing.
+    """
     check.tensor(OP, "logprobs", x.logprobs, holds_values=True)
     check.dtype(OP, "logprobs", x.logprobs)
     if x.logprobs.dim() != 1:
