@@ -1,4 +1,4 @@
-"""Micro-batches: whole sequences packed into rows of a token budget, divided over the ranks."""
+"""Micro-batches: whole sequences packed into rows of a token budget, shared among the ranks."""
 
 from __future__ import annotations
 
@@ -42,12 +42,11 @@ class Sample:
 
 @dataclass
 class MicroBatch:
-    """The input of one forward and backward pass: B sequences packed into one row, no padding.
-
-    The row has N tokens, T of which are response tokens.
+    """What one forward and backward pass works on: one packed row of B sequences without padding,
+    N tokens of which T are response tokens.
 
     Args:
-        input_ids: [1, N] int64, the sequences one after another.
+        input_ids: [1, N] int64, the sequences one behind the other.
         layout: where they are, for attention and position ids.
         predictors: [T] int64, positions in the row: the token before each response token, whose
             hidden state predicts it.
@@ -57,8 +56,8 @@ class MicroBatch:
         cu_seqlens: [B + 1] int32, where each response starts among the T tokens.
         order: which of the given samples each sequence is.
         rollout_logprobs: [T] float32, the sampler's; None where the samples have none.
-        counts: False for a dummy micro-batch, which only keeps a rank in step with the others: its
-            loss must be multiplied by 0.
+        counts: False for a row that only keeps a rank in step with the others: its loss must be
+            multiplied by 0.
     """
 
     input_ids: Tensor
@@ -87,15 +86,13 @@ def micro_batches(
     ranks: int = 1,
     at_least: int = 1,
 ) -> Iterator[MicroBatch]:
-    """This rank's micro-batches of a :func:`plan`, each built when it is needed.
+    """This rank's rows of a :func:`plan`, each built when its turn comes.
 
     Args:
         samples: the same on every rank; at least one response token each.
-        token_budget: see :func:`plan`.
+        token_budget, ranks, at_least: see :func:`plan`.
         device: where the tensors go.
-        rank: whose micro-batches.
-        ranks: see :func:`plan`.
-        at_least: see :func:`plan`.
+        rank: whose rows.
 
     Raises:
         ValueError: a sample longer than the budget, or without response tokens.
@@ -112,10 +109,10 @@ def micro_batches(
 def plan(
     lengths: Sequence[int], token_budget: int, *, ranks: int = 1, at_least: int = 1
 ) -> list[list[list[int]]]:
-    """Distribute sequences over as few packed rows as their tokens need, at nearly equal cost.
+    """Share sequences among as few rows as their tokens need, all of nearly the same cost.
 
-    Longest first, each sequence goes to the row with the lowest cost so far that has room for it.
-    The cost includes attention, which grows with the square of the length.
+    Longest first, each sequence joins the row that has cost least so far and still has room. The
+    cost counts attention, which grows with the square of the length.
 
     Args:
         lengths: tokens of each sequence.
@@ -171,7 +168,7 @@ def _fill(
 
 def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> MicroBatch:
     counts = bool(order)
-    if not counts:  # fewer sequences than ranks: the shortest one again, in a dummy micro-batch
+    if not counts:  # fewer sequences than ranks: the shortest one again, as ballast
         order = [min(range(len(samples)), key=lambda i: samples[i].length)]
     chosen = [samples[i] for i in order]
     ids: list[int] = []

@@ -139,10 +139,8 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
 
 
 def _shown_at(schedule: LengthSchedule, end: int) -> int:
-    """The step whose cap marks a checkpoint.
-
-    It is the extreme itself. A stair has jumped to its next level there, so the last step before.
-    """
+    """The step whose cap marks a checkpoint: the extreme itself, or for a stair, which has jumped
+    by then, the last step before it."""
     return end - 1 if schedule.shape == "stair" else end
 
 
