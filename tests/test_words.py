@@ -77,7 +77,7 @@ RULES = (
         r"(?<![a-z])certif(?:y|ied|ies|icates?)(?![a-z])",
         "error bound; rows within the error bound",
     ),
-    Rule(r"\bballast\b", "dummy micro-batch"),
+    Rule(r"(?<![a-z])ballast(?![a-z])", "dummy micro-batch"),
     Rule(
         r"\b(?:three|each|every|largest) moments?\b|\bmoments? (?:is|are) counted\b"
         r"|\bfor \w+ in moments\b",
