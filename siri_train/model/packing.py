@@ -1,4 +1,4 @@
-"""Micro-batches: whole sequences packed into rows of a token budget, shared among the ranks."""
+"""Micro-batches: whole sequences packed into rows of a token budget, divided over the ranks."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ class Sample:
 
 @dataclass
 class MicroBatch:
-    """What one forward and backward pass works on: one packed row of B sequences without padding,
-    N tokens of which T are response tokens.
+    """The input of one forward and backward pass: B sequences packed into one row, no padding.
+
+    The row has N tokens, T of which are response tokens.
 
     Args:
-        input_ids: [1, N] int64, the sequences one behind the other.
+        input_ids: [1, N] int64, the sequences one after another.
         layout: where they are, for attention and position ids.
         predictors: [T] int64, positions among the N tokens: that of the token before each response
             token, whose hidden state predicts it.
@@ -90,13 +91,15 @@ def micro_batches(
     ranks: int = 1,
     at_least: int = 1,
 ) -> Iterator[MicroBatch]:
-    """This rank's rows of a :func:`plan`, each built when its turn comes.
+    """This rank's micro-batches of a :func:`plan`, each built when it is needed.
 
     Args:
         samples: the same on every rank; at least one response token each.
-        token_budget, ranks, at_least: see :func:`plan`.
+        token_budget: see :func:`plan`.
         device: where the tensors go.
-        rank: whose rows.
+        rank: whose micro-batches.
+        ranks: see :func:`plan`.
+        at_least: see :func:`plan`.
 
     Raises:
         ValueError: a sample longer than the budget, or without response tokens.
