@@ -105,7 +105,7 @@ def compare_with_before(config: RunConfig) -> None:
         )
     for key in changed:
         # An older version took an address with a password.
-        was = masked_settings(_short(before.get(key)))
+        was = masked_settings(_short(before.get(key, defaults.get(key))))
         print(f"{config.name}: {key} was {was}, is now {now[key]}", flush=True)
 
 

@@ -106,7 +106,7 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
     stride = max(1, steps // 1200)
     corners = {*range(half, steps + 1, half), *schedule.compressed_ends(steps)}
     corners |= {*schedule.expanded_ends(steps)}
-    shown = sorted({*range(0, steps, stride), 0, *corners, steps} | {t - 1 for t in corners})
+    shown = sorted({*range(0, steps, stride), 0, *corners, steps} | {t - 1 for t in corners if t})
     lines = []
     for name, css, beside, taken in (
         ("siri-low", "low", "below", schedule.compressed_ends(steps)),

@@ -17,6 +17,7 @@ import yaml
 
 from siri_kernels.policy_loss.formulas import OBJECTIVES
 from siri_train import registry
+from siri_train.checkpoint.resume import compare_with_before
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
@@ -277,3 +278,23 @@ def test_graded_alone_a_function_that_compares_is_refused(
         grade_responses(responses, ["1"] * 4, verifier=ExactVerifier(), function="shortest")
     with pytest.raises(ValueError, match="reward.function: .* verl grades one response at a time"):
         require_single("shortest", "reward.function", "verl")
+
+
+def test_a_run_of_before_there_were_plugins_resumes_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse_config(copy.deepcopy(TINY), [f"output={tmp_path}"])
+    saved = yaml.safe_load(config.to_yaml())
+    del saved["plugins"], saved["reward"]["function"], saved["reward"]["options"]
+    del saved["schedule"]["options"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    compare_with_before(config)
+    assert capsys.readouterr().out == ""
+    REWARDS["later"] = REWARDS["length-cap"]
+    try:
+        compare_with_before(
+            parse_config(copy.deepcopy(TINY), [f"output={tmp_path}", "reward.function=later"])
+        )
+    finally:
+        del REWARDS["later"]
+    assert "reward.function was length-cap, is now later" in capsys.readouterr().out

@@ -70,6 +70,12 @@ OTHER = {
     "data.system": "s",
     "data.instruction": "i",
     "model.lora.targets": ["q_proj"],
+    "plugins": ["json"],  # any module
+    "schedule.shape": "stair",
+    "schedule.options": {},  # the shapes of the paper have none
+    "reward.function": "length-cap",  # the only one
+    "reward.options": {},
+    "reward.verifier": "math_verify",
     "sft": {},
     "train.betas": [0.8, 0.9],
     "eval.budgets": [16, 24],

@@ -115,7 +115,7 @@ def check_save_freq(every: int, schedule: Any, lag: int, key: str) -> None:
     ends = retention.ends(schedule, 2 * schedule.cycle, lag)
     if every > 0 and not any(step % every for step in ends):
         return
-    if not schedule.kind.even_cycle:
+    if ends and not schedule.kind.even_cycle:
         raise ConfigError(
             f"{key}: got {every}; takes a divisor of {', '.join(map(str, sorted(ends)))}: verl "
             "saves at multiples of it only, and the schedule's ends lie there"

@@ -146,6 +146,8 @@ def hydra_value(value: Any) -> str:
         return "null"
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(hydra_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{hydra_value(item)}' for name, item in value.items())}}}"
     if not isinstance(value, str):
         return str(value)
     if re.fullmatch(r"[A-Za-z_/.][\w/.:@-]*", value) and value.lower() not in _WORDS:
