@@ -97,14 +97,14 @@ class Evaluation:
             right = [grade.right is True for grade in at[budget]]
             per_question = [right[i : i + samples] for i in range(0, len(right), samples)]
             means = [sum(answers) / len(answers) for answers in per_question]
-            cut = [grade.truncated for grade in at[budget]]
+            truncated = [grade.truncated for grade in at[budget]]
             row["accuracy"].append(sum(means) / len(means))
             row["accuracy_interval"].append(list(interval(means)))
             row["pass_at_k"].append(sum(any(answers) for answers in per_question) / len(means))
             row["tokens_at"].append(sum(min(length, budget) for length in lengths) / len(lengths))
-            row["truncated_frac"].append(sum(cut) / len(cut))
-            of_cut = [grade.correct for grade in at[budget] if grade.truncated]
-            row["truncated_correct_frac"].append(sum(of_cut) / len(of_cut) if of_cut else None)
+            row["truncated_frac"].append(sum(truncated) / len(truncated))
+            correct = [grade.correct for grade in at[budget] if grade.truncated]
+            row["truncated_correct_frac"].append(sum(correct) / len(correct) if correct else None)
         row["tokens"] = row["tokens_at"][-1]
         row["backtrack_per_1k"] = self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
         row["questions"], row["samples"] = len(self.questions), samples
@@ -128,7 +128,7 @@ class Evaluation:
         places: dict[int, dict[int, int]] = {}
         for budget in self.config.budgets:
             longer = [i for i, c in enumerate(completions) if len(c.token_ids) > budget]
-            short = [_cut(completions[i], budget) for i in longer]
+            short = [_truncated(completions[i], budget) for i in longer]
             places[budget] = {i: len(responses) + k for k, i in enumerate(longer)}
             if short:
                 responses += [
@@ -146,12 +146,12 @@ class Evaluation:
             truncated=reward.truncated,
         )
         return {
-            budget: [grades[cut.get(i, i)] for i in range(len(completions))]
-            for budget, cut in places.items()
+            budget: [grades[shorter.get(i, i)] for i in range(len(completions))]
+            for budget, shorter in places.items()
         }
 
 
-def _cut(completion: Completion, budget: int) -> Completion:
+def _truncated(completion: Completion, budget: int) -> Completion:
     ids = completion.token_ids[:budget]
     return replace(completion, token_ids=ids, finish_reason="length")
 

@@ -89,7 +89,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     class Killed(Exception):
         pass
 
-    cut = tiny(f"output={tmp_path / 'cut'}", "train.lr_warmup_steps=3")
+    killed = tiny(f"output={tmp_path / 'killed'}", "train.lr_warmup_steps=3")
     record = Run.record
 
     def die(self: Run, row: dict[str, Any], raised: Any) -> None:
@@ -99,11 +99,11 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Run, "record", die)
-        train(cut)
-    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        train(killed)
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "cyc')  # killed in the middle of a line
-    (tmp_path / "cut" / "checkpoints" / ".step_000003.partial").mkdir()
-    train(cut)
+    (tmp_path / "killed" / "checkpoints" / ".step_000003.partial").mkdir()
+    train(killed)
 
     timing = {
         "time_rollout",
@@ -113,12 +113,12 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
         "peak_memory_gb",
     }
     for a, b in zip(
-        rows(whole / "metrics.jsonl"), rows(tmp_path / "cut" / "metrics.jsonl"), strict=True
+        rows(whole / "metrics.jsonl"), rows(tmp_path / "killed" / "metrics.jsonl"), strict=True
     ):
         assert {k: v for k, v in a.items() if k not in timing} == {
             k: v for k, v in b.items() if k not in timing
         }
-    final = weights(tmp_path / "cut" / "checkpoints" / "step_000004")
+    final = weights(tmp_path / "killed" / "checkpoints" / "step_000004")
     for name, value in weights(whole / "checkpoints" / "step_000004").items():
         assert torch.equal(value, final[name]), name
 
@@ -239,7 +239,7 @@ def test_a_malformed_row_is_named_with_file_and_line(tiny: Any, tmp_path: Path) 
 
 
 def test_alarms_are_recorded_and_may_halt(tiny: Any) -> None:
-    # One token is never enough for an answer: every response is cut.
+    # One token is never enough for an answer: every response is truncated.
     config = tiny("schedule.max_len=1", "schedule.min_len=1", "train.steps=1")
     run = train(config)
     (alarm,) = rows(run / "alarms.jsonl")

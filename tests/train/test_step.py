@@ -1,4 +1,4 @@
-"""The update: one gradient however the step is cut, and nothing computed for nothing."""
+"""The update: one gradient however the step is split, and no computation without effect."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gradient(policy: Policy, batch: list[Sample], loss: LossConfig, budget: int)
     "aggregation", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum-norm"]
 )
 @pytest.mark.parametrize("entropy_coef", [0.0, 0.01])
-def test_gradient_does_not_depend_on_how_the_step_is_cut(
+def test_gradient_does_not_depend_on_how_the_step_is_split(
     policy: Policy, aggregation: str, entropy_coef: float
 ) -> None:
     batch = samples(24)
@@ -54,8 +54,8 @@ def test_gradient_does_not_depend_on_how_the_step_is_cut(
     whole = gradient(policy, batch, loss, budget=4096)
     assert whole.norm() > 1e-3
     for budget in (24, 60, 200):
-        cut = gradient(policy, batch, loss, budget)
-        assert (cut - whole).norm() < 1e-5 * whole.norm()
+        split = gradient(policy, batch, loss, budget)
+        assert (split - whole).norm() < 1e-5 * whole.norm()
 
 
 @pytest.mark.parametrize("mini_batches", [1, 2, 5])
@@ -70,10 +70,10 @@ def test_updates_are_those_of_the_formulas_written_out(
     model = copy.deepcopy(policy.model).double()
     order = list(range(24))
     random.Random(7).shuffle(order)
-    cuts = [24 * n // mini_batches for n in range(mini_batches + 1)]
+    bounds = [24 * n // mini_batches for n in range(mini_batches + 1)]
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     clipped = 0
-    for first, last in itertools.pairwise(cuts):
+    for first, last in itertools.pairwise(bounds):
         mini = [batch[i] for i in order[first:last]]
         tokens = sum(len(s.response_ids) for s in mini)
         total = torch.zeros((), dtype=torch.float64)
@@ -106,15 +106,15 @@ def test_updates_are_those_of_the_formulas_written_out(
     assert (got - want).norm() < 1e-5 * (want - start).norm()
 
 
-def test_zero_advantage_sequences_cost_nothing_but_count(policy: Policy) -> None:
+def test_zero_advantage_sequences_cost_nothing_and_stay_in_denominators(policy: Policy) -> None:
     batch = samples(24)
     score(policy, batch, 1024, 1.0)
     skipped = gradient(policy, batch, LossConfig(), 4096)
     computed = gradient(policy, batch, LossConfig(skip_zero_advantage=False), 4096)
     assert (skipped - computed).norm() < 1e-5 * computed.norm()
-    live = [s for s in batch if s.advantage != 0]
-    alone = gradient(policy, live, LossConfig(), 4096)
-    share = sum(len(s.response_ids) for s in live) / sum(len(s.response_ids) for s in batch)
+    needed = [s for s in batch if s.advantage != 0]
+    alone = gradient(policy, needed, LossConfig(), 4096)
+    share = sum(len(s.response_ids) for s in needed) / sum(len(s.response_ids) for s in batch)
     torch.testing.assert_close(skipped, alone * share, atol=1e-6, rtol=1e-3)
 
 
