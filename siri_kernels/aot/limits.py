@@ -1,4 +1,4 @@
-"""What a kernel may cost; ``python -m siri_kernels.aot --check`` fails above."""
+"""Limits of what kernels cost; ``python -m siri_kernels.aot --check`` fails above them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ LIMITS: tuple[Limit, ...] = (
 
 
 def faults_of(report: Report) -> list[str]:
-    """What breaks a limit (kernel, number, limit), then the hazards."""
+    """Numbers above a limit (kernel, number, limit), then the hazards, in words."""
     found = []
     limits = [limit for limit in LIMITS if _holds_for(limit, report)]
     stack = max((limit.stack for limit in limits), default=0)

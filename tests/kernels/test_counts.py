@@ -1,4 +1,4 @@
-"""What each operation costs in numbers that no busy machine can blur: they must not grow.
+"""The costs of each operation, in numbers that do not depend on the machine's load, must not grow.
 
 Operators started, floating-point operations of matrix products, allocations, their bytes and peak
 are compared with ``counts.json``; of the Triton paths the products and the kernels launched,
