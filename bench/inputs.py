@@ -8,6 +8,23 @@ from torch import Tensor
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
+def head_inputs(
+    tokens: int, dim: int, vocab: int, entropy: float, seed: int = 0, device: str = "cpu"
+) -> Inputs:
+    """Hidden states [T, D], weight [V, D] (float32) and targets [T] sampled from the softmax.
+
+    Rows of the weight fall in length as the rank's logarithm, like token frequencies, and the
+    hidden states are scaled until 64 rows have the wanted mean ``entropy`` in nats.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    weight = torch.randn(vocab, dim, generator=generator, device=device) / dim**0.5
+    weight[:, 0] = -ranks(vocab, device).log() / 4  # a Zipf tail, carried by one direction
+    hidden = torch.randn(tokens, dim, generator=generator, device=device)
+    hidden[:, 0] = 1.0
+    hidden *= scale_for(entropy, hidden[:64] @ weight.T, torch.zeros(()), 400.0)
+    return hidden, weight, sampled(hidden, weight, generator)
+
+
 def language_inputs(
     tokens: int,
     dim: int,
@@ -17,16 +34,13 @@ def language_inputs(
     exponent: float | None = None,
     device: str = "cpu",
 ) -> Inputs:
-    """A head with as many small probabilities as a language model has.
+    """As :func:`head_inputs`, with as many small probabilities as a language model has.
 
-    Hidden states [T, D] and weight [V, D] (float32), and targets [T] sampled from the softmax. The
-    hidden states are scaled until 64 of them have the wanted mean ``entropy`` in nats.
-
-    Each hidden state has a token it prefers over a Zipf tail ``rank ** -exponent``. The ranks
-    follow the ids, as in a tokenizer, but not closely: they are drawn 16 times, and each has one of
-    the draws, so that top entries differ. At 0.5 nats about 60 entries each have probability 1e-5
-    or more, as many as SmolLM2-135M has on its own answers at that entropy. The tail alone has 1.5
-    nats at the default exponent of 2.1, so more than 1 nat takes 1.4.
+    Each row has a token it prefers over a Zipf tail ``rank ** -exponent``. The ranks follow the
+    ids, as in a tokenizer, but not closely: they are drawn 16 times, and a row has one of the
+    draws, so that rows list different ids. At 0.5 nats about 60 entries a row have probability 1e-5
+    or more, as many as SmolLM2-135M has on its own answers at that entropy. The tail alone has
+    1.5 nats at the default exponent of 2.1, so more than 1 nat takes 1.4.
     """
     exponent = (2.1 if entropy <= 1 else 1.4) if exponent is None else exponent
     generator = torch.Generator(device).manual_seed(seed)
@@ -49,7 +63,7 @@ def language_inputs(
 
 
 def uniform_inputs(tokens: int, dim: int, vocab: int, seed: int = 0, device: str = "cpu") -> Inputs:
-    """As :func:`language_inputs`, with logits near 0: the case in which top entries do not help."""
+    """As :func:`head_inputs`, with logits near 0: the case that no list helps."""
     generator = torch.Generator(device).manual_seed(seed)
     hidden = 1e-2 * torch.randn(tokens, dim, generator=generator, device=device)
     weight = torch.randn(vocab, dim, generator=generator, device=device) / dim**0.5
