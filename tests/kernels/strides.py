@@ -135,7 +135,7 @@ def assert_strides_change_nothing(
 def cases(small: bool) -> list[Any]:
     """(function, its inputs, name of the argument, kind), the draw of kinds fixed.
 
-    ``small``: every kind of every argument; else those that save top entries, a kind for each argument.
+    ``small``: every kind of every argument; else those with top entries, a kind for each argument.
     """
     found: list[Any] = []
     if not small:

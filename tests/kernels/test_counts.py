@@ -169,7 +169,7 @@ def counted_launches():
 
 
 def triton_counts():
-    """The same of the Triton paths, from a process of its own: Triton reads the variable at its import."""
+    """The same of the Triton paths, in another process: Triton reads the variable at its import."""
     command = [sys.executable, "-m", "tests.kernels.test_counts", "--triton"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     root = Path(__file__).parents[2]
