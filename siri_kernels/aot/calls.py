@@ -115,7 +115,7 @@ def linear_logprob_calls() -> Iterator[Call]:
     }
     for options in pairwise(table):
         yield call(options)
-    # What most runs use, whole.
+    # All combinations of the options that most runs use.
     plain = {"bias": False, "softcap": False, "tail": 1e-2}
     for dtype, per_row, backward in itertools.product(DTYPES, flag, table["backward"]):
         size = QWEN if dtype == torch.bfloat16 else ALIGNED

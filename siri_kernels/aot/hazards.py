@@ -25,7 +25,7 @@ import numpy as np
 from siri_kernels.aot.ptx import Instruction, Program, Value, symbol
 
 WARP = 32
-# What stands between an access that was made and the next one, for the threads of one warp.
+# The order between an access that was made and the next one, for the threads of one warp.
 NOTHING, SHUFFLE, WARP_BARRIER = range(3)
 
 

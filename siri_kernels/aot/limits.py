@@ -1,4 +1,4 @@
-"""What a kernel may cost; ``python -m siri_kernels.aot --check`` fails above."""
+"""Limits of what kernels cost; ``python -m siri_kernels.aot --check`` fails above them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Limit(NamedTuple):
     """Limits of the variants of ``kernel`` that have these constants, on these parts.
 
     Nothing may have more shared memory than its part; nor a stack, so nothing spills, but for what
-    a limit with ``stack`` allows. With ``rows``: where these arguments are multiples of 16.
+    a limit with ``stack`` allows. With ``aligned``: where these arguments are multiples of 16.
     """
 
     kernel: str
@@ -23,7 +23,7 @@ class Limit(NamedTuple):
     per_element: float | None = None  # of those, times threads / BLOCK
     load: int | None = None  # bytes of the widest global load
     store: int | None = None  # and store
-    rows: tuple[str, ...] = ()
+    aligned: tuple[str, ...] = ()
 
 
 _ROWS = ("logits", "stride")
@@ -43,44 +43,44 @@ LIMITS: tuple[Limit, ...] = (
         "online_softmax_kernel",
         {"TOP_ENTRIES": True, "SOFTCAP": False, "BIAS": False},
         per_element=25,
-        rows=_ROWS,
+        aligned=_ROWS,
     ),
     Limit(
         "online_softmax_kernel",
         {"TOP_ENTRIES": False, "SOFTCAP": False, "BIAS": False},
         per_element=17,
-        rows=_ROWS,
+        aligned=_ROWS,
     ),
     Limit("online_softmax_kernel", {}, registers=128),
     Limit("online_softmax_kernel", {"SOFTCAP": True}, ("sm_80", "sm_100"), stack=16),
-    Limit("online_softmax_kernel", {}, load=16, rows=_ROWS),
+    Limit("online_softmax_kernel", {}, load=16, aligned=_ROWS),
     Limit("gradient_kernel", {"SOFTCAP": False}, registers=146, per_element=30),
-    Limit("gradient_kernel", {"SOFTCAP": False}, registers=82, per_element=15, rows=_GRADIENT),
-    Limit("gradient_kernel", {}, registers=192, load=16, rows=_ROWS),
-    Limit("gradient_kernel", {}, store=16, rows=_GRADIENT),
+    Limit("gradient_kernel", {"SOFTCAP": False}, registers=82, per_element=15, aligned=_GRADIENT),
+    Limit("gradient_kernel", {}, registers=192, load=16, aligned=_ROWS),
+    Limit("gradient_kernel", {}, store=16, aligned=_GRADIENT),
     Limit("batch_kernel", {}, registers=100, path=690),
     Limit("bias_kernel", {}, registers=40, path=170),
     Limit("error_bound_kernel", {}, registers=44, path=264),
     Limit("entries_kernel", {}, registers=46, path=202),
     Limit("group_kernel", {}, registers=216, path=2890, stack=8),
     Limit("hidden_kernel", {}, registers=138, path=440),
-    Limit("hidden_kernel", {}, registers=106, path=367, load=16, store=16, rows=_WEIGHT),
+    Limit("hidden_kernel", {}, registers=106, path=367, load=16, store=16, aligned=_WEIGHT),
     Limit("join_kernel", {}, registers=83, path=196),
     Limit("loss_kernel", {}, registers=192, path=2835, stack=8),
     Limit("piece_kernel", {}, registers=100, path=455),
-    Limit("piece_kernel", {}, registers=83, path=362, load=16, store=16, rows=_HIDDEN),
+    Limit("piece_kernel", {}, registers=83, path=362, load=16, store=16, aligned=_HIDDEN),
     Limit("reduce_kernel", {}, registers=40, path=333),
     Limit("scan_kernel", {}, registers=210, path=3618, stack=8),
     Limit("sequence_kernel", {}, registers=89, path=735),
     Limit("target_kernel", {}, registers=60, path=337),
-    Limit("target_kernel", {}, registers=46, path=233, rows=("hidden_row", "weight_row")),
+    Limit("target_kernel", {}, registers=46, path=233, aligned=("hidden_row", "weight_row")),
     Limit("weight_kernel", {}, registers=147, path=1060),
-    Limit("weight_kernel", {}, registers=110, path=896, load=16, store=16, rows=_HIDDEN),
+    Limit("weight_kernel", {}, registers=110, path=896, load=16, store=16, aligned=_HIDDEN),
 )
 
 
 def faults_of(report: Report) -> list[str]:
-    """What breaks a limit (kernel, number, limit), then the hazards."""
+    """Numbers above a limit (kernel, number, limit), then the hazards, in words."""
     found = []
     limits = [limit for limit in LIMITS if _holds_for(limit, report)]
     stack = max((limit.stack for limit in limits), default=0)
@@ -115,5 +115,5 @@ def faults_of(report: Report) -> list[str]:
 
 def _holds_for(limit: Limit, report: Report) -> bool:
     same = all(report.constants.get(k) == v for k, v in limit.constants.items())
-    aligned = set(limit.rows) <= report.aligned
-    return same and aligned and limit.kernel == report.kernel and report.part.name in limit.parts
+    fits = set(limit.aligned) <= report.aligned
+    return same and fits and limit.kernel == report.kernel and report.part.name in limit.parts

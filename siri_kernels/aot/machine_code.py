@@ -108,7 +108,7 @@ def nvidia(text: str) -> Counts:
 
 
 def amd(text: str) -> Counts:
-    """Of the assembly that Triton's AMD backend writes."""
+    """The counts of the assembly that Triton's AMD backend writes."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():

@@ -6,13 +6,21 @@ from typing import Any, NamedTuple
 
 
 class Part(NamedTuple):
-    """A GPU generation."""
+    """A GPU generation.
+
+    Attributes:
+        name: as it is printed.
+        backend: Triton's, "cuda" or "hip".
+        arch: Triton's name for the architecture.
+        warp: threads of a warp.
+        shared: bytes of shared memory that a program may use.
+    """
 
     name: str
     backend: str
     arch: int | str
     warp: int
-    shared: int  # bytes a program may use
+    shared: int
 
     def target(self) -> Any:
         """This part as Triton's compiler names it."""

@@ -171,7 +171,7 @@ class Program:
         return ways
 
     def value(self, operand: str) -> Value:
-        """What an operand holds."""
+        """The value of an operand."""
         if operand in self._values:
             return self._values[operand]
         found = self._value(operand)
@@ -201,7 +201,7 @@ class Program:
         return results[0] if len({result.key() for result in results}) == 1 else unknown
 
     def _result(self, register: str, instruction: Instruction) -> Value:
-        """What ``instruction`` writes into ``register``."""
+        """The value that ``instruction`` writes into ``register``."""
         kinds, operands = instruction.kinds(), instruction.operands
         base = kinds[0]
         results = instruction.results()

@@ -1,4 +1,4 @@
-"""What Triton would compile for the launches of a call, found without a GPU.
+"""Finds what Triton would compile for the launches of a call, without a GPU.
 
 The call runs on fake CUDA tensors, which have shapes, strides and offsets but no storage. Each
 launch goes through Triton's own ``JITFunction.run``, which specialises the arguments (types,
@@ -52,7 +52,7 @@ class Variant(NamedTuple):
         return (self.name, self.part.name, *self.what())
 
     def what(self) -> tuple[str, ...]:
-        """What ``JITFunction.run`` hands to the compiler, in words."""
+        """The arguments that ``JITFunction.run`` gives to the compiler, as text."""
         parts = (self.signature, self.constants, self.attributes, vars(self.options))
         return tuple(str(sorted((str(k), str(v)) for k, v in part.items())) for part in parts)
 
@@ -171,7 +171,7 @@ def _kind(value: Any) -> Any:
 def specialised(
     kernel: Any, part: Part, args: tuple[Any, ...], kwargs: dict[str, Any], call: str = ""
 ) -> Variant:
-    """What the real ``JITFunction.run`` hands to the compiler for these arguments.
+    """The variant that the real ``JITFunction.run`` gives to the compiler for these arguments.
 
     Args:
         kernel: the ``triton.JITFunction``.
@@ -293,7 +293,7 @@ class FakeGPU:
 
 
 class _WithoutDevice(TorchFunctionMode):
-    """What needs the device even for tensors without storage, written with what does not."""
+    """Operations that need the device even for tensors without storage, written with others."""
 
     def __init__(self, gpu: FakeGPU) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the compiler made of one variant of a kernel."""
+"""The figures of one compiled variant of a kernel."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from siri_kernels.aot.parts import Part
 
 
 class Report(NamedTuple):
-    """What the compiler made of one variant."""
+    """The figures of one compiled variant.
+
+    Attributes:
+        kernel: its name.
+        constants: its constants, by name.
+        part: the GPU generation.
+        aligned: arguments that are multiples of 16.
+        registers: of a thread.
+        stack: bytes a thread, spills included.
+        shared: bytes a program.
+        counts: of its machine code.
+        per_element: instructions a thread and element on the common path.
+        hazards: in words.
+    """
 
     kernel: str
     constants: dict[str, Any]
     part: Part
-    aligned: frozenset[str]  # arguments that are multiples of 16
+    aligned: frozenset[str]
     registers: int
-    stack: int  # bytes a thread, spills included
-    shared: int  # bytes a program
+    stack: int
+    shared: int
     counts: Counts
-    per_element: float | None  # instructions a thread and element on the common path
+    per_element: float | None
     hazards: tuple[str, ...]
 
     def line(self) -> str:

@@ -146,7 +146,7 @@ def _target_entry(
 
 
 class GradientRule(NamedTuple):
-    """What turns a token's logits into their gradient.
+    """The rule that turns a token's logits into their gradient.
 
     ``dz_j = g_logp (1[j=y] - p_j) - g_H p_j (log p_j + H)``, divided by the temperature, comes to
     ``exp(z_j - max) * (slope * (z_j - max) + offset)``, and ``at_target`` at the target (with

@@ -1,7 +1,7 @@
 """Log-prob and entropy in plain eager PyTorch: the specification, and the oracle of the tests.
 
 Stores all logits. Runs in float64 when given float64, else in float32, and is differentiated by
-autograd (twice, if asked).
+autograd, also twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What comes out of the log-prob operations, and what their parts hand to each other."""
+"""Results of the log-prob operations and of their parts."""
 
 from __future__ import annotations
 

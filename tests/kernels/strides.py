@@ -40,7 +40,7 @@ def strided(x: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def linear_inputs(vocabulary: int, tokens: int = 9, width: int = 16) -> dict[str, torch.Tensor]:
-    """A softmax that is sure of its targets, so that short lists are certified."""
+    """A softmax that is sure of its targets, so that few entries are within the error bound."""
     weight = torch.randn(vocabulary, width)
     targets = torch.randint(1, vocabulary, (tokens,))
     hidden = 1.5 * weight[targets] + 0.1 * torch.randn(tokens, width)
@@ -135,7 +135,7 @@ def assert_strides_change_nothing(
 def cases(small: bool) -> list[Any]:
     """(function, its inputs, name of the argument, kind), the draw of kinds fixed.
 
-    ``small``: every kind of every argument; else those with lists, a kind for each argument.
+    ``small``: every kind of every argument; else those with top entries, a kind for each argument.
     """
     found: list[Any] = []
     if not small:

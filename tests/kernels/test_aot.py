@@ -1,4 +1,4 @@
-"""What the ahead-of-time compilation takes down and counts, on a machine without a GPU."""
+"""The ahead-of-time compilation records and counts right, on a machine without a GPU."""
 
 from __future__ import annotations
 

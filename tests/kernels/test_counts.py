@@ -1,4 +1,4 @@
-"""What each operation costs in numbers that no busy machine can blur: they must not grow.
+"""The costs of each operation, in numbers that do not depend on the machine's load, must not grow.
 
 Operators started, floating-point operations of matrix products, allocations, their bytes and peak
 are compared with ``counts.json``; of the Triton paths the products and the kernels launched,
@@ -169,7 +169,7 @@ def counted_launches():
 
 
 def triton_counts():
-    """The same of the Triton paths, from a process of its own: Triton is told before its import."""
+    """The same of the Triton paths, in another process: Triton reads the variable at its import."""
     command = [sys.executable, "-m", "tests.kernels.test_counts", "--triton"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     root = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Sparse backward from top entries, and its error bound."""
+"""Backward from the top entries, and its error bound."""
 
 from __future__ import annotations
 

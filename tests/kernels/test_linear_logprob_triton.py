@@ -237,7 +237,7 @@ def test_forward_does_not_wait(monkeypatch):
 def test_fp16_gradients_of_any_size():
     """Products of fp16 are scaled, so that small logit gradients are not lost, nor large ones."""
     hidden, weight, targets = zipf_head(TOKENS, VOCABULARY, None)
-    # Of a size that leaves the gradient of the weight among fp16's normal numbers.
+    # Such a size keeps the gradient of the weight among fp16's normal numbers.
     inputs = [(1e4 * hidden).half(), (1e-4 * weight).half()]
     for size in (1e-4, 1.0):
         up = size * torch.randn(TOKENS), torch.zeros(TOKENS)

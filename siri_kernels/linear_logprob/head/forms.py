@@ -1,4 +1,4 @@
-"""What a ``LogprobHead`` becomes in a model: inside FSDP's wrappers and under PEFT's adapters.
+"""The forms of a ``LogprobHead`` in a model: inside FSDP's wrappers and under PEFT's adapters.
 
 Nothing of torch.distributed or peft is imported; their modules are known by what they hold.
 """

@@ -1,7 +1,7 @@
-"""What a transformers model does to its logits behind the head: found by running it, not by name.
+"""The cap and the factor that a transformers model applies to its logits, found by running it.
 
-Nothing of transformers is imported. The head is made to answer with logits of our own, and what
-comes out of the model shows the rule, whatever the precision of its weights.
+Nothing of transformers is imported. A hook replaces the output of the head by known logits, and the
+output of the model then shows the rule, whatever the precision of its weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-# What configurations and models call the cap and the factor of their logits; a factor divides in
+# Names of the cap and the factor in configurations and models; a factor divides in
 # some models (Granite) and multiplies in others (Cohere), so both are tried.
 CAPS = ("final_logit_softcapping", "logits_soft_cap")
 FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")

@@ -108,7 +108,7 @@ class LogprobHead(ScoringHead):
 
 
 def _check_weight(head: object, weight: torch.Tensor) -> None:
-    """What a head's weight must be for ``linear_logprob`` to take it, whatever its device."""
+    """Checks that ``linear_logprob`` takes the weight of a head, on any device."""
     kind = type(head).__name__
     if isinstance(weight, nn.UninitializedParameter):
         raise ValueError(

@@ -14,7 +14,7 @@ from siri_kernels.linear_logprob.types import LogprobOutput
 
 
 class ScoringHead(nn.Linear):
-    """What ``LogprobHead`` computes; it is made by that class only.
+    """The computation of ``LogprobHead``, the only class that is used directly.
 
     Attributes:
         cast_hidden: see ``LogprobHead``.

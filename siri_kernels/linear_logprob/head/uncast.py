@@ -28,5 +28,5 @@ def pack(temperature: Any) -> Any:
 
 
 def unpack(temperature: Any, device: torch.device) -> Any:
-    """What :func:`pack` got, on ``device``: FSDP would have moved the tensor there too."""
+    """The argument of :func:`pack`, on ``device``: FSDP would have moved the tensor there too."""
     return temperature.value.to(device) if isinstance(temperature, Uncast) else temperature

@@ -47,7 +47,7 @@ _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 class ModelLogprobs(NamedTuple):
-    """What a wrapped model returns for ``targets``.
+    """The output of a wrapped model for ``targets``.
 
     Attributes:
         logprobs: [B, L] of the targets; 0 where they are masked.
@@ -140,10 +140,10 @@ def _cannot(model: Any, why: object) -> ValueError:
 
 
 def _follow_settings(model: Any) -> None:
-    """Looks for the rule of the logits again if a cap or factor was changed since it was found.
+    """Finds the rule of the logits again if a cap or factor was changed since.
 
     Raises:
-        ValueError: the model does now what no rule describes; the text names the change.
+        ValueError: no rule describes the model any more; the message names the change.
     """
     what = changed(model._siri_settings, model)
     if what is None:

@@ -55,7 +55,7 @@ def scale(call: HeadCall) -> float | torch.Tensor:
 
 
 def pointer(tensor: torch.Tensor | None, otherwise: torch.Tensor) -> torch.Tensor:
-    """``tensor``, or any other where the kernel is told that there is none."""
+    """``tensor``, or any other where a constant of the kernel says that there is none."""
     return otherwise if tensor is None else tensor
 
 

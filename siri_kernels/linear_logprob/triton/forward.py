@@ -154,7 +154,7 @@ class _Overlap:
         return self.turn
 
     def stream(self) -> AbstractContextManager[object]:
-        """Where a kernel on what the last product wrote is launched."""
+        """The stream for a kernel that reads the last product."""
         return self._second_stream() if self.on else _HERE
 
     @contextmanager
@@ -166,7 +166,7 @@ class _Overlap:
         self.turn = 1 - self.turn
 
     def join(self) -> None:
-        """What follows waits for the kernels."""
+        """Makes the main stream wait for the kernels."""
         if self.on:
             self.main.wait_stream(self.side)
 

@@ -14,8 +14,8 @@ import triton.language as tl
 from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of, upcast
 
 PIECE = 256  # entries
-# Of a matrix, gathered at a time: each thread has 8 columns of every row, so that it loads and
-# stores 16 bytes and sums up alone.
+# Rows and columns of a matrix gathered at a time. Each thread has 8 columns of every row, so that
+# it loads and stores 16 bytes and sums up alone.
 ROWS = 4
 COLUMNS = 512
 GATHER_WARPS = 2

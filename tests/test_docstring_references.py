@@ -6,16 +6,12 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 import siri_kernels
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("siri_kernels", "siri_train", "bench", "tests")
 REFERENCE = re.compile(r":(mod|func|class|meth|attr|data|exc):`~?([\w.]+)`")
 PUBLIC = set(siri_kernels.__all__)
-OTHERS = {"docs/algorithms.md"}  # a page of prime-rl
-PAGE = re.compile(r"[\w./-]*\w\.md\b")
 
 
 class Module:
@@ -93,26 +89,6 @@ def dangling(root: Path, packages: tuple[str, ...] = PACKAGES) -> list[str]:
 
 def test_references_resolve() -> None:
     assert not dangling(ROOT)
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_pages_that_docstrings_name_exist(package: str) -> None:
-    pages = {path.name for path in ROOT.glob("*.md")}
-    pages |= {
-        path.name
-        for folder in ("docs", "bench", "examples")
-        for path in (ROOT / folder).rglob("*.md")
-    }
-    missing = []
-    for module in loaded(ROOT, (package,)).values():
-        for node in ast.walk(module.tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-                for page in PAGE.findall(ast.get_docstring(node) or ""):
-                    if not (
-                        Path(page).name in pages or Path(page).stem.isupper() or page in OTHERS
-                    ):
-                        missing.append(f"{module.name}: {page}")
-    assert not missing
 
 
 def test_what_does_not_resolve_is_found(tmp_path: Path) -> None:
