@@ -20,13 +20,13 @@ def train(steps: int = 20, mixed_precision: str = "no") -> list[float]:
         mine = questions[accelerator.process_index :: accelerator.num_processes]
         inputs, rewards = rollout(accelerator.unwrap_model(model), tokenizer, mine)
         advantages = group_advantages(rewards, GROUP).advantages
-        counted = inputs["targets"] != -100
+        unmasked = inputs["targets"] != -100
         # Gradients are averaged over processes, so each divides by its share of all tokens.
-        share = accelerator.reduce(counted.sum().float(), "mean")
-        logprobs = varlen.pack(model(**inputs).logprobs, mask=counted)
-        old = logprobs.values.detach()
-        out = policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens, denominator=share)
-        accelerator.backward(out.loss)
+        share = accelerator.reduce(unmasked.sum().float(), "mean")
+        new = varlen.pack(model(**inputs).logprobs, mask=unmasked)
+        old = new.values.detach()
+        loss, _ = policy_loss(new.values, old, advantages, new.cu_seqlens, denominator=share)
+        accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -21,7 +21,8 @@ class Grpo(lightning.LightningModule):
         advantages = group_advantages(rewards, GROUP).advantages
         new = varlen.pack(self.model(**batch).logprobs, mask=batch["targets"] != -100)
         self.history.append(rewards.mean().item())
-        return policy_loss(new.values, new.values.detach(), advantages, new.cu_seqlens).loss
+        loss, _ = policy_loss(new.values, new.values.detach(), advantages, new.cu_seqlens)
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=5e-4)

@@ -16,18 +16,18 @@ def train(steps: int = 20) -> list[float]:
     for questions in question_batches(steps):
         inputs, rewards = rollout(model, tokenizer, questions)
         advantages = group_advantages(rewards, GROUP).advantages
-        counted = inputs["targets"] != -100
+        unmasked = inputs["targets"] != -100
         old = None
         for _ in range(2):
-            logprobs = varlen.pack(model(**inputs).logprobs, mask=counted)
+            logprobs = varlen.pack(model(**inputs).logprobs, mask=unmasked)
             old = logprobs.values.detach() if old is None else old
-            out = policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens)
-            out.loss.backward()
+            loss, metrics = policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens)
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
         history.append(rewards.mean().item())
-        print(f"reward {history[-1]:.2f}, clipped {out.metrics['clip_frac_high']:.3f}")
+        print(f"reward {history[-1]:.2f}, clipped {metrics['clip_frac_high']:.3f}")
     return history
 
 

@@ -19,7 +19,8 @@ class GrpoTrainer(Trainer):
         logprobs = varlen.pack(model(**batch).logprobs, mask=batch["targets"] != -100)
         old = logprobs.values.detach()
         self.log({"reward": rewards.mean().item()})
-        return policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens).loss
+        loss, _ = policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens)
+        return loss
 
 
 def train(steps: int = 20, folder: str = "runs/transformers") -> list[float]:
