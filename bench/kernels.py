@@ -59,8 +59,8 @@ class Plan:
     def cases(self) -> list[Case]:
         """The cases, the most important first."""
         name = {"cpu": "cpu_cases", "cuda": "gpu_cases", "dry": "tiny_cases"}[self.kind]
-        rows = [*getattr(head, name)(), *getattr(elementwise, name)()]
-        return sorted((r for r in rows if self.only in r.name), key=lambda r: r.priority)
+        cases = [*getattr(head, name)(), *getattr(elementwise, name)()]
+        return sorted((c for c in cases if self.only in c.name), key=lambda c: c.priority)
 
 
 class Session:

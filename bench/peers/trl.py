@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from contextlib import nullcontext
+from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,19 @@ def _contender(outputs: tuple[str, ...], settings: str) -> Contender:
         return ChunkedLogProbFunction.apply(*arguments)[0]
 
     return Contender(call, f"ChunkedLogProbFunction, chunks of {CHUNK} ids, {settings}")
+
+
+def require(command: str) -> None:
+    """End ``python -m bench COMMAND`` where TRL is not installed.
+
+    Raises:
+        SystemExit: it is not.
+    """
+    if find_spec("trl") is None:
+        raise SystemExit(
+            f"bench {command}: TRL is not installed: sh scripts/peers.sh .peers, then "
+            "PYTHONPATH=.peers"
+        )
 
 
 def logprob(where: Where) -> Contender:

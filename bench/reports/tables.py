@@ -21,7 +21,7 @@ PARTS = ("logprobs", "d_hidden", "d_weight", "loss", "d_logprobs", "advantages")
 
 
 def group(name: str) -> str:
-    """The group of a row."""
+    """The group of a case, by its name."""
     return name.partition(":")[0]
 
 
@@ -44,7 +44,7 @@ def amount(value: float | None, unit: str = "s") -> str:
 
 
 def row_table(row: Row, clock: str) -> list[str]:
-    """A row's contenders, the fastest first."""
+    """Lines of a case's table, the fastest contender first."""
     entries = row["contenders"]
     parts = [part for part in PARTS if any(part in e["errors"] for e in entries.values())]
     yardstick, measured = next(iter(row["yardsticks"].items()))
@@ -80,8 +80,8 @@ def row_table(row: Row, clock: str) -> list[str]:
         cells = [*[""] * (len(head) - 1 - len(parts)), *errors(row["errors_eager"]["bfloat16"])]
         lines.append("| " + " | ".join(["*eager in bfloat16*", *cells]) + " |")
     if row.get("entries_kept") is not None:
-        lines += ["", f"Ours kept {row['entries_kept']:.0f} entries a row and recomputed "
-                      f"{row['dense_row_frac']:.1%} of the rows."]  # fmt: skip
+        lines += ["", f"Ours saved {row['entries_kept']:.0f} top entries a token and recomputed "
+                      f"{row['dense_row_frac']:.1%} of the tokens."]  # fmt: skip
     return lines
 
 
@@ -124,7 +124,7 @@ def growth_table(result: Result) -> list[str]:
 
 
 def heading(result: Result) -> list[str]:
-    """Where and how."""
+    """Where and how the cases were measured."""
     rates, clock = result["rates"], {"cold": "wall time" if "driver" not in result else
                                      "after a flush of the L2 cache"}  # fmt: skip
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v[0].isdigit())
@@ -145,7 +145,7 @@ def heading(result: Result) -> list[str]:
 
 
 def everything(result: Result) -> str:
-    """All rows."""
+    """The Markdown of all cases."""
     lines = ["# Kernels, measured", "", *heading(result)]
     missing: dict[str, str] = dict(result["not_measured"])
     settings: dict[str, str] = {}
@@ -168,7 +168,7 @@ def everything(result: Result) -> str:
 
 
 def summary(result: Result) -> str:
-    """What the README quotes: the most important rows, a line a contender."""
+    """The table in the README: the most important cases, a line for each contender."""
     clock = result["clock"]
     lines = ["| row | contender | time | / eager | / ours | memory | error |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip

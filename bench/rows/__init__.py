@@ -1,1 +1,1 @@
-"""What is measured: rows of the head and of the losses, and their inputs."""
+"""The cases of the head and of the losses, and their inputs."""

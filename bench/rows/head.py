@@ -252,7 +252,7 @@ def cpu_cases() -> list[HeadCase]:
 
 
 def gpu_cases() -> list[HeadCase]:
-    """Everything, the most important first; the grid's largest rows last."""
+    """Everything, the most important first; the grid's largest cases last."""
     main = (16_384, 1536, 151_936)
     cases = [HeadCase(*main, among="all"), HeadCase(16_384, 3584, 151_936)]
     cases += [HeadCase(*main, mode=mode, priority=1) for mode in ("forward", "frozen")]
@@ -277,7 +277,7 @@ def gpu_cases() -> list[HeadCase]:
 
 
 def tiny_cases() -> list[HeadCase]:
-    """The GPU's kinds of row at sizes for Triton's interpreter."""
+    """The GPU's kinds of case at sizes for Triton's interpreter."""
     small = (20, 32, 300)
     cases = [HeadCase(*small, among="all"), HeadCase(*small, mode="forward")]
     cases += [HeadCase(*small, mode="frozen"), HeadCase(*small, softmax="uniform")]

@@ -125,7 +125,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """``python -m bench proof``: write ``proof.json`` and ``proof.md``."""
+    """``python -m bench proof``: write ``proof.json`` and ``proof.md``.
+
+    Raises:
+        SystemExit: TRL is not installed, or ours is wrong.
+    """
+    trl.require("proof")
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     shape = (arguments.tokens, 896, 151_936)

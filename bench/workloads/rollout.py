@@ -91,8 +91,8 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     naive = AutoModelForCausalLM.from_pretrained(
         config.model.path, dtype=torch.float32, trust_remote_code=False
     )
-    questions = read_sources(config.data.train[1:2], "train")[: arguments.questions]
-    encoded = encode_questions(questions, policy.tokenizer, config.data)
+    questions = read_sources(config.data.train[1:2], "train", "data.train")
+    encoded = encode_questions(questions[: arguments.questions], policy.tokenizer, config.data)
     prompts = [list(q.prompt_ids) for q in encoded]
     ends = torch.rand(policy.model.config.vocab_size, generator=torch.Generator().manual_seed(1))
     stops = policy.eos_ids | set((ends < arguments.hazard).nonzero()[:, 0].tolist())

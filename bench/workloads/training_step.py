@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch import Tensor
 from bench.device import Wall
 from bench.measure import in_turns
 from bench.memory import peak_bytes
+from bench.peers import trl
 from bench.results_io import RESULTS, write
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import load_config
@@ -75,7 +75,8 @@ WORKLOADS = {
 def _samples_of(config: Any, count: int) -> tuple[Policy, list[Sample]]:
     """The recipe's model, and prompts with their worked solutions as responses."""
     policy = load_policy(config.model, CPU)
-    questions = [q for q in read_sources(config.data.train[:1], "train") if q.solution][:count]
+    read = read_sources(config.data.train[:1], "train", "data.train")
+    questions = [q for q in read if q.solution][:count]
     prompts = encode_questions(questions, policy.tokenizer, config.data)
     generator = torch.Generator().manual_seed(0)
     samples = []
@@ -110,19 +111,19 @@ def _theirs(
 ) -> tuple[Any, Callable[[Any], None]]:
     """TRL's trainer, and its accumulation steps over the padded generation batch."""
     import datasets
-    import trl
     from transformers import AutoModelForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
 
     pad = policy.pad_token_id
     accumulation = len(samples) // rows
-    arguments = trl.GRPOConfig(
+    arguments = GRPOConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, gradient_checkpointing=False,
         per_device_train_batch_size=rows, gradient_accumulation_steps=accumulation,
         num_generations=rows, report_to="none", save_strategy="no", loss_type="dapo",
         temperature=TEMPERATURE, epsilon=0.2, epsilon_high=0.2, disable_tqdm=True,
         max_completion_length=512,
     )  # fmt: skip
-    trainer = trl.GRPOTrainer(
+    trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, trust_remote_code=False
         ),
@@ -284,11 +285,9 @@ def run(arguments: argparse.Namespace) -> None:
     """``python -m bench step``: write the JSON and the table.
 
     Raises:
-        SystemExit: TRL is not installed.
+        SystemExit: TRL is not installed, or gradients differ.
     """
-    if find_spec("trl") is None:
-        raise SystemExit("bench step: TRL is not installed: sh scripts/peers.sh .peers, then "
-                         "PYTHONPATH=.peers")  # fmt: skip
+    trl.require("step")
     torch.set_num_threads(arguments.threads)
     work = WORKLOADS[arguments.model]
     measured, table = compare(work, arguments.rounds)

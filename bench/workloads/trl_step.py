@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import importlib.util
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +20,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-if missing := [name for name in ("trl", "pydantic") if importlib.util.find_spec(name) is None]:
-    sys.exit(f"bench step-trl needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-
 from bench.device import Wall
 from bench.measure import in_turns
 from bench.memory import peak_bytes
+from bench.peers.trl import require
 from bench.results_io import RESULTS, write
 from siri_train.config.model import ModelConfig
 from siri_train.model.policy import resolve_model_path
@@ -212,6 +208,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """``python -m bench step-trl``: sample one batch, measure, write JSON and Markdown."""
+    require("step-trl")
     import trl
 
     torch.set_flush_denormal(True)

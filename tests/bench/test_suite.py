@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from bench import kernels
 from bench.__main__ import COMMANDS, main, parser_for
 from bench.kernels import Plan, Session
 from bench.peers.base import Missing
+from bench.workloads import training_step
+from siri_train.config.recipe import load_config
+from siri_train.trainer.update import score
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,11 +134,29 @@ def test_a_case_that_fails_and_ours_being_wrong_are_the_exit_code(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_and_its_example_is_taken(name):
-    parser = parser_for(name if name != "step-trl" else None)  # TRL may not be installed
+    parser = parser_for(name)
     assert COMMANDS[name].summary in " ".join(parser.format_help().split())
-    if name != "step-trl":
-        words = shlex.split(COMMANDS[name].example)
-        assert callable(parser.parse_args([name, *words]).run)
+    words = shlex.split(COMMANDS[name].example)
+    assert callable(parser.parse_args([name, *words]).run)
+
+
+@pytest.mark.skipif(find_spec("trl") is not None, reason="TRL is installed")
+@pytest.mark.parametrize("name", ["proof", "step", "step-trl"])
+def test_commands_beside_trl_say_how_to_get_it(name):
+    with pytest.raises(
+        SystemExit, match=f"bench {name}: TRL is not installed: sh scripts/peers.sh"
+    ):
+        main([name])
+
+
+def test_our_side_of_the_training_step_has_gradients():
+    config = load_config(str(ROOT / training_step.WORKLOADS["tiny"].recipe))
+    policy, samples = training_step._samples_of(config, 4)
+    recorder = training_step._Recorder(policy.model)
+    score(policy, samples, 4096, 1.0)
+    training_step._ours(policy, samples, 2)(recorder)
+    norms = [float(g.norm()) for g in recorder.gradients.values()]
+    assert len(norms) == len(recorder.named) and min(norms) > 0
 
 
 def test_a_command_that_does_not_exist_is_refused(capsys):
