@@ -34,6 +34,7 @@ def tracked(root: Path) -> list[Path]:
         ["git", "-C", str(root), "ls-files", "-z"], capture_output=True, text=True, check=True
     ).stdout
     paths = [root / name for name in listed.split("\0") if name]
+    paths = [p for p in paths if p.name != Path(__file__).name]
     return [p for p in paths if p.suffix in SUFFIXES and p.is_file() and not p.is_symlink()]
 
 

@@ -30,8 +30,11 @@ _FLAG = re.compile(
 )
 
 
-def masked(text: str) -> str:
-    """The text with ``***`` for what looks like a secret in addresses and behind ``--api-key``."""
+def masked_value(text: str) -> str:
+    """The text with ``***`` for all of an address that may be secret, and behind ``--api-key``.
+
+    :func:`siri_train.config.masked.masked` hides less: it keeps what follows ? and # in an address.
+    """
     return _FLAG.sub(r"\1***", _QUERY.sub(r"\1***", _USER.sub("//***@", text)))
 
 
@@ -52,14 +55,14 @@ def shown_value(value: Any, keys: Sequence[str] = ()) -> str:
             words = {"str": "text", "list": "a list", "dict": "a mapping"}
             return words.get(type(value).__name__, "a value")
     if isinstance(value, str):
-        text = masked(repr(value))
+        text = masked_value(repr(value))
     elif isinstance(value, float) and not math.isfinite(value):
         text = {"inf": ".inf", "-inf": "-.inf"}.get(repr(value), ".nan")
     elif isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
         text = "a number of over 77 digits"
     else:
         try:
-            text = masked(json.dumps(value, default=repr, ensure_ascii=True))
+            text = masked_value(json.dumps(value, default=repr, ensure_ascii=True))
         except (TypeError, ValueError, RecursionError):
             text = f"a {type(value).__name__}"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
