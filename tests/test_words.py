@@ -51,7 +51,7 @@ RULES = (
         "unmasked tokens; the opposite: masked tokens",
     ),
     Rule(
-        r"(?<![\w'\"])(?<!is )(?<!are )(?<!was )(?<!be )counted"
+        r"(?<![\w'\"])(?<!is[ ])(?<!are[ ])(?<!was[ ])(?<!be[ ])counted"
         r"(?=(?: =|\.(?:all|any|nonzero|sum|where|float|device|shape)\b|[\[:,)] ))",
         "unmasked: the name of a mask",
         (*KERNELS, "siri_kernels/integrations/", "bench/rows/", "bench/gpu/", "examples/", "docs/"),
