@@ -21,11 +21,11 @@ def train(steps: int = 20, mixed_precision: str = "no") -> list[float]:
         inputs, rewards = rollout(accelerator.unwrap_model(model), tokenizer, mine)
         advantages = group_advantages(rewards, GROUP).advantages
         unmasked = inputs["targets"] != -100
-        # Gradients are averaged over processes, so each divides by the mean number of tokens.
-        tokens = accelerator.reduce(unmasked.sum().float(), "mean")
+        # Gradients are averaged over processes, so each divides by its share of all tokens.
+        share = accelerator.reduce(unmasked.sum().float(), "mean")
         new = varlen.pack(model(**inputs).logprobs, mask=unmasked)
         old = new.values.detach()
-        loss, _ = policy_loss(new.values, old, advantages, new.cu_seqlens, denominator=tokens)
+        loss, _ = policy_loss(new.values, old, advantages, new.cu_seqlens, denominator=share)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -17,9 +17,10 @@ class GrpoTrainer(Trainer):
         sampler = self.accelerator.unwrap_model(model)
         batch, rewards = rollout(sampler, self.processing_class, inputs)
         advantages = group_advantages(rewards, GROUP).advantages
-        new = varlen.pack(model(**batch).logprobs, mask=batch["targets"] != -100)
+        logprobs = varlen.pack(model(**batch).logprobs, mask=batch["targets"] != -100)
+        old = logprobs.values.detach()
         self.log({"reward": rewards.mean().item()})
-        loss, _ = policy_loss(new.values, new.values.detach(), advantages, new.cu_seqlens)
+        loss, _ = policy_loss(logprobs.values, old, advantages, logprobs.cu_seqlens)
         return loss
 
 

@@ -51,7 +51,7 @@ RULES = (
         "unmasked tokens; the opposite: masked tokens",
     ),
     Rule(
-        r"(?<![\w'\"])counted"
+        r"(?<![\w'\"])(?<!is[ ])(?<!are[ ])(?<!was[ ])(?<!be[ ])counted"
         r"(?=(?: =|\.(?:all|any|nonzero|sum|where|float|device|shape)\b|[\[:,)] ))",
         "unmasked: the name of a mask",
         (*KERNELS, "siri_kernels/integrations/", "bench/rows/", "bench/gpu/", "examples/", "docs/"),
@@ -143,6 +143,12 @@ INNOCENT = (
     ("", "cut-cross-entropy", "the name of a peer"),
     ("", "fold_ms", "a key of recorded results"),
     ("bench/", '"fold', "a kernel's name in recorded results"),
+    ("bench/gpu/predictions.py", "", "predictions stand as they were made"),
+    ("bench/gpu/parts/values.py", "certificate", "a key of recorded results"),
+    ("bench/workloads/proof.py", '"certified"', "a name in recorded results"),
+    ("bench/workloads/rollout.py", "| sampler |", "the heading of a recorded table"),
+    ("docs/results.md", '"certified"', "a name in recorded results"),
+    ("tests/kernels/test_counts.py", "certified", "a key of counts.json"),
     ("tests/bench/", '"fold', "a kernel's name in recorded results"),
 )
 
