@@ -52,7 +52,7 @@ ROLLOUTS = {
 @pytest.mark.draw(1)
 @pytest.mark.parametrize("rollouts", ["synchronous", "dynamic, ahead"])
 def test_kill_at_random_moments_changes_nothing(tiny: Any, tmp_path: Path, rollouts: str) -> None:
-    _kill_and_compare(tiny, tmp_path, 6, ROLLOUTS[rollouts])
+    _kill_and_compare(tiny, tmp_path, 4, ROLLOUTS[rollouts])
 
 
 @pytest.mark.slow
