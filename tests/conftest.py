@@ -13,6 +13,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -61,17 +62,26 @@ def drawn(cases: Sequence[Mapping[str, int]], count: int, seed: str) -> set[int]
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What ``@pytest.mark.draw(count)`` leaves out is slow: ``make test-slow`` runs it. Tests that
-    are named on the command line all run."""
+    are named on the command line all run.
+
+    ``draw(count)`` is for the cases of one test, ``draw(count, "name")`` for all tests of a file
+    with this name together: whoever runs the file has all of them, so everybody draws the same.
+    """
     if DRAW == "all" or config.option.keyword or any("::" in arg for arg in config.args):
         return
-    families: dict[tuple[str, int], list[pytest.Function]] = defaultdict(list)
+    families: dict[tuple[str, int, bool], list[Any]] = defaultdict(list)
     for item in items:
         mark = item.get_closest_marker("draw")
-        if mark is not None and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            families[item.nodeid.partition("[")[0], mark.args[0]].append(item)
-    for (name, count), family in families.items():
-        # Values are the same objects in all cases.
-        cases = [{k: id(v) for k, v in item.callspec.params.items()} for item in family]
+        if mark is not None:
+            count, *named = mark.args
+            file, test = item.nodeid.partition("[")[0].split("::", 1)
+            families[f"{file}::{named[0] if named else test}", count, bool(named)].append(item)
+    for (name, count, named), family in families.items():
+        # The values of a parameter are the same objects in all cases of a test.
+        cases = [
+            {} if named else {key: id(value) for key, value in item.callspec.params.items()}
+            for item in family
+        ]
         chosen = drawn(cases, count, f"{DRAW} {name}")
         for number, item in enumerate(family):
             if number not in chosen:

@@ -67,7 +67,12 @@ def test_what_make_test_leaves_out_make_test_slow_runs(tmp_path):
         "@pytest.mark.draw(3)\n"
         "@pytest.mark.parametrize('b', 'xyz')\n"
         "@pytest.mark.parametrize('a', range(9))\n"
-        "def test_wide(a, b): assert (a, b) != (4, 'z')\n",
+        "def test_wide(a, b): assert (a, b) != (4, 'z')\n"
+        "@pytest.mark.draw(1, 'pair')\n"
+        "def test_one(): pass\n"
+        "@pytest.mark.draw(1, 'pair')\n"
+        "@pytest.mark.parametrize('a', [1])\n"
+        "def test_two(a): pass\n",
         encoding="utf-8",
     )
 
@@ -92,6 +97,9 @@ def test_what_make_test_leaves_out_make_test_slow_runs(tmp_path):
         assert ("drawn with SIRI_TEST_DRAW=1" in output) == failed
         return {f"{a}-{b}" for a in range(9) for b in "xyz" if f"::test_wide[{a}-{b}] " in output}
 
-    quick, slow, named = map(ran, run.stdout.split("RUN")[1:])
+    outputs = run.stdout.split("RUN")[1:]
+    pairs = [("::test_one " in out, "::test_two[1] " in out) for out in outputs]
+    assert sorted(pairs[:2]) == [(False, True), (True, False)] and not any(pairs[2])
+    quick, slow, named = map(ran, outputs)
     assert len(quick) == 3 and {name[-1] for name in quick} == set("xyz")
     assert len(slow) == 24 and not quick & slow and named == {"4-z"}

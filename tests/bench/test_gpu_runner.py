@@ -289,6 +289,8 @@ def test_a_crash_a_hang_and_a_missing_package_lose_nothing_of_the_others(tmp_pat
     done = subprocess.run(
         ["sh", "scripts/gpu_run.sh", "first", str(tmp_path), "--rehearse",
          "--only", "rates,values,repeats,step-full,fused", "--limit", "repeats=1",
+         # A rehearsal's own limits are for an idle machine.
+         "--limit", "rates=150", "--limit", "values=150", "--limit", "fused=150",
          "--fault", "crash:values", "--fault", "hang:repeats", "--fault", "missing:pydantic"],
         cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True,
     )  # fmt: skip

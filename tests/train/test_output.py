@@ -81,6 +81,7 @@ def no_reader() -> io.TextIOWrapper:
     return os.fdopen(writer, "w", encoding="utf-8")
 
 
+@pytest.mark.draw(2, "processes")
 @pytest.mark.parametrize("make", [no_stream, closed_stream, no_reader])
 def test_a_run_goes_on_without_output(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]
@@ -139,7 +140,7 @@ ENDINGS = {
 }
 
 
-@pytest.mark.draw(2)
+@pytest.mark.draw(2, "processes")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_process_ends_as_if_it_had_been_read(tmp_path: Path, ending: str) -> None:
     """A whole process: what the interpreter does at its end is part of it."""

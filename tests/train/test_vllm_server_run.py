@@ -58,6 +58,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
+@pytest.mark.draw(1, "runs")
 def test_a_run_whose_server_is_killed_ends_as_one_whose_server_is_not(
     tiny: Any, fake: FakeVllm, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_run_whose_server_is_killed_ends_as_one_whose_server_is_not(
     assert not (killed / "server").exists()  # weights for the server
 
 
+@pytest.mark.draw(1, "runs")
 def test_a_server_that_stays_away_ends_the_run_and_the_run_can_be_continued(
     tiny: Any, fake: FakeVllm, tmp_path: Path
 ) -> None:
