@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def _read(client: JsonClient) -> Settings:
         raise ConfigError(f"rollout.server.url: {client.url} is no vLLM server: {error}") from error
     versions.features(version, f"runs at {client.url}")
     try:
-        told = client.get(Routes.SETTINGS, _WAIT)["vllm_config"]
+        config = client.get(Routes.SETTINGS, _WAIT)["vllm_config"]
         weights = versions.weights_name(client.get(Routes.WEIGHTS_NAME, _WAIT))
     except Refused as error:
         raise ConfigError(
@@ -104,18 +103,9 @@ def _read(client: JsonClient) -> Settings:
                 f"rollout.server.url: {client.url} does not take token ids ({error}); start "
                 f"`vllm serve` with {versions.TOKENS_ONLY}"
             ) from error
-    model, transfer = told["model_config"], told.get("weight_transfer_config")
-    return Settings(
-        version=version,
-        model=str(model["model"]),
-        dtype=getattr(torch, str(model["dtype"]).removeprefix("torch.")),
-        device=_device(told),
-        max_model_len=int(model["max_model_len"]),
-        logprobs_mode=str(model["logprobs_mode"]),
-        load_format=str(told["load_config"]["load_format"]),
-        transfer=transfer["backend"] if transfer else None,
-        weights=weights,
-    )
+    found = versions.reported(config)
+    dtype = getattr(torch, found.pop("dtype"))
+    return Settings(version=version, dtype=dtype, weights=weights, **found)
 
 
 def check_settings(
@@ -207,12 +197,6 @@ def check_settings(
             "with the model of the recipe",
         )
     return untied
-
-
-def _device(told: Any) -> str:
-    """``cpu`` or ``cuda`` of an answer that is a dict or, by version, a text."""
-    found = re.search(r"cpu|cuda|rocm|xpu", json.dumps(told.get("device_config")))
-    return found.group() if found else "cuda"
 
 
 def _config_json(model: str) -> dict[str, Any] | None:

@@ -154,10 +154,10 @@ def cause_of_death(log: str) -> str:
     lines = [line for raw in log.splitlines() if (line := _PREFIX.sub("", raw).strip())]
     own = [line for line in lines if line.startswith("supervisor: ")]
     leaks = ("- ", "nanobind", "See https")  # a report that follows every crash
-    told = [line for line in lines if not line.startswith(("supervisor: ", *leaks))]
-    errors = [line for line in told if _ERROR.match(line) and not _ELSEWHERE.search(line)]
+    others = [line for line in lines if not line.startswith(("supervisor: ", *leaks))]
+    errors = [line for line in others if _ERROR.match(line) and not _ELSEWHERE.search(line)]
     ended = next((line for line in reversed(own) if line.startswith(supervisor.ENDED)), "")
-    line = (errors or told or [""])[-1]
+    line = (errors or others or [""])[-1]
     text = masked_value("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
     text = text if len(text) <= 400 else f"{text[:300]} ... {text[-90:]}"
     status = ended.removeprefix(f"{supervisor.ENDED}, ") or "no status"
@@ -186,7 +186,7 @@ def wait_for_server(
     Raises:
         EngineError: it does not come up.
     """
-    until, pause, told = time.monotonic() + patience, 0.25, False
+    until, pause, printed = time.monotonic() + patience, 0.25, False
     while True:
         try:
             client.get(versions.Routes.HEALTH, _HEALTH)
@@ -207,8 +207,8 @@ def wait_for_server(
                 f"no vLLM server at {client.url} for {patience:.0f} s (rollout.server."
                 f"start_minutes): {lost or reason}; {HOW_TO_CONTINUE}"
             )
-        if not told:
+        if not printed:
             print(f"vLLM server at {client.url}: waiting for it ({lost or reason})", flush=True)
-            told = True
+            printed = True
         time.sleep(min(pause, max(0.0, until - time.monotonic()) + 0.01))
         pause = min(pause * 1.5, 5.0)

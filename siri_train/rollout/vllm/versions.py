@@ -8,6 +8,8 @@ in ``SUPPORTED``, and a change below where it differs from those before.
 from __future__ import annotations
 
 import importlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -125,11 +127,9 @@ def brief(error: Exception) -> str:
 
 # -- vLLM in this process ----------------------------------------------------------------------
 
-IN_PROCESS = {
-    # In this process, so that weights are handed over without a copy through a pipe.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-}
-"""Environment variables that a vLLM in this process must have."""
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""Environment variables that a vLLM in this process must have. Without multiprocessing weights are
+not copied through a pipe."""
 IN_PROCESS_DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",
     # Its INFO and WARNING lines, tracebacks among them, report what is intended here.
@@ -186,12 +186,9 @@ def leave_process_group() -> None:
 def keeps_stale_head(device: str, float32: bool) -> bool:
     """Whether vLLM keeps an old copy of a head that is tied to the embedding.
 
-    On a CPU in float32 it packs the head's weight when it loads. When a tied embedding is reloaded
-    it keeps that copy, without an error. A separate head is reloaded like any matrix.
-
-    Args:
-        device: ``cpu`` or another type of device.
-        float32: it computes in float32.
+    On a CPU (``device`` is ``cpu``) in float32 it packs the head's weight when it loads. When a
+    tied embedding is reloaded it keeps that copy, without an error. A separate head is reloaded
+    like any matrix.
     """
     return device == "cpu" and float32
 
@@ -235,12 +232,7 @@ def server_flags(max_model_len: int, *, nccl: bool = False) -> list[str]:
 
 
 def own_server_flags(dtype: str, *, nccl: bool) -> list[str]:
-    """Further flags of the trainer's own server.
-
-    Args:
-        dtype: what it computes in.
-        nccl: weights come by NCCL, so none are loaded at the start.
-    """
+    """Further flags of the trainer's own server; with ``nccl`` it loads no weights."""
     flags = ["--dtype", dtype, "--generation-config", "vllm", "--disable-log-stats"]
     return flags + ["--load-format", "dummy"] if nccl else flags
 
@@ -275,6 +267,25 @@ RELOAD = "reload_weights"
 versions."""
 # What a server sends for a log-prob that is NaN or of an impossible token.
 _NO_LOGPROB = -9999.0
+
+
+def reported(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a server by the names of :class:`.handshake.Settings`.
+
+    ``config`` is ``vllm_config`` in the answer to :attr:`Routes.SETTINGS`. ``dtype`` is text.
+    """
+    model, transfer = config["model_config"], config.get("weight_transfer_config")
+    # By version a dict or a text.
+    device = re.search(r"cpu|cuda|rocm|xpu", json.dumps(config.get("device_config")))
+    return {
+        "model": str(model["model"]),
+        "dtype": str(model["dtype"]).removeprefix("torch."),
+        "device": device.group() if device else "cuda",
+        "max_model_len": int(model["max_model_len"]),
+        "logprobs_mode": str(model["logprobs_mode"]),
+        "load_format": str(config["load_config"]["load_format"]),
+        "transfer": transfer["backend"] if transfer else None,
+    }
 
 
 def request_name(name: str) -> str:
@@ -355,7 +366,7 @@ def transfer_plan(
 
     Args:
         names: checkpoint names.
-        dtypes: as ``bfloat16``.
+        dtypes: text as ``bfloat16``.
         shapes: of the tensors.
     """
     return {"names": list(names), "dtype_names": list(dtypes), "shapes": [*map(list, shapes)]}
