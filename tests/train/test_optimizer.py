@@ -183,15 +183,15 @@ def test_a_bad_gradient_changes_nothing(bad: float) -> None:
 
 
 def test_skipped_updates_are_reported(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from siri_train.trainer import update as step
+    from siri_train import train as loop
 
-    made = step.step_if_finite
+    made = loop.step_if_finite
 
     def spoil(optimizer: torch.optim.Optimizer, max_norm: float) -> float | None:
         optimizer.param_groups[0]["params"][0].grad[0] = float("nan")
         return made(optimizer, max_norm)
 
-    monkeypatch.setattr(step, "step_if_finite", spoil)
+    monkeypatch.setattr(loop, "step_if_finite", spoil)
     run = train(tiny("train.steps=1"))
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert row["skipped_updates"] == 2 and row["grad_norm"] is None
