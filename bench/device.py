@@ -26,7 +26,7 @@ class Timer(Protocol):
 class Wall:
     """Wall time until all work of a call is done: for whole training steps, which run once."""
 
-    clocks = ("wall",)
+    clocks: tuple[str, ...] = ("wall",)
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device.type == "cuda"
@@ -54,7 +54,7 @@ class Cpu:
 
     kind = "cpu"
     device = torch.device("cpu")
-    clocks = ("cold", "process")  # "cold": the caches hold data of the previous contender
+    clocks: tuple[str, ...] = ("cold", "process")
 
     def __init__(self, threads: int = 1) -> None:
         self.clock = "process" if threads == 1 else "cold"
@@ -106,7 +106,7 @@ class Cuda:
     """Time between events, with the L2 cache flushed before and not; memory of its allocator."""
 
     kind = "cuda"
-    clocks = ("cold", "hot")
+    clocks: tuple[str, ...] = ("cold", "hot")
     clock = "cold"
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,7 +150,7 @@ def measure(
 
 
 def in_turns(
-    steps: dict[str, Step], device: Timer, seconds: float, least: int, most: int = 20
+    steps: Mapping[str, Step], device: Timer, seconds: float, least: int, most: int = 20
 ) -> dict[str, dict[str, list[float]]]:
     """Times of each step, one call a round; each round begins with another step.
 

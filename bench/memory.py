@@ -58,7 +58,7 @@ class _Live(TorchDispatchMode):
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """Most bytes of tensors alive at once while ``run`` runs, beyond what it was given.
+    """Most bytes of tensors alive at once while ``run`` runs, beyond its inputs.
 
     What ``run`` returns counts too; scratch inside a single operator does not show.
     """

@@ -1,8 +1,8 @@
 """The registry of peers: every file of this folder that has a ``PEER`` takes part.
 
 Tables, cases, the parts of a GPU run, versions and remedies are read from there; CONTRIBUTING says
-how to add one. Labels are fixed, whether a peer is installed or not, so that what is missing shows.
-``scripts/peers.sh`` installs what a CPU can run.
+how to add one. Labels do not depend on what is installed, so that missing peers
+are listed with the reason. ``scripts/peers.sh`` installs those that run on a CPU.
 """
 
 from __future__ import annotations

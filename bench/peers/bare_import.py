@@ -1,4 +1,4 @@
-"""Importing one module of a package whose ``__init__`` needs what is not installed."""
+"""Imports one module of a package whose ``__init__`` needs packages that are not installed."""
 
 from __future__ import annotations
 

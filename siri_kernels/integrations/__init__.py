@@ -1,1 +1,1 @@
-"""The kernels inside other people's trainers; nothing here is imported until it is asked for."""
+"""Adapters for other trainers; each is a module of its own and imports its trainer only."""

@@ -41,7 +41,7 @@ class Engine:
     ("text", "reason", "reward", "correct"),
     [
         ("so \\boxed{4}", "stop", 1.0, 1.0),
-        ("so \\boxed{4}", "length", 1.0, 1.0),  # the answer stands before the cut
+        ("so \\boxed{4}", "length", 1.0, 1.0),  # the answer is before the end
         ("so \\boxed{5}", "stop", 0.0, 0.0),
         ("\\boxed{5", "length", 0.0, 0.0),
     ],

@@ -178,7 +178,7 @@ def test_reward_by_end_token_not_by_length():
         answer=["4"] * 4,
         log_metric=logged.__setitem__,
     )
-    # The second was cut behind its box: graded, as the paper does, unless zero is asked for.
+    # The second was truncated after its box: graded, as in the paper, unless "zero" is set.
     assert got == [1.0, 1.0, 0.0, 1.0]
     assert logged == {
         "siri/truncated": 0.25,

@@ -58,11 +58,11 @@ def call(backend, objective, ratio, aggregation, denominator, mask, seed=0):
 @pytest.mark.draw(10)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ZEROS)
-@pytest.mark.parametrize("empty", [True, False], ids=["masked", "counted"])
+@pytest.mark.parametrize("empty", [True, False], ids=["masked", "unmasked"])
 def test_a_denominator_of_zero(backend, kind, empty, monkeypatch):
     if kind == "none" and not empty:
         pytest.skip("the call counts its own tokens")
-    # As on a GPU, whose values nobody reads; and as here.
+    # As on a GPU, whose values are not read; and as on a CPU.
     for reads in (False, True):
         if not reads:
             monkeypatch.setattr("siri_kernels._checks.may_read", lambda tensor: False)

@@ -133,7 +133,7 @@ def test_float32_error_at_most_twice_the_references(dtype):
         assert gap <= 2 * (theirs.double() - want.double()).abs().max().item() + 1e-7
 
 
-# How the step is cut
+# How the step is split
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -151,9 +151,9 @@ def test_the_same_gradient_however_the_step_is_cut(aggregation, ratio, backend):
         "entropy_coef": 0.05,
         "backend": backend,
     }
-    counted = [int(batch["mask"][a:b].sum()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    unmasked = [int(batch["mask"][a:b].sum()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     by_sequence = aggregation.startswith("seq")
-    count = sum(n > 0 for n in counted) if by_sequence else sum(counted)
+    count = sum(n > 0 for n in unmasked) if by_sequence else sum(unmasked)
     denominator = 64 if aggregation == "token-sum-norm" else count
     whole_options = dict(options)
     if aggregation == "token-sum-norm":
@@ -202,7 +202,7 @@ def test_what_the_mask_leaves_out_has_no_influence(backend, ratio):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS[:3])
 @pytest.mark.parametrize("sizes", [[3, 2], [0, 0], []])
-def test_nothing_counted_is_zero_with_zero_gradient(backend, aggregation, sizes):
+def test_nothing_unmasked_is_zero_with_zero_gradient(backend, aggregation, sizes):
     batch = make(sizes)
     batch["mask"] = torch.zeros(sum(sizes), dtype=torch.bool)
     for ratio in ("token", "sequence"):

@@ -55,7 +55,7 @@ def test_clip_by_hand(backend):
 )
 def test_aggregation_by_hand(backend, aggregation, denominator, want):
     # At ratio 1 a token's loss is minus its advantage. Sequences: 3 tokens, none, 2 of which one
-    # counts, 1 that does not count.
+    # is masked, 1 that is masked.
     advantages = -torch.tensor([1.0, 2.0, 3.0, 10.0, 99.0, 77.0])
     mask = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool)
     out = policy_loss(
@@ -73,7 +73,7 @@ def test_aggregation_by_hand(backend, aggregation, denominator, want):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_sequence_ratio_is_the_geometric_mean_of_counted_ratios(backend):
+def test_sequence_ratio_is_the_geometric_mean_of_unmasked_ratios(backend):
     logprobs = torch.tensor([0.1, 0.3, 5.0, -0.4]).requires_grad_()
     out = policy_loss(
         logprobs,

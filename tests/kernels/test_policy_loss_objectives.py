@@ -119,7 +119,7 @@ def test_corrections_by_hand(backend, correction, w, weight):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_levels_of_the_correction(backend):
-    """Of two sequences the counted gaps are 0.2, 0.4 and -0.3: one weight a sequence."""
+    """Of two sequences the unmasked gaps are 0.2, 0.4 and -0.3: one weight a sequence."""
     old = torch.tensor([-1.0, -2.0, -3.0, -1.0])
     rollout = old - torch.tensor([0.2, 0.4, 9.0, -0.3])
     for level, weights in [
@@ -272,7 +272,7 @@ def test_portable_equals_reference(
     assert_same(got, want, rtol=1e-9, atol=1e-12)
 
 
-# How the step is cut
+# How the step is split
 
 
 @pytest.mark.draw(16)
@@ -295,12 +295,12 @@ def test_random_splits_of_one_step_in_float32(name, aggregation, ratio, backend)
         "aggregation": aggregation,
         **OBJECTIVES[name],
     }
-    counted = [int(batch["mask"][a:b].sum()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    unmasked = [int(batch["mask"][a:b].sum()) for a, b in zip(bounds, bounds[1:], strict=False)]
     by_sequence = aggregation.startswith("seq")
-    options["denominator"] = float(sum(n > 0 for n in counted) if by_sequence else sum(counted))
+    options["denominator"] = float(sum(n > 0 for n in unmasked) if by_sequence else sum(unmasked))
     whole_options = dict(options)
     if aggregation != "token-sum-norm":
-        del whole_options["denominator"]  # the whole step counts for itself
+        del whole_options["denominator"]  # the whole step has its own count
     whole, whole_grads = with_gradients(batch, **whole_options)
     for _ in range(50 if name == "clip" else 10):
         parts = int(torch.randint(2, 7, ()))

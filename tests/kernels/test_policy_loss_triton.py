@@ -155,7 +155,7 @@ def test_edges(small_slots):
         out, grads = with_gradients(on_device(batch), **options)
         assert out.loss.item() == 0 and all((g == 0).all() for g in grads)
         assert all(value.item() == 0 for value in out.metrics.values())
-    # Float64 is for the portable path, whatever is asked for.
+    # Float64 always runs on the portable path.
     double = on_device(make([4, 2]))
     assert with_gradients(double, **options)[0].loss.dtype == torch.float64
 
