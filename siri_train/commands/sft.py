@@ -1,4 +1,4 @@
-"""The supervised stage before RL, so that RL starts with rewards to tell apart."""
+"""The supervised stage before RL, so that RL starts with groups whose rewards differ."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _supervise(config: RunConfig, resume: str, stop: StopRequest) -> Path:
             skipped = "  SKIPPED: loss or gradient not finite" if stats.grad_norm is None else ""
             progress.update(step + 1, f"loss {stats.loss:.3f}{skipped}")
             done, every = step + 1, config.checkpoint.every
-            # Weights that have gone astray are not worth keeping: those before them are.
+            # Weights of a stage that diverges are not saved.
             if every and done % every == 0 and done < sft.steps and guard.good == step:
                 guard.require_finite(step)
                 stage.save(done, policy, optimizer)
@@ -176,7 +176,7 @@ def _optimizer(policy: Policy, config: RunConfig, sft: SftConfig) -> torch.optim
 
 
 class _Guard:
-    """Stops a stage whose weights are lost, before anything is made of them."""
+    """Ends a stage that has diverged, before its weights are used."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ class _Guard:
 
     def _lost(self, what: str) -> None:
         # Weights are known to be good up to the last finite loss, which the step after the
-        # checkpoint computed: what was saved later is part of the loss.
+        # checkpoint computed. Checkpoints saved later are deleted.
         left = self.stage.forget_after(-1 if self.good is None else self.good)
         again = f"continues from {left}" if left else "begins anew"
         if self.good is None:
