@@ -35,6 +35,7 @@ def traced(function):
     return torch.compile(function, fullgraph=True, backend="aot_eager")
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.integers(0, 8), min_size=2, max_size=4), cap=st.integers(0, 5))

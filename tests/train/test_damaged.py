@@ -132,6 +132,7 @@ def odd_rows(name: str) -> list[bytes]:
     return lines
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("name", LOGS)
 def test_a_run_goes_on_over_a_damaged_log(
     run: Path, tiny: Any, capsys: pytest.CaptureFixture[str], name: str

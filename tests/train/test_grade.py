@@ -51,7 +51,7 @@ def trained(tiny: Any, fake: FakeVllm) -> Path:
     return checkpoint
 
 
-@pytest.mark.draw(3, "servers")
+@pytest.mark.draw(2, "servers")
 def test_it_samples_on_the_recipes_server(fake: FakeVllm, trained: Path) -> None:
     fake._forget()  # somebody restarts it
     assert main(["eval", str(trained)]) == 0
@@ -61,7 +61,7 @@ def test_it_samples_on_the_recipes_server(fake: FakeVllm, trained: Path) -> None
     assert asked(fake) == 4
 
 
-@pytest.mark.draw(3, "servers")
+@pytest.mark.draw(2, "servers")
 def test_the_weights_of_a_run_are_not_replaced_unasked(
     fake: FakeVllm, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,7 +80,7 @@ def test_the_weights_of_a_run_are_not_replaced_unasked(
     assert asked(fake) == 2 and graded(trained) == last_evaluation(trained.parents[1])
 
 
-@pytest.mark.draw(3, "servers")
+@pytest.mark.draw(2, "servers")
 def test_a_server_with_other_weights_is_not_believed(
     fake: FakeVllm, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_server_with_other_weights_is_not_believed(
     assert asked(fake) == 0 and not (trained / "eval.json").exists()
 
 
-@pytest.mark.draw(3, "servers")
+@pytest.mark.draw(2, "servers")
 def test_a_server_that_is_not_there(
     fake: FakeVllm, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,7 +187,7 @@ def copies(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[bool]:
     return found
 
 
-@pytest.mark.draw(3, "servers")
+@pytest.mark.draw(2, "servers")
 def test_the_model_is_copied_only_to_sample_ahead(
     tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

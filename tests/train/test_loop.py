@@ -81,6 +81,7 @@ def test_a_run_writes_everything_it_promises(tiny: Any) -> None:
         export(run, "siri-low")
 
 
+@pytest.mark.draw(3, "runs")
 def test_a_killed_run_continues_as_if_nothing_had_happened(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
         assert torch.equal(value, final[name]), name
 
 
+@pytest.mark.draw(3, "runs")
 def test_more_steps_extend_a_finished_run_and_fewer_are_refused(tiny: Any) -> None:
     run = train(tiny("train.steps=2"))
     before = rows(run / "metrics.jsonl")
@@ -136,6 +138,7 @@ def test_more_steps_extend_a_finished_run_and_fewer_are_refused(tiny: Any) -> No
         train(tiny("train.steps=3"), resume="never")
 
 
+@pytest.mark.draw(3, "runs")
 def test_resume_from_a_named_checkpoint(tiny: Any, tmp_path: Path) -> None:
     run = train(tiny("train.steps=4"))
     kept = weights(run / "checkpoints" / "step_000004")
@@ -150,6 +153,7 @@ def test_resume_from_a_named_checkpoint(tiny: Any, tmp_path: Path) -> None:
         train(tiny(), resume=str(tmp_path / "empty"))
 
 
+@pytest.mark.draw(3, "runs")
 def test_the_supervised_stage_is_where_training_starts(tiny: Any) -> None:
     config = tiny("model.scratch={}", "sft.steps=8", "sft.batch_size=4", "sft.lr=0.003")
     folder = supervise(config)
@@ -161,6 +165,7 @@ def test_the_supervised_stage_is_where_training_starts(tiny: Any) -> None:
             assert torch.equal(value, loaded[name]), name
 
 
+@pytest.mark.draw(3, "runs")
 def test_a_constant_cap_has_no_ends(tiny: Any) -> None:
     run = train(tiny("schedule.shape=constant", "train.steps=2"))
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
@@ -171,6 +176,7 @@ def test_a_constant_cap_has_no_ends(tiny: Any) -> None:
         export(run, "siri-low")
 
 
+@pytest.mark.draw(3, "runs")
 def test_old_logprobs_are_the_samplers_or_the_trainers_own(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +244,7 @@ def test_a_malformed_row_is_named_with_file_and_line(tiny: Any, tmp_path: Path) 
     assert "2" in str(caught.value) and "answer" in str(caught.value)
 
 
+@pytest.mark.draw(3, "runs")
 def test_alarms_are_recorded_and_may_halt(tiny: Any) -> None:
     # One token is never enough for an answer: every response is truncated.
     config = tiny("schedule.max_len=1", "schedule.min_len=1", "train.steps=1")

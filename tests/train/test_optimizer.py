@@ -46,6 +46,7 @@ def test_warm_up_is_linear_and_then_constant() -> None:
     assert learning_rate(0, TrainConfig(lr=2.0)) == 2.0
 
 
+@pytest.mark.draw(3, "runs")
 def test_each_step_of_a_run_takes_its_learning_rate(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ def test_master_weights_resume_to_the_bit() -> None:
         assert again.state[q]["exp_avg"].dtype == torch.float32
 
 
+@pytest.mark.draw(3, "runs")
 def test_a_bfloat16_run_resumes_to_the_bit(tiny: Any, tmp_path: Path) -> None:
     recipe = ("model.dtype=bfloat16", "train.lr=1e-4")
     train(tiny(*recipe, f"output={tmp_path / 'whole'}"))
@@ -182,6 +184,7 @@ def test_a_bad_gradient_changes_nothing(bad: float) -> None:
     assert not torch.equal(model[0].weight, before[0]["0.weight"])
 
 
+@pytest.mark.draw(3, "runs")
 def test_skipped_updates_are_reported(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from siri_train import train as loop
 
@@ -199,6 +202,7 @@ def test_skipped_updates_are_reported(tiny: Any, monkeypatch: pytest.MonkeyPatch
     assert alarm["alarm"] == "non-finite-gradient" and alarm["value"] == 2
 
 
+@pytest.mark.draw(3, "runs")
 def test_the_rehearsal_is_the_longest_row_and_changes_nothing(
     tiny: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +225,7 @@ def test_the_rehearsal_is_the_longest_row_and_changes_nothing(
     assert all(p.grad is None for p in policy.model.parameters())
 
 
-@pytest.mark.draw(3)
+@pytest.mark.draw(3, "runs")
 @pytest.mark.parametrize(
     ("overrides", "advice"),
     [

@@ -91,6 +91,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught_right_after_the_sync(
     policy: Policy, config: Callable[..., RunConfig], fault: str

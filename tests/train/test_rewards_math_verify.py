@@ -111,6 +111,7 @@ PATHOLOGICAL = [
 ]
 
 
+@pytest.mark.draw(4, "processes")
 def test_pathological_boxes_are_bounded_and_the_batch_goes_on() -> None:
     def cpu_s(workers: int, batch: list[tuple[str, str]]) -> float:
         before = _children_cpu_s()
@@ -165,6 +166,7 @@ def test_works_from_threads(verifier: MathVerifier) -> None:
     assert results == [[True, False, True]] * 4
 
 
+@pytest.mark.draw(4, "processes")
 def test_close_ends_the_processes_and_a_later_call_starts_new_ones() -> None:
     verifier = MathVerifier(workers=1)
     assert verifier.worker_pids == []  # nothing starts before it is needed
@@ -180,6 +182,7 @@ def test_close_ends_the_processes_and_a_later_call_starts_new_ones() -> None:
     verifier.close()
 
 
+@pytest.mark.draw(4, "processes")
 def test_not_scorable_is_none_only_where_nothing_starts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,6 +216,7 @@ def _pool(tmp_path: Path, body: str, wall_s: float = 60.0) -> WorkerPool:
     return WorkerPool(str(script), [], workers=2, wall_s=wall_s)
 
 
+@pytest.mark.draw(4, "processes")
 def test_pool_kills_and_replaces_a_frozen_process(tmp_path: Path) -> None:
     pool = _pool(tmp_path, ECHO, wall_s=3.0)
     assert pool.map([{"n": 1}]) == [{"n": 1}]
@@ -225,6 +229,7 @@ def test_pool_kills_and_replaces_a_frozen_process(tmp_path: Path) -> None:
     pool.close()
 
 
+@pytest.mark.draw(4, "processes")
 def test_pool_replaces_a_process_that_died_between_calls(tmp_path: Path) -> None:
     pool = _pool(tmp_path, ECHO)
     assert pool.map([{"n": 1}]) == [{"n": 1}]
@@ -235,6 +240,7 @@ def test_pool_replaces_a_process_that_died_between_calls(tmp_path: Path) -> None
     assert pool.pids == []
 
 
+@pytest.mark.draw(4, "processes")
 def test_pool_is_usable_after_an_interrupted_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +253,7 @@ def test_pool_is_usable_after_an_interrupted_call(
     pool.close()
 
 
+@pytest.mark.draw(4, "processes")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_starts_its_own_processes(tmp_path: Path) -> None:
     pool = _pool(tmp_path, ECHO)
@@ -283,6 +290,7 @@ def test_pool_says_why_a_worker_does_not_start(tmp_path: Path) -> None:
         _pool(tmp_path, "sys.exit(3)\n").map([{}])
 
 
+@pytest.mark.draw(4, "processes")
 def test_workers_end_with_the_process_that_forgot_to_close() -> None:
     program = (
         "from siri_train.rewards import MathVerifier\n"

@@ -72,7 +72,7 @@ def interrupt_in(
     return later
 
 
-@pytest.mark.draw(3, "ended")
+@pytest.mark.draw(2, "ended")
 @pytest.mark.parametrize("rollouts", ROLLOUTS)
 def test_a_stopped_run_continues_as_if_nothing_had_happened(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollouts: str
@@ -234,7 +234,7 @@ class Killed(BaseException):
     """Nothing of the run may handle it, as nothing handles SIGKILL."""
 
 
-@pytest.mark.draw(3, "ended")
+@pytest.mark.draw(2, "ended")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["asked", "killed"])
 def test_an_evaluation_that_is_ended_costs_nothing(
@@ -308,7 +308,7 @@ def test_eval_ends_in_one_line_and_writes_nothing(
     assert sorted(path.name for path in checkpoint.iterdir()) == before
 
 
-@pytest.mark.draw(3, "ended")
+@pytest.mark.draw(2, "ended")
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_line_says_how_to_continue(
     tiny: Any, tmp_path: Path, signum: int, status: int

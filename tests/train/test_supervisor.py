@@ -79,6 +79,7 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(mine, start_new_session=True)
 
 
+@pytest.mark.draw(2, "processes")
 def test_a_server_that_crashes_is_restarted_and_then_given_up(tmp_path: Path) -> None:
     process = start(command(tmp_path, "crash"))
     assert process.wait(LONG) == 1
@@ -90,6 +91,7 @@ def test_a_server_that_crashes_is_restarted_and_then_given_up(tmp_path: Path) ->
     assert "gives up after 2 restarts" in log
 
 
+@pytest.mark.draw(2, "processes")
 @pytest.mark.parametrize("behaviour", ["serve", "stubborn"])
 def test_stopped(tmp_path: Path, behaviour: str) -> None:
     process = start(command(tmp_path, behaviour))
@@ -99,6 +101,7 @@ def test_stopped(tmp_path: Path, behaviour: str) -> None:
     until(lambda: not any(map(alive, numbers(tmp_path / "pids"))))
 
 
+@pytest.mark.draw(2, "processes")
 def test_a_killed_leader_takes_its_children_along(tmp_path: Path) -> None:
     process = start(command(tmp_path, "serve"))
     until(lambda: len(numbers(tmp_path / "pids")) == 2)
@@ -111,6 +114,7 @@ def test_a_killed_leader_takes_its_children_along(tmp_path: Path) -> None:
     until(lambda: not any(map(alive, numbers(tmp_path / "pids"))))
 
 
+@pytest.mark.draw(2, "processes")
 def test_a_killed_trainer_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys\n"

@@ -146,6 +146,7 @@ def test_an_answer_of_another_form_ends_the_rollout(
         engine.generate(PROMPTS, params())
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize(
     "fault", [Status(500), Status(503), Status(429), HangUp(), b"<html>proxy</html>"]
 )
