@@ -103,7 +103,11 @@ class Cpu:
 
 
 class Cuda:
-    """Time between events, with the L2 cache flushed before and not; memory of its allocator."""
+    """Time between events, with the L2 cache flushed before and not; memory of its allocator.
+
+    Raises:
+        SystemExit: there is no GPU.
+    """
 
     kind = "cuda"
     clocks: tuple[str, ...] = ("cold", "hot")

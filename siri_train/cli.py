@@ -74,7 +74,7 @@ def _missing(given: Sequence[str]) -> list[str]:
 
 
 def _errors_told(arguments: argparse.Namespace) -> int:
-    """Run the command; what the user can mend is told in one line."""
+    """Run the command; an error that the user can mend is printed as one line."""
     try:
         return _RUN[arguments.command](arguments)
     except Exception as error:

@@ -93,7 +93,7 @@ def explained(error: OSError, folder: Path | None = None) -> str:
 
 
 def remedy_of(number: int) -> str | None:
-    """What to do about an error number of the system; None where it is not about a file."""
+    """The remedy for an error number of the system; None where it is not about a file."""
     return _REMEDIES.get(number)
 
 

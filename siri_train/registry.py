@@ -100,7 +100,7 @@ def with_defaults(
 
 
 def _kind(default: Any) -> str | None:
-    """What an option of this default takes, in words; None: anything."""
+    """The values that an option of this default takes, in words; None: anything."""
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     kinds |= {list: "a list", dict: "a mapping"}
     return kinds.get(type(default))

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from siri_kernels.integrations import prime_rl
+from siri_kernels.policy_loss.formulas import OBJECTIVES
+from siri_train import registry
 from siri_train.config import engines
 from siri_train.schedule import LengthSchedule
 
@@ -22,10 +24,15 @@ HERE = [snippet for snippet in ALL if snippet.environment == ENVIRONMENT]
 
 
 @pytest.mark.parametrize("snippet", HERE, ids=[snippet.where for snippet in HERE])
-def test_snippet_runs(snippet, tmp_path, monkeypatch):
-    # What a block registers must not reach other tests.
-    monkeypatch.setattr(engines, "ENGINES", dict(engines.ENGINES))
-    run(snippet, tmp_path)
+def test_snippet_runs(snippet, tmp_path):
+    tables = [OBJECTIVES, engines.ENGINES, *(table.data for table in registry._ALL)]
+    before = [dict(table) for table in tables]
+    try:
+        run(snippet, tmp_path)
+    finally:  # what a block registers must not reach other tests
+        for table, entries in zip(tables, before, strict=True):
+            table.clear()
+            table.update(entries)
 
 
 def test_every_environment_has_a_target_that_runs_its_snippets():

@@ -1,5 +1,7 @@
-"""The launcher of several ranks: a crash of native code is told and tried once more, a failure of
-ours is not."""
+"""The launcher of several ranks: it reports a crash of native code and tries once more.
+
+A failure of our code is not tried again.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,13 @@ class Context:
         return self.__dict__.setdefault("_failures", [])
 
     def check(self, what: str, right: bool, **facts: Any) -> bool:
-        """Write whether something is right."""
+        """Write whether something is right.
+
+        Args:
+            what: the name of the check.
+            right: its result; False makes the part fail.
+            facts: written beside it, by name.
+        """
         self.say("check", name=what, ok=right, **facts)
         if not right:
             self.failures.append(what)
@@ -123,7 +129,7 @@ class Context:
 
     @property
     def backend(self) -> str | None:
-        """Of ``siri_kernels``: None on a GPU; in a rehearsal the interpreter, if it works."""
+        """The backend of ``siri_kernels``: None on a GPU, in a rehearsal the interpreter."""
         if not self.rehearse:
             return None
         return "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "portable"
@@ -136,7 +142,7 @@ class Context:
         return "portable" if sparse else self.backend
 
     def dtype(self) -> torch.dtype:
-        """Of hidden states and weights: bfloat16, which a rehearsal's interpreter takes too."""
+        """The dtype of hidden states and weights: bfloat16, which the interpreter takes too."""
         import torch
 
         return torch.bfloat16

@@ -18,6 +18,10 @@ class HeadCalls:
     """Inputs of the head on the device, and calls without arguments on them.
 
     Args:
+        context: of the part; gives device, dtype and backend.
+        tokens: T.
+        dim: D.
+        vocab: V.
         softmax: entropy in nats, or "uniform".
     """
 

@@ -237,7 +237,7 @@ class _Row:
 
 
 def cpu_cases() -> list[HeadCase]:
-    """What fits into minutes on two cores: SmolLM2's head, one of 152 000 ids, two wide ones."""
+    """The cases for minutes on two cores: SmolLM2's head, one of 152 000 ids, two wide ones."""
     small, sweep = (256, 576, 49_152), "sweep"
     cases = [HeadCase(512, 576, 49_152, among="all")]
     cases += [HeadCase(*small, softmax="real 0.8"), HeadCase(128, 896, 151_936, among=sweep)]

@@ -39,7 +39,13 @@ class Call(NamedTuple):
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) -> torch.Tensor:
-    """A tensor on the fake GPU."""
+    """A tensor on the fake GPU.
+
+    Args:
+        shape: its sizes.
+        dtype: of its elements.
+        grad: whether it requires a gradient.
+    """
     return torch.empty(shape, dtype=dtype, device="cuda").requires_grad_(grad)
 
 

@@ -123,10 +123,10 @@ def policy_loss(
     correction_level: str,
     backend: str,
 ) -> Results:
-    """Loss, gradients, their factor and metrics; checks everything.
+    """See :func:`siri_kernels.policy_loss`; gives loss, gradients, their factor and metrics.
 
-    Arguments are those of :func:`siri_kernels.policy_loss`, but ``numbers`` [13] float64 on the
-    CPU, see NUMBERS, and ``given``: which of those are not None.
+    Options that are numbers come as ``numbers`` [13] float64 on the CPU, see NUMBERS, and
+    ``given`` says which of them are not None. It checks everything.
     """
     *values, positive, negative, high, low = numbers.tolist()
     options: dict[str, Any] = {

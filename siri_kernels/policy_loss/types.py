@@ -117,7 +117,7 @@ class LossOptions:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Of the ratio; of the token's log-ratio for GMPO."""
+        """The bounds of the ratio; for GMPO, of the token's log-ratio."""
         if self.objective == "gmpo":
             return -self.clip_low, self.clip_high
         if self.objective == "cispo" and self.cispo_bounds == "trl":

@@ -56,7 +56,7 @@ def checked_options(
     kl_limit: Any,
     entropy_coef: Any,
 ) -> LossOptions:
-    """The options of :func:`siri_kernels.policy_loss`, which describes them, checked.
+    """See :func:`siri_kernels.policy_loss` for the options; here they are checked.
 
     Raises:
         TypeError: wrong type.

@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"(?:os error |\[Errno )(\d+)")
 
 
 def save_failure(error: BaseException, folder: Path) -> tuple[str, str]:
-    """What went wrong in saving, and the remedy.
+    """The reason why saving failed, and the remedy.
 
     Args:
         error: whatever was raised.

@@ -58,9 +58,9 @@ def save_checkpoint(
 
     A folder that carries the name is therefore complete. An existing one is replaced. It holds the
     model and tokenizer as ``from_pretrained`` loads them, the optimiser and the random number
-    generators' states, and ``checkpoint.json``: every file's size and CRC-32. Of a sharded model
-    each rank writes its part of the optimiser's state (``optimizer/``), and rank 0 the rest; every
-    rank must call this.
+    generators' states, and ``checkpoint.json``: every file's size and CRC-32. With a sharded
+    model, each rank writes its part of the optimiser's state (``optimizer/``), and rank 0 the rest;
+    every rank must call this.
 
     Args:
         run_dir: the run's folder.

@@ -178,7 +178,7 @@ class Stage:
         return self.start
 
     def _settings(self) -> dict[str, Any]:
-        """What decides the start's weights, as plain values by dotted key."""
+        """The settings that decide the start's weights, as plain values by dotted key."""
         everything = self.config.model_dump(mode="json")
         data = {key: everything["data"][key] for key in ("train", "template", "system")}
         data["instruction"] = everything["data"]["instruction"]

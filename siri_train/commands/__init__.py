@@ -1,1 +1,1 @@
-"""What the commands of ``siri-train`` do; ``siri_train.cli`` reads their arguments."""
+"""The commands of ``siri-train``; ``siri_train.cli`` reads their arguments."""

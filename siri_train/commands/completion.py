@@ -23,7 +23,7 @@ _RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 
 
 def script(shell: str) -> str:
-    """What the shell must run once per session.
+    """The script that the shell must run once per session.
 
     Args:
         shell: ``bash``, ``zsh`` or ``fish``.
@@ -177,4 +177,4 @@ _COMPLETERS: dict[str, Callable[[str], list[str]]] = {
     "resume": lambda prefix: ["auto", "never", *folders(prefix)],
     "which": lambda prefix: ["low", "high", "low-lagged", "high-lagged", "best"],
 }
-"""What completes an argument: from what stands there to all that may stand there."""
+"""Completes an argument: takes the typed text, gives all texts that may stand there."""

@@ -28,7 +28,7 @@ _MEASURED = ("tokens", "time_rollout", "time_train", "response_len_mean", "cap")
 
 @dataclass(frozen=True)
 class Rates:
-    """What a run has measured: medians over its steps.
+    """Measured times of a run: medians over its steps.
 
     Args:
         rollout: seconds of sampling per response token.

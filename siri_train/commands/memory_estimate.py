@@ -313,7 +313,7 @@ def _stays_awake(config: RunConfig, gpu: bool) -> bool:
 def _sampling(
     config: RunConfig, sizes: Sizes, width: int, sharded: bool, memory_gb: float | None
 ) -> dict[str, int]:
-    """What sampling takes on the trainer's device.
+    """Bytes that sampling takes on the trainer's device.
 
     An engine with a section of its own, as vLLM: the share of the GPU that it is given. Another
     one in this process: whole weights, a cache of the longest sequences, logits. One elsewhere:

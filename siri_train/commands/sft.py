@@ -38,7 +38,7 @@ _ASTRAY_IN_A_ROW = 50
 
 @dataclass(frozen=True)
 class SupervisedStats:
-    """What one step of the supervised stage saw.
+    """Statistics of one step of the supervised stage.
 
     Attributes:
         loss: weighted mean negative log-prob of the response tokens; may be infinite or NaN.

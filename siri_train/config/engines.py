@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What a rollout engine can do.
+    """The capabilities of a rollout engine.
 
     Functions are given as ``"package.module:function"`` and imported when they are called.
 
@@ -101,7 +101,7 @@ def register(name: str, spec: EngineSpec) -> None:
 
 
 def names() -> tuple[str, ...]:
-    """What ``rollout.engine`` takes."""
+    """The names that ``rollout.engine`` takes."""
     return tuple(ENGINES)
 
 

@@ -1,4 +1,4 @@
-"""What a key takes, in words, and what was wrong with a configuration, in one line."""
+"""Describes in words which values a key takes, and in one line an error in a configuration."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def annotation_of(field: FieldInfo) -> Any:
 
 
 def takes(annotation: Any) -> str:
-    """What an annotation accepts, in words: ``a whole number from 1 to 1000000, or null``."""
+    """The values of an annotation in words: ``a whole number from 1 to 1000000, or null``."""
     extra = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
     parts = [bare(part) for part in alternatives(annotation)]
     if len(parts) > 1:

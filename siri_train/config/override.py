@@ -81,7 +81,7 @@ def apply_override(raw: dict[str, Any], override: str, root: type[BaseModel]) ->
 
 
 def _empty(annotation: Any, default: Any, keys: list[str]) -> Any:
-    """What a recipe leaves out, so that something in it can be set."""
+    """The value of a key that a recipe leaves out, so that a part of it can be set."""
     if section_of(annotation) is not None and item_of(annotation) is None:
         return {}  # the defaults are the sections' own
     if isinstance(default, (list, tuple)):

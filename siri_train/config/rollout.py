@@ -30,7 +30,7 @@ class VllmConfig(Section):
     enforce_eager: bool = False
     """No CUDA graphs: starts faster, decodes slower."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """What vLLM computes in; null: as the trainer, so ``distributed.compute_dtype``, else
+    """The dtype that vLLM computes in; null: the trainer's, ``distributed.compute_dtype`` or
     ``model.dtype``."""
     tensor_parallel_size: int = Field(1, gt=0, le=1024)
     """Only 1: a model that needs several GPUs is sampled by ``rollout.engine: vllm-server``."""

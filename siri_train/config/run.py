@@ -186,12 +186,12 @@ class EvalConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What is kept."""
+    """Which checkpoints are written and kept."""
 
     every: StepsOrNone = 20
     """Steps between checkpoints; cycle ends and the last step are always kept. 0: only those."""
     keep_last: Steps = 2
-    """Of the periodic ones."""
+    """How many of the periodic checkpoints are kept."""
     best: Literal["accuracy", "accuracy_low_budget", "pass_at_k"] | None = None
     """Keep the best evaluated one too: by accuracy or pass@k at the largest budget, or accuracy
     at the smallest; of equals the one with fewer tokens. See ``eval.every``."""
@@ -201,7 +201,7 @@ class CheckpointConfig(Section):
 
 
 class MonitorConfig(Section):
-    """What is written besides the metrics."""
+    """Files, trackers and alarms besides the metrics."""
 
     rollouts_every: StepsOrNone = 10
     """Steps between dumps of sample responses; 0: none."""
@@ -247,7 +247,7 @@ class RunConfig(Section):
     name: FolderName = "siri"
     """Name of the run; a recipe without it takes the name of its file."""
     seed: Seed = 0
-    """Of questions, responses and mini-batches."""
+    """Seed of the questions' order, the responses and the mini-batches."""
     output: UserPath = ""
     """The run's folder; empty: runs/NAME."""
     device: Device = "auto"
@@ -299,7 +299,7 @@ class RunConfig(Section):
 
     @property
     def sampler_dtype(self) -> str:
-        """What vLLM computes in: its own setting, else as the trainer."""
+        """The dtype that vLLM computes in: its own setting, else the trainer's."""
         own = self.rollout.vllm.dtype
         return own or self.distributed.compute_dtype or self.model.dtype
 

@@ -18,8 +18,11 @@ from pydantic import AfterValidator, Field
 from siri_train.config.text import expand, not_empty, one_line, writable
 
 SEED_MAX = 2**32 - 1
-"""What numpy takes. Seeds of steps are ``seed * 1_000_003 + step`` and more, which then stay below
-2**63, the bound of torch's generators and of vLLM."""
+"""The largest seed that numpy takes.
+
+Seeds of steps are ``seed * 1_000_003 + step`` and more. They then stay below 2**63, the bound of
+torch's generators and of vLLM.
+"""
 
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
 _GPUS = re.compile(r"[\w-]+(,[\w-]+)*", re.ASCII)  # numbers, or names as GPU-... and MIG-...
@@ -120,7 +123,7 @@ class OneOf:
 
 
 Text = Annotated[str, AfterValidator(writable)]
-"""Of any number of lines."""
+"""A text of any number of lines."""
 Line = Annotated[str, AfterValidator(one_line)]
 Word = Annotated[str, AfterValidator(one_line), AfterValidator(not_empty)]
 UserPath = Annotated[str, AfterValidator(expand)]

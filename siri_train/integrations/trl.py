@@ -160,7 +160,8 @@ class SiriGRPOTrainer(GRPOTrainer):
     (``temperature``, ``top_p``, ``num_iterations``, ...) cannot change during a run: refused.
 
     Args:
-        *args, **kwargs: of ``GRPOTrainer``.
+        args: of ``GRPOTrainer``.
+        kwargs: of ``GRPOTrainer``.
         length_schedule: the moving cap; None: ``max_completion_length`` throughout.
 
     Raises:

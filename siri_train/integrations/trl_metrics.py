@@ -1,4 +1,4 @@
-"""What ``SiriGRPOTrainer`` logs: TRL 1.16's names and meanings, and ours under ``siri/``."""
+"""Metrics of ``SiriGRPOTrainer``: TRL 1.16's names and meanings, and ours under ``siri/``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run reports about itself: metrics, alarms, backtracking tokens, progress."""
+"""The reports of a run about itself: metrics, alarms, backtracking tokens, progress."""

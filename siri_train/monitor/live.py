@@ -76,7 +76,7 @@ class LiveDisplay(Progress):
         self.note = note
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """What rich draws."""
+        """The tables that rich draws."""
         yield self.make_tasks_table(self.tasks)
         if self.figures:
             yield self._figures_table()
@@ -122,7 +122,7 @@ def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
 
 
 def figures(row: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """What the display shows of a training step.
+    """The figures of a training step for the display.
 
     Args:
         row: the step's record in ``metrics.jsonl``.

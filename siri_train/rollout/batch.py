@@ -154,7 +154,7 @@ class RolloutBatch:
 def fingerprint(
     step: int, cap: int, rollout: RolloutConfig, questions: Sequence[EncodedQuestion]
 ) -> dict[str, Any]:
-    """What a saved batch must have been sampled with to be used by a resumed run.
+    """The settings that a saved batch must have been sampled with, for a resumed run to use it.
 
     Args:
         step: its step.

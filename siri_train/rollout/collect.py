@@ -131,7 +131,8 @@ class Collector:
 
         Args:
             groups: the same on every rank.
-            step, cap: see :class:`RolloutBatch`.
+            step: the 0-based step.
+            cap: the longest possible response, in tokens.
         """
         new = [group for group in groups if not group.grades]
         if not new:

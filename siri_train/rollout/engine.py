@@ -91,7 +91,7 @@ class NonFiniteLogprobs(EngineError):
 
 
 class Engine(Protocol):
-    """What samples responses. ``siri_train.config.engines`` has all of them."""
+    """Samples responses. ``siri_train.config.engines`` lists all engines."""
 
     def generate(
         self,

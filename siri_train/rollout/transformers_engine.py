@@ -43,6 +43,9 @@ class TransformersEngine:
         batch_rows: sequences decoded at a time.
         own_weights: sample from a copy as it was at the last :meth:`sync`, so that the trainer may
             update its weights meanwhile; costs their memory once more.
+
+    Raises:
+        ValueError: ``batch_rows`` is below 1.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What the training loop calls: a run, its state and update, evaluation, checks before it."""
+"""Parts of the training loop: a run, its state and update, evaluation, checks before it."""

@@ -118,7 +118,7 @@ class Rollouts:
             raise self._error
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint must hold besides weights and optimiser: a batch sampled ahead."""
+        """The state for a checkpoint besides weights and optimiser: a batch sampled ahead."""
         if self.next is None:
             return None
         return {"sampled_with": self._fingerprint(self.next.step), "batch": to_state(self.next)}

@@ -28,7 +28,7 @@ from siri_train.trainer.reference_model import CheckedReference, check_reference
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks have read.
+    """Results of the checks.
 
     Args:
         train_questions, eval_questions: encoded with the model's tokenizer.

@@ -1,4 +1,4 @@
-"""What a run writes into its folder besides checkpoints: logs, manifest, summary, report."""
+"""Writes the files of a run's folder besides checkpoints: logs, manifest, summary, report."""
 
 from __future__ import annotations
 

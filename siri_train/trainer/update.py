@@ -275,7 +275,7 @@ def _extra_metrics(loss: LossConfig) -> list[str]:
 
 
 def _denominator(samples: Sequence[Sample], aggregation: str, constant_length: int) -> float:
-    """What the loss of one optimiser update divides by, over all of its samples."""
+    """The denominator of the loss of one optimiser update, over all of its samples."""
     if aggregation == "token-mean":
         return float(sum(len(s.response_ids) for s in samples))
     if aggregation == "token-sum-norm":

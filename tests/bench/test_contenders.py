@@ -171,7 +171,7 @@ def test_a_wrong_contender_is_seen(dummy):
 
 
 def test_versions_are_those_that_are_installed():
-    """Of the registry and of the files that install the peers."""
+    """Versions in the registry equal those in the files that install the peers."""
     text = "".join((ROOT / name).read_text() for name in ("scripts/peers.txt", "constraints.txt"))
     pinned = dict(re.findall(r"^([\w-]+)==(\S+)", text, re.M))
     for peer in registered():

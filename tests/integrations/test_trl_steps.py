@@ -161,7 +161,7 @@ METRICS = {
     "bnpo": {"loss_type": "bnpo", "entropy_coef": 0.01},
     "dr_grpo": {"loss_type": "dr_grpo", "entropy_coef": 0.01},
 }  # fmt: skip
-# Of the run, not of the loss.
+# These describe the run, not the loss.
 TIMES = ("step_time", "epoch", "learning_rate", "grad_norm", "loss", "num_tokens")
 
 

@@ -103,7 +103,7 @@ def test_nothing_is_read_on_the_host(monkeypatch, name, ratio):
 
 
 def test_a_truncated_answer_stays_in_the_loss():
-    """Cut at a cap its kept tokens count like any others, unless the mask says otherwise."""
+    """A truncated sequence's kept tokens count like any others, unless the mask says otherwise."""
     batch = make([9, 4], torch.float32)
     cut = varlen.cut(batch["logprobs"].detach(), batch["cu_seqlens"], 5)
     assert cut.truncated.tolist() == [True, False]

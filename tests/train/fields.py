@@ -55,7 +55,7 @@ def allows_null(field: FieldInfo) -> bool:
 
 
 def bounds(field: FieldInfo) -> list[tuple[type, float | None, float | None, bool, bool]]:
-    """Of each number that a key takes: type, lower and upper bound, and whether these are out."""
+    """Bounds of each number of a key: type, lower and upper bound, and whether these are out."""
     found = []
 
     def look(annotation: Any, metadata: list[Any]) -> None:

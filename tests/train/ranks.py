@@ -222,7 +222,7 @@ def masters(folder: Path) -> bool:
 
 
 def untied(cut: bool | None, overrides: tuple[str, ...] = (), seed: int = 0) -> Policy:
-    """A model with a head of its own: whole, sharded, or with the head cut by vocabulary."""
+    """A model with a head of its own: whole, sharded, or with the head sharded by vocabulary."""
     torch.manual_seed(seed)
     shape = Qwen2Config(
         vocab_size=38, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
@@ -248,8 +248,8 @@ def head_gradients(cut: bool | None) -> dict[str, tuple[torch.Tensor, Any]]:
 
 
 def cut_head(folder: Path) -> dict[str, Any]:
-    """The head cut by vocabulary: gradients, log-probs, sampling, saved weights, resumed to the
-    bit, mixed precision."""
+    """The head sharded by vocabulary: gradients, log-probs, sampling, saved weights, resumed to
+    the bit, mixed precision."""
     policy = untied(True)
     results: dict[str, Any] = {"gradients": head_gradients(True)}
     batch = next(

@@ -44,7 +44,7 @@ def memory() -> dict[str, tuple[int, int]]:
         "bfloat16": (model, 96, (CHECKPOINTING, "model.dtype=bfloat16")),
         "no reshard": (model, 512, (CHECKPOINTING, "distributed.reshard_after_forward=false")),
         "tied": (tied, 96, (CHECKPOINTING, mixed)),
-        "the head cut": (many, 64, (CHECKPOINTING, "distributed.vocabulary_parallel_head=true")),
+        "sharded head": (many, 64, (CHECKPOINTING, "distributed.vocabulary_parallel_head=true")),
         "the root reduced": (many, 64, (CHECKPOINTING, "model.dtype=bfloat16")),
     }
     results = {}

@@ -16,7 +16,7 @@ from tests.train.bad_inputs.bed import RECIPE, Bad, answer, faults
 from tests.train.bad_inputs.families import FAMILIES
 
 EACH = 6
-"""Of each family in the ordinary run, drawn anew each day; all of them under the slow mark."""
+"""Inputs of each family in the ordinary run, drawn anew each day; the slow mark takes all."""
 
 
 def check(inputs: list[Bad]) -> None:

@@ -234,7 +234,7 @@ def test_lagged_checkpoints(tiny: Any) -> None:
 
 @pytest.mark.draw(3, "runs")
 def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of given evaluations the best stays; of equal ones the shorter; before training: none."""
+    """The best of given evaluations stays, among equal ones the shorter; before training none."""
     given = iter([(0.9, 50), (0.3, 40), (0.5, 40), (0.5, 40), (0.5, 30), (0.4, 9)])
 
     def evaluate(*args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def test_a_hole_in_the_metrics_is_told(
     (run / "metrics.jsonl").unlink()
     train(tiny("train.steps=3"))
     assert "metrics.jsonl is missing, and with it steps 0 to 1, so" in capsys.readouterr().out
-    train(tiny("train.steps=4"))  # of a hole that stays it is told again
+    train(tiny("train.steps=4"))  # the message about the missing rows comes again
     assert "holds no rows of steps 0 to 1, so" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"already done 2 steps, train\.steps is 1"):
         train(tiny("train.steps=1", f"output={tmp_path / 'x'}"),

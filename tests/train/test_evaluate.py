@@ -79,7 +79,7 @@ def test_budgets_from_one_pass_equal_separate_passes(truncated: str) -> None:
         alone = run(script, [budget], truncated)
         for key in keys:
             assert together[key][i] == pytest.approx(alone[key][0]), key
-    # At 3 tokens no box is closed; at 5 a cut response is paid, unless that is not wanted.
+    # At 3 tokens no box is closed; at 5 a truncated response is paid, unless the recipe says zero.
     paid = 0.5 if truncated == "grade" else 0.0
     assert together["accuracy"][0] < 0.1 and together["accuracy"][1] > paid
     assert together["accuracy"][1] < 0.2 or truncated == "grade"

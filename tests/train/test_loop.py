@@ -180,7 +180,7 @@ def test_a_constant_cap_has_no_ends(tiny: Any) -> None:
 def test_old_logprobs_are_the_samplers_or_the_trainers_own(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a sampler that says every log-prob 0.1 too low."""
+    """A run whose sampler reports every log-prob 0.1 too low."""
     made = TransformersEngine.generate
 
     def off(self: Any, *args: Any, **options: Any) -> Any:

@@ -46,8 +46,8 @@ def qwen(hidden: int, intermediate: int, layers: int, heads: int, kv: int, vocab
 
 
 def beyond_given(memory: Memory) -> int:
-    moments = (memory.training, memory.optimizer)
-    return max(sum(v for name, v in parts.items() if name not in GIVEN) for parts in moments)
+    phases = (memory.training, memory.optimizer)
+    return max(sum(v for name, v in parts.items() if name not in GIVEN) for parts in phases)
 
 
 SHAPES = {

@@ -100,7 +100,7 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    """Of the run that follows; its sampler reports log-probs that are off, the same in each run."""
+    """Records the next run; its sampler reports log-probs that are off, the same in each run."""
     found = Seen()
     generate = TransformersEngine.generate
     compute, step, update = loop.policy_loss, loop.step_if_finite, loop.update
@@ -156,7 +156,7 @@ class Oracle:
         self.known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
-        """Of all tokens, one sequence behind the other; each sequence is computed once."""
+        """Log-prob and entropy of all tokens, in order; each sequence is computed once."""
         parts = [self._of(s) for s in samples]
         return torch.cat([p for p, _ in parts]), torch.cat([h for _, h in parts])
 

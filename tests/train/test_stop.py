@@ -134,7 +134,7 @@ def test_a_clusters_signals_ask_however_often_they_come(name: str) -> None:
             for _ in range(3):
                 signal.raise_signal(signum)
             assert stop.signum == signum
-            # The first SIGTERM behind it is a request still, the second one insists.
+            # The first SIGTERM after it is a request; the second one ends the process.
             signal.raise_signal(signal.SIGTERM)
             assert stop.signum == signum and signal.getsignal(signal.SIGTERM) is not None
             signal.raise_signal(signum)

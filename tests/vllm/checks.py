@@ -67,8 +67,10 @@ def a_seed_repeats(engine: Any, policy: Policy) -> None:
 
 
 def new_weights_are_seen(engine: Any, policy: Policy, syncs: int, by: float) -> None:
-    """With every sync and not before. Of a tied model in float32 on a CPU, where vLLM's own reload
-    keeps a stale head."""
+    """The weights change with every sync and not before.
+
+    The model is tied, in float32 on a CPU, where vLLM's own reload keeps a stale head.
+    """
     for _ in range(syncs):
         with torch.no_grad():
             for parameter in policy.model.parameters():

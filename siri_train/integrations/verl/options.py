@@ -68,7 +68,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Options:
-    """What :func:`verl_options` returns.
+    """The result of :func:`verl_options`.
 
     Attributes:
         values: verl's keys, ``+`` before those that verl's own configuration lacks.

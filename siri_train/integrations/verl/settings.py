@@ -14,7 +14,7 @@ AGENT_LOOP, REWARD_MANAGER = "siri_single_turn", "siri_capped"
 
 
 class VerlSettings(Section):
-    """What verl has no key for; with hydra ``+siri.schedule.max_len=16384`` and so on."""
+    """Settings that verl has no key for; with hydra ``+siri.schedule.max_len=16384`` and so on."""
 
     plugins: list[Plugin] = []
     """As in a recipe; every worker of verl imports them."""

@@ -22,7 +22,7 @@ _LONG = 600.0
 
 
 ENDED = "supervisor: the server ended"
-"""What the log says when the server has ended."""
+"""The line in the log when the server has ended."""
 
 _signals: list[int] = []
 

