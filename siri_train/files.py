@@ -134,7 +134,7 @@ def room_needed(folder: Path) -> Iterator[None]:
             raise
         raise WriteError(
             f"{explained(error, folder)}. The checkpoints and the metrics up to here are whole; "
-            "mend that and run the same command again"
+            "correct that and run the same command again"
         ) from error
 
 

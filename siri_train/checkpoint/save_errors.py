@@ -35,7 +35,7 @@ def save_failure(error: BaseException, folder: Path) -> tuple[str, str]:
         return cause(error), "free memory"
     return (
         f"{type(error).__name__}: {cause(error)}",
-        "this is neither a full disk nor a missing permission: mend what it names",
+        "this is neither a full disk nor a missing permission: correct what it names",
     )
 
 

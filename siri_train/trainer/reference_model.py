@@ -196,8 +196,8 @@ def _require_same(record: dict[str, Any], source: Path | None) -> None:
         name, files = before.get("reference"), dict(before.get("files") or {})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
-            f"loss.reference: {path}: is damaged ({cause(error)}), so nobody knows which files the "
-            "run began with; remove it to take today's files as the reference"
+            f"loss.reference: {path}: is damaged ({cause(error)}), so the files that the run began "
+            "with are not known; remove it to take today's files as the reference"
         ) from error
     if name != record["reference"]:
         return  # compare_with_before prints that the key was changed
