@@ -13,12 +13,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("siri_kernels", "siri_train", "bench")
-RUN_BY_NAME = re.compile(r"(?:^|\.)(?:__main__|conftest|test_\w+)$")
-"""Modules that Python or pytest finds by their name."""
+RUN_BY_NAME = re.compile(r"(?:^|\.)(?:__main__|conftest|test_\w+)$|^bench\.peers\.\w+$")
+"""Modules that Python, pytest or the registry of peers finds by their name."""
 CALLED_BY_OTHERS = re.compile(
     r"pytest_\w+|test_\w+"
     r"|on_(?:train|step|substep|save)\w*|input_type"  # trainers
     r"|construct_yaml_\w+|ignore_aliases"  # PyYAML
+    r"|get_renderables"  # rich
     r"|ptr_range|get_current_(?:target|device|stream)"  # Triton
     r"|writelines|format_help"  # the standard library
 )
@@ -29,10 +30,9 @@ PLAIN = {"property", "staticmethod", "classmethod", "contextmanager", "cache"}
 """Decorators that register nothing: what has another one may be called through it."""
 KEPT = re.compile(
     r"siri_train\.rewards\.verify\.worker_pids"  # tests end these processes
-    r"|siri_kernels\.varlen\.\w+"  # public
-    r"|bench\.gpu\.parts\.\w+\.run"  # bench.gpu.child imports a part by its name
-    r"|siri_train\.distributed\.total|siri_train\.model\.lora\.has_lora"  # only tests read these
-    r"|siri_train\.schedule\.saved_share|bench\.inputs\.head_inputs|bench\.peers\.versions"
+    r"|siri_kernels\.varlen\.\w+|siri_train\.schedule\.saved_share"  # public
+    r"|bench\.[\w.]+\.(?:run|add_arguments)"  # bench.__main__ imports a command by its name
+    r"|siri_train\.config\.engines\.register"  # users' packages call it
 )
 """Names that the search below misses, and what only tests use, with the reason to keep them."""
 
@@ -192,6 +192,7 @@ def unused_names(tree: Tree) -> list[str]:
     anywhere = set().union(*read_in.values())
     texts = {text for nodes in tree.nodes.values() for text in strings(nodes)}
     said = {text for text in texts if re.fullmatch(r"\w*_\w*", text)}  # for getattr; not any word
+    imported |= {tuple(text.split(":")) for text in texts if re.fullmatch(r"[\w.]+:\w+", text)}
     on_pages = set(re.findall(r"\w+", tree.words))
     found = []
     for where, module in tree.modules.items():

@@ -26,9 +26,9 @@ from siri_train.rewards.grading import TruncatedMode
 
 
 class SiriAgentExecutor(SingleTurnAgentExecutor):
-    """OpenRLHF's single turn, graded by SIRI: 1 if the answer in the response is right, else 0;
-    or by another reward function.
+    """OpenRLHF's single turn, graded by SIRI: 1 if the answer in the response is right, else 0.
 
+    ``function`` names another reward function.
     The cap is OpenRLHF's ``max_new_tokens`` and does not move: an executor does not get the number
     of the step. OpenRLHF's losses and its head cannot be replaced without a fork.
 

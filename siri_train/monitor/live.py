@@ -30,7 +30,7 @@ class Figure(NamedTuple):
 class LiveDisplay(Progress):
     """A bar, a line for each figure, a note; drawn below whatever else is printed.
 
-    Call :meth:`stop` before the end: it leaves the last state on the screen.
+    Call ``stop`` before the end: it leaves the last state on the screen.
 
     Args:
         label: what is running.

@@ -140,8 +140,10 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
 
 
 def _shown_at(schedule: LengthSchedule, end: int) -> int:
-    """The step whose cap marks a checkpoint: the extreme itself, or the step before it where the
-    cap has jumped by then."""
+    """The step whose cap marks a checkpoint.
+
+    It is the extreme itself, or the step before it where the cap has jumped by then.
+    """
     return end - 1 if schedule.kind.jumps else end
 
 

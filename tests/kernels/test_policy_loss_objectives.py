@@ -119,7 +119,7 @@ def test_corrections_by_hand(backend, correction, w, weight):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_levels_of_the_correction(backend):
-    """Of two sequences the unmasked gaps are 0.2, 0.4 and -0.3: one weight a sequence."""
+    """Two sequences with unmasked gaps of 0.2, 0.4 and -0.3: one weight a sequence."""
     old = torch.tensor([-1.0, -2.0, -3.0, -1.0])
     rollout = old - torch.tensor([0.2, 0.4, 9.0, -0.3])
     for level, weights in [

@@ -27,8 +27,10 @@ from siri_train.rewards import (
 
 @register(REWARD_MANAGER)
 class SiriRewardManager(RewardManagerBase):
-    """SIRI's reward (arXiv 2509.25176, section 3.1) for verl's reward loop: 1 if the answer is
-    right, else 0; or another function by ``siri.reward.function`` and ``siri.reward.options``.
+    """SIRI's reward (arXiv 2509.25176, section 3.1) for verl's reward loop.
+
+    It is 1 if the answer is right, else 0. ``siri.reward.function`` and ``siri.reward.options``
+    give another one.
 
     A response has finished if its last token ends a sequence (the tokenizer's, the generation
     config's and the chat template's end tokens), whatever its length: verl's servers report
@@ -114,7 +116,7 @@ class SiriRewardManager(RewardManagerBase):
         return {"reward_score": grade.reward, "reward_extra_info": info}
 
     def _grades(self, ids: list[int], finished: bool, gold: str, cap: int) -> list[Grade]:
-        """Of the response, and of what each budget leaves of it."""
+        """The grades of the response, and of the response truncated at each budget."""
         budgets, reward = self.settings.budgets, self.settings.reward
         parts = [ids, *(ids[:budget] for budget in budgets)]
         texts = decode_responses(self.tokenizer, parts)

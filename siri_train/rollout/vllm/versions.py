@@ -148,7 +148,7 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """vLLM's errors for a request that it cannot take; since 0.32 this is no ValueError."""
+    """Errors of vLLM for a request that it cannot take; since 0.32 this is no ValueError."""
     try:
         module = importlib.import_module("vllm.exceptions")
     except ImportError:
