@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -78,11 +79,15 @@ def test_an_odd_item_is_answered_by_none_and_the_others_as_ever(tmp_path: Path, 
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """``later(file)``: an hour has passed as soon as the file has content."""
+    """``later(file)``: an hour has passed at the sixth look at the clock after it has content:
+    by then whoever started what wrote it has noted when that must end."""
 
-    def when(file: Path) -> None:
-        def monotonic(real: Callable[[], float] = time.monotonic) -> float:
-            return real() + (3600 if file.exists() and file.stat().st_size else 0)
+    def when(file: Path, real: Callable[[], float] = time.monotonic) -> None:
+        looks = itertools.count()
+
+        def monotonic() -> float:
+            there = file.exists() and file.stat().st_size
+            return real() + (3600 if there and next(looks) > 5 else 0)
 
         monkeypatch.setattr(time, "monotonic", monotonic)
 
