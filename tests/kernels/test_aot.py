@@ -235,7 +235,7 @@ def test_limits_are_of_kernels_that_exist():
     for limit in LIMITS:
         modules = (linear, sparse_kernels, fused_join, policy, kernels)
         (kernel,) = (getattr(m, limit.kernel) for m in modules if hasattr(m, limit.kernel))
-        assert set(limit.constants) | set(limit.rows) <= set(kernel.arg_names)
+        assert set(limit.constants) | set(limit.aligned) <= set(kernel.arg_names)
         assert set(limit.parts) <= {part.name for part in PARTS}
 
 
