@@ -54,7 +54,7 @@ def test_a_new_one_takes_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(out.loss.detach(), -squared.mean() / 2)
     torch.testing.assert_close(torch.autograd.grad(out.loss, logprobs)[0], -squared / 3)
     assert out.metrics["clip_frac_low"] == 0
-    with pytest.raises(ValueError, match="'reinforce', 'half square'; got 'square'"):
+    with pytest.raises(ValueError, match="'half square'; got 'square'"):
         policy_loss(logprobs, old, advantages, ends, objective="square")
 
 

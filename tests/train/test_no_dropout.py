@@ -18,6 +18,7 @@ from siri_train.model.no_dropout import set_rl_mode
 from siri_train.monitor import alarms
 from siri_train.train import train
 from tests.train.damage import edit_json, model_folder
+from tests.train.test_metrics_page import QUIET
 
 SMALL = {
     "vocab_size": 37, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -111,10 +112,7 @@ def test_a_run_of_a_model_with_dropout(seed: int, tiny: Any, tmp_path: Path) -> 
 def test_a_sampler_that_is_not_the_trainer_raises_an_alarm(
     kl: float | None, ratio: float | None, alarm: bool
 ) -> None:
-    row = {
-        "step": 3, "truncated_frac": 0.0, "groups_all_zero": 0.0, "grad_norm": 1.0, "cap": 9,
-        "rollout_kl": kl, "rollout_ratio_max": ratio,
-    }  # fmt: skip
+    row = {**QUIET, "step": 3, "rollout_kl": kl, "rollout_ratio_max": ratio}
     raised = alarms.check(row, [])
     assert [a["alarm"] for a in raised] == ["sampler-mismatch"] * alarm
     assert all(a["cause"] and a["action"] and a["step"] == 3 for a in raised)

