@@ -61,8 +61,9 @@ def drawn(cases: Sequence[Mapping[str, int]], count: int, seed: str) -> set[int]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What ``@pytest.mark.draw(count)`` leaves out is slow: ``make test-slow`` runs it. Tests that
-    are named on the command line all run.
+    """What ``@pytest.mark.draw(count)`` leaves out is slow: ``make test-slow`` runs it, and three
+    of four cases that are ``@pytest.mark.costly``. Tests that are named on the command line all
+    run.
 
     ``draw(count)`` is for the cases of one test, ``draw(count, "name")`` for all tests of a file
     with this name together: whoever runs the file has all of them, so everybody draws the same.
@@ -71,6 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     families: dict[tuple[str, int, bool], list[Any]] = defaultdict(list)
     for item in items:
+        if item.get_closest_marker("costly") is not None:
+            if random.Random(f"{DRAW} {item.nodeid}").random() > 1 / 4:
+                item.add_marker(pytest.mark.slow)
         mark = item.get_closest_marker("draw")
         if mark is not None:
             count, *named = mark.args

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import drawn
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("asked", "code"), [("1", 2), ("0", 0)])
 def test_an_absent_peer_is_an_error_where_peers_are_asked_for(tmp_path, asked, code):
     """2: pytest stops at a file it cannot collect."""
@@ -60,7 +61,7 @@ def test_other_days_draw_other_cases():
 def test_what_make_test_leaves_out_make_test_slow_runs(tmp_path):
     conftest = Path(__file__).with_name("conftest.py").read_text(encoding="utf-8")
     (tmp_path / "conftest.py").write_text(conftest, encoding="utf-8")
-    marks = "[pytest]\nmarkers =\n  slow: s\n  draw: d\naddopts = -m 'not slow' -v\n"
+    marks = "[pytest]\nmarkers =\n  slow: s\n  draw: d\n  costly: c\naddopts = -m 'not slow' -v\n"
     (tmp_path / "pytest.ini").write_text(marks, encoding="utf-8")
     (tmp_path / "test_wide.py").write_text(
         "import pytest\n"
@@ -72,7 +73,10 @@ def test_what_make_test_leaves_out_make_test_slow_runs(tmp_path):
         "def test_one(): pass\n"
         "@pytest.mark.draw(1, 'pair')\n"
         "@pytest.mark.parametrize('a', [1])\n"
-        "def test_two(a): pass\n",
+        "def test_two(a): pass\n"
+        "@pytest.mark.costly\n"
+        "@pytest.mark.parametrize('a', range(60))\n"
+        "def test_costly(a): pass\n",
         encoding="utf-8",
     )
 
@@ -100,6 +104,8 @@ def test_what_make_test_leaves_out_make_test_slow_runs(tmp_path):
     outputs = run.stdout.split("RUN")[1:]
     pairs = [("::test_one " in out, "::test_two[1] " in out) for out in outputs]
     assert sorted(pairs[:2]) == [(False, True), (True, False)] and not any(pairs[2])
+    costly = [{a for a in range(60) if f"::test_costly[{a}] " in out} for out in outputs]
+    assert 5 < len(costly[0]) < 25 and costly[1] == {*range(60)} - costly[0] and not costly[2]
     quick, slow, named = map(ran, outputs)
     assert len(quick) == 3 and {name[-1] for name in quick} == set("xyz")
     assert len(slow) == 24 and not quick & slow and named == {"4-z"}

@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 import siri_kernels
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +89,7 @@ def dangling(root: Path, packages: tuple[str, ...] = PACKAGES) -> list[str]:
     ]
 
 
+@pytest.mark.costly
 def test_references_resolve() -> None:
     assert not dangling(ROOT)
 

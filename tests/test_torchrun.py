@@ -25,6 +25,7 @@ if made < times:
 """
 
 
+@pytest.mark.costly
 @pytest.mark.draw(1)
 @pytest.mark.parametrize(
     ("how", "times", "launches"), [("abort", 1, 2), ("abort", 9, 2), ("exit", 1, 1)]

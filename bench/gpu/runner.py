@@ -86,7 +86,8 @@ class Runner:
         self.budget = (call.budget or plan.BUDGETS[call.name]) - plan.MARGIN
         self.records = Records(call.out / f"{call.name}.jsonl", {"call": call.name})
         self.log = call.out / f"{call.name}.log"
-        self.scratch = Path(tempfile.mkdtemp(prefix="gpu_run_"))
+        self._scratch = tempfile.TemporaryDirectory(prefix="gpu_run_")  # goes with the runner
+        self.scratch = Path(self._scratch.name)
         self.environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(

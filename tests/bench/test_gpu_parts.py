@@ -204,6 +204,7 @@ def test_restated_losses_are_their_trainers(name):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.costly
 def test_tests_write_a_line_for_each_failure(tmp_path):
     (tmp_path / "test_x.py").write_text(
         "import pytest\n"

@@ -284,6 +284,7 @@ def _alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_a_crash_a_hang_and_a_missing_package_lose_nothing_of_the_others(tmp_path):
     """Real processes: the parts themselves, at the sizes of a rehearsal."""
     done = subprocess.run(

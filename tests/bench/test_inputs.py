@@ -8,6 +8,7 @@ import torch
 from bench.inputs import language_inputs, uniform_inputs
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("entropy", [0.5, 1.0])
 def test_entropy_and_tail(entropy):
     hidden, weight, targets = language_inputs(256, 128, 20_000, entropy)

@@ -32,7 +32,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.draw(1, "processes")
+@pytest.mark.costly
 def test_dry_run_writes_goes_on_and_compares(tmp_path):
     command = ["kernels", "--dry-run", "--out", str(tmp_path), "--only", "advantages"]
     command += ["--without", "TRL"]
@@ -79,6 +79,7 @@ def test_rows_have_names_of_their_own_and_the_grid_is_whole():
     assert {2**15, 2**18, 2**20} <= tokens
 
 
+@pytest.mark.costly
 def test_no_gpu_is_an_error_before_anything_runs():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -86,7 +87,7 @@ def test_no_gpu_is_an_error_before_anything_runs():
     assert done.returncode == 1 and done.stderr.startswith("bench: no GPU here")
 
 
-@pytest.mark.draw(1, "processes")
+@pytest.mark.costly
 def test_a_spent_budget_says_so(tmp_path):
     done = run("kernels", "--dry-run", "--out", str(tmp_path), "--budget", "0", "--only", "loss")
     assert done.returncode == 0 and "run the same command again" in done.stdout

@@ -75,6 +75,7 @@ def test_units():
     assert [amount(x) for x in (2.5, 0.0025, 2.5e-6, None)] == ["2.5 s", "2.5 ms", "2.5 us", ""]
 
 
+@pytest.mark.costly
 def test_plots_from_the_json_alone(tmp_path):
     pytest.importorskip("matplotlib", reason="plots need matplotlib (pip install '.[bench]')")
     (tmp_path / "kernels.json").write_text(json.dumps(result()))

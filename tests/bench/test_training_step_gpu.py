@@ -19,7 +19,7 @@ def call(out: Path, *options: str) -> int:
     return main([*command, *options])
 
 
-@pytest.mark.draw(1, "processes")
+@pytest.mark.costly
 def test_it_runs_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +57,7 @@ def test_it_runs_and_the_same_command_goes_on(
     assert call(tmp_path, "--context", "128") == 0 and asked[4:] == [128]
 
 
-@pytest.mark.draw(1, "processes")
+@pytest.mark.costly
 def test_a_case_that_fails_is_named() -> None:
     arguments = bench.argparse.Namespace(
         shape="tiny", device="cuda:99", rounds=1, entropy=0.7, limit=800.0

@@ -239,6 +239,7 @@ def test_limits_are_of_kernels_that_exist():
         assert set(limit.parts) <= {part.name for part in PARTS}
 
 
+@pytest.mark.costly
 def test_check_says_which_variant_has_a_fault(monkeypatch, capsys):
     monkeypatch.setattr(calls, "all_calls", lambda: [some_call()])
     monkeypatch.setattr("siri_kernels.aot.variants.all_calls", calls.all_calls)

@@ -120,6 +120,7 @@ def test_advantages_of_an_unknown_number_of_groups():
     assert torch.equal(graph(rewards, ids), group_advantages(rewards, ids).std.sum())
 
 
+@pytest.mark.costly
 def test_another_length_or_number_does_not_compile_again():
     weight = torch.randn(40, 8, requires_grad=True)
 
@@ -250,6 +251,7 @@ CASES = {
 ALL = [pytest.param(n, g, 1, marks=pytest.mark.slow) for n in CASES for g in (True, False)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name, fullgraph, step", [*((n, True, 5) for n in CASES), *ALL])
 def test_the_same_refusals(name, fullgraph, step):
     refused = 0

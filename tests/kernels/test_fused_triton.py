@@ -149,7 +149,9 @@ def check(this, most):
             assert count == most
 
 
-@settings(max_examples=40 if REAL else 10, deadline=None, phases=(Phase.generate,))
+@pytest.mark.draw(1)
+@pytest.mark.parametrize("part", range(2))
+@settings(max_examples=20 if REAL else 5, deadline=None, phases=(Phase.generate,))
 @given(
     rows=st.sampled_from([1, 5, 64, 65, 127, 128, 129, 300]),
     vocabulary=st.sampled_from([1, 7, 255, 256, 257, 1000, 2600]),
@@ -162,7 +164,7 @@ def check(this, most):
     seed=st.integers(0, 1000),
 )
 def test_every_partition_gives_what_float64_gives(
-    rows, vocabulary, width, dtype, temperature, spread, tiles, programs, seed
+    part, rows, vocabulary, width, dtype, temperature, spread, tiles, programs, seed
 ):
     before = fused.SCRATCH, fused.multiprocessors
     fused.SCRATCH, fused.multiprocessors = tiles * rows * IDS, lambda device: programs

@@ -67,7 +67,7 @@ def ids_of(groups, size):
     return torch.arange(groups * size) // size
 
 
-@pytest.mark.draw(6)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("level", [0.1, -1e4 / 3, 7.0])
 @pytest.mark.parametrize("baseline", ["mean", "leave_one_out", "none"])
 def test_a_constant_batch_has_a_batch_std_of_exactly_0(wrong_by, level, baseline, monkeypatch):
@@ -126,7 +126,7 @@ def test_the_ratio_of_an_unchanged_policy_is_exactly_1(wrong_by):
         assert float(out.loss) == -1
 
 
-@pytest.mark.draw(8)
+@pytest.mark.draw(4)
 @pytest.mark.usefixtures("small_slots", "wrong_exponentials")
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_tolerance_of_the_losses_tests_holds(name):

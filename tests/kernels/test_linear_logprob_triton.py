@@ -162,6 +162,7 @@ def test_ids_with_many_entries(monkeypatch):
     assert 0 < dense[0] < 1 and dense[1] == 0, "both cases must have run"
 
 
+@pytest.mark.costly
 def test_only_what_is_asked_for():
     *inputs, targets = zipf_head(TOKENS, VOCABULARY, 0.5)
     inputs.append(torch.randn(VOCABULARY))
@@ -290,6 +291,7 @@ def test_selective(dtype, temperature, monkeypatch):
         assert (mine[4] == 0).all() and (mine[6] == 0).all() and (mine[5, 9] == 0)
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(DEVICE == "cuda", reason="needs a GPU for each process")
 def test_vocabulary_over_two_processes(tmp_path):
     sharded.check(tmp_path, "triton", [(torch.float32, 1e-2, True), (torch.bfloat16, 0.0, False)])

@@ -113,6 +113,7 @@ def test_minus_infinity_in_bias_is_a_token_that_cannot_be(tail):
     assert (sure[0] == -INF).all() and sure[1].isfinite().all()
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_a_row_that_is_not_finite_is_so_alone(bad):
     hidden, weight, targets = zipf_head(TOKENS, VOCABULARY, 0.3)
@@ -149,6 +150,7 @@ def test_an_unchecked_target_out_of_range_reads_nothing_outside(monkeypatch):
         assert all(g[fine].isfinite().all() for g in grads[:1])
 
 
+@pytest.mark.costly
 def test_runs_repeat_and_rows_do_not_depend_on_their_neighbours():
     """Bit for bit; of rows: given the same logits, which the identity for a head makes sure of."""
     logits = torch.randn(TOKENS, 84) * 4
@@ -198,6 +200,7 @@ def test_error_bound_of_many_batches(monkeypatch):
     error_bound(monkeypatch, 4000 if DEVICE == "cuda" else 300)
 
 
+@pytest.mark.costly
 def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
     """Triton takes the current GPU, whatever its arguments say: every launch is within a guard."""
     from triton.runtime.interpreter import InterpretedFunction

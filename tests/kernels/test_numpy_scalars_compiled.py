@@ -43,6 +43,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("name", TAKEN)
 @settings(max_examples=3, derandomize=True)
 @given(

@@ -86,6 +86,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize("change", REFUSED, ids=str)
 def test_the_same_refusals(change):
     def call():

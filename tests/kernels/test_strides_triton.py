@@ -10,7 +10,7 @@ from .strides import cases, check, label
 pytestmark = direct
 
 
-@pytest.mark.draw(20)
+@pytest.mark.draw(10)
 @pytest.mark.parametrize("case", cases(small=True), ids=label)
 def test_strides_change_nothing(case):
     check(case, "triton")

@@ -314,6 +314,7 @@ def test_a_resized_model_asks_to_be_wrapped_again():
     torch.testing.assert_close(model(**inputs, targets=targets).logprobs, want)
 
 
+@pytest.mark.costly
 def test_compiled_it_gives_the_same():
     torch._dynamo.reset()
     model = LogprobHead.wrap(make("qwen2"))

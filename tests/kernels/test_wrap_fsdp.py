@@ -61,6 +61,7 @@ def sharded(model, units, param_dtype, **policy):
     return fully_shard(model, **options)
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize("units", ["root", "layers", "head", "layers+head", "base+head"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["qwen2", "granite"])

@@ -158,6 +158,7 @@ def test_a_change_that_the_model_does_not_read_changes_nothing(family):
         )
 
 
+@pytest.mark.costly
 @torch.no_grad()
 def test_compiled_it_is_one_graph_and_follows_a_change_too():
     torch._dynamo.reset()

@@ -2,20 +2,20 @@
 
     torchrun --nproc-per-node 2 -m tests.train.ranks FOLDER all
 
-FOLDER/config.yaml is the recipe of the runs. Results are left in FOLDER.
+or, the quick part of it, in two forked processes: :func:`fork`. FOLDER/config.yaml is the recipe of
+the runs. Results are left in FOLDER.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import multiprocessing
 import os
-import random
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,115 +33,29 @@ from siri_train.config.run import DistributedConfig
 from siri_train.config.run import TrainConfig as Train
 from siri_train.model import fsdp, packing
 from siri_train.model.attention import prepare
-from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy, load_policy
 from siri_train.rollout import EngineError, TransformersEngine
 from siri_train.train import train, update
-from siri_train.trainer import update as parts
 from siri_train.trainer.optimizer import MasterAdamW, make_optimizer, step_if_finite
-from siri_train.trainer.reference_model import Reference
 from siri_train.trainer.signals import Stopped
 from tests.train.conftest import TINY
+from tests.train.ranks_cases import cases, gradient, rows_cut, samples
 from tests.train.ranks_memory import memory, sharded_random
 
 DYNAMIC = ("train.steps=3", "rollout.oversample=2", "rollout.max_rounds=2")
-AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "token-sum-norm")
 SCRATCH = ModelConfig(
     path="scratch", scratch=ArchitectureConfig(hidden_size=32, intermediate_size=64, layers=2)
 )
 
 
-class Recorder(torch.optim.SGD):
-    """Keeps the whole gradient instead of stepping."""
-
-    gradient: torch.Tensor
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        parts = [p.grad for group in self.param_groups for p in group["params"]]
-        whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in parts]
-        self.gradient = torch.cat([p.flatten() for p in whole]).clone()
-
-
-def samples(count: int, seed: int = 0) -> list[Sample]:
-    """Random responses of very unequal lengths; a third have no advantage."""
-    rng = random.Random(seed)
-    made = []
-    for _ in range(count):
-        n = 1 + int(40 * rng.random() ** 2)
-        made.append(
-            Sample(
-                [1, *(rng.randrange(10, 37) for _ in range(rng.randrange(1, 8))), 3],
-                [rng.randrange(4, 37) for _ in range(n)],
-                [-3.6 + 0.3 * rng.random() for _ in range(n)],
-                advantage=rng.choice([-1.2, -0.3, 0.0, 0.0, 0.7, 1.5]),
-            )
-        )
-    return made
-
-
-def random_plan(
-    lengths: list[int], token_budget: int, *, ranks: int = 1, at_least: int = 1
-) -> list[list[list[int]]]:
-    """Another packing than ``packing.plan``: sequences thrown into rows at random."""
-    rng = random.Random(len(lengths))
-    rows: list[list[int]] = [[] for _ in range(ranks * at_least)]
-    for index in range(len(lengths)):
-        rng.choice(rows).append(index)
-    return [rows[start : start + ranks] for start in range(0, len(rows), ranks)]
-
-
-@contextlib.contextmanager
-def rows_cut(micro_batches: int, shuffled: bool) -> Iterator[None]:
-    """Rows of the update: how many rounds, and by which packing."""
-    made = packing.micro_batches
-
-    def fixed(*args: Any, **kwargs: Any) -> Any:
-        return made(*args, **kwargs, at_least=micro_batches)
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(parts, "micro_batches", fixed))
-        if shuffled:
-            stack.enter_context(mock.patch.object(packing, "plan", random_plan))
-        yield
-
-
-def gradient(
-    policy: Policy, batch: list[Sample], loss: LossConfig, other: Policy
-) -> tuple[torch.Tensor, Any]:
-    """The gradient of one update over ``batch`` and its statistics; ``other``: the reference."""
-    recorder = Recorder(policy.model.parameters(), lr=1.0)
-    config = Train(mini_batches=1, token_budget=10_000, grad_clip=1e9)
-    stats = update(
-        policy, recorder, batch, config, loss, temperature=0.9, constant_length=24, seed=0,
-        reference=Reference(other, own=True) if loss.kl_coef else None,
-    )  # fmt: skip
-    return recorder.gradient, stats
-
-
-def cases() -> Iterator[tuple[str, LossConfig, int, bool, list[Sample]]]:
-    """(name, loss, micro-batches, shuffled, samples); the same without ranks and with two."""
-    for aggregation in AGGREGATIONS:
-        for coefficient in (0.0, 0.01):
-            loss = LossConfig(aggregation=aggregation, entropy_coef=coefficient)
-            for micro_batches in (1, 3):
-                for shuffled in (False, True):
-                    name = f"{aggregation} {coefficient} {micro_batches} {shuffled}"
-                    yield name, loss, micro_batches, shuffled, samples(24)
-    for micro_batches in (1, 3):
-        with_kl = LossConfig(kl_coef=0.5, kl_estimator="k2")
-        yield f"kl {micro_batches} False", with_kl, micro_batches, False, samples(24)
-    one = [s for s in samples(24) if s.advantage][:1]
-    yield "one sequence", LossConfig(), 1, False, one  # the second rank has a dummy only
-
-
-def gradients(sharding: DistributedConfig | None) -> dict[str, Any]:
-    """Every case's gradient and statistics."""
+def gradients(sharding: DistributedConfig | None, count: int | None = None) -> dict[str, Any]:
+    """Gradient and statistics of :func:`cases`."""
     torch.manual_seed(1)
     other = load_policy(SCRATCH, torch.device("cpu"), sharding=sharding)
     torch.manual_seed(0)
     policy = load_policy(SCRATCH, torch.device("cpu"), sharding=sharding)
     results = {}
-    for name, loss, micro_batches, shuffled, batch in cases():
+    for name, loss, micro_batches, shuffled, batch in cases(count):
         with rows_cut(micro_batches, shuffled):
             vector, stats = gradient(policy, batch, loss, other)
         results[name] = (vector, vars(stats))
@@ -236,10 +150,12 @@ def untied(cut: bool | None, overrides: tuple[str, ...] = (), seed: int = 0) -> 
     return Policy(model, tokenizer=None, eos_ids=frozenset([0]), softcap=None)
 
 
-def head_gradients(cut: bool | None) -> dict[str, tuple[torch.Tensor, Any]]:
+def head_gradients(
+    cut: bool | None, count: int | None = None
+) -> dict[str, tuple[torch.Tensor, Any]]:
     """The cases' gradients of :func:`untied`; those of one aggregation, and the dummy's."""
     other, policy, results = untied(cut, seed=1), untied(cut), {}
-    for name, loss, micro_batches, shuffled, batch in cases():
+    for name, loss, micro_batches, shuffled, batch in cases(count):
         if name.startswith(("token-mean", "one", "kl")):
             with rows_cut(micro_batches, shuffled):
                 vector, stats = gradient(policy, batch, loss, other)
@@ -247,11 +163,11 @@ def head_gradients(cut: bool | None) -> dict[str, tuple[torch.Tensor, Any]]:
     return results
 
 
-def cut_head(folder: Path) -> dict[str, Any]:
+def cut_head(folder: Path, count: int | None) -> dict[str, Any]:
     """The head sharded by vocabulary: gradients, log-probs, sampling, saved weights, resumed to
     the bit, mixed precision."""
     policy = untied(True)
-    results: dict[str, Any] = {"gradients": head_gradients(True)}
+    results: dict[str, Any] = {"gradients": head_gradients(True, count)}
     batch = next(
         packing.micro_batches(samples(8 + distributed.rank()), 10_000, torch.device("cpu"))
     )
@@ -366,30 +282,87 @@ def rollouts(folder: Path) -> dict[str, str]:
     return {"failed": failed, "stopped": stopped, "dynamic": run("dynamic", *DYNAMIC)}
 
 
-def main(folder: Path) -> None:
+def quick(folder: Path, count: int | None = 6) -> None:
+    """Seconds of one core: each kind of sharded model, and a run that is resumed.
+
+    Args:
+        folder: where the recipe is.
+        count: of the cases of gradients.
+    """
+    mine = {
+        "collectives": collectives(),
+        "gradients": gradients(DistributedConfig(), count),
+        "policies": policies(folder),
+        "one rank fails": one_rank_fails(folder),
+        "cut head": cut_head(folder, count),
+    }
+    torch.save(mine, folder / f"rank{distributed.rank()}.pt")
+    for resume in ("never", "auto"):
+        overrides = [f"output={folder / 'cut'}", f"train.steps={2 if resume == 'never' else 4}"]
+        train(load_config(folder / "config.yaml", overrides), resume)
+
+
+def everything(folder: Path) -> None:
+    """The quick part, and what takes a minute."""
+    quick(folder, count=None)
+    torch.save({"masters": masters(folder), "memory": memory()},
+               folder / f"slow{distributed.rank()}.pt")  # fmt: skip
+    recipe = folder / "config.yaml"
+    train(load_config(recipe, [f"output={folder / 'whole'}", "train.steps=4",
+                               "train.rehearse=always"]))  # fmt: skip
+    torch.save(rollouts(folder), folder / f"rollouts{distributed.rank()}.pt")
+    # A checkpoint of one process, left by the test, continued by two.
+    train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
+
+
+def fork(folder: Path, timeout: float = 600) -> None:
+    """Two forked ranks at :func:`quick`: without the ten seconds in which two of torchrun's import
+    everything.
+
+    Raises:
+        AssertionError: with what a rank wrote, if it failed or did not end in ``timeout`` seconds.
+    """
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+
+    def work(rank: int) -> None:
+        with open(folder / f"said{rank}.txt", "w") as said:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+        sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)
+        os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+        torch.set_num_threads(1)
+        with distributed.session("cpu"):
+            quick(folder)
+
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=work, args=(rank,)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    end = time.monotonic() + timeout
+    for process in ranks:
+        process.join(max(0.0, end - time.monotonic()))
+    ended = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+        process.join()
+    said = "\n".join((folder / f"said{rank}.txt").read_text() for rank in (0, 1))
+    assert ended == [0, 0], f"exit codes {ended}\n{said}"
+
+
+def main(folder: Path, task: Callable[[Path], None]) -> None:
+    """One rank of torchrun's at a task of this file."""
     torch.set_num_threads(1)
-    with distributed.session("cpu"):
-        mine = {
-            "collectives": collectives(),
-            "gradients": gradients(DistributedConfig()),
-            "policies": policies(folder),
-            "masters": masters(folder),
-            "memory": memory(),
-            "one rank fails": one_rank_fails(folder),
-            "cut head": cut_head(folder),
-        }
-        torch.save(mine, folder / f"rank{distributed.rank()}.pt")
-        recipe = folder / "config.yaml"
-        for resume in ("never", "auto"):
-            steps = 2 if resume == "never" else 4
-            train(load_config(recipe, [f"output={folder / 'cut'}", f"train.steps={steps}"]), resume)
-        whole = [f"output={folder / 'whole'}", "train.steps=4", "train.rehearse=always"]
-        train(load_config(recipe, whole))
-        torch.save(rollouts(folder), folder / f"rollouts{distributed.rank()}.pt")
-        # A checkpoint of one process, left by the test, continued by two.
-        train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
+    if task is everything:
+        with distributed.session("cpu"):
+            task(folder)
+    else:
+        task(folder)
 
 
 if __name__ == "__main__":
-    task = {"all": main, "killed": killed, "again": again}[sys.argv[2]]
-    task(Path(sys.argv[1]))
+    named = {"all": everything, "killed": killed, "again": again}[sys.argv[2]]
+    main(Path(sys.argv[1]), named)

@@ -236,6 +236,7 @@ def test_the_installed_varlen_takes_what_it_is_given() -> None:
     assert parameters["window_size"].default == (-1, -1)
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("seed", range(12))
 def test_flex_blocks_are_those_that_hold_a_visible_pair(seed: int) -> None:
     rng = random.Random(seed)

@@ -15,7 +15,7 @@ from tests.conftest import DRAW
 from tests.train.bad_inputs.bed import RECIPE, Bad, answer, faults
 from tests.train.bad_inputs.families import FAMILIES
 
-EACH = 6
+EACH = 3
 """Inputs of each family in the ordinary run, drawn anew each day; the slow mark takes all."""
 
 
@@ -128,6 +128,7 @@ SEEN: dict[Callable[[list[str]], int], str] = {
 }
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("main", SEEN)
 def test_the_bed_sees_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch, main: Callable[[list[str]], int]

@@ -111,7 +111,7 @@ def run(tiny: Any, trained: Path) -> Path:
     return shutil.copytree(trained, tiny().run_dir)
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
@@ -167,7 +167,7 @@ def test_another_models_state_is_refused(run: Path, tiny: Any) -> None:
         train(tiny("train.steps=4"))
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_a_resumed_branch_is_not_left_for_the_old_one(
     run: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +181,7 @@ def test_a_resumed_branch_is_not_left_for_the_old_one(
     assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1, 2, 3]
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_a_write_that_fails_stops_cleanly_and_loses_nothing(
     run: Path, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,7 +217,7 @@ def test_saving_reports_any_error_as_its_own(
         train(tiny("train.steps=4"))
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_lagged_checkpoints(tiny: Any) -> None:
     run = train(
         tiny("schedule.cycle=8", "train.steps=10", "checkpoint.lag=2", "checkpoint.every=0")
@@ -232,7 +232,7 @@ def test_lagged_checkpoints(tiny: Any) -> None:
         tiny("schedule.cycle=8", "checkpoint.lag=4")
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best of given evaluations stays, among equal ones the shorter; before training none."""
     given = iter([(0.9, 50), (0.3, 40), (0.5, 40), (0.5, 40), (0.5, 30), (0.4, 9)])
@@ -328,7 +328,7 @@ def test_another_models_checkpoint_is_refused(
     assert (run / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 @pytest.mark.parametrize("file", ["metrics.jsonl", "eval.jsonl"])
 def test_a_full_disk_at_an_append_stops_cleanly(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, file: str

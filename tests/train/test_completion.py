@@ -70,6 +70,7 @@ LINES = {
 }
 
 
+@pytest.mark.costly
 def test_bash_completes_lines(folder: Path) -> None:
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(

@@ -62,6 +62,7 @@ NO_ROW = (
 ROW = st.integers(0, 9).map(lambda step: json.dumps({"step": step, "é": "名"}, ensure_ascii=False))
 
 
+@pytest.mark.costly
 @given(st.lists(ROW.map(str.encode) | NO_ROW, max_size=8), st.integers(0, 10))
 @settings(derandomize=True, max_examples=80, deadline=None)
 def test_good_rows_stay_as_they_are_and_damaged_ones_are_kept_beside(
@@ -226,6 +227,7 @@ def damages(state: dict[str, Any], trap: str) -> dict[str, Any]:
     return {k: v for k, v in found.items() if not k.startswith(fine)}
 
 
+@pytest.mark.costly
 def test_odd_states_are_refused_in_one_line_and_nothing_runs(
     run: Path, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +275,7 @@ def test_odd_indices_are_refused(run: Path, tiny: Any, content: bytes) -> None:
         run_module.resume_from(tiny("train.steps=3"), "auto")
 
 
+@pytest.mark.costly
 def test_a_hole_in_the_metrics_is_told(
     run: Path, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def source(size: int) -> list[SourceConfig]:
     return [SourceConfig(kind="reasoning_gym", task="chain_sum", size=size, params=params)]
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("seed", range(4))
 def test_params_that_never_end(hanging: Any, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     rng = random.Random(seed)

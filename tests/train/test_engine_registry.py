@@ -69,6 +69,7 @@ def test_no_module_compares_with_an_engines_name(tmp_path: Path) -> None:
     assert compared(planted) == [f"planted.py:{n}" for n in (1, 3, 4, 7)]
 
 
+@pytest.mark.costly
 def test_an_engine_of_ones_own_trains(tiny: Any, plain: Any) -> None:
     config = tiny(
         "rollout.engine=plain", "train.steps=2", "rollout.prompts=2", "rollout.shards=2",

@@ -49,6 +49,7 @@ def one_line(command: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     return error
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("how", ["flip", "cut", "grow", "remove"])
 def test_every_damaged_file_is_found(
     how: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -259,6 +260,7 @@ def test_an_export_into_an_empty_folder(run: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "run"]
 
 
+@pytest.mark.draw(1)
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", [1, 9])

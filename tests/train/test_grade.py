@@ -80,6 +80,7 @@ def test_the_weights_of_a_run_are_not_replaced_unasked(
     assert asked(fake) == 2 and graded(trained) == last_evaluation(trained.parents[1])
 
 
+@pytest.mark.costly
 @pytest.mark.draw(2, "servers")
 def test_a_server_with_other_weights_is_not_believed(
     fake: FakeVllm, trained: Path, capsys: pytest.CaptureFixture[str]
@@ -104,6 +105,7 @@ def test_a_server_that_is_not_there(
     fake.start()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("engine", "reason"),
     [
@@ -187,6 +189,7 @@ def copies(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[bool]:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.draw(2, "servers")
 def test_the_model_is_copied_only_to_sample_ahead(
     tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,7 @@ def test_a_run_writes_everything_it_promises(tiny: Any) -> None:
         export(run, "siri-low")
 
 
+@pytest.mark.costly
 @pytest.mark.draw(3, "runs")
 def test_a_killed_run_continues_as_if_nothing_had_happened(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +139,7 @@ def test_more_steps_extend_a_finished_run_and_fewer_are_refused(tiny: Any) -> No
         train(tiny("train.steps=3"), resume="never")
 
 
+@pytest.mark.costly
 @pytest.mark.draw(3, "runs")
 def test_resume_from_a_named_checkpoint(tiny: Any, tmp_path: Path) -> None:
     run = train(tiny("train.steps=4"))

@@ -70,7 +70,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.draw(6)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(("shape", "dtype", "budget", "checkpointing", "lengths"), CASES)
 def test_estimate_is_within_15_percent_of_the_measured_peak(
     shape: Any, dtype: str, budget: int, checkpointing: bool, lengths: int
@@ -228,6 +228,7 @@ def test_a_colocated_vllm_takes_its_share_and_gives_it_back_while_it_sleeps() ->
     assert "does NOT fit" in text and "rollout.vllm.gpu_memory_utilization (0.9)" in text
 
 
+@pytest.mark.costly
 def test_hours_from_the_rates_of_a_run(tiny: Any, tmp_path: Path) -> None:
     run = train(tiny("train.steps=4", f"output={tmp_path / 'measured'}"))
     rates = measured_rates(run)

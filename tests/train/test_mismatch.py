@@ -120,6 +120,7 @@ def test_a_log_prob_that_was_not_reported_weighs_one(policy: Policy) -> None:
     assert stats.rollout_kl == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("old", ["rollout", "recompute"])
 def test_the_mismatch_is_logged_each_step(
     tiny: Any, old: str, monkeypatch: pytest.MonkeyPatch

@@ -36,6 +36,7 @@ def refusal(folder: Path) -> str:
     return text
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("seed", range(8))
 def test_any_damage_is_one_line_or_leaves_the_weights(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
@@ -56,6 +57,7 @@ def test_any_damage_is_one_line_or_leaves_the_weights(seed: int, tmp_path: Path)
     assert refused >= 4  # most damages are none that can be lived with
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("seed", range(10))
 def test_weights_that_are_not_the_models_are_named(seed: int, tmp_path: Path) -> None:
     """Tensors drawn and then left out, renamed, cut, or stored as integers."""

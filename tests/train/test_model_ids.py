@@ -32,6 +32,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("seed", range(6))
 def test_a_tokenizer_that_is_larger_than_the_model(seed: int, tmp_path: Path) -> None:
     """Rows are cut off the embedding, or words added to the tokenizer: the first too many is
@@ -67,6 +68,7 @@ def test_a_special_token_past_the_embedding(kind: str, tmp_path: Path) -> None:
     assert kind in text and "'<nowhere>' is id 37" in text and "37 rows" in text
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
 @pytest.mark.parametrize("key", ["eos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("seed", range(3))
@@ -153,6 +155,7 @@ SAMPLING = {
 }  # fmt: skip
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("seed", range(8))
 def test_an_unsavable_generation_config_is_mended_or_refused(
     seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -217,6 +220,7 @@ def sampled(policy: Policy) -> list[list[int]]:
     return [completion.token_ids for group in groups for completion in group]
 
 
+@pytest.mark.costly
 def test_odd_sampling_values_are_refused_or_neither_read_nor_in_the_way_of_saving(
     tmp_path: Path,
 ) -> None:

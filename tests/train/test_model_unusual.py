@@ -133,6 +133,7 @@ UNUSUAL: dict[str, Change] = {
 }  # fmt: skip
 
 
+@pytest.mark.draw(8)
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_the_weights_are_those_of_the_files(name: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m")

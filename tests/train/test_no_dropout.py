@@ -45,6 +45,7 @@ def run(model: Any, rows: torch.Tensor) -> torch.Tensor:
         return model.base_model(input_ids=rows, **packed).last_hidden_state
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_update_computes_what_the_sampler_did(family: str, checkpointing: bool) -> None:
@@ -77,6 +78,7 @@ def test_an_update_computes_what_the_sampler_did(family: str, checkpointing: boo
     assert model.config.to_dict() == before
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("seed", range(2))
 def test_a_run_of_a_model_with_dropout(seed: int, tiny: Any, tmp_path: Path) -> None:
     rng = random.Random(seed)

@@ -221,7 +221,7 @@ ENDS: dict[str, tuple[float, Tensor]] = {}
 """Gradient norm of the first update and last weights of every case that has run."""
 
 
-@pytest.mark.draw(6)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("case", CASES)
 def test_five_steps_whose_first_update_is_the_references(
     case: str, seen: Seen, reference: Path, oracles: tuple[Oracle, Oracle], tmp_path: Path

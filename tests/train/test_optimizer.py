@@ -147,6 +147,7 @@ def test_master_weights_resume_to_the_bit() -> None:
         assert again.state[q]["exp_avg"].dtype == torch.float32
 
 
+@pytest.mark.costly
 @pytest.mark.draw(3, "runs")
 def test_a_bfloat16_run_resumes_to_the_bit(tiny: Any, tmp_path: Path) -> None:
     recipe = ("model.dtype=bfloat16", "train.lr=1e-4")

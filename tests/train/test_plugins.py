@@ -89,6 +89,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.costly
 def test_train_with_one_of_each_kind(
     plugin: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +234,7 @@ SHAPES["learns"] = Shape(cap, observe=observe, periodic=False)
 """
 
 
+@pytest.mark.costly
 def test_what_a_shape_has_learnt_is_in_the_checkpoint(
     plugin: Callable[[str, str], str], tmp_path: Path
 ) -> None:

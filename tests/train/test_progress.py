@@ -50,6 +50,7 @@ def terminal(kind: str = "xterm-256color") -> Iterator[list[str]]:
     written.append(b"".join(chunks).decode())
 
 
+@pytest.mark.costly
 def test_a_run_in_a_terminal_shows_cap_length_accuracy_and_time_left(tiny: Any) -> None:
     with terminal() as written:
         train(tiny("train.steps=4", "eval.every=2"))
@@ -200,6 +201,7 @@ def test_sampling_shows_responses_done_and_all_without_touching_the_histories(
     assert [line.split("  ")[2] for line in lines] == [f"sampled {n}/16" for n in (4, 9, 14)]
 
 
+@pytest.mark.costly
 def test_the_loop_shows_what_is_being_sampled(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(Progress, "status", lambda self, text: seen.append(text))

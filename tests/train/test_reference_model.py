@@ -52,7 +52,7 @@ def demo_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_at_the_first_update_the_start_is_the_policy_to_the_bit(tiny: Any) -> None:
     """One update a step: the first KL is 0, and its gradient too, so SIRI's weights come out."""
     last = []
@@ -67,7 +67,7 @@ def test_at_the_first_update_the_start_is_the_policy_to_the_bit(tiny: Any) -> No
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_a_strong_kl_term_holds_the_policy_at_its_reference(tiny: Any) -> None:
     def last_kl(coefficient: float) -> float:
         config = tiny("train.steps=6", f"loss.kl_coef={coefficient}")
@@ -77,7 +77,7 @@ def test_a_strong_kl_term_holds_the_policy_at_its_reference(tiny: Any) -> None:
     assert 0 < last_kl(10.0) < 0.5 * last_kl(1e-6)
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 @pytest.mark.parametrize("reference", ["start", "another"])
 def test_a_resumed_run_is_the_whole_one_to_the_bit(
     tiny: Any, tmp_path: Path, reference: str
@@ -117,7 +117,7 @@ def test_files_that_changed_are_refused(tiny: Any, tmp_path: Path) -> None:
     assert "ref_kl" not in rows(run)[2] and (run / "reference.json").exists()
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"reference": "start", "files": 3}', "{"])
 def test_a_damaged_record_is_one_line_or_none(
     tiny: Any, content: str, capsys: pytest.CaptureFixture[str]
@@ -173,7 +173,7 @@ def test_what_cannot_be_a_reference_is_refused_before_work(tiny: Any, tmp_path: 
     assert not tiny().run_dir.exists()
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_the_reference_may_be_of_another_size(tiny: Any, tmp_path: Path) -> None:
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(START_FOLDER)
@@ -193,7 +193,7 @@ def test_the_reference_may_be_of_another_size(tiny: Any, tmp_path: Path) -> None
     assert line.split()[3:] == [f"{counted / 1e9:.3f}"] * 3
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_adapters_switched_off_are_the_reference(tiny: Any) -> None:
     pytest.importorskip("peft")
     lora = ("model.lora={rank: 4}", "train.steps=3", "train.mini_batches=1", "train.lr=1e-2")
@@ -231,7 +231,7 @@ def test_the_estimate_counts_a_second_copy_and_none_with_adapters() -> None:
     assert of(KL, "distributed.offload=true").training["reference model"] == 0
 
 
-@pytest.mark.draw(3, "runs")
+@pytest.mark.draw(2, "runs")
 def test_what_a_run_of_before_says_of_its_settings_is_nothing_new(
     tiny: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

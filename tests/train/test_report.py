@@ -127,6 +127,7 @@ def test_half_written_and_repeated_lines(tmp_path):
     check(write_report(tmp_path))
 
 
+@pytest.mark.draw(5)
 @pytest.mark.parametrize("name", ["summary.json", "checkpoints/manifest.json"])
 @pytest.mark.parametrize("content", ["", "{", "3", "null", '"x"', "[[[", "[1, null, {}]", "{}"])
 def test_broken_json_files(demo, name, content):
@@ -159,6 +160,7 @@ anything = st.recursive(
 KEYS = sorted(metric(LengthSchedule("cosine", 32, 16, 4), 0))
 
 
+@pytest.mark.costly
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from(KEYS), anything), max_size=6),

@@ -73,6 +73,7 @@ def noisy(folder: Path, shape: str, steps: int) -> None:
     jsonl(folder / "metrics.jsonl", rows)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("runs, limit", [(1, 1_000_000), (3, 3_000_000)])
 def test_paper_sized_runs_stay_small(tmp_path, runs, limit):
     for index in range(runs):

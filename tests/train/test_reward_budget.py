@@ -121,6 +121,7 @@ RUNAWAY = [
 ]  # fmt: skip
 
 
+@pytest.mark.costly
 def test_a_runaway_item_does_not_cost_its_process() -> None:
     pytest.importorskip("math_verify")
     pool = WorkerPool(_WORKER, ["60", str(4 << 30)], workers=1, wall_s=600.0, cpu_s=60.0)
@@ -163,6 +164,7 @@ def runaway_worker() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         process.wait()
 
 
+@pytest.mark.costly
 def test_nothing_is_left_of_a_process_whose_owner_is_gone() -> None:
     with runaway_worker() as (process, child):
         assert process.stdin is not None
@@ -174,6 +176,7 @@ def test_nothing_is_left_of_a_process_whose_owner_is_gone() -> None:
         assert not _alive(child)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_child_that_dies_takes_its_process_with_it(signum: signal.Signals) -> None:
     with runaway_worker() as (process, child):

@@ -61,6 +61,7 @@ def odd_worker(kinds: list[str]) -> str:
     return READY + LOOP + cases + "    say({'n': item['n']})\n"
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("kind", ODD)
 def test_an_odd_item_is_answered_by_none_and_the_others_as_ever(tmp_path: Path, kind: str) -> None:
     # Only what hangs waits for the wall; the others must not depend on it on a busy machine.
@@ -99,6 +100,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 LOOKING = {"wall_s": 600.0, "cpu_s": 600.0}
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("kind", ["noise", "sleeps", "is killed", "exits", "segfault"])
 def test_what_went_wrong_once_is_asked_again_elsewhere(
     tmp_path: Path, kind: str, later: Callable[[Path], None]
@@ -120,6 +122,7 @@ def test_what_went_wrong_once_is_asked_again_elsewhere(
     assert answers[3]["pid"] != answers[2]["pid"]  # type: ignore[index]
 
 
+@pytest.mark.costly
 def test_a_batch_has_a_budget(tmp_path: Path) -> None:
     workers = pool(tmp_path, odd_worker(["sleeps"]), wall_s=600.0)
     workers.map([{"n": 1, "do": "work"}])  # a process that is there
@@ -150,6 +153,7 @@ def test_the_first_start_is_not_in_the_budget(monkeypatch: pytest.MonkeyPatch) -
     assert call.over
 
 
+@pytest.mark.costly
 def test_children_end_with_their_worker(tmp_path: Path, later: Callable[[Path], None]) -> None:
     body = READY + LOOP + (
         "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -188,6 +192,7 @@ def test_a_worker_that_greets_oddly_does_not_start(tmp_path: Path, first: str) -
 EVALUATED = (r"2\sqrt3", r"\sqrt{12}")
 
 
+@pytest.mark.costly
 def test_a_stopped_worker_does_not_make_a_right_answer_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -221,6 +226,7 @@ def test_a_stopped_worker_does_not_make_a_right_answer_wrong(
         assert verifier.verdicts([EVALUATED]) == [True]
 
 
+@pytest.mark.costly
 def test_what_the_answer_itself_causes_stays_wrong() -> None:
     pytest.importorskip("math_verify")
     boxes = ["9^{9^{9^{9}}}", r"\sum_{k=1}^{1000000000} \frac{1}{k}", r"\binom{1000000}{500000}"]
@@ -305,6 +311,7 @@ def test_all_truncated_is_an_alarm_that_names_what_was_paid() -> None:
     assert alarm["alarm"] == "all-truncated" and "the mean reward is 0.25" in alarm["cause"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("seed", range(3))
 def test_a_process_that_does_not_read_is_given_up(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

@@ -111,6 +111,7 @@ PATHOLOGICAL = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.draw(4, "processes")
 def test_pathological_boxes_are_bounded_and_the_batch_goes_on() -> None:
     def cpu_s(workers: int, batch: list[tuple[str, str]]) -> float:
@@ -166,6 +167,7 @@ def test_works_from_threads(verifier: MathVerifier) -> None:
     assert results == [[True, False, True]] * 4
 
 
+@pytest.mark.costly
 @pytest.mark.draw(4, "processes")
 def test_close_ends_the_processes_and_a_later_call_starts_new_ones() -> None:
     verifier = MathVerifier(workers=1)

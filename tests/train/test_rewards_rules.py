@@ -16,6 +16,7 @@ from tests.train.spellings import all_equal, draw_number, none_equal, numbers, w
 SEEDS = range(10)
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_number_is_itself_in_every_spelling_and_no_other_number(seed: int) -> None:
     rng = Random(seed)
@@ -65,6 +66,7 @@ def _quantity(value: str, unit: str, rng: Random) -> str:
     return rng.choice(forms)
 
 
+@pytest.mark.draw(60)
 @pytest.mark.parametrize("base", sorted(SPELLINGS))
 def test_a_unit_agrees_with_its_spellings_and_with_no_other_unit(base: str) -> None:
     rng = Random(base)
@@ -119,6 +121,7 @@ def test_compound_units(seed: int) -> None:
     none_equal(speeds, f"{value} {other[1]}/{t}")
 
 
+@pytest.mark.draw(150)
 @pytest.mark.parametrize("word", sorted(NOT_COUNTED - set(KNOWN)))
 def test_a_word_that_scales_negates_or_connects_is_no_unit(word: str) -> None:
     for number in ("3", "18", "0.5"):

@@ -28,7 +28,7 @@ def last_weights(run: Path, step: int) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 @pytest.mark.parametrize("old", ["rollout", "recompute"])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_bits_equal_the_plain_loops(tiny: Any, asynchronous: bool, old: str) -> None:
@@ -46,7 +46,7 @@ def test_bits_equal_the_plain_loops(tiny: Any, asynchronous: bool, old: str) -> 
         assert torch.equal(value, weights[name]), name
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 def test_asynchronous_is_another_run(tiny: Any) -> None:
     """The test above can fail: sampling one step behind gives other results."""
     _, on = plain_train(tiny("train.steps=4"), behind=0)
@@ -99,7 +99,7 @@ def lose(completion: Completion, reason: str) -> None:
     completion.finish_reason, completion.error = "abort", reason
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 def test_a_prompt_that_fails_is_skipped_and_the_step_completes(tiny: Any, faulty: Any) -> None:
     def spoil(call: int, index: int, completion: Completion) -> None:
         if call == 1 and index == 2:
@@ -115,7 +115,7 @@ def test_a_prompt_that_fails_is_skipped_and_the_step_completes(tiny: Any, faulty
     assert alarm["step"] == 1 and "out of blocks" in alarm["cause"]
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 def test_when_every_prompt_fails_the_run_ends_with_its_state_safe(
     tiny: Any, faulty: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -136,7 +136,7 @@ def test_when_every_prompt_fails_the_run_ends_with_its_state_safe(
         assert torch.equal(value, last_weights(whole, 4)[name])
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_bad_log_probs_are_never_trained_on(
     tiny: Any, faulty: Any, asynchronous: bool, tmp_path: Path
@@ -168,7 +168,7 @@ def test_bad_log_probs_are_never_trained_on(
         train(tiny("train.steps=3", f"output={tmp_path / 'other'}"))
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 def test_dynamic_sampling_trains_on_informative_groups_only(tiny: Any) -> None:
     run = train(tiny("train.steps=4", "rollout.oversample=2", "rollout.max_rounds=2"))
     metrics = rows(run / "metrics.jsonl")
@@ -183,7 +183,7 @@ def test_dynamic_sampling_trains_on_informative_groups_only(tiny: Any) -> None:
         )
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 def test_the_same_batch_with_and_without_early_stop(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +225,7 @@ def test_too_few_questions_for_dynamic_sampling_is_named(tiny: Any) -> None:
         train(tiny("rollout.oversample=2", "rollout.max_rounds=10"))
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 def test_a_saved_batch_of_other_settings_is_sampled_anew(tiny: Any, capsys: Any) -> None:
     ahead = "rollout.asynchronous=true"
     run = train(tiny("train.steps=4", ahead))
@@ -241,7 +241,7 @@ def test_a_saved_batch_of_other_settings_is_sampled_anew(tiny: Any, capsys: Any)
     assert len(rows(run / "metrics.jsonl")) == 4
 
 
-@pytest.mark.draw(4, "runs")
+@pytest.mark.draw(2, "runs")
 def test_shards_may_be_ended_early_too(tiny: Any, tmp_path: Path) -> None:
     """One engine after the other for the parts of a call; once cancelled, no other part starts."""
     options = ["train.steps=2", "rollout.oversample=3", "rollout.shards=4"]

@@ -127,6 +127,7 @@ def test_checkpoints_are_what_a_run_has_named(
     shutil.rmtree(run)
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("stray", ["optimizer", "rollouts.pt"])
 def test_what_a_checkpoint_does_not_list_is_not_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], stray: str

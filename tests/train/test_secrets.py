@@ -27,6 +27,7 @@ SECRET = "TOPSECRET"
 AROUND = st.text("ab1/:@%?#&= '\"\\", max_size=4)
 
 
+@pytest.mark.costly
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     st.sampled_from(["http", "https", "HTTP", "ftp", "", "h"]),

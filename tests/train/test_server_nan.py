@@ -65,6 +65,7 @@ def short(tiny: Any, fake: FakeVllm, folder: Path, *overrides: str) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.draw(1, "runs")
 @pytest.mark.parametrize(("shards", "value"), [(0, None), (2, -9999.0)])
 def test_weights_are_sent_again_and_the_run_goes_on_as_if_nothing_had_been(
@@ -88,6 +89,7 @@ def test_weights_are_sent_again_and_the_run_goes_on_as_if_nothing_had_been(
     assert syncs == SYNC * 5 + last  # at the start, after each of three updates, for the retry
 
 
+@pytest.mark.costly
 @pytest.mark.draw(1, "runs")
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_it_is_bounded_and_the_state_is_safe(

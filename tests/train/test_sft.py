@@ -31,7 +31,7 @@ WAYS = {
 RATES = [10.0, *(10.0**n for n in sorted(random.Random(20261126).sample(range(12, 37), 4)))]
 
 
-@pytest.mark.draw(4)
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "kill"])
 def test_a_stage_that_was_cut_continues_to_the_bit(

@@ -163,6 +163,7 @@ def test_damaged_files_of_a_stage_are_refused(
     assert not (config.run_dir / "sft").exists()
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("call", [0, 1, 2])
 def test_a_full_disk_loses_nothing_that_was_saved(
     small: Any, monkeypatch: pytest.MonkeyPatch, call: int

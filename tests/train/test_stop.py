@@ -72,7 +72,7 @@ def interrupt_in(
     return later
 
 
-@pytest.mark.draw(2, "ended")
+@pytest.mark.draw(1, "ended")
 @pytest.mark.parametrize("rollouts", ROLLOUTS)
 def test_a_stopped_run_continues_as_if_nothing_had_happened(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollouts: str
@@ -96,6 +96,7 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(
     same_runs(whole, cut.run_dir, 5)
 
 
+@pytest.mark.costly
 def test_stopped_before_the_first_step_there_is_nothing_to_save(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def test_what_was_ignored_stays_so(name: str) -> None:
         signal.signal(signum, outer)
 
 
+@pytest.mark.draw(2)
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", *ASKING])
 def test_every_signal_saves_and_is_the_exit_status(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
@@ -234,7 +236,7 @@ class Killed(BaseException):
     """Nothing of the run may handle it, as nothing handles SIGKILL."""
 
 
-@pytest.mark.draw(2, "ended")
+@pytest.mark.draw(1, "ended")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["asked", "killed"])
 def test_an_evaluation_that_is_ended_costs_nothing(
@@ -286,7 +288,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     assert seen == [(False, before)]
 
 
-@pytest.mark.draw(3)
+@pytest.mark.draw(1)
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_eval_ends_in_one_line_and_writes_nothing(
@@ -308,7 +310,7 @@ def test_eval_ends_in_one_line_and_writes_nothing(
     assert sorted(path.name for path in checkpoint.iterdir()) == before
 
 
-@pytest.mark.draw(2, "ended")
+@pytest.mark.draw(1, "ended")
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_line_says_how_to_continue(
     tiny: Any, tmp_path: Path, signum: int, status: int

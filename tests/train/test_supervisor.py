@@ -91,6 +91,7 @@ def test_a_server_that_crashes_is_restarted_and_then_given_up(tmp_path: Path) ->
     assert "gives up after 2 restarts" in log
 
 
+@pytest.mark.costly
 @pytest.mark.draw(2, "processes")
 @pytest.mark.parametrize("behaviour", ["serve", "stubborn"])
 def test_stopped(tmp_path: Path, behaviour: str) -> None:

@@ -145,6 +145,7 @@ def _start(folder: Path, change: Any) -> Path:
     return folder
 
 
+@pytest.mark.costly
 def test_a_run_whose_marks_are_special_has_the_same_rewards(tiny: Any, tmp_path: Path) -> None:
     from siri_train.train import train
 

@@ -181,6 +181,7 @@ def test_lasting_faults_end_the_rollout(fake: FakeVllm, connect: Any) -> None:
     assert len(fake.asked("/inference/v1/generate")) == 1 + 3
 
 
+@pytest.mark.costly
 def test_unreachable(fake: FakeVllm, connect: Any) -> None:
     engine = connect(patience=0.6)
     fake.die()
@@ -278,6 +279,7 @@ def test_cancelled(fake: FakeVllm, connect: Any) -> None:
     assert ids(engine.generate(PROMPTS, params(n=8))) == ids(undisturbed)
 
 
+@pytest.mark.costly
 def test_cancelled_while_the_server_is_away(fake: FakeVllm, connect: Any) -> None:
     engine = connect(patience=60.0)
     fake.die()

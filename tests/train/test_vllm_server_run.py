@@ -58,6 +58,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
+@pytest.mark.costly
 @pytest.mark.draw(1, "runs")
 def test_a_run_whose_server_is_killed_ends_as_one_whose_server_is_not(
     tiny: Any, fake: FakeVllm, tmp_path: Path
@@ -133,6 +134,7 @@ def test_two_ranks_share_a_server_that_is_killed(tiny: Any, fake: FakeVllm, tmp_
             assert row[key] == pytest.approx(want[key], rel=1e-3, abs=1e-6), key
 
 
+@pytest.mark.costly
 def test_refusals_before_anything_is_loaded(
     tiny: Any, fake: FakeVllm, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+@pytest.mark.costly
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(VALUES)
 def test_what_is_written_reads_back_the_same_in_both_versions_of_yaml(value: Any) -> None:
@@ -214,6 +215,7 @@ def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
     assert read_yaml_file(path) == {"a": 1, "b": ["x", "y"]}
 
 
+@pytest.mark.costly
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     st.dictionaries(

@@ -134,6 +134,7 @@ def test_fused_linear_grpo(compare, loss_type, level, extra):
     compare(got, want, 2e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the test below runs here")
 def test_triton_grpo_loss_interpreted():
     command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", __file__]
