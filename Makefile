@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Environments are installed without bytecode, which is quicker. Python writes it at the first import, and some fifty processes
+# that tests start compile all of PyTorch anew where this keeps it from writing.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test test-slow test-slow-kernels test-slow-others test-peers test-vllm test-verl test-bare test-oldest test-newest test-wheel aot bench bench-step bench-ready \
 	gpu-rehearse gpu-first gpu-second gpu-report bench-gpu bench-gpu-step test-gpu lint format clean
 
