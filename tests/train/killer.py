@@ -1,17 +1,14 @@
 """Runs a recipe in forked processes, kills them at random moments, and lets the last one finish.
 
-    python -m tests.train.killer CONFIG.yaml KILLS
-
-Forking saves the imports of every attempt; nothing is computed before the fork. Each child tells
-the parent over a pipe where it is; the parent picks a phase in turn (rollout, update, checkpoint),
-waits for the child to enter it and a random time more, and sends SIGKILL. A run that finishes
-before its kill starts anew in an empty folder. Goes on until every phase has had a quarter of the
-kills, however often the phase was over when the kill came. Prints the kills in each phase as JSON.
+Forking saves the imports of every attempt. Each child tells the parent over a pipe where it is; the
+parent picks a phase in turn (rollout, update, checkpoint), waits for the child to enter it and a
+random time more, and sends SIGKILL. A run that finishes before its kill starts anew in an empty
+folder. Goes on until every phase has had a quarter of the kills, however often the phase was over
+when the kill came.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -22,9 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import siri_train.train
 import siri_train.trainer.run
-from siri_train.config.recipe import load_config
+from siri_train.config.run import RunConfig
 from siri_train.rollout import TransformersEngine
 
 PHASES = ("rollout", "update", "checkpoint")
@@ -32,7 +31,7 @@ ENDS = "ruc"  # what the child writes at the end of each; at its beginning, the 
 LONGEST = {"rollout": 0.1, "update": 0.04, "checkpoint": 0.03}  # seconds after the phase began
 
 
-def child(config: Any, pipe: int) -> None:
+def child(config: RunConfig, pipe: int) -> None:
     def announced(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             os.write(pipe, b"%d" % PHASES.index(name))
@@ -48,10 +47,11 @@ def child(config: Any, pipe: int) -> None:
     siri_train.trainer.run.save_checkpoint = announced(
         "checkpoint", siri_train.trainer.run.save_checkpoint
     )
+    torch.set_num_threads(1)  # threads of the parent do not live here
     siri_train.train.train(config)
 
 
-def attempt(config: Any, target: str | None, draw: random.Random) -> str | None:
+def attempt(config: RunConfig, target: str | None, draw: random.Random) -> str | None:
     """One process; returns the phase it was killed in, None if it was not killed in one."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -94,8 +94,8 @@ def attempt(config: Any, target: str | None, draw: random.Random) -> str | None:
     return None
 
 
-def main(path: str, kills: int) -> None:
-    config = load_config(path)
+def killed_and_finished(config: RunConfig, kills: int) -> dict[str, int]:
+    """Kill the run so often, let it finish; the kills in each phase."""
     draw = random.Random(20261124)
     hit = dict.fromkeys(PHASES, 0)
     attempts = 0
@@ -108,8 +108,4 @@ def main(path: str, kills: int) -> None:
         else:  # finished: start anew
             shutil.rmtree(Path(config.run_dir))
     attempt(config, None, draw)
-    print(json.dumps(hit))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    return hit

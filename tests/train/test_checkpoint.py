@@ -6,8 +6,6 @@ import copy
 import json
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,8 @@ from siri_train.trainer import run_folder
 from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
+from tests.train.killer import killed_and_finished
 
-ROOT = Path(__file__).parents[2]
 TIMING = {"time_rollout", "time_train", "rollout_tokens_per_s", "train_tokens_per_s",
           "peak_memory_gb"}  # fmt: skip
 
@@ -70,13 +68,7 @@ def _kill_and_compare(tiny: Any, tmp_path: Path, kills: int, options: Sequence[s
     whole = tiny(*options, f"output={tmp_path / 'whole'}")
     cut = tiny(*options, f"output={tmp_path / 'cut'}")
     train(whole)
-    (tmp_path / "config.yaml").write_text(cut.to_yaml())
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.train.killer", str(tmp_path / "config.yaml"), str(kills)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    hit = json.loads(done.stdout.splitlines()[-1])
+    hit = killed_and_finished(cut, kills)
     assert sum(hit.values()) >= kills
     assert min(hit.values()) >= kills // 4, hit  # every phase was hit
 
