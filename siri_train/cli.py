@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``siri-train``.
 
     Returns:
-        0; 1 on an error that the user can mend; 128 + N after a signal N that asked to end: 130
+        0; 1 on an error that the user can correct; 128 + N after a signal N that asked to end: 130
         after Ctrl-C, 143 after SIGTERM.
 
     Raises:
@@ -74,7 +74,7 @@ def _missing(given: Sequence[str]) -> list[str]:
 
 
 def _errors_told(arguments: argparse.Namespace) -> int:
-    """Run the command; an error that the user can mend is printed as one line."""
+    """Run the command; an error that the user can correct is printed as one line."""
     try:
         return _RUN[arguments.command](arguments)
     except Exception as error:

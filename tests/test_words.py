@@ -119,6 +119,9 @@ RULES = (
         "updates with a non-finite gradient are skipped",
     ),
     Rule(r"\bits two largest wastes\b", "name the two costs"),
+    Rule(
+        r"\bmend(?:s|ed|ing)?\b", "correct", ("siri_kernels/", "siri_train/", "bench/gpu/", "docs/")
+    ),
     Rule(r"\b(?:is|are|was|were) told\b(?! apart| to)", "say who prints or passes what"),
     Rule(
         r'"""Of |(?:^|[.!?:] |\n *# )Of '

@@ -39,7 +39,7 @@ def about(value: float, share: float = 0.05) -> tuple[float, float]:
     return value * (1 - share), value * (1 + share)
 
 
-def _mended() -> list[Prediction]:
+def _corrected() -> list[Prediction]:
     """Ratios to one bare bf16 product at 0.5 nats, with the lean softmax and weight kernels."""
     rows = (
         ("forward, D 1536", "head.forward_lists/product_bf16.1536", 1.41, 1.33),
@@ -48,7 +48,7 @@ def _mended() -> list[Prediction]:
         ("forward and backward, D 3584", "head.both/product_bf16.3584", 1.4, 1.4),
     )
     return [
-        Prediction(f"{name} / product", key, *about(value), REVIEW + ", mended", device)
+        Prediction(f"{name} / product", key, *about(value), REVIEW + ", corrected", device)
         for name, key, h100, h200 in rows
         for device, value in (("H100", h100), ("H200", h200))
     ]
@@ -111,12 +111,12 @@ def _recomputed() -> list[Prediction]:
 FUSED_SOURCE = REVIEW + ", fused kernel"
 PREDICTIONS: tuple[Prediction, ...] = (
     *_before(),
-    *_mended(),
+    *_corrected(),
     *_recomputed(),
     Prediction("worst case, D 1536 / product", "worst.both/product_bf16.1536", *about(5.1),
-               REVIEW + ", mended"),
+               REVIEW + ", corrected"),
     Prediction("worst case, D 3584 / product", "worst.both/product_bf16.3584", *about(4.5),
-               REVIEW + ", mended"),
+               REVIEW + ", corrected"),
     Prediction("a fold of a tile beside the next product saves", "head.overlap_gain.forward.1536",
                -0.01, 0.04),
     Prediction("addmm adds a product to fp32 results in place", "rates.addmm_fp32", 1, 1),

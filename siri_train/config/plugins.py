@@ -102,4 +102,4 @@ def _failed(module: str, error: BaseException) -> str:
     reason = reason if len(reason) <= 200 else f"{reason[:197]}..."
     kind = type(error).__name__
     said = f"{kind}: {reason}" if reason else kind
-    return f"{module} fails on import: {said}{place}; mend it, or take it out of plugins"
+    return f"{module} fails on import: {said}{place}; correct it, or take it out of plugins"

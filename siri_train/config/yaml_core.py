@@ -196,7 +196,7 @@ def read_yaml(text: str, where: str = "", *, text_only: bool = False) -> Any:
             if error.context and error.problem and error.context_mark and where:
                 reason += f" ({_plain(error.context)} of line {error.context_mark.line + 1})"
             if where:
-                reason += "; mend it there, or put the text in quotes"
+                reason += "; correct it there, or put the text in quotes"
         raise ConfigError(_at(where, mark) + reason) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

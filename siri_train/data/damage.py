@@ -97,7 +97,7 @@ def control_character(text: str) -> str | None:
         return None
     return (
         f"holds the control character U+{ord(match[0]):04X} at character {match.start()}; often a "
-        "backslash that JSON has eaten; mend or drop the row"
+        "backslash that JSON has eaten; correct or drop the row"
     )
 
 

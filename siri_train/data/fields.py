@@ -44,7 +44,7 @@ def read_field(row: Row, name: str) -> Any:
             raise DataError(
                 f"{row.where}: no field {part!r}{inside}; it has "
                 f"{', '.join(map(_shown, value))[:300] or 'none'}"
-                f"{near or '; mend the row, or set the source to a field it has'}"
+                f"{near or '; correct the row, or set the source to a field it has'}"
             )
         value = value[part]
         walked.append(part)
@@ -126,7 +126,7 @@ def read_chat(value: Any, row: Row, name: str) -> Messages:
             )
         text = stripped(_content(item["content"], row, name))
         if not text:
-            raise DataError(f"{message}: the {role} message is empty; mend or drop the row")
+            raise DataError(f"{message}: the {role} message is empty; correct or drop the row")
         found.append((role, text))
     if not any(role == "user" for role, _ in found):
         raise DataError(f"{place} is a chat without a user message; add one at its end")
@@ -162,7 +162,8 @@ def whole_text(text: str, row: Row, name: str) -> str:
     if half is not None:
         raise DataError(
             f"{row.where}: field {name!r}: half of a surrogate pair (U+{ord(half[0]):04X}) at "
-            f"character {half.start()}: the text was split inside a character; mend or drop the row"
+            f"character {half.start()}: the text was split inside a character; "
+            "correct or drop the row"
         )
     return text
 

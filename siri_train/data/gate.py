@@ -212,7 +212,7 @@ def _unmeetable(
             yield (
                 question,
                 f"the answer {gold} {why} when a response boxes it, so no response can be paid; "
-                "mend or drop the row",
+                "correct or drop the row",
             )
 
 

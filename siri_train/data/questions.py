@@ -40,7 +40,7 @@ HUB = "hub:"
 _PATIENCE = 120.0
 """Seconds to wait for one generated question; the slowest task needs 0.1 s by default."""
 
-_MEND = "; mend or drop the row"
+_CORRECT = "; correct or drop the row"
 
 # Texts that pandas and similar libraries write for a missing value.
 _NO_VALUE = frozenset({"nan", "<na>", "null"})
@@ -364,7 +364,8 @@ def _question(
         if not mark:
             raise DataError(
                 f"{row.where}: {answer_after!r} does not occur in field {answer_field!r}; set "
-                "answer_after to a text that stands before every answer, or null, or mend the row"
+                "answer_after to a text that stands before every answer, or null, or correct the "
+                "row"
             )
         solution = column
     if solution_field is not None:
@@ -372,9 +373,9 @@ def _question(
         solution = None if value is None else stripped(read_text(value, row, solution_field))
     answer = stripped(answer)
     if invisible(prompt):
-        raise DataError(f"{row.where}: field {question_field!r} is empty{_MEND}")
+        raise DataError(f"{row.where}: field {question_field!r} is empty{_CORRECT}")
     if invisible(answer):
-        raise DataError(f"{row.where}: field {answer_field!r} holds no answer{_MEND}")
+        raise DataError(f"{row.where}: field {answer_field!r} holds no answer{_CORRECT}")
     if answer.casefold() in _NO_VALUE:
         raise DataError(
             f"{row.where}: field {answer_field!r} holds {answer!r}, a missing value written as text"

@@ -185,7 +185,7 @@ def _parsed(text: str, where: str) -> Any:
         pointer = text.startswith("version https://git-lfs")
         hint = "this is a Git LFS pointer: fetch the file itself (git lfs pull)"
         if not pointer:
-            hint = "takes one JSON object a line: mend or remove this one"
+            hint = "takes one JSON object a line: correct or remove this one"
         raise DataError(f"{where}: {error}; it reads {text[:60]!r}; {hint}") from error
 
 

@@ -26,7 +26,7 @@ _EPSILONS = ("_eps", "_epsilon")
 _MOST_LAYERS, _MOST_PARTS, _MOST_WIDTH = 10_000, 1_000_000, 10_000_000
 
 
-AGAIN = "; mend it, or copy or download it again"
+AGAIN = "; correct it, or copy or download it again"
 """The remedy for a damaged file of a model folder, at the end of a message."""
 
 

@@ -108,7 +108,7 @@ def test_the_second_call_counts_and_the_first_is_kept(tmp_path):
     (verdict,) = [v for v in verdicts.judged(records)
                   if v.prediction.key == "head.both/product_bf16.1536"
                   and v.prediction.device == "H100"
-                  and v.prediction.source.endswith("mended")]  # fmt: skip
+                  and v.prediction.source.endswith("corrected")]  # fmt: skip
     assert verdict.outcome == "hit" and verdict.values == (2.0, 1.6)
 
 

@@ -24,8 +24,8 @@ from siri_train.trainer.interrupts import (
     interrupting,
 )
 from siri_train.trainer.signals import StopRequest, stop_request
+from tests.torchrun import ROOT
 from tests.train.damage import model_folder
-from tests.train.test_checkpoint import ROOT
 
 SIGNALS = [*SECOND_KILLS, *STOP_ONLY]
 PACKAGE = str(ROOT / "siri_train")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from siri_train.cli import main
 from siri_train.commands.output import encodable, tolerant_output
-from tests.train.test_checkpoint import ROOT, rows
+from tests.torchrun import ROOT
+from tests.train.test_checkpoint import rows
 
 
 class Broken(io.RawIOBase):

@@ -25,8 +25,9 @@ from siri_train.config.recipe import parse_config
 from siri_train.rollout import TransformersEngine
 from siri_train.train import train
 from siri_train.trainer.signals import Stopped, stop_request
+from tests.torchrun import ROOT
 from tests.train.conftest import TINY
-from tests.train.test_checkpoint import ROLLOUTS, ROOT, rows
+from tests.train.test_checkpoint import ROLLOUTS, rows
 
 
 def same_runs(one: Path, two: Path, step: int) -> None:

@@ -30,7 +30,7 @@ LIMIT = 300.0
 # Not what is wrong alone ("is missing", "holds"), nor a word that is also a path's ("run").
 _REMEDY = re.compile(
     r"\b(takes?|give|use|set|must|expected|see|did you mean|remove|lower|raise|make|add|keep|drop|"
-    r"write|save|correct|at most|at least|accepts?|install|choose|invalid choice|start|mend|needs?|"
+    r"write|save|correct|at most|at least|accepts?|install|choose|invalid choice|start|fix|needs?|"
     r"should|copy|convert|download|fetch|less than|greater than|put|change|try|name it|unpack|"
     r"(is|are|arguments) required|give one|accepted here|pip install)(?![\w./-])|"
     r"\brun (`|(siri-train|the|it|again)\b)"
