@@ -43,6 +43,7 @@ def learns(rewards: list[float]) -> None:
     assert sum(rewards[-part:]) / part > sum(rewards[:2]) / 2 + 0.1, rewards
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("name", LOOPS)
 def test_loop_runs(name, monkeypatch):
     run(name, monkeypatch, 2)

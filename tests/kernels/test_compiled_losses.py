@@ -56,7 +56,7 @@ def everything(out, given):
 WAYS = list(itertools.product(BY_HAND, RATIOS))
 
 
-@pytest.mark.draw(5)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("objective, ratio", WAYS)
 def test_one_graph_and_the_same_bits(objective, ratio):
     at = WAYS.index((objective, ratio))

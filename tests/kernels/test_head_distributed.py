@@ -67,6 +67,7 @@ def worker(rank, folder, tied):
         leave_process_group()
 
 
+@pytest.mark.costly
 @pytest.mark.draw(1)
 @pytest.mark.parametrize("tied", [False, True])
 def test_fsdp2_in_two_processes_gives_the_gradients_of_one(tied, tmp_path):

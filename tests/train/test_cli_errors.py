@@ -46,6 +46,7 @@ NUMBERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.draw(30)
 @pytest.mark.parametrize("text", NO_NUMBERS)
 @pytest.mark.parametrize(("command", "option"), [*NUMBERS, ("demo", "--seed")])
 def test_numbers(recipe: Path, capsys: Any, command: str, option: str, text: str) -> None:
@@ -135,6 +136,7 @@ def test_recipes_of_junk(recipe: Path, data: bytes, appended: bool) -> None:
         assert str(error).startswith(f"{path}:") and str(error).isprintable(), str(error)
 
 
+@pytest.mark.draw(30)
 @pytest.mark.parametrize("section", [*copy.deepcopy(TINY), "monitor", "loss", "sft"])
 @pytest.mark.parametrize("value", ["5", "[1]", "x", "true", "[[{}]]", "{x: 1}", ".nan"])
 def test_sections_that_are_none(recipe: Path, capsys: Any, section: str, value: str) -> None:

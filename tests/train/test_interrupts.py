@@ -110,6 +110,7 @@ class At:
             sys.setprofile(None)
 
 
+@pytest.mark.costly
 @pytest.mark.draw(2)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_signal_at_a_drawn_moment_leaves_all_or_nothing(

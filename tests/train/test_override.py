@@ -104,6 +104,7 @@ def test_numbers_are_numbers(key: str, data: st.DataObject) -> None:
 NO_NUMBERS = ["", "yes", "off", "1:30", "1_0", "[1", "{a: ", "3 # x", "!!int 3", "'"]
 
 
+@pytest.mark.draw(40)
 @pytest.mark.parametrize("key", PLAIN)
 def test_what_is_no_number_is_one_line(key: str) -> None:
     for text in NO_NUMBERS:
@@ -120,6 +121,7 @@ def with_section(key: str) -> dict[str, Any]:
     return set_at(copy.deepcopy(TINY), key, field.default)
 
 
+@pytest.mark.draw(40)
 @pytest.mark.parametrize("key", sorted(PLAIN + TEXTS))
 def test_nothing_is_below_a_value(key: str) -> None:
     """Whether the recipe sets the key or not, and to whatever."""

@@ -179,6 +179,7 @@ def test_an_engine_that_loses_every_response_stops_the_run(
         SyncProbe(engine, policy, config(), PROMPTS).after_sync(0)
 
 
+@pytest.mark.costly
 @pytest.mark.draw(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_clean_run_never_trips(tiny: Any, seed: int) -> None:

@@ -91,6 +91,7 @@ def demo(tmp_path: Path) -> Path:
     return make_demo(tmp_path / "demo", 300)
 
 
+@pytest.mark.draw(2, "browser")
 def test_values_under_the_pointer(demo: Path) -> None:
     rows = [json.loads(line) for line in (demo / "siri" / "metrics.jsonl").open()]
     out = look(demo, """
@@ -114,6 +115,7 @@ def test_values_under_the_pointer(demo: Path) -> None:
     assert "step " in out["keys"] and out["keys"] != out["length"]
 
 
+@pytest.mark.draw(2, "browser")
 def test_zoom_shows_a_section_in_all_charts_and_comes_back(demo: Path) -> None:
     out = look(demo, """
         const svg = plot('Gradient norm'), other = plot('Cap and response length');
@@ -140,6 +142,7 @@ def test_zoom_shows_a_section_in_all_charts_and_comes_back(demo: Path) -> None:
     assert out["typed"][0] == "100"
 
 
+@pytest.mark.draw(2, "browser")
 def test_curves_and_runs_are_switched_on_and_off(demo: Path) -> None:
     out = look(demo, """
         const figure = chart('Cap and response length'), svg = plot('Cap and response length');
@@ -166,6 +169,7 @@ def test_curves_and_runs_are_switched_on_and_off(demo: Path) -> None:
     assert out["path"] == ["none", "none"]
 
 
+@pytest.mark.draw(2, "browser")
 def test_smoothing_is_a_mean_that_can_be_set_and_undone(demo: Path) -> None:
     rows = [json.loads(line) for line in (demo / "siri" / "metrics.jsonl").open()]
     out = look(demo, """
@@ -187,6 +191,7 @@ def test_smoothing_is_a_mean_that_can_be_set_and_undone(demo: Path) -> None:
     assert len(near) == window and told == pytest.approx(sum(near) / window, rel=1e-3)
 
 
+@pytest.mark.draw(2, "browser")
 def test_the_plane_zooms_with_whole_letters_and_tells_its_spots(demo: Path) -> None:
     out = look(demo, """
         const svg = $('#plane .wide svg.plot'), spot = svg.querySelector('circle.big');
