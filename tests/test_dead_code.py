@@ -33,6 +33,7 @@ KEPT = re.compile(
     r"|siri_kernels\.varlen\.\w+|siri_train\.schedule\.saved_share"  # public
     r"|bench\.[\w.]+\.(?:run|add_arguments)"  # bench.__main__ imports a command by its name
     r"|siri_train\.config\.engines\.register"  # users' packages call it
+    r"|siri_train\.recipe|siri_train\.rewards\.verify\.grade_many"  # users' scripts
 )
 """Names that the search below misses, and what only tests use, with the reason to keep them."""
 

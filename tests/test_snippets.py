@@ -12,8 +12,8 @@ import yaml
 
 from siri_kernels.integrations import prime_rl
 from siri_kernels.policy_loss.formulas import OBJECTIVES
-from siri_train import registry
 from siri_train.config import engines
+from siri_train.registry import names as registry
 from siri_train.schedule import LengthSchedule
 
 from .snippets import ROOT, Snippet, run, snippets

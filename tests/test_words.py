@@ -22,7 +22,7 @@ LEFT_OUT = (
     "tests/data/",
     "scripts/",
     "constraints.txt",
-    "siri_train/model/demo_start/",
+    "siri_train/model/embedded_start/",
 )
 
 QUOTED = re.compile(r"<!-- bench/results/.*?<!-- end -->", re.DOTALL)  # tables written by the bench

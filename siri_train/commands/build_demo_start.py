@@ -3,7 +3,7 @@
 There are four stages. The first teaches single operations, the second whole chains without
 mistakes, the third all ways to write a chain. The last teaches wasteful habits with mistakes, which
 reinforcement learning then removes. docs/log/method.md has the figures without each stage. It takes
-about five minutes on one core; the result is shipped in ``siri_train/model/demo_start``.
+about five minutes on one core; the result is shipped in ``siri_train/model/embedded_start``.
 """
 
 from __future__ import annotations

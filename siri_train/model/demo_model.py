@@ -10,8 +10,11 @@ from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokeniz
 
 from siri_train.config.model import ArchitectureConfig
 
-START_FOLDER = Path(__file__).parent / "demo_start"
-"""The shipped supervised start, made by ``python -m siri_train.commands.build_demo_start``."""
+START_FOLDER = Path(__file__).parent / "embedded_start"
+"""The shipped supervised start, made by ``python -m siri_train.commands.build_demo_start``.
+
+Scripts outside find the folder by its name.
+"""
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 THINK, END_THINK, WAIT = "<think>", "</think>", "wait"

@@ -67,6 +67,10 @@ class _Managed:
     def close(self) -> None:
         """Let go of processes, if there are any."""
 
+    def grade_many(self: Verifier, pairs: Sequence[Pair]) -> list[bool]:
+        """As :meth:`Verifier.verdicts`, with False for what cannot be scored. Scripts call it."""
+        return [verdict is True for verdict in self.verdicts(pairs)]
+
 
 class ExactVerifier(_Managed):
     """Equal by rule, see ``exact_match``; needs nothing installed, never fails."""

@@ -110,6 +110,7 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
+@pytest.mark.costly
 def test_no_tensor_of_the_size_of_a_row_block_times_the_vocabulary():
     tokens, width, vocabulary = 700, 8, 40_000
     hidden, weight, targets = make_linear(tokens, width, vocabulary, torch.float32)

@@ -49,6 +49,7 @@ def one_line(command: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     return error
 
 
+@pytest.mark.costly
 @pytest.mark.draw(2)
 @pytest.mark.parametrize("how", ["flip", "cut", "grow", "remove"])
 def test_every_damaged_file_is_found(

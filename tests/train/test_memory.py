@@ -70,6 +70,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.draw(3)
 @pytest.mark.parametrize(("shape", "dtype", "budget", "checkpointing", "lengths"), CASES)
 def test_estimate_is_within_15_percent_of_the_measured_peak(

@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from siri_kernels.policy_loss.formulas import OBJECTIVES
-from siri_train import registry
 from siri_train.checkpoint.resume import compare_with_before
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import RunConfig
 from siri_train.monitor import alarms
+from siri_train.registry import names as registry
 from siri_train.rewards import REWARDS, VERIFIERS, grade_responses
 from siri_train.schedule import SHAPES, LengthSchedule
 from tests.train.conftest import TINY

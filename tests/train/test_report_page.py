@@ -96,6 +96,7 @@ KEY_OF = {
 VALUE = st.none() | st.floats(allow_nan=True) | st.integers(-5, 10**6) | st.floats(0, 1)
 
 
+@pytest.mark.costly
 @settings(max_examples=40, deadline=None)
 @given(st.lists(
     st.fixed_dictionaries({key: VALUE for keys in KEY_OF.values() for key in keys}),

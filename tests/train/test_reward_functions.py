@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from siri_train import registry
 from siri_train.data.sources import EncodedQuestion
 from siri_train.monitor import alarms
+from siri_train.registry import names as registry
 from siri_train.rewards import (
     REWARDS,
     ExactVerifier,
