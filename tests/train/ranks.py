@@ -15,7 +15,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -304,15 +303,17 @@ def quick(folder: Path, count: int | None = 6) -> None:
 
 def everything(folder: Path) -> None:
     """The quick part, and what takes a minute."""
-    quick(folder, count=None)
-    torch.save({"masters": masters(folder), "memory": memory()},
-               folder / f"slow{distributed.rank()}.pt")  # fmt: skip
-    recipe = folder / "config.yaml"
-    train(load_config(recipe, [f"output={folder / 'whole'}", "train.steps=4",
-                               "train.rehearse=always"]))  # fmt: skip
-    torch.save(rollouts(folder), folder / f"rollouts{distributed.rank()}.pt")
-    # A checkpoint of one process, left by the test, continued by two.
-    train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
+    torch.set_num_threads(1)
+    with distributed.session("cpu"):
+        quick(folder, count=None)
+        slow = {"masters": masters(folder), "memory": memory()}
+        torch.save(slow, folder / f"slow{distributed.rank()}.pt")
+        recipe = folder / "config.yaml"
+        whole = [f"output={folder / 'whole'}", "train.steps=4", "train.rehearse=always"]
+        train(load_config(recipe, whole))
+        torch.save(rollouts(folder), folder / f"rollouts{distributed.rank()}.pt")
+        # A checkpoint of one process, left by the test, continued by two.
+        train(load_config(recipe, [f"output={folder / 'alone'}", "train.steps=4"]))
 
 
 def fork(folder: Path, timeout: float = 600) -> None:
@@ -353,16 +354,6 @@ def fork(folder: Path, timeout: float = 600) -> None:
     assert ended == [0, 0], f"exit codes {ended}\n{said}"
 
 
-def main(folder: Path, task: Callable[[Path], None]) -> None:
-    """One rank of torchrun's at a task of this file."""
-    torch.set_num_threads(1)
-    if task is everything:
-        with distributed.session("cpu"):
-            task(folder)
-    else:
-        task(folder)
-
-
 if __name__ == "__main__":
-    named = {"all": everything, "killed": killed, "again": again}[sys.argv[2]]
-    main(Path(sys.argv[1]), named)
+    task = {"all": everything, "killed": killed, "again": again}[sys.argv[2]]
+    task(Path(sys.argv[1]))

@@ -28,7 +28,7 @@ class Recorder(torch.optim.SGD):
 
     gradient: torch.Tensor
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # none is given
         parts = [p.grad for group in self.param_groups for p in group["params"]]
         whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in parts]
         self.gradient = torch.cat([p.flatten() for p in whole]).clone()
