@@ -135,7 +135,7 @@ def head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias=No
     if bias is not None:
         added = torch.randn(vocabulary)
         if bias == "masks":
-            added[torch.rand(vocabulary) < 0.2] = -math.inf
+            added[1:][torch.rand(vocabulary - 1) < 0.2] = -math.inf
         added = added.to(DEVICE, dtype)
     rule = LogitRule(temperature, softcap)
     return arguments.prepared(HeadCall(*place, added, rule, -100, dtype, 1e-2, 32, True))
