@@ -60,7 +60,6 @@ LIMITS: tuple[Limit, ...] = (
     Limit("gradient_kernel", {}, store=16, aligned=_GRADIENT),
     Limit("batch_kernel", {}, registers=100, path=690),
     Limit("bias_kernel", {}, registers=40, path=170),
-    Limit("error_bound_kernel", {}, registers=44, path=264),
     Limit("entries_kernel", {}, registers=46, path=202),
     Limit("group_kernel", {}, registers=216, path=2890, stack=8),
     Limit("hidden_kernel", {}, registers=138, path=440),

@@ -17,11 +17,11 @@ import triton
 
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
-from siri_kernels.linear_logprob.online_softmax import SoftmaxState, finish
-from siri_kernels.linear_logprob.tokens import spread
+from siri_kernels.linear_logprob.online_softmax import SoftmaxState
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.triton import arguments, fused, kernels
 from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton.token_math import finish
 from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
@@ -173,8 +173,8 @@ class _Overlap:
 
 def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     """Statistics of every token, 0 where masked, and top entries of all tokens."""
-    unmasked, call = call.unmasked(), arguments.prepared(call)
-    shard, temperature = call.shard, call.rule.temperature
+    call = arguments.prepared(call)
+    shard = call.shard
     top = estimate = None
     if call.entries:
         top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, torch.float32)
@@ -186,8 +186,8 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     softmax = fused.online_softmax if fused.takes(call) else online_softmax
     state = softmax(call, top, estimate)
     if shard is not None:
-        state = shard.merged(state, here, temperature)
-    return spread(finish(state, temperature), None, unmasked), top
+        state = shard.merged(state, here, call.rule.temperature)
+    return finish(call, state), top
 
 
 def empty_state(tokens: int, device: torch.device) -> SoftmaxState:

@@ -8,70 +8,10 @@ import torch
 import triton
 
 from siri_kernels.linear_logprob.call import HeadCall
-from siri_kernels.linear_logprob.error_bound import EntrySums
-from siri_kernels.linear_logprob.online_softmax import GradientRule
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.triton import arguments, sparse_kernels
+from siri_kernels.linear_logprob.triton.token_math import Split, TokenGradients
 from siri_kernels.linear_logprob.types import SoftmaxStats
-from siri_kernels.linear_logprob.vocab_parallel import is_local
-
-
-def target_gradient(call: HeadCall, stats: SoftmaxStats, rule: GradientRule) -> torch.Tensor:
-    """[T] gradient of each target's raw logit; 0 where the target is not one of the shard's ids.
-
-    Args:
-        call: of the tokens.
-        stats: of the tokens.
-        rule: of the tokens.
-    """
-    at_target = rule.at_target.where(is_local(call.targets, len(call.weight)), 0)
-    if call.rule.softcap is None:
-        return at_target
-    cap = stats.max + (stats.logprobs + stats.log_sum) * call.rule.temperature
-    return at_target * (1 - (cap / call.rule.softcap).clamp(-1, 1).square())
-
-
-def entry_sums(
-    call: HeadCall,
-    top: TopEntries,
-    stats: SoftmaxStats,
-    rule: GradientRule,
-    head: torch.Tensor,
-    active: torch.Tensor,
-) -> EntrySums:
-    """The sums that the error bound is made of; 0 for tokens without a gradient.
-
-    Args:
-        call: of the tokens.
-        top: of the tokens.
-        stats: of the tokens.
-        rule: of the tokens.
-        head: [T] from :func:`target_gradient`.
-        active: [T] bool, tokens with a gradient.
-    """
-    kept, kept_entropy, norm = (torch.empty_like(stats.max) for _ in range(3))
-    total, most = top.ids.shape
-    if total:
-        sparse_kernels.error_bound_kernel[(total,)](
-            top.logits,
-            top.found,
-            active.to(torch.int8),
-            stats.max,
-            stats.log_sum,
-            head,
-            rule.offset,
-            arguments.pointer(rule.slope, rule.offset),
-            arguments.scale(call),
-            kept,
-            kept_entropy,
-            norm,
-            most,
-            arguments.softcap(call)[1],
-            SLOPE=rule.slope is not None,
-            BLOCK=min(sparse_kernels.ENTRIES, triton.next_power_of_2(most)),
-            **arguments.rule_constants(call),
-        )
-    return EntrySums(kept, kept_entropy, norm, (top.found > most).to(norm.dtype))
 
 
 class Entries(NamedTuple):
@@ -96,10 +36,8 @@ class Entries(NamedTuple):
         call: HeadCall,
         top: TopEntries,
         stats: SoftmaxStats,
-        rule: GradientRule,
-        head: torch.Tensor,
-        stops: torch.Tensor,
-        lengths: torch.Tensor,
+        tokens: TokenGradients,
+        split: Split,
         count: int,
     ) -> Entries:
         """The entries of tokens within the error bound.
@@ -108,38 +46,36 @@ class Entries(NamedTuple):
             call: of the tokens.
             top: of the tokens.
             stats: of the tokens.
-            rule: of the tokens.
-            head: [T] from :func:`target_gradient`.
-            stops: [T] as in the class.
-            lengths: [T] as in the class.
+            tokens: their gradients.
+            split: of the tokens.
             count: N.
         """
-        device = stops.device
+        (_, _, offset, slope), device = tokens.rule, split.stops.device
         ids, rows = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
         grads = torch.empty(count, dtype=torch.float32, device=device)
         most = top.ids.shape[1]
-        sparse_kernels.entries_kernel[(len(stops),)](
+        sparse_kernels.entries_kernel[(len(split.stops),)](
             top.ids,
             top.logits,
-            stops,
-            lengths,
+            split.stops,
+            split.lengths,
             call.targets,
             len(call.weight),
             stats.max,
-            head,
-            rule.offset,
-            arguments.pointer(rule.slope, rule.offset),
+            arguments.pointer(tokens.head, offset),
+            offset,
+            arguments.pointer(slope, offset),
             arguments.scale(call),
             ids,
             rows,
             grads,
             most,
             arguments.softcap(call)[1],
-            SLOPE=rule.slope is not None,
+            SLOPE=slope is not None,
             BLOCK=min(sparse_kernels.ENTRIES, triton.next_power_of_2(most)),
             **arguments.rule_constants(call),
         )
-        return Entries(ids, rows, grads, stops, lengths)
+        return Entries(ids, rows, grads, split.stops, split.lengths)
 
     def hidden_gradient(self, call: HeadCall) -> torch.Tensor:
         """[T, D] gradient of ``hidden`` from the entries; 0 for tokens without any."""
