@@ -172,8 +172,8 @@ def online_softmax(
             stride, scratch, floors, guess = 0, running[0], running[0], running[0]
             bits, saved = ids, (ids, running[0], ids)  # not read
         else:
-            stride, most = splits * each * IDS, top.ids.shape[1]
-            scratch = torch.empty(tokens * stride, dtype=torch.float32, device=device)
+            stride, most = splits * each, top.ids.shape[1]
+            scratch = torch.empty(tokens * stride * IDS, dtype=torch.float32, device=device)
             bits = torch.empty(splits, tokens, 4, dtype=torch.int32, device=device)
             guess, saved = estimate[at], tuple(x[at] for x in top)
             floors = guess * scale
@@ -183,7 +183,7 @@ def online_softmax(
             kernel[(min(programs, blocks * these),)](
                 *boxes, ids, floors, *parts, bits, state[0], scratch,
                 arguments.pointer(bias, scratch), tokens, vocabulary, width, blocks, first, these,
-                each, stride // IDS, scale, masked, _LOG2_EPS, *softcap, **options,
+                each, stride, scale, masked, _LOG2_EPS, *softcap, **options,
             )  # fmt: skip
             fused_join.join_kernel[(tokens,)](
                 *parts, bits, scratch, *running, *state[1:4], guess, floors, *saved, tokens,
