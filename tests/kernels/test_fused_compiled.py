@@ -61,21 +61,42 @@ def compiled(
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-@pytest.mark.parametrize("top_entries", [False, True])
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_registers_memory_and_the_order_of_releases(dtype, top_entries):
+# Bytes of stack and instructions, at most, without options: 0 where it was measured (3.6, 3.7).
+# The others are 15 % more than the largest of 3.6.0, 3.7.1 and 3.9.0 with 16-bit types.
+PLAIN = (0, 5500)
+OPTIONS = {
+    "bias": (0, 6600),
+    "per_row": (0, 6200),
+    "softcap": (8, 16_100),
+    "per_row softcap": (8, 16_200),
+    "bias softcap": (270, 15_900),  # a model that has both is not known
+    "bias per_row softcap": (270, 16_500),
+}
+CASES = [("", "bf16", False), ("", "fp16", False), ("", "bf16", True), ("", "fp16", True)]
+CASES += [("bias", "bf16", True), ("per_row", "bf16", True)]
+SLOW = [(name, "bf16", False) for name in OPTIONS]
+SLOW += [(name, "fp16", True) for name in OPTIONS]
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "top_entries"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.costly) for case in SLOW)],
+)
+def test_registers_memory_and_the_order_of_releases(options, dtype, top_entries):
     from siri_kernels.aot.compiler import _nvidia
 
-    made = compiled(dtype, top_entries)
+    made = compiled(dtype, top_entries, **dict.fromkeys(options.split(), True))
     registers, stack, code = _nvidia(made.asm["cubin"])
+    most_stack, most = OPTIONS.get(options, PLAIN)
     # Three groups of four warps: 65 536 registers are 168 a thread, lent from producer to others.
-    assert registers <= 168 and stack == 0
+    assert registers <= 168
+    assert stack <= most_stack, stack
     assert made.metadata.shared <= 227 * 1024
     found = [INSTRUCTION.match(line) for line in code.splitlines()]
     steps = [(m[1], m[2]) for m in found if m]
     kinds = [name for name, _ in steps]
     # 7 instructions a logit on the common path; twice that would not hide behind the products.
-    assert len(kinds) < 6000, len(kinds)
+    assert len(kinds) < most, len(kinds)
     assert any("GMMA" in name for name in kinds) and any("UTMALDG" in name for name in kinds)
     if top_entries:  # pairs of logits, addresses of a register and a constant
         stores = [rest for name, rest in steps if name.startswith("STG.E.64")]

@@ -21,6 +21,7 @@ from siri_kernels.linear_logprob.online_softmax import SoftmaxState
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.triton import arguments, fused_join
 from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton.measured import least_tokens
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 try:
@@ -28,11 +29,9 @@ try:
 except ImportError:  # a Triton without Gluon, or with another one
     fused_kernels = None  # type: ignore[assignment]
 
-# True: every call that the kernel can take; False: none; None: those that were measured faster.
+# True: every call that the kernel can take; False: none; None: those that were measured faster
+# (:mod:`siri_kernels.linear_logprob.triton.measured`).
 ENABLED = {"1": True, "0": False}.get(os.environ.get("SIRI_KERNELS_FUSED", ""))
-# Where it was measured (GPU's name, Triton): least tokens with top entries and without. From
-# bench/results/nvidia-h200/: at fewer tokens the host's work is what both forms wait for.
-MEASURED = {("H200", "3.6"): (4096, 2048)}
 # What a masked product is after the scale: far below the kernel's LOWEST, so that exp2 of the
 # difference is 0. Were they alike, what rounding leaves of the difference would be 0 or 1e22.
 MASKED = -2.0e30
@@ -85,18 +84,17 @@ def takes(call: HeadCall) -> bool:
     """Whether a call goes through the fused kernel."""
     if ENABLED is False or refusal(call) is not None:
         return False
-    least = _least_tokens(call.hidden.device, call.entries > 0)
-    return ENABLED is True or len(call.hidden) >= least
+    if ENABLED is True:
+        return True
+    options = any(arguments.constants(call).values())
+    return len(call.hidden) >= _least_tokens(call.hidden.device, call.entries > 0, options)
 
 
 @functools.cache
-def _least_tokens(device: torch.device, top_entries: bool) -> float:
+def _least_tokens(device: torch.device, top_entries: bool, options: bool) -> float:
     """Tokens from which on the fused kernel was measured faster on this device."""
     name = torch.cuda.get_device_name(device)
-    for (gpu, version), least in MEASURED.items():
-        if gpu in name and triton.__version__.startswith(version + "."):
-            return least[0] if top_entries else least[1]
-    return math.inf
+    return least_tokens("forward", name, triton.__version__, top_entries, options)
 
 
 def refusal(call: HeadCall) -> str | None:
