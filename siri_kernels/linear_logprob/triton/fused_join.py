@@ -126,9 +126,7 @@ def join_kernel(
             bits = bits_0 | bits_1 | bits_2 | bits_3
             if bits != 0:
                 low_bits = tl.where(quarter == 0, bits_0, bits_1)
-                of_pair = tl.where(
-                    quarter < 2, low_bits, tl.where(quarter == 2, bits_2, bits_3)
-                )
+                of_pair = tl.where(quarter < 2, low_bits, tl.where(quarter == 2, bits_2, bits_3))
                 for i in range(tiles_each):
                     if (bits >> i) & 1 != 0:
                         z = tl.load(
