@@ -61,21 +61,21 @@ def compiled(
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-# Bytes of stack and instructions, at most, without options: 0 where it was measured (3.6, 3.7).
-# The others are 15 % more than the largest of 3.6.0, 3.7.1 and 3.9.0 with 16-bit types.
-PLAIN = (0, 5500)
-OPTIONS = {
-    "bias": (0, 6600),
-    "per_row": (0, 6200),
-    "softcap": (8, 16_100),
-    "per_row softcap": (8, 16_200),
-    "bias softcap": (270, 15_900),  # a model that has both is not known
-    "bias per_row softcap": (270, 16_500),
+# Bytes of stack and instructions at most: of Triton 3.6 and 3.7, then of newer ones, whose registers
+# do not suffice; 15 % more than was measured.
+LIMITS = {
+    "": ((0, 5500), (48, 7300)),
+    "bias": ((0, 6600), (48, 8100)),
+    "per_row": ((0, 6200), (48, 7700)),
+    "softcap": ((8, 15_500), (130, 17_100)),
+    "per_row softcap": ((8, 16_200), (130, 17_600)),
+    "bias softcap": ((270, 16_100), (130, 18_200)),  # a model that has both is not known
+    "bias per_row softcap": ((290, 16_300), (150, 18_300)),
 }
-CASES = [("", "bf16", False), ("", "fp16", False), ("", "bf16", True), ("", "fp16", True)]
-CASES += [("bias", "bf16", True), ("per_row", "bf16", True)]
-SLOW = [(name, "bf16", False) for name in OPTIONS]
-SLOW += [(name, "fp16", True) for name in OPTIONS]
+CASES = [("", "bf16", False), ("", "fp16", True), ("bias", "bf16", True), ("per_row", "bf16", True)]
+SLOW = [("", "fp16", False), ("", "bf16", True)]
+SLOW += [(name, "bf16", False) for name in LIMITS if name]
+SLOW += [(name, "fp16", True) for name in LIMITS if name]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,8 @@ def test_registers_memory_and_the_order_of_releases(options, dtype, top_entries)
 
     made = compiled(dtype, top_entries, **dict.fromkeys(options.split(), True))
     registers, stack, code = _nvidia(made.asm["cubin"])
-    most_stack, most = OPTIONS.get(options, PLAIN)
+    newer = tuple(map(int, triton.__version__.split(".")[:2])) > (3, 7)
+    most_stack, most = LIMITS[options][newer]
     # Three groups of four warps: 65 536 registers are 168 a thread, lent from producer to others.
     assert registers <= 168
     assert stack <= most_stack, stack
