@@ -212,7 +212,7 @@ def fault(program: Recorded, most_states: int = 2_000_000) -> str | None:
     actors, counts = program.actors, program.counts
     bars = {bar: i for i, bar in enumerate(counts)}
     full_count = tuple(counts.values())
-    # A copy is the ``step``-th into its buffer; the ``step``-th product of a warpgroup must read it.
+    # The ``step``-th product of a warpgroup must read the ``step``-th copy into a buffer.
     readers: dict[int, int] = {}  # of a buffer: a bit for each actor
     for i, events in enumerate(actors):
         for event in events:
