@@ -217,14 +217,38 @@ def check(this, most):
 def test_every_partition_gives_what_float64_gives(
     part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, programs, seed
 ):
-    before = fused.SCRATCH, fused.multiprocessors
-    fused.SCRATCH, fused.multiprocessors = tiles * rows * IDS, lambda device: programs
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
+        patch.setattr(fused, "multiprocessors", lambda device: programs)
         this = head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap)
         assert fused.unfit(this) is None
         check(this, 32)
-    finally:
-        fused.SCRATCH, fused.multiprocessors = before
+
+
+@pytest.mark.draw(1)
+@pytest.mark.parametrize("part", range(2))
+@settings(max_examples=3, deadline=None, phases=(Phase.generate,))
+@given(
+    rows=st.sampled_from([1, 127, 128, 129]),
+    vocabulary=st.sampled_from([1, 7, 256, 257, 800]),
+    width=st.sampled_from([8, 72]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    temperature=st.sampled_from([0.6, "per token"]),
+    bias=st.sampled_from([None, "some", "masks"]),
+    softcap=st.sampled_from([None, 5.0]),
+    spread=st.sampled_from([0.1, 8.0]),
+    tiles=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_the_plain_kernel_gives_what_float64_gives(
+    part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, seed
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "operands", fused.plain_operands)
+        patch.setattr(fused, "plain", lambda device: True)
+        patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
+        patch.setattr(fused, "multiprocessors", lambda device: 2)
+        check(head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap), 32)
 
 
 @settings(max_examples=200, deadline=None)

@@ -19,7 +19,7 @@ from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import SoftmaxState
 from siri_kernels.linear_logprob.top_entries import TopEntries
-from siri_kernels.linear_logprob.triton import arguments, fused_join
+from siri_kernels.linear_logprob.triton import arguments, fused_join, fused_plain
 from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LN_2, LOG2_E
 from siri_kernels.linear_logprob.triton.measured import least_tokens
 from siri_kernels.linear_logprob.vocab_parallel import is_local
@@ -100,14 +100,13 @@ def _least_tokens(device: torch.device, top_entries: bool, options: bool) -> flo
 def refusal(call: HeadCall) -> str | None:
     """Why the fused kernel cannot take a call, or None."""
     hidden = call.hidden
-    if fused_kernels is None:
-        return "this Triton has no Gluon for Hopper"
-    if (
-        not hidden.is_cuda
-        or torch.version.cuda is None
-        or torch.cuda.get_device_capability(hidden.device) != (9, 0)
-    ):
-        return "it is written for compute capability 9.0"
+    if not hidden.is_cuda or torch.version.cuda is None:
+        return "it is written for GPUs of NVIDIA"
+    if not plain(hidden.device):
+        if torch.cuda.get_device_capability(hidden.device) != (9, 0):
+            return "it is written for compute capability 9.0 and 10"
+        if fused_kernels is None:
+            return "this Triton has no Gluon for Hopper"
     return unfit(call)
 
 
@@ -187,7 +186,7 @@ def online_softmax(
                 *parts, bits, scratch, *running, *state[1:4], guess, floors, *saved, tokens,
                 first * IDS, these, each, stride, most, scale, inverse, _LOG2_EPS, LN_2,
                 SPLITS=triton.next_power_of_2(splits), IDS=IDS, TOP_ENTRIES=top is not None,
-                RAW=raw, PER_ROW=per_row, num_warps=1,
+                RAW=raw, PER_ROW=per_row, PAIRS=not plain(device), num_warps=1,
             )  # fmt: skip
     return SoftmaxState(*states)
 
@@ -205,6 +204,8 @@ def operands(
         weight: [V, D].
         options: the constants that a call chooses.
     """
+    if plain(hidden.device):
+        return plain_operands(hidden, weight, options)
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -226,6 +227,38 @@ def kernel_constants(options: dict[str, bool]) -> dict[str, Any]:
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
         "num_warps": 4, "enable_fp_fusion": True,
     }  # fmt: skip
+
+
+def plain_operands(
+    hidden: torch.Tensor, weight: torch.Tensor, options: dict[str, bool]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """As :func:`operands`, for the kernel in plain Triton.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D].
+        options: the constants that a call chooses.
+    """
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    boxes = (
+        TensorDescriptor.from_tensor(hidden, [2 * HALF, STEP]),
+        TensorDescriptor.from_tensor(weight, [IDS, STEP]),
+    )
+    k = fused_plain
+    constants = {
+        "ROWS": 2 * HALF, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, **options,
+        "num_warps": k.WARPS, "num_stages": k.STAGES,
+    }  # fmt: skip
+    return k.fused_plain_kernel, boxes, constants
+
+
+@functools.cache
+def plain(device: torch.device) -> bool:
+    """Whether the kernel is the one in plain Triton."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device)[0] == 10
 
 
 @functools.cache

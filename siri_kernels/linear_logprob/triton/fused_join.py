@@ -26,6 +26,7 @@ def join_kernel(
     raw_dev, estimate, floors, top_ids, top_logits, found, rows, first, splits, tiles_each, stride,
     most, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
     TOP_ENTRIES: tl.constexpr, RAW: tl.constexpr, PER_ROW: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):  # fmt: skip
     """One program a token.
 
@@ -36,7 +37,7 @@ def join_kernel(
         part_sum: [splits, T] its sum.
         part_dev: [splits, T] its sum for the entropy.
         part_bits: [splits, T, 4] int32, a bit for each quarter of a tile in ``scratch``.
-        scratch: [T, stride * IDS] logits of quarters that matter, as ``fused_kernel`` leaves them.
+        scratch: [T, stride * IDS] logits of quarters that matter.
         maximum: [T] running maximum, in the unit of ``part_max``.
         total: [T] running sum.
         dev: [T] running sum for the entropy.
@@ -63,6 +64,8 @@ def join_kernel(
         TOP_ENTRIES: whether top entries are saved.
         RAW: whether the maxima are raw logits.
         PER_ROW: whether ``scale`` is [T].
+        PAIRS: whether a quarter is every fourth pair of ids, as ``fused_kernel`` has it; else it is
+            a quarter of the ids in a row.
     """
     LOWEST: tl.constexpr = -LARGE if RAW else -1.0e30
     row = tl.program_id(0).to(tl.int64)
@@ -111,8 +114,8 @@ def join_kernel(
         bound = _raw_bound(lse + log2_eps, by, inverse_scale, PER_ROW)
         column = tl.arange(0, IDS)
         pair = tl.arange(0, IDS // 2)
-        quarter = pair % 4
-        place_in_tile = quarter * (IDS // 4) + pair // 4 * 2
+        quarter = pair % 4 if PAIRS else pair // (IDS // 8)
+        place_in_tile = quarter * (IDS // 4) + pair // 4 * 2 if PAIRS else pair * 2
         place_in_tile = place_in_tile[:, None] + tl.arange(0, 2)[None, :]
         scratch += row * (stride * IDS)
         top_ids += row * most
