@@ -212,10 +212,10 @@ def rule_kernel(
                 z = tl.load(top_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
                 y = at_least((z - top) * rate, LOWEST)
                 grad = entry_gradient(z, y, constant, rising, inverse_softcap, ENTROPY, SOFTCAP)
-                log_q = y * NATS_A_BIT - log_z
-                p = tl.exp(log_q)
+                log_of = y * NATS_A_BIT - log_z
+                p = tl.exp(log_of)
                 mass += tl.where(inside, p, 0.0)
-                moved += tl.where(inside, -p * log_q, 0.0)
+                moved += tl.where(inside, -p * log_of, 0.0)
                 size += tl.where(inside, tl.abs(grad), 0.0)
         tl.store(sums + token, tl.sum(mass))
         tl.store(sums + token + tokens, tl.sum(moved))
