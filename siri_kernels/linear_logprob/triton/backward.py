@@ -38,7 +38,8 @@ def backward(
     if call.shard is not None and tokens.sums is not None:
         tokens = tokens._replace(sums=call.shard.total(tokens.sums))
     split = token_math.split(call, stats, top, upstream, tokens)
-    report(*split.report.unbind(), split.report.device)
+    used, dropped, kept, mass = split.report.unbind()
+    report(used, dropped, kept, mass, mass.device)
     counts = token_math.reading(split.report)
     hidden, weight, bias = call.hidden, call.weight, call.bias
     d_hidden = d_weight = d_bias = sparse = by_id = None

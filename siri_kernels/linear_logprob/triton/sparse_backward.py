@@ -13,7 +13,6 @@ from siri_kernels.linear_logprob.triton import arguments, sparse_kernels
 from siri_kernels.linear_logprob.triton.token_math import Split, TokenGradients
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
-
 _FEW_SUMS = 512
 
 

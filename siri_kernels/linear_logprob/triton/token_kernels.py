@@ -1,4 +1,4 @@
-"""Triton kernels over tokens: softmax statistics, gradient rules, and who is within the error bound.
+"""Triton kernels over tokens: statistics, gradient rules, and which are within the error bound.
 
 They replace about a hundred small operations of PyTorch, each of which costs the host 5 us: more
 than the product of a few tokens takes. The formulas are those of
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of
+from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, scale_of
 from siri_kernels.linear_logprob.triton.sparse_kernels import NATS_A_BIT, entry_gradient
 
 TOKENS = 256  # of a program of statistics_kernel

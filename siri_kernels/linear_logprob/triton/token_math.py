@@ -83,8 +83,8 @@ def token_gradients(
     head = sums = None
     most = 16 if top is None else top.ids.shape[1]
     if top is not None:
-        (head,), sums = rows_of(1, total, device), torch.empty(4, total, device=device,
-                                                               dtype=torch.float32)  # fmt: skip
+        head = torch.empty(total, dtype=torch.float32, device=device)
+        sums = torch.empty(4, total, dtype=torch.float32, device=device)
     if total:
         token_kernels.rule_kernel[(total,)](
             stats.logprobs, stats.entropy, stats.max, stats.log_sum, call.targets,
@@ -136,10 +136,9 @@ def split(
         tokens: what that function returned, with the sums of all shards.
     """
     (grad_logprobs, grad_entropy), total = upstream, len(stats.max)
-    out = Split(
-        *torch.empty(3, total, dtype=torch.int64, device=stats.max.device).unbind(),
-        torch.empty(4, dtype=torch.float64, device=stats.max.device),
-    )
+    device = stats.max.device
+    stops, lengths, dense = torch.empty(3, total, dtype=torch.int64, device=device).unbind()
+    out = Split(stops, lengths, dense, torch.empty(4, dtype=torch.float64, device=device))
     token_kernels.split_kernel[(1,)](
         stats.logprobs, stats.entropy, pointer(grad_logprobs, stats.max),
         pointer(grad_entropy, stats.max), call.rule.temperature, tokens.active,
