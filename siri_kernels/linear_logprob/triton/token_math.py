@@ -1,4 +1,4 @@
-"""What is computed once a token, not for each logit: launches of the kernels over tokens."""
+"""Launches of the kernels over tokens: what is computed once a token, not for each logit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def finish(call: HeadCall, state: SoftmaxState) -> SoftmaxStats:
 
 
 class TokenGradients(NamedTuple):
-    """What backward needs of each token before it touches a logit.
+    """Each token's part in backward, before a logit is touched.
 
     Attributes:
         rule: how a token's logits become their gradient.
@@ -94,8 +94,9 @@ def token_gradients(
             pointer(head, offset), pointer(sums, offset), total, call.ignore_index,
             len(call.weight), most, arguments.softcap(call)[1],
             LOGPROBS=grad_logprobs is not None, ENTROPY=grad_entropy is not None,
-            TOP_ENTRIES=top is not None, BLOCK=min(token_kernels.ENTRIES, triton.next_power_of_2(most)),
-            num_warps=1 if top is None else 4, **arguments.rule_constants(call),
+            TOP_ENTRIES=top is not None,
+            BLOCK=min(token_kernels.ENTRIES, triton.next_power_of_2(most)), num_warps=1 if top is None else 4,
+            **arguments.rule_constants(call),
         )  # fmt: skip
     rule = GradientRule(stats.max, at_target, offset, None if grad_entropy is None else slope)
     return TokenGradients(rule, active, head, sums)
