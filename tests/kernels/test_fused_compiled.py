@@ -15,7 +15,13 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="Triton was told to interpre
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)(.*)")
 
 
-def compiled(dtype: str, top_entries: bool) -> Any:
+def compiled(
+    dtype: str,
+    top_entries: bool,
+    bias: bool = False,
+    softcap: bool = False,
+    per_row: bool = False,
+) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
@@ -32,14 +38,15 @@ def compiled(dtype: str, top_entries: bool) -> Any:
             name: f"tensordesc<{dtype}{box},{form!r}>"
             for name, (box, form) in zip(("x_desc", "w_desc"), boxes, strict=True)
         },
-        **dict.fromkeys((*k.POINTERS, "scratch"), "*fp32"),
+        **dict.fromkeys((*k.POINTERS, *k.ALIGNED), "*fp32"),
         **dict.fromkeys(("targets", "part_bits"), "*i32"),
         **dict.fromkeys(k.SIZES, "i32"),
-        **dict.fromkeys(("scale", "masked", "log2_eps"), "fp32"),
+        **dict.fromkeys(k.NUMBERS, "fp32"),
+        "scale": "*fp32" if per_row else "fp32",
     }
     constants = {
         "HALF": fused.HALF, "IDS": fused.IDS, "STEP": step, "GROUP": k.GROUP,
-        "TOP_ENTRIES": top_entries,
+        "TOP_ENTRIES": top_entries, "BIAS": bias, "SOFTCAP": softcap, "PER_ROW": per_row,
         "STAGES": k.STAGES_TOP_ENTRIES if top_entries else k.STAGES,
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
     }  # fmt: skip
@@ -48,7 +55,7 @@ def compiled(dtype: str, top_entries: bool) -> Any:
         fn=k.fused_kernel,
         signature={name: types.get(name, "constexpr") for name in names},
         constexprs=constants,
-        attrs={(names.index("scratch"),): [["tt.divisibility", 16]]},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in k.ALIGNED},
     )
     options = {"num_warps": 4, "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
