@@ -193,7 +193,7 @@ def _worst_case(context: Context, shape: tuple[int, int, int]) -> None:
     steps = {
         **calls.products(), "forward": calls.forward,
         "worst fused": with_switch(True), "worst apart": with_switch(False),
-        "worst with lists fused": with_switch(True, tail=1e-2),
+        "worst with top entries fused": with_switch(True, tail=1e-2),
         **{f"worst fused {held} MiB": with_switch(True, held) for held in HELD},
     }  # fmt: skip
     middle = {name: row["median"] for name, row in rounds(context, steps, 5.0).items()}
