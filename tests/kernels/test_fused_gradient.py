@@ -1,0 +1,197 @@
+"""The gradient of recomputed tokens through the fused kernel: without a GPU the kernel is the same
+arithmetic in PyTorch, and tiles, blocks and products around it are the real ones; on a Hopper GPU
+the kernel is too."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.types import LogitRule, SoftmaxStats
+
+from .interpreter import DEVICE, INTERPRETED
+
+pytest.importorskip("triton")
+from siri_kernels.linear_logprob.triton import arguments, dense_backward, fused, fused_gradient
+
+REAL = DEVICE == "cuda" and torch.cuda.get_device_capability() == (9, 0)
+pytestmark = pytest.mark.skipif(
+    INTERPRETED or (DEVICE == "cuda" and not REAL), reason="without a GPU, or on Hopper"
+)
+IDS, BLOCK = fused.IDS, fused_gradient.BLOCK
+ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+def arithmetic(grid, hidden, weight, out, *given, BIAS, SOFTCAP, SLOPE):
+    """What :mod:`siri_kernels.linear_logprob.triton.fused_gradient_kernels` writes, in PyTorch."""
+    targets, rule, bias, rows, vocabulary, width, blocks, first_tile, tiles, stride, *caps = given
+    assert hidden.shape == (rows, width) and weight.shape == (vocabulary, width)
+    assert rule.stride() == (stride, 1) and bias.data_ptr() % 16 == rule.data_ptr() % 16 == 0
+    assert 1 <= grid[0] <= blocks * tiles and (blocks - 1) * BLOCK < rows <= blocks * BLOCK
+    ids = torch.arange(first_tile * IDS, (first_tile + tiles) * IDS)
+    place = out[: blocks * BLOCK, : tiles * IDS]  # whole blocks and tiles are written
+    assert place.shape == (blocks * BLOCK, tiles * IDS)
+    place.fill_(float("nan"))
+    place = place[:rows, ids < vocabulary]
+    ids = ids[ids < vocabulary]
+    assert ids.numel(), "a launch beyond the vocabulary"
+    scale, top, head, offset, slope = rule[:, :, None]
+    z = hidden.float() @ weight[ids].float().T
+    if BIAS:
+        z = z + bias[ids]
+    if SOFTCAP:
+        z = torch.where(z == -math.inf, z, caps[0] * torch.tanh(z * caps[1]))
+    y = ((z - top) * scale).clamp(min=-200) if SLOPE or SOFTCAP else (z - top) * scale
+    grad = torch.exp2(y) * (offset + y * slope if SLOPE else offset)
+    grad = torch.where(ids == targets[:, None], head, grad)
+    if SOFTCAP:
+        grad = grad * (1 - (z * caps[1]).clamp(min=-1).square())
+    out[:rows, : len(ids)] = grad.to(out.dtype)
+
+
+class Kernel:
+    """Launched as the kernel is."""
+
+    def __getitem__(self, grid):
+        return functools.partial(arithmetic, grid)
+
+
+def add_product(out, a, b, first=False):
+    """A CPU has no product of 16-bit factors with fp32 results."""
+    product = a.float() @ b.float()
+    return out.copy_(product if first else out + product)
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch):
+    """Memory that nobody wrote is NaN; without a GPU, the arithmetic in the kernel's place."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        out = empty(*args, **kwargs)
+        return out.fill_(float("nan")) if out.is_floating_point() else out
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    monkeypatch.setattr(fused_gradient, "takes", lambda call: True)
+    if not REAL:
+        made = lambda *boxes_and_flags: (Kernel(), boxes_and_flags[:3], boxes_and_flags[3])  # noqa: E731
+        monkeypatch.setattr(fused_gradient, "operands", made)
+        monkeypatch.setattr(fused, "multiprocessors", lambda device: 5)
+        monkeypatch.setattr(dense_backward, "add_product", add_product)
+
+
+class Sparse:
+    """In the place of the entries of other tokens: adds what it is given."""
+
+    def __init__(self, weight, bias):
+        self.weight, self.bias = weight, bias
+
+    def write(self, d_weight, d_bias, start, stop, weight_base, bias_base):
+        if d_weight is not None:
+            assert weight_base.dtype == torch.float32
+            d_weight[start:stop] = weight_base + self.weight[start:stop]
+        if d_bias is not None:
+            d_bias[start:stop] = bias_base + self.bias[start:stop]
+
+
+def head(rows, vocabulary, width, dtype, options, spread, seed):
+    """A call on a shard, float64's gradient of its raw logits, and what ``recompute`` takes.
+
+    The shard is the second half of a vocabulary; some targets are in the first.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    normal = functools.partial(torch.randn, generator=generator)
+    hidden = normal(rows, width).to(dtype)
+    weight = (spread * normal(2 * vocabulary, width) / width**0.5).to(dtype)
+    targets = torch.randint(0, 2 * vocabulary, (rows,), generator=generator)
+    bias = softcap = None
+    temperature = 0.7
+    if "bias" in options:
+        bias = normal(2 * vocabulary).to(dtype)
+        bias[torch.rand(2 * vocabulary, generator=generator) < 0.05] = -math.inf
+        bias[targets] = 0.5
+    if "softcap" in options:
+        softcap = 3.0
+    if "per row" in options:
+        temperature = torch.rand(rows, generator=generator) + 0.5
+    upstream = normal(rows), normal(rows) if "entropy" in options else None
+    raw = hidden.double() @ weight.double().T
+    z = raw if bias is None else raw + bias.double()
+    capped = z if softcap is None else softcap * torch.tanh(z / softcap)
+    capped = torch.where(z == -math.inf, z, capped)
+    column = temperature[:, None].double() if "per row" in options else temperature
+    log = (capped / column).log_softmax(1).clamp(min=-1e4)
+    p, at = log.exp(), targets[:, None]
+    logprobs, entropy = log.gather(1, at)[:, 0], -(p * log).sum(1)
+    dz = (torch.zeros_like(p).scatter_(1, at, 1.0) - p) * upstream[0][:, None]
+    if upstream[1] is not None:
+        dz = dz - upstream[1][:, None] * p * (log + entropy[:, None])
+    dz = dz / column
+    if softcap is not None:
+        dz = dz * (1 - (capped / softcap).clamp(min=-1).square())
+    top = capped.amax(1)
+    log_sum = ((capped - top[:, None]) / column).exp().sum(1).log()
+    stats = SoftmaxStats(*(x.float().to(DEVICE) for x in (logprobs, entropy, top, log_sum)))
+    here = slice(vocabulary, 2 * vocabulary)
+    place = [x.to(DEVICE) for x in (hidden, weight[here], targets - vocabulary)]
+    rule = LogitRule(temperature.to(DEVICE) if "per row" in options else temperature, softcap)
+    bias = None if bias is None else bias[here].to(DEVICE)
+    call = HeadCall(*place, bias, rule, -100, dtype, 0.0, 0, True)
+    call = arguments.prepared(call)
+    up = [None if x is None else x.to(DEVICE) for x in upstream]
+    return call, dz[:, here], dense_backward.kernel_rule(stats, *up, rule.temperature)
+
+
+def relative(got, exact):
+    return float((got.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-12))
+
+
+@pytest.mark.draw(2)
+@pytest.mark.parametrize("part", range(4))
+@settings(max_examples=20 if REAL else 6, deadline=None, phases=(Phase.generate,))
+@given(
+    rows=st.sampled_from([1, 5, 64, 65, 128, 129, 300]),
+    vocabulary=st.sampled_from([3, 255, 256, 257, 1000, 1500]),
+    width=st.sampled_from([8, 64, 72, 200]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    options=st.sets(st.sampled_from(["bias", "softcap", "per row", "entropy"])),
+    spread=st.sampled_from([0.1, 1.0, 6.0]),
+    tokens=st.sampled_from([128, 256, 16384]),
+    tiles=st.integers(1, 7),
+    sparse=st.booleans(),
+    unsplit=st.sampled_from([1, 2**30]),
+    seed=st.integers(0, 1000),
+)
+def test_every_tiling_gives_what_float64_gives(
+    part, rows, vocabulary, width, dtype, options, spread, tokens, tiles, sparse, unsplit, seed
+):
+    call, dz, rule = head(rows, vocabulary, width, dtype, options, spread, seed)
+    exact = {
+        "hidden": dz @ call.weight.double().cpu(),
+        "weight": dz.T @ call.hidden.double().cpu(),
+        "bias": dz.sum(0),
+    }
+    d_weight = torch.empty_like(call.weight).fill_(math.nan)
+    d_bias = None if call.bias is None else torch.empty_like(call.bias).fill_(math.nan)
+    others = None
+    if sparse:
+        others = Sparse(
+            torch.randn(d_weight.shape, device=DEVICE), torch.randn(vocabulary, device=DEVICE)
+        )
+        exact["weight"] = exact["weight"] + others.weight.double().cpu()
+        exact["bias"] = exact["bias"] + others.bias.double().cpu()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_gradient, "TOKENS", tokens)
+        patch.setattr(fused_gradient, "GRADIENTS", tiles * IDS * BLOCK)
+        patch.setattr(dense_backward, "UNSPLIT", unsplit)
+        got = dense_backward.recompute(call, rule, True, d_weight, d_bias, others)
+    results = {"hidden": got, "weight": d_weight} | ({} if d_bias is None else {"bias": d_bias})
+    for name, result in results.items():
+        # A gradient of logits and one result are rounded; a sum of few roundings may add up.
+        assert relative(result, exact[name]) <= ROUNDING[dtype] + 1e-5, name
