@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import finish
 from siri_kernels.linear_logprob.top_entries import TopEntries
-from siri_kernels.linear_logprob.triton import arguments, fused
+from siri_kernels.linear_logprob.triton import arguments, fused, measured
 from siri_kernels.linear_logprob.triton.forward import target_logits
 from siri_kernels.linear_logprob.types import LogitRule
 
@@ -216,14 +217,38 @@ def check(this, most):
 def test_every_partition_gives_what_float64_gives(
     part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, programs, seed
 ):
-    before = fused.SCRATCH, fused.multiprocessors
-    fused.SCRATCH, fused.multiprocessors = tiles * rows * IDS, lambda device: programs
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
+        patch.setattr(fused, "multiprocessors", lambda device: programs)
         this = head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap)
         assert fused.unfit(this) is None
         check(this, 32)
-    finally:
-        fused.SCRATCH, fused.multiprocessors = before
+
+
+@pytest.mark.draw(1)
+@pytest.mark.parametrize("part", range(2))
+@settings(max_examples=3, deadline=None, phases=(Phase.generate,))
+@given(
+    rows=st.sampled_from([1, 127, 128, 129]),
+    vocabulary=st.sampled_from([1, 7, 256, 257, 800]),
+    width=st.sampled_from([8, 72]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    temperature=st.sampled_from([0.6, "per token"]),
+    bias=st.sampled_from([None, "some", "masks"]),
+    softcap=st.sampled_from([None, 5.0]),
+    spread=st.sampled_from([0.1, 8.0]),
+    tiles=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_the_plain_kernel_gives_what_float64_gives(
+    part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, seed
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "operands", fused.plain_operands)
+        patch.setattr(fused, "plain", lambda device: True)
+        patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
+        patch.setattr(fused, "multiprocessors", lambda device: 2)
+        check(head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap), 32)
 
 
 @settings(max_examples=200, deadline=None)
@@ -265,6 +290,42 @@ def test_what_it_cannot_take_goes_the_other_way(what):
     assert fused.unfit(this) is None
     assert fused.unfit(changed)
     assert fused.refusal(changed) and not fused.takes(changed)
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA H200", "NVIDIA H200 NVL", "NVIDIA H100", "NVIDIA B200"])
+@pytest.mark.parametrize("version", ["3.6.0", "3.60.0", "3.7.1"])
+def test_only_what_was_measured_is_chosen(gpu, version, monkeypatch):
+    monkeypatch.setattr(fused, "refusal", lambda call: None)
+    monkeypatch.setattr(fused, "ENABLED", None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
+    monkeypatch.setattr(fused.triton, "__version__", version)
+    fused._least_tokens.cache_clear()
+    known = "H200" in gpu and version == "3.6.0"
+
+    def call(tokens, entries=1024, **changed):
+        this = head_call(1, 8, 4, torch.bfloat16, 1.0, 1.0, 0)
+        hidden = this.hidden.expand(tokens, 8)
+        return this._replace(hidden=hidden, entries=entries, **changed)
+
+    try:
+        assert fused.takes(call(4096)) == known and not fused.takes(call(4095))
+        assert fused.takes(call(2048, 0)) == known and not fused.takes(call(2047, 0))
+        for options in ({"bias": torch.zeros(4)}, {"rule": LogitRule(1.0, 30.0)}):
+            assert not fused.takes(call(1 << 20, **options))
+        monkeypatch.setattr(fused, "ENABLED", True)
+        assert fused.takes(call(1)) and fused.takes(call(1, bias=torch.zeros(4)))
+        monkeypatch.setattr(fused, "ENABLED", False)
+        assert not fused.takes(call(1 << 20))
+    finally:
+        fused._least_tokens.cache_clear()
+
+
+def test_every_measured_line_names_its_results():
+    root = Path(__file__).resolve().parents[2]
+    for line in measured.MEASURED:
+        assert line.kernel in ("forward", "gradient")
+        if (root / "bench").is_dir():
+            assert line.gpu in (root / line.source).read_text(encoding="utf-8"), line
 
 
 @pytest.mark.skipif(not REAL, reason="needs a Hopper GPU")

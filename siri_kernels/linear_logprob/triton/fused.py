@@ -19,8 +19,9 @@ from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import SoftmaxState
 from siri_kernels.linear_logprob.top_entries import TopEntries
-from siri_kernels.linear_logprob.triton import arguments, fused_join
+from siri_kernels.linear_logprob.triton import arguments, fused_join, fused_plain
 from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton.measured import least_tokens
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 try:
@@ -28,11 +29,9 @@ try:
 except ImportError:  # a Triton without Gluon, or with another one
     fused_kernels = None  # type: ignore[assignment]
 
-# True: every call that the kernel can take; False: none; None: those that were measured faster.
+# True: every call that the kernel can take; False: none; None: those that were measured faster
+# (:mod:`siri_kernels.linear_logprob.triton.measured`).
 ENABLED = {"1": True, "0": False}.get(os.environ.get("SIRI_KERNELS_FUSED", ""))
-# Where it was measured (GPU's name, Triton): least tokens with top entries and without. From
-# bench/results/nvidia-h200/: at fewer tokens the host's work is what both forms wait for.
-MEASURED = {("H200", "3.6"): (4096, 2048)}
 # What a masked product is after the scale: far below the kernel's LOWEST, so that exp2 of the
 # difference is 0. Were they alike, what rounding leaves of the difference would be 0 or 1e22.
 MASKED = -2.0e30
@@ -87,31 +86,29 @@ def takes(call: HeadCall) -> bool:
     """Whether a call goes through the fused kernel."""
     if ENABLED is False or refusal(call) is not None:
         return False
-    least = _least_tokens(call.hidden.device, call.entries > 0)
-    return ENABLED is True or len(call.hidden) >= least
+    if ENABLED is True:
+        return True
+    options = any(arguments.constants(call).values())
+    return len(call.hidden) >= _least_tokens(call.hidden.device, call.entries > 0, options)
 
 
 @functools.cache
-def _least_tokens(device: torch.device, top_entries: bool) -> float:
+def _least_tokens(device: torch.device, top_entries: bool, options: bool) -> float:
     """Tokens from which on the fused kernel was measured faster on this device."""
     name = torch.cuda.get_device_name(device)
-    for (gpu, version), least in MEASURED.items():
-        if gpu in name and triton.__version__.startswith(version + "."):
-            return least[0] if top_entries else least[1]
-    return math.inf
+    return least_tokens("forward", name, triton.__version__, top_entries, options)
 
 
 def refusal(call: HeadCall) -> str | None:
     """Why the fused kernel cannot take a call, or None."""
     hidden = call.hidden
-    if fused_kernels is None:
-        return "this Triton has no Gluon for Hopper"
-    if (
-        not hidden.is_cuda
-        or torch.version.cuda is None
-        or torch.cuda.get_device_capability(hidden.device) != (9, 0)
-    ):
-        return "it is written for compute capability 9.0"
+    if not hidden.is_cuda or torch.version.cuda is None:
+        return "it is written for GPUs of NVIDIA"
+    if not plain(hidden.device):
+        if torch.cuda.get_device_capability(hidden.device) != (9, 0):
+            return "it is written for compute capability 9.0 and 10"
+        if fused_kernels is None:
+            return "this Triton has no Gluon for Hopper"
     return unfit(call)
 
 
@@ -174,8 +171,8 @@ def online_softmax(
             stride, scratch, floors, guess = 0, running[0], running[0], running[0]
             bits, saved = ids, (ids, running[0], ids)  # not read
         else:
-            stride, most = splits * each * IDS, top.ids.shape[1]
-            scratch = torch.empty(tokens * stride, dtype=torch.float32, device=device)
+            stride, most = splits * each, top.ids.shape[1]
+            scratch = torch.empty(tokens * stride * IDS, dtype=torch.float32, device=device)
             bits = torch.empty(splits, tokens, 4, dtype=torch.int32, device=device)
             guess, saved = estimate[at], tuple(x[at] for x in top)
             floors = guess * scale
@@ -185,13 +182,13 @@ def online_softmax(
             kernel[(min(programs, blocks * these),)](
                 *boxes, ids, floors, *parts, bits, state[0], scratch,
                 arguments.pointer(bias, scratch), tokens, vocabulary, width, blocks, first, these,
-                each, stride // IDS, scale, masked, _LOG2_EPS, *softcap, **options,
+                each, stride, scale, masked, _LOG2_EPS, *softcap, **options,
             )  # fmt: skip
             fused_join.join_kernel[(tokens,)](
                 *parts, bits, scratch, *running, *state[1:4], guess, floors, *saved, tokens,
                 first * IDS, these, each, stride, most, scale, inverse, _LOG2_EPS, LN_2,
                 SPLITS=triton.next_power_of_2(splits), IDS=IDS, TOP_ENTRIES=top is not None,
-                RAW=raw, PER_ROW=per_row, num_warps=1,
+                RAW=raw, PER_ROW=per_row, PAIRS=not plain(device), num_warps=1,
             )  # fmt: skip
     return SoftmaxState(*states)
 
@@ -209,6 +206,8 @@ def operands(
         weight: [V, D].
         options: the constants that a call chooses.
     """
+    if plain(hidden.device):
+        return plain_operands(hidden, weight, options)
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -230,6 +229,38 @@ def kernel_constants(options: dict[str, bool]) -> dict[str, Any]:
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
         "num_warps": 4, "enable_fp_fusion": True,
     }  # fmt: skip
+
+
+def plain_operands(
+    hidden: torch.Tensor, weight: torch.Tensor, options: dict[str, bool]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """As :func:`operands`, for the kernel in plain Triton.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D].
+        options: the constants that a call chooses.
+    """
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    boxes = (
+        TensorDescriptor.from_tensor(hidden, [2 * HALF, STEP]),
+        TensorDescriptor.from_tensor(weight, [IDS, STEP]),
+    )
+    k = fused_plain
+    constants = {
+        "ROWS": 2 * HALF, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, **options,
+        "num_warps": k.WARPS, "num_stages": k.STAGES,
+    }  # fmt: skip
+    return k.fused_plain_kernel, boxes, constants
+
+
+@functools.cache
+def plain(device: torch.device) -> bool:
+    """Whether the kernel is the one in plain Triton."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device)[0] == 10
 
 
 @functools.cache

@@ -26,6 +26,7 @@ def join_kernel(
     raw_dev, estimate, floors, top_ids, top_logits, found, rows, first, splits, tiles_each, stride,
     most, scale, inverse_scale, log2_eps, ln_2, SPLITS: tl.constexpr, IDS: tl.constexpr,
     TOP_ENTRIES: tl.constexpr, RAW: tl.constexpr, PER_ROW: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):  # fmt: skip
     """One program a token.
 
@@ -36,7 +37,7 @@ def join_kernel(
         part_sum: [splits, T] its sum.
         part_dev: [splits, T] its sum for the entropy.
         part_bits: [splits, T, 4] int32, a bit for each quarter of a tile in ``scratch``.
-        scratch: [T, stride] logits of quarters that matter, as ``fused_kernel`` leaves them.
+        scratch: [T, stride * IDS] logits of quarters that matter.
         maximum: [T] running maximum, in the unit of ``part_max``.
         total: [T] running sum.
         dev: [T] running sum for the entropy.
@@ -52,7 +53,7 @@ def join_kernel(
         first: first id of the part.
         splits: of the part.
         tiles_each: tiles of a split.
-        stride: of ``scratch`` from token to token.
+        stride: of ``scratch`` from token to token, in tiles.
         most: places a token has for top entries.
         scale: log2(e) / temperature: a number or [T].
         inverse_scale: 1 / scale, if it is a number.
@@ -63,6 +64,8 @@ def join_kernel(
         TOP_ENTRIES: whether top entries are saved.
         RAW: whether the maxima are raw logits.
         PER_ROW: whether ``scale`` is [T].
+        PAIRS: whether a quarter is every fourth pair of ids, as ``fused_kernel`` has it; else it is
+            a quarter of the ids in a row.
     """
     LOWEST: tl.constexpr = -LARGE if RAW else -1.0e30
     row = tl.program_id(0).to(tl.int64)
@@ -109,9 +112,11 @@ def join_kernel(
         lse = shift + tl.log2(new_total * tl.exp2(level - shift) + tl.exp2(own - shift))
         bound = _raw_bound(lse + log2_eps, by, inverse_scale, PER_ROW)
         column = tl.arange(0, IDS)
-        quarter = column % 8 // 2
-        place_in_tile = quarter * (IDS // 4) + column // 8 * 2 + column % 2
-        scratch += row * stride
+        pair = tl.arange(0, IDS // 2)
+        quarter = pair % 4 if PAIRS else pair // (IDS // 8)
+        place_in_tile = quarter * (IDS // 4) + pair // 4 * 2 if PAIRS else pair * 2
+        place_in_tile = place_in_tile[:, None] + tl.arange(0, 2)[None, :]
+        scratch += row * (stride * IDS)
         top_ids += row * most
         top_logits += row * most
         part_bits += row * 4
@@ -123,14 +128,15 @@ def join_kernel(
             bits = bits_0 | bits_1 | bits_2 | bits_3
             if bits != 0:
                 low_bits = tl.where(quarter == 0, bits_0, bits_1)
-                of_column = tl.where(quarter < 2, low_bits, tl.where(quarter == 2, bits_2, bits_3))
+                of_pair = tl.where(quarter < 2, low_bits, tl.where(quarter == 2, bits_2, bits_3))
                 for i in range(tiles_each):
                     if (bits >> i) & 1 != 0:
                         z = tl.load(
                             scratch + tile + i * IDS + place_in_tile,
-                            mask=(of_column >> i) & 1 != 0,
+                            mask=((of_pair >> i) & 1 != 0)[:, None],
                             other=float("-inf"),
                         )
+                        z = tl.reshape(z, [IDS])
                         keep = z >= bound
                         count = keep.to(tl.int32)
                         place = before + tl.cumsum(count) - 1

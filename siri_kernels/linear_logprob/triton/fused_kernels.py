@@ -152,7 +152,7 @@ def _consume(
         z = warpgroup_mma_wait(0, deps=(z,))
         mbarrier.arrive(empty.index((turn + STAGES - 1) % STAGES), count=1)
         if BIAS:
-            # Of a tile that begins beyond the vocabulary, whose logits are all masked, any.
+            # A tile that begins beyond the vocabulary takes any: its logits are all masked.
             z += gl.load(bias + gl.minimum(first, vocabulary - 1) // IDS * IDS + column)[None, :]
         if SOFTCAP:
             z = capped(z, softcap, inverse_softcap)

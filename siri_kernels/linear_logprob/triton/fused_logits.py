@@ -1,4 +1,4 @@
-"""What the fused kernels do with a tile of products in registers (Gluon).
+"""Operations of the fused kernels on a tile of products in registers (Gluon).
 
 The formulas of options are those of :mod:`siri_kernels.linear_logprob.triton.kernel_math`.
 A thread of a warpgroup holds two rows of a tile, and of each row a quarter: pairs of neighbours
