@@ -158,15 +158,15 @@ def check(got, exact, squares, dtype):
 
 @pytest.mark.draw(2)
 @pytest.mark.parametrize("part", range(4))
-@settings(max_examples=20 if REAL else 6, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=30, deadline=None, phases=(Phase.generate,))
 @given(
-    rows=st.sampled_from([1, 5, 64, 65, 128, 129, 300]),
+    rows=st.sampled_from([1, 64, 65, 129, 300]),
     vocabulary=st.sampled_from([3, 255, 256, 257, 1000, 1500]),
     width=st.sampled_from([8, 64, 72, 200]),
     dtype=st.sampled_from([torch.bfloat16, torch.float16]),
     options=st.sets(st.sampled_from(["bias", "softcap", "per row", "entropy"])),
     spread=st.sampled_from([0.1, 1.0, 6.0]),
-    tokens=st.sampled_from([128, 256, 16384]),
+    tokens=st.sampled_from([128, 16384]),
     tiles=st.integers(1, 7),
     sparse=st.booleans(),
     unsplit=st.sampled_from([1, 2**30]),
