@@ -108,7 +108,9 @@ def head(rows, vocabulary, width, dtype, options, spread, seed):
     generator = torch.Generator().manual_seed(seed)
     normal = functools.partial(torch.randn, generator=generator)
     hidden = normal(rows, width).to(dtype)
+    hidden[:, 0] = 100  # sums of float16's gradients with their factor are beyond its range
     weight = (spread * normal(2 * vocabulary, width) / width**0.5).to(dtype)
+    weight[:, 0] = 0
     targets = torch.randint(0, 2 * vocabulary, (rows,), generator=generator)
     bias = softcap = None
     temperature = 0.7
