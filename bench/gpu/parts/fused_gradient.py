@@ -102,8 +102,7 @@ def check_gradients(context: Context, case: Case) -> None:
     with unfused(), torch.no_grad():
         stats, _ = forward.forward(call)
     by_row = dense_backward.kernel_rule(stats, *upstream, call.rule.temperature)
-    half = hidden.dtype == torch.float16
-    factor = dense_backward._factor(by_row) if half and hidden.is_cuda else None
+    factor = dense_backward.fp16_factor(call, by_row) if hidden.is_cuda else None
     forms: dict[str, Any] = {"apart": dense_backward.LogitGradients}
     module = importlib.import_module(FUSED_GRADIENT)
     why = module.refusal(call)

@@ -49,6 +49,7 @@ class LogitGradients:
         rule: of the same tokens, as :func:`kernel_rule` gives it.
         factor: [1] that gradients are multiplied by, or None.
         most_ids: of a tile, or one block of the kernels.
+        dtype: of the gradients; None: the one that the products take.
 
     Attributes:
         tokens: the blocks.
@@ -56,12 +57,19 @@ class LogitGradients:
     """
 
     def __init__(
-        self, call: HeadCall, rule: GradientRule, factor: torch.Tensor | None, most_ids: int
+        self,
+        call: HeadCall,
+        rule: GradientRule,
+        factor: torch.Tensor | None,
+        most_ids: int,
+        dtype: torch.dtype | None = None,
     ) -> None:
         products = self.products = Products(call, most_ids=most_ids)
         self.call, self.tokens, self.hidden = call, products.tokens, products.hidden
         self.starts, self.tile = products.starts, products.tile
-        dtype = call.gemm_dtype if products.mixed else torch.float32
+        self.operand = products.operand
+        if dtype is None:
+            dtype = call.gemm_dtype if products.mixed else torch.float32
         self.buffer = torch.empty_like(products.buffers[0], dtype=dtype)
         columns = (
             arguments.scale(call),
@@ -138,9 +146,8 @@ def recompute(
     device, (total, width) = call.hidden.device, call.hidden.shape
     fused = fused_gradient.takes(call)
     made = fused_gradient.FusedGradients if fused else LogitGradients
-    # cuBLAS's 16-bit products take 16-bit factors; fp16's range needs help.
-    mixed = fused or call.hidden.is_cuda
-    factor = _factor(rule) if mixed and call.gemm_dtype == torch.float16 else None
+    # Elsewhere than on a GPU, and of this form, factors of the products are fp32.
+    factor = fp16_factor(call, rule) if fused or call.hidden.is_cuda else None
     # A tile of the gradient of weight may be held in fp32: not more of it than of the logits.
     gradients = made(call, rule, factor, most_ids=LOGITS // width)
     d_hidden = None
@@ -235,8 +242,13 @@ def add_product(
     return out.add_(torch.mm(a, b, out_dtype=out.dtype))
 
 
-def _factor(rule: GradientRule) -> torch.Tensor:
-    """[1] power of two that brings the largest finite logit gradient to about 2**10."""
+def fp16_factor(call: HeadCall, rule: GradientRule) -> torch.Tensor | None:
+    """[1] power of two that brings the largest finite logit gradient to about 2**10.
+
+    cuBLAS's 16-bit products take 16-bit factors, and fp16's range needs the help. None for others.
+    """
+    if call.gemm_dtype != torch.float16:
+        return None
     size = rule.at_target.abs() + rule.offset.abs()
     if rule.slope is not None:
         size = size + rule.slope.abs()

@@ -107,7 +107,6 @@ def join_kernel(
         own = tl.load(estimate + row) * by
         shift = tl.maximum(tl.maximum(level, own), -LARGE)
         lse = shift + tl.log2(new_total * tl.exp2(level - shift) + tl.exp2(own - shift))
-        tl.store(floors + row, lse)
         bound = _raw_bound(lse + log2_eps, by, inverse_scale, PER_ROW)
         column = tl.arange(0, IDS)
         quarter = column % 8 // 2
@@ -124,9 +123,7 @@ def join_kernel(
             bits = bits_0 | bits_1 | bits_2 | bits_3
             if bits != 0:
                 low_bits = tl.where(quarter == 0, bits_0, bits_1)
-                of_column = tl.where(
-                    quarter < 2, low_bits, tl.where(quarter == 2, bits_2, bits_3)
-                )
+                of_column = tl.where(quarter < 2, low_bits, tl.where(quarter == 2, bits_2, bits_3))
                 for i in range(tiles_each):
                     if (bits >> i) & 1 != 0:
                         z = tl.load(
@@ -143,3 +140,5 @@ def join_kernel(
                         before += tl.sum(count)
             tile += tiles_each * IDS
         tl.store(found + row, before)
+        # A token that has too many entries is recomputed: no more of its logits are stored.
+        tl.store(floors + row, tl.where(before > most, 1.0e30, lse))

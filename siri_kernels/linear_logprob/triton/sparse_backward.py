@@ -17,7 +17,10 @@ _FEW_SUMS = 512
 
 
 class Entries(NamedTuple):
-    """N entries of the raw logits' gradient, sorted by token; a token's first is its target.
+    """N entries of the raw logits' gradient.
+
+    Those of tokens within the error bound come first, sorted by token; a token's first is its
+    target.
 
     Attributes:
         ids: [N] int32, the vocabulary id.
@@ -41,8 +44,9 @@ class Entries(NamedTuple):
         tokens: TokenGradients,
         split: Split,
         count: int,
+        more: int = 0,
     ) -> Entries:
-        """The entries of tokens within the error bound.
+        """The entries of tokens within the error bound, and room for others behind them.
 
         Args:
             call: of the tokens.
@@ -50,11 +54,13 @@ class Entries(NamedTuple):
             stats: of the tokens.
             tokens: their gradients.
             split: of the tokens.
-            count: N.
+            count: how many entries there are.
+            more: how many are to be written by the caller.
         """
         (_, _, offset, slope), device = tokens.rule, split.stops.device
-        ids, rows = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
-        grads = torch.empty(count, dtype=torch.float32, device=device)
+        size = count + more
+        ids, rows = (torch.empty(size, dtype=torch.int32, device=device) for _ in range(2))
+        grads = torch.empty(size, dtype=torch.float32, device=device)
         most = top.ids.shape[1]
         sparse_kernels.entries_kernel[(len(split.stops),)](
             top.ids,

@@ -95,7 +95,8 @@ def token_gradients(
             len(call.weight), most, arguments.softcap(call)[1],
             LOGPROBS=grad_logprobs is not None, ENTROPY=grad_entropy is not None,
             TOP_ENTRIES=top is not None,
-            BLOCK=min(token_kernels.ENTRIES, triton.next_power_of_2(most)), num_warps=1 if top is None else 4,
+            BLOCK=min(token_kernels.ENTRIES, triton.next_power_of_2(most)),
+            num_warps=1 if top is None else 4,
             **arguments.rule_constants(call),
         )  # fmt: skip
     rule = GradientRule(stats.max, at_target, offset, None if grad_entropy is None else slope)
