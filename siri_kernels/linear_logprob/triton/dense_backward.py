@@ -178,8 +178,8 @@ def recompute(
             for sums in (d_tile, d_bias_tile):
                 if sums is not None:
                     sums.div_(factor)
-        if place is not None and d_tile is not None and d_tile is not place:
-            place.copy_(d_tile)
+        if d_weight is not None and d_tile is not None and d_tile is not place:
+            d_weight[start : start + n] = d_tile
         if d_bias is not None and d_bias_tile is not None:
             d_bias[start : start + n] = d_bias_tile
         if sparse is not None:
