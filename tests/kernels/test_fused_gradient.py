@@ -232,7 +232,7 @@ def test_what_it_takes(monkeypatch):
     monkeypatch.undo()  # the real ``takes``
     call, _, _ = head(5, 7, 16, torch.bfloat16, {"bias", "softcap", "per row"}, 1.0, 0)
     monkeypatch.setattr(fused, "refusal", fused.unfit)  # whatever the device
-    monkeypatch.setattr(fused_gradient, "_least_tokens", lambda device: 6)
+    monkeypatch.setattr(fused_gradient, "_least_tokens", lambda device, options: 6)
     for switch, ours, taken in (
         (True, None, True), (False, None, False), (None, None, False),
         (False, True, True), (True, False, False), (None, True, True),
@@ -240,7 +240,7 @@ def test_what_it_takes(monkeypatch):
         monkeypatch.setattr(fused, "ENABLED", switch)
         monkeypatch.setattr(fused_gradient, "ENABLED", ours)
         assert fused_gradient.takes(call) is taken
-    monkeypatch.setattr(fused_gradient, "_least_tokens", lambda device: 5)
+    monkeypatch.setattr(fused_gradient, "_least_tokens", lambda device, options: 5)
     monkeypatch.setattr(fused_gradient, "ENABLED", None)
     monkeypatch.setattr(fused, "ENABLED", None)
     assert fused_gradient.takes(call)

@@ -248,7 +248,9 @@ def test_the_plain_kernel_gives_what_float64_gives(
         patch.setattr(fused, "plain", lambda device: True)
         patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
         patch.setattr(fused, "multiprocessors", lambda device: 2)
-        check(head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap), 32)
+        check(
+            head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap), 32
+        )
 
 
 @settings(max_examples=200, deadline=None)

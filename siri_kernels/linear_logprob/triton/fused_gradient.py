@@ -7,7 +7,6 @@ a tile of ids at a time, for the two products that follow.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import GradientRule
 from siri_kernels.linear_logprob.triton import arguments, fused
 from siri_kernels.linear_logprob.triton.fused import HALF, IDS, STEP
+from siri_kernels.linear_logprob.triton.measured import least_tokens
 from siri_kernels.linear_logprob.types import LogitRule
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
@@ -25,10 +25,9 @@ try:
 except ImportError:  # a Triton without Gluon, or with another one
     fused_gradient_kernels = None  # type: ignore[assignment]
 
-# In place of fused.ENABLED, for measurements of this kernel alone; None: as that says.
+# In place of fused.ENABLED, for measurements of this kernel alone; None: as that and
+# :mod:`siri_kernels.linear_logprob.triton.measured` say.
 ENABLED: bool | None = None
-# Where it was measured faster (GPU's name, Triton): least tokens.
-MEASURED: dict[tuple[str, str], int] = {}
 BLOCK = 2 * HALF  # tokens of a work item
 TOKENS = 16384  # of a block of them, at most
 # Gradients held at a time: 288 MiB. 16 384 tokens then have 8 448 ids at a time on 132
@@ -44,17 +43,15 @@ def takes(call: HeadCall) -> bool:
     switch = fused.ENABLED if ENABLED is None else ENABLED
     if switch is False or refusal(call) is not None:
         return False
-    return switch is True or len(call.hidden) >= _least_tokens(call.hidden.device)
+    options = any(arguments.constants(call).values())
+    return switch is True or len(call.hidden) >= _least_tokens(call.hidden.device, options)
 
 
 @functools.cache
-def _least_tokens(device: torch.device) -> float:
+def _least_tokens(device: torch.device, options: bool) -> float:
     """Tokens from which on the kernel was measured faster on this device."""
     name = torch.cuda.get_device_name(device)
-    for (gpu, version), least in MEASURED.items():
-        if gpu in name and triton.__version__.startswith(version + "."):
-            return least
-    return math.inf
+    return least_tokens("gradient", name, triton.__version__, False, options)
 
 
 def refusal(call: HeadCall) -> str | None:
