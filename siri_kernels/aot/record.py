@@ -304,6 +304,8 @@ class _WithoutDevice(TorchFunctionMode):
             return _indexed(*args)
         if func is torch.Tensor.__setitem__:
             return None
+        if func is torch.Tensor.copy_:
+            return args[0]
         if func is torch.Tensor.__invert__:
             return torch.bitwise_not(*args)
         if func is torch.Tensor.contiguous:

@@ -157,8 +157,8 @@ def _added_up(reports: list[_Report]) -> _Report:
 
     columns = list(zip(*(r[:4] for r in reports), strict=True))
     # Counts as integers: exact, also where there is no float64.
-    counts = [stacked(column, torch.int64).sum() for column in columns[:3]]
-    return _Report(*counts, stacked(columns[3], torch.float32).amax(), device)
+    tokens, dense, entries = (stacked(column, torch.int64).sum() for column in columns[:3])
+    return _Report(tokens, dense, entries, stacked(columns[3], torch.float32).amax(), device)
 
 
 def take_backward_stats() -> BackwardStats | None:

@@ -10,7 +10,7 @@ import torch
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.error_bound import report
 from siri_kernels.linear_logprob.top_entries import TopEntries
-from siri_kernels.linear_logprob.triton import arguments, token_math
+from siri_kernels.linear_logprob.triton import arguments, few_dense, token_math
 from siri_kernels.linear_logprob.triton.dense_backward import recompute
 from siri_kernels.linear_logprob.triton.sparse_backward import Entries, WeightGradient
 from siri_kernels.linear_logprob.types import Gradients, Needed, SoftmaxStats, Upstream
@@ -38,39 +38,50 @@ def backward(
     if call.shard is not None and tokens.sums is not None:
         tokens = tokens._replace(sums=call.shard.total(tokens.sums))
     split = token_math.split(call, stats, top, upstream, tokens)
-    report(*split.report.unbind(), split.report.device)
+    used, dropped, kept, mass = split.report.unbind()
+    report(used, dropped, kept, mass, mass.device)
     counts = token_math.reading(split.report)
-    hidden, weight, bias = call.hidden, call.weight, call.bias
-    d_hidden = d_weight = d_bias = sparse = by_id = None
-    # Most ids have no entries. Zeros are written while the host waits; recomputing, which writes
-    # every id, is rare where there are top entries.
-    new = torch.empty_like if top is None else torch.zeros_like
-    if needed.weight:
-        d_weight = new(weight, memory_format=torch.contiguous_format)
-    if needed.bias and bias is not None:
-        d_bias = new(bias, memory_format=torch.contiguous_format)
+    # Zeros are written while the host waits: most ids have no entries.
+    grads = _new_gradients(call, needed, zeros=top is not None)
     recomputed, count = counts()
-    if top is not None and count:
-        sparse = Entries.of(call, top, stats, tokens, split, count)
-    if needed.hidden:
-        if sparse is not None:
-            d_hidden = sparse.hidden_gradient(call)
-        else:
-            d_hidden = torch.zeros(hidden.shape, dtype=call.hidden_grad_dtype, device=hidden.device)
-    if sparse is not None and (needed.weight or needed.bias):
-        by_id = WeightGradient(call, sparse, needed.weight)
+    dense = split.dense[:recomputed]
+    part, part_rule = call, tokens.rule
     if recomputed:
-        dense = split.dense[:recomputed]
-        part, rule = call.select(dense), tokens.rule.select(dense)
-        exact = recompute(part, rule, needed.hidden, d_weight, d_bias, by_id)
-        if d_hidden is not None and exact is not None:
-            d_hidden.index_copy_(0, dense, exact.to(d_hidden.dtype))
+        part, part_rule = call.select(dense), tokens.rule.select(dense)
+    exact = entries = by_id = None
+    few = 0 < recomputed <= few_dense.MOST and count > 0 and needed.weight
+    if top is not None and count:
+        more = recomputed * len(call.weight) if few else 0
+        entries = Entries.of(call, top, stats, tokens, split, count, more)
+        if needed.hidden:
+            grads = grads._replace(hidden=entries.hidden_gradient(call))
+        if few:
+            exact = few_dense.append(part, part_rule, dense, entries, needed.hidden)
+        if needed.weight or needed.bias:
+            by_id = WeightGradient(call, entries, needed.weight)
+    elif needed.hidden:
+        d_hidden = torch.zeros(call.hidden.shape, dtype=call.hidden_grad_dtype, device=dense.device)
+        grads = grads._replace(hidden=d_hidden)
+    if recomputed and not few:
+        exact = recompute(part, part_rule, needed.hidden, grads.weight, grads.bias, by_id)
     elif by_id is not None:
-        by_id.write(d_weight, d_bias, 0, len(weight))
+        by_id.write(grads.weight, grads.bias, 0, len(call.weight))
     elif top is None:  # no token has a gradient
-        for grad in (d_weight, d_bias):
-            if grad is not None:
-                grad.zero_()
-    if d_hidden is not None and call.shard is not None:
-        d_hidden = call.shard.total(d_hidden).to(hidden.dtype)
-    return Gradients(d_hidden, d_weight, d_bias)
+        zeros = _new_gradients(call, needed, zeros=True)
+        grads = zeros._replace(hidden=grads.hidden)
+    if grads.hidden is not None and exact is not None:
+        grads.hidden.index_copy_(0, dense, exact.to(grads.hidden.dtype))
+    if grads.hidden is not None and call.shard is not None:
+        grads = grads._replace(hidden=call.shard.total(grads.hidden).to(call.hidden.dtype))
+    return grads
+
+
+def _new_gradients(call: HeadCall, needed: Needed, zeros: bool) -> Gradients:
+    """Gradients of ``weight`` and ``bias`` to be written, or zeros."""
+    new = torch.zeros_like if zeros else torch.empty_like
+    d_weight = d_bias = None
+    if needed.weight:
+        d_weight = new(call.weight, memory_format=torch.contiguous_format)
+    if needed.bias and call.bias is not None:
+        d_bias = new(call.bias, memory_format=torch.contiguous_format)
+    return Gradients(None, d_weight, d_bias)

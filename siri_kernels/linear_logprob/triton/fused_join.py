@@ -110,7 +110,6 @@ def join_kernel(
         own = tl.load(estimate + row) * by
         shift = tl.maximum(tl.maximum(level, own), -LARGE)
         lse = shift + tl.log2(new_total * tl.exp2(level - shift) + tl.exp2(own - shift))
-        tl.store(floors + row, lse)
         bound = _raw_bound(lse + log2_eps, by, inverse_scale, PER_ROW)
         column = tl.arange(0, IDS)
         pair = tl.arange(0, IDS // 2)
@@ -147,3 +146,5 @@ def join_kernel(
                         before += tl.sum(count)
             tile += tiles_each * IDS
         tl.store(found + row, before)
+        # A token that has too many entries is recomputed: no more of its logits are stored.
+        tl.store(floors + row, tl.where(before > most, 1.0e30, lse))

@@ -13,9 +13,14 @@ from siri_kernels.linear_logprob.triton import arguments, sparse_kernels
 from siri_kernels.linear_logprob.triton.token_math import Split, TokenGradients
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
+_FEW_SUMS = 512
+
 
 class Entries(NamedTuple):
-    """N entries of the raw logits' gradient, sorted by token; a token's first is its target.
+    """N entries of the raw logits' gradient.
+
+    Those of tokens within the error bound come first, sorted by token; a token's first is its
+    target.
 
     Attributes:
         ids: [N] int32, the vocabulary id.
@@ -39,8 +44,9 @@ class Entries(NamedTuple):
         tokens: TokenGradients,
         split: Split,
         count: int,
+        more: int = 0,
     ) -> Entries:
-        """The entries of tokens within the error bound.
+        """The entries of tokens within the error bound, and room for others behind them.
 
         Args:
             call: of the tokens.
@@ -48,11 +54,13 @@ class Entries(NamedTuple):
             stats: of the tokens.
             tokens: their gradients.
             split: of the tokens.
-            count: N.
+            count: how many entries there are.
+            more: how many are to be written by the caller.
         """
         (_, _, offset, slope), device = tokens.rule, split.stops.device
-        ids, rows = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
-        grads = torch.empty(count, dtype=torch.float32, device=device)
+        size = count + more
+        ids, rows = (torch.empty(size, dtype=torch.int32, device=device) for _ in range(2))
+        grads = torch.empty(size, dtype=torch.float32, device=device)
         most = top.ids.shape[1]
         sparse_kernels.entries_kernel[(len(split.stops),)](
             top.ids,
@@ -81,7 +89,7 @@ class Entries(NamedTuple):
         """[T, D] gradient of ``hidden`` from the entries; 0 for tokens without any."""
         hidden, weight = call.hidden, call.weight
         out = torch.empty(hidden.shape, dtype=call.hidden_grad_dtype, device=hidden.device)
-        (total, width), blocks = hidden.shape, _blocks(hidden.shape[1])
+        (total, width), blocks = hidden.shape, _blocks(hidden.shape[1], len(hidden))
         sparse_kernels.hidden_kernel[(total, triton.cdiv(width, blocks["COLUMNS"]))](
             weight,
             self.ids,
@@ -97,11 +105,19 @@ class Entries(NamedTuple):
         return out
 
 
-def _blocks(width: int) -> dict[str, int]:
-    """Constants of the kernels that gather rows of a matrix."""
-    columns = min(sparse_kernels.COLUMNS, triton.next_power_of_2(width))
-    warps = sparse_kernels.GATHER_WARPS
-    return {"ROWS": sparse_kernels.ROWS, "COLUMNS": columns, "num_warps": warps}
+def _blocks(width: int, sums: int | None = None) -> dict[str, int]:
+    """Constants of the kernels that gather rows of a matrix.
+
+    Args:
+        width: of the matrix.
+        sums: how many sums there are; few are split into narrower parts, so that every
+            multiprocessor has one. None: many.
+    """
+    rows, columns = sparse_kernels.ROWS, sparse_kernels.COLUMNS
+    if sums is not None and sums <= _FEW_SUMS:
+        rows, columns = 4 * rows, columns // 4
+    columns = min(columns, triton.next_power_of_2(width))
+    return {"ROWS": rows, "COLUMNS": columns, "num_warps": sparse_kernels.GATHER_WARPS}
 
 
 class WeightGradient:
@@ -118,6 +134,7 @@ class WeightGradient:
     def __init__(self, call: HeadCall, entries: Entries, need_weight: bool) -> None:
         self.call = call
         ids, order = torch.sort(entries.ids, stable=True)
+        self.ids = ids
         self.rows, self.grads = entries.rows[order], entries.grads[order]
         vocabulary = len(call.weight)
         limits = torch.arange(vocabulary + 1, dtype=torch.int32, device=ids.device)
@@ -165,8 +182,11 @@ class WeightGradient:
         hidden = self.call.hidden
         if d_weight is not None:
             width, blocks = hidden.shape[1], _blocks(hidden.shape[1])
-            sparse_kernels.weight_kernel[(stop - start, triton.cdiv(width, blocks["COLUMNS"]))](
+            by_entry = weight_base is None and len(self.ids) < stop - start == len(d_weight)
+            programs = len(self.ids) if by_entry else stop - start
+            sparse_kernels.weight_kernel[(programs, triton.cdiv(width, blocks["COLUMNS"]))](
                 hidden,
+                self.ids,
                 self.rows,
                 self.grads,
                 self.offsets,
@@ -178,6 +198,7 @@ class WeightGradient:
                 width,
                 GEMM=arguments.GEMM[self.call.gemm_dtype],
                 BASE=weight_base is not None,
+                BY_ENTRY=by_entry,
                 PIECE=sparse_kernels.PIECE,
                 **blocks,
             )

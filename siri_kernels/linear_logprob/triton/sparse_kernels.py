@@ -238,16 +238,18 @@ def piece_kernel(
 
 @triton.jit(do_not_specialize=["first"])
 def weight_kernel(
-    hidden, rows, grads, offsets, pieces, base, out, first, hidden_row, hidden_column, width,
-    GEMM: tl.constexpr, BASE: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    hidden, ids, rows, grads, offsets, pieces, base, out, first, hidden_row, hidden_column, width,
+    GEMM: tl.constexpr, BASE: tl.constexpr, BY_ENTRY: tl.constexpr, PIECE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of ``weight`` from id ``first`` on, where ids have entries: their sum, and ``base``.
 
-    The other ids are left as they are: most have no entries, and a memset is faster.
+    The other ids are left as they are: most have no entries, and a memset is faster. One program an
+    id; or one an entry, of which the first of each id works, where there are fewer entries.
 
     Args:
         hidden: [T, D].
+        ids: [N] int32, sorted, if BY_ENTRY.
         rows: [N] int32, tokens of the entries.
         grads: [N] float32, gradients of the entries.
         offsets: [V + 1] int64, where each id's entries begin.
@@ -260,13 +262,19 @@ def weight_kernel(
         width: D.
         GEMM: dtype that the product takes.
         BASE: whether ``base`` is added.
+        BY_ENTRY: whether there is a program for each entry of all ids; ``first`` is 0 then.
         PIECE: entries of a piece.
         ROWS: entries gathered at a time.
         COLUMNS: columns of a program.
     """
     place = tl.program_id(0).to(tl.int64)
+    entry = place
+    if BY_ENTRY:
+        place = tl.load(ids + entry).to(tl.int64)
     begin = tl.load(offsets + first + place)
     end = tl.load(offsets + first + place + 1)
+    if BY_ENTRY:
+        end = tl.where(begin == entry, end, begin)
     if begin < end:
         # Whole pieces within [begin, end).
         first_piece = (begin + PIECE - 1) // PIECE

@@ -1,4 +1,4 @@
-"""Triton kernels over tokens: softmax statistics, gradient rules, and who is within the error bound.
+"""Triton kernels over tokens: statistics, gradient rules, and which are within the error bound.
 
 They replace about a hundred small operations of PyTorch, each of which costs the host 5 us: more
 than the product of a few tokens takes. The formulas are those of
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, exp2, scale_of
+from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, scale_of
 from siri_kernels.linear_logprob.triton.sparse_kernels import NATS_A_BIT, entry_gradient
 
 TOKENS = 256  # of a program of statistics_kernel
@@ -212,10 +212,10 @@ def rule_kernel(
                 z = tl.load(top_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
                 y = at_least((z - top) * rate, LOWEST)
                 grad = entry_gradient(z, y, constant, rising, inverse_softcap, ENTROPY, SOFTCAP)
-                log_q = y * NATS_A_BIT - log_z
-                p = tl.exp(log_q)
+                log_of = y * NATS_A_BIT - log_z
+                p = tl.exp(log_of)
                 mass += tl.where(inside, p, 0.0)
-                moved += tl.where(inside, -p * log_q, 0.0)
+                moved += tl.where(inside, -p * log_of, 0.0)
                 size += tl.where(inside, tl.abs(grad), 0.0)
         tl.store(sums + token, tl.sum(mass))
         tl.store(sums + token + tokens, tl.sum(moved))

@@ -1,4 +1,4 @@
-"""What is computed once a token, not for each logit: launches of the kernels over tokens."""
+"""Launches of the kernels over tokens: what is computed once a token, not for each logit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def finish(call: HeadCall, state: SoftmaxState) -> SoftmaxStats:
 
 
 class TokenGradients(NamedTuple):
-    """What backward needs of each token before it touches a logit.
+    """Each token's part in backward, before a logit is touched.
 
     Attributes:
         rule: how a token's logits become their gradient.
@@ -83,8 +83,8 @@ def token_gradients(
     head = sums = None
     most = 16 if top is None else top.ids.shape[1]
     if top is not None:
-        (head,), sums = rows_of(1, total, device), torch.empty(4, total, device=device,
-                                                               dtype=torch.float32)  # fmt: skip
+        head = torch.empty(total, dtype=torch.float32, device=device)
+        sums = torch.empty(4, total, dtype=torch.float32, device=device)
     if total:
         token_kernels.rule_kernel[(total,)](
             stats.logprobs, stats.entropy, stats.max, stats.log_sum, call.targets,
@@ -94,8 +94,10 @@ def token_gradients(
             pointer(head, offset), pointer(sums, offset), total, call.ignore_index,
             len(call.weight), most, arguments.softcap(call)[1],
             LOGPROBS=grad_logprobs is not None, ENTROPY=grad_entropy is not None,
-            TOP_ENTRIES=top is not None, BLOCK=min(token_kernels.ENTRIES, triton.next_power_of_2(most)),
-            num_warps=1 if top is None else 4, **arguments.rule_constants(call),
+            TOP_ENTRIES=top is not None,
+            BLOCK=min(token_kernels.ENTRIES, triton.next_power_of_2(most)),
+            num_warps=1 if top is None else 4,
+            **arguments.rule_constants(call),
         )  # fmt: skip
     rule = GradientRule(stats.max, at_target, offset, None if grad_entropy is None else slope)
     return TokenGradients(rule, active, head, sums)
@@ -136,10 +138,9 @@ def split(
         tokens: what that function returned, with the sums of all shards.
     """
     (grad_logprobs, grad_entropy), total = upstream, len(stats.max)
-    out = Split(
-        *torch.empty(3, total, dtype=torch.int64, device=stats.max.device).unbind(),
-        torch.empty(4, dtype=torch.float64, device=stats.max.device),
-    )
+    device = stats.max.device
+    stops, lengths, dense = torch.empty(3, total, dtype=torch.int64, device=device).unbind()
+    out = Split(stops, lengths, dense, torch.empty(4, dtype=torch.float64, device=device))
     token_kernels.split_kernel[(1,)](
         stats.logprobs, stats.entropy, pointer(grad_logprobs, stats.max),
         pointer(grad_entropy, stats.max), call.rule.temperature, tokens.active,
