@@ -232,7 +232,8 @@ def test_every_partition_gives_what_float64_gives(
     rows=st.sampled_from([1, 127, 128, 129]),
     vocabulary=st.sampled_from([1, 7, 256, 257, 800]),
     width=st.sampled_from([8, 72]),
-    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    # The interpreter multiplies bfloat16 as the integers that hold it.
+    dtype=st.sampled_from([torch.float16, torch.bfloat16][: 1 + REAL]),
     temperature=st.sampled_from([0.6, "per token"]),
     bias=st.sampled_from([None, "some", "masks"]),
     softcap=st.sampled_from([None, 5.0]),
