@@ -18,6 +18,28 @@ def _raw_bound(bound, by, inverse_scale, PER_ROW: tl.constexpr):
     return tl.where(raw < -LARGE, -LARGE, raw)
 
 
+@triton.jit
+def _save(z, ids, bound, before, top_ids, top_logits, most):
+    """Saves the entries that reach ``bound`` behind the ``before`` that are there; the new number.
+
+    Args:
+        z: [n] logits.
+        ids: [n], ascending.
+        bound: the least logit.
+        before: how many entries there are.
+        top_ids: [most] of the token.
+        top_logits: [most], the same.
+        most: places.
+    """
+    keep = z >= bound
+    count = keep.to(tl.int32)
+    place = before + tl.cumsum(count) - 1
+    fits = keep & (place < most)
+    tl.store(top_ids + place, ids, mask=fits)
+    tl.store(top_logits + place, z, mask=fits)
+    return before + tl.sum(count)
+
+
 @triton.jit(
     do_not_specialize=["rows", "first", "splits", "tiles_each", "stride", "most", "scale"],
 )
@@ -116,6 +138,8 @@ def join_kernel(
         quarter = pair % 4 if PAIRS else pair // (IDS // 8)
         place_in_tile = quarter * (IDS // 4) + pair // 4 * 2 if PAIRS else pair * 2
         place_in_tile = place_in_tile[:, None] + tl.arange(0, 2)[None, :]
+        inner = tl.arange(0, IDS // 4)
+        id_of_inner = inner // 2 * 8 + inner % 2 if PAIRS else inner
         scratch += row * (stride * IDS)
         top_ids += row * most
         top_logits += row * most
@@ -131,19 +155,22 @@ def join_kernel(
                 of_pair = tl.where(quarter < 2, low_bits, tl.where(quarter == 2, bits_2, bits_3))
                 for i in range(tiles_each):
                     if (bits >> i) & 1 != 0:
-                        z = tl.load(
-                            scratch + tile + i * IDS + place_in_tile,
-                            mask=((of_pair >> i) & 1 != 0)[:, None],
-                            other=float("-inf"),
-                        )
-                        z = tl.reshape(z, [IDS])
-                        keep = z >= bound
-                        count = keep.to(tl.int32)
-                        place = before + tl.cumsum(count) - 1
-                        fits = keep & (place < most)
-                        tl.store(top_ids + place, first + tile + i * IDS + column, mask=fits)
-                        tl.store(top_logits + place, z, mask=fits)
-                        before += tl.sum(count)
+                        on_1, on_2, on_3 = (bits_1 >> i) & 1, (bits_2 >> i) & 1, (bits_3 >> i) & 1
+                        at_tile = tile + i * IDS
+                        if ((bits_0 >> i) & 1) + on_1 + on_2 + on_3 == 1:  # mostly
+                            which = on_1 + 2 * on_2 + 3 * on_3
+                            z = tl.load(scratch + at_tile + which * (IDS // 4) + inner)
+                            ids = at_tile + which * (2 if PAIRS else IDS // 4) + id_of_inner
+                            before = _save(z, first + ids, bound, before, top_ids, top_logits, most)
+                        else:
+                            z = tl.load(
+                                scratch + at_tile + place_in_tile,
+                                mask=((of_pair >> i) & 1 != 0)[:, None],
+                                other=float("-inf"),
+                            )
+                            z = tl.reshape(z, [IDS])
+                            ids = first + at_tile + column
+                            before = _save(z, ids, bound, before, top_ids, top_logits, most)
             tile += tiles_each * IDS
         tl.store(found + row, before)
         # A token that has too many entries is recomputed: no more of its logits are stored.
