@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import SoftmaxState
@@ -117,7 +118,9 @@ def target_logits(call: HeadCall) -> torch.Tensor:
     out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     if not len(hidden):
         return out
-    kernels.target_kernel[(len(hidden),)](
+    launch(
+        kernels.target_kernel,
+        (len(hidden),),
         hidden,
         weight,
         call.targets,
@@ -241,7 +244,9 @@ def online_softmax(
             raw = products.raw(block, tile, overlap.buffer())
             tokens, n = raw.shape
             with overlap.stream():
-                kernels.online_softmax_kernel[(tokens,)](
+                launch(
+                    kernels.online_softmax_kernel,
+                    (tokens,),
                     raw,
                     arguments.pointer(call.bias, raw),
                     *columns_of_block,

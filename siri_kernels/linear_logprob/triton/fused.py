@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import SoftmaxState
@@ -184,7 +185,8 @@ def online_softmax(
                 arguments.pointer(bias, scratch), tokens, vocabulary, width, blocks, first, these,
                 each, stride, scale, masked, _LOG2_EPS, *softcap, **options,
             )  # fmt: skip
-            fused_join.join_kernel[(tokens,)](
+            launch(
+            fused_join.join_kernel, (tokens,),
                 *parts, bits, scratch, *running, *state[1:4], guess, floors, *saved, tokens,
                 first * IDS, these, each, stride, most, scale, inverse, _LOG2_EPS, LN_2,
                 SPLITS=triton.next_power_of_2(splits), IDS=IDS, TOP_ENTRIES=top is not None,
