@@ -200,7 +200,7 @@ def check(this, most):
 
 @pytest.mark.draw(1)
 @pytest.mark.parametrize("part", range(2))
-@settings(max_examples=20 if REAL else 5, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=5, deadline=None, phases=(Phase.generate,))
 @given(
     rows=st.sampled_from([1, 5, 64, 65, 127, 128, 129, 300]),
     vocabulary=st.sampled_from([1, 7, 255, 256, 257, 1000, 2600]),
@@ -251,6 +251,24 @@ def test_the_plain_kernel_gives_what_float64_gives(
         check(
             head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap), 32
         )
+
+
+@pytest.mark.draw(2)
+@pytest.mark.parametrize(
+    ("temperature", "bias", "softcap", "dtype"),
+    [
+        (1.0, None, None, torch.float16),
+        (0.6, "masks", None, torch.bfloat16),
+        (0.6, None, 5.0, torch.bfloat16),
+        ("per token", None, None, torch.bfloat16),
+        ("per token", "some", 5.0, torch.float16),
+    ],
+)
+def test_each_option_gives_what_float64_gives(temperature, bias, softcap, dtype, monkeypatch):
+    rows, vocabulary = (300, 2600) if REAL else (30, 1000)
+    monkeypatch.setattr(fused, "SCRATCH", 3 * rows * IDS)
+    monkeypatch.setattr(fused, "multiprocessors", lambda device: 2)
+    check(head_call(rows, 200, vocabulary, dtype, temperature, 1.0, 5, bias, softcap), 32)
 
 
 @settings(max_examples=200, deadline=None)
