@@ -6,18 +6,10 @@ from typing import Any
 
 import torch
 
-from siri_kernels import _checks as check
 from siri_kernels._backend import resolve_backend
 from siri_kernels._device import device_of
-from siri_kernels.group_advantages import portable, reference
-from siri_kernels.group_advantages.validate import (
-    BASELINES,
-    OP,
-    SCALES,
-    SINGLETONS,
-    checked,
-    checked_correction,
-)
+from siri_kernels.group_advantages import cpu, portable, reference
+from siri_kernels.group_advantages.validate import OP, check_values, checked, checked_options
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -48,11 +40,12 @@ def compute(
     """
     backend = resolve_backend(OP, backend, rewards)
     groups, num_groups = checked(rewards, groups, num_groups)
-    check.choice(OP, "baseline", baseline, BASELINES)
-    check.choice(OP, "scale", scale, SCALES)
-    check.choice(OP, "singleton", singleton, SINGLETONS)
-    eps = check.number(OP, "eps", eps, at_least=0)
-    correction = checked_correction(correction)
+    options = checked_options(baseline, scale, eps, correction, singleton)
+    if backend == "portable":
+        results = cpu.group_advantages(rewards, groups, num_groups, options)
+        if results is not None:
+            return results
+    check_values(rewards, groups, num_groups)
     implementation: Any = reference if backend == "reference" else portable
     if backend == "triton":
         from siri_kernels.group_advantages import triton as launch  # Triton may not be installed
@@ -60,6 +53,13 @@ def compute(
         implementation = launch
     with torch.no_grad(), device_of(rewards):
         advantages, mean, std, degenerate = implementation.group_advantages(
-            rewards, groups, baseline, scale, eps, correction, singleton, num_groups
+            rewards,
+            groups,
+            options.baseline,
+            options.scale,
+            options.eps,
+            options.correction,
+            options.singleton,
+            num_groups,
         )
     return advantages.float(), mean.float(), std.float(), degenerate

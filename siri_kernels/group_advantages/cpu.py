@@ -1,0 +1,188 @@
+"""Grouped advantages on a CPU: a few NumPy operations in float64 for what rewards usually are.
+
+A call on a few hundred rewards is all overhead, and NumPy's is half of PyTorch's. float64 makes
+the rest simple. It holds float32 rewards, and sums of up to 2**29 equal ones, exactly: the mean of
+a constant group is its reward, so that its advantages are exactly 0 whatever its level, and no
+square overflows. Sums have one order, whatever the number of threads.
+
+What is unusual is left to :mod:`.portable`: rewards without a score, huge ones, float64, large
+integers, ids far apart, single answers under ``singleton="verl"``, tracing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from siri_kernels.group_advantages.portable import NARROW
+from siri_kernels.group_advantages.validate import Options
+
+try:  # einsum without its wrapper in Python, which takes as long as a call
+    from numpy._core.multiarray import c_einsum as einsum  # type: ignore[attr-defined]
+except ImportError:
+    from numpy import einsum
+
+Arrays = tuple[Any, Any, Any, Any]
+BLOCK = 1 << 15  # rewards that are computed together: 256 KiB of float64 stay in the cache
+SPREAD = 4  # ids are an index where the largest is below so many times the number of rewards
+
+
+def group_advantages(
+    rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None, options: Options
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Advantages [B], means, deviations [G] and degenerate groups [G] bool, in float32.
+
+    Args:
+        rewards: [B], checked, but perhaps infinite.
+        groups: the size, or ids [B] int64 whose values are not checked.
+        num_groups: with ids: G, or None.
+        options: checked.
+
+    Returns:
+        None where the call is left to others, as with any value that is to be refused.
+    """
+    # Under a mode, or traced, operators are to be seen.
+    if not rewards.is_cpu or _get_current_dispatch_mode() or torch.jit.is_tracing():
+        return None
+    try:
+        values = _float32(rewards)
+        if values is None or not math.isfinite(einsum("i,i->", values, values)):
+            return None
+        if isinstance(groups, int):
+            arrays = _equal(values, groups, options)
+        else:
+            arrays = _by_id(values, groups.numpy(), num_groups, options)
+    except (RuntimeError, TypeError, FloatingPointError):
+        # A tensor that NumPy cannot read; or a user has NumPy raise where a number is tiny.
+        return None
+    if arrays is None:
+        return None
+    advantages, mean, std, degenerate = arrays
+    tensor = torch.from_numpy
+    return tensor(advantages), tensor(mean), tensor(std), tensor(degenerate)
+
+
+def _float32(rewards: torch.Tensor) -> Any:
+    """The rewards in NumPy, None if float32 does not hold them exactly."""
+    if rewards.dtype is not torch.float32:
+        if rewards.dtype not in NARROW:
+            return None
+        rewards = rewards.to(torch.float32)
+    return (rewards.detach() if rewards.requires_grad else rewards).numpy()
+
+
+@functools.lru_cache(maxsize=64)
+def _numbers(size: int, correction: int, eps: float) -> tuple[Any, Any, Any]:
+    """Size, degrees of freedom and eps, as arrays: a ufunc is slower with a Python number."""
+    return np.array(float(size)), np.array(max(size - correction, 1.0)), np.array(eps)
+
+
+def _equal(values: Any, size: int, options: Options) -> Arrays | None:
+    """Consecutive groups of one size, blocks of them at a time."""
+    total = len(values)
+    if size == 1 and options.verl:
+        return None
+    if total <= BLOCK or options.scale == "batch_std":
+        advantages, mean, std, degenerate = _rows(values, size, options)
+        return (
+            advantages.astype(np.float32),
+            mean.astype(np.float32),
+            std.astype(np.float32),
+            degenerate,
+        )
+    rows = max(BLOCK // size, 1)
+    advantages = np.empty(total, np.float32)
+    mean, std = np.empty((2, total // size), np.float32)
+    degenerate = np.empty(total // size, np.bool_)
+    for row in range(0, total // size, rows):
+        inside, some = slice(row * size, (row + rows) * size), slice(row, row + rows)
+        block = _rows(values[inside], size, options)
+        advantages[inside], mean[some], std[some], degenerate[some] = block
+    return advantages, mean, std, degenerate
+
+
+def _rows(values: Any, size: int, options: Options) -> Arrays:
+    """Groups as rows of a matrix; the results are in float64."""
+    count, freedom, eps = _numbers(size, options.correction, options.eps)
+    flat = values.astype(np.float64)
+    rewards = flat.reshape(-1, size)
+    mean = einsum("ij->i", rewards)
+    mean /= count
+    centred = rewards
+    if options.baseline == "none":
+        centred = rewards - mean[:, None]
+    else:
+        rewards -= mean[:, None]
+    squares = einsum("ij,ij->i", centred, centred)
+    degenerate = np.logical_not(squares)
+    std = squares / freedom
+    np.sqrt(std, std)
+    if options.scale == "group_std":
+        divisor = std + eps
+        if not options.eps or options.baseline == "none":  # else 0 / eps
+            divisor[degenerate] = math.inf
+        rewards /= divisor[:, None]
+    elif options.scale == "batch_std":
+        gap = mean - einsum("i->", mean) / len(mean)
+        together = float(einsum("i->", squares)) + size * float(einsum("i,i->", gap, gap))
+        rewards /= _batch_divisor(together, len(flat), options)
+    if options.baseline == "leave_one_out" and size > 1:
+        flat *= size / (size - 1)
+    return flat, mean, std, degenerate
+
+
+def _batch_divisor(squares: float, count: int, options: Options) -> float:
+    """Standard deviation of the batch and eps; infinity where it is 0."""
+    std = math.sqrt(squares / max(count - options.correction, 1))
+    return std + options.eps if std > 0 else math.inf
+
+
+def _by_id(values: Any, ids: Any, num_groups: int | None, options: Options) -> Arrays | None:
+    """Groups by id, in any order."""
+    total = len(values)
+    largest = int(ids.max())
+    groups = largest + 1 if num_groups is None else num_groups
+    if int(ids.min()) < 0 or largest >= groups or groups > SPREAD * total + 1024:
+        return None
+    count = np.bincount(ids, minlength=groups)
+    if options.verl and (count == 1).any():
+        return None
+    rewards = values.astype(np.float64)
+    at_least_one = np.maximum(count, 1)
+    mean = np.bincount(ids, rewards, groups)
+    mean /= at_least_one
+    per_answer = mean[ids]
+    if options.baseline == "none":
+        centred = np.subtract(rewards, per_answer)
+    else:
+        centred = np.subtract(rewards, per_answer, rewards)
+    squares = np.bincount(ids, np.multiply(centred, centred, per_answer), groups)
+    degenerate = squares == 0
+    std = np.sqrt(squares / np.maximum(count - options.correction, 1))
+    divisor = np.ones(groups)
+    if options.scale == "group_std":
+        divisor = std + options.eps
+        divisor[degenerate] = math.inf
+    elif options.scale == "batch_std":
+        middle = float(einsum("i,i->", mean, count.astype(np.float64))) / total
+        gap = mean - middle
+        together = float(einsum("i->", squares)) + float(einsum("i,i,i->", gap, gap, count))
+        divisor *= _batch_divisor(together, total, options)
+    if options.baseline == "leave_one_out":
+        divisor *= np.maximum(count - 1, 1) / at_least_one
+    np.take(divisor, ids, out=per_answer, mode="clip")
+    rewards /= per_answer
+    if num_groups is None and not count.all():
+        there = count > 0
+        mean, std, degenerate = mean[there], std[there], degenerate[there]
+    return (
+        rewards.astype(np.float32),
+        mean.astype(np.float32),
+        std.astype(np.float32),
+        degenerate,
+    )
