@@ -23,7 +23,7 @@ from siri_kernels.group_advantages.portable import NARROW
 from siri_kernels.group_advantages.validate import Options
 
 try:  # einsum without its wrapper in Python, which takes as long as a call
-    from numpy._core.multiarray import c_einsum as einsum  # type: ignore[attr-defined]
+    from numpy._core.multiarray import c_einsum as einsum
 except ImportError:
     from numpy import einsum
 
@@ -154,7 +154,7 @@ def _by_id(values: Any, ids: Any, num_groups: int | None, options: Options) -> A
         return None
     rewards = values.astype(np.float64)
     at_least_one = np.maximum(count, 1)
-    mean = np.bincount(ids, rewards, groups)
+    mean: Any = np.bincount(ids, rewards, groups)
     mean /= at_least_one
     per_answer = mean[ids]
     if options.baseline == "none":
