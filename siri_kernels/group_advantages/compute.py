@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -42,24 +43,33 @@ def compute(
     groups, num_groups = checked(rewards, groups, num_groups)
     options = checked_options(baseline, scale, eps, correction, singleton)
     if backend == "portable":
-        results = cpu.group_advantages(rewards, groups, num_groups, options)
-        if results is not None:
-            return results
+        found = cpu.group_advantages(rewards, groups, num_groups, options)
+        if found is not None:
+            return found
     check_values(rewards, groups, num_groups)
-    implementation: Any = reference if backend == "reference" else portable
+    arguments = (
+        rewards,
+        groups,
+        options.baseline,
+        options.scale,
+        options.eps,
+        options.correction,
+        options.singleton,
+        num_groups,
+    )
     if backend == "triton":
-        from siri_kernels.group_advantages import triton as launch  # Triton may not be installed
-
-        implementation = launch
+        with device_of(rewards):
+            results: Results = _launches().group_advantages(*arguments)
+            return results
+    implementation: Any = reference if backend == "reference" else portable
     with torch.no_grad(), device_of(rewards):
-        advantages, mean, std, degenerate = implementation.group_advantages(
-            rewards,
-            groups,
-            options.baseline,
-            options.scale,
-            options.eps,
-            options.correction,
-            options.singleton,
-            num_groups,
-        )
+        advantages, mean, std, degenerate = implementation.group_advantages(*arguments)
     return advantages.float(), mean.float(), std.float(), degenerate
+
+
+@functools.cache
+def _launches() -> Any:
+    """Triton may not be installed."""
+    from siri_kernels.group_advantages import triton
+
+    return triton
