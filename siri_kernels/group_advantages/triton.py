@@ -10,7 +10,7 @@ import triton
 
 from siri_kernels.group_advantages import triton_kernels as kernels
 from siri_kernels.group_advantages.launch import launch
-from siri_kernels.group_advantages.portable import NARROW, sort_groups
+from siri_kernels.group_advantages.portable import NARROW, sort_ids
 
 
 def group_advantages(
@@ -48,11 +48,14 @@ def group_advantages(
     order = offsets = rewards  # not read
     if isinstance(groups, int):
         size, count = groups, total // groups
+    elif total <= kernels.SCAN_LIMIT and num_groups is None:
+        scan = True
+        ids, count = _without_gaps(groups, device)
     elif num_groups is not None and _scannable(num_groups, total):
         scan, count = True, num_groups
         ids = groups.contiguous().to(device)
     else:
-        _, order, offsets = sort_groups(groups.contiguous(), num_groups)
+        order, offsets = sort_ids(groups.contiguous(), num_groups)
         order, offsets = order.to(device), offsets.to(device)
         # Their largest size is not known here: rows for the usual ones, more steps for others.
         size, count = 32, len(offsets) - 1
@@ -124,6 +127,27 @@ def group_advantages(
     return results
 
 
+def _without_gaps(ids: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, int]:
+    """Few ids, numbered anew in their order, and their number, for which a GPU is waited for."""
+    if _on_host(ids):
+        distinct, ids = ids.unique(return_inverse=True)
+        return ids.to(device), len(distinct)
+    ids, total = ids.contiguous(), ids.numel()
+    firsts = torch.empty(total, dtype=torch.int8, device=device)
+    ranks = torch.empty_like(ids)
+    num_groups = torch.empty(1, dtype=torch.int32, device=device)
+    grid = (triton.cdiv(total, kernels.SCAN_ROWS), 1, 1)
+    constants = kernels.SCAN_ROWS, kernels.SCAN_COLUMNS
+    kinds = (ids.get_device(), *_address(ids))
+    launch(kernels.first_kernel, grid, kinds, ids, firsts, total, *constants)
+    launch(kernels.rank_kernel, grid, kinds, ids, firsts, ranks, num_groups, total, *constants)
+    return ranks, int(num_groups)
+
+
+def _on_host(ids: torch.Tensor) -> bool:
+    return ids.is_cpu
+
+
 class Plan(NamedTuple):
     """The form of a launch.
 
@@ -156,7 +180,19 @@ def _plan(
     most_columns: int,
     partials: int,
 ) -> Plan:
-    """Of ``group_kernel``."""
+    """The form of a launch of ``group_kernel``.
+
+    Args:
+        total: B.
+        size: of a group, or a guess.
+        count: G.
+        equal: whether all groups have this size.
+        wide: whether float64 is computed with.
+        scale: of the options.
+        tile: rewards of a tile.
+        most_columns: of a tile.
+        partials: programs at most, where they add up.
+    """
     columns = min(triton.next_power_of_2(size), most_columns)
     # float64 takes two registers.
     rows = max(tile // (2 if wide else 1) // columns, 1)
@@ -177,7 +213,7 @@ def _plan(
 
 @functools.lru_cache(maxsize=256)
 def _scan_plan(total: int, count: int) -> Plan:
-    """Of ``scan_kernel``."""
+    """The form of a launch of ``scan_kernel``."""
     rows = kernels.SCAN_ROWS
     programs, answers = triton.cdiv(count, rows), triton.cdiv(total, rows)
     batch = triton.cdiv(total, kernels.TILE)
