@@ -12,7 +12,7 @@ from siri_kernels._device import device_of
 from siri_kernels.group_advantages import cpu, portable, reference
 from siri_kernels.group_advantages.validate import OP, check_values, checked, checked_options
 
-Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Results = cpu.Results
 
 
 def compute(
@@ -39,6 +39,10 @@ def compute(
         num_groups: with ids: G, or None.
         backend: None, "triton", "portable" or "reference".
     """
+    if backend is None and num_groups is None and type(groups) is int:
+        found = cpu.plain_rows(rewards, groups, baseline, scale, eps, correction, singleton)
+        if found is not None:
+            return found
     backend = resolve_backend(OP, backend, rewards)
     groups, num_groups = checked(rewards, groups, num_groups)
     options = checked_options(baseline, scale, eps, correction, singleton)

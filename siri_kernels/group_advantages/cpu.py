@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import from_numpy
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from siri_kernels.group_advantages.portable import NARROW
-from siri_kernels.group_advantages.validate import Options
+from siri_kernels.group_advantages.validate import Options, checked_options
 
 try:  # einsum without its wrapper in Python, which takes as long as a call
     from numpy._core.multiarray import c_einsum as einsum
@@ -28,13 +29,51 @@ except ImportError:
     from numpy import einsum
 
 Arrays = tuple[Any, Any, Any, Any]
+Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+HUGE = 1e70  # sum of squares: above it float32 may not hold a std
 BLOCK = 1 << 15  # rewards that are computed together: 256 KiB of float64 stay in the cache
 SPREAD = 4  # ids are an index where the largest is below so many times the number of rewards
 
 
+def plain_rows(
+    rewards: torch.Tensor,
+    size: int,
+    baseline: str,
+    scale: str,
+    eps: float,
+    correction: int,
+    singleton: str,
+) -> Results | None:
+    """The most usual call, float32 and groups of one size, by the shortest way there is.
+
+    Args:
+        rewards: of any kind, not checked, as all other arguments.
+        size: of a group.
+        baseline: "mean", "leave_one_out" or "none".
+        scale: "group_std", "batch_std" or "none".
+        eps: added to the std.
+        correction: 0 or 1.
+        singleton: "zero" or "verl".
+
+    Returns:
+        As :func:`group_advantages`; None also where an argument is wrong, which others say.
+    """
+    if type(rewards) is not torch.Tensor or rewards.dtype is not torch.float32 or _seen(rewards):
+        return None
+    try:
+        options = checked_options(baseline, scale, eps, correction, singleton)
+        values = rewards.numpy()
+        if values.ndim != 1 or size < 1 or not values.size or values.size % size:
+            return None
+        arrays = _equal(values, size, options)
+    except (RuntimeError, TypeError, ValueError, FloatingPointError):
+        return None
+    return None if arrays is None else _tensors(*arrays)
+
+
 def group_advantages(
     rewards: torch.Tensor, groups: int | torch.Tensor, num_groups: int | None, options: Options
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None:
+) -> Results | None:
     """Advantages [B], means, deviations [G] and degenerate groups [G] bool, in float32.
 
     Args:
@@ -46,12 +85,11 @@ def group_advantages(
     Returns:
         None where the call is left to others, as with any value that is to be refused.
     """
-    # Under a mode, or traced, operators are to be seen.
-    if not rewards.is_cpu or _get_current_dispatch_mode() or torch.jit.is_tracing():
+    if _seen(rewards):
         return None
     try:
         values = _float32(rewards)
-        if values is None or not math.isfinite(einsum("i,i->", values, values)):
+        if values is None:
             return None
         if isinstance(groups, int):
             arrays = _equal(values, groups, options)
@@ -60,11 +98,21 @@ def group_advantages(
     except (RuntimeError, TypeError, FloatingPointError):
         # A tensor that NumPy cannot read; or a user has NumPy raise where a number is tiny.
         return None
-    if arrays is None:
-        return None
-    advantages, mean, std, degenerate = arrays
-    tensor = torch.from_numpy
-    return tensor(advantages), tensor(mean), tensor(std), tensor(degenerate)
+    return None if arrays is None else _tensors(*arrays)
+
+
+def _seen(rewards: torch.Tensor) -> bool:
+    """Whether PyTorch's operators are needed: on another device, for a mode, or when traced."""
+    return not rewards.is_cpu or _get_current_dispatch_mode() is not None or torch.jit.is_tracing()
+
+
+def _tensors(advantages: Any, mean: Any, std: Any, degenerate: Any) -> Results:
+    return (
+        from_numpy(advantages),
+        from_numpy(mean),
+        from_numpy(std),
+        from_numpy(degenerate),
+    )
 
 
 def _float32(rewards: torch.Tensor) -> Any:
@@ -74,6 +122,16 @@ def _float32(rewards: torch.Tensor) -> Any:
             return None
         rewards = rewards.to(torch.float32)
     return (rewards.detach() if rewards.requires_grad else rewards).numpy()
+
+
+def _usual(rewards: Any) -> bool:
+    """Whether all are finite, and not so large that float32 may not hold their std.
+
+    Neither of the two products warns, whatever NumPy's settings, so that nothing later does.
+    """
+    if len(rewards) <= 8192:  # more would start threads of BLAS's own
+        return bool(rewards.dot(rewards) < HUGE)
+    return bool(einsum("i,i->", rewards, rewards) < HUGE)
 
 
 @functools.lru_cache(maxsize=64)
@@ -88,7 +146,10 @@ def _equal(values: Any, size: int, options: Options) -> Arrays | None:
     if size == 1 and options.verl:
         return None
     if total <= BLOCK or options.scale == "batch_std":
-        advantages, mean, std, degenerate = _rows(values, size, options)
+        block = _rows(values, size, options)
+        if block is None:
+            return None
+        advantages, mean, std, degenerate = block
         return (
             advantages.astype(np.float32),
             mean.astype(np.float32),
@@ -102,14 +163,18 @@ def _equal(values: Any, size: int, options: Options) -> Arrays | None:
     for row in range(0, total // size, rows):
         inside, some = slice(row * size, (row + rows) * size), slice(row, row + rows)
         block = _rows(values[inside], size, options)
+        if block is None:
+            return None
         advantages[inside], mean[some], std[some], degenerate[some] = block
     return advantages, mean, std, degenerate
 
 
-def _rows(values: Any, size: int, options: Options) -> Arrays:
+def _rows(values: Any, size: int, options: Options) -> Arrays | None:
     """Groups as rows of a matrix; the results are in float64."""
     count, freedom, eps = _numbers(size, options.correction, options.eps)
     flat = values.astype(np.float64)
+    if not _usual(flat):
+        return None
     rewards = flat.reshape(-1, size)
     mean = einsum("ij->i", rewards)
     mean /= count
@@ -153,6 +218,8 @@ def _by_id(values: Any, ids: Any, num_groups: int | None, options: Options) -> A
     if options.verl and (count == 1).any():
         return None
     rewards = values.astype(np.float64)
+    if not _usual(rewards):
+        return None
     at_least_one = np.maximum(count, 1)
     mean: Any = np.bincount(ids, rewards, groups)
     mean /= at_least_one
