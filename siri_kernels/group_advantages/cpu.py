@@ -207,8 +207,23 @@ def _batch_divisor(squares: float, count: int, options: Options) -> float:
     return std + options.eps if std > 0 else math.inf
 
 
+def _consecutive(ids: Any, num_groups: int | None) -> int:
+    """The size of the groups if ids are 0, 0, ..., 1, 1, ... with as many of each; else 0."""
+    total, groups = len(ids), int(ids[-1]) + 1
+    if groups < 1 or total % groups or num_groups not in (None, groups):
+        return 0
+    size = total // groups
+    if ids[0] != 0 or ids[size - 1] != 0 or ids[total - size] != groups - 1:
+        return 0  # most others, after three looks
+    same = ids.reshape(groups, size) == np.arange(groups)[:, None]
+    return size if same.all() else 0
+
+
 def _by_id(values: Any, ids: Any, num_groups: int | None, options: Options) -> Arrays | None:
     """Groups by id, in any order."""
+    size = _consecutive(ids, num_groups)
+    if size:
+        return _equal(values, size, options)
     total = len(values)
     largest = int(ids.max())
     groups = largest + 1 if num_groups is None else num_groups

@@ -110,6 +110,24 @@ def test_the_error_is_below_that_of_eager():
     assert (by_id - want[order]).norm() <= allowed
 
 
+def test_ids_that_are_rows_are_taken_for_rows_and_no_others():
+    size, groups = int(torch.randint(2, 9, ())), int(torch.randint(2, 9, ()))
+    rewards = torch.randn(size * groups)
+    rows = torch.arange(size * groups) // size
+    swapped = rows.clone()
+    place = int(torch.randint(1, groups, ())) * size
+    swapped[[place - 1, place]] = rows[[place, place - 1]]
+    for ids, count in ((rows, None), (rows, groups), (rows, groups + 1), (swapped, None)):
+        got = direct(rewards, ids, num_groups=count)
+        want = group_advantages(rewards, ids, num_groups=count, backend="reference")
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)
+    assert cpu._consecutive(rows.numpy(), None) == cpu._consecutive(rows.numpy(), groups) == size
+    for ids, count in ((rows, groups + 1), (swapped, None), (rows + 1, None), (-rows, None)):
+        assert cpu._consecutive(ids.numpy(), count) == 0
+    assert all(map(torch.equal, direct(rewards, rows), direct(rewards, size)))
+
+
 def test_what_is_unusual_is_left_to_others():
     rewards = torch.rand(12)
     ids = torch.arange(12) // 3
