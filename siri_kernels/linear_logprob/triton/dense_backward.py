@@ -71,7 +71,7 @@ class LogitGradients:
         self.operand = products.operand
         if dtype is None:
             dtype = call.gemm_dtype if products.mixed else torch.float32
-        self.buffer = torch.empty_like(products.buffers[0], dtype=dtype)
+        self.buffer = torch.empty_like(products.buffer, dtype=dtype)
         columns = (
             arguments.scale(call),
             call.targets,
