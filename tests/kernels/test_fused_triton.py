@@ -267,6 +267,7 @@ def test_the_plain_kernel_gives_what_float64_gives(
 def test_each_option_gives_what_float64_gives(temperature, bias, softcap, dtype, monkeypatch):
     rows, vocabulary = (300, 2600) if REAL else (30, 1000)
     monkeypatch.setattr(fused, "SCRATCH", 3 * rows * IDS)
+    monkeypatch.setattr(fused, "TOKENS_TOP_ENTRIES", 128 if REAL else 16)
     monkeypatch.setattr(fused, "multiprocessors", lambda device: 2)
     check(head_call(rows, 200, vocabulary, dtype, temperature, 1.0, 5, bias, softcap), 32)
 

@@ -42,6 +42,9 @@ HALF, IDS, STEP = 64, 256, 64
 # Logits held at a time, 640 MiB. At 16 384 tokens of width 1536 on an H200, 320, 640, 1280 and 2560
 # MiB took 15.3, 14.4, 14.0 and 13.0 ms.
 SCRATCH = 160 * 2**20
+# Tokens at a time, with top entries. Of 16 384 tokens the rows of ``hidden`` do not fit the L2 (50
+# MB), of 4096 they do; and a part of the vocabulary is four times as large for the same scratch.
+TOKENS_TOP_ENTRIES = 4096
 MOST_EACH = 31  # tiles of a split: one bit each
 _LOG2_EPS = top_entries.LOG_EPS * LOG2_E
 
@@ -157,7 +160,10 @@ def online_softmax(
         bias = torch.nn.functional.pad(call.bias.float(), (0, tiles * IDS - vocabulary))
     # At a time not more tokens than give every program one block of them. ``state`` is theirs in
     # ``SoftmaxState``, ``running`` its last three as the kernels have them.
-    for at in [slice(i, i + programs * 2 * HALF) for i in range(0, total, programs * 2 * HALF)]:
+    most_tokens = programs * 2 * HALF
+    if top is not None:
+        most_tokens = min(most_tokens, TOKENS_TOP_ENTRIES)
+    for at in [slice(i, i + most_tokens) for i in range(0, total, most_tokens)]:
         hidden, targets = call.hidden[at], call.targets[at]
         state, running, tokens = states[:, at], runnings[:, at], len(hidden)
         scale = arguments.of_tokens(scales, at)

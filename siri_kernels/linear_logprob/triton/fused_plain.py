@@ -4,8 +4,8 @@ One program a multiprocessor multiplies a tile of 128 rows and 256 ids, and upda
 softmax of each row by a quarter of the tile at a time, so that a quarter's logits are in registers
 together. Arguments and results are those of
 :mod:`siri_kernels.linear_logprob.triton.fused_kernels`, but that a quarter is 64 ids in a row: the
-join is told. It is also what tests run in Triton's interpreter. Nothing was measured yet, so calls
-take it only where ``SIRI_KERNELS_FUSED=1`` says so.
+join has a constant for it. Tests run it in Triton's interpreter, too. Nothing was measured yet, so
+calls take it only where ``SIRI_KERNELS_FUSED=1`` says so.
 """
 
 from __future__ import annotations
