@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,35 +92,6 @@ class HeadCalls:
                     torch.mm(part, weight.t())
 
         return {"product_bf16": lambda: product(False), "product_fp32": lambda: product(True)}
-
-
-@contextmanager
-def _replaced(name: str, value: Any) -> Iterator[bool]:
-    """Replace ``name`` in the module that launches the head; False if it does not exist."""
-    try:
-        from siri_kernels.linear_logprob.triton import forward as launch
-    except ImportError:  # no Triton
-        yield False
-        return
-    before = getattr(launch, name, None)
-    if before is None:
-        yield False
-        return
-    setattr(launch, name, value)
-    try:
-        yield True
-    finally:
-        setattr(launch, name, before)
-
-
-def tile_of(rows: int, ids: int) -> AbstractContextManager[bool]:
-    """Tiles of so many tokens and vocabulary entries in the head."""
-    return _replaced("tile_shape", lambda *_: (rows, ids))
-
-
-def overlap(on: bool) -> AbstractContextManager[bool]:
-    """Whether the online softmax of a tile runs beside the product of the next."""
-    return _replaced("OVERLAP", on)
 
 
 @contextmanager

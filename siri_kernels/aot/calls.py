@@ -199,19 +199,23 @@ def group_advantages_calls() -> Iterator[Call]:
     def call(options: dict[str, Any]) -> Call:
         def make(gpu: FakeGPU) -> None:
             size = options["size"]
-            total = 8192 if options["how"] == "few ids" else 65536
+            total = 8192 if options["how"].startswith("few") else 65536
             total = total // size * size
             rewards = tensor(total).to(options["dtype"])
             groups: Any = size
             chosen = {k: options[k] for k in ("baseline", "scale", "singleton")}
             if options["how"] != "equal":
-                groups, chosen["num_groups"] = tensor(total, dtype=torch.int64), total // size
+                groups = tensor(total, dtype=torch.int64)
+                if options["how"] == "few ids, their number unknown":
+                    gpu.counts = [total // size, 0]
+                else:
+                    chosen["num_groups"] = total // size
             group_advantages(rewards, groups, **chosen)
 
         return Call(_named("group_advantages", options), make)
 
     table: dict[str, tuple[Any, ...]] = {
-        "how": ("equal", "few ids", "many ids"),
+        "how": ("equal", "few ids", "few ids, their number unknown", "many ids"),
         "size": (8, 16, 7, 5000),
         "dtype": (torch.float32, torch.float64, torch.bool, torch.bfloat16),
         "baseline": ("mean", "leave_one_out", "none"),

@@ -275,11 +275,10 @@ class FakeGPU:
             for name in ("device", "device_of"):
                 replace(torch.cuda, name, lambda *_: nullcontext())
             package = "siri_kernels.linear_logprob"
-            forward, fused, token_math, dense_backward = (
+            fused, token_math, dense_backward = (
                 importlib.import_module(f"{package}.triton.{name}")
-                for name in ("forward", "fused", "token_math", "dense_backward")
+                for name in ("fused", "token_math", "dense_backward")
             )
-            replace(forward, "OVERLAP", False)
             # Gluon's kernel is compiled in another way (tests/kernels/test_fused_compiled.py).
             replace(fused, "ENABLED", False)
             replace(token_math, "reading", lambda report: lambda: list(gpu.counts))

@@ -7,6 +7,7 @@ import functools
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import GradientRule, gradient_rule
 from siri_kernels.linear_logprob.triton import arguments, fused_gradient, kernels
@@ -70,7 +71,7 @@ class LogitGradients:
         self.operand = products.operand
         if dtype is None:
             dtype = call.gemm_dtype if products.mixed else torch.float32
-        self.buffer = torch.empty_like(products.buffers[0], dtype=dtype)
+        self.buffer = torch.empty_like(products.buffer, dtype=dtype)
         columns = (
             arguments.scale(call),
             call.targets,
@@ -103,7 +104,9 @@ class LogitGradients:
         """
         raw, n = self.products.raw(block, tile), len(tile)
         out = self.buffer[: raw.numel()].view(raw.shape)
-        kernels.gradient_kernel[(len(raw), triton.cdiv(n, self.ids))](
+        launch(
+            kernels.gradient_kernel,
+            (len(raw), triton.cdiv(n, self.ids)),
             raw,
             out,
             arguments.pointer(self.call.bias, raw),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.triton import arguments, sparse_kernels
@@ -62,7 +63,9 @@ class Entries(NamedTuple):
         ids, rows = (torch.empty(size, dtype=torch.int32, device=device) for _ in range(2))
         grads = torch.empty(size, dtype=torch.float32, device=device)
         most = top.ids.shape[1]
-        sparse_kernels.entries_kernel[(len(split.stops),)](
+        launch(
+            sparse_kernels.entries_kernel,
+            (len(split.stops),),
             top.ids,
             top.logits,
             split.stops,
@@ -90,7 +93,9 @@ class Entries(NamedTuple):
         hidden, weight = call.hidden, call.weight
         out = torch.empty(hidden.shape, dtype=call.hidden_grad_dtype, device=hidden.device)
         (total, width), blocks = hidden.shape, _blocks(hidden.shape[1], len(hidden))
-        sparse_kernels.hidden_kernel[(total, triton.cdiv(width, blocks["COLUMNS"]))](
+        launch(
+            sparse_kernels.hidden_kernel,
+            (total, triton.cdiv(width, blocks["COLUMNS"])),
             weight,
             self.ids,
             self.grads,
@@ -144,7 +149,9 @@ class WeightGradient:
         self.pieces = torch.empty(pieces, width, dtype=torch.float32, device=ids.device)
         if pieces:
             blocks = _blocks(width)
-            sparse_kernels.piece_kernel[(pieces, triton.cdiv(width, blocks["COLUMNS"]))](
+            launch(
+                sparse_kernels.piece_kernel,
+                (pieces, triton.cdiv(width, blocks["COLUMNS"])),
                 hidden,
                 ids,
                 self.rows,
@@ -184,7 +191,9 @@ class WeightGradient:
             width, blocks = hidden.shape[1], _blocks(hidden.shape[1])
             by_entry = weight_base is None and len(self.ids) < stop - start == len(d_weight)
             programs = len(self.ids) if by_entry else stop - start
-            sparse_kernels.weight_kernel[(programs, triton.cdiv(width, blocks["COLUMNS"]))](
+            launch(
+                sparse_kernels.weight_kernel,
+                (programs, triton.cdiv(width, blocks["COLUMNS"])),
                 hidden,
                 self.ids,
                 self.rows,
@@ -203,7 +212,9 @@ class WeightGradient:
                 **blocks,
             )
         if d_bias is not None:
-            sparse_kernels.bias_kernel[(stop - start,)](
+            launch(
+                sparse_kernels.bias_kernel,
+                (stop - start,),
                 self.grads,
                 self.offsets,
                 self.grads if bias_base is None else bias_base,

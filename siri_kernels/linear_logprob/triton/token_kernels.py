@@ -74,7 +74,7 @@ def statistics_kernel(
         temperature: a number or [T].
         logprobs: [T], written.
         entropy: [T], written.
-        top: [T], written: largest logit.
+        top: [T], written: largest logit, and what ``log_sum`` lost by rounding.
         log_sum: [T], written.
         tokens: T.
         ignore_index: tokens with this target get zeros.
@@ -103,6 +103,10 @@ def statistics_kernel(
     shift = _not_below(both, -_LARGE)
     step = _not_below((most - shift) * by, _LOG_ZERO)
     log_both = tl.log(s * tl.exp(step) + tl.exp((z - shift) * by))
+    # fp32 rounds the logarithm by 5e-7, and with it every probability of the token. The largest
+    # logit takes up the difference, where its own digits are finer.
+    rest = log_both - log_both.to(tl.float32).to(tl.float64)
+    both += tl.where(tl.abs(rest) < 1.0, rest / by, 0.0)
     masked = tl.load(targets + token, mask=there, other=0) == ignore_index
     log_p = tl.where(masked, 0.0, log_p)
     h = tl.where(masked, 0.0, h)

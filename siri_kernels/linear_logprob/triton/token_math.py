@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import GradientRule, SoftmaxState
@@ -41,7 +42,8 @@ def finish(call: HeadCall, state: SoftmaxState) -> SoftmaxStats:
     total, block, temperature = len(state.sum), token_kernels.TOKENS, call.rule.temperature
     stats = SoftmaxStats(*rows_of(4, total, state.sum.device))
     if total:
-        token_kernels.statistics_kernel[(triton.cdiv(total, block),)](
+        launch(
+            token_kernels.statistics_kernel, (triton.cdiv(total, block),),
             *state, call.targets, temperature, *stats, total, call.ignore_index,
             PER_ROW=isinstance(temperature, torch.Tensor), BLOCK=block,
         )  # fmt: skip
@@ -86,7 +88,8 @@ def token_gradients(
         head = torch.empty(total, dtype=torch.float32, device=device)
         sums = torch.empty(4, total, dtype=torch.float32, device=device)
     if total:
-        token_kernels.rule_kernel[(total,)](
+        launch(
+            token_kernels.rule_kernel, (total,),
             stats.logprobs, stats.entropy, stats.max, stats.log_sum, call.targets,
             pointer(grad_logprobs, offset), pointer(grad_entropy, offset), temperature,
             arguments.scale(call), offset if top is None else top.logits,
@@ -141,7 +144,8 @@ def split(
     device = stats.max.device
     stops, lengths, dense = torch.empty(3, total, dtype=torch.int64, device=device).unbind()
     out = Split(stops, lengths, dense, torch.empty(4, dtype=torch.float64, device=device))
-    token_kernels.split_kernel[(1,)](
+    launch(
+            token_kernels.split_kernel, (1,),
         stats.logprobs, stats.entropy, pointer(grad_logprobs, stats.max),
         pointer(grad_entropy, stats.max), call.rule.temperature, tokens.active,
         pointer(tokens.sums, stats.max), tokens.active if top is None else top.found, *out, total,
