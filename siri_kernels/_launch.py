@@ -20,13 +20,22 @@ _compiled: dict[tuple[Any, ...], tuple[Any, tuple[str, ...]]] = {}
 _positional_constants: dict[tuple[int, int], tuple[int, ...]] = {}
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    kinds: tuple[Any, ...] | None = None,
+    **constants: Any,
+) -> None:
     """``kernel[grid](*arguments, **constants)``.
 
     Args:
         kernel: a ``triton.JITFunction``, or what the interpreter has in its place.
         grid: programs, in one to three dimensions.
         arguments: the kernel's first ones.
+        kinds: all that machine code depends on, if the caller knows it for less than a look at each
+            argument: the GPU, dtypes, which addresses are multiples of 16, whether integers have
+            32 bits and what divides them, constants, options.
         constants: its other ones by name, all of them ``tl.constexpr``, and the compiler's options.
     """
     # Tests, and compilation ahead of time, put another ``run`` in the place of Triton's.
@@ -34,10 +43,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     if not (_KINDS_SUFFICE and ours) or kernel.pre_run_hooks:
         kernel[grid](*arguments, **constants)
         return
-    values = tuple(constants.items())
-    key: tuple[Any, ...] = (id(kernel), torch.cuda.current_device(), values, *map(_kind, arguments))
-    for place in _constants_among(kernel, len(arguments)):
-        key += (arguments[place],)
+    if kinds is None:
+        kinds = (torch.cuda.current_device(), tuple(constants.items()), *map(_kind, arguments))
+        kinds += tuple(arguments[i] for i in _constants_among(kernel, len(arguments)))
+    key = (id(kernel), kinds)
     known = _compiled.get(key)
     if known is not None:
         compiled, names = known

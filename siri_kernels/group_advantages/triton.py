@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.group_advantages import triton_kernels as kernels
-from siri_kernels.group_advantages.launch import launch
 from siri_kernels.group_advantages.portable import NARROW, sort_ids
 
 
@@ -80,7 +80,6 @@ def group_advantages(
         launch(
             kernels.scan_kernel,
             plan.grid,
-            kinds,
             rewards,
             ids,
             *results,
@@ -91,13 +90,13 @@ def group_advantages(
             *numbers,
             *constants,
             *plan.constants,
+            kinds=kinds,
         )
     else:
         kinds += (*plan.constants, total < 2**31, *_address(rewards, order, offsets))
         launch(
             kernels.group_kernel,
             plan.grid,
-            kinds,
             rewards,
             order,
             offsets,
@@ -109,13 +108,13 @@ def group_advantages(
             *numbers,
             *constants,
             *plan.constants,
+            kinds=kinds,
             num_warps=plan.warps,
         )
     if batch:
         launch(
             kernels.batch_kernel,
             plan.batch_grid,
-            (rewards.get_device(), total < 2**31, kernels.PARTIALS, kernels.TILE),
             results[0],
             partials,
             total,
@@ -123,6 +122,7 @@ def group_advantages(
             *numbers,
             kernels.PARTIALS,
             kernels.TILE,
+            kinds=(rewards.get_device(), total < 2**31, kernels.PARTIALS, kernels.TILE),
         )
     return results
 
@@ -139,8 +139,10 @@ def _without_gaps(ids: torch.Tensor, device: torch.device) -> tuple[torch.Tensor
     grid = (triton.cdiv(total, kernels.SCAN_ROWS), 1, 1)
     constants = kernels.SCAN_ROWS, kernels.SCAN_COLUMNS
     kinds = (ids.get_device(), *_address(ids))
-    launch(kernels.first_kernel, grid, kinds, ids, firsts, total, *constants)
-    launch(kernels.rank_kernel, grid, kinds, ids, firsts, ranks, num_groups, total, *constants)
+    launch(kernels.first_kernel, grid, ids, firsts, total, *constants, kinds=kinds)
+    launch(
+        kernels.rank_kernel, grid, ids, firsts, ranks, num_groups, total, *constants, kinds=kinds
+    )
     return ranks, int(num_groups)
 
 

@@ -82,7 +82,8 @@ def unpoisoned():
 def gpu_work(call, waits=False):
     """What ``call`` starts on the GPU: names of kernels, copies and fills.
 
-    It must not wait, unless ``waits`` says that it reads a size on the host. Only the call itself is watched: the profiler waits for the GPU when it starts and ends.
+    It must not wait, unless ``waits`` says that it reads a size on the host. Only the call itself
+    is watched: the profiler waits for the GPU when it starts and ends.
     """
     from torch.profiler import ProfilerActivity, profile
 

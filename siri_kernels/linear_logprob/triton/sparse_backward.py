@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -110,7 +110,7 @@ class Entries(NamedTuple):
         return out
 
 
-def _blocks(width: int, sums: int | None = None) -> dict[str, int]:
+def _blocks(width: int, sums: int | None = None) -> dict[str, Any]:
     """Constants of the kernels that gather rows of a matrix.
 
     Args:
