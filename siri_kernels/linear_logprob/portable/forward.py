@@ -3,10 +3,10 @@
 The vocabulary is the outer loop, so a tile of ``weight`` is upcast to fp32 once, and its gradient
 is complete, and rounded, when its turn ends.
 
-On a CPU every block has the same number of tokens (the last one is padded) and the number depends
-on the vocabulary alone, so that a token meets the same GEMM kernel, and gets the same bits, in any
-batch (each row of a GEMM's result is one order of sums in MKL and oneDNN for a given shape;
-tested).
+On a CPU every block has a multiple of 16 tokens (the last one is padded) and the tiles of ids depend
+on the vocabulary alone, so that a token gets the same bits in any batch: each row of a GEMM's
+result is one order of sums in MKL and oneDNN, whatever the number of rows, if it is such a
+multiple (tested).
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 
 def tile_shape(vocabulary: int, device: torch.device) -> tuple[int, int]:
-    """Tokens in a block and ids in a tile; they depend on V alone, never on T."""
+    """Tokens in a block, at most, and ids in a tile; they depend on V alone, never on T."""
     if device.type == "cpu":
         # Tall enough for the GEMM to reuse a tile of weight, and still (nearly) in a core's L2
-        # while a dozen elementwise passes go over it: 128 tokens cost the GEMM 10 %.
-        ids = min(vocabulary, 2048)
+        # while a dozen elementwise passes go over it: 256 tokens cost the GEMM 5 %.
+        ids = min(vocabulary, 1024)
         return min(1024, 2 ** ((2**19 // ids).bit_length() - 1)), ids
     return 2048, min(vocabulary, 16384)
+
+
+def _padded(tokens: int) -> int:
+    """Tokens of a block that holds so many: the next multiple of 16."""
+    return -(-tokens // 16) * 16
 
 
 class Tiles:
@@ -36,10 +41,9 @@ class Tiles:
 
     Args:
         call: whose tokens are all computed.
-        few: blocks need not be larger than there are tokens (bits may differ by batch).
     """
 
-    def __init__(self, call: HeadCall, few: bool = False) -> None:
+    def __init__(self, call: HeadCall) -> None:
         hidden, weight = call.hidden, call.weight
         self.weight, self.bias, self.softcap = weight, call.bias, call.rule.softcap
         self.acc, self.gemm = call.accumulator, call.gemm_dtype
@@ -48,8 +52,8 @@ class Tiles:
         self.tokens, self.ids = tile_shape(weight.shape[0], hidden.device)
         self.pad = hidden.device.type == "cpu"
         self.total = hidden.shape[0]
-        if few:
-            self.tokens = min(self.tokens, max(1, -(-self.total // 16) * 16))
+        if self.pad:
+            self.tokens = min(self.tokens, _padded(self.total))
         self.hidden = self.blocks(hidden)
         self.padded = sum(len(block) for block in self.hidden)
         temperature = call.rule.temperature
@@ -63,12 +67,14 @@ class Tiles:
 
     def blocks(self, x: torch.Tensor, fill: float = 0) -> list[torch.Tensor]:
         """``x`` [T, ...] in blocks of tokens; on a CPU the last one is padded with ``fill``."""
-        whole = self.total // self.tokens * self.tokens if self.pad else self.total
-        blocks = list(x[:whole].split(self.tokens)) if whole else []
-        if whole < self.total:
-            last = x.new_full((self.tokens, *x.shape[1:]), fill)
-            last[: self.total - whole] = x[whole:]
-            blocks.append(last)
+        if self.total == 0:
+            return []
+        blocks = list(x.split(self.tokens))
+        tokens = len(blocks[-1])
+        if self.pad and _padded(tokens) > tokens:
+            last = x.new_full((_padded(tokens), *x.shape[1:]), fill)
+            last[:tokens] = blocks[-1]
+            blocks[-1] = last
         return blocks
 
     def starts(self) -> range:
