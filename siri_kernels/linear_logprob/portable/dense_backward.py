@@ -63,10 +63,10 @@ def recompute(
             real = min(left, dz.shape[0])  # padding has no gradient to give
             left -= real
             if d_tile is not None:
-                # The first product writes the sums: they need not be cleared.
-                torch.addmm(
-                    d_tile, dz[:real].t(), x[:real].to(acc), beta=int(block > 0), out=d_tile
-                )
+                if block:
+                    d_tile.addmm_(dz[:real].t(), x[:real].to(acc))
+                else:  # the first product writes the sums: they need not be cleared
+                    torch.mm(dz[:real].t(), x[:real].to(acc), out=d_tile)
             if d_bias_tile is not None:
                 d_bias_tile += dz[:real].sum(0)
         if sparse is not None and d_tile is not None:
