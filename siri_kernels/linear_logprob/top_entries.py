@@ -3,8 +3,8 @@
 A softmax that is sure of itself is almost empty, so a few of its entries are a checkpoint of all of
 it. An entry is saved when its probability may be ``EPS`` or more: its logit is not below (a lower
 bound of the token's lse) + log EPS. The bound is the running lse together with the target's logit,
-which is known first. The target itself is not saved. Of a token with more such entries than there
-are places ``found`` says that it is not complete, and what its places hold is not used.
+which is known first. The target itself is not saved. A token may have more such entries than there
+are places: ``found`` says so, and what its places hold is not used.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import torch
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import GradientRule, logit_gradient
 from siri_kernels.linear_logprob.portable.forward import Tiles
-from siri_kernels.linear_logprob.portable.memory import empty_like
 from siri_kernels.linear_logprob.portable.sparse_backward import WeightGradient
 from siri_kernels.linear_logprob.types import Gradients, Needed
 
@@ -32,11 +31,12 @@ def recompute(
     block_rules = [GradientRule(*block) for block in zip(*columns, strict=True)]
     block_targets = tiles.blocks(call.targets)
     whole = hidden.new_zeros(tiles.padded if needed.hidden else 0, hidden.shape[1], dtype=acc)
-    d_hidden = whole.split(tiles.tokens)
-    d_weight = empty_like(weight) if needed.weight else None
+    d_hidden = whole.split(tiles.sizes) if needed.hidden else ()
+    d_weight = torch.empty_like(weight) if needed.weight else None
     # Tiles of it are sums themselves where it has their dtype; else it gets them rounded.
     direct = d_weight is not None and d_weight.dtype == acc and d_weight.is_contiguous()
-    sums = weight.new_empty(0 if direct or d_weight is None else tiles.ids, weight.shape[1], dtype=acc)
+    rows = 0 if direct or d_weight is None else tiles.ids
+    sums = weight.new_empty(rows, weight.shape[1], dtype=acc)
     d_bias = torch.empty_like(bias) if bias is not None and needed.bias else None
     for start in tiles.starts():
         tile, bias_tile = tiles.weight_tile(start)

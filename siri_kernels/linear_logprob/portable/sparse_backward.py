@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.error_bound import EntrySums
 from siri_kernels.linear_logprob.online_softmax import LOG_ZERO, GradientRule
-from siri_kernels.linear_logprob.portable.memory import empty_like
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import is_local
@@ -190,7 +189,7 @@ class WeightGradient:
 
     def weight_like(self, weight: torch.Tensor) -> torch.Tensor:
         """The whole gradient of ``weight``."""
-        out = empty_like(weight).zero_()
+        out = torch.zeros_like(weight)
         for start in range(0, len(weight), _IDS):
             ids, rows = self.rows(start, start + _IDS)
             out.index_copy_(0, ids, rows.to(out.dtype))
