@@ -67,7 +67,7 @@ PEER = Peer(
     order=0,
     entries=(
         Entry("ours", default, ("head", "scalar"), ("few", "sweep", "growth")),
-        Entry("ours, tail=0", exact, ("head", "scalar"), ("few", "growth")),
+        Entry("ours, tail=0", exact, ("head", "scalar"), ("few", "sweep", "growth")),
         Entry("ours", loss, ("loss",), bare=True),
         Entry("ours", advantages, ("advantages",), bare=True),
         Entry("ours, ids", advantages_by_id, ("advantages",), bare=True),

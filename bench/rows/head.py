@@ -237,18 +237,23 @@ class _Row:
 
 
 def cpu_cases() -> list[HeadCase]:
-    """The cases for minutes on two cores: SmolLM2's head, one of 152 000 ids, two wide ones."""
+    """The cases for minutes on two cores: SmolLM2's head, one of 152 000 ids, wide ones.
+
+    With ``--threads 2`` the same cases run on two cores.
+    """
     small, sweep = (256, 576, 49_152), "sweep"
     cases = [HeadCase(512, 576, 49_152, among="all")]
     cases += [HeadCase(*small, softmax="real 0.8"), HeadCase(128, 896, 151_936, among=sweep)]
     cases += [HeadCase(*small, mode=m, among=sweep, priority=1) for m in ("forward", "frozen")]
     cases += [HeadCase(*small, masked=share, among=sweep, priority=1) for share in (0.3, 0.6)]
-    softmaxes = ("real 0.6", 0.1, 1.0, 3.0, "uniform")
+    softmaxes = ("real 0.6", "real 1.2", 0.1, 1.0, 3.0, "uniform")
     cases += [HeadCase(*small, softmax=s, among=sweep, priority=2) for s in softmaxes]
     cases += [HeadCase(*small, group="scalar", priority=2)]
     cases += [HeadCase(n, 256, 49_152, group="growth", priority=3) for n in (64, 128, 256, 512)]
-    wide = ((64, 1536, 128_256), (64, 3584, 49_152))
-    return cases + [HeadCase(*shape, among=sweep, priority=4) for shape in wide]
+    wide = ((32, 1536, 128_256), (64, 1536, 128_256), (128, 1536, 128_256), (64, 3584, 49_152))
+    cases += [HeadCase(*shape, among=sweep, priority=4) for shape in wide]
+    dense = ((256, 1536, 49_152), (1024, 576, 49_152))
+    return cases + [HeadCase(*shape, softmax="uniform", among=sweep, priority=5) for shape in dense]
 
 
 def gpu_cases() -> list[HeadCase]:

@@ -3,8 +3,8 @@
 A softmax that is sure of itself is almost empty, so a few of its entries are a checkpoint of all of
 it. An entry is saved when its probability may be ``EPS`` or more: its logit is not below (a lower
 bound of the token's lse) + log EPS. The bound is the running lse together with the target's logit,
-which is known first. The target itself is not saved. A token with more such entries than there are
-places keeps the first ones, and ``found`` says that it is not complete.
+which is known first. The target itself is not saved. A token may have more such entries than there
+are places: ``found`` says so, and what its places hold is not used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def entries_to_save(vocabulary: int, tail: float, needs_gradient: bool) -> int:
 
 
 class TopEntries(NamedTuple):
-    """K places for each of T tokens; of token t the first ``min(found[t], K)`` are filled.
+    """K places for each of T tokens; of token t the first ``found[t]`` are filled, if at most K.
 
     Attributes:
         ids: [T, K] int32, ascending.
@@ -114,21 +114,24 @@ class Collector:
         rows = (top - shift >= bound).nonzero()[:, 0]
         if len(rows) == 0:
             return
-        z = z.index_select(0, rows)
-        flat = (z >= bound[rows, None]).view(-1).nonzero()[:, 0]
-        row = flat // z.shape[1]
-        found = torch.bincount(row, minlength=len(rows))
+        if len(rows) < len(z):
+            z, bound, shift = z.index_select(0, rows), bound[rows], shift[rows]
+        above = z >= bound[:, None]
+        found = above.view(torch.int8).sum(1)
         before = self.count[rows]
         self.count[rows] += found
+        full = before + found > self.most
+        if bool(full.any()):  # they are recomputed: what their places hold is not used
+            above[full] = False
+            found = found.masked_fill_(full, 0)
+        flat = above.view(-1).nonzero()[:, 0]
+        row = torch.repeat_interleave(found, output_size=len(flat))
         places = torch.arange(len(flat), dtype=torch.int64, device=flat.device)
-        place = places + (before - found.cumsum(0) + found)[row]
-        if int(self.count.max()) > self.most:
-            fits = place < self.most
-            flat, row, place = flat[fits], row[fits], place[fits]
-        at = (rows[row], place)
-        value = z.view(-1)[flat] + shift[at[0]]
-        self.top.logits.index_put_(at, value)
-        self.top.ids.index_put_(at, (flat - row * z.shape[1] + start).int())
+        first = rows * self.most + before - found.cumsum(0) + found
+        at = places + first[row]
+        value = z.view(-1)[flat] + shift[row]
+        self.top.logits.view(-1)[at] = value
+        self.top.ids.view(-1)[at] = (flat - row * z.shape[1] + start).int()
 
     def finish(self) -> None:
         """Writes ``found``, after the last tile."""

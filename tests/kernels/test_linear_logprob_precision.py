@@ -8,13 +8,24 @@ import pytest
 import torch
 
 from siri_kernels import linear_logprob
+from siri_kernels.linear_logprob.portable.forward import block_sizes
 
 from .helpers import gradients, leaves, make_linear, upstream
 
 
+@pytest.fixture
+def one_thread():
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("width, vocabulary", [(64, 50), (33, 2049), (20, 5000)])
-def test_a_row_has_the_same_bits_in_any_batch(width, vocabulary, dtype):
+@pytest.mark.parametrize(
+    "width, vocabulary", [(64, 50), (33, 2049), (20, 5000), (576, 1057), (576, 1040)]
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_has_the_same_bits_in_any_batch(width, vocabulary, dtype, threads, one_thread):
+    torch.set_num_threads(threads)
     total = 300
     hidden, weight, targets = make_linear(total, width, vocabulary, dtype)
     up = upstream(total)
@@ -30,6 +41,17 @@ def test_a_row_has_the_same_bits_in_any_batch(width, vocabulary, dtype):
         rows = torch.randperm(total)[:size]
         for alone, among in zip(run(rows), whole, strict=True):
             assert torch.equal(alone, among[rows])
+
+
+def test_blocks_hold_the_batch_and_little_else():
+    for most in (256, 512, 1024):
+        for total in (*range(1, 700), 1023, 1024, 1025, 5000):
+            sizes = block_sizes(total, most, pad=True)
+            assert all(size & (size - 1) == 0 and 16 <= size <= most for size in sizes)
+            assert sum(sizes[:-1]) < total <= sum(sizes)
+            assert sizes[-1] == 16 or sum(sizes) - total <= 3 * sizes[-1] // 8
+    assert block_sizes(2500, 1000, pad=False) == [1000, 1000, 500]
+    assert block_sizes(0, 512, pad=True) == block_sizes(0, 512, pad=False) == []
 
 
 def test_runs_repeat_bit_for_bit():

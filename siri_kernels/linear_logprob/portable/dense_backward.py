@@ -23,7 +23,7 @@ def recompute(
         sparse: what other tokens give to the gradients of ``weight`` and ``bias``, added before
             these are rounded.
     """
-    tiles = Tiles(call, few=sparse is not None)
+    tiles = Tiles(call)
     hidden, weight, bias, acc = call.hidden, call.weight, call.bias, tiles.acc
     columns = [
         [None] * len(tiles.hidden) if column is None else tiles.blocks(column) for column in rule
@@ -31,13 +31,21 @@ def recompute(
     block_rules = [GradientRule(*block) for block in zip(*columns, strict=True)]
     block_targets = tiles.blocks(call.targets)
     whole = hidden.new_zeros(tiles.padded if needed.hidden else 0, hidden.shape[1], dtype=acc)
-    d_hidden = whole.split(tiles.tokens)
+    d_hidden = whole.split(tiles.sizes) if needed.hidden else ()
     d_weight = torch.empty_like(weight) if needed.weight else None
+    # Tiles of it are sums themselves where it has their dtype; else it gets them rounded.
+    direct = d_weight is not None and d_weight.dtype == acc and d_weight.is_contiguous()
+    rows = 0 if direct or d_weight is None else tiles.ids
+    sums = weight.new_empty(rows, weight.shape[1], dtype=acc)
     d_bias = torch.empty_like(bias) if bias is not None and needed.bias else None
     for start in tiles.starts():
         tile, bias_tile = tiles.weight_tile(start)
         n = tile.shape[0]
-        d_tile = tile.new_zeros(tile.shape, dtype=acc) if needed.weight else None
+        d_tile = None
+        if d_weight is not None:
+            d_tile = d_weight[start : start + n] if direct else sums[:n]
+            if not block_rules:
+                d_tile.zero_()
         d_bias_tile = tile.new_zeros(n, dtype=acc) if d_bias is not None else None
         left = tiles.total
         for block, block_rule in enumerate(block_rules):
@@ -55,7 +63,10 @@ def recompute(
             real = min(left, dz.shape[0])  # padding has no gradient to give
             left -= real
             if d_tile is not None:
-                d_tile.addmm_(dz[:real].t(), x[:real].to(acc))
+                if block:
+                    d_tile.addmm_(dz[:real].t(), x[:real].to(acc))
+                else:  # the first product writes the sums: they need not be cleared
+                    torch.mm(dz[:real].t(), x[:real].to(acc), out=d_tile)
             if d_bias_tile is not None:
                 d_bias_tile += dz[:real].sum(0)
         if sparse is not None and d_tile is not None:
@@ -64,7 +75,7 @@ def recompute(
         if sparse is not None and d_bias_tile is not None:
             ids, values = sparse.bias(start, start + n)
             d_bias_tile.index_add_(0, ids - start, values)
-        if d_weight is not None and d_tile is not None:
+        if d_weight is not None and d_tile is not None and not direct:
             d_weight[start : start + n] = d_tile
         if d_bias is not None and d_bias_tile is not None:
             d_bias[start : start + n] = d_bias_tile

@@ -3,10 +3,10 @@
 The vocabulary is the outer loop, so a tile of ``weight`` is upcast to fp32 once, and its gradient
 is complete, and rounded, when its turn ends.
 
-On a CPU every block has the same number of tokens (the last one is padded) and the number depends
-on the vocabulary alone, so that a token meets the same GEMM kernel, and gets the same bits, in any
-batch (each row of a GEMM's result is one order of sums in MKL and oneDNN for a given shape;
-tested).
+On a CPU the number of tokens of a block is a power of 2 (the last one is padded), and the tiles of
+ids depend on the vocabulary alone, so that a token gets the same bits in any batch: each row of a
+float32 GEMM's result is one order of sums in MKL and oneDNN for any such number of rows, and not
+for others, of which threads get uneven parts (tested).
 """
 
 from __future__ import annotations
@@ -22,13 +22,34 @@ from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 
 def tile_shape(vocabulary: int, device: torch.device) -> tuple[int, int]:
-    """Tokens in a block and ids in a tile; they depend on V alone, never on T."""
+    """Tokens in a block, at most, and ids in a tile; they depend on V alone, never on T."""
     if device.type == "cpu":
         # Tall enough for the GEMM to reuse a tile of weight, and still (nearly) in a core's L2
-        # while a dozen elementwise passes go over it: 128 tokens cost the GEMM 10 %.
-        ids = min(vocabulary, 2048)
+        # while a dozen elementwise passes go over it: 256 tokens cost the GEMM 5 %.
+        ids = min(vocabulary, 1024)
         return min(1024, 2 ** ((2**19 // ids).bit_length() - 1)), ids
     return 2048, min(vocabulary, 16384)
+
+
+def block_sizes(total: int, most: int, pad: bool) -> list[int]:
+    """How many tokens each block holds.
+
+    Args:
+        total: tokens of all blocks.
+        most: tokens of a block.
+        pad: to powers of 2 from 16 on. A small batch is then not computed as a large one: a last
+            block of which more than 3/8 would be padding is cut in two.
+    """
+    if not pad:
+        return [min(most, total - start) for start in range(0, total, most)]
+    sizes: list[int] = []
+    while total > 0:
+        size = min(most, max(16, 2 ** (total - 1).bit_length()))
+        if size > 16 and size - total > 3 * size // 8:
+            size //= 2
+        sizes.append(size)
+        total -= size
+    return sizes
 
 
 class Tiles:
@@ -36,39 +57,39 @@ class Tiles:
 
     Args:
         call: whose tokens are all computed.
-        few: blocks need not be larger than there are tokens (bits may differ by batch).
     """
 
-    def __init__(self, call: HeadCall, few: bool = False) -> None:
+    def __init__(self, call: HeadCall) -> None:
         hidden, weight = call.hidden, call.weight
         self.weight, self.bias, self.softcap = weight, call.bias, call.rule.softcap
         self.acc, self.gemm = call.accumulator, call.gemm_dtype
         # Tensor cores take 16-bit inputs and give fp32; elsewhere the inputs are upcast, exactly.
         self.mixed = hidden.device.type == "cuda" and self.gemm != self.acc
-        self.tokens, self.ids = tile_shape(weight.shape[0], hidden.device)
-        self.pad = hidden.device.type == "cpu"
+        most, self.ids = tile_shape(weight.shape[0], hidden.device)
         self.total = hidden.shape[0]
-        if few:
-            self.tokens = min(self.tokens, max(1, -(-self.total // 16) * 16))
+        self.sizes = block_sizes(self.total, most, hidden.device.type == "cpu")
         self.hidden = self.blocks(hidden)
-        self.padded = sum(len(block) for block in self.hidden)
+        self.padded = sum(self.sizes)
         temperature = call.rule.temperature
         self.temperature: list[float | torch.Tensor]
         if isinstance(temperature, torch.Tensor):
             self.temperature = list(self.blocks(temperature.to(self.acc), fill=1))
         else:
             self.temperature = [temperature] * len(self.hidden)
-        size = (self.hidden[0].shape[0] if self.hidden else 0) * self.ids
+        size = max(self.sizes, default=0) * self.ids
         self.buffers = [hidden.new_empty(size, dtype=self.acc) for _ in range(2)]
 
     def blocks(self, x: torch.Tensor, fill: float = 0) -> list[torch.Tensor]:
         """``x`` [T, ...] in blocks of tokens; on a CPU the last one is padded with ``fill``."""
-        whole = self.total // self.tokens * self.tokens if self.pad else self.total
-        blocks = list(x[:whole].split(self.tokens)) if whole else []
-        if whole < self.total:
-            last = x.new_full((self.tokens, *x.shape[1:]), fill)
-            last[: self.total - whole] = x[whole:]
-            blocks.append(last)
+        blocks, start = [], 0
+        for size in self.sizes:
+            block = x[start : start + size]
+            if len(block) < size:
+                last = x.new_full((size, *x.shape[1:]), fill)
+                last[: len(block)] = block
+                block = last
+            blocks.append(block)
+            start += size
         return blocks
 
     def starts(self) -> range:
@@ -155,13 +176,14 @@ def _statistics(call: HeadCall, top: TopEntries | None) -> SoftmaxStats:
     tiles = Tiles(call)
     softmaxes = [OnlineSoftmax(t, tiles.acc) for t in tiles.blocks(call.targets)]
     if top is not None:
+        stop = 0
         for block, softmax in enumerate(softmaxes):
-            first = block * tiles.tokens
+            first, stop = stop, stop + tiles.sizes[block]
             estimate = tiles.target_logits(block, softmax.targets)
             if call.shard is not None:
                 here = is_local(softmax.targets, len(call.weight))
                 estimate = call.shard.total(torch.where(here, estimate, 0))
-            softmax.collector = Collector(top.block(first, first + tiles.tokens), estimate)
+            softmax.collector = Collector(top.block(first, stop), estimate)
     for start in tiles.starts():
         tile, bias = tiles.weight_tile(start)
         for block, softmax in enumerate(softmaxes):

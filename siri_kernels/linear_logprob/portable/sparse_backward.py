@@ -56,7 +56,8 @@ def entries(
         rule: of the tokens.
     """
     most = top.ids.shape[1]
-    length = top.found.clamp(max=most).long()
+    over = top.found > most
+    length = top.found.long().masked_fill_(over, 0)  # nothing of a token that is recomputed
     row = torch.repeat_interleave(length)
     place = _numbers(row) - (length.cumsum(0) - length)[row]
     ids, z = top.ids[row, place].long(), top.logits[row, place]
@@ -95,8 +96,7 @@ def entries(
         # An infinite logit comes from no finite raw one; its gradient is 0 already.
         out.grad.mul_(1 - raw.clamp_(-1, 1).square_())
     norm = _sum_by_token(out.grad.abs(), out.row, len(length))
-    over = (top.found > most).to(norm.dtype)
-    return out, EntrySums(kept, kept_entropy, norm, over)
+    return out, EntrySums(kept, kept_entropy, norm, over.to(norm.dtype))
 
 
 def _numbers(like: torch.Tensor) -> torch.Tensor:
