@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 
@@ -41,8 +42,13 @@ def _on_gpu(tensor: object) -> bool:
     return (
         isinstance(tensor, torch.Tensor)
         and tensor.device.type == "cuda"
-        and importlib.util.find_spec("triton") is not None
+        and _triton_installed()
     )
+
+
+@functools.lru_cache
+def _triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _interpreted() -> bool:
