@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -237,9 +238,9 @@ def _factor(upstream: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor
     if scale.__class__ is not float:
         return upstream * scale
     if scale == 1.0 and upstream.__class__ is torch.Tensor and check.may_read(upstream):
-        batched = torch._C._functorch.is_functorch_wrapped_tensor(upstream)
-        if not batched and upstream.item() == 1.0:
-            return None
+        with contextlib.suppress(RuntimeError):  # under vmap it is several numbers
+            if upstream.item() == 1.0:
+                return None
     return upstream * scale
 
 

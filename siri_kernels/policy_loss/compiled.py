@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from siri_kernels import _native
 from siri_kernels import _checks as check
-from siri_kernels.policy_loss.objectives import BY_HAND
+from siri_kernels import _native
+from siri_kernels.policy_loss import objectives
 from siri_kernels.policy_loss.portable import LossAndGradient
 from siri_kernels.policy_loss.types import LossInputs, LossOptions, RolloutCorrection, metric_names
 
@@ -37,6 +37,7 @@ RESULTS = (
     *("loss", "clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl", "tokens"),
     *("entropy", "ref_kl", "rollout_kl", "rollout_weight_mean", "off_policy_frac"),
 )
+_OBJECTIVES = ("clip", "cispo", "sapo", "gmpo", "reinforce")
 _MODES = ("none", "truncate", "mask", "reject")
 _LEVELS = ("token", "sequence", "geometric")
 _ESTIMATORS = ("k1", "k2", "k3")
@@ -140,7 +141,8 @@ def takes(x: LossInputs, options: LossOptions) -> bool:
     return (
         logprobs.is_cpu
         and logprobs.dtype != torch.float64
-        and options.objective in BY_HAND
+        and options.objective in objectives.BY_HAND
+        and options.objective in _OBJECTIVES
         and len(logprobs) > 0
         and type(logprobs) in _PLAIN
         and check.may_read(logprobs)
@@ -171,7 +173,6 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
     d_logprobs = torch.empty(total, dtype=torch.float32, device="cpu")
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
     out = torch.empty(len(RESULTS), dtype=torch.float32, device="cpu")
-    denominator = options.denominator
     given = [
         _float32(logprobs),
         _float32(x.old_logprobs),
@@ -188,7 +189,7 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         if given[i] is not None:
             given[i] = _float32(given[i])
     wrong = loop(
-        _packed(options),
+        _packed(options.constant),
         *[None if tensor is None else tensor.data_ptr() for tensor in given],
         d_logprobs.data_ptr(),
         None if d_entropy is None else d_entropy.data_ptr(),
@@ -196,7 +197,7 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         total,
         x.sequences,
         x.advantage_per_token,
-        0.0 if denominator is None else float(denominator) or float("inf"),
+        _denominator(options),
         1 if total < 2 * TOKENS_A_THREAD else min(torch.get_num_threads(), total // TOKENS_A_THREAD),
     )
     if wrong == 2:
@@ -214,6 +215,14 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
     return LossAndGradient(loss, d_logprobs, d_entropy, 1.0, metrics)
 
 
+def _denominator(options: LossOptions) -> float:
+    """Its value; -1: the tokens, -2: the sequences that are not empty."""
+    value = options.denominator
+    if value is None:
+        return -2.0 if options.aggregation.startswith("seq-mean") else -1.0
+    return float(value) or float("inf")  # a step without tokens: loss and gradient are 0
+
+
 def _float32(values: torch.Tensor) -> torch.Tensor:
     """Contiguous, in float32, and not a view with a sign to be applied."""
     if values.dtype == torch.float32 and values.is_contiguous() and not values.is_neg():
@@ -221,24 +230,16 @@ def _float32(values: torch.Tensor) -> torch.Tensor:
     return values.detach().to(torch.float32).resolve_neg().contiguous()
 
 
+@functools.lru_cache(maxsize=256)
 def _packed(options: LossOptions) -> bytes:
-    """The options as the loop's struct; the tensor among them, a denominator, is not one of it."""
-    if isinstance(options.denominator, torch.Tensor):
-        return _struct(options)
-    return _cached_struct(options)
-
-
-def _struct(options: LossOptions) -> bytes:
+    """The options as the loop's struct; the denominator is not one of it."""
     correction = options.correction or RolloutCorrection()
-    by_sequence = options.aggregation.startswith("seq-mean")
-    how = 0 if options.denominator is not None else 2 if by_sequence else 1
     return struct.pack(
-        "11i11f",
-        BY_HAND.index(options.objective),
+        "10i11f",
+        _OBJECTIVES.index(options.objective),
         options.sequence_ratio,
         options.ceiling is not None,
         options.aggregation == "seq-mean-token-mean",
-        how,
         0 if options.correction is None else _MODES.index(correction.mode),
         _LEVELS.index(correction.level),
         options.off_policy_threshold is not None,
@@ -255,6 +256,3 @@ def _struct(options: LossOptions) -> bytes:
         options.kl_limit or 0.0,
         options.entropy_coef,
     )
-
-
-_cached_struct = functools.lru_cache(maxsize=256)(_struct)

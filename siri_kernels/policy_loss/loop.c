@@ -23,13 +23,13 @@ enum { CLIP, CISPO, SAPO, GMPO, REINFORCE };
 enum { NO_CORRECTION, TRUNCATE, MASK, REJECT };
 enum { TOKEN, SEQUENCE, GEOMETRIC };
 enum { K1, K2, K3 };
-enum { BY_VALUE, BY_TOKENS, BY_SEQUENCES };
+enum { BY_TOKENS = -1, BY_SEQUENCES = -2 }; /* in place of a denominator */
 /* The sums, and in this order the results. */
 enum { LOSS, CLIP_LOW, CLIP_HIGH, RATIO, RATIO_MAX, APPROX_KL, TOKENS, ENTROPY, REF_KL, ROLLOUT_KL,
        WEIGHT, OFF_POLICY, SUMS };
 
 typedef struct {
-    int32_t objective, sequence_ratio, has_ceiling, sequence_mean, denominator;
+    int32_t objective, sequence_ratio, has_ceiling, sequence_mean;
     int32_t correction, level, off_policy, kl, kl_unbiased, has_kl_limit;
     float low, high, ceiling, tau_positive, tau_negative, weight_low, weight_high;
     float threshold, kl_coef, kl_limit, entropy_coef;
@@ -485,7 +485,7 @@ int siri_policy_loss(const Options *options, const float *logprobs, const float 
     workers = workers < 1 ? 1 : workers > MOST_THREADS ? MOST_THREADS : workers;
     workers = workers > chunks ? chunks : workers;
 
-    int by_sequence = options->sequence_mean || options->denominator == BY_SEQUENCES;
+    int by_sequence = options->sequence_mean || denominator == BY_SEQUENCES;
     int earlier = options->sequence_ratio || options->level != TOKEN || options->off_policy ||
                   options->sequence_mean || (by_sequence && mask);
     float *values = earlier ? malloc(5 * sequences * sizeof(float)) : NULL;
@@ -507,13 +507,13 @@ int siri_policy_loss(const Options *options, const float *logprobs, const float 
         for (int k = 0; k < 4; k++)
             if (!needed[k]) c->of[k] = NULL;
     }
-    if (mask && options->denominator == BY_TOKENS) {
+    if (mask && denominator == BY_TOKENS) {
         tokens = 0;
         for (int64_t i = 0; i < total; i++) tokens += mask[i] != 0;
     }
     double divisor = denominator;
-    if (options->denominator != BY_VALUE) {
-        divisor = options->denominator == BY_TOKENS ? tokens : filled;
+    if (denominator < 0) {
+        divisor = denominator == BY_TOKENS ? tokens : filled;
         divisor = divisor < 1 ? 1 : divisor;
     }
     c->scale = (float)(1.0 / divisor);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,8 +55,7 @@ ROLLOUT_CORRECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class LossInputs:
+class LossInputs(NamedTuple):
     """The tensors of a call.
 
     Args:
@@ -114,6 +115,22 @@ class LossOptions:
     kl_unbiased: bool
     kl_limit: float | None
     entropy_coef: float
+
+    @functools.cached_property
+    def constant(self) -> LossOptions:
+        """The same without the denominator, which is another one in every step.
+
+        What follows from the other options is kept by it.
+        """
+        return dataclasses.replace(self, denominator=None)
+
+    def with_denominator(self, denominator: float | torch.Tensor | None) -> LossOptions:
+        """These options, which have none, with another denominator."""
+        if denominator is None:
+            return self
+        options = object.__new__(LossOptions)  # an initialiser would cost ten times as much
+        options.__dict__.update(self.__dict__, denominator=denominator, constant=self)
+        return options
 
     @property
     def bounds(self) -> tuple[float, float]:

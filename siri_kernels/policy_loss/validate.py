@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -50,9 +51,11 @@ def options_of(given: dict[str, Any]) -> LossOptions:
         TypeError: wrong type.
         ValueError: wrong value, or options that exclude each other.
     """
-    values = tuple(given.values())
     correction, tau = given["rollout_correction"], given["sapo_tau"]
-    # With types: True is equal to 1, and is refused where a number is taken.
+    denominator, aggregation = given["denominator"], given["aggregation"]
+    # Without the denominator, another one in every step; with the types: True is equal to 1, and is
+    # refused where a number is taken.
+    values = tuple([value for name, value in given.items() if name != "denominator"])
     key = (values, *map(type, values))
     if type(tau) is tuple:
         key += tuple(map(type, tau))
@@ -60,15 +63,18 @@ def options_of(given: dict[str, Any]) -> LossOptions:
         key += (type(correction.low), type(correction.high))
     try:
         seen = _SEEN.get(key)
-    except Exception:  # a value without a hash, or one that is equal to nothing
-        return checked_options(**given)
+    except Exception:  # a value without a hash, or that cannot be compared
+        seen = None
     if seen is None or given["objective"] not in OBJECTIVES:
-        seen = checked_options(**given)
-        if not isinstance(seen.denominator, torch.Tensor):  # its value may change
-            if len(_SEEN) >= _MOST_SEEN:
-                _SEEN.clear()
-            _SEEN[key] = seen
-    return seen
+        checked = checked_options(**given)
+        if len(_SEEN) >= _MOST_SEEN:
+            _SEEN.clear()
+        with contextlib.suppress(TypeError):
+            _SEEN[key] = checked.constant
+        return checked
+    if denominator is None and aggregation != "token-sum-norm":
+        return seen
+    return seen.with_denominator(_denominator(denominator, aggregation))
 
 
 def checked_options(
