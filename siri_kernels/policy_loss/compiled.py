@@ -5,7 +5,7 @@ compiler is there. A process chooses once, at its first call, so that its result
 while it runs: the loop, if it is compiled by then. If not, the compiler is started for later
 processes, and this one keeps to :mod:`.portable`: no call waits. A program whose results must not
 depend on that, as a run that is resumed to the bit, calls :func:`compile_loop` when it starts; its
-first call then waits for the compiler, which by then has finished. ``SIRI_KERNELS_COMPILED_LOSS=1``
+next call then waits for the compiler, which by then has finished. ``SIRI_KERNELS_COMPILED_LOSS=1``
 in the environment makes every first call wait and fail where the loop cannot be compiled; ``0``
 means that no process uses it.
 """
@@ -33,8 +33,8 @@ SOURCE = Path(__file__).with_name("loop.c")
 VARIABLE = "SIRI_KERNELS_COMPILED_LOSS"
 TOKENS_A_THREAD = 1 << 16  # starting a thread takes as long as a tenth of that
 # The order of the loop's results.
-RESULTS = (
-    *("loss", "clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl", "tokens"),
+METRICS = (
+    *("clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl", "tokens"),
     *("entropy", "ref_kl", "rollout_kl", "rollout_weight_mean", "off_policy_frac"),
 )
 _OBJECTIVES = ("clip", "cispo", "sapo", "gmpo", "reinforce")
@@ -51,15 +51,19 @@ _choice: Loop | None | str = "open"
 def compile_loop(*, wait: bool = False) -> None:
     """Start the compiler of the loop in the background, unless the loop is there or forbidden.
 
-    The first call of ``policy_loss`` on a CPU then waits until the compiler has finished.
+    The next call of ``policy_loss`` on a CPU then waits until the compiler has finished. A process
+    that has chosen the blocked form, because the loop was not there, chooses again.
 
     Args:
         wait: here already, and choose.
     """
-    global _asked
+    global _asked, _choice
     if os.environ.get(VARIABLE) != "0":
         _asked = True
         _native.start(SOURCE)
+        with _lock:
+            if _choice is None:
+                _choice = "open"
     if wait:
         chosen()
 
@@ -102,7 +106,7 @@ def _choose() -> Loop | None:
 def _function(library: ctypes.CDLL) -> Loop | None:
     """The library's function; None if it is not right on this machine."""
     function = library.siri_policy_loss
-    pointers = [ctypes.c_void_p] * 11
+    pointers = [ctypes.c_void_p] * 12
     sizes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_double, ctypes.c_int64]
     function.argtypes = [ctypes.c_char_p, *pointers, *sizes]
     function.restype = ctypes.c_int
@@ -172,7 +176,9 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
     total = len(logprobs)
     d_logprobs = torch.empty(total, dtype=torch.float32, device="cpu")
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
-    out = torch.empty(len(RESULTS), dtype=torch.float32, device="cpu")
+    # A tensor of its own: a metric that is changed in place must not touch it.
+    loss = torch.empty((), dtype=torch.float32, device="cpu")
+    out = torch.empty(len(METRICS), dtype=torch.float32, device="cpu")
     given = [
         _float32(logprobs),
         _float32(x.old_logprobs),
@@ -193,6 +199,7 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         *[None if tensor is None else tensor.data_ptr() for tensor in given],
         d_logprobs.data_ptr(),
         None if d_entropy is None else d_entropy.data_ptr(),
+        loss.data_ptr(),
         out.data_ptr(),
         total,
         x.sequences,
@@ -204,12 +211,12 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         raise MemoryError(f"policy_loss: no memory for the sums of {total} tokens")
     if wrong:
         return None
-    loss, *values = out.unbind()
+    values = out.unbind()
     if x.entropy is x.ref_logprobs is x.rollout_logprobs is options.off_policy_threshold is None:
-        metrics = dict(zip(RESULTS[1:7], values, strict=False))
+        metrics = dict(zip(METRICS[:6], values, strict=False))
     else:
         metrics = {
-            name: values[RESULTS.index(name) - 1]
+            name: values[METRICS.index(name)]
             for name in metric_names(x, options.off_policy_threshold is not None)
         }
     return LossAndGradient(loss, d_logprobs, d_entropy, 1.0, metrics)

@@ -464,13 +464,13 @@ static void in_threads(Call *c, int64_t workers, int earlier) {
         if (started[i]) pthread_join(threads[i], NULL);
 }
 
-/* Writes the gradients, divided by the denominator, and `out` [SUMS].
+/* Writes the gradients, divided by the denominator, the loss and `out` [SUMS - 1], the metrics.
  * Gives 0, or 1 where the offsets do not rise from 0 to `total`, 2 without memory. */
 int siri_policy_loss(const Options *options, const float *logprobs, const float *old,
                      const float *advantages, const int32_t *offsets, const uint8_t *mask,
                      const float *rollout, const float *ref, const float *entropy,
-                     float *d_logprobs, float *d_entropy, float *out, int64_t total,
-                     int64_t sequences, int32_t per_token, double denominator, int64_t workers) {
+                     float *d_logprobs, float *d_entropy, float *loss, float *out,
+                     int64_t total, int64_t sequences, int32_t per_token, double denominator, int64_t workers) {
     int64_t tokens = total, filled = 0;
     int falls = offsets[0] != 0 || offsets[sequences] != total;
     for (int64_t s = 0; s < sequences; s++) {
@@ -527,9 +527,9 @@ int siri_policy_loss(const Options *options, const float *logprobs, const float 
             else if (value > sums[k] || value != value) sums[k] = value;
         }
     double count = sums[TOKENS] > 1 ? sums[TOKENS] : 1;
-    for (int k = 0; k < SUMS; k++)
-        out[k] = (float)(k == LOSS ? sums[k] / divisor
-                         : k == TOKENS || k == RATIO_MAX ? sums[k] : sums[k] / count);
+    *loss = (float)(sums[LOSS] / divisor);
+    for (int k = LOSS + 1; k < SUMS; k++)
+        out[k - 1] = (float)(k == TOKENS || k == RATIO_MAX ? sums[k] : sums[k] / count);
     free(values);
     free(c->sums);
     return 0;

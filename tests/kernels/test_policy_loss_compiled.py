@@ -263,3 +263,13 @@ def test_without_a_gradient_to_give_there_is_none():
     (grad,) = torch.autograd.grad(loss, frozen["entropy"])
     unmasked = batch["mask"].float()
     torch.testing.assert_close(grad, -0.5 * unmasked / unmasked.sum())
+
+
+def test_a_metric_may_be_changed_in_place():
+    batch = make([40, 7], torch.float32)
+    out = policy_loss(**batch)
+    want = out.loss.detach().clone()
+    for value in out.metrics.values():
+        value.mul_(0)
+    assert torch.equal(out.loss.detach(), want)
+    out.loss.backward()
