@@ -20,7 +20,8 @@ from pathlib import Path
 
 # -fno-trapping-math: comparisons of NaN may be computed for values that are not used.
 FLAGS = (
-    *("-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-fwrapv"),
+    *("-O3", "-fno-math-errno", "-fno-trapping-math", "-fwrapv"),
+    "-fopenmp-simd",  # loops marked so may add in vectors
     *("-std=gnu11", "-shared", "-fPIC", "-pthread"),
 )
 # For this processor if the compiler can, then for any of its kind; the result appears whole.

@@ -206,17 +206,22 @@ static int64_t sequence_at(const Call *c, int64_t at) {
     return low;
 }
 
+/* Whole vectors, also behind the end, where the next sequence is written after this one: a loop for
+ * the rest of each tiny sequence would cost more than all else. */
+static inline void fill(float *values, float value, int32_t from, int32_t to) {
+    for (int32_t i = from; i < to; i += LANES)
+        for (int j = 0; j < LANES; j++) values[i + j] = value;
+}
+
 /* Values of sequences, for each token of the block; gives the sequence of the next block. */
 static int64_t spread(const Call *c, Block *b, int64_t s) {
     int64_t end = b->start + b->size;
     for (int64_t at = b->start; at < end; s++) {
         int64_t stop = c->offsets[s + 1] < end ? c->offsets[s + 1] : end;
         int32_t from = at - b->start, to = stop - b->start;
-        if (!c->per_token)
-            for (int32_t i = from; i < to; i++) b->advantage[i] = c->advantages[s];
+        if (!c->per_token) fill(b->advantage, c->advantages[s], from, to);
         for (int k = 0; k < 4; k++)
-            if (c->of[k])
-                for (int32_t i = from; i < to; i++) b->of[k][i] = c->of[k][s];
+            if (c->of[k]) fill(b->of[k], c->of[k][s], from, to);
         at = stop;
         if (c->offsets[s + 1] > end) break;
     }
@@ -417,6 +422,55 @@ static void one_block(const Call *c, Block *b, double *sums) {
     }
 }
 
+/* The same as open_block and one_block in a single loop, for the clipped objective of token ratios
+ * and no more. */
+static void plain_block(const Call *c, Block *b, double *sums) {
+    const Options *o = c->options;
+    const float *logp = c->logprobs + b->start, *old = c->old + b->start;
+    const float *advantages = c->per_token ? c->advantages + b->start : b->advantage;
+    float *to = c->d_logprobs + b->start, low = o->low, high = o->high, scale = c->scale;
+    float most = o->has_ceiling ? o->ceiling : 3.4e38f;
+    float total = 0, kl = 0, mean = 0, largest = 0;
+    int32_t below = 0, above = 0;
+#pragma omp simd reduction(+ : total, kl, mean, below, above) reduction(max : largest)
+    for (int32_t i = 0; i < b->size; i++) {
+        float raw = logp[i] - clamp(old[i], -LARGE, LARGE), advantage = advantages[i], rest;
+        float x = clamp(raw, -LIMIT, LIMIT), r = exponential(x, &rest);
+        float loss = -advantage * r, bent = -advantage * clamp(r, low, high);
+        float slope = (bent > loss) | (x != raw) ? 0.0f : loss;
+        loss = bent > loss ? bent : loss;
+        float ceiling = -advantage * most;
+        int beyond = (advantage < 0) & (loss > ceiling);
+        total += beyond ? ceiling : loss;
+        to[i] = beyond ? 0.0f : slope * scale;
+        kl += rest;
+        mean += r;
+        largest = r > largest ? r : largest;
+        below += (r < low) & (advantage < 0);
+        above += (r > high) & (advantage > 0);
+    }
+    sums[LOSS] += total;
+    sums[APPROX_KL] += kl;
+    sums[RATIO] += mean;
+    if (largest > sums[RATIO_MAX] || mean != mean) sums[RATIO_MAX] = mean == mean ? largest : mean;
+    sums[CLIP_LOW] += below;
+    sums[CLIP_HIGH] += above;
+    sums[TOKENS] += b->size;
+    if (c->entropy) {
+        const float *entropy = c->entropy + b->start;
+        float nats = 0;
+#pragma omp simd reduction(+ : nats)
+        for (int32_t i = 0; i < b->size; i++) nats += entropy[i];
+        sums[ENTROPY] += nats;
+    }
+}
+
+static int is_plain(const Call *c) {
+    const Options *o = c->options;
+    return o->objective == CLIP && !o->sequence_ratio && !o->sequence_mean && !c->mask &&
+           !c->rollout && !o->off_policy && !c->ref && o->entropy_coef == 0.0f;
+}
+
 typedef struct {
     Call *call;
     int64_t rank, workers;
@@ -437,15 +491,23 @@ static void *work(void *argument) {
         return NULL;
     }
     Block block;
+    int plain = is_plain(c);
     for (int64_t at = share->rank * CHUNK; at < c->total; at += share->workers * CHUNK) {
         double *sums = c->sums + at / CHUNK * SUMS;
         memset(sums, 0, SUMS * sizeof(double));
         int64_t end = at + CHUNK < c->total ? at + CHUNK : c->total;
         int64_t s = sequence_at(c, at);
         for (int64_t start = at; start < end; start += BLOCK) {
-            open_block(c, &block, start, end - start < BLOCK ? end - start : BLOCK);
-            s = spread(c, &block, s);
-            one_block(c, &block, sums);
+            int32_t size = end - start < BLOCK ? end - start : BLOCK;
+            if (plain) {
+                block.start = start;
+                block.size = block.filled = size;
+            } else {
+                open_block(c, &block, start, size);
+            }
+            if (!plain || !c->per_token) s = spread(c, &block, s);
+            if (plain) plain_block(c, &block, sums);
+            else one_block(c, &block, sums);
         }
     }
     return NULL;
