@@ -39,11 +39,7 @@ def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor) -> str:
 
 
 def _on_gpu(tensor: object) -> bool:
-    return (
-        isinstance(tensor, torch.Tensor)
-        and tensor.device.type == "cuda"
-        and _triton_installed()
-    )
+    return isinstance(tensor, torch.Tensor) and tensor.device.type == "cuda" and _triton_installed()
 
 
 @functools.lru_cache

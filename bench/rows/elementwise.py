@@ -26,7 +26,7 @@ class LossCase:
     Args:
         tokens: in sum.
         ragged: responses of log-normal length, which padded layouts fill up to the longest; else
-            all have ``mean`` tokens (or ``tokens`` if there are fewer), the padded layouts' best case.
+            all have ``mean`` tokens (or all there are), the padded layouts' best case.
         mean: tokens of a response.
         priority: cases with a smaller one run earlier.
         group: of the tables.

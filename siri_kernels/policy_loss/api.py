@@ -234,7 +234,7 @@ class _WithGradient(torch.autograd.Function):
 
 
 def _factor(upstream: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor | None:
-    """What the gradients are multiplied with; None: 1, as is read where that waits for nothing."""
+    """The factor of the gradients; None: it is 1, as is read where that waits for nothing."""
     if scale.__class__ is not float:
         return upstream * scale
     if scale == 1.0 and upstream.__class__ is torch.Tensor and check.may_read(upstream):

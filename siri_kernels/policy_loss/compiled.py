@@ -69,7 +69,7 @@ def compile_loop(*, wait: bool = False) -> None:
 
 
 def in_use() -> str:
-    """What float32 calls on a CPU use: "compiled", "blocked", or "open" before the first one."""
+    """The form of calls on a CPU: "compiled", "blocked", or "open" before the first call."""
     return "open" if _choice == "open" else "blocked" if _choice is None else "compiled"
 
 
@@ -84,7 +84,7 @@ def chosen() -> Loop | None:
         with _lock:
             if isinstance(_choice, str):
                 _choice = _choose()
-    return _choice  # type: ignore[return-value]
+    return _choice
 
 
 def _choose() -> Loop | None:
@@ -106,9 +106,9 @@ def _choose() -> Loop | None:
 def _function(library: ctypes.CDLL) -> Loop | None:
     """The library's function; None if it is not right on this machine."""
     function = library.siri_policy_loss
-    pointers = [ctypes.c_void_p] * 12
-    sizes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_double, ctypes.c_int64]
-    function.argtypes = [ctypes.c_char_p, *pointers, *sizes]
+    numbers: list[Any] = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_double]
+    pointers: list[Any] = 12 * [ctypes.c_void_p]
+    function.argtypes = [ctypes.c_char_p, *pointers, *numbers, ctypes.c_int64]
     function.restype = ctypes.c_int
     return function if _right(function) else None
 
@@ -172,28 +172,25 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
     Raises:
         MemoryError: there is no memory for the sums.
     """
-    logprobs = x.logprobs
-    total = len(logprobs)
+    total = len(x.logprobs)
     d_logprobs = torch.empty(total, dtype=torch.float32, device="cpu")
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
     # A tensor of its own: a metric that is changed in place must not touch it.
     loss = torch.empty((), dtype=torch.float32, device="cpu")
     out = torch.empty(len(METRICS), dtype=torch.float32, device="cpu")
     given = [
-        _float32(logprobs),
+        _float32(x.logprobs),
         _float32(x.old_logprobs),
         _float32(x.advantages),
         x.cu_seqlens.contiguous(),
-        x.mask,
-        x.rollout_logprobs,
-        x.ref_logprobs,
-        x.entropy,
+        None if x.mask is None else x.mask.contiguous(),
+        None if x.rollout_logprobs is None else _float32(x.rollout_logprobs),
+        None if x.ref_logprobs is None else _float32(x.ref_logprobs),
+        None if x.entropy is None else _float32(x.entropy),
     ]
-    if given[4] is not None:
-        given[4] = given[4].contiguous()
-    for i in (5, 6, 7):
-        if given[i] is not None:
-            given[i] = _float32(given[i])
+    threads = 1
+    if total >= 2 * TOKENS_A_THREAD:
+        threads = min(torch.get_num_threads(), total // TOKENS_A_THREAD)
     wrong = loop(
         _packed(options.constant),
         *[None if tensor is None else tensor.data_ptr() for tensor in given],
@@ -205,7 +202,7 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         x.sequences,
         x.advantage_per_token,
         _denominator(options),
-        1 if total < 2 * TOKENS_A_THREAD else min(torch.get_num_threads(), total // TOKENS_A_THREAD),
+        threads,
     )
     if wrong == 2:
         raise MemoryError(f"policy_loss: no memory for the sums of {total} tokens")

@@ -218,7 +218,7 @@ def check_inputs(x: LossInputs, options: LossOptions, *, values: bool = True) ->
     if options.correction is not None and x.rollout_logprobs is None:
         raise ValueError(f"{OP}: rollout_logprobs must be given with rollout_correction")
     if isinstance(options.denominator, torch.Tensor) and options.denominator.device.type != "cpu":
-        check.device(OP, "denominator", options.denominator, "logprobs", device)
+        check.device(OP, "denominator", options.denominator, "logprobs", x.logprobs.device)
 
 
 # Without a subclass, which may hold no values or be distributed.

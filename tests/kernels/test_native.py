@@ -141,7 +141,7 @@ def test_the_variable_forbids_it(library, cache, monkeypatch):
     assert compiled.in_use() == "blocked" and not _native._running
 
 
-def test_the_name_depends_on_source_compiler_and_its_arguments(cache, compiler, tmp_path, monkeypatch):
+def test_the_name_depends_on_source_and_compiler(cache, compiler, tmp_path, monkeypatch):
     compiler("exit 1")
     first = _native.library_path(compiled.SOURCE)
     assert first is not None and first == _native.library_path(compiled.SOURCE)
