@@ -156,6 +156,12 @@ class LossOptions:
         return self.ratio == "sequence" or self.objective == "gmpo"
 
     @property
+    def needs_sequences(self) -> bool:
+        """Whether a token's loss depends on the other tokens of its sequence."""
+        by_weight = self.correction is not None and self.correction.level != "token"
+        return self.sequence_ratio or by_weight or self.off_policy_threshold is not None
+
+    @property
     def with_kl(self) -> bool:
         """Whether the loss has a KL term."""
         return self.kl_coef != 0
