@@ -147,7 +147,7 @@ def takes(x: LossInputs, options: LossOptions) -> bool:
         and logprobs.dtype != torch.float64
         and options.objective in objectives.BY_HAND
         and options.objective in _OBJECTIVES
-        and len(logprobs) > 0
+        and logprobs.size(0) > 0
         and type(logprobs) in _PLAIN
         and check.may_read(logprobs)
         and chosen() is not None
@@ -172,7 +172,7 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
     Raises:
         MemoryError: there is no memory for the sums.
     """
-    total = len(x.logprobs)
+    total = x.logprobs.size(0)
     d_logprobs = torch.empty(total, dtype=torch.float32, device="cpu")
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
     # A tensor of its own: a metric that is changed in place must not touch it.

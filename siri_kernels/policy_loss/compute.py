@@ -25,15 +25,16 @@ def compute(
     resolved = resolve_backend(OP, backend, inputs.logprobs)
     check_inputs(inputs, options, values=False)
     logprobs = inputs.logprobs
+    total = logprobs.size(0)
     with torch.no_grad():
         if backend is None and compiled.takes(inputs, options):
             loop = compiled.chosen()
             result = None if loop is None else compiled.policy_loss(inputs, options, loop)
             if result is not None:
                 return result
-        varlen.check_cu_seqlens(inputs.cu_seqlens, len(logprobs), op=OP)
+        varlen.check_cu_seqlens(inputs.cu_seqlens, total, op=OP)
         in_kernel = options.objective in objectives.BY_HAND
-        if resolved == "triton" and in_kernel and inputs.dtype == torch.float32 and len(logprobs):
+        if resolved == "triton" and in_kernel and inputs.dtype == torch.float32 and total:
             from siri_kernels.policy_loss import triton as launch  # Triton may not be installed
 
             with device_of(logprobs):

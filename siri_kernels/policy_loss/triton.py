@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from siri_kernels._launch import launch
 from siri_kernels.policy_loss import triton_kernels as kernels
 from siri_kernels.policy_loss.portable import LossAndGradient
 from siri_kernels.policy_loss.types import LossInputs, LossOptions, RolloutCorrection, metric_names
@@ -37,7 +38,9 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     partials = d_logprobs
     if flags["HAS_STATS"]:
         partials = torch.empty(kernels.STATS, slots, dtype=torch.float32, device=device)
-        kernels.sequence_kernel[(slots,)](
+        launch(
+            kernels.sequence_kernel,
+            (slots,),
             logprobs,
             old,
             advantages,
@@ -52,7 +55,9 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
             BLOCK=kernels.BLOCK,
         )
     sums = torch.empty(kernels.SUMS, slots, dtype=torch.float32, device=device)
-    kernels.loss_kernel[(slots,)](
+    launch(
+        kernels.loss_kernel,
+        (slots,),
         logprobs,
         old,
         advantages,
@@ -73,8 +78,15 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     )
     out = torch.empty(kernels.SUMS + 1, dtype=torch.float32, device=device)
     denominator, how = _denominator(options)
-    kernels.reduce_kernel[(kernels.SUMS,)](
-        sums, out, denominator, slots, DENOMINATOR=how, LANES=kernels.REDUCE_LANES
+    launch(
+        kernels.reduce_kernel,
+        (kernels.SUMS,),
+        sums,
+        out,
+        denominator,
+        slots,
+        DENOMINATOR=how,
+        LANES=kernels.REDUCE_LANES,
     )
     rows = out.unbind()
     names = metric_names(x, options.off_policy_threshold is not None)

@@ -86,12 +86,12 @@ class LossInputs(NamedTuple):
     @property
     def sequences(self) -> int:
         """B."""
-        return len(self.cu_seqlens) - 1
+        return self.cu_seqlens.size(0) - 1
 
     @property
     def advantage_per_token(self) -> bool:
         """False for advantages [B], also where T = B."""
-        return len(self.advantages) != self.sequences
+        return self.advantages.size(0) != self.sequences
 
 
 @dataclass(frozen=True)

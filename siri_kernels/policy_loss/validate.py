@@ -241,11 +241,11 @@ def _usual(x: LossInputs) -> bool:
         or offsets.dtype != torch.int32
         or offsets.device != device
         or offsets.dim() != 1
-        or len(offsets) == 0
+        or offsets.size(0) == 0
         or advantages.dtype not in check.FLOATS
         or advantages.device != device
         or advantages.dim() != 1
-        or len(advantages) not in (len(offsets) - 1, shape[0])
+        or advantages.size(0) not in (offsets.size(0) - 1, shape[0])
     ):
         return False
     for value in (x.old_logprobs, x.rollout_logprobs, x.ref_logprobs, x.entropy):

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
-from siri_kernels.linear_logprob.online_softmax import SoftmaxState, finish
-from siri_kernels.linear_logprob.tokens import spread
+from siri_kernels.linear_logprob.online_softmax import SoftmaxState
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.triton import arguments, fused, kernels
 from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton.token_math import finish
 from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
@@ -117,7 +118,9 @@ def target_logits(call: HeadCall) -> torch.Tensor:
     out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     if not len(hidden):
         return out
-    kernels.target_kernel[(len(hidden),)](
+    launch(
+        kernels.target_kernel,
+        (len(hidden),),
         hidden,
         weight,
         call.targets,
@@ -173,8 +176,8 @@ class _Overlap:
 
 def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     """Statistics of every token, 0 where masked, and top entries of all tokens."""
-    unmasked, call = call.unmasked(), arguments.prepared(call)
-    shard, temperature = call.shard, call.rule.temperature
+    call = arguments.prepared(call)
+    shard = call.shard
     top = estimate = None
     if call.entries:
         top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, torch.float32)
@@ -186,8 +189,8 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     softmax = fused.online_softmax if fused.takes(call) else online_softmax
     state = softmax(call, top, estimate)
     if shard is not None:
-        state = shard.merged(state, here, temperature)
-    return spread(finish(state, temperature), None, unmasked), top
+        state = shard.merged(state, here, call.rule.temperature)
+    return finish(call, state), top
 
 
 def empty_state(tokens: int, device: torch.device) -> SoftmaxState:
@@ -241,7 +244,9 @@ def online_softmax(
             raw = products.raw(block, tile, overlap.buffer())
             tokens, n = raw.shape
             with overlap.stream():
-                kernels.online_softmax_kernel[(tokens,)](
+                launch(
+                    kernels.online_softmax_kernel,
+                    (tokens,),
                     raw,
                     arguments.pointer(call.bias, raw),
                     *columns_of_block,
