@@ -26,24 +26,27 @@ class LossCase:
     Args:
         tokens: in sum.
         ragged: responses of log-normal length, which padded layouts fill up to the longest; else
-            all have 1024 tokens (or ``tokens`` if there are fewer), the padded layouts' best case.
+            all have ``mean`` tokens (or all there are), the padded layouts' best case.
+        mean: tokens of a response.
         priority: cases with a smaller one run earlier.
         group: of the tables.
     """
 
     tokens: int
     ragged: bool = False
+    mean: int = 1024
     priority: int = 0
     group: str = "loss"
 
     @property
     def name(self) -> str:
         """Unique, and what tables print."""
-        return f"loss: {self.tokens} tokens, {'ragged' if self.ragged else 'equal'} lengths"
+        mean = "" if self.mean == 1024 else f" of {self.mean}"
+        return f"loss: {self.tokens} tokens, {'ragged' if self.ragged else 'equal'} lengths{mean}"
 
     def lengths(self) -> Tensor:
         """[B], in sum ``tokens``."""
-        mean = min(1024, self.tokens)
+        mean = min(self.mean, self.tokens)
         if not self.ragged:
             return torch.full((self.tokens // mean,), mean)
         drawn = torch.randn(4 * self.tokens // mean + 8, generator=torch.Generator().manual_seed(0))
@@ -213,8 +216,10 @@ def _copy_of(values: Tensor) -> Any:
 
 
 def cpu_cases() -> list[LossCase | AdvantageCase]:
-    """32 K to 1 M tokens; 8 questions of 4 answers, and verl's usual batch of 1024 of 16."""
-    losses = [LossCase(2**k) for k in (20, 18, 15)] + [LossCase(2**18, ragged=True)]
+    """128 to 1 M tokens; 8 questions of 4 answers, and verl's usual batch of 1024 of 16."""
+    losses = [LossCase(2**k) for k in (20, 18, 15, 7)]
+    losses += [LossCase(2**18, ragged=True), LossCase(2**12, mean=64)]
+    losses += [LossCase(2**19, ragged=True, mean=8)]  # many tiny responses
     sizes = [(8, 4, 100), (1024, 16), (4096, 64), (65_536, 16), (2**14, 64)]
     return [*losses, *(AdvantageCase(*each) for each in sizes)]
 
