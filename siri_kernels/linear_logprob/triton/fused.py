@@ -40,9 +40,9 @@ NEVER = float("-inf")  # what it is where the kernel must take -inf anyhow, as i
 # Tokens of a warpgroup, ids of a tile, columns of a step of the kernel.
 HALF, IDS, STEP = 64, 256, 64
 # Logits held at a time, 320 MiB, and tokens at a time where there are top entries. Measured on an
-# H200 at 16 384 tokens, in bare products of D 1536 and of 3584: 4096 tokens 1.34 and 1.05, 8192 1.22
-# and 1.03, all of them 1.19 and 1.07; with twice the logits 1.32 and 1.05, 1.19 and 1.05, 1.21 and
-# 1.09. The rows of ``hidden`` and the tile of ``weight`` share the L2 cache.
+# H200 at 16 384 tokens, in bare products of D 1536 and of 3584: 4096 tokens 1.34 and 1.05, 8192
+# 1.22 and 1.03, all of them 1.19 and 1.07; with twice the logits 1.32 and 1.05, 1.19 and 1.05, 1.21
+# and 1.09. The rows of ``hidden`` and the tile of ``weight`` share the L2 cache.
 SCRATCH = 80 * 2**20
 TOKENS_TOP_ENTRIES = 8192
 MOST_EACH = 31  # tiles of a split: one bit each
