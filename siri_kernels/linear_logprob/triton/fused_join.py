@@ -159,9 +159,11 @@ def join_kernel(
                         at_tile = tile + i * IDS
                         if ((bits_0 >> i) & 1) + on_1 + on_2 + on_3 == 1:  # mostly
                             which = on_1 + 2 * on_2 + 3 * on_3
-                            z = tl.load(scratch + at_tile + which * (IDS // 4) + inner)
-                            ids = at_tile + which * (2 if PAIRS else IDS // 4) + id_of_inner
-                            before = _save(z, first + ids, bound, before, top_ids, top_logits, most)
+                            few = tl.load(scratch + at_tile + which * (IDS // 4) + inner)
+                            few_ids = first + at_tile + which * (2 if PAIRS else IDS // 4)
+                            before = _save(
+                                few, few_ids + id_of_inner, bound, before, top_ids, top_logits, most
+                            )
                         else:
                             z = tl.load(
                                 scratch + at_tile + place_in_tile,
