@@ -148,12 +148,14 @@ def fused_join_calls() -> Iterator[Call]:
         def __getitem__(self, grid: Any) -> Callable[..., None]:
             return lambda *_, **__: None
 
-    def make(size: Size, entries: int) -> None:
+    def make(size: Size, entries: int, bias: bool, per_row: bool) -> None:
         hidden = tensor(size.tokens, size.width, dtype=torch.bfloat16)
         weight = tensor(size.vocabulary, size.width, dtype=torch.bfloat16)
         targets = tensor(size.tokens, dtype=torch.int64)
+        added = tensor(size.vocabulary, dtype=torch.bfloat16) if bias else None
+        rule = LogitRule(tensor(size.tokens) if per_row else 0.7)
         call = HeadCall(
-            hidden, weight, targets, None, LogitRule(0.7), -100, torch.bfloat16, 1e-2, entries, True
+            hidden, weight, targets, added, rule, -100, torch.bfloat16, 1e-2, entries, True
         )
         top = TopEntries.empty(size.tokens, entries, hidden, torch.float32) if entries else None
         with (
@@ -162,10 +164,12 @@ def fused_join_calls() -> Iterator[Call]:
         ):
             fused.online_softmax(call, top, tensor(size.tokens) if entries else None)
 
-    for size, entries in itertools.product((QWEN, SHORT), (1024, 0)):
+    flag = (False, True)
+    for size, entries, bias, per_row in itertools.product((QWEN, SHORT), (1024, 0), flag, flag):
+        options = {"size": size, "entries": entries, "bias": bias, "per_row": per_row}
         yield Call(
-            _named("fused join", {"size": size, "entries": entries}),
-            lambda gpu, size=size, entries=entries: make(size, entries),  # type: ignore[misc]
+            _named("fused join", options),
+            lambda gpu, options=options: make(**options),  # type: ignore[misc]
         )
 
 

@@ -186,5 +186,5 @@ def test_launches_and_waits_on_a_gpu(scale, launches, by_id):
     assert len(names) == launches, names
     if by_id:  # two more to find the number of groups, which is copied to the host
         del options["num_groups"]
-        names = gpu_work(lambda: group_advantages(rewards, groups, **options))
+        names = gpu_work(lambda: group_advantages(rewards, groups, **options), waits=True)
         assert launches + 2 <= len(names) <= launches + 3, names
