@@ -56,7 +56,7 @@ def advantages(where: Where) -> Contender:
     """``group_advantages`` of equal groups, by their size."""
     return Contender(
         lambda r, size, ids: group_advantages(r, size, backend=where.backend).advantages,
-        "group_advantages(rewards, size), defaults",
+        "group_advantages(rewards, size), defaults; memory that NumPy takes on a CPU is not seen",
     )
 
 
@@ -64,7 +64,7 @@ def advantages_by_id(where: Where) -> Contender:
     """``group_advantages`` of groups by ids, in any order."""
     return Contender(
         lambda r, size, ids: group_advantages(r, ids.tensor, backend=where.backend).advantages,
-        "group_advantages(rewards, ids), defaults",
+        "group_advantages(rewards, ids), defaults; memory that NumPy takes on a CPU is not seen",
     )
 
 
