@@ -1,7 +1,8 @@
 """Compiles a C file of this package with the machine's compiler, once, and loads it.
 
 The library lies in a folder of the user, under a name made of the source, the headers beside it,
-the compiler and the processor's features. The compiler is a process of its own: nothing waits for it unless asked to.
+the compiler and the processor's features. The compiler is a process of its own: nothing waits for
+it unless asked to.
 Any number of processes may compile the same file: each renames its own result into place, whole.
 """
 
