@@ -47,7 +47,7 @@ enum { OF_RATIO, OF_WEIGHT, OF_FAR, OF_SHARE };
 typedef struct {
     float logp[ROW], old[ROW], advantage[ROW], live[ROW], other[ROW];
     float x[ROW], ratio[ROW], loss[ROW], slope[ROW];
-    float a[ROW], b[ROW], of[4][ROW];
+    float a[ROW], b[ROW], flat[ROW], of[4][ROW];
     int64_t start;
     int32_t size, filled;
 } Block __attribute__((aligned(64)));

@@ -14,7 +14,7 @@ static void whole_sequences(Call *c, int64_t first, int64_t last) {
             open_block(c, b, at, left < BLOCK ? left : BLOCK);
             count += c->mask ? sum_of(b->live, b->filled) : b->size;
             if (o->sequence_ratio) {
-                if (!c->per_token)
+                if (o->objective == GMPO && !c->per_token)
                     for (int32_t i = 0; i < b->filled; i++)
                         b->advantage[i] = b->live[i] != 0.0f ? c->advantages[s] : 0.0f;
                 for (int32_t i = 0; i < b->filled; i++) {

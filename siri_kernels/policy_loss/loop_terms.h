@@ -106,25 +106,41 @@ static void add_kl(const Call *c, Block *b, double *sums) {
     const Options *o = c->options;
     read_into(b->other, c->ref, b, c->mask != NULL);
     float limit = o->has_kl_limit ? o->kl_limit : 3.4e38f;
-    for (int32_t i = 0; i < b->filled; i++) {
+    int32_t n = b->filled;
+    for (int32_t i = 0; i < n; i++) {
         float raw = b->logp[i] - clamp(b->other[i], -LARGE, LARGE), rest;
         float delta = clamp(raw, -LIMIT, LIMIT);
         exponential(-delta, &rest);
-        float kl = o->kl == K1 ? delta : o->kl == K2 ? 0.5f * delta * delta : rest;
-        float slope = o->kl == K1 ? 1.0f : o->kl == K2 ? delta : delta - rest;
-        /* Their sum; with k3 it is delta exactly, while adding the two would lose digits. */
-        float both = o->kl == K3 ? delta : kl + slope;
-        int flat = (delta != raw) | (kl > limit) | (kl < -limit);
-        kl = clamp(kl, -limit, limit);
-        slope = flat ? 0.0f : slope;
-        if (o->kl_unbiased) {
-            int bound = b->x[i] != b->logp[i] - b->old[i];
-            slope = b->ratio[i] * (bound ? slope : flat ? kl : both);
-            kl *= b->ratio[i];
-        }
-        b->a[i] = kl;
-        b->b[i] = slope;
+        b->a[i] = rest;
+        b->b[i] = delta - rest;
+        b->other[i] = delta; /* from here on the sum of estimate and slope, with k3 without loss */
+        b->flat[i] = delta != raw ? 1.0f : 0.0f;
     }
+    if (o->kl == K1)
+        for (int32_t i = 0; i < n; i++) {
+            b->a[i] = b->other[i];
+            b->b[i] = 1.0f;
+            b->other[i] += 1.0f;
+        }
+    if (o->kl == K2)
+        for (int32_t i = 0; i < n; i++) {
+            b->b[i] = b->other[i];
+            b->a[i] = 0.5f * b->b[i] * b->b[i];
+            b->other[i] = b->a[i] + b->b[i];
+        }
+    for (int32_t i = 0; i < n; i++) {
+        float kl = clamp(b->a[i], -limit, limit);
+        int flat = (b->flat[i] != 0.0f) | (b->a[i] > limit) | (b->a[i] < -limit);
+        b->a[i] = kl;
+        b->b[i] = flat ? 0.0f : b->b[i];
+        b->other[i] = flat ? kl : b->other[i];
+    }
+    if (o->kl_unbiased)
+        for (int32_t i = 0; i < n; i++) {
+            int bound = b->x[i] != b->logp[i] - b->old[i];
+            b->b[i] = b->ratio[i] * (bound ? b->b[i] : b->other[i]);
+            b->a[i] *= b->ratio[i];
+        }
     sums[REF_KL] += sum_of(b->a, b->filled);
     if (o->kl_coef == 0.0f) return;
     for (int32_t i = 0; i < b->filled; i++) {
