@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -154,6 +155,9 @@ def in_turns(
 ) -> dict[str, dict[str, list[float]]]:
     """Times of each step, one call a round; each round begins with another step.
 
+    The others follow in an order that is drawn for each round: a step that frees much memory makes
+    the one after it pay for pages anew, which must not be the same one each time.
+
     Args:
         steps: calls without arguments.
         device: takes the time of a call.
@@ -167,11 +171,12 @@ def in_turns(
     times: dict[str, dict[str, list[float]]] = {
         name: {key: [] for key in device.clocks} for name in steps
     }
-    names, spent = list(steps), 0.0
+    names, spent, draw = list(steps), 0.0, random.Random(0)
     for number in range(most):
-        first = number % len(names)
+        first = names[number % len(names)]
+        others = [name for name in names if name != first]
         lasted = 0.0
-        for name in names[first:] + names[:first]:
+        for name in [first, *draw.sample(others, len(others))]:
             for key, value in device.seconds(steps[name]).items():
                 times[name][key].append(value)
                 lasted += value if key != "process" else 0.0

@@ -1,7 +1,8 @@
 """Compiles a C file of this package with the machine's compiler, once, and loads it.
 
-The library lies in a folder of the user, under a name made of the source, the compiler and the
-processor's features. The compiler is a process of its own: nothing waits for it unless asked to.
+The library lies in a folder of the user, under a name made of the source, the headers beside it,
+the compiler and the processor's features. The compiler is a process of its own: nothing waits for
+it unless asked to.
 Any number of processes may compile the same file: each renames its own result into place, whole.
 """
 
@@ -89,7 +90,8 @@ def library_path(source: Path) -> Path | None:
     if not compiler or folder is None:
         return None
     found = os.stat(compiler[0])
-    parts = [source.read_bytes(), *map(str.encode, (*compiler, *FLAGS)), _processor().encode()]
+    parts = [file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h")))]
+    parts += [*map(str.encode, (*compiler, *FLAGS)), _processor().encode()]
     parts.append(f"{found.st_mtime_ns} {found.st_size}".encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
     return folder / f"{source.stem}-{key}.so"

@@ -53,12 +53,16 @@ def test_our_own_failure_is_not_hidden():
         measure(work, Cpu(), LIMITS, seconds=0.0)
 
 
-def test_contenders_take_turns_each_round_begins_with_another():
+def test_contenders_take_turns_each_round_begins_with_another_and_has_its_own_order():
     log = []
     steps = {name: lambda n=name: log.append(n) for name in "abc"}
-    times = in_turns(steps, Cpu(), seconds=0.0, least=3)
-    assert "".join(log) == "abcbcacab"
-    assert all(len(t["cold"]) == len(t["process"]) == 3 for t in times.values())
+    times = in_turns(steps, Cpu(), seconds=0.0, least=12)
+    assert all(len(t["cold"]) == len(t["process"]) == 12 for t in times.values())
+    rounds = ["".join(log[i : i + 3]) for i in range(0, len(log), 3)]
+    assert [turn[0] for turn in rounds] == list("abc" * 4)
+    assert all(sorted(turn) == list("abc") for turn in rounds)
+    before = {"".join(log)[i - 1] for i in range(1, len(log)) if log[i] == "a"}
+    assert before >= {"b", "c"}, "not after the same one each time"
 
 
 def test_errors_are_relative_and_signed():

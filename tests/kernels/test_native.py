@@ -147,7 +147,10 @@ def test_the_name_depends_on_source_and_compiler(cache, compiler, tmp_path, monk
     assert first is not None and first == _native.library_path(compiled.SOURCE)
     source = tmp_path / "loop.c"
     source.write_bytes(compiled.SOURCE.read_bytes() + b"\n")
-    assert _native.library_path(source) != first
+    other = _native.library_path(source)
+    assert other != first
+    (tmp_path / "loop_block.h").write_text("int a_header;\n")
+    assert _native.library_path(source) not in (first, other)
     compiler("exit 2 # another one")
     assert _native.library_path(compiled.SOURCE) != first
     monkeypatch.setenv("CC", os.environ["CC"] + " -O3")
