@@ -330,7 +330,7 @@ def test_only_what_was_measured_is_chosen(gpu, version, monkeypatch):
         return this._replace(hidden=hidden, entries=entries, **changed)
 
     try:
-        assert fused.takes(call(4096)) == known and not fused.takes(call(4095))
+        assert fused.takes(call(2048)) == known and not fused.takes(call(2047))
         assert fused.takes(call(2048, 0)) == known and not fused.takes(call(2047, 0))
         for options in ({"bias": torch.zeros(4)}, {"rule": LogitRule(1.0, 30.0)}):
             assert not fused.takes(call(1 << 20, **options))

@@ -160,7 +160,7 @@ def online_softmax(
         bias = torch.nn.functional.pad(call.bias.float(), (0, tiles * IDS - vocabulary))
     # At a time not more tokens than give every program one block of them. ``state`` is theirs in
     # ``SoftmaxState``, ``running`` its last three as the kernels have them.
-    most_tokens = programs * 2 * HALF
+    most_tokens, held = programs * 2 * HALF, runnings[0, :0]
     if top is not None:
         most_tokens = min(most_tokens, TOKENS_TOP_ENTRIES)
     for at in [slice(i, i + most_tokens) for i in range(0, total, most_tokens)]:
@@ -179,7 +179,10 @@ def online_softmax(
             bits, saved = ids, (ids, running[0], ids)  # not read
         else:
             stride, most = splits * each, top.ids.shape[1]
-            scratch = torch.empty(tokens * stride * IDS, dtype=torch.float32, device=device)
+            # Kernels run one after the other: all of them use the same memory.
+            if len(held) < tokens * stride * IDS:
+                held = torch.empty(tokens * stride * IDS, dtype=torch.float32, device=device)
+            scratch = held
             bits = torch.empty(splits, tokens, 4, dtype=torch.int32, device=device)
             guess, saved = estimate[at], tuple(x[at] for x in top)
             floors = guess * scale
@@ -192,7 +195,7 @@ def online_softmax(
                 each, stride, scale, masked, _LOG2_EPS, *softcap, **options,
             )  # fmt: skip
             launch(
-            fused_join.join_kernel, (tokens,),
+                fused_join.join_kernel, (tokens,),
                 *parts, bits, scratch, *running, *state[1:4], guess, floors, *saved, tokens,
                 first * IDS, these, each, stride, most, scale, inverse, _LOG2_EPS, LN_2,
                 SPLITS=triton.next_power_of_2(splits), IDS=IDS, TOP_ENTRIES=top is not None,
