@@ -166,7 +166,7 @@ def linear_logprob_backward(
     )
     top = None
     if entries:
-        top = TopEntries(*saved[4:7], mass=None if triton else saved[7])
+        top = TopEntries(saved[4], saved[5], saved[6], None if triton else saved[7])
     if top is not None and not triton:
         unmasked = call.unmasked()
         if not bool(unmasked.all()):

@@ -165,7 +165,7 @@ def online_softmax(
         else:
             stride, most = splits * each * IDS, top.ids.shape[1]
             scratch = torch.empty(tokens * stride, dtype=torch.float32, device=device)
-            guess, saved = estimate[at], tuple(x[at] for x in top)
+            guess, saved = estimate[at], tuple(x[at] for x in top[:3])
             floors = guess * scale
         kernel, boxes, constants = operands(hidden, weight, top is not None)
         for first in range(0, tiles, splits * each):
