@@ -10,6 +10,8 @@ import torch
 from siri_kernels._checks import shown
 
 BACKENDS = ("triton", "portable", "reference")
+# Every call asks; a search of the installed packages would cost it tens of microseconds.
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor) -> str:
@@ -38,11 +40,7 @@ def resolve_backend(op: str, backend: str | None, tensor: torch.Tensor) -> str:
 
 
 def _on_gpu(tensor: object) -> bool:
-    return (
-        isinstance(tensor, torch.Tensor)
-        and tensor.device.type == "cuda"
-        and importlib.util.find_spec("triton") is not None
-    )
+    return _TRITON_INSTALLED and isinstance(tensor, torch.Tensor) and tensor.is_cuda
 
 
 def _interpreted() -> bool:

@@ -19,6 +19,7 @@ import torch
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 COMPLEX = (torch.complex64, torch.complex128)
+LARGEST = torch.finfo(torch.float32).max
 
 
 def may_read(tensor: torch.Tensor) -> bool:
@@ -52,6 +53,12 @@ def shown(value: object) -> str:
 
 def tensor(op: str, name: str, value: object, *, holds_values: bool = False) -> torch.Tensor:
     """A dense tensor; ``holds_values``: not on the meta device (others are compared with it)."""
+    if (  # the usual case in the fewest steps
+        type(value) is torch.Tensor
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_quantized or value.is_meta)
+    ):
+        return value
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
     if value.layout != torch.strided or value.is_nested or value.is_quantized:
@@ -103,6 +110,14 @@ def number(
     at_most: float | None = None,
 ) -> float:
     """A finite Python number within bounds, as a float; NaN and infinity are refused."""
+    if (  # the usual case in the fewest steps; NaN is within no bounds
+        type(value) is float
+        and -LARGEST <= value <= LARGEST
+        and (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (at_most is None or value <= at_most)
+    ):
+        return value
     takes = "a finite number"
     if above is not None:
         takes += f" > {above:g}"
@@ -114,9 +129,8 @@ def number(
         raise TypeError(
             f"{op}: {name} must be {takes}; got {shown(value)} ({type(value).__name__})"
         )
-    largest = torch.finfo(torch.float32).max
     given: Any = value.item() if isinstance(value, np.generic) else value  # float16 would overflow
-    if given != given or -largest <= given <= largest:
+    if given != given or -LARGEST <= given <= LARGEST:
         value = float(given)
     elif given not in (math.inf, -math.inf):  # an int or a fraction may be past any float
         raise ValueError(f"{op}: {name} must be {takes} that float32 can hold; got {shown(value)}")
@@ -134,6 +148,8 @@ def integer(
     op: str, name: str, value: object, *, at_least: int = -(2**63), at_most: int = 2**63 - 1
 ) -> int:
     """An int (NumPy's too, no bool) within bounds, those of int64 unless said otherwise."""
+    if type(value) is int and at_least <= value <= at_most:
+        return value
     takes = "an int"
     if at_least > -(2**63):
         takes += f" >= {at_least}"

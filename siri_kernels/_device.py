@@ -6,13 +6,22 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+# It has no state, so one is enough.
+_NOTHING = nullcontext()
+
 
 def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """A context in which the GPU of ``tensor`` is the current one, where Triton launches.
 
-    It does nothing for a tensor on another kind of device.
+    It does nothing for a tensor on another kind of device, nor where that GPU is the current one
+    already: entering and leaving the context asks the driver three times.
     """
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    if not tensor.is_cuda:
+        return _NOTHING
+    # A fake tensor of a GPU may exist where CUDA does not.
+    if torch.cuda.is_initialized() and tensor.get_device() == torch.cuda.current_device():
+        return _NOTHING
+    return torch.cuda.device(tensor.device)
 
 
 def has_float64(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from siri_kernels import _checks as check
@@ -87,15 +88,16 @@ def check_cu_seqlens(
             end = f"{op}: cu_seqlens must end at the number of packed tokens"
             _require(cu_seqlens[-1] == total, end)
         return
-    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+    values = cu_seqlens.detach().cpu().numpy()  # costs a call less than a tensor's comparison
+    first, last = int(values[0]), int(values[-1])
     if first != 0:
         raise ValueError(f"{op}: cu_seqlens must start with 0; got {first}")
-    falls = (cu_seqlens[1:] < cu_seqlens[:-1]).nonzero()[:, 0]
+    falls = np.flatnonzero(values[1:] < values[:-1])
     if len(falls):
         at = int(falls[0])
         raise ValueError(
-            f"{op}: cu_seqlens must never fall; got {int(cu_seqlens[at])} then "
-            f"{int(cu_seqlens[at + 1])} at entry {at + 1}"
+            f"{op}: cu_seqlens must never fall; got {values[at]} then {values[at + 1]} at entry "
+            f"{at + 1}"
         )
     if total is not None and last != total:
         raise ValueError(

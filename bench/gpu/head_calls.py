@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,10 +23,17 @@ class HeadCalls:
         dim: D.
         vocab: V.
         softmax: entropy in nats, or "uniform".
+        options: of ``linear_logprob``.
     """
 
     def __init__(
-        self, context: Context, tokens: int, dim: int, vocab: int, softmax: float | str
+        self,
+        context: Context,
+        tokens: int,
+        dim: int,
+        vocab: int,
+        softmax: float | str,
+        **options: Any,
     ) -> None:
         device, dtype = context.device.device, context.dtype()
         if isinstance(softmax, float):
@@ -40,23 +47,22 @@ class HeadCalls:
         generator = torch.Generator(device).manual_seed(1)
         self.upstream = torch.randn(tokens, generator=generator, device=device)
         self.backend = context.backend_for(vocab)
+        self.options = {"backend": self.backend, **options}
         self.flops = 2.0 * tokens * dim * vocab
         self.returned = self.hidden.nbytes + self.weight.nbytes
 
     def forward(self) -> Any:
         """Log-prob and entropy, nothing saved for backward."""
         with torch.no_grad():
-            return linear_logprob(self.hidden, self.weight, self.targets, backend=self.backend)
+            return linear_logprob(self.hidden, self.weight, self.targets, **self.options)
 
     def forward_lists(self) -> Any:
         """The same with the top entries that backward needs."""
-        return linear_logprob(self.hidden, self.weight, self.targets, backend=self.backend)
+        return linear_logprob(self.hidden, self.weight, self.targets, **self.options)
 
     def both(self, tail: float = 1e-2) -> tuple[Tensor, ...]:
         """Forward, and backward under a fixed gradient for each token."""
-        out = linear_logprob(
-            self.hidden, self.weight, self.targets, tail=tail, backend=self.backend
-        )
+        out = linear_logprob(self.hidden, self.weight, self.targets, tail=tail, **self.options)
         wanted = (self.hidden, self.weight)
         return torch.autograd.grad(out.logprobs, wanted, self.upstream)
 
@@ -86,35 +92,6 @@ class HeadCalls:
                     torch.mm(part, weight.t())
 
         return {"product_bf16": lambda: product(False), "product_fp32": lambda: product(True)}
-
-
-@contextmanager
-def _replaced(name: str, value: Any) -> Iterator[bool]:
-    """Replace ``name`` in the module that launches the head; False if it does not exist."""
-    try:
-        from siri_kernels.linear_logprob.triton import forward as launch
-    except ImportError:  # no Triton
-        yield False
-        return
-    before = getattr(launch, name, None)
-    if before is None:
-        yield False
-        return
-    setattr(launch, name, value)
-    try:
-        yield True
-    finally:
-        setattr(launch, name, before)
-
-
-def tile_of(rows: int, ids: int) -> AbstractContextManager[bool]:
-    """Tiles of so many tokens and vocabulary entries in the head."""
-    return _replaced("tile_shape", lambda *_: (rows, ids))
-
-
-def overlap(on: bool) -> AbstractContextManager[bool]:
-    """Whether the online softmax of a tile runs beside the product of the next."""
-    return _replaced("OVERLAP", on)
 
 
 @contextmanager

@@ -26,24 +26,27 @@ class LossCase:
     Args:
         tokens: in sum.
         ragged: responses of log-normal length, which padded layouts fill up to the longest; else
-            all have 1024 tokens (or ``tokens`` if there are fewer), the padded layouts' best case.
+            all have ``mean`` tokens (or all there are), the padded layouts' best case.
+        mean: tokens of a response.
         priority: cases with a smaller one run earlier.
         group: of the tables.
     """
 
     tokens: int
     ragged: bool = False
+    mean: int = 1024
     priority: int = 0
     group: str = "loss"
 
     @property
     def name(self) -> str:
         """Unique, and what tables print."""
-        return f"loss: {self.tokens} tokens, {'ragged' if self.ragged else 'equal'} lengths"
+        mean = "" if self.mean == 1024 else f" of {self.mean}"
+        return f"loss: {self.tokens} tokens, {'ragged' if self.ragged else 'equal'} lengths{mean}"
 
     def lengths(self) -> Tensor:
         """[B], in sum ``tokens``."""
-        mean = min(1024, self.tokens)
+        mean = min(self.mean, self.tokens)
         if not self.ragged:
             return torch.full((self.tokens // mean,), mean)
         drawn = torch.randn(4 * self.tokens // mean + 8, generator=torch.Generator().manual_seed(0))
@@ -124,19 +127,23 @@ class AdvantageCase:
     Args:
         groups: how many.
         size: rewards of a group.
+        calls: that are timed together, where one alone is shorter than what a clock can tell and
+            its time is that of the caches which the contender before it left.
         priority: cases with a smaller one run earlier.
         group: of the tables.
     """
 
     groups: int
     size: int = 16
+    calls: int = 1
     priority: int = 0
     group: str = "advantages"
 
     @property
     def name(self) -> str:
         """Unique, and what tables print."""
-        return f"advantages: {self.groups} groups of {self.size}"
+        calls = f", {self.calls} calls" if self.calls > 1 else ""
+        return f"advantages: {self.groups} groups of {self.size}{calls}"
 
     def build(
         self, where: Where, device: Device, real: str | None, given: Entries | None = None
@@ -175,18 +182,31 @@ class AdvantageCase:
             return errors, None if right else f"{worst:.1e} from float64"
 
         return Work(
-            steps={name: called(item) for name, item in here.items()},
+            steps={name: _repeated(called(item), self.calls) for name, item in here.items()},
             check=check,
-            yardsticks={"copy": _copy_of(rewards)},
+            yardsticks={"copy": _repeated(_copy_of(rewards), self.calls)},
             flops=0.0,
-            bytes=float(2 * rewards.nbytes),
+            bytes=float(2 * rewards.nbytes * self.calls),
             returned=rewards.nbytes,
             missing=missing,
             settings={name: item.settings for name, item in here.items()},
-            facts={"case": {"groups": self.groups, "size": self.size, "group": self.group,
-                            "dtype": "torch.float32"}},
+            facts={"case": {"groups": self.groups, "size": self.size, "calls": self.calls,
+                            "group": self.group, "dtype": "torch.float32"}},
             count_launches=True,
         )  # fmt: skip
+
+
+def _repeated(step: Any, calls: int) -> Any:
+    """The step so many times; the last result."""
+    if calls == 1:
+        return step
+
+    def steps() -> Any:
+        for _ in range(calls - 1):
+            step()
+        return step()
+
+    return steps
 
 
 def _copy_of(values: Tensor) -> Any:
@@ -196,9 +216,12 @@ def _copy_of(values: Tensor) -> Any:
 
 
 def cpu_cases() -> list[LossCase | AdvantageCase]:
-    """32 K to 1 M tokens; 1024 groups of 16 is verl's usual batch."""
-    losses = [LossCase(2**k) for k in (20, 18, 15)] + [LossCase(2**18, ragged=True)]
-    return [*losses, AdvantageCase(1024), AdvantageCase(65_536), AdvantageCase(2**14, 64)]
+    """128 to 1 M tokens; 8 questions of 4 answers, and verl's usual batch of 1024 of 16."""
+    losses = [LossCase(2**k) for k in (20, 18, 15, 7)]
+    losses += [LossCase(2**18, ragged=True), LossCase(2**12, mean=64)]
+    losses += [LossCase(2**19, ragged=True, mean=8)]  # many tiny responses
+    sizes = [(8, 4, 100), (1024, 16), (4096, 64), (65_536, 16), (2**14, 64)]
+    return [*losses, *(AdvantageCase(*each) for each in sizes)]
 
 
 def gpu_cases() -> list[LossCase | AdvantageCase]:

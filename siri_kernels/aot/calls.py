@@ -148,12 +148,14 @@ def fused_join_calls() -> Iterator[Call]:
         def __getitem__(self, grid: Any) -> Callable[..., None]:
             return lambda *_, **__: None
 
-    def make(size: Size, entries: int) -> None:
+    def make(size: Size, entries: int, bias: bool, per_row: bool) -> None:
         hidden = tensor(size.tokens, size.width, dtype=torch.bfloat16)
         weight = tensor(size.vocabulary, size.width, dtype=torch.bfloat16)
         targets = tensor(size.tokens, dtype=torch.int64)
+        added = tensor(size.vocabulary, dtype=torch.bfloat16) if bias else None
+        rule = LogitRule(tensor(size.tokens) if per_row else 0.7)
         call = HeadCall(
-            hidden, weight, targets, None, LogitRule(0.7), -100, torch.bfloat16, 1e-2, entries, True
+            hidden, weight, targets, added, rule, -100, torch.bfloat16, 1e-2, entries, True
         )
         top = TopEntries.empty(size.tokens, entries, hidden, torch.float32) if entries else None
         with (
@@ -162,10 +164,12 @@ def fused_join_calls() -> Iterator[Call]:
         ):
             fused.online_softmax(call, top, tensor(size.tokens) if entries else None)
 
-    for size, entries in itertools.product((QWEN, SHORT), (1024, 0)):
+    flag = (False, True)
+    for size, entries, bias, per_row in itertools.product((QWEN, SHORT), (1024, 0), flag, flag):
+        options = {"size": size, "entries": entries, "bias": bias, "per_row": per_row}
         yield Call(
-            _named("fused join", {"size": size, "entries": entries}),
-            lambda gpu, size=size, entries=entries: make(size, entries),  # type: ignore[misc]
+            _named("fused join", options),
+            lambda gpu, options=options: make(**options),  # type: ignore[misc]
         )
 
 
@@ -195,19 +199,23 @@ def group_advantages_calls() -> Iterator[Call]:
     def call(options: dict[str, Any]) -> Call:
         def make(gpu: FakeGPU) -> None:
             size = options["size"]
-            total = 8192 if options["how"] == "few ids" else 65536
+            total = 8192 if options["how"].startswith("few") else 65536
             total = total // size * size
             rewards = tensor(total).to(options["dtype"])
             groups: Any = size
             chosen = {k: options[k] for k in ("baseline", "scale", "singleton")}
             if options["how"] != "equal":
-                groups, chosen["num_groups"] = tensor(total, dtype=torch.int64), total // size
+                groups = tensor(total, dtype=torch.int64)
+                if options["how"] == "few ids, their number unknown":
+                    gpu.counts = [total // size, 0]
+                else:
+                    chosen["num_groups"] = total // size
             group_advantages(rewards, groups, **chosen)
 
         return Call(_named("group_advantages", options), make)
 
     table: dict[str, tuple[Any, ...]] = {
-        "how": ("equal", "few ids", "many ids"),
+        "how": ("equal", "few ids", "few ids, their number unknown", "many ids"),
         "size": (8, 16, 7, 5000),
         "dtype": (torch.float32, torch.float64, torch.bool, torch.bfloat16),
         "baseline": ("mean", "leave_one_out", "none"),

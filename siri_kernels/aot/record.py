@@ -275,17 +275,16 @@ class FakeGPU:
             for name in ("device", "device_of"):
                 replace(torch.cuda, name, lambda *_: nullcontext())
             package = "siri_kernels.linear_logprob"
-            forward, fused, backward, dense_backward = (
+            fused, token_math, dense_backward = (
                 importlib.import_module(f"{package}.triton.{name}")
-                for name in ("forward", "fused", "backward", "dense_backward")
+                for name in ("fused", "token_math", "dense_backward")
             )
-            replace(forward, "OVERLAP", False)
             # Gluon's kernel is compiled in another way (tests/kernels/test_fused_compiled.py).
             replace(fused, "ENABLED", False)
-            replace(backward, "read_counts", lambda counts: list(gpu.counts))
+            replace(token_math, "reading", lambda report: lambda: list(gpu.counts))
             replace(dense_backward, "adds_in_place", lambda device, dtype: True)
             error_bound = importlib.import_module(f"{package}.error_bound")
-            replace(error_bound, "_totals", None)  # statistics of real calls are kept
+            replace(error_bound, "_reports", [])  # statistics of real calls are kept
             stack.enter_context(torch.no_grad())  # its graph would need the device
             stack.enter_context(FakeTensorMode())
             stack.enter_context(_WithoutDevice(gpu))
@@ -304,6 +303,8 @@ class _WithoutDevice(TorchFunctionMode):
             return _indexed(*args)
         if func is torch.Tensor.__setitem__:
             return None
+        if func is torch.Tensor.copy_:
+            return args[0]
         if func is torch.Tensor.__invert__:
             return torch.bitwise_not(*args)
         if func is torch.Tensor.contiguous:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.compiler import is_compiling
 
 from siri_kernels import _checks as check
 from siri_kernels._backend import resolve_backend
@@ -95,15 +96,15 @@ def group_advantages(
             ids out of range and infinite rewards (read on a CPU, elsewhere under
             ``SIRI_KERNELS_CHECK=1``); an unknown option.
     """
-    if torch.compiler.is_compiling() and backend != "reference":
+    if is_compiling() and backend != "reference":
         try:
             return _in_graph(
                 rewards, groups, baseline, scale, eps, correction, singleton, num_groups, backend
             )
         except (TypeError, ValueError) as error:
             return GroupAdvantages(*[refusal(error, rewards, groups)] * 4)
-    return GroupAdvantages(
-        *compute(rewards, groups, baseline, scale, eps, correction, singleton, num_groups, backend)
+    return GroupAdvantages._make(
+        compute(rewards, groups, baseline, scale, eps, correction, singleton, num_groups, backend)
     )
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
-from siri_kernels import _checks as check
 from siri_kernels._backend import resolve_backend
 from siri_kernels._device import device_of
-from siri_kernels.group_advantages import portable, reference
-from siri_kernels.group_advantages.validate import (
-    BASELINES,
-    OP,
-    SCALES,
-    SINGLETONS,
-    checked,
-    checked_correction,
-)
+from siri_kernels.group_advantages import cpu, portable, reference
+from siri_kernels.group_advantages.validate import OP, check_values, checked, checked_options
 
-Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Results = cpu.Results
 
 
 def compute(
@@ -46,20 +39,41 @@ def compute(
         num_groups: with ids: G, or None.
         backend: None, "triton", "portable" or "reference".
     """
+    if backend is None and num_groups is None and type(groups) is int:
+        found = cpu.plain_rows(rewards, groups, baseline, scale, eps, correction, singleton)
+        if found is not None:
+            return found
     backend = resolve_backend(OP, backend, rewards)
     groups, num_groups = checked(rewards, groups, num_groups)
-    check.choice(OP, "baseline", baseline, BASELINES)
-    check.choice(OP, "scale", scale, SCALES)
-    check.choice(OP, "singleton", singleton, SINGLETONS)
-    eps = check.number(OP, "eps", eps, at_least=0)
-    correction = checked_correction(correction)
-    implementation: Any = reference if backend == "reference" else portable
+    options = checked_options(baseline, scale, eps, correction, singleton)
+    if backend == "portable":
+        found = cpu.group_advantages(rewards, groups, num_groups, options)
+        if found is not None:
+            return found
+    check_values(rewards, groups, num_groups)
+    arguments = (
+        rewards,
+        groups,
+        options.baseline,
+        options.scale,
+        options.eps,
+        options.correction,
+        options.singleton,
+        num_groups,
+    )
     if backend == "triton":
-        from siri_kernels.group_advantages import triton as launch  # Triton may not be installed
-
-        implementation = launch
+        with device_of(rewards):
+            results: Results = _launches().group_advantages(*arguments)
+            return results
+    implementation: Any = reference if backend == "reference" else portable
     with torch.no_grad(), device_of(rewards):
-        advantages, mean, std, degenerate = implementation.group_advantages(
-            rewards, groups, baseline, scale, eps, correction, singleton, num_groups
-        )
+        advantages, mean, std, degenerate = implementation.group_advantages(*arguments)
     return advantages.float(), mean.float(), std.float(), degenerate
+
+
+@functools.cache
+def _launches() -> Any:
+    """Triton may not be installed."""
+    from siri_kernels.group_advantages import triton
+
+    return triton

@@ -70,7 +70,7 @@ class Ragged:
     """
 
     def __init__(self, ids: torch.Tensor, num_groups: int | None, device: torch.device) -> None:
-        self.group, self.order, self.offsets = (t.to(device) for t in sort_groups(ids, num_groups))
+        self.group, self.order, self.offsets = (t.to(device) for t in _sort_groups(ids, num_groups))
 
     def arrange(self, rewards: torch.Tensor) -> torch.Tensor:
         """[B], unchanged."""
@@ -90,23 +90,32 @@ class Ragged:
         return per_group[self.group]
 
 
-def sort_groups(
-    ids: torch.Tensor, num_groups: int | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Group [B] of every answer, order [B] that sorts by group, offsets [G+1] into that order.
+def sort_ids(ids: torch.Tensor, num_groups: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order [B] that sorts answers by group, offsets [G+1] into that order.
 
     Waits for a GPU if the number of groups is not given.
     """
     in_order, order = ids.sort(stable=True)
-    if num_groups is None:
-        starts = torch.ones_like(in_order, dtype=torch.bool)
-        starts[1:] = in_order[1:] != in_order[:-1]
-        group = torch.empty_like(ids)
-        group[order] = starts.cumsum(0) - 1
-        offsets = torch.cat([starts.nonzero()[:, 0], ids.new_full((1,), len(ids))])
-        return group, order, offsets
-    groups = torch.arange(num_groups + 1, dtype=torch.int64, device=ids.device)
-    return ids, order, torch.searchsorted(in_order, groups)
+    if num_groups is not None:
+        groups = torch.arange(num_groups + 1, dtype=torch.int64, device=ids.device)
+        return order, torch.searchsorted(in_order, groups)
+    # Where a group begins, and after the last one.
+    begins = torch.ones(len(ids) + 1, dtype=torch.bool, device=ids.device)
+    torch.ne(in_order[1:], in_order[:-1], out=begins[1:-1])
+    return order, begins.nonzero().view(-1)
+
+
+def _sort_groups(
+    ids: torch.Tensor, num_groups: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Group [B] of every answer, then what :func:`sort_ids` gives."""
+    order, offsets = sort_ids(ids, num_groups)
+    if num_groups is not None:
+        return ids, order, offsets
+    numbers = torch.arange(len(offsets) - 1, dtype=torch.int64, device=ids.device)
+    group = torch.empty_like(ids)
+    group[order] = numbers.repeat_interleave(offsets.diff(), output_size=len(ids))
+    return group, order, offsets
 
 
 def group_advantages(

@@ -1,6 +1,7 @@
 """Grouped advantages in Triton: one launch, two for the standard deviation of a batch.
 
-Ids of more than SCAN_LIMIT answers, or of an unknown number of groups, are sorted before.
+Ids of more than SCAN_LIMIT answers are sorted before. Where the number of groups is not known, two
+more launches find it, and give the groups ids without gaps.
 
 A program takes a tile of groups, one a row, so that rewards are read from memory once. Groups of
 more than COLUMNS answers are read three times in steps of COLUMNS, from the cache. As in
@@ -128,12 +129,12 @@ def group_kernel(
     tiles_each,
     eps,
     correction,
-    EQUAL: tl.constexpr,
-    ONE_TILE: tl.constexpr,
     WIDE: tl.constexpr,
     BASELINE: tl.constexpr,
     SCALE: tl.constexpr,
     VERL: tl.constexpr,
+    EQUAL: tl.constexpr,
+    ONE_TILE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -324,6 +325,41 @@ def scan_kernel(
         tl.store(place, nothing + tile_count.to(partials.dtype.element_ty), mask=of_groups)
         tl.store(place + 1, nothing + tile_mean.to(partials.dtype.element_ty), mask=of_groups)
         tl.store(place + 2, nothing + tile_squares.to(partials.dtype.element_ty), mask=of_groups)
+
+
+@triton.jit(do_not_specialize=["total"])
+def first_kernel(ids, firsts, total, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Which answers are the first of their group: those whose id no earlier answer has."""
+    answers = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = answers < total
+    key = tl.load(ids + answers, mask=inside, other=-1)
+    earlier = tl.zeros([ROWS], tl.int32)
+    for at in range(0, (tl.program_id(0) + 1) * ROWS, COLUMNS):
+        place = at + tl.arange(0, COLUMNS)
+        other = tl.load(ids + place, mask=place < total, other=-1)
+        before = place[None, :] < answers[:, None]
+        earlier += tl.sum((before & (key[:, None] == other[None, :])).to(tl.int32), 1)
+    tl.store(firsts + answers, (earlier == 0).to(tl.int8), mask=inside)
+
+
+@triton.jit(do_not_specialize=["total"])
+def rank_kernel(ids, firsts, ranks, num_groups, total, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Ids without gaps, in the same order, and how many groups there are."""
+    answers = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = answers < total
+    key = tl.load(ids + answers, mask=inside, other=-1)
+    rank = tl.zeros([ROWS], tl.int32)
+    groups = tl.zeros([1], tl.int32)
+    for at in range(0, total, COLUMNS):
+        place = at + tl.arange(0, COLUMNS)
+        there = place < total
+        other = tl.load(ids + place, mask=there, other=-1)
+        first = tl.load(firsts + place, mask=there, other=0) != 0
+        groups += tl.sum(first.to(tl.int32))
+        rank += tl.sum((first[None, :] & (other[None, :] < key[:, None])).to(tl.int32), 1)
+    tl.store(ranks + answers, rank.to(tl.int64), mask=inside)
+    one = tl.zeros([1], tl.int32)
+    tl.store(num_groups + one, groups, mask=one + tl.program_id(0) == 0)
 
 
 @triton.jit(do_not_specialize=["total", "programs"])

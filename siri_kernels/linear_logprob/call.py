@@ -60,7 +60,11 @@ class HeadCall(NamedTuple):
         """The call with targets relative to the first id of this rank's shard."""
         if self.shard is None:
             return self
-        return self._replace(targets=self.shard.local(self.targets, len(self.weight)))
+        vocabulary = len(self.weight)
+        ignored = self.ignore_index - self.shard.rank * vocabulary
+        ignored = (ignored + 2**63) % 2**64 - 2**63  # int64 wraps around, as targets do
+        targets = self.shard.local(self.targets, vocabulary)
+        return self._replace(targets=targets, ignore_index=ignored)
 
     def select(self, index: torch.Tensor | None) -> HeadCall:
         """The call of the tokens ``index`` (None: all of them)."""

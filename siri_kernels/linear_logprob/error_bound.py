@@ -13,7 +13,7 @@ leaves out of N of them what sums to at most N times ``tail`` times the mean nor
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -106,15 +106,17 @@ class BackwardStats(NamedTuple):
     entries_kept: torch.Tensor
 
 
-class _Totals(NamedTuple):
-    tokens: torch.Tensor
-    dense: torch.Tensor
-    entries: torch.Tensor
-    tail_mass: torch.Tensor
+class _Report(NamedTuple):
+    tokens: int | torch.Tensor
+    dense: int | torch.Tensor
+    entries: int | torch.Tensor
+    tail_mass: float | torch.Tensor
+    device: torch.device
 
 
 _lock = threading.Lock()  # autograd runs the backward of each device in a thread of its own
-_totals: _Totals | None = None
+_reports: list[_Report] = []  # since the last call of take_backward_stats
+_MOST_REPORTS = 64  # held before they are added up
 
 
 def report(
@@ -126,6 +128,8 @@ def report(
 ) -> None:
     """Adds one backward pass to what :func:`take_backward_stats` returns.
 
+    Numbers on a device are added up later, and not one by one: each sum is a launch.
+
     Args:
         tokens: number of tokens with a gradient.
         dense: number of those that were recomputed.
@@ -133,26 +137,31 @@ def report(
         tail_mass: most probability mass left out of one of them.
         device: where the numbers are kept.
     """
-    global _totals
-
-    def scalar(x: float | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        if isinstance(x, torch.Tensor):
-            return x.to(dtype)
-        return torch.full((), x, dtype=dtype, device=device)  # filled there: no copy
-
-    # Counts as integers: exact, also where there is no float64.
-    one, two, three = (scalar(x, torch.int64) for x in (tokens, dense, entries))
-    new = _Totals(one, two, three, scalar(tail_mass, torch.float32))
     with _lock:
-        old = _totals
-        if old is not None and old.tokens.device == device:
-            new = _Totals(
-                old.tokens + new.tokens,
-                old.dense + new.dense,
-                old.entries + new.entries,
-                torch.maximum(old.tail_mass, new.tail_mass),
-            )
-        _totals = new
+        if _reports and _reports[0].device != device:
+            _reports.clear()
+        if len(_reports) >= _MOST_REPORTS:
+            _reports[:] = [_added_up(_reports)]
+        _reports.append(_Report(tokens, dense, entries, tail_mass, device))
+
+
+def _added_up(reports: list[_Report]) -> _Report:
+    """One report of all of them, which are of one device."""
+    device = reports[0].device
+
+    def stacked(values: tuple[float | torch.Tensor, ...], dtype: torch.dtype) -> torch.Tensor:
+        on_device = [x.to(dtype) for x in values if isinstance(x, torch.Tensor)]
+        # Filled there: no copy. Numbers are Python's: they are added up exactly.
+        numbers = [x for x in values if not isinstance(x, torch.Tensor)]
+        if numbers:
+            number = max(numbers) if dtype.is_floating_point else sum(numbers)
+            on_device.append(torch.full((), number, dtype=dtype, device=device))
+        return torch.stack(on_device)
+
+    columns = list(zip(*(r[:4] for r in reports), strict=True))
+    # Counts as integers: exact, also where there is no float64.
+    tokens, dense, entries = (stacked(column, torch.int64).sum() for column in columns[:3])
+    return _Report(tokens, dense, entries, stacked(columns[3], torch.float32).amax(), device)
 
 
 def take_backward_stats() -> BackwardStats | None:
@@ -164,17 +173,17 @@ def take_backward_stats() -> BackwardStats | None:
     Returns:
         The statistics; None if there was no backward pass.
     """
-    global _totals
     with _lock:
-        totals, _totals = _totals, None
-    if totals is None:
-        return None
+        if not _reports:
+            return None
+        totals = _added_up(_reports)
+        _reports.clear()
 
-    def share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    def share(part: Any, whole: Any) -> torch.Tensor:
         return part.to(torch.float32) / whole.clamp(min=1).to(torch.float32)
 
     return BackwardStats(
         share(totals.dense, totals.tokens),
-        totals.tail_mass,
+        totals.tail_mass,  # type: ignore[arg-type]
         share(totals.entries, totals.tokens - totals.dense),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from siri_kernels.policy_loss.types import (
     RolloutCorrection,
     metric_names,
 )
-from siri_kernels.policy_loss.validate import OP, check_inputs, checked_options
+from siri_kernels.policy_loss.validate import OP, check_inputs, options_of
 
 
 def policy_loss(
@@ -169,15 +170,20 @@ def policy_loss(
         except (TypeError, ValueError) as error:
             loss = refusal(error, logprobs, old_logprobs, advantages, cu_seqlens)
             return PolicyLoss(loss.sum(), dict.fromkeys(metric_names(inputs, True), loss.sum()))
-    resolve_backend(OP, backend, logprobs)
-    checked = checked_options(**options)
+    if backend is not None:
+        resolve_backend(OP, backend, logprobs)
+    checked = options_of(options)
     if backend == "reference":
         check_inputs(inputs, checked)
         return reference.policy_loss(inputs, checked)
     result = compute(inputs, checked, backend)
-    loss = _WithGradient.apply(
-        result.loss, logprobs, result.d_logprobs, entropy, result.d_entropy, result.scale
-    )
+    loss = result.loss
+    if torch.is_grad_enabled() and (
+        logprobs.requires_grad or (entropy is not None and entropy.requires_grad)
+    ):
+        loss = _WithGradient.apply(
+            loss, logprobs, result.d_logprobs, entropy, result.d_entropy, result.scale
+        )
     return PolicyLoss(loss, result.metrics)
 
 
@@ -215,13 +221,30 @@ class _WithGradient(torch.autograd.Function):
         logprobs, d_logprobs, entropy, d_entropy = ctx.saved_tensors
         to_logprobs = to_entropy = None
         with torch.no_grad():
-            factor = upstream[0] * ctx.scale
+            factor = _factor(upstream[0], ctx.scale)
             if ctx.needs_input_grad[1]:
-                to_logprobs = (d_logprobs * factor).to(logprobs.dtype)
+                to_logprobs = _times(d_logprobs, factor, logprobs.dtype)
             if ctx.needs_input_grad[3]:
                 if d_entropy is None:
                     to_entropy = torch.zeros_like(entropy)
                 else:
-                    to_entropy = (d_entropy * factor).to(entropy.dtype)
+                    to_entropy = _times(d_entropy, factor, entropy.dtype)
         grads = (None, to_logprobs, None, to_entropy, None, None)
         return refuse_double_backward(OP, grads, (logprobs, entropy, upstream[0]))
+
+
+def _factor(upstream: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor | None:
+    """The factor of the gradients; None: it is 1, as is read where that waits for nothing."""
+    if scale.__class__ is not float:
+        return upstream * scale
+    if scale == 1.0 and upstream.__class__ is torch.Tensor and check.may_read(upstream):
+        with contextlib.suppress(RuntimeError):  # under vmap it is several numbers
+            if upstream.item() == 1.0:
+                return None
+    return upstream * scale
+
+
+def _times(values: torch.Tensor, factor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    if factor is not None:
+        values = values * factor
+    return values if values.dtype == dtype else values.to(dtype)

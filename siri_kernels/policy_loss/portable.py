@@ -41,14 +41,12 @@ class _Block:
     """The tokens ``start`` to ``stop``: inputs, with zeros at masked tokens."""
 
     def __init__(self, x: LossInputs, start: int, stop: int) -> None:
-        self._x, self._tokens = x, slice(start, stop)
+        self._x, self._start, self._stop = x, start, stop
+        self.size = stop - start
+        self._whole = self.size == len(x.logprobs)
         self.mask = None if x.mask is None else x.mask[start:stop]
-        offsets = x.cu_seqlens.long().clamp(start, stop)
-        self._offsets = offsets - start
-        self._sizes = offsets.diff()
         self._ids: torch.Tensor | None = None
         self._pieces: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.size = stop - start
         self.logprobs = self.read(x.logprobs)
         self.old = self.read(x.old_logprobs)
         if x.advantage_per_token:
@@ -56,9 +54,16 @@ class _Block:
         else:
             self.advantages = self.unmasked(self.spread(x.advantages.to(x.dtype)))
 
+    def _offsets(self) -> torch.Tensor:
+        """[B+1] int64: where sequences begin and end within the block."""
+        offsets = self._x.cu_seqlens.long()
+        return offsets if self._whole else offsets.clamp(self._start, self._stop) - self._start
+
     def read(self, values: torch.Tensor) -> torch.Tensor:
         """[T] -> [n]."""
-        return self.unmasked(values[self._tokens].detach().to(self._x.dtype))
+        if not self._whole:
+            values = values[self._start : self._stop]
+        return self.unmasked(values.detach().to(self._x.dtype))
 
     def unmasked(self, values: torch.Tensor) -> torch.Tensor:
         # where, not a product: infinity and NaN outside the mask must not come through.
@@ -66,9 +71,11 @@ class _Block:
 
     def spread(self, per_sequence: torch.Tensor) -> torch.Tensor:
         """[B] -> [n]."""
+        if len(per_sequence) == 1:
+            return per_sequence.expand(self.size)
         if self._ids is None:
-            sequences = torch.arange(len(self._sizes), dtype=torch.int64, device=self._sizes.device)
-            self._ids = sequences.repeat_interleave(self._sizes, output_size=self.size)
+            sizes = self._offsets().diff()
+            self._ids = torch.repeat_interleave(sizes, output_size=self.size)
         return per_sequence.index_select(0, self._ids)
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
@@ -77,10 +84,11 @@ class _Block:
         Pieces end at the ends of sequences and after every PIECE tokens.
         """
         if self._pieces is None:
-            device = self._offsets.device
+            offsets = self._offsets()
+            device = offsets.device
             every = torch.arange(0, self.size, PIECE, dtype=torch.int64, device=device)
-            bounds = torch.cat([self._offsets, every]).sort().values
-            self._pieces = bounds, torch.searchsorted(bounds, self._offsets)
+            bounds = torch.cat([offsets, every]).sort().values
+            self._pieces = bounds, torch.searchsorted(bounds, offsets)
         bounds, pieces = self._pieces
         return _segment_sums(_segment_sums(values.to(self._x.dtype), bounds), pieces)
 
@@ -97,20 +105,17 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     sequences = _per_sequence(x, options)
     d_logprobs = torch.empty(total, dtype=x.dtype, device=device)
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
-    names = ["loss", *metric_names(x, options.off_policy_threshold is not None)]
-    sums = {name: torch.zeros((), dtype=x.dtype, device=device) for name in names}
-    sums["tokens"] = torch.zeros((), dtype=torch.int64, device=device)
+    names = metric_names(x, options.off_policy_threshold is not None)
+    found: list[dict[str, torch.Tensor]] = []  # sums of each block
 
     for start, stop in _blocks(x):
         block = _Block(x, start, stop)
-        if block.mask is None:
-            sums["tokens"] += block.size
-        else:
-            sums["tokens"] += block.mask.sum()
+        sums: dict[str, torch.Tensor] = {}
+        found.append(sums)
         loss, slope = _losses(x, options, block, sequences, sums)
         if x.entropy is not None:
             entropy = block.read(x.entropy)
-            sums["entropy"] += entropy.sum()
+            sums["entropy"] = entropy.sum()
             if options.entropy_coef != 0:
                 loss = loss - options.entropy_coef * entropy
         slope = block.unmasked(slope)
@@ -118,12 +123,21 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
         if options.aggregation == "seq-mean-token-mean":
             weight = block.spread(sequences["weight"])
             loss = loss * weight
-        sums["loss"] += loss.sum()
-        torch.mul(slope, weight, out=d_logprobs[start:stop])
+            slope = slope * weight
+        sums["loss"] = loss.sum()
+        if len(slope) == total:
+            d_logprobs = slope
+        else:
+            d_logprobs[start:stop] = slope
         if d_entropy is not None:
             ones = block.unmasked(torch.ones_like(slope))
             torch.mul(ones, -options.entropy_coef * weight, out=d_entropy[start:stop])
 
+    if x.mask is None:
+        tokens = torch.full((), float(total), dtype=x.dtype, device=device)
+    else:
+        tokens = x.mask.count_nonzero().to(x.dtype)
+    at_least_one = tokens if x.mask is None and total else tokens.clamp(min=1)
     divisor: float | torch.Tensor
     if options.denominator is not None:
         divisor = options.denominator
@@ -132,12 +146,40 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
     elif options.aggregation.startswith("seq-mean"):
         divisor = (sequences["count"] > 0).sum().clamp(min=1).to(x.dtype)
     else:
-        divisor = sums["tokens"].clamp(min=1).to(x.dtype)
-    loss = sums.pop("loss") / divisor
-    tokens = sums["tokens"] = sums["tokens"].to(x.dtype)
-    for name in sums.keys() - {"tokens", "ratio_max"}:
-        sums[name] = sums[name] / tokens.clamp(min=1)
-    return LossAndGradient(loss, d_logprobs, d_entropy, 1 / divisor, sums)
+        divisor = at_least_one
+    loss, metrics = _added(found, names, tokens, at_least_one)
+    return LossAndGradient(loss / divisor, d_logprobs, d_entropy, 1 / divisor, metrics)
+
+
+def _added(
+    found: list[dict[str, torch.Tensor]],
+    names: list[str],
+    tokens: torch.Tensor,
+    at_least_one: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The sum of the loss, and the metrics, from the sums of each block.
+
+    Args:
+        found: by name, 0-d, for each block; a metric that is missing is 0.
+        names: of the metrics.
+        tokens: how many are unmasked, 0-d.
+        at_least_one: the same, and 1 in place of 0.
+    """
+    zero = torch.zeros_like(tokens)
+    summed = [name for name in names if name not in ("tokens", "ratio_max")]
+    rows = [
+        torch.stack([sums.get(name, zero).to(zero.dtype) for name in ("loss", *summed)])
+        for sums in found
+    ]
+    if not rows:
+        rows = [zero.expand(1 + len(summed))]
+    total = rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
+    metrics = dict(zip(summed, (total[1:] / at_least_one).unbind(), strict=True))
+    largest = [sums["ratio_max"] for sums in found]
+    if len(largest) > 1:
+        largest = [torch.stack(largest).max()]
+    metrics["ratio_max"], metrics["tokens"] = (largest or [zero])[0], tokens
+    return total[0], {name: metrics[name] for name in names}
 
 
 def _blocks(x: LossInputs) -> list[tuple[int, int]]:
@@ -147,12 +189,15 @@ def _blocks(x: LossInputs) -> list[tuple[int, int]]:
 
 
 def _per_sequence(x: LossInputs, options: LossOptions) -> dict[str, torch.Tensor]:
-    """Values of whole sequences [B] by name; only the counts, if no option needs others."""
+    """Values of whole sequences [B] by name; none that no option needs."""
+    by_sequence = options.aggregation.startswith("seq-mean")
+    if not (by_sequence or options.needs_sequences):
+        return {}
     count = x.cu_seqlens.diff().to(x.dtype)
     by_weight = options.correction is not None and options.correction.level != "token"
     names = ["log_ratio"] * options.sequence_ratio + ["gap"] * by_weight
     names += ["drift"] * (options.off_policy_threshold is not None)
-    if names or (x.mask is not None and options.aggregation.startswith("seq-mean")):
+    if names or (x.mask is not None and by_sequence):
         sums = {name: torch.zeros_like(count) for name in ("count", *names)}
         for start, stop in _blocks(x):
             block = _Block(x, start, stop)
@@ -202,11 +247,11 @@ def _losses(
     """Loss of each token but for the entropy bonus, and its derivative; adds to the metrics."""
 
     def note(name: str, values: torch.Tensor) -> None:
-        sums[name] += block.unmasked(values).sum()
+        sums[name] = block.unmasked(values).sum()
 
     def note_zeros(name: str, values: torch.Tensor) -> None:
         """For values that are 0 at masked tokens, because all their inputs are."""
-        sums[name] += values.sum()
+        sums[name] = values.count_nonzero() if values.dtype == torch.bool else values.sum()
 
     log_ratio, raw = objectives.log_ratio(block.logprobs, block.old)
     note_zeros("approx_kl", log_ratio.expm1() - log_ratio)
@@ -215,8 +260,8 @@ def _losses(
     else:
         ratio = log_ratio.exp()
     unmasked_ratio = block.unmasked(ratio)
-    sums["ratio_mean"] += unmasked_ratio.sum()
-    sums["ratio_max"] = torch.maximum(sums["ratio_max"], unmasked_ratio.max())
+    sums["ratio_mean"] = unmasked_ratio.sum()
+    sums["ratio_max"] = unmasked_ratio.max()
     loss, slope, clipped_low, clipped_high = objectives.objective(
         log_ratio, raw, ratio, block.advantages, block.logprobs, options
     )

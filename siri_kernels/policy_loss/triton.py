@@ -2,53 +2,111 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import torch
 
+from siri_kernels._launch import launch
 from siri_kernels.policy_loss import triton_kernels as kernels
 from siri_kernels.policy_loss.portable import LossAndGradient
 from siri_kernels.policy_loss.types import LossInputs, LossOptions, RolloutCorrection, metric_names
 
 
 def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
-    """Loss, its gradient with respect to logprobs and entropy, and metrics; in float32."""
+    """Loss, its gradient with respect to logprobs and entropy, and metrics; in float32.
+
+    At usual sizes the host's work takes longer than the kernels': what depends on options alone is
+    made once, and no operator is called that is not needed.
+    """
     total, device = len(x.logprobs), x.logprobs.device
+    sequences = x.sequences
     # One slot more than needed when there are no sequences: a launch takes at least one.
-    slots = max(x.sequences + total // kernels.BLOCK, 1)
-    tensors = _Tensors(x)
+    slots = max(sequences + total // kernels.BLOCK, 1)
+    logprobs = _plain(x.logprobs)
+    # In place of a tensor that is not given stands another one, which the kernels do not read.
+    old, advantages, offsets, mask, rollout, ref, entropy = (
+        logprobs if tensor is None else _plain(tensor) for tensor in x[1:]
+    )
     d_logprobs = torch.empty(total, dtype=torch.float32, device=device)
     d_entropy = torch.empty_like(d_logprobs) if options.entropy_coef != 0 else None
-    flags = _loss_flags(x, options)
-    low, high = options.bounds
+    given = (x.mask is not None, x.advantage_per_token, x.rollout_logprobs is not None)
+    constant = options.constant
+    flags = _loss_flags(constant, *given, x.ref_logprobs is not None, x.entropy is not None)
+    numbers = _numbers(constant)
     partials = d_logprobs
     if flags["HAS_STATS"]:
         partials = torch.empty(kernels.STATS, slots, dtype=torch.float32, device=device)
-        kernels.sequence_kernel[(slots,)](
-            *tensors.of("logprobs", "old_logprobs", "advantages", "mask", "rollout_logprobs"),
-            *tensors.of("cu_seqlens"),
+        launch(
+            kernels.sequence_kernel,
+            (slots,),
+            logprobs,
+            old,
+            advantages,
+            mask,
+            rollout,
+            offsets,
             partials,
-            x.sequences,
+            sequences,
             slots,
-            low,
-            high,
-            **_sequence_flags(x, options),
+            *numbers[:2],
+            **_sequence_flags(constant, *given),
             BLOCK=kernels.BLOCK,
         )
     sums = torch.empty(kernels.SUMS, slots, dtype=torch.float32, device=device)
-    correction = options.correction or RolloutCorrection()
-    kernels.loss_kernel[(slots,)](
-        *tensors.of("logprobs", "old_logprobs", "advantages", "mask", "rollout_logprobs"),
-        *tensors.of("ref_logprobs", "entropy", "cu_seqlens"),
+    launch(
+        kernels.loss_kernel,
+        (slots,),
+        logprobs,
+        old,
+        advantages,
+        mask,
+        rollout,
+        ref,
+        entropy,
+        offsets,
         partials,
         sums,
         d_logprobs,
         d_logprobs if d_entropy is None else d_entropy,
-        x.sequences,
+        sequences,
         slots,
-        low,
-        high,
+        *numbers,
+        **flags,
+        BLOCK=kernels.BLOCK,
+    )
+    out = torch.empty(kernels.SUMS + 1, dtype=torch.float32, device=device)
+    denominator, how = _denominator(options)
+    launch(
+        kernels.reduce_kernel,
+        (kernels.SUMS,),
+        sums,
+        out,
+        denominator,
+        slots,
+        DENOMINATOR=how,
+        LANES=kernels.REDUCE_LANES,
+    )
+    rows = out.unbind()
+    names = metric_names(x, options.off_policy_threshold is not None)
+    metrics = {name: rows[kernels.ROWS[name]] for name in names}
+    return LossAndGradient(rows[0], d_logprobs, d_entropy, rows[kernels.SUMS], metrics)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous, because the kernels take no strides nor signs, and bytes in place of bool."""
+    if not tensor.is_contiguous() or tensor.is_neg():
+        tensor = tensor.detach().resolve_neg().contiguous()
+    return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
+
+
+@functools.lru_cache(maxsize=256)
+def _numbers(options: LossOptions) -> tuple[float, ...]:
+    """The numbers of the kernels, in their order; the two bounds come first."""
+    correction = options.correction or RolloutCorrection()
+    return (
+        *options.bounds,
         options.ceiling or 0.0,
         *options.sapo_tau,
         correction.low,
@@ -57,44 +115,18 @@ def policy_loss(x: LossInputs, options: LossOptions) -> LossAndGradient:
         options.kl_coef,
         options.kl_limit or 0.0,
         options.entropy_coef,
-        **flags,
-        BLOCK=kernels.BLOCK,
     )
-    out = torch.empty(kernels.SUMS + 1, dtype=torch.float32, device=device)
-    denominator, how = _denominator(options)
-    kernels.reduce_kernel[(kernels.SUMS,)](
-        sums, out, denominator, slots, DENOMINATOR=how, LANES=kernels.REDUCE_LANES
-    )
-    names = metric_names(x, options.off_policy_threshold is not None)
-    metrics = {name: out[kernels.ROWS[name]] for name in names}
-    return LossAndGradient(out[0], d_logprobs, d_entropy, out[kernels.SUMS], metrics)
 
 
-class _Tensors:
-    """The inputs of the kernels, contiguous because the kernels take no strides.
-
-    In place of a tensor that is not given stands another one, which the kernels do not read.
-    """
-
-    def __init__(self, x: LossInputs) -> None:
-        self._x = x
-
-    def of(self, *names: str) -> list[torch.Tensor]:
-        tensors = []
-        for name in names:
-            tensor = getattr(self._x, name)
-            tensor = self._x.logprobs if tensor is None else tensor
-            tensor = tensor.detach().contiguous()
-            tensors.append(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor)
-        return tensors
-
-
-def _sequence_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
+@functools.lru_cache(maxsize=256)
+def _sequence_flags(
+    options: LossOptions, masked: bool, per_token: bool, rollout: bool
+) -> dict[str, Any]:
     correction = options.correction
     return {
-        "HAS_MASK": x.mask is not None,
-        "PER_TOKEN": x.advantage_per_token,
-        "HAS_ROLLOUT": x.rollout_logprobs is not None,
+        "HAS_MASK": masked,
+        "PER_TOKEN": per_token,
+        "HAS_ROLLOUT": rollout,
         "GMPO": options.objective == "gmpo",
         "WITH_LOG_RATIO": options.sequence_ratio,
         "WITH_GAP": correction is not None and correction.level != "token",
@@ -102,28 +134,31 @@ def _sequence_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
     }
 
 
-def _loss_flags(x: LossInputs, options: LossOptions) -> dict[str, Any]:
+@functools.lru_cache(maxsize=256)
+def _loss_flags(
+    options: LossOptions, masked: bool, per_token: bool, rollout: bool, ref: bool, entropy: bool
+) -> dict[str, Any]:
     correction = options.correction
     by_sequence = options.aggregation.startswith("seq-mean")
-    of_sequences = _sequence_flags(x, options)
+    of_sequences = _sequence_flags(options, masked, per_token, rollout)
     return {
         "OBJECTIVE": options.objective,
         "SEQUENCE_RATIO": options.sequence_ratio,
         "HAS_CEILING": options.ceiling is not None,
-        "HAS_MASK": x.mask is not None,
-        "PER_TOKEN": x.advantage_per_token,
+        "HAS_MASK": masked,
+        "PER_TOKEN": per_token,
         "HAS_STATS": any(of_sequences[f"WITH_{name}"] for name in ("LOG_RATIO", "GAP", "DRIFT"))
-        or (by_sequence and x.mask is not None),
+        or (by_sequence and masked),
         "SEQUENCE_MEAN": options.aggregation == "seq-mean-token-mean",
-        "HAS_ROLLOUT": x.rollout_logprobs is not None,
+        "HAS_ROLLOUT": rollout,
         "CORRECTION": "none" if correction is None else correction.mode,
         "LEVEL": "token" if correction is None else correction.level,
         "OFF_POLICY": options.off_policy_threshold is not None,
-        "HAS_REF": x.ref_logprobs is not None,
+        "HAS_REF": ref,
         "KL": options.kl_estimator,
         "KL_UNBIASED": options.kl_unbiased,
         "HAS_KL_LIMIT": options.kl_limit is not None,
-        "HAS_ENTROPY": x.entropy is not None,
+        "HAS_ENTROPY": entropy,
         "HAS_BONUS": options.entropy_coef != 0,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,8 +55,7 @@ ROLLOUT_CORRECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class LossInputs:
+class LossInputs(NamedTuple):
     """The tensors of a call.
 
     Args:
@@ -85,12 +86,12 @@ class LossInputs:
     @property
     def sequences(self) -> int:
         """B."""
-        return len(self.cu_seqlens) - 1
+        return self.cu_seqlens.size(0) - 1
 
     @property
     def advantage_per_token(self) -> bool:
         """False for advantages [B], also where T = B."""
-        return len(self.advantages) != self.sequences
+        return self.advantages.size(0) != self.sequences
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,22 @@ class LossOptions:
     kl_limit: float | None
     entropy_coef: float
 
+    @functools.cached_property
+    def constant(self) -> LossOptions:
+        """The same without the denominator, which is another one in every step.
+
+        What follows from the other options is kept by it.
+        """
+        return dataclasses.replace(self, denominator=None)
+
+    def with_denominator(self, denominator: float | torch.Tensor | None) -> LossOptions:
+        """These options, which have none, with another denominator."""
+        if denominator is None:
+            return self
+        options = object.__new__(LossOptions)  # an initialiser would cost ten times as much
+        options.__dict__.update(self.__dict__, denominator=denominator, constant=self)
+        return options
+
     @property
     def bounds(self) -> tuple[float, float]:
         """The bounds of the ratio; for GMPO, of the token's log-ratio."""
@@ -137,6 +154,12 @@ class LossOptions:
     def sequence_ratio(self) -> bool:
         """Whether a token's ratio is that of its sequence."""
         return self.ratio == "sequence" or self.objective == "gmpo"
+
+    @property
+    def needs_sequences(self) -> bool:
+        """Whether a token's loss depends on the other tokens of its sequence."""
+        by_weight = self.correction is not None and self.correction.level != "token"
+        return self.sequence_ratio or by_weight or self.off_policy_threshold is not None
 
     @property
     def with_kl(self) -> bool:

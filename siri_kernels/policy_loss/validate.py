@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -34,6 +35,46 @@ CHOICES = {
     "aggregation": AGGREGATIONS,
     "kl_estimator": KL_ESTIMATORS,
 }
+
+
+_SEEN: dict[tuple[Any, ...], LossOptions] = {}
+_MOST_SEEN = 256
+
+
+def options_of(given: dict[str, Any]) -> LossOptions:
+    """:func:`checked_options`, which checks equal options of equal types once.
+
+    Args:
+        given: its arguments, all of them, in any order that does not change.
+
+    Raises:
+        TypeError: wrong type.
+        ValueError: wrong value, or options that exclude each other.
+    """
+    correction, tau = given["rollout_correction"], given["sapo_tau"]
+    denominator, aggregation = given["denominator"], given["aggregation"]
+    # Without the denominator, another one in every step; with the types: True is equal to 1, and is
+    # refused where a number is taken.
+    values = tuple([value for name, value in given.items() if name != "denominator"])
+    key = (values, *map(type, values))
+    if type(tau) is tuple:
+        key += tuple(map(type, tau))
+    if type(correction) is RolloutCorrection:
+        key += (type(correction.low), type(correction.high))
+    try:
+        seen = _SEEN.get(key)
+    except Exception:  # a value without a hash, or that cannot be compared
+        seen = None
+    if seen is None or given["objective"] not in OBJECTIVES:
+        checked = checked_options(**given)
+        if len(_SEEN) >= _MOST_SEEN:
+            _SEEN.clear()
+        with contextlib.suppress(TypeError):
+            _SEEN[key] = checked.constant
+        return checked
+    if denominator is None and aggregation != "token-sum-norm":
+        return seen
+    return seen.with_denominator(_denominator(denominator, aggregation))
 
 
 def checked_options(
@@ -154,13 +195,81 @@ def _correction(value: Any) -> RolloutCorrection | None:
     return RolloutCorrection(value.mode, value.level, high, low)
 
 
-def check_inputs(x: LossInputs, options: LossOptions) -> None:
+def check_inputs(x: LossInputs, options: LossOptions, *, values: bool = True) -> None:
     """Check the tensors, and that the options have the tensors that they need.
+
+    Args:
+        x: the tensors.
+        options: checked.
+        values: also those of cu_seqlens, where they may be read; else the caller does that.
 
     Raises:
         TypeError: wrong type or dtype.
         ValueError: wrong shape or device, or a tensor is missing.
     """
+    if not _usual(x):
+        _check_each(x)
+    elif values:
+        varlen.check_cu_seqlens(x.cu_seqlens, len(x.logprobs), op=OP)
+    if options.with_kl and x.ref_logprobs is None:
+        raise ValueError(f"{OP}: ref_logprobs must be given with kl_coef={options.kl_coef}")
+    if options.entropy_coef != 0 and x.entropy is None:
+        raise ValueError(f"{OP}: entropy must be given with entropy_coef={options.entropy_coef}")
+    if options.correction is not None and x.rollout_logprobs is None:
+        raise ValueError(f"{OP}: rollout_logprobs must be given with rollout_correction")
+    if isinstance(options.denominator, torch.Tensor) and options.denominator.device.type != "cpu":
+        check.device(OP, "denominator", options.denominator, "logprobs", x.logprobs.device)
+
+
+# Without a subclass, which may hold no values or be distributed.
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _usual(x: LossInputs) -> bool:
+    """Whether all checks of :func:`_check_each` hold but for cu_seqlens' values, in a microsecond.
+
+    False may also be an unusual input that is right.
+    """
+    logprobs, offsets, advantages, mask = x.logprobs, x.cu_seqlens, x.advantages, x.mask
+    if not (_dense(logprobs) and _dense(offsets) and _dense(advantages)):
+        return False
+    device, shape = logprobs.device, logprobs.shape
+    if (
+        len(shape) != 1
+        or logprobs.dtype not in check.FLOATS
+        or device.type == "meta"
+        or offsets.dtype != torch.int32
+        or offsets.device != device
+        or offsets.dim() != 1
+        or offsets.size(0) == 0
+        or advantages.dtype not in check.FLOATS
+        or advantages.device != device
+        or advantages.dim() != 1
+        or advantages.size(0) not in (offsets.size(0) - 1, shape[0])
+    ):
+        return False
+    for value in (x.old_logprobs, x.rollout_logprobs, x.ref_logprobs, x.entropy):
+        if value is None:
+            if x.old_logprobs is None:
+                return False
+        elif not (
+            _dense(value)
+            and value.dtype in check.FLOATS
+            and value.device == device
+            and value.shape == shape
+        ):
+            return False
+    return mask is None or (
+        _dense(mask) and mask.dtype == torch.bool and mask.device == device and mask.shape == shape
+    )
+
+
+def _dense(value: object) -> bool:
+    return type(value) in _PLAIN and value.layout is torch.strided and not value.is_nested  # type: ignore[attr-defined]
+
+
+def _check_each(x: LossInputs) -> None:
+    """Check each tensor; the errors say what is wrong with it."""
     check.tensor(OP, "logprobs", x.logprobs, holds_values=True)
     check.dtype(OP, "logprobs", x.logprobs)
     if x.logprobs.dim() != 1:
@@ -189,11 +298,3 @@ def check_inputs(x: LossInputs, options: LossOptions) -> None:
             f"{OP}: advantages must have shape [B] = [{x.sequences}] or [T] = [{total}]; got "
             f"{check.describe(x.advantages)}"
         )
-    if options.with_kl and x.ref_logprobs is None:
-        raise ValueError(f"{OP}: ref_logprobs must be given with kl_coef={options.kl_coef}")
-    if options.entropy_coef != 0 and x.entropy is None:
-        raise ValueError(f"{OP}: entropy must be given with entropy_coef={options.entropy_coef}")
-    if options.correction is not None and x.rollout_logprobs is None:
-        raise ValueError(f"{OP}: rollout_logprobs must be given with rollout_correction")
-    if isinstance(options.denominator, torch.Tensor) and options.denominator.device.type != "cpu":
-        check.device(OP, "denominator", options.denominator, "logprobs", device)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from siri_kernels.policy_loss import compile_loop
 from siri_train import distributed
 from siri_train.checkpoint.resume import compare_with_before, resume_from
 from siri_train.checkpoint.save_load import (
@@ -67,6 +68,8 @@ class Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
+        if choose_device(config.device).type == "cpu":
+            compile_loop()  # in the background; a run that is resumed has the same loss to the bit
 
         source = on_main(resume_from, config, resume)
         on_main(compare_with_before, config)

@@ -15,7 +15,7 @@ from bench.device import Cpu, spans
 from bench.gpu import context as surroundings
 from bench.gpu import oracle, plan
 from bench.gpu.context import Context
-from bench.gpu.head_calls import overlap, tile_of
+from bench.gpu.head_calls import unfused
 from bench.gpu.oracle import Options
 from bench.gpu.parts import fused, head, losses, rates, repeats, sanitizer, values
 from bench.gpu.parts import tests as part_tests
@@ -69,17 +69,13 @@ def test_head_repeats_and_values_give_theirs(context, tmp_path):
     assert set(check["errors"]) == {"logprobs", "entropy", "d_hidden", "d_weight", "d_bias"}
 
 
-def test_switches_of_the_library_are_put_back_and_may_be_gone(monkeypatch):
-    launch = pytest.importorskip("siri_kernels.linear_logprob.triton.forward")
-    shape, on = launch.tile_shape, launch.OVERLAP
-    with tile_of(7, 9) as there, overlap(not on):
-        assert there and launch.tile_shape("whatever", "it asks") == (7, 9)
-        assert launch.OVERLAP is not on
-    assert launch.tile_shape is shape and launch.OVERLAP is on
-    monkeypatch.delattr(launch, "tile_shape")
-    monkeypatch.delattr(launch, "OVERLAP")
-    with tile_of(7, 9) as there, overlap(True) as too:
-        assert not there and not too
+def test_a_switch_of_the_library_is_put_back():
+    fused = pytest.importorskip("siri_kernels.linear_logprob.triton.fused")
+    before = fused.ENABLED
+    with pytest.raises(KeyError), unfused():
+        assert fused.ENABLED is False
+        raise KeyError
+    assert fused.ENABLED is before
 
 
 def test_a_wrong_value_is_seen_and_its_place_named(context, tmp_path, monkeypatch):

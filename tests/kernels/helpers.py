@@ -79,15 +79,16 @@ def unpoisoned():
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def gpu_work(call):
-    """What ``call`` starts on the GPU: names of kernels, copies and fills. It must not wait.
+def gpu_work(call, waits=False):
+    """What ``call`` starts on the GPU: names of kernels, copies and fills.
 
-    Only the call itself is watched: the profiler waits for the GPU when it starts and ends.
+    It must not wait, unless ``waits`` says that it reads a size on the host. Only the call itself
+    is watched: the profiler waits for the GPU when it starts and ends.
     """
     from torch.profiler import ProfilerActivity, profile
 
     with unpoisoned(), profile(activities=[ProfilerActivity.CUDA]) as seen:
-        torch.cuda.set_sync_debug_mode("error")
+        torch.cuda.set_sync_debug_mode("default" if waits else "error")
         try:
             call()
         finally:

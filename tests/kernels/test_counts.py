@@ -104,7 +104,9 @@ def loss(**options):
     advantages = torch.randn(len(lengths) - 1)
 
     def step():
-        out = policy_loss(logprobs, old, advantages, lengths, backend=BACKEND, **options)
+        # Not the compiled loop, which starts no operators and is not everywhere.
+        backend = BACKEND or "portable"
+        out = policy_loss(logprobs, old, advantages, lengths, backend=backend, **options)
         torch.autograd.grad(out.loss, logprobs)
 
     return step

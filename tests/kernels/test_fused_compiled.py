@@ -15,7 +15,13 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="Triton was told to interpre
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)(.*)")
 
 
-def compiled(dtype: str, top_entries: bool) -> Any:
+def compiled(
+    dtype: str,
+    top_entries: bool,
+    bias: bool = False,
+    softcap: bool = False,
+    per_row: bool = False,
+) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
@@ -32,14 +38,15 @@ def compiled(dtype: str, top_entries: bool) -> Any:
             name: f"tensordesc<{dtype}{box},{form!r}>"
             for name, (box, form) in zip(("x_desc", "w_desc"), boxes, strict=True)
         },
-        **dict.fromkeys((*k.POINTERS, "scratch"), "*fp32"),
+        **dict.fromkeys((*k.POINTERS, *k.ALIGNED), "*fp32"),
         **dict.fromkeys(("targets", "part_bits"), "*i32"),
         **dict.fromkeys(k.SIZES, "i32"),
-        **dict.fromkeys(("scale", "masked", "log2_eps"), "fp32"),
+        **dict.fromkeys(k.NUMBERS, "fp32"),
+        "scale": "*fp32" if per_row else "fp32",
     }
     constants = {
         "HALF": fused.HALF, "IDS": fused.IDS, "STEP": step, "GROUP": k.GROUP,
-        "TOP_ENTRIES": top_entries,
+        "TOP_ENTRIES": top_entries, "BIAS": bias, "SOFTCAP": softcap, "PER_ROW": per_row,
         "STAGES": k.STAGES_TOP_ENTRIES if top_entries else k.STAGES,
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
     }  # fmt: skip
@@ -48,27 +55,49 @@ def compiled(dtype: str, top_entries: bool) -> Any:
         fn=k.fused_kernel,
         signature={name: types.get(name, "constexpr") for name in names},
         constexprs=constants,
-        attrs={(names.index("scratch"),): [["tt.divisibility", 16]]},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in k.ALIGNED},
     )
     options = {"num_warps": 4, "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-@pytest.mark.parametrize("top_entries", [False, True])
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_registers_memory_and_the_order_of_releases(dtype, top_entries):
+# Bytes of stack and instructions at most: of Triton 3.6 and 3.7, then of newer ones, for which the
+# registers do not suffice; 15 % more than was measured.
+LIMITS = {
+    "": ((0, 5500), (48, 7300)),
+    "bias": ((0, 6600), (48, 8100)),
+    "per_row": ((0, 6200), (48, 7700)),
+    "softcap": ((8, 15_500), (130, 17_100)),
+    "per_row softcap": ((8, 16_200), (130, 17_600)),
+    "bias softcap": ((320, 16_100), (130, 18_200)),  # a model that has both is not known
+    "bias per_row softcap": ((320, 16_300), (150, 18_300)),
+}
+CASES = [("", "bf16", False), ("", "fp16", True), ("bias", "bf16", True), ("per_row", "bf16", True)]
+SLOW = [("", "fp16", False), ("", "bf16", True)]
+SLOW += [(name, "bf16", False) for name in LIMITS if name]
+SLOW += [(name, "fp16", True) for name in LIMITS if name]
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "top_entries"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.costly) for case in SLOW)],
+)
+def test_registers_memory_and_the_order_of_releases(options, dtype, top_entries):
     from siri_kernels.aot.compiler import _nvidia
 
-    made = compiled(dtype, top_entries)
+    made = compiled(dtype, top_entries, **dict.fromkeys(options.split(), True))
     registers, stack, code = _nvidia(made.asm["cubin"])
+    newer = tuple(map(int, triton.__version__.split(".")[:2])) > (3, 7)
+    most_stack, most = LIMITS[options][newer]
     # Three groups of four warps: 65 536 registers are 168 a thread, lent from producer to others.
-    assert registers <= 168 and stack == 0
+    assert registers <= 168
+    assert stack <= most_stack, stack
     assert made.metadata.shared <= 227 * 1024
     found = [INSTRUCTION.match(line) for line in code.splitlines()]
     steps = [(m[1], m[2]) for m in found if m]
     kinds = [name for name, _ in steps]
     # 7 instructions a logit on the common path; twice that would not hide behind the products.
-    assert len(kinds) < 6000, len(kinds)
+    assert len(kinds) < most, len(kinds)
     assert any("GMMA" in name for name in kinds) and any("UTMALDG" in name for name in kinds)
     if top_entries:  # pairs of logits, addresses of a register and a constant
         stores = [rest for name, rest in steps if name.startswith("STG.E.64")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import finish
 from siri_kernels.linear_logprob.top_entries import TopEntries
-from siri_kernels.linear_logprob.triton import arguments, fused
+from siri_kernels.linear_logprob.triton import arguments, fused, measured
 from siri_kernels.linear_logprob.triton.forward import target_logits
 from siri_kernels.linear_logprob.types import LogitRule
 
@@ -27,17 +28,29 @@ IDS = fused.IDS
 NAN = float("nan")
 
 
-def arithmetic(grid, hidden, weight, *given, top_entries):
+def in_quarters(tile):
+    """The tile's rows as the kernel leaves them in scratch, [rows, 4, IDS / 4]."""
+    return tile.view(len(tile), IDS // 8, 4, 2).transpose(1, 2).reshape(len(tile), 4, IDS // 4)
+
+
+def arithmetic(grid, hidden, weight, *given, TOP_ENTRIES, BIAS, SOFTCAP, PER_ROW):
     """The results of :mod:`siri_kernels.linear_logprob.triton.fused_kernels`, in PyTorch."""
-    pointers, scalars, (programs,) = given[:8], given[8:], grid
-    targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch = pointers
-    rows, vocabulary, _, _, first_tile, splits, each, stride, scale, masked, log2_eps = scalars
+    pointers, scalars, (programs,) = given[:9], given[9:], grid
+    targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch, bias = pointers
+    rows, vocabulary, _, _, first_tile, splits, each, stride, scale, masked, log2_eps = scalars[:11]
+    softcap, inverse_softcap = scalars[11:]
     assert 1 <= programs <= fused.multiprocessors(hidden.device)
     z = hidden.float() @ weight.float().T
-    scale = torch.tensor(scale, dtype=torch.float32)
+    z += bias[:vocabulary] if BIAS else 0
+    if SOFTCAP:
+        z = torch.where(z == -torch.inf, z, softcap * torch.tanh(z * inverse_softcap))
+    by = scale if PER_ROW else torch.tensor(scale, dtype=torch.float32)
+    raw = BIAS or PER_ROW
+    unit = by if raw else torch.ones(())  # of the maxima
+    large = torch.finfo(torch.float32).max
     for split in range(splits):
-        top, total = torch.full((rows,), -1.0e30), torch.zeros(rows)
-        dev, bits = torch.zeros(rows), torch.zeros(rows, dtype=torch.int32)
+        top, total = torch.full((rows,), -large if raw else -1.0e30), torch.zeros(rows)
+        dev, bits = torch.zeros(rows), torch.zeros(rows, 4, dtype=torch.int32)
         for within in range(each):
             first = (first_tile + split * each + within) * IDS
             tile = torch.full((rows, IDS), masked)
@@ -47,20 +60,25 @@ def arithmetic(grid, hidden, weight, *given, top_entries):
             at = (targets[inside] - first).long()
             target_logit[inside] = tile[inside, at]
             tile[inside, at] = masked
-            tops = torch.where(tile.isnan(), -torch.inf, tile).amax(1) * scale
+            best = in_quarters(torch.where(tile.isnan(), -torch.inf, tile)).amax(2)
+            tops = best.amax(1) if raw else best.amax(1) * by
             shift = torch.maximum(top, tops)
-            centred = tile * scale - shift[:, None]
-            exp, step = torch.exp2(centred), (top - shift).clamp(min=-1000)
+            if raw:
+                centred = ((tile - shift[:, None]) * by.expand(rows)[:, None]).clamp(min=-1000)
+            else:
+                centred = tile * by - shift[:, None]
+            exp, step = torch.exp2(centred), ((top - shift) * unit).clamp(min=-1000)
             dev = (dev + step * total) * torch.exp2(step) + (centred * exp).sum(1)
             total, top = total * torch.exp2(step) + exp.sum(1), shift
-            if top_entries:
-                matters = tops >= torch.maximum(floors, shift + total.log2()) + log2_eps
-                place = (split * each + within) * IDS
-                held = scratch.view(rows, stride * IDS)
-                held[matters, place : place + IDS] = tile[matters]
+            if TOP_ENTRIES:
+                bound = torch.fmax(floors, shift * unit + total.log2()) + log2_eps
+                bound = torch.fmax(bound, torch.tensor(-large))
+                matters = best * by.expand(rows)[:, None] >= bound[:, None]
+                held = scratch.view(rows, stride, 4, IDS // 4)
+                held[:, split * each + within][matters] = in_quarters(tile)[matters]
                 bits |= matters.int() << within
         part_max[split], part_sum[split], part_dev[split] = top, total, dev
-        if top_entries:
+        if TOP_ENTRIES:
             part_bits[split] = bits
 
 
@@ -85,12 +103,24 @@ def places(monkeypatch):
         monkeypatch.setattr(
             fused,
             "operands",
-            lambda *boxes_and_top: (Kernel(), boxes_and_top[:2], {"top_entries": boxes_and_top[2]}),
+            lambda hidden, weight, options: (Kernel(), (hidden, weight), options),
         )
 
 
-def head_call(rows, width, vocabulary, dtype, temperature, spread, seed):
-    """A head with a Zipf tail, targets of which some are ignored and some another shard's."""
+def head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias=None, softcap=None):
+    """A head with a Zipf tail, targets of which some are ignored and some another shard's.
+
+    Args:
+        rows: T.
+        width: D.
+        vocabulary: V.
+        dtype: of the head.
+        temperature: a number, or "per token".
+        spread: standard deviation of the logits.
+        seed: of the numbers.
+        bias: None, "some", or "masks": a fifth of the ids cannot be sampled.
+        softcap: a number, or None.
+    """
     torch.manual_seed(seed)
     hidden = torch.randn(rows, width).to(dtype)
     hidden[:, 0] = 1
@@ -100,8 +130,16 @@ def head_call(rows, width, vocabulary, dtype, temperature, spread, seed):
     targets[torch.rand(rows) < 0.1] = -100
     targets[torch.rand(rows) < 0.1] = vocabulary + 5
     place = [x.to(DEVICE) for x in (hidden, weight.to(dtype), targets)]
-    rule = LogitRule(temperature, None)
-    return arguments.prepared(HeadCall(*place, None, rule, -100, dtype, 1e-2, 32, True))
+    if temperature == "per token":
+        temperature = torch.rand(rows).add(0.5).to(DEVICE)
+    added = None
+    if bias is not None:
+        added = torch.randn(vocabulary)
+        if bias == "masks":
+            added[1:][torch.rand(vocabulary - 1) < 0.2] = -math.inf
+        added = added.to(DEVICE, dtype)
+    rule = LogitRule(temperature, softcap)
+    return arguments.prepared(HeadCall(*place, added, rule, -100, dtype, 1e-2, 32, True))
 
 
 def check(this, most):
@@ -110,13 +148,21 @@ def check(this, most):
     top = TopEntries.empty(rows, most, this.hidden, torch.float32)
     estimate = target_logits(this)
     saved, plain = fused.online_softmax(this, top, estimate), fused.online_softmax(this, None, None)
-    temperature = this.rule.temperature
+    temperature = by = this.rule.temperature
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.cpu()
+        by = temperature.double()[:, None]
     raw = (this.hidden.double() @ this.weight.double().T).cpu()
-    z, targets = raw / temperature, this.targets.cpu()
+    if this.bias is not None:
+        raw += this.bias.double().cpu()
+    if (cap := this.rule.softcap) is not None:
+        raw = torch.where(raw == -math.inf, raw, cap * torch.tanh(raw / cap))
+    z, targets = raw / by, this.targets.cpu()
     inside = (targets >= 0) & (targets < vocabulary)
     at = torch.arange(rows), targets.where(inside, 0)
     lse = z.logsumexp(1)
-    size = 2e-6 * (1 + z.abs().amax(1))  # of the products' rounding
+    finite = z.where(z > -math.inf, 0)
+    size = 2e-6 * (1 + finite.abs().amax(1))  # of the products' rounding
     for state in (saved, plain):
         got = finish(type(state)(*(x.cpu() for x in state)), temperature)
         others = z.clone()
@@ -127,9 +173,12 @@ def check(this, most):
         assert ((log_sum - rest).abs() <= size)[~alone].all() and (log_sum[alone] < -1e29).all()
         assert (state.target_logit.cpu()[~inside] == -math.inf).all()
         want = z[at] - lse
-        assert ((got.logprobs - want).abs() <= size)[inside].all()
-        entropy = -(z.log_softmax(1).exp() * z.log_softmax(1)).sum(1)
-        assert ((got.entropy - entropy).abs() <= 4 * size)[inside].all()
+        seen = inside & (want > -math.inf)  # a masked target has probability 0
+        assert ((got.logprobs - want).abs() <= size)[seen].all()
+        assert (got.logprobs[inside & ~seen] == -math.inf).all()
+        logprobs = z.log_softmax(1)
+        entropy = -(logprobs.exp() * logprobs.where(logprobs > -math.inf, 0)).sum(1)
+        assert ((got.entropy - entropy).abs() <= 4 * size)[seen].all()
     ids, logits, found = (x.cpu() for x in top[:3])
     for row in range(rows):
         count = min(int(found[row]), most)
@@ -137,7 +186,7 @@ def check(this, most):
         assert mine == sorted(set(mine)), "in id order, once each"
         assert not inside[row] or int(targets[row]) not in mine
         gap = (logits[row, :count].double() - raw[row, mine]).abs()
-        assert (gap <= 2e-6 * (1 + raw[row].abs().max())).all()
+        assert (gap <= 2e-6 * (1 + raw[row][raw[row] > -math.inf].abs().max())).all()
         sure = z[row] >= lse[row] + top_entries.LOG_EPS + 1e-3
         if inside[row]:
             sure[targets[row]] = False
@@ -151,29 +200,77 @@ def check(this, most):
 
 @pytest.mark.draw(1)
 @pytest.mark.parametrize("part", range(2))
-@settings(max_examples=20 if REAL else 5, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=5, deadline=None, phases=(Phase.generate,))
 @given(
     rows=st.sampled_from([1, 5, 64, 65, 127, 128, 129, 300]),
     vocabulary=st.sampled_from([1, 7, 255, 256, 257, 1000, 2600]),
     width=st.sampled_from([8, 64, 72, 200]),
     dtype=st.sampled_from([torch.bfloat16, torch.float16]),
-    temperature=st.sampled_from([1.0, 0.6, 1.7]),
+    temperature=st.sampled_from([1.0, 0.6, 1.7, "per token"]),
+    bias=st.sampled_from([None, None, "some", "masks"]),
+    softcap=st.sampled_from([None, None, 5.0]),
     spread=st.sampled_from([0.1, 1.0, 8.0]),
     tiles=st.integers(1, 12),
     programs=st.sampled_from([1, 2, 3]),
     seed=st.integers(0, 1000),
 )
 def test_every_partition_gives_what_float64_gives(
-    part, rows, vocabulary, width, dtype, temperature, spread, tiles, programs, seed
+    part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, programs, seed
 ):
-    before = fused.SCRATCH, fused.multiprocessors
-    fused.SCRATCH, fused.multiprocessors = tiles * rows * IDS, lambda device: programs
-    try:
-        this = head_call(rows, width, vocabulary, dtype, temperature, spread, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
+        patch.setattr(fused, "multiprocessors", lambda device: programs)
+        this = head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap)
         assert fused.unfit(this) is None
         check(this, 32)
-    finally:
-        fused.SCRATCH, fused.multiprocessors = before
+
+
+@pytest.mark.draw(1)
+@pytest.mark.parametrize("part", range(2))
+@settings(max_examples=3, deadline=None, phases=(Phase.generate,))
+@given(
+    rows=st.sampled_from([1, 127, 128, 129]),
+    vocabulary=st.sampled_from([1, 7, 256, 257, 800]),
+    width=st.sampled_from([8, 72]),
+    # The interpreter multiplies bfloat16 as the integers that hold it.
+    dtype=st.sampled_from([torch.float16, torch.bfloat16][: 1 + REAL]),
+    temperature=st.sampled_from([0.6, "per token"]),
+    bias=st.sampled_from([None, "some", "masks"]),
+    softcap=st.sampled_from([None, 5.0]),
+    spread=st.sampled_from([0.1, 8.0]),
+    tiles=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_the_plain_kernel_gives_what_float64_gives(
+    part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, seed
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "operands", fused.plain_operands)
+        patch.setattr(fused, "plain", lambda device: True)
+        patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
+        patch.setattr(fused, "multiprocessors", lambda device: 2)
+        check(
+            head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap), 32
+        )
+
+
+@pytest.mark.draw(2)
+@pytest.mark.parametrize(
+    ("temperature", "bias", "softcap", "dtype"),
+    [
+        (1.0, None, None, torch.float16),
+        (0.6, "masks", None, torch.bfloat16),
+        (0.6, None, 5.0, torch.bfloat16),
+        ("per token", None, None, torch.bfloat16),
+        ("per token", "some", 5.0, torch.float16),
+    ],
+)
+def test_each_option_gives_what_float64_gives(temperature, bias, softcap, dtype, monkeypatch):
+    rows, vocabulary = (300, 2600) if REAL else (30, 1000)
+    monkeypatch.setattr(fused, "SCRATCH", 3 * rows * IDS)
+    monkeypatch.setattr(fused, "TOKENS_TOP_ENTRIES", 128 if REAL else 16)
+    monkeypatch.setattr(fused, "multiprocessors", lambda device: 2)
+    check(head_call(rows, 200, vocabulary, dtype, temperature, 1.0, 5, bias, softcap), 32)
 
 
 @settings(max_examples=200, deadline=None)
@@ -201,14 +298,12 @@ def test_a_row_that_is_not_finite_is_so_alone(monkeypatch):
     assert finish(broken).logprobs[11].isnan() and top.found[11] == 0
 
 
-@pytest.mark.parametrize("what", ["bias", "softcap", "rows", "dtype", "mixed", "stride", "column"])
+@pytest.mark.parametrize("what", ["extreme", "dtype", "mixed", "stride", "column"])
 def test_what_it_cannot_take_goes_the_other_way(what):
     this = head_call(20, 64, 600, torch.bfloat16, 1.0, 1.0, 0)
     hidden, weight = this.hidden, this.weight
     changed = {
-        "bias": this._replace(bias=torch.zeros(600)),
-        "softcap": this._replace(rule=LogitRule(1.0, 30.0)),
-        "rows": this._replace(rule=LogitRule(torch.ones(20), None)),
+        "extreme": this._replace(rule=LogitRule(1e-7, None)),
         "dtype": this._replace(gemm_dtype=torch.float32),
         "mixed": this._replace(weight=weight.float()),
         "stride": this._replace(hidden=torch.zeros(20, 65, dtype=hidden.dtype)[:, :64]),
@@ -217,6 +312,42 @@ def test_what_it_cannot_take_goes_the_other_way(what):
     assert fused.unfit(this) is None
     assert fused.unfit(changed)
     assert fused.refusal(changed) and not fused.takes(changed)
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA H200", "NVIDIA H200 NVL", "NVIDIA H100", "NVIDIA B200"])
+@pytest.mark.parametrize("version", ["3.6.0", "3.60.0", "3.7.1"])
+def test_only_what_was_measured_is_chosen(gpu, version, monkeypatch):
+    monkeypatch.setattr(fused, "refusal", lambda call: None)
+    monkeypatch.setattr(fused, "ENABLED", None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
+    monkeypatch.setattr(fused.triton, "__version__", version)
+    fused._least_tokens.cache_clear()
+    known = "H200" in gpu and version == "3.6.0"
+
+    def call(tokens, entries=1024, **changed):
+        this = head_call(1, 8, 4, torch.bfloat16, 1.0, 1.0, 0)
+        hidden = this.hidden.expand(tokens, 8)
+        return this._replace(hidden=hidden, entries=entries, **changed)
+
+    try:
+        assert fused.takes(call(4096)) == known and not fused.takes(call(4095))
+        assert fused.takes(call(2048, 0)) == known and not fused.takes(call(2047, 0))
+        for options in ({"bias": torch.zeros(4)}, {"rule": LogitRule(1.0, 30.0)}):
+            assert not fused.takes(call(1 << 20, **options))
+        monkeypatch.setattr(fused, "ENABLED", True)
+        assert fused.takes(call(1)) and fused.takes(call(1, bias=torch.zeros(4)))
+        monkeypatch.setattr(fused, "ENABLED", False)
+        assert not fused.takes(call(1 << 20))
+    finally:
+        fused._least_tokens.cache_clear()
+
+
+def test_every_measured_line_names_its_results():
+    root = Path(__file__).resolve().parents[2]
+    for line in measured.MEASURED:
+        assert line.kernel in ("forward", "gradient")
+        if (root / "bench").is_dir():
+            assert line.gpu in (root / line.source).read_text(encoding="utf-8"), line
 
 
 @pytest.mark.skipif(not REAL, reason="needs a Hopper GPU")

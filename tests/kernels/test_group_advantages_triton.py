@@ -103,6 +103,22 @@ def test_known_groups_with_and_without_a_sort(monkeypatch, scale, limit):
         assert_right(rewards, ids, scale=scale, singleton="verl", num_groups=num_groups)
 
 
+@pytest.mark.draw(3)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("on_host", [False, True])
+def test_ids_whose_number_of_groups_is_not_known(monkeypatch, scale, on_host):
+    from siri_kernels.group_advantages import triton
+
+    monkeypatch.setattr(triton, "_on_host", lambda ids: on_host)
+    total = int(torch.randint(1, 200, ()))
+    known = torch.tensor([0, 1, 7, 2**31 + 1, 2**62])
+    ids = known[torch.randint(0, len(known), (total,))]
+    rewards = torch.randn(total) + 3
+    rewards[ids == known[int(torch.randint(0, 5, ()))]] = NAN
+    assert_right(rewards, ids, scale=scale)
+    assert_right(rewards, torch.randperm(total) // 3 * 5, scale=scale, singleton="verl")
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_groups_wider_than_a_tile_and_many_of_them(monkeypatch, scale):
     from siri_kernels.group_advantages import triton_kernels as kernels
@@ -168,3 +184,7 @@ def test_launches_and_waits_on_a_gpu(scale, launches, by_id):
     group_advantages(rewards, groups, **options)
     names = gpu_work(lambda: group_advantages(rewards, groups, **options))
     assert len(names) == launches, names
+    if by_id:  # two more to find the number of groups, which is copied to the host
+        del options["num_groups"]
+        names = gpu_work(lambda: group_advantages(rewards, groups, **options), waits=True)
+        assert launches + 2 <= len(names) <= launches + 3, names

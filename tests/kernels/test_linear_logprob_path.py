@@ -108,7 +108,7 @@ def written(name):
 @pytest.mark.parametrize("counts", [(100, 70001), (0, 70001), (512, 0)])
 @pytest.mark.parametrize("fused_kernel", [False, True])
 def test_few_functions_and_one_carrier(fused_kernel, counts):
-    ways, without = follow(fused_kernel, counts, bias=not fused_kernel)
+    ways, without = follow(fused_kernel, counts)
     forward = [way for way in ways if way[0] == ("api", "linear_logprob")]
     backward = [way for way in ways if way[0] == ("autograd", "backward")]
     assert forward and backward and len(forward) + len(backward) == len(ways)
@@ -119,6 +119,6 @@ def test_few_functions_and_one_carrier(fused_kernel, counts):
 
 def test_the_page_has_the_paths():
     ways, _ = follow()
-    fused_ways, _ = follow(fused_kernel=True, bias=False)
+    fused_ways, _ = follow(fused_kernel=True)
     assert written("forward") in ways and written("backward") in ways
     assert written("fused") in fused_ways

@@ -162,6 +162,23 @@ def test_ids_with_many_entries(monkeypatch):
     assert 0 < dense[0] < 1 and dense[1] == 0, "both cases must have run"
 
 
+@pytest.mark.parametrize("most", [0, TOKENS])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_few_tokens_to_recompute(monkeypatch, dtype, most):
+    """They are entries of the gradient of weight, or go through the loop over its tiles."""
+    from siri_kernels.linear_logprob.triton import few_dense
+
+    monkeypatch.setattr(few_dense, "MOST", most)
+    hidden, weight, targets = zipf_head(TOKENS, VOCABULARY, 0.1, dtype)
+    hidden[torch.randperm(TOKENS)[:3]] *= 1e-4
+    bias, up = torch.randn(VOCABULARY).to(dtype) / 100, (torch.randn(TOKENS), torch.randn(TOKENS))
+    calls = []
+    append = few_dense.append
+    monkeypatch.setattr(few_dense, "append", lambda *args: calls.append(1) or append(*args))
+    stats = assert_right([hidden, weight, bias], targets, up, softcap=30.0)
+    assert 0 < float(stats.dense_row_frac) < 1 and bool(calls) == (most > 0)
+
+
 @pytest.mark.costly
 def test_only_what_is_asked_for():
     *inputs, targets = zipf_head(TOKENS, VOCABULARY, 0.5)

@@ -10,6 +10,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from bench.gpu.context import Context
 from bench.gpu.head_calls import HeadCalls
 from bench.gpu.parts import head, repeats, values
@@ -36,11 +38,34 @@ def run(context: Context) -> None:
         if context.in_time(f"time {dim}", 12):
             context.attempt(f"time {dim}", lambda d=dim: _timed(context, fused, shape, d))
             context.device.free()
+    dim = 32 if context.rehearse else 1536
+    for option in ("temperature of each token", "bias", "softcap"):
+        if context.in_time(f"time with a {option}", 8):
+            context.attempt(
+                f"time with a {option}", lambda o=option: _timed(context, fused, shape, dim, o)
+            )
+            context.device.free()
 
 
-def _timed(context: Context, fused: Any, shape: tuple[int, int, int], dim: int) -> None:
+def _options(context: Context, option: str, tokens: int, vocab: int) -> dict[str, Any]:
+    """Arguments of ``linear_logprob`` for an option of the kernels, drawn."""
+    generator = torch.Generator(context.device.device).manual_seed(5)
+    if option == "softcap":
+        return {"softcap": 50.0}
+    size = vocab if option == "bias" else tokens
+    drawn = torch.randn(size, generator=generator, device=context.device.device)
+    if option == "bias":
+        return {"bias": (drawn / 10).to(context.dtype())}
+    return {"temperature": 1.0 + 0.01 * drawn.clamp(-3, 3)} if option else {}
+
+
+def _timed(
+    context: Context, fused: Any, shape: tuple[int, int, int], dim: int, option: str = ""
+) -> None:
     """Fused and not, in turns with the bare products."""
-    calls = HeadCalls(context, shape[0], dim, shape[2], 0.5)
+    given = _options(context, option, shape[0], shape[2])
+    calls = HeadCalls(context, shape[0], dim, shape[2], 0.5, **given)
+    where = f"{dim}.{option}" if option else str(dim)
 
     def switched(call: Callable[[], Any], on: bool) -> Callable[[], Any]:
         def go() -> Any:
@@ -57,9 +82,13 @@ def _timed(context: Context, fused: Any, shape: tuple[int, int, int], dim: int) 
         steps[f"score {label}"] = switched(calls.forward, on)
         steps[f"forward {label}"] = switched(calls.forward_lists, on)
         steps[f"both {label}"] = switched(calls.both, on)
-    middle = {name: row["median"] for name, row in rounds(context, steps, 4.0).items()}
+    seconds = 1.5 if option else 4.0
+    middle = {name: row["median"] for name, row in rounds(context, steps, seconds).items()}
     for name, seconds in middle.items():
-        context.number(f"fused.ms.{name}.{dim}", 1e3 * seconds, "ms")
+        context.number(f"fused.ms.{name}.{where}", 1e3 * seconds, "ms")
         for yardstick in ("product_bf16", "product_fp32"):
-            context.number(f"fused.{name}/{yardstick}.{dim}", seconds / middle[yardstick], "ratio")
-    head.inside(context, "fused", switched(calls.both, True), dim)
+            context.number(
+                f"fused.{name}/{yardstick}.{where}", seconds / middle[yardstick], "ratio"
+            )
+    if not option:
+        head.inside(context, "fused", switched(calls.both, True), dim)

@@ -12,12 +12,9 @@ from typing import Any
 import torch
 
 from bench.gpu.context import Context
-from bench.gpu.head_calls import HeadCalls, overlap, tile_of, unfused
+from bench.gpu.head_calls import HeadCalls
 from bench.gpu.timing import host_seconds, rounds
 from siri_kernels import linear_logprob, take_backward_stats
-
-# Tokens and vocabulary entries: 128 MiB of fp32 logits, then sizes that fit an L2 cache of 50 MiB.
-SHAPES = ((8192, 4096), (4096, 4096), (2048, 4096), (8192, 2048), (4096, 2048), (8192, 1024))
 
 
 def run(context: Context) -> None:
@@ -42,7 +39,7 @@ def run(context: Context) -> None:
 
 
 def main_case(context: Context, shape: tuple[int, int, int]) -> None:
-    """Times in turns, with the overlap on and off, then memory, launches and kernels."""
+    """Times in turns, then memory, launches and kernels."""
     calls, dim = HeadCalls(context, *shape, 0.5), shape[1]
     context.say("inputs", shape=shape, softmax=0.5)
     took = _timed(context, f"head.{dim}", {**calls.products(), **calls.calls()}, calls.flops, 5.0)
@@ -58,11 +55,6 @@ def main_case(context: Context, shape: tuple[int, int, int]) -> None:
         returned = calls.returned if name in ("both", "dense") else 0
         peak = max(0, context.device.peak(call) - returned)
         context.number(f"head.peak_mib.{name}.{dim}", peak / 2**20, "MiB")
-    with unfused():  # the following is about the form that stores tiles
-        if context.in_time(f"overlap {dim}", 6):
-            context.attempt("overlap", lambda: _overlaps(context, calls, dim))
-        if context.in_time(f"tiles {dim}", 12):
-            context.attempt("tiles", lambda: _tile_shapes(context, calls, dim))
     context.say("medians", dim=dim, seconds=took)
 
 
@@ -112,67 +104,6 @@ def inside(context: Context, name: str, call: Callable[[], Any], dim: int) -> No
     taken = [row["ms"] for row in rows if any(name in row["name"] for name in softmax)]
     if taken:
         context.number(f"head.fold_ms.{name}.{dim}", sum(taken), "ms")
-
-
-def _overlaps(context: Context, calls: HeadCalls, dim: int) -> None:
-    """The same calls with the switch on and off, in turns."""
-
-    def switched(call: Callable[[], Any], on: bool) -> Callable[[], Any]:
-        def go() -> Any:
-            with overlap(on):
-                return call()
-
-        return go
-
-    with overlap(True) as there:
-        if not there:
-            context.say("left_out", step="overlap", why="the library has no such switch")
-            return
-    steps = {
-        f"{name} {'on' if on else 'off'}": switched(call, on)
-        for name, call in (("forward", calls.forward), ("both", calls.both))
-        for on in (True, False)
-    }
-    rows = rounds(context, steps, 2.0)
-    for name in ("forward", "both"):
-        on, off = (rows[f"{name} {way}"]["median"] for way in ("on", "off"))
-        context.number(f"head.overlap_gain.{name}.{dim}", 1 - on / off, "of the time",
-                       on_ms=1e3 * on, off_ms=1e3 * off)  # fmt: skip
-
-
-def _tile_shapes(context: Context, calls: HeadCalls, dim: int) -> None:
-    """Forward that saves top entries in tiles of other sizes, in turns; results must be equal."""
-    shapes = ((4, 128), (8, 256)) if context.rehearse else SHAPES
-    usual = calls.forward_lists().logprobs.detach()
-
-    def shaped(rows: int, ids: int) -> Callable[[], Any]:
-        def go() -> Any:
-            with tile_of(rows, ids):
-                return calls.forward_lists()
-
-        return go
-
-    with tile_of(*shapes[0]) as there:
-        if not there:
-            context.say("left_out", step="tiles", why="the library has no function tile_shape")
-            return
-    steps = {}
-    for rows, ids in shapes:
-        step = shaped(rows, ids)
-        out = context.attempt(f"tile {rows} x {ids}", step)
-        if out is None:
-            continue
-        gap = float((out.logprobs.detach() - usual).abs().max())
-        if context.check(f"tile {rows} x {ids}, D {dim}", gap < 1e-3, largest_difference=gap):
-            steps[f"{rows}x{ids}"] = step
-        del out
-    taken = rounds(context, steps, 3.0) if steps else {}
-    usual_size = "x".join(map(str, shapes[0]))
-    for name, row in taken.items():
-        context.number(f"head.tile_ms.{name}.{dim}", 1e3 * row["median"], "ms")
-        if usual_size in taken:
-            ratio = row["median"] / taken[usual_size]["median"]
-            context.number(f"head.tile_ratio.{name}.{dim}", ratio, "ratio")
 
 
 def _few_rows(context: Context, shape: tuple[int, int, int]) -> None:

@@ -30,12 +30,12 @@ def prepared(call: HeadCall) -> HeadCall:
     return call._replace(targets=call.targets.contiguous(), bias=bias, rule=rule)
 
 
-def constants(call: HeadCall) -> dict[str, bool]:
+def constants(call: HeadCall) -> dict[str, Any]:
     """Constants of the kernels that turn products into logits."""
     return {"BIAS": call.bias is not None, **rule_constants(call)}
 
 
-def rule_constants(call: HeadCall) -> dict[str, bool]:
+def rule_constants(call: HeadCall) -> dict[str, Any]:
     """Constants of the kernels that are given logits."""
     return {
         "PER_ROW": isinstance(call.rule.temperature, torch.Tensor),

@@ -8,24 +8,12 @@ from __future__ import annotations
 import torch
 
 from siri_kernels.linear_logprob.call import HeadCall
-from siri_kernels.linear_logprob.error_bound import EntrySums, left_out, report, within_bound
-from siri_kernels.linear_logprob.online_softmax import GradientRule
-from siri_kernels.linear_logprob.tokens import with_gradient
+from siri_kernels.linear_logprob.error_bound import report
 from siri_kernels.linear_logprob.top_entries import TopEntries
-from siri_kernels.linear_logprob.triton import arguments
-from siri_kernels.linear_logprob.triton.dense_backward import kernel_rule, recompute
-from siri_kernels.linear_logprob.triton.sparse_backward import (
-    Entries,
-    WeightGradient,
-    entry_sums,
-    target_gradient,
-)
+from siri_kernels.linear_logprob.triton import arguments, few_dense, token_math
+from siri_kernels.linear_logprob.triton.dense_backward import recompute
+from siri_kernels.linear_logprob.triton.sparse_backward import Entries, WeightGradient
 from siri_kernels.linear_logprob.types import Gradients, Needed, SoftmaxStats, Upstream
-
-
-def read_counts(counts: torch.Tensor) -> list[int]:
-    """How many tokens to recompute and entries to gather: the one place that waits for the GPU."""
-    return counts.tolist()
 
 
 def backward(
@@ -44,75 +32,56 @@ def backward(
         upstream: gradients [T] of the log-probs and of the entropy; None: 0.
         needed: which gradients.
     """
-    active, call = with_gradient(call.unmasked(), *upstream), arguments.prepared(call)
-    grad_logprobs, grad_entropy = upstream
-    if grad_logprobs is None:
-        grad_logprobs = torch.zeros_like(stats.logprobs)
-    rule = kernel_rule(stats, grad_logprobs, grad_entropy, call.rule.temperature)
-    sparse, dense = _split(call, stats, top, (grad_logprobs, grad_entropy), rule, active)
-    hidden, weight, bias = call.hidden, call.weight, call.bias
-    d_hidden = d_weight = d_bias = by_id = None
-    if needed.hidden:
-        if sparse is not None:
-            d_hidden = sparse.hidden_gradient(call)
-        else:
-            d_hidden = torch.zeros(hidden.shape, dtype=call.hidden_grad_dtype, device=hidden.device)
+    call = arguments.prepared(call)
+    upstream = tuple(None if grad is None else grad.contiguous() for grad in upstream)
+    tokens = token_math.token_gradients(call, stats, top, upstream)
+    if call.shard is not None and tokens.sums is not None:
+        tokens = tokens._replace(sums=call.shard.total(tokens.sums))
+    split = token_math.split(call, stats, top, upstream, tokens)
+    used, dropped, kept, mass = split.report.unbind()
+    report(used, dropped, kept, mass, mass.device)
+    counts = token_math.reading(split.report)
+    # Zeros are written while the host waits: most ids have no entries.
+    grads = _new_gradients(call, needed, zeros=top is not None)
+    recomputed, count = counts()
+    dense = split.dense[:recomputed]
+    part, part_rule = call, tokens.rule
+    if recomputed:
+        part, part_rule = call.select(dense), tokens.rule.select(dense)
+    exact = entries = by_id = None
+    few = 0 < recomputed <= few_dense.MOST and count > 0 and needed.weight
+    if top is not None and count:
+        more = recomputed * len(call.weight) if few else 0
+        entries = Entries.of(call, top, stats, tokens, split, count, more)
+        if needed.hidden:
+            grads = grads._replace(hidden=entries.hidden_gradient(call))
+        if few:
+            exact = few_dense.append(part, part_rule, dense, entries, needed.hidden)
+        if needed.weight or needed.bias:
+            by_id = WeightGradient(call, entries, needed.weight)
+    elif needed.hidden:
+        d_hidden = torch.zeros(call.hidden.shape, dtype=call.hidden_grad_dtype, device=dense.device)
+        grads = grads._replace(hidden=d_hidden)
+    if recomputed and not few:
+        exact = recompute(part, part_rule, needed.hidden, grads.weight, grads.bias, by_id)
+    elif by_id is not None:
+        by_id.write(grads.weight, grads.bias, 0, len(call.weight))
+    elif top is None:  # no token has a gradient
+        zeros = _new_gradients(call, needed, zeros=True)
+        grads = zeros._replace(hidden=grads.hidden)
+    if grads.hidden is not None and exact is not None:
+        grads.hidden.index_copy_(0, dense, exact.to(grads.hidden.dtype))
+    if grads.hidden is not None and call.shard is not None:
+        grads = grads._replace(hidden=call.shard.total(grads.hidden).to(call.hidden.dtype))
+    return grads
+
+
+def _new_gradients(call: HeadCall, needed: Needed, zeros: bool) -> Gradients:
+    """Gradients of ``weight`` and ``bias`` to be written, or zeros."""
+    new = torch.zeros_like if zeros else torch.empty_like
+    d_weight = d_bias = None
     if needed.weight:
-        d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    if needed.bias and bias is not None:
-        d_bias = torch.empty_like(bias, memory_format=torch.contiguous_format)
-    if sparse is not None and (needed.weight or needed.bias):
-        by_id = WeightGradient(call, sparse, needed.weight)
-    if dense is not None:
-        part, part_rule = call.select(dense), rule.select(dense)
-        exact = recompute(part, part_rule, needed.hidden, d_weight, d_bias, by_id)
-        if d_hidden is not None and exact is not None:
-            d_hidden.index_copy_(0, dense, exact.to(d_hidden.dtype))
-    else:
-        for grad in (d_weight, d_bias):
-            if grad is not None:
-                grad.zero_()
-        if by_id is not None:
-            by_id.write(d_weight, d_bias, 0, len(weight))
-    if d_hidden is not None and call.shard is not None:
-        d_hidden = call.shard.total(d_hidden).to(hidden.dtype)
-    return Gradients(d_hidden, d_weight, d_bias)
-
-
-def _split(
-    call: HeadCall,
-    stats: SoftmaxStats,
-    top: TopEntries | None,
-    upstream: tuple[torch.Tensor, torch.Tensor | None],
-    rule: GradientRule,
-    active: torch.Tensor,
-) -> tuple[Entries | None, torch.Tensor | None]:
-    """Entries of the tokens within the error bound, and the indices of the others that are active.
-
-    Each is None if there are none.
-    """
-    tokens, device = active.sum(), call.hidden.device
-    sparse = None
-    if top is None:
-        dense, counts = active, read_counts(torch.stack([tokens, torch.zeros_like(tokens)]))
-        report(tokens, tokens, 0, 0.0, device)
-    else:
-        head = target_gradient(call, stats, rule)
-        sums = entry_sums(call, top, stats, rule, head, active)
-        if call.shard is not None:
-            sums = EntrySums(*call.shard.total(torch.stack(sums)))
-        mass, cost = left_out(stats, sums, *upstream, call.rule.temperature)
-        cost.masked_fill_(~active, 0)
-        within = within_bound(cost, sums.norm, tokens.clamp(min=1), call.tail)
-        within &= active
-        dense = active & ~within
-        lengths = (top.found.long().clamp(max=top.ids.shape[1]) + 1) * within
-        stops, entries = lengths.cumsum(0), lengths.sum()
-        tail_mass = torch.where(within, mass, 0).amax() if len(mass) else mass.sum()
-        report(tokens, dense.sum(), entries, tail_mass, device)
-        counts = read_counts(torch.stack([dense.sum(), entries]))
-        if counts[1]:
-            sparse = Entries.of(call, top, stats, rule, head, stops, lengths, counts[1])
-    if not counts[0]:
-        return sparse, None
-    return sparse, torch.argsort((~dense).to(torch.int8), stable=True)[: counts[0]]
+        d_weight = new(call.weight, memory_format=torch.contiguous_format)
+    if needed.bias and call.bias is not None:
+        d_bias = new(call.bias, memory_format=torch.contiguous_format)
+    return Gradients(None, d_weight, d_bias)

@@ -8,41 +8,31 @@ Logits here are raw ones, before the temperature (see
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
-from siri_kernels.linear_logprob.online_softmax import SoftmaxState, finish
-from siri_kernels.linear_logprob.tokens import spread
+from siri_kernels.linear_logprob.online_softmax import SoftmaxState
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.triton import arguments, fused, kernels
 from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton.token_math import finish
 from siri_kernels.linear_logprob.types import SoftmaxStats
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
-# Whether the online softmax of a tile runs beside the product of the next, on a second stream. A
-# product fills every multiprocessor, so only its last wave, about 3 %, is there to be used; and two
-# tiles of logits are held for it. `scripts/gpu_run.sh` measures both.
-OVERLAP = False
 LOGITS = 2**25  # of a tile: 128 MiB
 _DOT_BLOCK = 1024
 _TOKENS = 8192  # of a tile, at most
-_HERE: AbstractContextManager[object] = nullcontext()
 
 
 def tile_shape(tokens: int, device: torch.device) -> tuple[int, int]:
     """Tokens and ids of a tile of logits, for this many tokens.
 
-    A tile of 32 MiB might stay in the L2 cache (50 MB on an H100) and be read at twice the rate,
-    but costs three more starts and ends of a product and an online softmax, 5 us each, for every
-    128 MiB. By that count 2048 x 4096 is 4 % faster on an H100 at D 1536 and even on an H200, if
-    the cache holds all of it beside the operands. `scripts/gpu_run.sh` measures it; until then the
-    large tile stays, which the host keeps up with easily.
+    On an H200 tiles of 32 MiB, which its L2 cache could hold, took 1.2 to 2.3 times as long.
     """
     if device.type != "cuda":
         return 16, 256  # the interpreter runs a millisecond of Python for each token and block
@@ -57,11 +47,10 @@ class Products:
 
     Args:
         call: whose tokens are all computed.
-        buffers: how many tiles of logits are held at a time.
         most_ids: of a tile, or one block of the kernels; None: as :func:`tile_shape` says.
     """
 
-    def __init__(self, call: HeadCall, buffers: int = 1, most_ids: int | None = None) -> None:
+    def __init__(self, call: HeadCall, most_ids: int | None = None) -> None:
         hidden, gemm = call.hidden, call.gemm_dtype
         self.weight, self.gemm = call.weight, gemm
         # Tensor cores take 16-bit operands and give fp32; elsewhere operands are upcast, exactly.
@@ -75,9 +64,7 @@ class Products:
         ]
         self.hidden = [self.operand(hidden[part]) for part in self.tokens]
         size = min(tokens, len(hidden)) * self.ids
-        self.buffers = [
-            torch.empty(size, dtype=torch.float32, device=hidden.device) for _ in range(buffers)
-        ]
+        self.buffer = torch.empty(size, dtype=torch.float32, device=hidden.device)
 
     def operand(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` as the product takes it."""
@@ -94,16 +81,15 @@ class Products:
         """A tile of ``weight``, as the product takes it."""
         return self.operand(self.weight[start : start + self.ids])
 
-    def raw(self, block: int, tile: torch.Tensor, buffer: int = 0) -> torch.Tensor:
-        """The raw logits of a block and a tile.
+    def raw(self, block: int, tile: torch.Tensor) -> torch.Tensor:
+        """The raw logits of a block and a tile, which the next call overwrites.
 
         Args:
             block: its number.
             tile: [n, D] from :meth:`tile`.
-            buffer: where the logits go.
         """
         x = self.hidden[block]
-        out = self.buffers[buffer][: len(x) * len(tile)].view(len(x), len(tile))
+        out = self.buffer[: len(x) * len(tile)].view(len(x), len(tile))
         if self.mixed:
             torch.mm(x, tile.t(), out_dtype=torch.float32, out=out)
         else:
@@ -117,7 +103,9 @@ def target_logits(call: HeadCall) -> torch.Tensor:
     out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     if not len(hidden):
         return out
-    kernels.target_kernel[(len(hidden),)](
+    launch(
+        kernels.target_kernel,
+        (len(hidden),),
         hidden,
         weight,
         call.targets,
@@ -136,45 +124,10 @@ def target_logits(call: HeadCall) -> torch.Tensor:
     return out
 
 
-class _Overlap:
-    """A second stream for kernels, which follows the products and is two tiles behind at most."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.on = OVERLAP and device.type == "cuda"
-        self.turn = 0
-        if self.on:
-            self.main = torch.cuda.current_stream(device)
-            self.side = torch.cuda.Stream(device)
-            self.free: list[Any] = [None, None]
-
-    def buffer(self) -> int:
-        """The buffer for the next product, which waits until it is free."""
-        if self.on and self.free[self.turn] is not None:
-            self.main.wait_event(self.free[self.turn])
-        return self.turn
-
-    def stream(self) -> AbstractContextManager[object]:
-        """The stream for a kernel that reads the last product."""
-        return self._second_stream() if self.on else _HERE
-
-    @contextmanager
-    def _second_stream(self) -> Iterator[None]:
-        self.side.wait_event(self.main.record_event())
-        with torch.cuda.stream(self.side):
-            yield
-            self.free[self.turn] = self.side.record_event()
-        self.turn = 1 - self.turn
-
-    def join(self) -> None:
-        """Makes the main stream wait for the kernels."""
-        if self.on:
-            self.main.wait_stream(self.side)
-
-
 def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     """Statistics of every token, 0 where masked, and top entries of all tokens."""
-    unmasked, call = call.unmasked(), arguments.prepared(call)
-    shard, temperature = call.shard, call.rule.temperature
+    call = arguments.prepared(call)
+    shard = call.shard
     top = estimate = None
     if call.entries:
         top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, torch.float32)
@@ -186,8 +139,8 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     softmax = fused.online_softmax if fused.takes(call) else online_softmax
     state = softmax(call, top, estimate)
     if shard is not None:
-        state = shard.merged(state, here, temperature)
-    return spread(finish(state, temperature), None, unmasked), top
+        state = shard.merged(state, here, call.rule.temperature)
+    return finish(call, state), top
 
 
 def empty_state(tokens: int, device: torch.device) -> SoftmaxState:
@@ -213,8 +166,7 @@ def online_softmax(
     state = empty_state(total, device)
     if total == 0:
         return state
-    overlap = _Overlap(device)
-    products = Products(call, buffers=1 + overlap.on)
+    products = Products(call)
     if top is None or estimate is None:
         ids, logits, found, most = call.targets, state.sum, call.targets, 0  # not read
         estimate = state.sum
@@ -238,21 +190,21 @@ def online_softmax(
     for start in products.starts():
         tile = products.tile(start)
         for block, columns_of_block in enumerate(blocks):
-            raw = products.raw(block, tile, overlap.buffer())
+            raw = products.raw(block, tile)
             tokens, n = raw.shape
-            with overlap.stream():
-                kernels.online_softmax_kernel[(tokens,)](
-                    raw,
-                    arguments.pointer(call.bias, raw),
-                    *columns_of_block,
-                    start,
-                    n,
-                    n,
-                    most,
-                    *softcap,
-                    top_entries.LOG_EPS * LOG2_E,
-                    **constants,
-                )
-    overlap.join()
+            launch(
+                kernels.online_softmax_kernel,
+                (tokens,),
+                raw,
+                arguments.pointer(call.bias, raw),
+                *columns_of_block,
+                start,
+                n,
+                n,
+                most,
+                *softcap,
+                top_entries.LOG_EPS * LOG2_E,
+                **constants,
+            )
     state.dev.mul_(LN_2)
     return state

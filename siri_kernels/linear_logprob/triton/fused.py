@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob import top_entries
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import SoftmaxState
 from siri_kernels.linear_logprob.top_entries import TopEntries
-from siri_kernels.linear_logprob.triton import fused_join
-from siri_kernels.linear_logprob.triton.kernel_math import LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton import arguments, fused_join, fused_plain
+from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LN_2, LOG2_E
+from siri_kernels.linear_logprob.triton.measured import least_tokens
 from siri_kernels.linear_logprob.vocab_parallel import is_local
 
 try:
@@ -28,14 +30,21 @@ try:
 except ImportError:  # a Triton without Gluon, or with another one
     fused_kernels = None  # type: ignore[assignment]
 
-# True: every call that the kernel can take; False: none; None: those that were measured faster.
+# True: every call that the kernel can take; False: none; None: those that were measured faster
+# (:mod:`siri_kernels.linear_logprob.triton.measured`).
 ENABLED = {"1": True, "0": False}.get(os.environ.get("SIRI_KERNELS_FUSED", ""))
-# Where it was measured (GPU's name, Triton): least tokens with top entries and without. From
-# bench/results/nvidia-h200/: at fewer tokens the host's work is what both forms wait for.
-MEASURED = {("H200", "3.6"): (4096, 2048)}
+# What a masked product is after the scale: far below the kernel's LOWEST, so that exp2 of the
+# difference is 0. Were they alike, what rounding leaves of the difference would be 0 or 1e22.
+MASKED = -2.0e30
+NEVER = float("-inf")  # what it is where the kernel must take -inf anyhow, as in a bias
 # Tokens of a warpgroup, ids of a tile, columns of a step of the kernel.
 HALF, IDS, STEP = 64, 256, 64
-SCRATCH = 80 * 2**20  # logits, 320 MiB: half as many cost 6 % at 16 384 tokens of width 1536
+# Logits held at a time, 320 MiB, and tokens at a time where there are top entries. Measured on an
+# H200 at 16 384 tokens, in bare products of D 1536 and of 3584: 4096 tokens 1.34 and 1.05, 8192
+# 1.22 and 1.03, all of them 1.19 and 1.07; with twice the logits 1.32 and 1.05, 1.19 and 1.05, 1.21
+# and 1.09. The rows of ``hidden`` and the tile of ``weight`` share the L2 cache.
+SCRATCH = 80 * 2**20
+TOKENS_TOP_ENTRIES = 8192
 MOST_EACH = 31  # tiles of a split: one bit each
 _LOG2_EPS = top_entries.LOG_EPS * LOG2_E
 
@@ -81,31 +90,29 @@ def takes(call: HeadCall) -> bool:
     """Whether a call goes through the fused kernel."""
     if ENABLED is False or refusal(call) is not None:
         return False
-    least = _least_tokens(call.hidden.device, call.entries > 0)
-    return ENABLED is True or len(call.hidden) >= least
+    if ENABLED is True:
+        return True
+    options = any(arguments.constants(call).values())
+    return len(call.hidden) >= _least_tokens(call.hidden.device, call.entries > 0, options)
 
 
 @functools.cache
-def _least_tokens(device: torch.device, top_entries: bool) -> float:
+def _least_tokens(device: torch.device, top_entries: bool, options: bool) -> float:
     """Tokens from which on the fused kernel was measured faster on this device."""
     name = torch.cuda.get_device_name(device)
-    for (gpu, version), least in MEASURED.items():
-        if gpu in name and triton.__version__.startswith(version + "."):
-            return least[0] if top_entries else least[1]
-    return math.inf
+    return least_tokens("forward", name, triton.__version__, top_entries, options)
 
 
 def refusal(call: HeadCall) -> str | None:
     """Why the fused kernel cannot take a call, or None."""
     hidden = call.hidden
-    if fused_kernels is None:
-        return "this Triton has no Gluon for Hopper"
-    if (
-        not hidden.is_cuda
-        or torch.version.cuda is None
-        or torch.cuda.get_device_capability(hidden.device) != (9, 0)
-    ):
-        return "it is written for compute capability 9.0"
+    if not hidden.is_cuda or torch.version.cuda is None:
+        return "it is written for GPUs of NVIDIA"
+    if not plain(hidden.device):
+        if torch.cuda.get_device_capability(hidden.device) != (9, 0):
+            return "it is written for compute capability 9.0 and 10"
+        if fused_kernels is None:
+            return "this Triton has no Gluon for Hopper"
     return unfit(call)
 
 
@@ -114,11 +121,8 @@ def unfit(call: HeadCall) -> str | None:
     hidden, weight, gemm = call.hidden, call.weight, call.gemm_dtype
     if gemm not in (torch.bfloat16, torch.float16) or hidden.dtype != gemm or weight.dtype != gemm:
         return "it takes bfloat16 or float16"
-    if call.bias is not None or call.rule.softcap is not None:
-        return "it takes no bias and no softcap"
-    if not isinstance(call.rule.temperature, float):
-        return "it takes one temperature"
-    if not 1e-6 < call.rule.temperature < 1e6:
+    temperature = call.rule.temperature
+    if isinstance(temperature, float) and not 1e-6 < temperature < 1e6:
         return "the temperature is extreme"
     if 0 in hidden.shape or 0 in weight.shape:
         return "it takes no empty tensors"
@@ -144,48 +148,61 @@ def online_softmax(
     states = torch.empty(4, (total + 3) // 4 * 4, dtype=torch.float32, device=device)[:, :total]
     states[0] = float("-inf")  # of tokens whose target is not here
     runnings = torch.zeros(3, total, dtype=torch.float32, device=device)
-    runnings[0] = -1.0e30
-    scale, tiles, most = LOG2_E / call.rule.temperature, triton.cdiv(vocabulary, IDS), 0
+    tiles, most, softcap = triton.cdiv(vocabulary, IDS), 0, arguments.softcap(call)
+    scales = arguments.scale(call)
+    constants = {"TOP_ENTRIES": top is not None, **arguments.constants(call)}
+    per_row = isinstance(scales, torch.Tensor)
+    raw = per_row or call.bias is not None
+    runnings[0] = -LARGE.value if raw else -1.0e30
+    inverse = 1.0 if per_row else 1.0 / scales
+    masked, bias = NEVER if raw else MASKED / scales, None
+    if call.bias is not None:  # whole tiles, which are read without a mask
+        bias = torch.nn.functional.pad(call.bias.float(), (0, tiles * IDS - vocabulary))
     # At a time not more tokens than give every program one block of them. ``state`` is theirs in
-    # ``SoftmaxState``, ``running`` its last three in exponents of two.
-    for at in [slice(i, i + programs * 2 * HALF) for i in range(0, total, programs * 2 * HALF)]:
+    # ``SoftmaxState``, ``running`` its last three as the kernels have them.
+    most_tokens = programs * 2 * HALF
+    if top is not None:
+        most_tokens = min(most_tokens, TOKENS_TOP_ENTRIES)
+    for at in [slice(i, i + most_tokens) for i in range(0, total, most_tokens)]:
         hidden, targets = call.hidden[at], call.targets[at]
         state, running, tokens = states[:, at], runnings[:, at], len(hidden)
+        scale = arguments.of_tokens(scales, at)
         blocks, most_tiles = triton.cdiv(tokens, 2 * HALF), tiles
         if top is not None:
             most_tiles = max(1, SCRATCH // (tokens * IDS))
         splits, each = partition(blocks, tiles, programs, most_tiles)
         ids = torch.where(is_local(targets, vocabulary), targets, -1).to(torch.int32)
-        parts = torch.empty(4, splits, tokens, dtype=torch.float32, device=device)
-        bits = parts[3].view(torch.int32)
+        parts = torch.empty(3, splits, tokens, dtype=torch.float32, device=device)
         saved: tuple[torch.Tensor, ...]
         if top is None or estimate is None:
             stride, scratch, floors, guess = 0, running[0], running[0], running[0]
-            saved = ids, running[0], ids  # not read
+            bits, saved = ids, (ids, running[0], ids)  # not read
         else:
-            stride, most = splits * each * IDS, top.ids.shape[1]
-            scratch = torch.empty(tokens * stride, dtype=torch.float32, device=device)
+            stride, most = splits * each, top.ids.shape[1]
+            scratch = torch.empty(tokens * stride * IDS, dtype=torch.float32, device=device)
+            bits = torch.empty(splits, tokens, 4, dtype=torch.int32, device=device)
             guess, saved = estimate[at], tuple(x[at] for x in top[:3])
             floors = guess * scale
-        kernel, boxes, constants = operands(hidden, weight, top is not None)
+        kernel, boxes, options = operands(hidden, weight, constants)
         for first in range(0, tiles, splits * each):
             these = min(splits, triton.cdiv(tiles - first, each))
             kernel[(min(programs, blocks * these),)](
-                *boxes, ids, floors, *parts[:3], bits, state[0], scratch, tokens, vocabulary, width,
-                blocks, first, these, each, stride // IDS, scale, fused_kernels.MASKED / scale,
-                _LOG2_EPS, **constants,
+                *boxes, ids, floors, *parts, bits, state[0], scratch,
+                arguments.pointer(bias, scratch), tokens, vocabulary, width, blocks, first, these,
+                each, stride, scale, masked, _LOG2_EPS, *softcap, **options,
             )  # fmt: skip
-            fused_join.join_kernel[(tokens,)](
-                *parts[:3], bits, scratch, *running, *state[1:4], guess, floors, *saved, tokens,
-                first * IDS, these, each, stride, most, scale, 1.0 / scale, _LOG2_EPS, LN_2,
+            launch(
+            fused_join.join_kernel, (tokens,),
+                *parts, bits, scratch, *running, *state[1:4], guess, floors, *saved, tokens,
+                first * IDS, these, each, stride, most, scale, inverse, _LOG2_EPS, LN_2,
                 SPLITS=triton.next_power_of_2(splits), IDS=IDS, TOP_ENTRIES=top is not None,
-                num_warps=1,
+                RAW=raw, PER_ROW=per_row, PAIRS=not plain(device), num_warps=1,
             )  # fmt: skip
     return SoftmaxState(*states)
 
 
 def operands(
-    hidden: torch.Tensor, weight: torch.Tensor, top_entries: bool
+    hidden: torch.Tensor, weight: torch.Tensor, options: dict[str, bool]
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The kernel, its descriptors of both operands, and its constants.
 
@@ -195,8 +212,10 @@ def operands(
     Args:
         hidden: [T, D].
         weight: [V, D].
-        top_entries: whether they are saved.
+        options: the constants that a call chooses.
     """
+    if plain(hidden.device):
+        return plain_operands(hidden, weight, options)
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -206,14 +225,50 @@ def operands(
         TensorDescriptor.from_tensor(hidden, [HALF, STEP], layout([HALF, STEP], dtype)),
         TensorDescriptor.from_tensor(weight, [IDS, STEP], layout([IDS, STEP], dtype)),
     )
+    return fused_kernels.fused_kernel, boxes, kernel_constants(options)
+
+
+def kernel_constants(options: dict[str, bool]) -> dict[str, Any]:
+    """The constants of ``fused_kernel`` for a call that chooses ``options``."""
     k = fused_kernels
-    constants = {
-        "HALF": HALF, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, "TOP_ENTRIES": top_entries,
-        "STAGES": k.STAGES_TOP_ENTRIES if top_entries else k.STAGES,
+    return {
+        "HALF": HALF, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, **options,
+        "STAGES": k.STAGES_TOP_ENTRIES if options["TOP_ENTRIES"] else k.STAGES,
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
         "num_warps": 4, "enable_fp_fusion": True,
     }  # fmt: skip
-    return k.fused_kernel, boxes, constants
+
+
+def plain_operands(
+    hidden: torch.Tensor, weight: torch.Tensor, options: dict[str, bool]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """As :func:`operands`, for the kernel in plain Triton.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D].
+        options: the constants that a call chooses.
+    """
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    boxes = (
+        TensorDescriptor.from_tensor(hidden, [2 * HALF, STEP]),
+        TensorDescriptor.from_tensor(weight, [IDS, STEP]),
+    )
+    k = fused_plain
+    constants = {
+        "ROWS": 2 * HALF, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, **options,
+        "num_warps": k.WARPS, "num_stages": k.STAGES,
+    }  # fmt: skip
+    return k.fused_plain_kernel, boxes, constants
+
+
+@functools.cache
+def plain(device: torch.device) -> bool:
+    """Whether the kernel is the one in plain Triton."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device)[0] == 10
 
 
 @functools.cache

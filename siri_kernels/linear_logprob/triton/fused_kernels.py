@@ -28,6 +28,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from siri_kernels.linear_logprob.triton.fused_logits import (
+    LARGE,
+    LEAST,
+    QUARTER_ROWS,
+    QUARTERS,
+    at_least,
+    capped,
+    exp2,
+    quarters,
+    store_quarters,
+)
+
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in 3.9
 
 GROUP = 16  # row blocks that go through the vocabulary together, whose weight tiles stay in the L2
@@ -38,22 +50,14 @@ STAGES, STAGES_TOP_ENTRIES = 3, 4
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = 240, 24
 # A row's maximum before its first logit.
 LOWEST = gl.constexpr(-1.0e30)
-# What a masked product is after the scale: far below LOWEST, so that exp2 of the difference is 0.
-# Were they alike, what rounding leaves of the difference would be 0 or 1e22.
-MASKED = -2.0e30
 NO_ROW = gl.constexpr(1.0e30)  # the bound of rows that are not there: nothing of them is saved
 
 SIZES = [
     "rows", "vocabulary", "width", "row_blocks", "first_tile", "splits", "tiles_each", "stride",
 ]  # fmt: skip
-POINTERS = [
-    "targets", "floors", "part_max", "part_sum", "part_dev", "part_bits", "target_logit",
-]  # fmt: skip
-
-
-@gluon.jit
-def _exp2(x):
-    return gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], gl.float32, True, 1)
+POINTERS = ["targets", "floors", "part_max", "part_sum", "part_dev", "part_bits", "target_logit"]
+ALIGNED = ["scratch", "bias"]  # at 16 bytes, for wide loads and stores
+NUMBERS = ["scale", "masked", "log2_eps", "softcap", "inverse_softcap"]
 
 
 @gluon.jit
@@ -65,45 +69,6 @@ def _item(item, row_blocks, splits, GROUP: gl.constexpr):
     height = gl.minimum(row_blocks - first, GROUP)
     within = item % per_group
     return first + within % height, within // height
-
-
-@gluon.jit
-def _store_rows(place, z, mask, HALF: gl.constexpr, IDS: gl.constexpr):
-    """Stores the rows of ``z`` [HALF, IDS] that ``mask`` names, each at its ``place``.
-
-    A thread holds pairs of neighbours 8 columns apart. Seen as [row, 8 columns, quarter, pair], the
-    8 columns are known when compiled, so that addresses are a register and a constant.
-    """
-    gl.static_assert(HALF == 64 and IDS == 256)
-    PAIRS: gl.constexpr = gl.DistributedLinearLayout(
-        reg_bases=[
-            [0, 0, 0, 1],
-            [8, 0, 0, 0],
-            [0, 1, 0, 0],
-            [0, 2, 0, 0],
-            [0, 4, 0, 0],
-            [0, 8, 0, 0],
-            [0, 16, 0, 0],
-        ],
-        lane_bases=[[0, 0, 1, 0], [0, 0, 2, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
-        warp_bases=[[16, 0, 0, 0], [32, 0, 0, 0]],
-        block_bases=[],
-        shape=[HALF, IDS // 8, 4, 2],
-    )
-    ROWS: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, PAIRS)))
-    EIGHTS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, PAIRS)))
-    QUARTERS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, PAIRS)))
-    NEXT: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, PAIRS)))
-    z = gl.convert_layout(z.reshape([HALF, IDS // 8, 4, 2]), PAIRS, assert_trivial=True)
-    place = gl.convert_layout(place, ROWS)
-    mask = gl.convert_layout(mask, ROWS)
-    quarter = gl.arange(0, 4, layout=QUARTERS) * 2
-    pair = gl.arange(0, 2, layout=NEXT)
-    eight = gl.arange(0, IDS // 8, layout=EIGHTS) * 8
-    at = place[:, None, None, None] + quarter[None, None, :, None]
-    at = at + pair[None, None, None, :]
-    at = at + eight[None, :, None, None]
-    gl.store(at, z, mask=mask[:, None, None, None])
 
 
 @gluon.jit
@@ -138,9 +103,10 @@ def _produce(
 @gluon.jit
 def _consume(
     x, w, full, empty, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit,
-    scratch, rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale,
-    masked, log2_eps, WHICH: gl.constexpr, HALF: gl.constexpr, IDS: gl.constexpr,
-    STEP: gl.constexpr, GROUP: gl.constexpr, TOP_ENTRIES: gl.constexpr, STAGES: gl.constexpr,
+    scratch, bias, rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride,
+    scale, masked, log2_eps, softcap, inverse_softcap, WHICH: gl.constexpr, HALF: gl.constexpr,
+    IDS: gl.constexpr, STEP: gl.constexpr, GROUP: gl.constexpr, TOP_ENTRIES: gl.constexpr,
+    BIAS: gl.constexpr, SOFTCAP: gl.constexpr, PER_ROW: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     LOGITS: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, IDS, 16]
@@ -152,10 +118,14 @@ def _consume(
     steps = gl.cdiv(width, STEP)
     lane = gl.arange(0, HALF, layout=ROWS)
     column = gl.arange(0, IDS, layout=COLUMNS)
-    top_so_far = gl.full([HALF], LOWEST, gl.float32, layout=ROWS)
+    # With a bias, which may be -inf, or any temperature, maxima are raw logits, exponents are held
+    # above LEAST: two instructions a logit more.
+    RAW: gl.constexpr = BIAS or PER_ROW
+    START: gl.constexpr = -LARGE if RAW else LOWEST
+    top_so_far = gl.full([HALF], START, gl.float32, layout=ROWS)
     total = gl.zeros([HALF], gl.float32, layout=ROWS)
     dev = gl.zeros([HALF], gl.float32, layout=ROWS)
-    bits = gl.zeros([HALF], gl.int32, layout=ROWS)
+    bits = gl.zeros([HALF, 4], gl.int32, layout=QUARTERS)
     turn = 0
     # One loop over items and tiles: with two, addresses are kept over the inner one, which spills.
     for pair in range(gl.cdiv(row_blocks * splits - program, programs) * tiles_each):
@@ -167,6 +137,9 @@ def _consume(
         there = row < rows
         target = gl.load(targets + row, mask=there, other=-1)
         floor = gl.load(floors + row, mask=there, other=NO_ROW)
+        by = scale
+        if PER_ROW:
+            by = gl.load(scale + row, mask=there, other=1.0)
         z = gl.zeros([HALF, IDS], gl.float32, layout=LOGITS)
         for k in range(steps):
             slot = turn % STAGES
@@ -178,8 +151,13 @@ def _consume(
             turn += 1
         z = warpgroup_mma_wait(0, deps=(z,))
         mbarrier.arrive(empty.index((turn + STAGES - 1) % STAGES), count=1)
+        if BIAS:
+            # A tile that begins beyond the vocabulary takes any: its logits are all masked.
+            z += gl.load(bias + gl.minimum(first, vocabulary - 1) // IDS * IDS + column)[None, :]
+        if SOFTCAP:
+            z = capped(z, softcap, inverse_softcap)
         begins = within == 0
-        top_so_far = gl.where(begins, LOWEST, top_so_far)
+        top_so_far = gl.where(begins, START, top_so_far)
         total = gl.where(begins, 0.0, total)
         dev = gl.where(begins, 0.0, dev)
         bits = gl.where(begins, 0, bits)
@@ -191,22 +169,45 @@ def _consume(
             z = gl.where(mine, masked, z)
         if first + IDS > vocabulary:  # the last tile, or one beyond it
             z = gl.where((first + column < vocabulary)[None, :], z, masked)
-        top = gl.max(z, 1) * scale
-        shift = gl.maximum(top_so_far, top)
-        centred = z * scale - shift[:, None]
-        e = _exp2(centred)
-        step = gl.maximum(top_so_far - shift, -1000.0)
+        if TOP_ENTRIES:
+            best = gl.max(quarters(z, HALF, IDS), 2)
+            top = gl.convert_layout(gl.max(best, 1), ROWS)
+        else:
+            top = gl.max(z, 1)
+        if RAW:
+            shift = gl.maximum(top_so_far, top)
+            step = gl.maximum((top_so_far - shift) * by, LEAST)
+            level = shift * by
+            if PER_ROW:
+                centred = (z - shift[:, None]) * by[:, None]
+            else:
+                centred = (z - shift[:, None]) * by
+            centred = at_least(centred, LEAST)
+        else:
+            shift = gl.maximum(top_so_far, top * by)
+            step = gl.maximum(top_so_far - shift, LEAST)
+            level = shift
+            centred = z * by - shift[:, None]
+        e = exp2(centred)
         fade = gl.exp2(step)
         dev = (dev + step * total) * fade + gl.sum(centred * e, 1)
         total = total * fade + gl.sum(e, 1)
         top_so_far = shift
         if TOP_ENTRIES:
-            bound = gl.maximum(floor, shift + gl.log2(total)) + log2_eps
-            matters = top >= bound
-            # Whole parts of rows: 64 stores a thread that mostly are not made cost less than
-            # finding the entries among registers, whose place must be known when compiled.
+            bound = gl.maximum(floor, level + gl.log2(total)) + log2_eps
+            if RAW:
+                bound = gl.maximum(bound, -LARGE)  # never -inf, as masked logits are
+            bound = gl.convert_layout(bound, QUARTER_ROWS)[:, None]
+            # Each thread stores what it holds of a row: 16 bytes at a time, most of which are not
+            # stored. Finding entries among registers, whose place must be known when compiled,
+            # costs more.
+            if PER_ROW:
+                matters = best * gl.convert_layout(by, QUARTER_ROWS)[:, None] >= bound
+            else:
+                matters = best * by >= bound
             place = scratch + row.to(gl.int64) * (stride * IDS) + local
-            _store_rows(place, z, matters, HALF, IDS)
+            place = gl.convert_layout(place, QUARTER_ROWS)
+            store_quarters(place, quarters(z, HALF, IDS), matters, IDS)
             bits = bits | gl.where(matters, 1 << within, 0)
         base = split.to(gl.int64) * rows + row
         ends = there & (within == tiles_each - 1)
@@ -214,16 +215,20 @@ def _consume(
         gl.store(part_sum + base, total, mask=ends)
         gl.store(part_dev + base, dev, mask=ends)
         if TOP_ENTRIES:
-            gl.store(part_bits + base, bits, mask=ends)
+            base = gl.convert_layout(base, QUARTER_ROWS)[:, None] * 4
+            quarter = gl.arange(0, 4, layout=gl.SliceLayout(0, QUARTERS))[None, :]
+            ends = gl.convert_layout(ends, QUARTER_ROWS)[:, None]
+            gl.store(part_bits + base + quarter, bits, mask=ends)
 
 
-@gluon.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
+@gluon.jit(do_not_specialize=[*SIZES, *NUMBERS], do_not_specialize_on_alignment=POINTERS)
 def fused_kernel(
     x_desc, w_desc, targets, floors, part_max, part_sum, part_dev, part_bits, target_logit, scratch,
-    rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale, masked,
-    log2_eps, HALF: gl.constexpr, IDS: gl.constexpr, STEP: gl.constexpr, GROUP: gl.constexpr,
-    TOP_ENTRIES: gl.constexpr, STAGES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
-    PRODUCER_REGISTERS: gl.constexpr,
+    bias, rows, vocabulary, width, row_blocks, first_tile, splits, tiles_each, stride, scale,
+    masked, log2_eps, softcap, inverse_softcap, HALF: gl.constexpr, IDS: gl.constexpr,
+    STEP: gl.constexpr, GROUP: gl.constexpr, TOP_ENTRIES: gl.constexpr, BIAS: gl.constexpr,
+    SOFTCAP: gl.constexpr, PER_ROW: gl.constexpr, STAGES: gl.constexpr,
+    CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Online softmax of all rows over ``splits`` splits from ``first_tile`` on.
 
@@ -233,12 +238,15 @@ def fused_kernel(
         targets: [T] int32 ids, or -1 for none (one beyond the vocabulary could lie in the padding
             of the last tile).
         floors: [T] running log-sum-exp with the target's logit, in exponents of two.
-        part_max: [splits, T], written: maximum of a split.
+        part_max: [splits, T], written: maximum of a split; with BIAS or PER_ROW a raw logit.
         part_sum: [splits, T], written: its sum.
         part_dev: [splits, T], written: its sum for the entropy.
-        part_bits: [splits, T] int32, written: bit i for tile i of the split in ``scratch``.
+        part_bits: [splits, T, 4] int32, written: bit i for a quarter of tile i of the split that is
+            in ``scratch``.
         target_logit: [T], written where the target is seen.
-        scratch: [T, stride] tiles of raw logits, written where they matter.
+        scratch: [T, stride, 4, IDS / 4] quarters of tiles of raw logits (place ``2 * i + b`` of
+            quarter ``q`` is column ``8 * i + 2 * q + b``), written where they matter.
+        bias: [tiles * IDS] float32, if BIAS.
         rows: T.
         vocabulary: V.
         width: D.
@@ -247,14 +255,19 @@ def fused_kernel(
         splits: of the part.
         tiles_each: tiles of a split.
         stride: of ``scratch``, in tiles.
-        scale: log2(e) / temperature.
+        scale: log2(e) / temperature: a number or [T].
         masked: raw logit of a masked product.
         log2_eps: log2 of the least probability that is saved.
+        softcap: a number, if SOFTCAP.
+        inverse_softcap: 1 / softcap.
         HALF: tokens of a warpgroup.
         IDS: ids of a tile.
         STEP: columns of a step.
         GROUP: blocks of tokens that share tiles of ``weight`` in the L2.
         TOP_ENTRIES: whether top entries are saved.
+        BIAS: whether there is a bias.
+        SOFTCAP: whether there is a softcap.
+        PER_ROW: whether ``scale`` is [T].
         STAGES: slots of the ring.
         CONSUMER_REGISTERS: registers a thread of a warpgroup.
         PRODUCER_REGISTERS: the same of the producer.
@@ -276,18 +289,20 @@ def fused_kernel(
                 _consume,
                 (
                     upper, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
-                    part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
-                    first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 0, HALF, IDS,
-                    STEP, GROUP, TOP_ENTRIES, STAGES,
+                    part_bits, target_logit, scratch, bias, rows, vocabulary, width, row_blocks,
+                    first_tile, splits, tiles_each, stride, scale, masked, log2_eps, softcap,
+                    inverse_softcap, 0, HALF, IDS, STEP, GROUP, TOP_ENTRIES, BIAS, SOFTCAP,
+                    PER_ROW, STAGES,
                 ),
             ),
             (
                 _consume,
                 (
                     lower, ids, full, empty, targets, floors, part_max, part_sum, part_dev,
-                    part_bits, target_logit, scratch, rows, vocabulary, width, row_blocks,
-                    first_tile, splits, tiles_each, stride, scale, masked, log2_eps, 1, HALF, IDS,
-                    STEP, GROUP, TOP_ENTRIES, STAGES,
+                    part_bits, target_logit, scratch, bias, rows, vocabulary, width, row_blocks,
+                    first_tile, splits, tiles_each, stride, scale, masked, log2_eps, softcap,
+                    inverse_softcap, 1, HALF, IDS, STEP, GROUP, TOP_ENTRIES, BIAS, SOFTCAP,
+                    PER_ROW, STAGES,
                 ),
             ),
             (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob.online_softmax import finish
 from siri_kernels.linear_logprob.tokens import with_gradient
 from siri_kernels.linear_logprob.triton import arguments, kernels
@@ -36,7 +37,9 @@ def forward(logits: torch.Tensor, targets: torch.Tensor, rule: LogitRule) -> Sof
     ids = min(kernels.IDS, triton.next_power_of_2(vocabulary))
     if total:
         targets = targets.contiguous()
-        kernels.online_softmax_kernel[(total,)](
+        launch(
+            kernels.online_softmax_kernel,
+            (total,),
             logits,
             logits,
             scale,
@@ -93,7 +96,9 @@ def backward(
     if total == 0:
         return out
     ids = min(kernels.IDS, triton.next_power_of_2(vocabulary))
-    kernels.gradient_kernel[(total, triton.cdiv(vocabulary, ids))](
+    launch(
+        kernels.gradient_kernel,
+        (total, triton.cdiv(vocabulary, ids)),
         logits,
         out,
         logits,

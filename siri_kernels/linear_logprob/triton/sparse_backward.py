@@ -2,80 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 
+from siri_kernels._launch import launch
 from siri_kernels.linear_logprob.call import HeadCall
-from siri_kernels.linear_logprob.error_bound import EntrySums
-from siri_kernels.linear_logprob.online_softmax import GradientRule
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.triton import arguments, sparse_kernels
+from siri_kernels.linear_logprob.triton.token_math import Split, TokenGradients
 from siri_kernels.linear_logprob.types import SoftmaxStats
-from siri_kernels.linear_logprob.vocab_parallel import is_local
 
-
-def target_gradient(call: HeadCall, stats: SoftmaxStats, rule: GradientRule) -> torch.Tensor:
-    """[T] gradient of each target's raw logit; 0 where the target is not one of the shard's ids.
-
-    Args:
-        call: of the tokens.
-        stats: of the tokens.
-        rule: of the tokens.
-    """
-    at_target = rule.at_target.where(is_local(call.targets, len(call.weight)), 0)
-    if call.rule.softcap is None:
-        return at_target
-    cap = stats.max + (stats.logprobs + stats.log_sum) * call.rule.temperature
-    return at_target * (1 - (cap / call.rule.softcap).clamp(-1, 1).square())
-
-
-def entry_sums(
-    call: HeadCall,
-    top: TopEntries,
-    stats: SoftmaxStats,
-    rule: GradientRule,
-    head: torch.Tensor,
-    active: torch.Tensor,
-) -> EntrySums:
-    """The sums that the error bound is made of; 0 for tokens without a gradient.
-
-    Args:
-        call: of the tokens.
-        top: of the tokens.
-        stats: of the tokens.
-        rule: of the tokens.
-        head: [T] from :func:`target_gradient`.
-        active: [T] bool, tokens with a gradient.
-    """
-    kept, kept_entropy, norm = (torch.empty_like(stats.max) for _ in range(3))
-    total, most = top.ids.shape
-    if total:
-        sparse_kernels.error_bound_kernel[(total,)](
-            top.logits,
-            top.found,
-            active.to(torch.int8),
-            stats.max,
-            stats.log_sum,
-            head,
-            rule.offset,
-            arguments.pointer(rule.slope, rule.offset),
-            arguments.scale(call),
-            kept,
-            kept_entropy,
-            norm,
-            most,
-            arguments.softcap(call)[1],
-            SLOPE=rule.slope is not None,
-            BLOCK=min(sparse_kernels.ENTRIES, triton.next_power_of_2(most)),
-            **arguments.rule_constants(call),
-        )
-    return EntrySums(kept, kept_entropy, norm, (top.found > most).to(norm.dtype))
+_FEW_SUMS = 512
 
 
 class Entries(NamedTuple):
-    """N entries of the raw logits' gradient, sorted by token; a token's first is its target.
+    """N entries of the raw logits' gradient.
+
+    Those of tokens within the error bound come first, sorted by token; a token's first is its
+    target.
 
     Attributes:
         ids: [N] int32, the vocabulary id.
@@ -96,57 +42,60 @@ class Entries(NamedTuple):
         call: HeadCall,
         top: TopEntries,
         stats: SoftmaxStats,
-        rule: GradientRule,
-        head: torch.Tensor,
-        stops: torch.Tensor,
-        lengths: torch.Tensor,
+        tokens: TokenGradients,
+        split: Split,
         count: int,
+        more: int = 0,
     ) -> Entries:
-        """The entries of tokens within the error bound.
+        """The entries of tokens within the error bound, and room for others behind them.
 
         Args:
             call: of the tokens.
             top: of the tokens.
             stats: of the tokens.
-            rule: of the tokens.
-            head: [T] from :func:`target_gradient`.
-            stops: [T] as in the class.
-            lengths: [T] as in the class.
-            count: N.
+            tokens: their gradients.
+            split: of the tokens.
+            count: how many entries there are.
+            more: how many are to be written by the caller.
         """
-        device = stops.device
-        ids, rows = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
-        grads = torch.empty(count, dtype=torch.float32, device=device)
+        (_, _, offset, slope), device = tokens.rule, split.stops.device
+        size = count + more
+        ids, rows = (torch.empty(size, dtype=torch.int32, device=device) for _ in range(2))
+        grads = torch.empty(size, dtype=torch.float32, device=device)
         most = top.ids.shape[1]
-        sparse_kernels.entries_kernel[(len(stops),)](
+        launch(
+            sparse_kernels.entries_kernel,
+            (len(split.stops),),
             top.ids,
             top.logits,
-            stops,
-            lengths,
+            split.stops,
+            split.lengths,
             call.targets,
             len(call.weight),
             stats.max,
-            head,
-            rule.offset,
-            arguments.pointer(rule.slope, rule.offset),
+            arguments.pointer(tokens.head, offset),
+            offset,
+            arguments.pointer(slope, offset),
             arguments.scale(call),
             ids,
             rows,
             grads,
             most,
             arguments.softcap(call)[1],
-            SLOPE=rule.slope is not None,
+            SLOPE=slope is not None,
             BLOCK=min(sparse_kernels.ENTRIES, triton.next_power_of_2(most)),
             **arguments.rule_constants(call),
         )
-        return Entries(ids, rows, grads, stops, lengths)
+        return Entries(ids, rows, grads, split.stops, split.lengths)
 
     def hidden_gradient(self, call: HeadCall) -> torch.Tensor:
         """[T, D] gradient of ``hidden`` from the entries; 0 for tokens without any."""
         hidden, weight = call.hidden, call.weight
         out = torch.empty(hidden.shape, dtype=call.hidden_grad_dtype, device=hidden.device)
-        (total, width), blocks = hidden.shape, _blocks(hidden.shape[1])
-        sparse_kernels.hidden_kernel[(total, triton.cdiv(width, blocks["COLUMNS"]))](
+        (total, width), blocks = hidden.shape, _blocks(hidden.shape[1], len(hidden))
+        launch(
+            sparse_kernels.hidden_kernel,
+            (total, triton.cdiv(width, blocks["COLUMNS"])),
             weight,
             self.ids,
             self.grads,
@@ -161,11 +110,19 @@ class Entries(NamedTuple):
         return out
 
 
-def _blocks(width: int) -> dict[str, int]:
-    """Constants of the kernels that gather rows of a matrix."""
-    columns = min(sparse_kernels.COLUMNS, triton.next_power_of_2(width))
-    warps = sparse_kernels.GATHER_WARPS
-    return {"ROWS": sparse_kernels.ROWS, "COLUMNS": columns, "num_warps": warps}
+def _blocks(width: int, sums: int | None = None) -> dict[str, Any]:
+    """Constants of the kernels that gather rows of a matrix.
+
+    Args:
+        width: of the matrix.
+        sums: how many sums there are; few are split into narrower parts, so that every
+            multiprocessor has one. None: many.
+    """
+    rows, columns = sparse_kernels.ROWS, sparse_kernels.COLUMNS
+    if sums is not None and sums <= _FEW_SUMS:
+        rows, columns = 4 * rows, columns // 4
+    columns = min(columns, triton.next_power_of_2(width))
+    return {"ROWS": rows, "COLUMNS": columns, "num_warps": sparse_kernels.GATHER_WARPS}
 
 
 class WeightGradient:
@@ -182,6 +139,7 @@ class WeightGradient:
     def __init__(self, call: HeadCall, entries: Entries, need_weight: bool) -> None:
         self.call = call
         ids, order = torch.sort(entries.ids, stable=True)
+        self.ids = ids
         self.rows, self.grads = entries.rows[order], entries.grads[order]
         vocabulary = len(call.weight)
         limits = torch.arange(vocabulary + 1, dtype=torch.int32, device=ids.device)
@@ -191,7 +149,9 @@ class WeightGradient:
         self.pieces = torch.empty(pieces, width, dtype=torch.float32, device=ids.device)
         if pieces:
             blocks = _blocks(width)
-            sparse_kernels.piece_kernel[(pieces, triton.cdiv(width, blocks["COLUMNS"]))](
+            launch(
+                sparse_kernels.piece_kernel,
+                (pieces, triton.cdiv(width, blocks["COLUMNS"])),
                 hidden,
                 ids,
                 self.rows,
@@ -229,8 +189,13 @@ class WeightGradient:
         hidden = self.call.hidden
         if d_weight is not None:
             width, blocks = hidden.shape[1], _blocks(hidden.shape[1])
-            sparse_kernels.weight_kernel[(stop - start, triton.cdiv(width, blocks["COLUMNS"]))](
+            by_entry = weight_base is None and len(self.ids) < stop - start == len(d_weight)
+            programs = len(self.ids) if by_entry else stop - start
+            launch(
+                sparse_kernels.weight_kernel,
+                (programs, triton.cdiv(width, blocks["COLUMNS"])),
                 hidden,
+                self.ids,
                 self.rows,
                 self.grads,
                 self.offsets,
@@ -242,11 +207,14 @@ class WeightGradient:
                 width,
                 GEMM=arguments.GEMM[self.call.gemm_dtype],
                 BASE=weight_base is not None,
+                BY_ENTRY=by_entry,
                 PIECE=sparse_kernels.PIECE,
                 **blocks,
             )
         if d_bias is not None:
-            sparse_kernels.bias_kernel[(stop - start,)](
+            launch(
+                sparse_kernels.bias_kernel,
+                (stop - start,),
                 self.grads,
                 self.offsets,
                 self.grads if bias_base is None else bias_base,

@@ -26,10 +26,20 @@ NATS_A_BIT = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _entry_gradient(
+def entry_gradient(
     z, y, offset, slope, inverse_softcap, SLOPE: tl.constexpr, SOFTCAP: tl.constexpr
 ):
-    """Gradient of raw logits ``z`` with the exponents ``y``, by GradientRule."""
+    """Gradient of raw logits by GradientRule.
+
+    Args:
+        z: logits.
+        y: their exponents of two, ``(z - max) * scale``.
+        offset: of GradientRule.
+        slope: of GradientRule, if SLOPE.
+        inverse_softcap: 1 / softcap.
+        SLOPE: whether the entropy has a gradient.
+        SOFTCAP: whether there is a softcap.
+    """
     by = offset
     if SLOPE:
         by += y * slope
@@ -39,67 +49,6 @@ def _entry_gradient(
         part = tl.where(part > 1.0, 1.0, tl.where(part < -1.0, -1.0, part))
         grad *= 1.0 - part * part
     return grad
-
-
-@triton.jit(do_not_specialize=["scale", "inverse_softcap"])
-def error_bound_kernel(
-    top_logits, found, counts, maximum, log_sum, head, offset, slope, scale, kept, kept_entropy,
-    norm, most, inverse_softcap, SLOPE: tl.constexpr, PER_ROW: tl.constexpr, SOFTCAP: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Sums over each token's top entries, for the error bound; the norm includes the target's.
-
-    Args:
-        top_logits: [T, most], the same.
-        found: [T] int32, how many entries a token has.
-        counts: [T] int8, 0: no gradient.
-        maximum: [T] largest logit.
-        log_sum: [T] natural logarithm of the sum.
-        head: [T] gradient at the target.
-        offset: [T] of GradientRule.
-        slope: [T] of GradientRule, if SLOPE.
-        scale: log2(e) / temperature: a number or [T].
-        kept: [T], written: sum of p.
-        kept_entropy: [T], written: sum of -p log p.
-        norm: [T], written: L1 norm of the gradient.
-        most: places a token has for top entries.
-        inverse_softcap: 1 / softcap.
-        SLOPE: whether the entropy has a gradient.
-        PER_ROW: whether ``scale`` is [T].
-        SOFTCAP: whether there is a softcap.
-        BLOCK: elements read at a time.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    mass = tl.zeros([BLOCK], tl.float32)
-    moved = tl.zeros([BLOCK], tl.float32)
-    size = tl.zeros([BLOCK], tl.float32)
-    first = 0.0
-    if tl.load(counts + row) != 0:
-        first = tl.abs(tl.load(head + row))
-        length = tl.minimum(tl.load(found + row), most)
-        top = tl.load(maximum + row)
-        log_z = tl.load(log_sum + row)
-        constant = tl.load(offset + row)
-        rising = 0.0
-        if SLOPE:
-            rising = tl.load(slope + row)
-        by = scale_of(scale, row, PER_ROW)
-        top_logits += row * most
-        for start in range(0, length, BLOCK):
-            place = start + tl.arange(0, BLOCK)
-            inside = place < length
-            # Whole groups of 16, so that a thread loads 16 bytes; what is too much is not used.
-            z = tl.load(top_logits + place, mask=place < (length + 15) // 16 * 16, other=0.0)
-            y = at_least((z - top) * by, LOWEST)
-            grad = _entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
-            log_p = y * NATS_A_BIT - log_z
-            p = tl.exp(log_p)
-            mass += tl.where(inside, p, 0.0)
-            moved += tl.where(inside, -p * log_p, 0.0)
-            size += tl.where(inside, tl.abs(grad), 0.0)
-    tl.store(kept + row, tl.sum(mass))
-    tl.store(kept_entropy + row, tl.sum(moved))
-    tl.store(norm + row, tl.sum(size) + first)
 
 
 @triton.jit(do_not_specialize=["scale", "inverse_softcap"])
@@ -156,11 +105,11 @@ def entries_kernel(
         for start in range(0, length - 1, BLOCK):
             place = start + tl.arange(0, BLOCK)
             inside = place < length - 1
-            group = place < (length + 14) // 16 * 16  # as in error_bound_kernel
+            group = place < (length + 14) // 16 * 16  # as in rule_kernel
             z = tl.load(top_logits + place, mask=group, other=0.0)
             token = tl.load(top_ids + place, mask=group, other=0)
             y = at_least((z - top) * by, LOWEST)
-            grad = _entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
+            grad = entry_gradient(z, y, constant, rising, inverse_softcap, SLOPE, SOFTCAP)
             tl.store(ids + 1 + place, token, mask=inside)
             tl.store(rows + 1 + place, tl.zeros_like(token) + row.to(tl.int32), mask=inside)
             tl.store(grads + 1 + place, grad, mask=inside)
@@ -289,16 +238,18 @@ def piece_kernel(
 
 @triton.jit(do_not_specialize=["first"])
 def weight_kernel(
-    hidden, rows, grads, offsets, pieces, base, out, first, hidden_row, hidden_column, width,
-    GEMM: tl.constexpr, BASE: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    hidden, ids, rows, grads, offsets, pieces, base, out, first, hidden_row, hidden_column, width,
+    GEMM: tl.constexpr, BASE: tl.constexpr, BY_ENTRY: tl.constexpr, PIECE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of ``weight`` from id ``first`` on, where ids have entries: their sum, and ``base``.
 
-    The other ids are left as they are: most have no entries, and a memset is faster.
+    The other ids are left as they are: most have no entries, and a memset is faster. One program an
+    id; or one an entry, of which the first of each id works, where there are fewer entries.
 
     Args:
         hidden: [T, D].
+        ids: [N] int32, sorted, if BY_ENTRY.
         rows: [N] int32, tokens of the entries.
         grads: [N] float32, gradients of the entries.
         offsets: [V + 1] int64, where each id's entries begin.
@@ -311,13 +262,19 @@ def weight_kernel(
         width: D.
         GEMM: dtype that the product takes.
         BASE: whether ``base`` is added.
+        BY_ENTRY: whether there is a program for each entry of all ids; ``first`` is 0 then.
         PIECE: entries of a piece.
         ROWS: entries gathered at a time.
         COLUMNS: columns of a program.
     """
     place = tl.program_id(0).to(tl.int64)
+    entry = place
+    if BY_ENTRY:
+        place = tl.load(ids + entry).to(tl.int64)
     begin = tl.load(offsets + first + place)
     end = tl.load(offsets + first + place + 1)
+    if BY_ENTRY:
+        end = tl.where(begin == entry, end, begin)
     if begin < end:
         # Whole pieces within [begin, end).
         first_piece = (begin + PIECE - 1) // PIECE
