@@ -28,6 +28,7 @@ Saved = tuple[
     torch.Tensor,
     torch.Tensor,
     torch.Tensor,
+    torch.Tensor,
 ]
 
 
@@ -71,7 +72,7 @@ def linear_logprob(
         triton: the same.
 
     Returns:
-        The four fields of SoftmaxStats, then the three of TopEntries (empty without entries).
+        The four fields of SoftmaxStats, then the four of TopEntries (empty without entries).
     """
     check_targets(OP, targets, weight.shape[0], ignore_index)
     rule = check_rule(OP, _number_or_tokens(temperature), _number(softcap), targets, hidden.device)
@@ -82,15 +83,22 @@ def linear_logprob(
     with no_autocast(hidden.device), device_of(hidden):
         stats, top = backend_of(call).forward(call)
     if top is None:
-        return *stats, *_no_entries(hidden)
+        return *stats, *_outputs(_no_entries(hidden))
     # Entries of every token: the sizes of an operator's results cannot depend on values.
     if len(top.found) < len(targets):
         index = call.unmasked().nonzero()[:, 0]
         whole = TopEntries.empty(len(targets), entries, hidden, top.logits.dtype)
-        for all_tokens, some in zip(whole, top, strict=True):
+        for all_tokens, some in zip(whole[:3], top[:3], strict=True):
             all_tokens.index_copy_(0, index, some)
-        top = whole
-    return *stats, *top
+        top = whole._replace(mass=top.mass)
+    return *stats, *_outputs(top)
+
+
+def _outputs(
+    top: TopEntries,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    mass = top.logits.new_empty(0) if top.mass is None else top.mass
+    return top.ids, top.logits, top.found, mass
 
 
 def _no_entries(like: torch.Tensor) -> TopEntries:
@@ -103,12 +111,14 @@ def _no_entries(like: torch.Tensor) -> TopEntries:
 
 @linear_logprob.register_fake
 def _(hidden: Any, weight: Any, targets: Any, *options: Any) -> Saved:
-    gemm_dtype, _, entries, _ = options[4:]
+    gemm_dtype, _, entries, triton = options[4:]
     acc = accumulator_of(gemm_dtype)
     tokens = targets.shape[0]  # len() would fix the number of tokens
     top = TopEntries.empty(tokens, entries, hidden, acc) if entries else _no_entries(hidden)
+    if entries and not triton:
+        top = top._replace(mass=top.logits.new_empty(weight.shape[0]))
     a, b, c, d = (hidden.new_empty(tokens, dtype=acc) for _ in range(4))
-    return a, b, c, d, top.ids, top.logits, top.found
+    return a, b, c, d, *_outputs(top)
 
 
 @torch.library.custom_op(
@@ -154,11 +164,13 @@ def linear_logprob_backward(
     call = HeadCall(
         hidden, weight, targets, bias, rule, ignore_index, gemm_dtype, tail, entries, triton
     )
-    top = TopEntries(*saved[4:]) if entries else None
+    top = None
+    if entries:
+        top = TopEntries(saved[4], saved[5], saved[6], None if triton else saved[7])
     if top is not None and not triton:
         unmasked = call.unmasked()
         if not bool(unmasked.all()):
-            top = TopEntries(*(x[unmasked] for x in top))
+            top = top.select(unmasked)
     stats, upstream = SoftmaxStats(*saved[:4]), (grad_logprobs, grad_entropy)
     with no_autocast(hidden.device), device_of(hidden):
         grads = backend_of(call).backward(call, stats, top, upstream, Needed(*needed))

@@ -5,6 +5,9 @@ of token t has an L1 norm of at least ``norm[t]``. A token is within the bound w
 most ``tail`` times the mean norm of the tokens. The costs of all tokens within the bound then sum
 to at most ``tail`` times the sum of the norms: the relative L1 error of the call's logit gradient
 is at most ``tail``, whatever the distributions and the incoming gradients are.
+
+The other tokens may have the rest: :mod:`siri_kernels.linear_logprob.portable.ordered_backward`
+leaves out of N of them what sums to at most N times ``tail`` times the mean norm.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class OnlineSoftmax:
             before = (self.dev + step * self.sum) * scale
             total = self.sum * scale + total
         if self.collector is not None:
-            self.collector.add(z, shift, top, total, start)
+            self.collector.add(z, shift, top, total, start, exp)
         dev = z.mul_(exp).sum(1)
         self.dev = dev if self.dev is None else before + dev
         self.sum, self.max = total, new_max

@@ -49,11 +49,14 @@ class TopEntries(NamedTuple):
         ids: [T, K] int32, ascending.
         logits: [T, K] float32 (float64 for float64 inputs).
         found: [T] int32; more than K: the token has entries that are not saved.
+        mass: [V] the probabilities of each id, without the targets', added over the tokens, or a
+            little more; None where backward does not use it.
     """
 
     ids: torch.Tensor
     logits: torch.Tensor
     found: torch.Tensor
+    mass: torch.Tensor | None = None
 
     @staticmethod
     def empty(tokens: int, most: int, like: torch.Tensor, dtype: torch.dtype) -> TopEntries:
@@ -74,7 +77,14 @@ class TopEntries(NamedTuple):
 
     def block(self, start: int, stop: int) -> TopEntries:
         """The places of the tokens start..stop-1."""
-        return TopEntries(*(x[start:stop] for x in self))
+        ids, logits, found = (x[start:stop] for x in (self.ids, self.logits, self.found))
+        return TopEntries(ids, logits, found, self.mass)
+
+    def select(self, index: torch.Tensor | None) -> TopEntries:
+        """The places of the tokens ``index``, numbers or bool (None: all of them)."""
+        if index is None:
+            return self
+        return TopEntries(self.ids[index], self.logits[index], self.found[index], self.mass)
 
 
 class Collector:
@@ -99,6 +109,7 @@ class Collector:
         top: torch.Tensor,
         total: torch.Tensor,
         start: int,
+        exp: torch.Tensor,
     ) -> None:
         """Saves what matters of a tile.
 
@@ -108,8 +119,12 @@ class Collector:
             top: [T] largest logit of the tile but for the target's.
             total: [T] sum of exp(logit - shift) over all ids so far but the target.
             start: first id of the tile.
+            exp: [T, n] exp(``z``).
         """
-        bound = torch.logaddexp(total.log(), self.target_logit - shift) + LOG_EPS
+        lse = torch.logaddexp(total.log(), self.target_logit - shift)
+        if self.top.mass is not None:
+            self.top.mass[start : start + z.shape[1]] += exp.t().mv(lse.neg().exp_())
+        bound = lse + LOG_EPS
         bound.masked_fill_(self.count > self.most, float("inf"))
         rows = (top - shift >= bound).nonzero()[:, 0]
         if len(rows) == 0:
@@ -136,3 +151,5 @@ class Collector:
     def finish(self) -> None:
         """Writes ``found``, after the last tile."""
         self.top.found.copy_(self.count[: len(self.top.found)])
+        if self.top.mass is not None:  # one token's NaN is not the others'
+            self.top.mass.nan_to_num_(nan=0.0, posinf=0.0)

@@ -7,7 +7,7 @@ import torch
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.error_bound import EntrySums, left_out, report, within_bound
 from siri_kernels.linear_logprob.online_softmax import GradientRule, gradient_rule
-from siri_kernels.linear_logprob.portable import sparse_backward
+from siri_kernels.linear_logprob.portable import ordered_backward, sparse_backward
 from siri_kernels.linear_logprob.portable.dense_backward import recompute
 from siri_kernels.linear_logprob.tokens import tokens_with_gradient
 from siri_kernels.linear_logprob.top_entries import TopEntries
@@ -35,7 +35,7 @@ def backward(
     if top is not None:
         # Only unmasked tokens have top entries. (Tokens with a gradient are unmasked.)
         place = unmasked.cumsum(0) - 1
-        top = TopEntries(*select(None if index is None else place[index], *top))
+        top = top.select(None if index is None else place[index])
     total, call = len(call.hidden), call.local().select(index)
     stats = SoftmaxStats(*select(index, *stats))
     grad_logprobs, grad_entropy = select(index, *upstream)
@@ -49,9 +49,12 @@ def backward(
     else:
         mass, sparse, entries = _within_bound(call, stats, top, upstream, rule)
         dense = (~sparse).nonzero()[:, 0]
+        grads, left = _from_entries(call, rule, entries, dense, needed, top.mass)
         tail_mass = mass.where(sparse, 0).max()
+        if left is not None:
+            scale = (grad_logprobs / call.rule.temperature)[dense].abs()
+            tail_mass = torch.maximum(tail_mass, (left.abs() / scale).max())
         report(len(mass), len(dense), len(entries.row), tail_mass, mass.device)
-        grads = _from_entries(call, rule, entries, dense, needed)
     d_hidden = grads.hidden
     if d_hidden is not None and call.shard is not None:
         d_hidden = call.shard.total(d_hidden).to(call.hidden.dtype)
@@ -84,8 +87,22 @@ def _from_entries(
     entries: sparse_backward.Entries,
     dense: torch.Tensor,
     needed: Needed,
-) -> Gradients:
-    """Gradients from the entries, and those of the tokens ``dense``, recomputed."""
+    mass: torch.Tensor | None,
+) -> tuple[Gradients, torch.Tensor | None]:
+    """Gradients from the entries, and those of the tokens ``dense``, recomputed.
+
+    Args:
+        call: of the tokens.
+        rule: of the same tokens.
+        entries: of the tokens within the error bound.
+        dense: indices of the other tokens.
+        needed: which gradients.
+        mass: [V] of ``TopEntries``.
+
+    Returns:
+        The gradients; and what is left of the tokens ``dense``, if not all ids were recomputed.
+    """
+    left = None
     gemm, acc = call.gemm_dtype, call.accumulator
     d_hidden = d_weight = d_bias = None
     if needed.hidden:
@@ -97,7 +114,16 @@ def _from_entries(
             entries, sparse_backward.Operand(call.hidden, gemm, acc)
         )
     if len(dense):
-        exact = recompute(call.select(dense), rule.select(dense), needed, sparse)
+        dense_call, dense_rule = call.select(dense), rule.select(dense)
+        if mass is not None and ordered_backward.pays(dense_call, dense_rule, mass):
+            # The gradient of a token's logits sums to 0: its norm is twice that of the target's.
+            norm = 2 * rule.at_target.abs()
+            allowed = call.tail * norm.where(norm.isfinite(), 0).mean() * len(dense)
+            exact, left = ordered_backward.recompute(
+                dense_call, dense_rule, needed, sparse, mass, allowed
+            )
+        else:
+            exact = recompute(dense_call, dense_rule, needed, sparse)
         d_weight, d_bias = exact.weight, exact.bias
         if d_hidden is not None and exact.hidden is not None:
             d_hidden.index_copy_(0, dense, exact.hidden)
@@ -106,4 +132,4 @@ def _from_entries(
             d_weight = sparse.weight_like(call.weight)
         if needed.bias and call.bias is not None:
             d_bias = sparse.bias_like(call.bias)
-    return Gradients(d_hidden, d_weight, d_bias)
+    return Gradients(d_hidden, d_weight, d_bias), left

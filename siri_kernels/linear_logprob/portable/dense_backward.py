@@ -35,8 +35,8 @@ def recompute(
     d_weight = torch.empty_like(weight) if needed.weight else None
     # Tiles of it are sums themselves where it has their dtype; else it gets them rounded.
     direct = d_weight is not None and d_weight.dtype == acc and d_weight.is_contiguous()
-    rows = 0 if direct or d_weight is None else tiles.ids
-    sums = weight.new_empty(rows, weight.shape[1], dtype=acc)
+    height = 0 if direct or d_weight is None else tiles.ids
+    sums = weight.new_empty(height, weight.shape[1], dtype=acc)
     d_bias = torch.empty_like(bias) if bias is not None and needed.bias else None
     for start in tiles.starts():
         tile, bias_tile = tiles.weight_tile(start)

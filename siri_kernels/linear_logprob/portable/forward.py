@@ -168,6 +168,7 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     top = None
     if call.entries:
         top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, call.accumulator)
+        top = top._replace(mass=top.logits.new_zeros(len(call.weight)))
     return spread(_statistics(call, top), index, unmasked), top
 
 

@@ -171,7 +171,7 @@ def online_softmax(
         ids, logits, found, most = call.targets, state.sum, call.targets, 0  # not read
         estimate = state.sum
     else:
-        (ids, logits, found), most = top, top.ids.shape[1]
+        (ids, logits, found), most = top[:3], top.ids.shape[1]
     columns = (arguments.scale(call), call.targets, estimate, *state, ids, logits, found)
     blocks = [
         [arguments.of_tokens(column, tokens) for column in columns] for tokens in products.tokens

@@ -184,7 +184,7 @@ def online_softmax(
                 held = torch.empty(tokens * stride * IDS, dtype=torch.float32, device=device)
             scratch = held
             bits = torch.empty(splits, tokens, 4, dtype=torch.int32, device=device)
-            guess, saved = estimate[at], tuple(x[at] for x in top)
+            guess, saved = estimate[at], tuple(x[at] for x in top[:3])
             floors = guess * scale
         kernel, boxes, options = operands(hidden, weight, constants)
         for first in range(0, tiles, splits * each):
