@@ -171,7 +171,7 @@ def reading(report: torch.Tensor) -> Callable[[], list[int]]:
     """
     if not report.is_cuda:
         return lambda: [int(x) for x in report[1:3].tolist()]
-    host = torch.empty(4, dtype=torch.float64, pin_memory=True)
+    host = torch.empty(4, dtype=torch.float64, device="cpu", pin_memory=True)
     host.copy_(report, non_blocking=True)
     copied = torch.cuda.Event()
     copied.record()
