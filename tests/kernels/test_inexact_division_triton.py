@@ -74,6 +74,7 @@ def test_a_constant_batch_has_a_batch_std_of_exactly_0(wrong_by, level, baseline
     from siri_kernels.group_advantages import triton_kernels as kernels
 
     monkeypatch.setattr(kernels, "PARTIALS", 4)  # several tiles a program
+    monkeypatch.setattr(kernels, "SCAN_LIMIT", 600)  # the interpreter compares pairs for minutes
     for groups, size in ((1, 1), (3, 5), (300, 16)):
         rewards = torch.full((groups * size,), level)
         ways = [{"groups": size}, {"groups": ids_of(groups, size)}]

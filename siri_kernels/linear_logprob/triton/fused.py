@@ -182,7 +182,7 @@ def online_softmax(
             # Kernels run one after the other: all of them use the same memory.
             if len(held) < tokens * stride * IDS:
                 held = torch.empty(tokens * stride * IDS, dtype=torch.float32, device=device)
-            scratch = held
+            scratch = held[: tokens * stride * IDS]
             bits = torch.empty(splits, tokens, 4, dtype=torch.int32, device=device)
             guess, saved = estimate[at], tuple(x[at] for x in top[:3])
             floors = guess * scale
