@@ -68,13 +68,13 @@ class Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        if choose_device(config.device).type == "cpu":
-            compile_loop()  # in the background; a run that is resumed has the same loss to the bit
 
         source = on_main(resume_from, config, resume)
         on_main(compare_with_before, config)
         with distributed.main_first():  # rank 0 alone converts a model that must be converted
             checked = preflight(config)
+        if choose_device(config.device).type == "cpu":
+            compile_loop()  # in the background; a run that is resumed has the same loss to the bit
         if source:
             model = model_config(config, checked.start)
             require_same_model(source, model, checked.tokenizer, config.model.path)
