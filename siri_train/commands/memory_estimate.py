@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_kernels.linear_logprob.portable.forward import tile_shape
+from siri_kernels.linear_logprob.portable.forward import block_sizes, tile_shape
 from siri_kernels.linear_logprob.top_entries import entries_to_save
 from siri_train.config import engines
 from siri_train.config.loss import START
@@ -183,7 +183,9 @@ def estimate(
     in_head = {
         "activations for backward": inputs + _norm_saves(sizes, computed, fused) * tokens,
         "log-prob head, saved": head,
-        "gradients on their way": _head_transients(share, config, computed, gpu, head_tokens),
+        "gradients on their way": _head_transients(
+            share, config, computed, gpu, head_tokens, split_head
+        ),
     }
     in_layer = {
         "activations for backward": inputs,
@@ -277,14 +279,19 @@ def _head_saves(sizes: Sizes, config: RunConfig, width: int, tokens: int) -> int
     return (sizes.hidden * width + 8 * entries + 6 * 8) * tokens
 
 
-def _head_transients(sizes: Sizes, config: RunConfig, width: int, gpu: bool, tokens: int) -> int:
+def _head_transients(
+    sizes: Sizes, config: RunConfig, width: int, gpu: bool, tokens: int, shared: bool
+) -> int:
     """Bytes at the peak of the head's backward.
 
     These are the gradient of the weight, that of the hidden states in float32 and in their own
-    dtype, and two tiles of logits. On a CPU the sorted top entries are added, as if all slots were
-    filled; a trained model fills few.
+    dtype, and two tiles of logits. On a CPU the sorted top entries are added, as if a quarter of
+    their slots were filled: a trained model fills that many at most, and a token that has more
+    entries than slots uses none. A head that is ``shared`` by ranks also gathers sums and
+    gradients of the others: whole tiles and slots are as much.
     """
-    rows, ids = tile_shape(sizes.vocabulary, torch.device("cuda" if gpu else "cpu"))
+    most, ids = tile_shape(sizes.vocabulary, torch.device("cuda" if gpu else "cpu"))
+    rows = most if shared else max(block_sizes(min(tokens, most), most, pad=not gpu), default=0)
     frozen = sizes.tied or config.model.lora is not None
     weight = 0 if frozen else sizes.vocabulary * sizes.hidden * width
     hidden = sizes.hidden * (4 + width) * tokens
@@ -292,7 +299,7 @@ def _head_transients(sizes: Sizes, config: RunConfig, width: int, gpu: bool, tok
     # and both tiles are upcast to it.
     scratch = 0 if gpu else 4 * sizes.hidden * (rows + ids) * (1 if width == 4 else 2)
     entries = 0 if gpu else entries_to_save(sizes.vocabulary, config.train.tail, True)
-    top_entries = _ENTRY * entries * tokens
+    top_entries = _ENTRY * (entries if shared else entries // 4) * tokens
     return weight + hidden + scratch + 2 * 4 * rows * ids + top_entries
 
 
