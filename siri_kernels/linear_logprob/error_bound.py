@@ -13,7 +13,7 @@ leaves out of N of them what sums to at most N times ``tail`` times the mean nor
 from __future__ import annotations
 
 import threading
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -141,12 +141,14 @@ def report(
         if _reports and _reports[0].device != device:
             _reports.clear()
         if len(_reports) >= _MOST_REPORTS:
-            _reports[:] = [_added_up(_reports)]
+            _reports[:] = [_Report(*_added_up(_reports), device)]
         _reports.append(_Report(tokens, dense, entries, tail_mass, device))
 
 
-def _added_up(reports: list[_Report]) -> _Report:
-    """One report of all of them, which are of one device."""
+def _added_up(
+    reports: list[_Report],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The four numbers of all reports, which are of one device."""
     device = reports[0].device
 
     def stacked(values: tuple[float | torch.Tensor, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -161,7 +163,7 @@ def _added_up(reports: list[_Report]) -> _Report:
     columns = list(zip(*(r[:4] for r in reports), strict=True))
     # Counts as integers: exact, also where there is no float64.
     tokens, dense, entries = (stacked(column, torch.int64).sum() for column in columns[:3])
-    return _Report(tokens, dense, entries, stacked(columns[3], torch.float32).amax(), device)
+    return tokens, dense, entries, stacked(columns[3], torch.float32).amax()
 
 
 def take_backward_stats() -> BackwardStats | None:
@@ -176,14 +178,10 @@ def take_backward_stats() -> BackwardStats | None:
     with _lock:
         if not _reports:
             return None
-        totals = _added_up(_reports)
+        tokens, dense, entries, tail_mass = _added_up(_reports)
         _reports.clear()
 
-    def share(part: Any, whole: Any) -> torch.Tensor:
+    def share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         return part.to(torch.float32) / whole.clamp(min=1).to(torch.float32)
 
-    return BackwardStats(
-        share(totals.dense, totals.tokens),
-        totals.tail_mass,  # type: ignore[arg-type]
-        share(totals.entries, totals.tokens - totals.dense),
-    )
+    return BackwardStats(share(dense, tokens), tail_mass, share(entries, tokens - dense))

@@ -42,21 +42,20 @@ def append(
     weight, (count, width) = call.weight, call.hidden.shape
     vocabulary, device = len(weight), weight.device
     gradients = LogitGradients(call, rule, None, vocabulary, torch.float32)
-    dz = torch.empty(count, vocabulary, dtype=torch.float32, device=device)
+    last = slice(len(entries.ids) - count * vocabulary, None)
+    dz = entries.grads[last].view(count, vocabulary)
     for start in gradients.starts():
         tile = gradients.tile(start)
         dz[:, start : start + len(tile)] = gradients.gradient(0, start, tile)
     ids = torch.arange(vocabulary, dtype=torch.int32, device=device)
-    last = slice(len(entries.ids) - count * vocabulary, None)
     entries.ids[last].view(count, vocabulary).copy_(ids)
     entries.rows[last].view(count, vocabulary).copy_(tokens[:, None])
-    entries.grads[last].view(count, vocabulary).copy_(dz)
     if not need_hidden:
         return None
     factor = fp16_factor(call, rule) if call.hidden.is_cuda else None
     if factor is not None:
         dz = dz * factor
     out = torch.empty(count, width, dtype=torch.float32, device=device)
-    operand = gradients.tile(0) if len(gradients.starts()) == 1 else gradients.operand(weight)
+    operand = gradients.operand(weight)
     add_product(out, dz.to(operand.dtype), operand, first=True)
     return out if factor is None else out.div_(factor)

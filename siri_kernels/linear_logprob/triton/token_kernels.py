@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.triton.kernel_math import LOWEST, at_least, scale_of
+from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LOWEST, at_least, scale_of
 from siri_kernels.linear_logprob.triton.sparse_kernels import NATS_A_BIT, entry_gradient
 
 TOKENS = 256  # of a program of statistics_kernel
@@ -20,8 +20,6 @@ SPLIT_TOKENS = 2048  # that split_kernel takes at a time
 ENTRIES = 512  # of a token, read at a time
 
 _LOG_ZERO = tl.constexpr(-800.0)  # as online_softmax.LOG_ZERO
-_LARGE = tl.constexpr(3.4028234663852886e38)  # largest finite fp32
-_LN_2 = tl.constexpr(0.6931471805599453)
 _ROUNDING = tl.constexpr(8 * 2.0**-23)  # of sums in fp32, as error_bound.left_out allows for
 
 
@@ -92,15 +90,15 @@ def statistics_kernel(
     else:
         by = 1.0 / _float64(temperature)
     log_s = tl.log(s)
-    gap = (_not_below(most, -_LARGE) - z) * by + log_s  # lse of the others - z
+    gap = (_not_below(most, -LARGE) - z) * by + log_s  # lse of the others - z
     log_p = -_softplus(gap)
-    gap = tl.where(gap < -_LARGE, -_LARGE, tl.where(gap > _LARGE, _LARGE, gap))
+    gap = tl.where(gap < -LARGE, -LARGE, tl.where(gap > LARGE, LARGE, gap))
     p = 1.0 / (1.0 + tl.exp(gap))
     q = 1.0 / (1.0 + tl.exp(-gap))
     inner = tl.where(s == 0.0, 0.0, log_s - d / s)
     h = p * _softplus(gap) + q * _softplus(-gap) + q * inner
     both = tl.where((most > z) | (most != most), most, z)
-    shift = _not_below(both, -_LARGE)
+    shift = _not_below(both, -LARGE)
     step = _not_below((most - shift) * by, _LOG_ZERO)
     log_both = tl.log(s * tl.exp(step) + tl.exp((z - shift) * by))
     # fp32 rounds the logarithm by 5e-7, and with it every probability of the token. The largest
@@ -184,7 +182,7 @@ def rule_kernel(
         log_q = _not_below(log_p, _LOG_ZERO)
         first -= h * tl.exp(log_q) * (log_q + mean)
         constant += h * (log_z.to(tl.float64) - mean)
-        rising = (-h * by * _LN_2).to(tl.float32)
+        rising = (-h * by * NATS_A_BIT).to(tl.float32)
         tl.store(slope + token, rising)
     used = used & (target != ignore_index)
     first = first / cool
