@@ -161,6 +161,7 @@ def fused_join_calls() -> Iterator[Call]:
         with (
             mock.patch.object(fused, "operands", lambda *_: (NotLaunched(), (), {})),
             mock.patch.object(fused, "multiprocessors", lambda _: 132),
+            mock.patch.object(fused, "programs_together", lambda _: 1),
         ):
             fused.online_softmax(call, top, tensor(size.tokens) if entries else None)
 

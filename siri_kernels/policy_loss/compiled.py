@@ -31,7 +31,8 @@ from siri_kernels.policy_loss.types import LossInputs, LossOptions, RolloutCorre
 
 SOURCE = Path(__file__).with_name("loop.c")
 VARIABLE = "SIRI_KERNELS_COMPILED_LOSS"
-TOKENS_A_THREAD = 1 << 16  # starting a thread takes as long as a tenth of that
+# Starting a thread takes as long as 6000 tokens, one of PyTorch's as long as 1000.
+TOKENS_A_THREAD = {"own": 1 << 16, "team": 1 << 14}
 # The order of the loop's results.
 METRICS = (
     *("clip_frac_low", "clip_frac_high", "ratio_mean", "ratio_max", "approx_kl", "tokens"),
@@ -44,6 +45,7 @@ _ESTIMATORS = ("k1", "k2", "k3")
 
 Loop = Callable[..., int]
 _lock = threading.Lock()
+_PROCESS = os.getpid()
 _asked = False  # for the loop, by compile_loop
 _choice: Loop | None | str = "open"
 
@@ -108,7 +110,7 @@ def _function(library: ctypes.CDLL) -> Loop | None:
     function = library.siri_policy_loss
     numbers: list[Any] = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_double]
     pointers: list[Any] = 12 * [ctypes.c_void_p]
-    function.argtypes = [ctypes.c_char_p, *pointers, *numbers, ctypes.c_int64]
+    function.argtypes = [ctypes.c_char_p, *pointers, *numbers, ctypes.c_int64, ctypes.c_void_p]
     function.restype = ctypes.c_int
     return function if _right(function) else None
 
@@ -188,9 +190,9 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         None if x.ref_logprobs is None else _float32(x.ref_logprobs),
         None if x.entropy is None else _float32(x.entropy),
     ]
-    threads = 1
-    if total >= 2 * TOKENS_A_THREAD:
-        threads = min(torch.get_num_threads(), total // TOKENS_A_THREAD)
+    team = _team(os.getpid())
+    each = TOKENS_A_THREAD["team" if team else "own"]
+    threads = 1 if total < 2 * each else min(torch.get_num_threads(), total // each)
     wrong = loop(
         _packed(options.constant),
         *[None if tensor is None else tensor.data_ptr() for tensor in given],
@@ -203,6 +205,7 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         x.advantage_per_token,
         _denominator(options),
         threads,
+        team,
     )
     if wrong == 2:
         raise MemoryError(f"policy_loss: no memory for the sums of {total} tokens")
@@ -217,6 +220,21 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
             for name in metric_names(x, options.off_policy_threshold is not None)
         }
     return LossAndGradient(loss, d_logprobs, d_entropy, 1.0, metrics)
+
+
+@functools.lru_cache
+def _team(process: int) -> int | None:
+    """Address of what starts the threads of PyTorch's operators; None: it is not to be found.
+
+    That is ``GOMP_parallel`` of the OpenMP library that PyTorch has loaded. It would wait for ever
+    in a forked process, which has none of its parent's threads.
+    """
+    if process != _PROCESS:
+        return None
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def _denominator(options: LossOptions) -> float:

@@ -14,6 +14,9 @@
 
 #define MOST_THREADS 64
 
+/* GOMP_parallel: runs the function on the argument in so many threads, and waits for them. */
+typedef void (*Team)(void (*)(void *), void *, unsigned, unsigned);
+
 /* The pass over one block. */
 static void one_block(const Call *c, Block *b, double *sums) {
     const Options *o = c->options;
@@ -120,68 +123,83 @@ static int is_plain(const Call *c) {
            !c->rollout && !o->off_policy && !c->ref && o->entropy_coef == 0.0f;
 }
 
-typedef struct {
-    Call *call;
-    int64_t rank, workers;
-    int earlier;
-} Share;
+/* The sequences of one of `parts` parts, of as many tokens each. */
+static void earlier_part(Call *c, int64_t part, int64_t parts) {
+    int64_t first = 0, last = c->sequences;
+    if (part > 0) first = sequence_at(c, c->total * part / parts) + 1;
+    if (part + 1 < parts) last = sequence_at(c, c->total * (part + 1) / parts) + 1;
+    whole_sequences(c, first, last);
+}
 
-/* A thread's part: of the earlier pass its sequences, of the pass every workers-th chunk. */
-static void *work(void *argument) {
-    const Share *share = argument;
-    Call *c = share->call;
-    if (share->earlier) {
-        int64_t first = 0, last = c->sequences;
-        if (share->rank > 0)
-            first = sequence_at(c, c->total * share->rank / share->workers) + 1;
-        if (share->rank + 1 < share->workers)
-            last = sequence_at(c, c->total * (share->rank + 1) / share->workers) + 1;
-        whole_sequences(c, first, last);
-        return NULL;
-    }
+static void one_chunk(Call *c, int64_t chunk) {
     Block block;
     int plain = is_plain(c);
-    for (int64_t at = share->rank * CHUNK; at < c->total; at += share->workers * CHUNK) {
-        double *sums = c->sums + at / CHUNK * SUMS;
-        memset(sums, 0, SUMS * sizeof(double));
-        int64_t end = at + CHUNK < c->total ? at + CHUNK : c->total;
-        int64_t s = sequence_at(c, at);
-        for (int64_t start = at; start < end; start += BLOCK) {
-            int32_t size = end - start < BLOCK ? end - start : BLOCK;
-            if (plain) {
-                block.start = start;
-                block.size = block.filled = size;
-            } else {
-                open_block(c, &block, start, size);
-            }
-            if (!plain || !c->per_token) s = spread(c, &block, s);
-            if (plain) plain_block(c, &block, sums);
-            else one_block(c, &block, sums);
+    double *sums = c->sums + chunk * SUMS;
+    memset(sums, 0, SUMS * sizeof(double));
+    int64_t at = chunk * CHUNK, end = at + CHUNK < c->total ? at + CHUNK : c->total;
+    int64_t s = sequence_at(c, at);
+    for (int64_t start = at; start < end; start += BLOCK) {
+        int32_t size = end - start < BLOCK ? end - start : BLOCK;
+        if (plain) {
+            block.start = start;
+            block.size = block.filled = size;
+        } else {
+            open_block(c, &block, start, size);
         }
+        if (!plain || !c->per_token) s = spread(c, &block, s);
+        if (plain) plain_block(c, &block, sums);
+        else one_block(c, &block, sums);
     }
+}
+
+/* Work that threads take part by part: chunks, or parts of the earlier pass. */
+typedef struct {
+    Call *call;
+    int64_t next, parts;
+    int earlier;
+} Work;
+
+static void take(void *argument) {
+    Work *work = argument;
+    for (;;) {
+        int64_t part = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED);
+        if (part >= work->parts) return;
+        if (work->earlier) earlier_part(work->call, part, work->parts);
+        else one_chunk(work->call, part);
+    }
+}
+
+static void *take_in_thread(void *argument) {
+    take(argument);
     return NULL;
 }
 
-static void in_threads(Call *c, int64_t workers, int earlier) {
-    pthread_t threads[MOST_THREADS];
-    int started[MOST_THREADS];
-    Share shares[MOST_THREADS];
-    for (int64_t i = workers - 1; i >= 0; i--) {
-        shares[i] = (Share){c, i, workers, earlier};
-        started[i] = i > 0 && pthread_create(&threads[i], NULL, work, &shares[i]) == 0;
-        if (!started[i]) work(&shares[i]);
+/* The threads of PyTorch's operators, if `team` starts them: they have just worked, and are there
+ * at once. A new thread would also find its core taken by one of them, which still looks for work.
+ * Else threads of our own. */
+static void in_threads(Call *c, int64_t workers, Team team, int earlier) {
+    int64_t chunks = (c->total + CHUNK - 1) / CHUNK;
+    Work work = {c, 0, earlier ? workers : chunks, earlier};
+    if (workers > 1 && team) {
+        team(take, &work, (unsigned)workers, 0);
+        return;
     }
-    for (int64_t i = 1; i < workers; i++)
-        if (started[i]) pthread_join(threads[i], NULL);
+    pthread_t threads[MOST_THREADS];
+    int64_t started = 0;
+    while (started < workers - 1 && pthread_create(&threads[started], NULL, take_in_thread, &work) == 0)
+        started++;
+    take(&work);
+    while (started > 0) pthread_join(threads[--started], NULL);
 }
 
 /* Writes the gradients, divided by the denominator, the loss and `out` [SUMS - 1], the metrics.
- * Gives 0, or 1 where the offsets do not rise from 0 to `total`, 2 without memory. */
+ * `team` may be NULL. Gives 0, or 1 where the offsets do not rise from 0 to `total`, 2 without memory. */
 int siri_policy_loss(const Options *options, const float *logprobs, const float *old,
                      const float *advantages, const int32_t *offsets, const uint8_t *mask,
                      const float *rollout, const float *ref, const float *entropy,
                      float *d_logprobs, float *d_entropy, float *loss, float *out,
-                     int64_t total, int64_t sequences, int32_t per_token, double denominator, int64_t workers) {
+                     int64_t total, int64_t sequences, int32_t per_token, double denominator, int64_t workers,
+                     Team team) {
     int64_t tokens = total, filled = 0;
     int falls = offsets[0] != 0 || offsets[sequences] != total;
     for (int64_t s = 0; s < sequences; s++) {
@@ -212,7 +230,7 @@ int siri_policy_loss(const Options *options, const float *logprobs, const float 
                              options->sequence_mean};
         memcpy(c->of, of, sizeof of);
         c->count = (int32_t *)(values + 4 * sequences);
-        in_threads(c, workers, 1);
+        in_threads(c, workers, team, 1);
         filled = 0;
         for (int64_t s = 0; s < sequences; s++) filled += c->count[s] > 0;
         for (int k = 0; k < 4; k++)
@@ -228,7 +246,7 @@ int siri_policy_loss(const Options *options, const float *logprobs, const float 
         divisor = divisor < 1 ? 1 : divisor;
     }
     c->scale = (float)(1.0 / divisor);
-    in_threads(c, workers, 0);
+    in_threads(c, workers, team, 0);
 
     double sums[SUMS] = {0};
     for (int64_t i = 0; i < chunks; i++)

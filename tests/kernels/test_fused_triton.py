@@ -103,7 +103,7 @@ def places(monkeypatch):
         monkeypatch.setattr(
             fused,
             "operands",
-            lambda hidden, weight, options: (Kernel(), (hidden, weight), options),
+            lambda hidden, weight, options, together: (Kernel(), (hidden, weight), options),
         )
 
 
@@ -212,13 +212,18 @@ def check(this, most):
     spread=st.sampled_from([0.1, 1.0, 8.0]),
     tiles=st.integers(1, 12),
     programs=st.sampled_from([1, 2, 3]),
+    together=st.sampled_from([1, 2]),
     seed=st.integers(0, 1000),
 )
 def test_every_partition_gives_what_float64_gives(
-    part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, programs, seed
-):
+    part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, programs,
+    together, seed,
+):  # fmt: skip
+    if REAL and not fused.fused_kernels.CLUSTERS:
+        together = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
+        patch.setattr(fused, "programs_together", lambda call: together)
         patch.setattr(fused, "multiprocessors", lambda device: programs)
         this = head_call(rows, width, vocabulary, dtype, temperature, spread, seed, bias, softcap)
         assert fused.unfit(this) is None
@@ -245,7 +250,7 @@ def test_the_plain_kernel_gives_what_float64_gives(
     part, rows, vocabulary, width, dtype, temperature, bias, softcap, spread, tiles, seed
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "operands", fused.plain_operands)
+        patch.setattr(fused, "operands", lambda *given: fused.plain_operands(*given[:3]))
         patch.setattr(fused, "plain", lambda device: True)
         patch.setattr(fused, "SCRATCH", tiles * rows * IDS)
         patch.setattr(fused, "multiprocessors", lambda device: 2)
@@ -342,10 +347,50 @@ def test_only_what_was_measured_is_chosen(gpu, version, monkeypatch):
         fused._least_tokens.cache_clear()
 
 
+class OnGPU:
+    """In the place of ``hidden``: so many tokens on a GPU."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def __len__(self):
+        return self.tokens
+
+
+@pytest.mark.parametrize("can", [False, True])
+def test_programs_share_tiles_where_that_was_measured_faster(can, monkeypatch):
+    gpu = "NVIDIA H300"
+    lines = [
+        measured.Measured(kernel, gpu, "9.9", True, False, tokens, "")
+        for kernel, tokens in (("forward", 100), ("forward, multicast", 200))
+    ]
+    monkeypatch.setattr(measured, "MEASURED", lines)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
+    monkeypatch.setattr(fused.triton, "__version__", "9.9.1")
+    monkeypatch.setattr(fused, "plain", lambda device: False)
+    monkeypatch.setattr(fused.fused_kernels, "CLUSTERS", can)
+    fused._least_tokens.cache_clear()
+    this = head_call(1, 8, 4, torch.bfloat16, 1.0, 1.0, 0)._replace(entries=1024)
+
+    def together(tokens, **changed):
+        return fused.programs_together(this._replace(hidden=OnGPU(tokens), **changed))
+
+    try:
+        assert (together(199), together(200)) == (1, 1 + can)
+        assert together(200, entries=0) == together(200, bias=torch.zeros(4)) == 1
+        for switch, most in ((True, 1 + can), (False, 1)):
+            monkeypatch.setattr(fused, "MULTICAST", switch)
+            assert together(1) == together(200) == most
+    finally:
+        fused._least_tokens.cache_clear()
+
+
 def test_every_measured_line_names_its_results():
     root = Path(__file__).resolve().parents[2]
     for line in measured.MEASURED:
-        assert line.kernel in ("forward", "gradient")
+        assert line.kernel in ("forward", "forward, multicast", "gradient")
         if (root / "bench").is_dir():
             assert line.gpu in (root / line.source).read_text(encoding="utf-8"), line
 

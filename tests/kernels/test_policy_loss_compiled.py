@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -147,10 +150,12 @@ def test_infinities_and_nan_as_in_the_blocked_form(name, ratio, aggregation):
 
 
 @pytest.mark.parametrize("options", [{}, {"ratio": "sequence"}, {"objective": "gmpo"}])
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_same_bits_for_any_number_of_threads(options, masked):
+@pytest.mark.parametrize(("masked", "team"), [(False, True), (True, True), (True, False)])
+def test_the_same_bits_for_any_number_of_threads(options, masked, team, monkeypatch):
+    if not team:
+        monkeypatch.setattr(compiled, "_team", lambda process: None)
     sizes = torch.randint(0, 9000, (60,))
-    sizes[7] = 3 * compiled.TOKENS_A_THREAD
+    sizes[7] = 3 * compiled.TOKENS_A_THREAD["own"]
     batch = make(sizes.tolist(), torch.float32)
     if not masked:
         del batch["mask"]
@@ -169,6 +174,28 @@ def test_the_same_bits_for_any_number_of_threads(options, masked):
     got = as_double({"loss": results[0][0].loss})["loss"]
     torch.testing.assert_close(got, want[0].loss, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(results[0][1][0].double(), want[1][0], rtol=1e-4, atol=1e-9)
+
+
+FORKED = """
+import os, signal, torch
+from siri_kernels import policy_loss
+torch.set_num_threads(2)
+x = torch.randn(3, 200_000) / 10
+cu = torch.tensor([0, 150_000, 200_000], dtype=torch.int32)
+call = lambda: policy_loss(x[0], x[1], x[2, :2], cu, clip_low=0.2, clip_high=0.28)[0]
+want = call()
+child = os.fork()
+if not child:
+    signal.alarm(100)
+    os._exit(0 if call().item() == want.item() else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_waits_for_no_thread_of_its_parent():
+    environment = os.environ | {compiled.VARIABLE: "1"}
+    subprocess.run([sys.executable, "-c", FORKED], env=environment, check=True, timeout=200)
 
 
 def test_many_tiny_sequences(used):

@@ -1,13 +1,15 @@
 """The fused product and online softmax: values, repeats and time at the head's sizes.
 
 ``linear_logprob`` uses it for every call that it supports while its switch ``ENABLED`` is true.
-"forward" saves top entries for backward, "score" does not.
+"forward" saves top entries for backward, "score" does not. "multicast": two programs share each
+tile of the weight, where this Triton can.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,10 +32,25 @@ def run(context: Context) -> None:
     first = Case(20, 32, 500) if context.rehearse else Case(9000, 1536, 151_936)
     context.attempt(f"fused {first.name}", lambda: values.compare(context, first, "fused.values"))
     context.device.free()
+    multicast = _can_multicast(fused)
+    if multicast:
+        with _switched(fused, "MULTICAST", True):
+            name = f"multicast {first.name}"
+            context.attempt(name, lambda: values.compare(context, first, "fused.multicast values"))
+        context.device.free()
+    else:
+        context.say("left_out", step="multicast", why="it needs Triton 3.8 or newer")
     shape = (20, 32, 500) if context.rehearse else (16_384, 1536, 151_936)
     name = f"{'x'.join(map(str, shape))} fused"
     context.attempt(name, lambda: repeats.repeated(context, shape, 1e-2, name))
     context.device.free()
+    if multicast:
+        with _switched(fused, "MULTICAST", True):
+            context.attempt(
+                f"{name} multicast",
+                lambda: repeats.repeated(context, shape, 1e-2, f"{name} multicast"),
+            )
+        context.device.free()
     for dim in (32,) if context.rehearse else (1536, 3584):
         if context.in_time(f"time {dim}", 12):
             context.attempt(f"time {dim}", lambda d=dim: _timed(context, fused, shape, d))
@@ -67,21 +84,21 @@ def _timed(
     calls = HeadCalls(context, shape[0], dim, shape[2], 0.5, **given)
     where = f"{dim}.{option}" if option else str(dim)
 
-    def switched(call: Callable[[], Any], on: bool) -> Callable[[], Any]:
+    def switched(call: Callable[[], Any], on: bool, multicast: bool = False) -> Callable[[], Any]:
         def go() -> Any:
-            fused.ENABLED = on
-            try:
+            with _switched(fused, "ENABLED", on), _switched(fused, "MULTICAST", multicast):
                 return call()
-            finally:
-                fused.ENABLED = True
 
         return go
 
     steps = dict(calls.products())
-    for label, on in (("fused", True), ("apart", False)):
-        steps[f"score {label}"] = switched(calls.forward, on)
-        steps[f"forward {label}"] = switched(calls.forward_lists, on)
-        steps[f"both {label}"] = switched(calls.both, on)
+    ways = {"fused": (True, False), "apart": (False, False)}
+    if _can_multicast(fused):
+        ways["multicast"] = (True, True)
+    for label, way in ways.items():
+        steps[f"score {label}"] = switched(calls.forward, *way)
+        steps[f"forward {label}"] = switched(calls.forward_lists, *way)
+        steps[f"both {label}"] = switched(calls.both, *way)
     seconds = 1.5 if option else 4.0
     middle = {name: row["median"] for name, row in rounds(context, steps, seconds).items()}
     for name, seconds in middle.items():
@@ -92,3 +109,19 @@ def _timed(
             )
     if not option:
         head.inside(context, "fused", switched(calls.both, True), dim)
+
+
+def _can_multicast(fused: Any) -> bool:
+    """Whether two programs can share tiles of the weight here."""
+    return bool(getattr(getattr(fused, "fused_kernels", None), "CLUSTERS", False))
+
+
+@contextmanager
+def _switched(fused: Any, name: str, value: bool) -> Iterator[None]:
+    """A switch of the module set for a while."""
+    before = getattr(fused, name, None)
+    setattr(fused, name, value)
+    try:
+        yield
+    finally:
+        setattr(fused, name, before)

@@ -33,6 +33,8 @@ except ImportError:  # a Triton without Gluon, or with another one
 # True: every call that the kernel can take; False: none; None: those that were measured faster
 # (:mod:`siri_kernels.linear_logprob.triton.measured`).
 ENABLED = {"1": True, "0": False}.get(os.environ.get("SIRI_KERNELS_FUSED", ""))
+# Whether two programs share each tile of the weight, where this Triton can (multicast): as above.
+MULTICAST: bool | None = None
 # What a masked product is after the scale: far below the kernel's LOWEST, so that exp2 of the
 # difference is 0. Were they alike, what rounding leaves of the difference would be 0 or 1e22.
 MASKED = -2.0e30
@@ -97,10 +99,22 @@ def takes(call: HeadCall) -> bool:
 
 
 @functools.cache
-def _least_tokens(device: torch.device, top_entries: bool, options: bool) -> float:
-    """Tokens from which on the fused kernel was measured faster on this device."""
+def _least_tokens(
+    device: torch.device, top_entries: bool, options: bool, kernel: str = "forward"
+) -> float:
+    """Tokens from which on a kernel was measured faster on this device."""
     name = torch.cuda.get_device_name(device)
-    return least_tokens("forward", name, triton.__version__, top_entries, options)
+    return least_tokens(kernel, name, triton.__version__, top_entries, options)
+
+
+def programs_together(call: HeadCall) -> int:
+    """Programs that share each tile of the weight: 1 or 2."""
+    device = call.hidden.device
+    if MULTICAST is False or device.type != "cuda" or plain(device) or not fused_kernels.CLUSTERS:
+        return 1
+    options = any(arguments.constants(call).values())
+    least = _least_tokens(device, call.entries > 0, options, "forward, multicast")
+    return 2 if MULTICAST is True or len(call.hidden) >= least else 1
 
 
 def refusal(call: HeadCall) -> str | None:
@@ -143,7 +157,9 @@ def online_softmax(
         top: to fill, or None.
         estimate: [T] target logits, where there is ``top``.
     """
-    weight, device, programs = call.weight, call.hidden.device, multiprocessors(call.hidden.device)
+    weight, device, together = call.weight, call.hidden.device, programs_together(call)
+    # Two that share tiles count as one with twice the rows.
+    programs, rows = max(multiprocessors(device) // together, 1), 2 * HALF * together
     total, vocabulary, width = len(call.hidden), *weight.shape
     states = torch.empty(4, (total + 3) // 4 * 4, dtype=torch.float32, device=device)[:, :total]
     states[0] = float("-inf")  # of tokens whose target is not here
@@ -160,14 +176,14 @@ def online_softmax(
         bias = torch.nn.functional.pad(call.bias.float(), (0, tiles * IDS - vocabulary))
     # At a time not more tokens than give every program one block of them. ``state`` is theirs in
     # ``SoftmaxState``, ``running`` its last three as the kernels have them.
-    most_tokens, held = programs * 2 * HALF, runnings[0, :0]
+    most_tokens, held = programs * rows, runnings[0, :0]
     if top is not None:
         most_tokens = min(most_tokens, TOKENS_TOP_ENTRIES)
     for at in [slice(i, i + most_tokens) for i in range(0, total, most_tokens)]:
         hidden, targets = call.hidden[at], call.targets[at]
         state, running, tokens = states[:, at], runnings[:, at], len(hidden)
         scale = arguments.of_tokens(scales, at)
-        blocks, most_tiles = triton.cdiv(tokens, 2 * HALF), tiles
+        blocks, most_tiles = triton.cdiv(tokens, rows), tiles
         if top is not None:
             most_tiles = max(1, SCRATCH // (tokens * IDS))
         splits, each = partition(blocks, tiles, programs, most_tiles)
@@ -186,7 +202,7 @@ def online_softmax(
             bits = torch.empty(splits, tokens, 4, dtype=torch.int32, device=device)
             guess, saved = estimate[at], tuple(x[at] for x in top[:3])
             floors = guess * scale
-        kernel, boxes, options = operands(hidden, weight, constants)
+        kernel, boxes, options = operands(hidden, weight, constants, together)
         for first in range(0, tiles, splits * each):
             these = min(splits, triton.cdiv(tiles - first, each))
             kernel[(min(programs, blocks * these),)](
@@ -205,7 +221,7 @@ def online_softmax(
 
 
 def operands(
-    hidden: torch.Tensor, weight: torch.Tensor, options: dict[str, bool]
+    hidden: torch.Tensor, weight: torch.Tensor, options: dict[str, bool], together: int = 1
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The kernel, its descriptors of both operands, and its constants.
 
@@ -216,29 +232,49 @@ def operands(
         hidden: [T, D].
         weight: [V, D].
         options: the constants that a call chooses.
+        together: programs that share each tile of ``weight``.
     """
     if plain(hidden.device):
         return plain_operands(hidden, weight, options)
-    from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    dtype = gl.bfloat16 if hidden.dtype == torch.bfloat16 else gl.float16
-    layout = gl.NVMMASharedLayout.get_default_for
-    boxes = (
-        TensorDescriptor.from_tensor(hidden, [HALF, STEP], layout([HALF, STEP], dtype)),
-        TensorDescriptor.from_tensor(weight, [IDS, STEP], layout([IDS, STEP], dtype)),
+    boxes = tuple(
+        TensorDescriptor.from_tensor(x, *box)
+        for x, box in zip((hidden, weight), kernel_boxes(hidden.dtype, together), strict=True)
     )
-    return fused_kernels.fused_kernel, boxes, kernel_constants(options)
+    return fused_kernels.fused_kernel, boxes, kernel_constants(options, together)
 
 
-def kernel_constants(options: dict[str, bool]) -> dict[str, Any]:
-    """The constants of ``fused_kernel`` for a call that chooses ``options``."""
+def kernel_boxes(dtype: torch.dtype, together: int = 1) -> list[tuple[list[int], Any]]:
+    """Shape and layout of what a copy of ``fused_kernel`` brings, of ``hidden`` and ``weight``.
+
+    Args:
+        dtype: of both.
+        together: programs that share each tile of ``weight``, and each have their rows of hidden.
+    """
+    from triton.experimental.gluon import language as gl
+
+    element = gl.bfloat16 if dtype == torch.bfloat16 else gl.float16
+    shapes = [HALF * together, STEP], [IDS, STEP]
+    # Of each program after the first: where its part begins, in parts; the weight's is the same.
+    parts: tuple[Any, Any] = (None, None) if together == 1 else ([[1, 0]], [[0, 0]])
+    layout = gl.NVMMASharedLayout.get_default_for
+    return [(s, layout(s, element, cga_layout=p)) for s, p in zip(shapes, parts, strict=True)]
+
+
+def kernel_constants(options: dict[str, bool], together: int = 1) -> dict[str, Any]:
+    """The constants of ``fused_kernel`` for a call.
+
+    Args:
+        options: those that it chooses.
+        together: programs that share each tile of the weight.
+    """
     k = fused_kernels
     return {
-        "HALF": HALF, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, **options,
+        "HALF": HALF * together, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, **options,
         "STAGES": k.STAGES_TOP_ENTRIES if options["TOP_ENTRIES"] else k.STAGES,
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
-        "num_warps": 4, "enable_fp_fusion": True,
+        "CLUSTER": together, "num_warps": 4, "num_ctas": together, "enable_fp_fusion": True,
     }  # fmt: skip
 
 

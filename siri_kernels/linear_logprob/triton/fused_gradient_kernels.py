@@ -202,8 +202,8 @@ def fused_gradient_kernel(
             (
                 _produce,
                 (
-                    x_desc, w_desc, upper, lower, ids, full, empty, rows, vocabulary, width,
-                    row_blocks, first_tile, tiles, 1, HALF, IDS, STEP, GROUP, STAGES,
+                    x_desc, w_desc, upper, lower, ids, full, empty, empty, rows, vocabulary, width,
+                    row_blocks, first_tile, tiles, 1, HALF, IDS, STEP, GROUP, STAGES, 1,
                 ),
             ),
         ],

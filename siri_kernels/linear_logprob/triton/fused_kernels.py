@@ -11,12 +11,19 @@ A work item is 128 rows times a split of the vocabulary (``tiles_each`` tiles of
 state of a row stays in registers over a split. Units of the states are exponents of two after the
 temperature; logits in ``scratch`` are raw products.
 
+With CLUSTER 2 a work item has 256 rows, 128 of each of two programs, and one copy brings each tile
+of the weight to both of them (multicast): half the reads of the L2 cache.
+
 The ring: step ``turn`` of a program uses slot ``turn % STAGES``. ``full`` of a slot expects one
 arrival and the bytes of three copies; ``empty`` one arrival of each warpgroup. A slot is released
 when the products that read it are done: in the next step, where one product may be in flight.
+In a cluster ``free`` of the first program's slot expects one arrival of each producer, made when
+its own slot is empty.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -31,14 +38,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from siri_kernels.linear_logprob.triton.fused_logits import (
     LARGE,
     LEAST,
-    QUARTER_ROWS,
-    QUARTERS,
     at_least,
     capped,
     exp2,
     quarters,
     store_quarters,
+    threads,
 )
+
+try:
+    from triton.experimental.gluon.language.nvidia.hopper import cluster
+except ImportError:  # Triton 3.6
+    cluster = None
 
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in 3.9
 
@@ -48,6 +59,10 @@ GROUP = 16  # row blocks that go through the vocabulary together, whose weight t
 STAGES, STAGES_TOP_ENTRIES = 3, 4
 # Registers a thread of the two warpgroups and of the producer: 2 * 240 + 24 fit three of 168.
 CONSUMER_REGISTERS, PRODUCER_REGISTERS = 240, 24
+# Whether programs can share tiles. Before Triton 3.8 an arrival at another program's barrier goes
+# to one's own, and only the first warps meet at a cluster's barrier: they would wait for ever.
+CLUSTERS = hasattr(cluster, "barrier")
+_meet: Any = getattr(cluster, "barrier", None)
 # A row's maximum before its first logit.
 LOWEST = gl.constexpr(-1.0e30)
 NO_ROW = gl.constexpr(1.0e30)  # the bound of rows that are not there: nothing of them is saved
@@ -71,11 +86,26 @@ def _item(item, row_blocks, splits, GROUP: gl.constexpr):
     return first + within % height, within // height
 
 
+@gluon.constexpr_function
+def _logits(IDS, CLUSTER):
+    """The layout of a tile of logits, whose rows the programs of a cluster share."""
+    shared = {"cga_layout": [[1, 0]]} if CLUSTER > 1 else {}
+    return gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, IDS, 16], **shared
+    )
+
+
+@gluon.constexpr_function
+def _barriers(CLUSTER, own):
+    """The layout of barriers: each program has its own, or all arrive at the first's."""
+    return mbarrier.MBarrierLayout([[own]] if CLUSTER > 1 else [])
+
+
 @gluon.jit
 def _produce(
-    x_desc, w_desc, upper, lower, ids, full, empty, rows, vocabulary, width, row_blocks, first_tile,
-    splits, tiles_each, HALF: gl.constexpr, IDS: gl.constexpr, STEP: gl.constexpr,
-    GROUP: gl.constexpr, STAGES: gl.constexpr,
+    x_desc, w_desc, upper, lower, ids, full, empty, free, rows, vocabulary, width, row_blocks,
+    first_tile, splits, tiles_each, HALF: gl.constexpr, IDS: gl.constexpr, STEP: gl.constexpr,
+    GROUP: gl.constexpr, STAGES: gl.constexpr, CLUSTER: gl.constexpr,
 ):  # fmt: skip
     program = gl.program_id(0)
     programs = gl.num_programs(0)
@@ -93,10 +123,17 @@ def _produce(
             mbarrier.wait(empty.index(slot), ((turn // STAGES) & 1) ^ 1)
             bar = full.index(slot)
             # A copy over an edge fills with zeros and counts as a whole one.
-            mbarrier.expect(bar, (2 * HALF + IDS) * STEP * 2)
+            mbarrier.expect(bar, (2 * HALF // CLUSTER + IDS) * STEP * 2)
             copy_in(x_desc, [row, k * STEP], bar, upper.index(slot))
             copy_in(x_desc, [second, k * STEP], bar, lower.index(slot))
-            copy_in(w_desc, [an_id, k * STEP], bar, ids.index(slot))
+            if CLUSTER == 1:
+                copy_in(w_desc, [an_id, k * STEP], bar, ids.index(slot))
+            else:
+                # Each tells the first that its slot is free. Only the first waits here and copies;
+                # what arrives counts at each one's ``full``.
+                mbarrier.arrive(free.index(slot), count=1)
+                mbarrier.wait(free.index(slot), (turn // STAGES) & 1)
+                copy_in(w_desc, [an_id, k * STEP], bar, ids.index(slot), multicast=True)
             turn += 1
 
 
@@ -107,11 +144,12 @@ def _consume(
     scale, masked, log2_eps, softcap, inverse_softcap, WHICH: gl.constexpr, HALF: gl.constexpr,
     IDS: gl.constexpr, STEP: gl.constexpr, GROUP: gl.constexpr, TOP_ENTRIES: gl.constexpr,
     BIAS: gl.constexpr, SOFTCAP: gl.constexpr, PER_ROW: gl.constexpr, STAGES: gl.constexpr,
+    CLUSTER: gl.constexpr,
 ):  # fmt: skip
-    LOGITS: gl.constexpr = gl.NVMMADistributedLayout(
-        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, IDS, 16]
-    )
+    LOGITS: gl.constexpr = _logits(IDS, CLUSTER)
     ROWS: gl.constexpr = gl.SliceLayout(1, LOGITS)
+    QUARTERS: gl.constexpr = gl.SliceLayout(2, threads(CLUSTER))  # a value a [row, quarter]
+    QUARTER_ROWS: gl.constexpr = gl.SliceLayout(1, QUARTERS)  # one a row
     COLUMNS: gl.constexpr = gl.SliceLayout(0, LOGITS)
     program = gl.program_id(0)
     programs = gl.num_programs(0)
@@ -163,14 +201,22 @@ def _consume(
         bits = gl.where(begins, 0, bits)
         at_target = target - first
         inside = (at_target >= 0) & (at_target < IDS)  # never of a row that is not there
-        if gl.max(inside.to(gl.int32), 0) > 0:
+        any_inside = inside
+        if CLUSTER > 1:
+            # A maximum over rows of both programs would make them meet, which they must not do
+            # here: each looks at all rows.
+            EVERY: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0], [[0]])
+            each = block * 2 * HALF + WHICH * HALF + gl.arange(0, HALF, layout=EVERY)
+            at_each = gl.load(targets + each, mask=each < rows, other=-1) - first
+            any_inside = (at_each >= 0) & (at_each < IDS)
+        if gl.max(any_inside.to(gl.int32), 0) > 0:
             mine = column[None, :] == at_target[:, None]
             gl.store(target_logit + row, gl.sum(gl.where(mine, z, 0.0), 1), mask=inside)
             z = gl.where(mine, masked, z)
         if first + IDS > vocabulary:  # the last tile, or one beyond it
             z = gl.where((first + column < vocabulary)[None, :], z, masked)
         if TOP_ENTRIES:
-            best = gl.max(quarters(z, HALF, IDS), 2)
+            best = gl.max(quarters(z, HALF, IDS, CLUSTER), 2)
             top = gl.convert_layout(gl.max(best, 1), ROWS)
         else:
             top = gl.max(z, 1)
@@ -207,7 +253,7 @@ def _consume(
                 matters = best * by >= bound
             place = scratch + row.to(gl.int64) * (stride * IDS) + local
             place = gl.convert_layout(place, QUARTER_ROWS)
-            store_quarters(place, quarters(z, HALF, IDS), matters, IDS)
+            store_quarters(place, quarters(z, HALF, IDS, CLUSTER), matters, IDS, CLUSTER)
             bits = bits | gl.where(matters, 1 << within, 0)
         base = split.to(gl.int64) * rows + row
         ends = there & (within == tiles_each - 1)
@@ -228,7 +274,7 @@ def fused_kernel(
     masked, log2_eps, softcap, inverse_softcap, HALF: gl.constexpr, IDS: gl.constexpr,
     STEP: gl.constexpr, GROUP: gl.constexpr, TOP_ENTRIES: gl.constexpr, BIAS: gl.constexpr,
     SOFTCAP: gl.constexpr, PER_ROW: gl.constexpr, STAGES: gl.constexpr,
-    CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
+    CLUSTER: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Online softmax of all rows over ``splits`` splits from ``first_tile`` on.
 
@@ -260,7 +306,7 @@ def fused_kernel(
         log2_eps: log2 of the least probability that is saved.
         softcap: a number, if SOFTCAP.
         inverse_softcap: 1 / softcap.
-        HALF: tokens of a warpgroup.
+        HALF: tokens of a warpgroup, in all programs of a cluster.
         IDS: ids of a tile.
         STEP: columns of a step.
         GROUP: blocks of tokens that share tiles of ``weight`` in the L2.
@@ -269,6 +315,7 @@ def fused_kernel(
         SOFTCAP: whether there is a softcap.
         PER_ROW: whether ``scale`` is [T].
         STAGES: slots of the ring.
+        CLUSTER: programs that share each tile of ``weight``: 1, or 2 where CLUSTERS is true.
         CONSUMER_REGISTERS: registers a thread of a warpgroup.
         PRODUCER_REGISTERS: the same of the producer.
     """
@@ -277,11 +324,17 @@ def fused_kernel(
     upper = gl.allocate_shared_memory(dtype, [STAGES, HALF, STEP], x_desc.layout)
     lower = gl.allocate_shared_memory(dtype, [STAGES, HALF, STEP], x_desc.layout)
     ids = gl.allocate_shared_memory(dtype, [STAGES, IDS, STEP], w_desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    OWN: gl.constexpr = _barriers(CLUSTER, 1)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, CLUSTER], OWN)
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, CLUSTER], OWN)
+    free = empty
+    if CLUSTER > 1:
+        free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], _barriers(CLUSTER, 0))
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=2)
+        if CLUSTER > 1:
+            mbarrier.init(free.index(i), count=1)  # of each program
     fence_async_shared()  # the barriers, to the copies; all warps meet before they part
     gl.warp_specialize(
         [
@@ -292,7 +345,7 @@ def fused_kernel(
                     part_bits, target_logit, scratch, bias, rows, vocabulary, width, row_blocks,
                     first_tile, splits, tiles_each, stride, scale, masked, log2_eps, softcap,
                     inverse_softcap, 0, HALF, IDS, STEP, GROUP, TOP_ENTRIES, BIAS, SOFTCAP,
-                    PER_ROW, STAGES,
+                    PER_ROW, STAGES, CLUSTER,
                 ),
             ),
             (
@@ -302,17 +355,20 @@ def fused_kernel(
                     part_bits, target_logit, scratch, bias, rows, vocabulary, width, row_blocks,
                     first_tile, splits, tiles_each, stride, scale, masked, log2_eps, softcap,
                     inverse_softcap, 1, HALF, IDS, STEP, GROUP, TOP_ENTRIES, BIAS, SOFTCAP,
-                    PER_ROW, STAGES,
+                    PER_ROW, STAGES, CLUSTER,
                 ),
             ),
             (
                 _produce,
                 (
-                    x_desc, w_desc, upper, lower, ids, full, empty, rows, vocabulary, width,
+                    x_desc, w_desc, upper, lower, ids, full, empty, free, rows, vocabulary, width,
                     row_blocks, first_tile, splits, tiles_each, HALF, IDS, STEP, GROUP, STAGES,
+                    CLUSTER,
                 ),
             ),
         ],
         [4, 1],
         [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
     )  # fmt: skip
+    if CLUSTER > 1:
+        _meet()  # what the first copies into the other may be on its way when the first has all

@@ -14,18 +14,22 @@ from triton.experimental.gluon import language as gl
 # What an exponent is at least, where -inf can occur: 0 times it is 0, and 2 to its power is 0.
 LEAST = gl.constexpr(-1000.0)
 LARGE = gl.constexpr(3.4028234663852886e38)  # largest finite
-# A tile of 64 rows and 256 ids as [row, quarter, place].
-THREADS = gl.constexpr(
-    gl.DistributedLinearLayout(
+
+
+@gluon.constexpr_function
+def threads(CLUSTER):
+    """The layout of a tile of 64 rows a program and 256 ids as [row, quarter, place].
+
+    Args:
+        CLUSTER: programs that share the rows: 1 or 2.
+    """
+    return gl.DistributedLinearLayout(
         reg_bases=[[0, 0, 1], [8, 0, 0], [0, 0, 2], [0, 0, 4], [0, 0, 8], [0, 0, 16], [0, 0, 32]],
         lane_bases=[[0, 1, 0], [0, 2, 0], [1, 0, 0], [2, 0, 0], [4, 0, 0]],
         warp_bases=[[16, 0, 0], [32, 0, 0]],
-        block_bases=[],
-        shape=[64, 4, 64],
+        block_bases=[[64, 0, 0]][: CLUSTER - 1],
+        shape=[64 * CLUSTER, 4, 64],
     )
-)
-QUARTERS = gl.constexpr(gl.SliceLayout(2, THREADS.value))  # of a value for each [row, quarter]
-QUARTER_ROWS = gl.constexpr(gl.SliceLayout(1, QUARTERS.value))  # of one for each row
 
 
 @gluon.jit
@@ -65,19 +69,19 @@ def at_least(x, low):
 
 
 @gluon.jit
-def quarters(z, HALF: gl.constexpr, IDS: gl.constexpr):
+def quarters(z, HALF: gl.constexpr, IDS: gl.constexpr, CLUSTER: gl.constexpr):
     """``z`` [HALF, IDS] as [HALF, 4, IDS / 4]: each thread's part of a row, in id order.
 
     Place ``2 * i + b`` of quarter ``q`` is column ``8 * i + 2 * q + b``. No value changes its
     thread.
     """
-    gl.static_assert(HALF == 64 and IDS == 256)
+    gl.static_assert(HALF == 64 * CLUSTER and IDS == 256)
     z = z.reshape([HALF, IDS // 8, 4, 2]).permute((0, 2, 1, 3)).reshape([HALF, 4, IDS // 4])
-    return gl.convert_layout(z, THREADS, assert_trivial=True)
+    return gl.convert_layout(z, threads(CLUSTER), assert_trivial=True)
 
 
 @gluon.jit
-def store_quarters(base, z, mask, IDS: gl.constexpr):
+def store_quarters(base, z, mask, IDS: gl.constexpr, CLUSTER: gl.constexpr):
     """Stores the quarters of rows that ``mask`` [HALF, 4] names, each as consecutive places.
 
     Args:
@@ -85,7 +89,10 @@ def store_quarters(base, z, mask, IDS: gl.constexpr):
         z: [HALF, 4, IDS / 4] from :func:`quarters`.
         mask: [HALF, 4].
         IDS: of a tile.
+        CLUSTER: as :func:`threads` has it.
     """
+    THREADS: gl.constexpr = threads(CLUSTER)
+    QUARTERS: gl.constexpr = gl.SliceLayout(2, THREADS)
     quarter = gl.arange(0, 4, layout=gl.SliceLayout(0, QUARTERS)) * (IDS // 4)
     place = gl.arange(0, IDS // 4, layout=gl.SliceLayout(0, gl.SliceLayout(1, THREADS)))
     at = base[:, None] + quarter[None, :]

@@ -15,7 +15,8 @@ class Measured(NamedTuple):
     """One class of calls in which a fused kernel was faster.
 
     Attributes:
-        kernel: "forward", or "gradient" of recomputed tokens.
+        kernel: "forward", "forward, multicast" where it is faster still with two programs to a tile
+            of the weight, or "gradient" of recomputed tokens.
         gpu: a part of the GPU's name.
         triton: the version of Triton, without its last number.
         top_entries: whether forward saves top entries; False for "gradient".
