@@ -130,8 +130,8 @@ def _usual(rewards: Any) -> bool:
     Neither of the two products warns, whatever NumPy's settings, so that nothing later does.
     """
     if len(rewards) <= 8192:  # more would start threads of BLAS's own
-        return bool(rewards.dot(rewards) < HUGE)
-    return bool(einsum("i,i->", rewards, rewards) < HUGE)
+        return float(rewards.dot(rewards)) < HUGE
+    return float(einsum("i,i->", rewards, rewards)) < HUGE
 
 
 @functools.lru_cache(maxsize=64)

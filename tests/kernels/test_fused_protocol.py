@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .fused_protocol import fault, fault_outwards, recorded
+from .fused_protocol import fault, fault_outwards
+from .fused_recording import recorded
 
 pytest.importorskip("triton")
 SOURCE = Path(__file__).parents[2] / "siri_kernels/linear_logprob/triton/fused_kernels.py"

@@ -115,12 +115,13 @@ def _from_entries(
         )
     if len(dense):
         dense_call, dense_rule = call.select(dense), rule.select(dense)
-        if mass is not None and ordered_backward.pays(dense_call, dense_rule, mass):
+        order = ordered_backward.order_that_pays(dense_call, dense_rule, mass)
+        if mass is not None and order is not None:
             # The gradient of a token's logits sums to 0: its norm is twice that of the target's.
             norm = 2 * rule.at_target.abs()
             allowed = call.tail * norm.where(norm.isfinite(), 0).mean() * len(dense)
             exact, left = ordered_backward.recompute(
-                dense_call, dense_rule, needed, sparse, mass, allowed
+                dense_call, dense_rule, needed, sparse, mass, order, allowed
             )
         else:
             exact = recompute(dense_call, dense_rule, needed, sparse)

@@ -70,8 +70,8 @@ def recompute(
             if d_bias_tile is not None:
                 d_bias_tile += dz[:real].sum(0)
         if sparse is not None and d_tile is not None:
-            ids, sums = sparse.rows(start, start + n)
-            d_tile.index_add_(0, ids - start, sums)
+            ids, rows = sparse.rows(start, start + n)
+            d_tile.index_add_(0, ids - start, rows)
         if sparse is not None and d_bias_tile is not None:
             ids, values = sparse.bias(start, start + n)
             d_bias_tile.index_add_(0, ids - start, values)

@@ -26,8 +26,12 @@ from siri_kernels.linear_logprob.types import Gradients, Needed
 _MOST = 0.75
 
 
-def pays(call: HeadCall, rule: GradientRule, mass: torch.Tensor | None) -> bool:
-    """Whether the ids that matter are probably few enough, and the call has no special cases.
+def order_that_pays(
+    call: HeadCall, rule: GradientRule, mass: torch.Tensor | None
+) -> torch.Tensor | None:
+    """The ids [V], targets first, then by descending mass; None where their order does not help.
+
+    It helps where the ids that matter are probably few enough, and the call has no special cases.
 
     Args:
         call: of the tokens.
@@ -35,11 +39,13 @@ def pays(call: HeadCall, rule: GradientRule, mass: torch.Tensor | None) -> bool:
         mass: [V] of ``TopEntries``.
     """
     if mass is None or call.shard is not None or call.rule.softcap is not None:
-        return False
+        return None
     if rule.slope is not None or call.weight.dtype != call.accumulator:
-        return False
-    kept = mass.sort(descending=True).values[: int(_MOST * len(mass))].sum()
-    return bool(mass.sum() - kept <= call.tail * mass.sum())
+        return None
+    first = mass.index_fill(0, call.targets, float("inf"))  # the remainder is that of other ids
+    order = torch.argsort(first, descending=True, stable=True)
+    kept = mass[order[: int(_MOST * len(mass))]].sum()
+    return order if bool(mass.sum() - kept <= call.tail * mass.sum()) else None
 
 
 def recompute(
@@ -48,6 +54,7 @@ def recompute(
     needed: Needed,
     sparse: WeightGradient | None,
     mass: torch.Tensor,
+    order: torch.Tensor,
     allowed: torch.Tensor,
 ) -> tuple[Gradients, torch.Tensor]:
     """Gradients of the call's tokens, within the error bound.
@@ -58,14 +65,13 @@ def recompute(
         needed: which gradients.
         sparse: what other tokens give to the gradients of ``weight`` and ``bias``.
         mass: [V] of ``TopEntries``.
+        order: of :func:`order_that_pays`.
         allowed: 0-d, the L1 norm of the error that these tokens may have together.
 
     Returns:
         The gradients, and the remainder [T] of each token's logit gradient.
     """
     weight, bias, targets = call.weight, call.bias, call.targets
-    first = mass.index_fill(0, targets, float("inf"))  # the remainder is that of other ids
-    order = torch.argsort(first, descending=True, stable=True)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), dtype=order.dtype, device=order.device)
     tiles = Tiles(call)

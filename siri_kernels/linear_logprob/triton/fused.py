@@ -256,7 +256,7 @@ def kernel_boxes(dtype: torch.dtype, together: int = 1) -> list[tuple[list[int],
 
     element = gl.bfloat16 if dtype == torch.bfloat16 else gl.float16
     shapes = [HALF * together, STEP], [IDS, STEP]
-    # Of each program after the first: where its part begins, in parts; the weight's is the same.
+    # The second program has the next rows of ``hidden``, and the same of ``weight``.
     parts: tuple[Any, Any] = (None, None) if together == 1 else ([[1, 0]], [[0, 0]])
     layout = gl.NVMMASharedLayout.get_default_for
     return [(s, layout(s, element, cga_layout=p)) for s, p in zip(shapes, parts, strict=True)]
