@@ -57,13 +57,14 @@ test-bare:
 	cd .bare/tree && ../bin/python -m pytest -p no:cacheprovider -n 2 --dist worksteal $(GPU_TESTS)
 	cd .bare/tree && ../bin/python scripts/bare_check.py rehearse ../rehearsal
 
-# Both ends of the supported versions: the kernels, interpreted and compiled, and the loop. A run killed at random moments
-# takes two minutes of the versions in between.
+# Both ends of the supported versions: the kernels, interpreted and compiled, and the loop. The run that is killed at random
+# moments takes two minutes, and runs in `make test` only.
 ENDS_TESTS := tests/kernels/test_interpreted.py tests/kernels/test_linear_logprob_compiled.py tests/kernels/test_wrap.py \
 	tests/kernels/test_policy_loss.py tests/kernels/test_group_advantages.py tests/kernels/test_selective_logprob.py \
 	tests/kernels/test_linear_logprob.py tests/kernels/test_compiled_losses.py tests/kernels/test_selective_logprob_compiled.py \
 	tests/kernels/test_varlen_compiled.py tests/kernels/test_degenerate_losses.py tests/kernels/test_default_dtype_and_device.py \
-	tests/kernels/test_float64_is_missing.py tests/kernels/test_masked_ids.py \
+	tests/kernels/test_float64_is_missing.py tests/kernels/test_masked_ids.py tests/kernels/test_fused_compiled.py \
+	tests/kernels/test_fused_gradient_compiled.py tests/kernels/test_fused_plain_compiled.py \
 	tests/train/test_config.py tests/train/test_loop.py tests/train/test_rollout.py \
 	tests/train/test_checkpoint.py tests/train/test_attention.py tests/train/test_step.py tests/train/test_cli.py tests/train/test_cli_help.py \
 	tests/train/test_model_folder.py tests/train/test_model_ids.py tests/train/test_export.py tests/train/test_no_dropout.py \

@@ -89,7 +89,8 @@ def source(*more: Path) -> str:
     """
     digest = hashlib.sha256()
     folders = ("siri_kernels", "bench/peers", "bench/rows")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.[pch]*")]
+    files = [path for path in files if path.suffix in (".py", ".c", ".h")]
     files += [ROOT / "bench" / f"{name}.py" for name in MEASURING]
     files += more
     for path in sorted(files):

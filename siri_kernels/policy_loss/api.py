@@ -21,6 +21,8 @@ from siri_kernels.policy_loss.types import (
 )
 from siri_kernels.policy_loss.validate import OP, check_inputs, options_of
 
+_NOTHING = contextlib.nullcontext()
+
 
 def policy_loss(
     logprobs: torch.Tensor,
@@ -220,7 +222,8 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> Any:
         logprobs, d_logprobs, entropy, d_entropy = ctx.saved_tensors
         to_logprobs = to_entropy = None
-        with torch.no_grad():
+        graph = torch.is_grad_enabled()  # not in most backward passes, and saying so takes time
+        with torch.no_grad() if graph else _NOTHING:
             factor = _factor(upstream[0], ctx.scale)
             if ctx.needs_input_grad[1]:
                 to_logprobs = _times(d_logprobs, factor, logprobs.dtype)

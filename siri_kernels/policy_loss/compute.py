@@ -26,12 +26,12 @@ def compute(
     check_inputs(inputs, options, values=False)
     logprobs = inputs.logprobs
     total = logprobs.size(0)
+    if backend is None and compiled.takes(inputs, options):
+        loop = compiled.chosen()
+        result = None if loop is None else compiled.policy_loss(inputs, options, loop)
+        if result is not None:
+            return result
     with torch.no_grad():
-        if backend is None and compiled.takes(inputs, options):
-            loop = compiled.chosen()
-            result = None if loop is None else compiled.policy_loss(inputs, options, loop)
-            if result is not None:
-                return result
         varlen.check_cu_seqlens(inputs.cu_seqlens, total, op=OP)
         in_kernel = options.objective in objectives.BY_HAND
         if resolved == "triton" and in_kernel and inputs.dtype == torch.float32 and total:

@@ -271,7 +271,7 @@ def kernel_constants(options: dict[str, bool], together: int = 1) -> dict[str, A
     """
     k = fused_kernels
     return {
-        "HALF": HALF * together, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP, **options,
+        "HALF": HALF * together, "IDS": IDS, "STEP": STEP, "GROUP": k.GROUP // together, **options,
         "STAGES": k.STAGES_TOP_ENTRIES if options["TOP_ENTRIES"] else k.STAGES,
         "CONSUMER_REGISTERS": k.CONSUMER_REGISTERS, "PRODUCER_REGISTERS": k.PRODUCER_REGISTERS,
         "CLUSTER": together, "num_warps": 4, "num_ctas": together, "enable_fp_fusion": True,
