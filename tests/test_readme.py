@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench.reports.behind import asked_for
 from bench.reports.readme import BLOCK, filled, pages
+from bench.reports.tables import seconds
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,17 +48,21 @@ def test_first_screen_says_what_it_is_what_ran_and_how_to_begin() -> None:
 
 
 def test_losses_stand_beside_the_wins() -> None:
-    """The ratios to eager that the README admits are those of kernels.md."""
-    measured = (ROOT / "bench/results/cpu/kernels.md").read_text(encoding="utf-8")
-    for case, said in {
-        "64 x 1536 x 128256, 0.5 nats, both": "1.13 times as long at 64 x 1536 x 128256",
-        "64 x 3584 x 49152, 0.5 nats, both": "1.05 times at 64 x 3584 x 49152",
-        "256 x 576 x 49152, 3.0 nats, both": "1.33 times on softmaxes of 3 nats",
-        "256 x 576 x 49152, uniform, both": "1.40 times on uniform ones",
-    }.items():
-        table = measured.split(f"**head: {case}**")[1].split("\n**")[0]
-        (ours,) = [line for line in table.splitlines() if line.startswith("| ours |")]
-        assert ours.split(" | ")[3] == said[:4] and said in WORDS, case
+    """The results name every case in which another is faster, the README their kinds."""
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for folder in ("cpu", "cpu-2threads"):
+        assert f"<!-- bench/results/{folder}/behind.md -->" in results
+    measured = json.loads((ROOT / "bench/results/cpu/kernels.json").read_text(encoding="utf-8"))
+    least, most = asked_for(measured, "ours, tail=0")
+    assert f"`tail=0` {least:.2f} to {most:.2f} times" in WORDS
+    clock = measured["clock"]
+    ratios = []
+    for name, row in measured["rows"].items():
+        if "uniform" in name:
+            ours, eager = (seconds(row["contenders"][n], clock) for n in ("ours", "eager"))
+            assert ours and eager
+            ratios.append(ours / eager)
+    assert f"uniform softmaxes {min(ratios):.2f} to {max(ratios):.2f} times" in WORDS
 
 
 def test_the_seven_line_example_runs_and_trains() -> None:

@@ -6,18 +6,21 @@ import argparse
 import json
 from pathlib import Path
 
+from bench.reports.behind import behind
 from bench.reports.tables import write_tables
 
 
 def write_results(folder: Path) -> None:
     """Tables and plots of ``kernels.json`` in ``folder``, beside it."""
     write_tables(folder)
+    result = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
+    (folder / "behind.md").write_text(behind(result), encoding="utf-8")
     try:
         from bench.reports.plots import write_plots
     except ImportError:
         print("bench: no plots, matplotlib is not installed (pip install -e '.[bench]')")
         return
-    write_plots(folder, json.loads((folder / "kernels.json").read_text(encoding="utf-8")))
+    write_plots(folder, result)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.reports.behind import asked_for, behind
 from bench.reports.tables import amount, everything, exponent, growth, summary
 from bench.reports.write import write_results
 from bench.results_io import RESULTS
@@ -71,6 +72,17 @@ def test_exponents():
     assert "| eager | 2.00 | 1.00 | 4 | 32 s | 28 MiB |" in everything(result())
 
 
+def test_where_another_is_faster():
+    _, _, *lines = behind(result()).splitlines()
+    line = "| growth: 1 | 3 s | 1.50 | eager | 1.50 | 5.0 MiB | 7.0 MiB | 7.0 MiB |"
+    assert lines == [line]  # at 2 tokens ours takes 6 s, eager 8
+    made = result()
+    for row, seconds in zip(made["rows"].values(), (6.0, 3.0, 8.0), strict=False):
+        row["contenders"]["ours, tail=0"] = entry(seconds)
+    assert behind(made) == behind(result())
+    assert asked_for(made, "ours, tail=0") == (1.0, 1.5)
+
+
 def test_units():
     assert [amount(x) for x in (2.5, 0.0025, 2.5e-6, None)] == ["2.5 s", "2.5 ms", "2.5 us", ""]
 
@@ -96,6 +108,8 @@ def test_plots_from_the_json_alone(tmp_path):
 @pytest.mark.parametrize("path", MEASURED, ids=lambda p: p.parent.name)
 def test_committed_tables_are_those_of_the_json(path: Path):
     measured = json.loads(path.read_text(encoding="utf-8"))
-    for name, text in (("kernels.md", everything(measured)), ("summary.md", summary(measured))):
+    tables = {"kernels.md": everything, "summary.md": summary, "behind.md": behind}
+    for name, table in tables.items():
+        text = table(measured)
         said = (path.parent / name).read_text(encoding="utf-8")
         assert said == text, f"{name}: run python -m bench tables {path.parent}"
