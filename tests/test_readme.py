@@ -29,11 +29,11 @@ def test_quoted_tables_are_the_measured_ones() -> None:
 def test_a_block_quotes_the_rows_that_it_names() -> None:
     name = "bench/results/cpu/summary.md"
     head = (ROOT / name).read_text(encoding="utf-8").splitlines()[:2]
-    row = "1024 groups of 16 | eager"
+    row = "1048576 tokens, equal lengths | eager"
     page = filled(f"a\n<!-- {name} rows: {row} -->\nold\n<!-- end -->\nb\n").splitlines()
     assert page[:4] == ["a", f"<!-- {name} rows: {row} -->", *head]
     assert page[4].startswith(f"| {row} |") and page[5:] == ["<!-- end -->", "b"]
-    for wrong in ("1024 groups of 16", "no such row"):  # several, none
+    for wrong in ("1048576 tokens, equal lengths", "no such row"):  # several, none
         with pytest.raises(ValueError, match=wrong):
             filled(f"<!-- {name} rows: {wrong} -->\n<!-- end -->")
 
