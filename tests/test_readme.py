@@ -53,7 +53,9 @@ def test_losses_stand_beside_the_wins() -> None:
     for folder in ("cpu", "cpu-2threads"):
         assert f"<!-- bench/results/{folder}/behind.md -->" in results
     measured = json.loads((ROOT / "bench/results/cpu/kernels.json").read_text(encoding="utf-8"))
-    least, most = asked_for(measured, "ours, tail=0")
+    span = asked_for(measured, "ours, tail=0")
+    assert span
+    least, most = span
     assert f"`tail=0` {least:.2f} to {most:.2f} times" in WORDS
     clock = measured["clock"]
     ratios = []

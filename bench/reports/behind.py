@@ -10,7 +10,8 @@ OURS = "ours"
 def behind(result: Result) -> str:
     """A table of these cases: our time, eager's and the fastest other's, and the memory of both.
 
-    Forms of ours that are asked for, as ``tail=0``, are not among them: :func:`asked_for`.
+    Forms of ours that are asked for, as ``tail=0``, are not among them; a line below says how long
+    ``tail=0`` takes.
 
     Args:
         result: of ``kernels.json``.
@@ -36,22 +37,25 @@ def behind(result: Result) -> str:
         ]
         cells = [name, amount(ours), f"{ours / eager:.2f}" if eager else "", best]
         lines.append("| " + " | ".join([*cells, f"{ours / others[best]:.2f}", *memory]) + " |")
+    span = asked_for(result, "ours, tail=0")
+    if span:
+        least, most = (f"{ratio:.2f}" for ratio in span)
+        lines += ["", f"`tail=0` takes {least} to {most} times eager's time, forward and backward."]
     return "\n".join(lines) + "\n"
 
 
-def asked_for(result: Result, form: str) -> tuple[float, float]:
+def asked_for(result: Result, form: str) -> tuple[float, float] | None:
     """The least and the largest time of a form of ours over eager's, forward and backward.
+
+    None where no case has both.
 
     Args:
         result: of ``kernels.json``.
         form: a contender, as "ours, tail=0".
-
-    Raises:
-        ValueError: no case has both.
     """
     clock, ratios = result["clock"], []
     for row in result["rows"].values():
         times = [seconds(row["contenders"].get(n, {}), clock) for n in (form, "eager")]
         if row["case"].get("mode") == "both" and times[0] and times[1]:
             ratios.append(times[0] / times[1])
-    return min(ratios), max(ratios)
+    return (min(ratios), max(ratios)) if ratios else None

@@ -24,7 +24,7 @@ def fault(
     """The first fault of any interleaving, in words; None: there is none.
 
     Args:
-        program: from :func:`recorded`.
+        program: from :func:`.fused_recording.recorded`.
         most_states: more are an error.
         walks: draws the interleavings to look at, until ``most_states`` steps were made; None:
             all of them.
