@@ -288,7 +288,7 @@ def _head_transients(
     dtype, and two tiles of logits. On a CPU the sorted top entries are added, as if a quarter of
     their slots were filled: a trained model fills that many at most, and a token that has more
     entries than slots uses none. A head that is ``shared`` by ranks also gathers sums and
-    gradients of the others: whole tiles and slots are as much.
+    gradients of the others: whole tiles, one more of them, and whole slots are as much.
     """
     most, ids = tile_shape(sizes.vocabulary, torch.device("cuda" if gpu else "cpu"))
     rows = most if shared else max(block_sizes(min(tokens, most), most, pad=not gpu), default=0)
@@ -300,7 +300,7 @@ def _head_transients(
     scratch = 0 if gpu else 4 * sizes.hidden * (rows + ids) * (1 if width == 4 else 2)
     entries = 0 if gpu else entries_to_save(sizes.vocabulary, config.train.tail, True)
     top_entries = _ENTRY * (entries if shared else entries // 4) * tokens
-    return weight + hidden + scratch + 2 * 4 * rows * ids + top_entries
+    return weight + hidden + scratch + (3 if shared else 2) * 4 * rows * ids + top_entries
 
 
 def _gathered(config: RunConfig, sizes: Sizes, width: int) -> int:

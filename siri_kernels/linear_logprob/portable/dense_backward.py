@@ -72,6 +72,7 @@ def recompute(
         if sparse is not None and d_tile is not None:
             ids, rows = sparse.rows(start, start + n)
             d_tile.index_add_(0, ids - start, rows)
+            del ids, rows  # the next tile needs their memory
         if sparse is not None and d_bias_tile is not None:
             ids, values = sparse.bias(start, start + n)
             d_bias_tile.index_add_(0, ids - start, values)
