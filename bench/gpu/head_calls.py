@@ -95,6 +95,23 @@ class HeadCalls:
 
 
 @contextmanager
+def switched(module: Any, name: str, value: bool) -> Iterator[None]:
+    """A switch of a kernel's module, set for a while.
+
+    Args:
+        module: that has it.
+        name: of the switch.
+        value: what it is meanwhile.
+    """
+    before = getattr(module, name, None)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
 def unfused() -> Iterator[None]:
     """The head's product and online softmax as separate kernels on every device."""
     try:
@@ -102,8 +119,5 @@ def unfused() -> Iterator[None]:
     except ImportError:  # no Triton
         yield
         return
-    before, fused.ENABLED = fused.ENABLED, False
-    try:
+    with switched(fused, "ENABLED", False):
         yield
-    finally:
-        fused.ENABLED = before

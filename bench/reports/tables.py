@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
@@ -191,10 +189,3 @@ def summary(result: Result) -> str:
                     f"{e['errors'][part[0]]['rms']:.1e} |"
                 )
     return "\n".join(lines) + "\n"
-
-
-def write_tables(folder: Path) -> None:
-    """``kernels.md`` and ``summary.md``."""
-    result = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
-    (folder / "kernels.md").write_text(everything(result), encoding="utf-8")
-    (folder / "summary.md").write_text(summary(result), encoding="utf-8")

@@ -7,14 +7,15 @@ import json
 from pathlib import Path
 
 from bench.reports.behind import behind
-from bench.reports.tables import write_tables
+from bench.reports.tables import everything, summary
 
 
 def write_results(folder: Path) -> None:
     """Tables and plots of ``kernels.json`` in ``folder``, beside it."""
-    write_tables(folder)
     result = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
-    (folder / "behind.md").write_text(behind(result), encoding="utf-8")
+    tables = {"kernels.md": everything, "summary.md": summary, "behind.md": behind}
+    for name, table in tables.items():
+        (folder / name).write_text(table(result), encoding="utf-8")
     try:
         from bench.reports.plots import write_plots
     except ImportError:

@@ -222,7 +222,7 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> Any:
         logprobs, d_logprobs, entropy, d_entropy = ctx.saved_tensors
         to_logprobs = to_entropy = None
-        graph = torch.is_grad_enabled()  # not in most backward passes, and saying so takes time
+        graph = torch.is_grad_enabled()  # rarely in backward: then entering no_grad is saved
         with torch.no_grad() if graph else _NOTHING:
             factor = _factor(upstream[0], ctx.scale)
             if ctx.needs_input_grad[1]:

@@ -8,14 +8,13 @@ tile of the weight, where this Triton can.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from bench.gpu.context import Context
-from bench.gpu.head_calls import HeadCalls
+from bench.gpu.head_calls import HeadCalls, switched
 from bench.gpu.parts import head, repeats, values
 from bench.gpu.parts.values import Case
 from bench.gpu.plan import FUSED
@@ -34,7 +33,7 @@ def run(context: Context) -> None:
     context.device.free()
     multicast = _can_multicast(fused)
     if multicast:
-        with _switched(fused, "MULTICAST", True):
+        with switched(fused, "MULTICAST", True):
             name = f"multicast {first.name}"
             context.attempt(name, lambda: values.compare(context, first, "fused.multicast values"))
         context.device.free()
@@ -45,7 +44,7 @@ def run(context: Context) -> None:
     context.attempt(name, lambda: repeats.repeated(context, shape, 1e-2, name))
     context.device.free()
     if multicast:
-        with _switched(fused, "MULTICAST", True):
+        with switched(fused, "MULTICAST", True):
             context.attempt(
                 f"{name} multicast",
                 lambda: repeats.repeated(context, shape, 1e-2, f"{name} multicast"),
@@ -84,9 +83,9 @@ def _timed(
     calls = HeadCalls(context, shape[0], dim, shape[2], 0.5, **given)
     where = f"{dim}.{option}" if option else str(dim)
 
-    def switched(call: Callable[[], Any], on: bool, multicast: bool = False) -> Callable[[], Any]:
+    def one_way(call: Callable[[], Any], on: bool, multicast: bool = False) -> Callable[[], Any]:
         def go() -> Any:
-            with _switched(fused, "ENABLED", on), _switched(fused, "MULTICAST", multicast):
+            with switched(fused, "ENABLED", on), switched(fused, "MULTICAST", multicast):
                 return call()
 
         return go
@@ -96,9 +95,9 @@ def _timed(
     if _can_multicast(fused):
         ways["multicast"] = (True, True)
     for label, way in ways.items():
-        steps[f"score {label}"] = switched(calls.forward, *way)
-        steps[f"forward {label}"] = switched(calls.forward_lists, *way)
-        steps[f"both {label}"] = switched(calls.both, *way)
+        steps[f"score {label}"] = one_way(calls.forward, *way)
+        steps[f"forward {label}"] = one_way(calls.forward_lists, *way)
+        steps[f"both {label}"] = one_way(calls.both, *way)
     seconds = 1.5 if option else 4.0
     middle = {name: row["median"] for name, row in rounds(context, steps, seconds).items()}
     for name, seconds in middle.items():
@@ -108,20 +107,9 @@ def _timed(
                 f"fused.{name}/{yardstick}.{where}", seconds / middle[yardstick], "ratio"
             )
     if not option:
-        head.inside(context, "fused", switched(calls.both, True), dim)
+        head.inside(context, "fused", one_way(calls.both, True), dim)
 
 
 def _can_multicast(fused: Any) -> bool:
     """Whether two programs can share tiles of the weight here."""
     return bool(getattr(getattr(fused, "fused_kernels", None), "CLUSTERS", False))
-
-
-@contextmanager
-def _switched(fused: Any, name: str, value: bool) -> Iterator[None]:
-    """A switch of the module set for a while."""
-    before = getattr(fused, name, None)
-    setattr(fused, name, value)
-    try:
-        yield
-    finally:
-        setattr(fused, name, before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.gpu import oracle
 from bench.gpu.context import Context
-from bench.gpu.head_calls import HeadCalls, unfused
+from bench.gpu.head_calls import HeadCalls, switched, unfused
 from bench.gpu.parts import repeats, values
 from bench.gpu.parts.values import Case
 from bench.gpu.plan import FUSED_GRADIENT
@@ -27,15 +27,9 @@ from bench.measure import distance
 HELD = (132, 288, 576)
 
 
-@contextmanager
-def _switched(on: bool) -> Iterator[None]:
+def _switched(on: bool) -> AbstractContextManager[None]:
     """The kernel for every call that it can take, or for none."""
-    module = importlib.import_module(FUSED_GRADIENT)
-    before, module.ENABLED = module.ENABLED, on
-    try:
-        yield
-    finally:
-        module.ENABLED = before
+    return switched(importlib.import_module(FUSED_GRADIENT), "ENABLED", on)
 
 
 def run(context: Context) -> None:

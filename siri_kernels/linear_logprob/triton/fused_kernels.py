@@ -371,4 +371,4 @@ def fused_kernel(
         [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
     )  # fmt: skip
     if CLUSTER > 1:
-        _meet()  # what the first copies into the other may be on its way when the first has all
+        _meet()  # the first program must stay while its copy into the other is on its way
