@@ -89,7 +89,7 @@ class LogitRule:
         """The rule of the tokens ``index`` (None: all of them)."""
         if index is None or not isinstance(self.temperature, torch.Tensor):
             return self
-        return LogitRule(self.temperature[index], self.softcap)
+        return LogitRule(self.temperature.index_select(0, index), self.softcap)
 
 
 def select(index: torch.Tensor | None, *tensors: Any) -> tuple[Any, ...]:

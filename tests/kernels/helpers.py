@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import os
 import sys
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from siri_kernels.linear_logprob.portable import products
 
 from .interpreter import INTERPRETED
 
@@ -62,6 +66,14 @@ def assert_no_worse(got, eager, exact, factor=2.0, floor=0.0):
     assert got.shape == exact.shape
     for ours, theirs in zip(error(got, exact), error(eager, exact), strict=True):
         assert ours <= factor * theirs + floor, f"error {ours:.3g}, eager's {theirs:.3g}"
+
+
+def products_of(library, monkeypatch):
+    """Has "MKL" or "oneDNN" compute the float32 products, whatever the processor."""
+    monkeypatch.setattr(products, "FORCED", library == "oneDNN")
+    monkeypatch.setattr(products, "_onednn", functools.cache(products._onednn.__wrapped__))
+    if library == "oneDNN" and products._onednn() is None:
+        pytest.skip("this PyTorch has no oneDNN")
 
 
 def leaves(*tensors):

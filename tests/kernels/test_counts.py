@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.memory import peak_bytes
 from siri_kernels import group_advantages, linear_logprob, policy_loss, selective_logprob
+from siri_kernels.linear_logprob.portable import products
 
 from . import interpreter  # noqa: F401 - makes the interpreter cheaper
 from .helpers import leaves
@@ -131,6 +132,11 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def the_same_products_on_any_processor(monkeypatch):
+    monkeypatch.setattr(products, "_onednn", lambda: None)
+
+
 def counts(name):
     torch.manual_seed(0)
     step = CASES[name]()
@@ -231,6 +237,7 @@ def test_a_step_that_does_more_is_seen():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    products._onednn = lambda: None
     if TRITON:  # top entries in a small vocabulary too
         api = importlib.import_module("siri_kernels.linear_logprob.api")
         api.entries_to_save = lambda vocabulary, tail, needed: 32 if tail and needed else 0

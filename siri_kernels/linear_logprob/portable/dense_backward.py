@@ -7,6 +7,7 @@ import torch
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import GradientRule, logit_gradient
 from siri_kernels.linear_logprob.portable.forward import Tiles
+from siri_kernels.linear_logprob.portable.products import add_product, set_product
 from siri_kernels.linear_logprob.portable.sparse_backward import WeightGradient
 from siri_kernels.linear_logprob.types import Gradients, Needed
 
@@ -54,19 +55,20 @@ def recompute(
             if tiles.softcap is not None:
                 slope = (raw / tiles.softcap).tanh_().square_().neg_().add_(1)
             z = tiles.logits(raw, block)
-            scratch = tiles.scratch(1, *z.shape)
+            scratch = tiles.scratch(z)
             dz = logit_gradient(z, block_targets[block], start, block_rule, scratch)
+            del raw, z  # the products need their memory
             if slope is not None:
                 dz.mul_(slope)
             if needed.hidden:
-                d_hidden[block].addmm_(dz, tile.to(acc))
+                add_product(d_hidden[block], dz, tile.to(acc))
             real = min(left, dz.shape[0])  # padding has no gradient to give
             left -= real
             if d_tile is not None:
                 if block:
-                    d_tile.addmm_(dz[:real].t(), x[:real].to(acc))
+                    add_product(d_tile, dz[:real].t(), x[:real].to(acc))
                 else:  # the first product writes the sums: they need not be cleared
-                    torch.mm(dz[:real].t(), x[:real].to(acc), out=d_tile)
+                    set_product(d_tile, dz[:real].t(), x[:real].to(acc))
             if d_bias_tile is not None:
                 d_bias_tile += dz[:real].sum(0)
         if sparse is not None and d_tile is not None:

@@ -3,10 +3,11 @@
 The vocabulary is the outer loop, so a tile of ``weight`` is upcast to fp32 once, and its gradient
 is complete, and rounded, when its turn ends.
 
-On a CPU the number of tokens of a block is a power of 2 (the last one is padded), and the tiles of
-ids depend on the vocabulary alone, so that a token gets the same bits in any batch: each row of a
-float32 GEMM's result is one order of sums in MKL and oneDNN for any such number of rows, and not
-for others, of which threads get uneven parts (tested).
+On a CPU the number of tokens of a block is a multiple of 32 (the last block is padded), and the
+tiles of ids depend on the vocabulary alone, so that a token gets the same bits in any batch. Each
+row of a float32 GEMM's result is one order of sums in MKL and oneDNN for any such number of rows,
+and PyTorch's elementwise functions are vectors throughout: the last numbers, fewer than two vectors
+of 16, may be computed by another function that rounds differently (tested).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import OnlineSoftmax, SoftmaxState, finish
+from siri_kernels.linear_logprob.portable.products import product, product_memory
 from siri_kernels.linear_logprob.tokens import spread, unmasked_tokens
 from siri_kernels.linear_logprob.top_entries import Collector, TopEntries
 from siri_kernels.linear_logprob.types import SoftmaxStats
@@ -36,20 +38,12 @@ def block_sizes(total: int, most: int, pad: bool) -> list[int]:
 
     Args:
         total: tokens of all blocks.
-        most: tokens of a block.
-        pad: to powers of 2 from 16 on. A small batch is then not computed as a large one: a last
-            block of which more than 3/8 would be padding is cut in two.
+        most: tokens of a block, a multiple of 32.
+        pad: to a multiple of 32.
     """
-    if not pad:
-        return [min(most, total - start) for start in range(0, total, most)]
-    sizes: list[int] = []
-    while total > 0:
-        size = min(most, max(16, 2 ** (total - 1).bit_length()))
-        if size > 16 and size - total > 3 * size // 8:
-            size //= 2
-        sizes.append(size)
-        total -= size
-    return sizes
+    whole, rest = divmod(total, most)
+    last = -(-rest // 32) * 32 if pad else rest
+    return [most] * whole + [last] * (rest > 0)
 
 
 class Tiles:
@@ -77,7 +71,8 @@ class Tiles:
         else:
             self.temperature = [temperature] * len(self.hidden)
         size = max(self.sizes, default=0) * self.ids
-        self.buffers = [hidden.new_empty(size, dtype=self.acc) for _ in range(2)]
+        self._product = product_memory(size, self.acc, hidden.device)
+        self._scratch = hidden.new_empty(size, dtype=self.acc)
 
     def blocks(self, x: torch.Tensor, fill: float = 0) -> list[torch.Tensor]:
         """``x`` [T, ...] in blocks of tokens; on a CPU the last one is padded with ``fill``."""
@@ -103,18 +98,12 @@ class Tiles:
         bias = None if self.bias is None else self.bias[start:stop].to(self.acc)
         return tile if self.mixed else tile.to(self.acc), bias
 
-    def scratch(self, which: int, tokens: int, ids: int) -> torch.Tensor:
-        """Memory of a tile [tokens, ids].
-
-        Args:
-            which: 0 or 1, of two buffers.
-            tokens: of the block.
-            ids: of the tile.
-        """
-        return self.buffers[which][: tokens * ids].view(tokens, ids)
+    def scratch(self, like: torch.Tensor) -> torch.Tensor:
+        """Memory for as many logits, the same for all blocks and tiles."""
+        return self._scratch[: like.numel()].view_as(like)
 
     def raw(
-        self, block: int, tile: torch.Tensor, bias: torch.Tensor | None, buffer: int = 0
+        self, block: int, tile: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The raw logits of a block and a tile.
 
@@ -122,18 +111,18 @@ class Tiles:
             block: its number.
             tile: [n, D] from :meth:`weight_tile`.
             bias: [n] from the same, or None.
-            buffer: where the logits go, 0 or 1.
 
         Returns:
             The logits [tokens, n], and the block [tokens, D] as the GEMM took it.
         """
         x = self.hidden[block].to(self.gemm)
-        out = self.scratch(buffer, x.shape[0], tile.shape[0])
         if self.mixed:
+            assert self._product is not None
+            out = self._product[: x.shape[0] * tile.shape[0]].view(x.shape[0], -1)
             torch.mm(x, tile.t(), out_dtype=self.acc, out=out)
         else:
             x = x.to(self.acc)
-            torch.mm(x, tile.t(), out=out)
+            out = product(x, tile.t(), self._product)
         if bias is not None:
             out.add_(bias)
         return out, x
@@ -142,7 +131,7 @@ class Tiles:
         """Each token's target logit, but for the order of the GEMM's sums."""
         x = self.hidden[block].to(self.gemm).to(self.acc)
         targets = targets.clamp(0, len(self.weight) - 1)
-        raw = (x * self.weight[targets].to(self.gemm)).sum(1)
+        raw = (x * self.weight.index_select(0, targets).to(self.gemm)).sum(1)
         if self.bias is not None:
             raw += self.bias[targets].to(self.acc)
         return self.logits(raw[:, None], block)[:, 0]
@@ -189,7 +178,8 @@ def _statistics(call: HeadCall, top: TopEntries | None) -> SoftmaxStats:
         tile, bias = tiles.weight_tile(start)
         for block, softmax in enumerate(softmaxes):
             z = tiles.logits(tiles.raw(block, tile, bias)[0], block)
-            softmax.update(z, start, tiles.scratch(1, *z.shape))
+            softmax.update(z, start, tiles.scratch(z))
+            del z  # the next product needs its memory
     if not softmaxes:
         return SoftmaxStats(*(call.hidden.new_zeros(0, dtype=tiles.acc) for _ in range(4)))
     for softmax in softmaxes:

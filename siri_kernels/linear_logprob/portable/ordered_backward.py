@@ -19,6 +19,7 @@ import torch
 from siri_kernels.linear_logprob.call import HeadCall
 from siri_kernels.linear_logprob.online_softmax import GradientRule, logit_gradient
 from siri_kernels.linear_logprob.portable.forward import Tiles
+from siri_kernels.linear_logprob.portable.products import add_product, set_product
 from siri_kernels.linear_logprob.portable.sparse_backward import WeightGradient
 from siri_kernels.linear_logprob.types import Gradients, Needed
 
@@ -43,7 +44,10 @@ def order_that_pays(
     if rule.slope is not None or call.weight.dtype != call.accumulator:
         return None
     first = mass.index_fill(0, call.targets, float("inf"))  # the remainder is that of other ids
-    order = torch.argsort(first, descending=True, stable=True)
+    # No mass is below 0, so that integers of the same bits have its order. They are sorted by their
+    # digits, in a tenth of the time.
+    bits = first.view(torch.int32 if first.dtype is torch.float32 else torch.int64)
+    order = torch.argsort(-bits, stable=True)
     kept = mass[order[: int(_MOST * len(mass))]].sum()
     return order if bool(mass.sum() - kept <= call.tail * mass.sum()) else None
 
@@ -91,29 +95,36 @@ def recompute(
     lefts = left.split(tiles.sizes)
     # The sums are fp32: a difference that rounds to 0 is no proof.
     rounding = 8 * torch.finfo(left.dtype).eps * rule.at_target.abs().sum()
+    rows = weight.new_empty(tiles.ids, weight.shape[1])
+    d_rows = torch.empty_like(rows) if needed.weight else None
     done = 0
     for start in tiles.starts():
         ids = order[start : start + tiles.ids]
-        tile = weight[ids]
-        bias_tile = None if bias is None else bias[ids].to(tiles.acc)
-        d_tile = None if d_weight is None else d_weight[ids]
+        # index_select copies rows whole; weight[ids] takes four times as long on a CPU.
+        tile = torch.index_select(weight, 0, ids, out=rows[: len(ids)])
+        bias_tile = None if bias is None else bias.index_select(0, ids).to(tiles.acc)
+        d_tile = None if d_rows is None else d_rows[: len(ids)]
         real = tiles.total
         for block, block_rule in enumerate(rules):
             z, x = tiles.raw(block, tile, bias_tile)
             z = tiles.logits(z, block)
-            scratch = tiles.scratch(1, *z.shape)
+            scratch = tiles.scratch(z)
             dz = logit_gradient(z, block_targets[block], start, block_rule, scratch)
+            del z  # the products need its memory
             lefts[block].sub_(dz.sum(1))
             if needed.hidden:
-                d_hidden[block].addmm_(dz, tile)
+                add_product(d_hidden[block], dz, tile)
             dz, x = dz[:real], x[:real]  # padding has no gradient to give
             real = max(0, real - len(block_targets[block]))
             if d_tile is not None:
-                d_tile.addmm_(dz.t(), x)
+                if block:
+                    add_product(d_tile, dz.t(), x)
+                else:  # the first product writes the sums: they need not be cleared
+                    set_product(d_tile, dz.t(), x)
             if d_bias is not None:
                 d_bias.index_add_(0, ids, dz.sum(0).to(d_bias.dtype))
         if d_weight is not None and d_tile is not None:
-            d_weight.index_copy_(0, ids, d_tile)
+            d_weight.index_add_(0, ids, d_tile)
         done = start + len(ids)
         if done >= len(targets) and bool(
             2 * (left[: tiles.total].abs().sum() + rounding) <= allowed

@@ -142,7 +142,7 @@ class Operand:
             last = int(torch.searchsorted(stop, done + _GATHERED, right=True))
             last = max(last, first + 1)
             end = int(stop[last - 1])
-            rows = self.matrix[index[done:end]].to(self.gemm).to(self.acc)
+            rows = self.matrix.index_select(0, index[done:end]).to(self.gemm).to(self.acc)
             part = length[first:last]
             out[first:last] = F.embedding_bag(
                 _numbers(index[done:end]),
