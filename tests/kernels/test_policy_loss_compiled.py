@@ -119,6 +119,8 @@ def test_errors_are_at_most_twice_those_of_eager_pytorch(
         floor = 1e-9 if "gradient" in key else 1.2e-7
         if key == "loss" and aggregation in ("seq-mean-token-sum", "token-sum-norm"):
             floor *= 1 + 3 * math.sqrt(sum(sizes))
+        elif key == "loss" and options["ratio"] == "sequence":
+            floor *= 6  # all terms of a sequence have the same rounded ratio: they do not average
         assert error <= 2 * eager[key][0] + 4e-7 * size + floor, key
 
 

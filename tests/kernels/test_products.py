@@ -105,16 +105,23 @@ def test_the_choice_is_the_processors(vendor, capability, pays, monkeypatch):
     assert products.onednn_pays() == pays
 
 
-def test_a_user_can_turn_onednn_off(monkeypatch):
+@pytest.fixture
+def without_onednn():
+    """What ``torch.backends.mkldnn.flags(enabled=False)`` does, which warns about an Intel GPU."""
+    torch._C._set_mkldnn_enabled(False)
+    yield
+    torch._C._set_mkldnn_enabled(True)
+
+
+def test_a_user_can_turn_onednn_off(monkeypatch, request):
     products_of("oneDNN", monkeypatch)
     a, b = torch.randn(40, 300), torch.randn(300, 50)
-    with torch.backends.mkldnn.flags(enabled=False):
-        memory = products.product_memory(2000, torch.float32, a.device)
-        assert memory is not None
-        got = products.product(a, b, memory)
+    assert products.product_memory(2000, torch.float32, a.device) is None
+    request.getfixturevalue("without_onednn")
+    memory = products.product_memory(2000, torch.float32, a.device)
+    got = products.product(a, b, memory)
     assert got.data_ptr() == memory.data_ptr() and torch.equal(got, a @ b)
-    with torch.backends.mkldnn.flags(enabled=False):  # turned off in the middle of a call
-        assert torch.equal(products.product(a, b, None), a @ b)
+    assert torch.equal(products.product(a, b, None), a @ b)  # turned off in the middle of a call
 
 
 @pytest.mark.parametrize("forced", ["0", "1"])

@@ -100,7 +100,13 @@ def _library(dtype: torch.dtype, device: torch.device) -> Product | None:
 
 
 def product_memory(most: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
-    """Memory for :func:`product` of at most so many numbers, None if it takes new memory."""
+    """Memory for the results of :func:`product`; None where they lie in new memory.
+
+    Args:
+        most: numbers of a result.
+        dtype: of the matrices.
+        device: of the matrices.
+    """
     if _library(dtype, device) is not None:
         return None
     return torch.empty(most, dtype=dtype, device=device)
