@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.reports.behind import asked_for
 from bench.reports.readme import BLOCK, filled, pages
-from bench.reports.tables import seconds
+from bench.reports.tables import Result, seconds
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,21 +50,43 @@ def test_first_screen_says_what_it_is_what_ran_and_how_to_begin() -> None:
 def test_losses_stand_beside_the_wins() -> None:
     """The results name every case in which another is faster, the README their kinds."""
     results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    for folder in ("cpu", "cpu-2threads"):
+    for folder in ("cpu", "cpu-2threads", "cpu-mkl"):
         assert f"<!-- bench/results/{folder}/behind.md -->" in results
-    measured = json.loads((ROOT / "bench/results/cpu/kernels.json").read_text(encoding="utf-8"))
+    measured = kernels("cpu")
     span = asked_for(measured, "ours, tail=0")
     assert span
     least, most = span
     assert f"`tail=0` {least:.2f} to {most:.2f} times" in WORDS
-    clock = measured["clock"]
-    ratios = []
+    least, most = uniform(measured)
+    assert f"uniform softmaxes {least:.2f} to {most:.2f} times" in WORDS
+    least, most = uniform(kernels("cpu-mkl"))
+    assert f"uniform softmaxes take {least:.2f} to {most:.2f} times eager's time" in WORDS
+    (small,) = ratios(kernels("cpu-without-compiler"), "128 tokens")
+    assert f"`policy_loss` takes {small:.2f} times as long on 128 tokens" in WORDS
+
+
+def kernels(folder: str) -> Result:
+    """What the bench measured there."""
+    path = ROOT / "bench/results" / folder / "kernels.json"
+    measured: Result = json.loads(path.read_text(encoding="utf-8"))
+    return measured
+
+
+def ratios(measured: Result, part: str) -> list[float]:
+    """Our time over eager's in the rows whose name has this part."""
+    clock, found = measured["clock"], []
     for name, row in measured["rows"].items():
-        if "uniform" in name:
+        if part in name:
             ours, eager = (seconds(row["contenders"][n], clock) for n in ("ours", "eager"))
             assert ours and eager
-            ratios.append(ours / eager)
-    assert f"uniform softmaxes {min(ratios):.2f} to {max(ratios):.2f} times" in WORDS
+            found.append(ours / eager)
+    return found
+
+
+def uniform(measured: Result) -> tuple[float, float]:
+    """The least and the largest of them with a uniform softmax."""
+    found = ratios(measured, "uniform")
+    return min(found), max(found)
 
 
 def test_the_seven_line_example_runs_and_trains() -> None:

@@ -11,7 +11,7 @@ def behind(result: Result) -> str:
     """A table of these cases: our time, eager's and the fastest other's, and the memory of both.
 
     Forms of ours that are asked for, as ``tail=0``, are not among them; a line below says how long
-    ``tail=0`` takes.
+    ``tail=0`` takes. Where there is no such case a line says so in place of the table.
 
     Args:
         result: of ``kernels.json``.
@@ -37,6 +37,8 @@ def behind(result: Result) -> str:
         ]
         cells = [name, amount(ours), f"{ours / eager:.2f}" if eager else "", best]
         lines.append("| " + " | ".join([*cells, f"{ours / others[best]:.2f}", *memory]) + " |")
+    if len(lines) == 2:
+        lines = ["None: ours is the fastest in every row."]
     span = asked_for(result, "ours, tail=0")
     if span:
         least, most = (f"{ratio:.2f}" for ratio in span)

@@ -83,6 +83,9 @@ def test_where_another_is_faster():
     said = "`tail=0` takes 1.00 to 1.50 times eager's time, forward and backward."
     assert behind(made) == f"{table}\n{said}\n"
     assert asked_for(made, "ours, tail=0") == (1.0, 1.5)
+    for row in made["rows"].values():
+        row["contenders"]["ours"] = entry(1e-4)
+    assert behind(made) == f"None: ours is the fastest in every row.\n\n{said}\n"
 
 
 def test_units():
