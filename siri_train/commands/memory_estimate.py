@@ -295,9 +295,9 @@ def _head_transients(
     frozen = sizes.tied or config.model.lora is not None
     weight = 0 if frozen else sizes.vocabulary * sizes.hidden * width
     hidden = sizes.hidden * (4 + width) * tokens
-    # On a CPU gradients of a tile of the weight and of the hidden states are added up in float32,
-    # and both tiles are upcast to it.
-    scratch = 0 if gpu else 4 * sizes.hidden * (rows + ids) * (1 if width == 4 else 2)
+    # On a CPU the gradient of a tile of the weight is added up in float32, and the tile and a block
+    # of hidden states are upcast to it. In float32 these are copies, of what products need.
+    scratch = 0 if gpu else 4 * sizes.hidden * (rows + ids * (1 if width == 4 else 2))
     entries = 0 if gpu else entries_to_save(sizes.vocabulary, config.train.tail, True)
     top_entries = _ENTRY * (entries if shared else entries // 4) * tokens
     return weight + hidden + scratch + (3 if shared else 2) * 4 * rows * ids + top_entries

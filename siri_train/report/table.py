@@ -84,9 +84,9 @@ def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
         cells.append(_cell("mean tokens", _tokens(tokens), share, row, base, "tokens"))
         rows.append(
             {
-                "name": row.get("name", "–"),
+                "name": _text(row.get("name", "–")),
                 "css": COLOUR.get(str(row.get("name")), "other"),
-                "run": row.get("run"),
+                "run": _text(row.get("run")),
                 "step": _count(row.get("step")),
                 "cells": cells,
             }
@@ -114,12 +114,17 @@ def headline(summary: list[Row]) -> list[Row]:
         said.append(
             {
                 "lead": "For comparison, " if row.get("name") == "constant-cap" and said else "",
-                "name": row.get("name", "?"),
+                "name": _text(row.get("name", "?")),
                 "css": COLOUR.get(str(row.get("name")), "other"),
                 "text": f"{fewer} than the start at {higher}{within}.",
             }
         )
     return said
+
+
+def _text(value: object) -> object:
+    """A name as text: a number in its place is no coordinate. None and text stay."""
+    return value if value is None else str(value)
 
 
 def accuracy_text(accuracy: object, bounds: object) -> str:

@@ -186,6 +186,14 @@ def test_any_json_makes_a_page(metrics, evals, summary, rollouts):
         summary_table(summary)
 
 
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, 1e300])
+def test_a_number_for_a_name_makes_a_page(number, tmp_path):
+    rows = [{**row, "name": number, "run": number} for row in SUMMARY]
+    (tmp_path / "summary.json").write_text(json.dumps([{**SUMMARY[0], "name": "start"}, *rows]))
+    check(write_report(tmp_path))
+    assert str(number) in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_alarms_tell_cause_and_action(demo):
     alarm = {"step": 7, "alarm": "all-truncated", "value": 1.0, "cause": "too short a cap",
              "action": "raise schedule.min_len"}  # fmt: skip
