@@ -295,8 +295,8 @@ def _head_transients(
     frozen = sizes.tied or config.model.lora is not None
     weight = 0 if frozen else sizes.vocabulary * sizes.hidden * width
     hidden = sizes.hidden * (4 + width) * tokens
-    # On a CPU the gradient of a tile of the weight is added up in float32, and the tile and a block
-    # of hidden states are upcast to it. In float32 these are copies, of what products need.
+    # On a CPU, in float32: a block of hidden states and a tile of the weight, as the products take
+    # them or return their gradients; for a 16-bit model also the sums of that tile's gradient.
     scratch = 0 if gpu else 4 * sizes.hidden * (rows + ids * (1 if width == 4 else 2))
     entries = 0 if gpu else entries_to_save(sizes.vocabulary, config.train.tail, True)
     top_entries = _ENTRY * (entries if shared else entries // 4) * tokens
