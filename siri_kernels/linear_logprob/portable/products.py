@@ -82,9 +82,8 @@ def _onednn() -> Product | None:
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """``x`` with rows or columns that oneDNN takes fast: each in one piece, none over another."""
     (rows, columns), (down, right) = x.shape, x.stride()
-    return (
-        x if (right == 1 and down >= columns) or (down == 1 and right >= rows) else x.contiguous()
-    )
+    fast = (right == 1 and down >= columns) or (down == 1 and right >= rows)
+    return x if fast else x.contiguous()
 
 
 def _whole(x: torch.Tensor) -> torch.Tensor:
