@@ -14,8 +14,10 @@ from siri_kernels.linear_logprob import (
     LogprobHead,
     LogprobOutput,
     linear_logprob,
+    release_screens,
     selective_logprob,
     take_backward_stats,
+    take_forward_stats,
 )
 from siri_kernels.policy_loss import PolicyLoss, policy_loss
 
@@ -29,7 +31,9 @@ __all__ = [
     "group_advantages",
     "linear_logprob",
     "policy_loss",
+    "release_screens",
     "selective_logprob",
     "take_backward_stats",
+    "take_forward_stats",
     "varlen",
 ]

@@ -14,6 +14,7 @@ from siri_kernels._compiled import is_number, numbers_in_graph, refusal
 from siri_kernels.linear_logprob import custom_op, reference
 from siri_kernels.linear_logprob.autograd import OP, LinearLogprob, no_autocast
 from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.screen.options import Screen, asked_for, screen_of
 from siri_kernels.linear_logprob.top_entries import entries_to_save
 from siri_kernels.linear_logprob.types import LogprobOutput
 from siri_kernels.linear_logprob.validate import (
@@ -37,6 +38,9 @@ def linear_logprob(
     tail: float = 1e-2,
     backend: str | None = None,
     process_group: Any = None,
+    screen: str | None = None,
+    logprob_tol: float = 1e-4,
+    screen_check: bool = True,
 ) -> LogprobOutput:
     """Log-prob of each target and entropy of each distribution, without storing logits.
 
@@ -73,6 +77,18 @@ def linear_logprob(
             with a bias of -inf). Every rank passes the same ``hidden``, and the same ``targets``,
             which are ids of the whole vocabulary. It gets the same results, the whole gradient of
             ``hidden`` and its own of ``weight``. None: ``weight`` is whole.
+        screen: None: every logit is exact. "int8": a product of 8-bit integers finds the logits
+            that matter, which are computed exactly, and the mass of all others; the target's is
+            always exact. A token whose log-prob is not certain to ``logprob_tol`` that way is
+            computed exactly, as is a call of few tokens, a vocabulary below 8192, and a batch of
+            which most tokens would be. The weight's 8-bit copy (V x D bytes) is kept
+            (:func:`~siri_kernels.linear_logprob.release_screens` frees it). "int8" takes backend
+            "portable" on a CPU so far, no float64 and no process_group. "auto": "int8" where that
+            is faster, else None. "fp8": on no device so far. See :doc:`docs/screen.md`.
+        logprob_tol: with ``screen``, the largest estimated error of a log-prob in nats, > 0.
+        screen_check: with ``screen``, whether a few tokens of the call are computed exactly too. If
+            one's error exceeds its estimate, the whole call is computed exactly, with a warning,
+            once in a process. :func:`~siri_kernels.linear_logprob.take_forward_stats` reports them.
 
     Returns:
         LogprobOutput: logprobs [...] and entropy [...], in nats, float32 (float64 if ``hidden`` is
@@ -90,7 +106,8 @@ def linear_logprob(
             under ``SIRI_KERNELS_CHECK=1``), an unknown backend.
         NotImplementedError: double backward.
     """
-    options = (bias, temperature, softcap, ignore_index, tail, backend, process_group)
+    screening = (screen, logprob_tol, screen_check) if screen is not None else None
+    options = (bias, temperature, softcap, ignore_index, tail, backend, screening, process_group)
     if torch.compiler.is_compiling() and backend != "reference" and process_group is None:
         try:
             return _in_graph(hidden, weight, targets, *options[:-1])
@@ -110,6 +127,7 @@ def _eager(
     ignore_index: int,
     tail: float,
     backend: str | None,
+    screening: tuple[str, float, bool] | None,
     process_group: Any,
 ) -> LogprobOutput:
     backend, gemm_dtype = _backend(hidden, weight, targets, bias, backend)
@@ -120,6 +138,7 @@ def _eager(
     shards = 1 if shard is None else shard.size
     ignore_index = check_targets(OP, targets, shards * weight.shape[0], ignore_index)
     tail = check.number(OP, "tail", tail, at_least=0)
+    screen = _screen(screening, backend, hidden.device, gemm_dtype, process_group)
     lead = targets.shape
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     if backend == "reference":
@@ -130,7 +149,9 @@ def _eager(
         entries = _entries(hidden, weight, bias, tail, backend)
         triton = backend == "triton"
         call = HeadCall(
-            rows, weight, flat, bias, rule, ignore_index, gemm_dtype, tail, entries, triton, shard
+            *(rows, weight, flat, bias, rule, ignore_index, gemm_dtype, tail, entries, triton),
+            shard=shard,
+            screen=screen,
         )
         out = LogprobOutput(*LinearLogprob.apply(rows, weight, bias, call))
     return LogprobOutput(out.logprobs.view(lead), out.entropy.view(lead))
@@ -146,6 +167,7 @@ def _in_graph(
     ignore_index: int,
     tail: float,
     backend: str | None,
+    screening: tuple[str, float, bool] | None,
 ) -> LogprobOutput:
     """The same, traced by ``torch.compile``: one operator, which checks values when it runs."""
     backend, gemm_dtype = _backend(hidden, weight, targets, bias, backend)
@@ -167,6 +189,7 @@ def _in_graph(
         tail, Real
     ):  # how many entries are saved depends on it
         check.number(OP, "tail", tail, at_least=0)
+    screen = _screen(screening, backend, hidden.device, gemm_dtype, None)
     logprobs, entropy, *_ = custom_op.linear_logprob(
         hidden.reshape(-1, hidden.shape[-1]),
         weight,
@@ -179,8 +202,28 @@ def _in_graph(
         tail,
         _entries(hidden, weight, bias, tail, backend),
         backend == "triton",
+        *(screen or (0.0, False, 0)),
     )
     return LogprobOutput(logprobs.view(lead), entropy.view(lead))
+
+
+def _screen(
+    screening: tuple[str, float, bool] | None,
+    backend: str,
+    device: torch.device,
+    gemm_dtype: torch.dtype,
+    process_group: Any,
+) -> Screen | None:
+    """The screen of the call; None: every logit is exact."""
+    if screening is None or not asked_for(OP, *screening):
+        return None
+    return screen_of(
+        *(OP, *screening),
+        backend=backend,
+        device=device,
+        dtype=gemm_dtype,
+        process_group=process_group,
+    )
 
 
 def _backend(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from siri_kernels.linear_logprob.screen.options import Screen
 from siri_kernels.linear_logprob.types import LogitRule
 from siri_kernels.linear_logprob.vocab_parallel import Shard
 
@@ -28,6 +29,7 @@ class HeadCall(NamedTuple):
             :mod:`siri_kernels.linear_logprob.top_entries`). 0: none, backward recomputes all.
         triton: whether the Triton kernels compute; else PyTorch's operations.
         shard: this rank's place in a vocabulary-parallel head; None: ``weight`` is whole.
+        screen: of forward; None: every logit is exact.
     """
 
     hidden: torch.Tensor
@@ -41,6 +43,7 @@ class HeadCall(NamedTuple):
     entries: int
     triton: bool
     shard: Shard | None = None
+    screen: Screen | None = None
 
     @property
     def accumulator(self) -> torch.dtype:

@@ -16,6 +16,7 @@ from siri_kernels._compiled import READS_ON_HOST
 from siri_kernels._device import device_of
 from siri_kernels.linear_logprob.autograd import OP, backend_of, no_autocast
 from siri_kernels.linear_logprob.call import HeadCall, accumulator_of
+from siri_kernels.linear_logprob.screen.options import Screen
 from siri_kernels.linear_logprob.top_entries import TopEntries
 from siri_kernels.linear_logprob.types import LogitRule, Needed, SoftmaxStats
 from siri_kernels.linear_logprob.validate import check_rule, check_targets
@@ -53,6 +54,9 @@ def linear_logprob(
     tail: float,
     entries: int,
     triton: bool,
+    screen_tolerance: float,
+    screen_checked: bool,
+    screen_least: int,
 ) -> Saved:
     """Statistics and top entries of [T, D] hidden states.
 
@@ -70,6 +74,10 @@ def linear_logprob(
         tail: the same.
         entries: the same.
         triton: the same.
+        screen_tolerance: as in :class:`siri_kernels.linear_logprob.screen.options.Screen`, and so
+            on; 0: no screen.
+        screen_checked: the same.
+        screen_least: the same.
 
     Returns:
         The four fields of SoftmaxStats, then the four of TopEntries (empty without entries).
@@ -77,8 +85,12 @@ def linear_logprob(
     check_targets(OP, targets, weight.shape[0], ignore_index)
     rule = check_rule(OP, _number_or_tokens(temperature), _number(softcap), targets, hidden.device)
     check.number(OP, "tail", tail, at_least=0)
+    screen = None
+    if screen_tolerance:
+        screen = Screen(screen_tolerance, screen_checked, screen_least)
     call = HeadCall(
-        hidden, weight, targets, bias, rule, ignore_index, gemm_dtype, tail, entries, triton
+        *(hidden, weight, targets, bias, rule, ignore_index, gemm_dtype, tail, entries, triton),
+        screen=screen,
     )
     with no_autocast(hidden.device), device_of(hidden):
         stats, top = backend_of(call).forward(call)
@@ -111,7 +123,7 @@ def _no_entries(like: torch.Tensor) -> TopEntries:
 
 @linear_logprob.register_fake
 def _(hidden: Any, weight: Any, targets: Any, *options: Any) -> Saved:
-    gemm_dtype, _, entries, triton = options[4:]
+    gemm_dtype, _, entries, triton = options[4:8]
     acc = accumulator_of(gemm_dtype)
     tokens = targets.shape[0]  # len() would fix the number of tokens
     top = TopEntries.empty(tokens, entries, hidden, acc) if entries else _no_entries(hidden)
@@ -193,7 +205,7 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-    tensors, ctx.options = inputs[:6], inputs[6:]
+    tensors, ctx.options = inputs[:6], inputs[6:11]  # backward knows no screen
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(*output[2:])
     ctx.set_materialize_grads(False)
@@ -204,10 +216,10 @@ def _backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
     need = ctx.needs_input_grad
     needed = [need[0], need[1], need[3]]
     if upstream[0] is None and upstream[1] is None:
-        return (None,) * 11
+        return (None,) * 14
     grads = linear_logprob_backward(*tensors, saved, upstream[0], upstream[1], *ctx.options, needed)
     hidden, weight, bias = (g if n else None for g, n in zip(grads, needed, strict=True))
-    return hidden, weight, None, bias, *[None] * 7
+    return hidden, weight, None, bias, *[None] * 10
 
 
 linear_logprob.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,112 @@
+"""The arguments of ``linear_logprob`` that ask for a screen, and where there is one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from siri_kernels import _checks as check
+
+KINDS = ("int8", "fp8", "auto")
+# With fewer tokens or ids the exact product is as fast (docs/log/kernels.md).
+LEAST_TOKENS = 128
+LEAST_VOCABULARY = 8192
+# The weight's 8-bit copy costs as much as about 200 tokens. "auto" does not count on using it again.
+LEAST_TOKENS_AUTO = 512
+
+
+class Screen(NamedTuple):
+    """A screen that was asked for.
+
+    Attributes:
+        tolerance: the largest estimated error of a log-prob, in nats.
+        checked: whether a few tokens are computed exactly too, and compared.
+        least: with fewer tokens the call is exact.
+    """
+
+    tolerance: float
+    checked: bool
+    least: int
+
+    def pays(self, tokens: int, vocabulary: int) -> bool:
+        """Whether the screen is faster than the exact product for such a call."""
+        return tokens >= self.least and vocabulary >= LEAST_VOCABULARY
+
+
+def has_integer_products() -> bool:
+    """Whether this processor multiplies 8-bit integers faster than float32 numbers."""
+    return bool(torch.cpu._is_vnni_supported())
+
+
+def asked_for(op: str, screen: object, tolerance: object, checked: object) -> bool:
+    """Checks the arguments; whether a screen is asked for.
+
+    Args:
+        op: the operation, for messages.
+        screen: as the caller gave it, and so on.
+        tolerance: the same.
+        checked: the same.
+
+    Raises:
+        TypeError: a wrong type.
+        ValueError: a wrong value.
+    """
+    if screen is None:
+        return False
+    if not isinstance(screen, str) or screen not in KINDS:
+        raise ValueError(
+            f"{op}: screen must be None, {', '.join(map(repr, KINDS))}; got {check.shown(screen)}"
+        )
+    check.number(op, "logprob_tol", tolerance, above=0)
+    if not isinstance(checked, bool):
+        raise TypeError(f"{op}: screen_check must be True or False; got {check.shown(checked)}")
+    return True
+
+
+def screen_of(
+    op: str,
+    screen: str,
+    tolerance: float,
+    checked: bool,
+    *,
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    process_group: Any,
+) -> Screen | None:
+    """The screen of a call; None: the call is exact.
+
+    Args:
+        op: the operation, for messages.
+        screen: of the arguments, checked.
+        tolerance: the same.
+        checked: the same.
+        backend: which implementation runs.
+        device: of the hidden states.
+        dtype: of the product.
+        process_group: of the arguments.
+
+    Raises:
+        ValueError: the caller asks for a screen by name that there is not; "auto" takes none then.
+    """
+    reason = None
+    if backend != "portable" or device.type != "cpu":
+        where = f"backend={backend!r} on {device.type}"
+        reason = f"takes backend 'portable' on a CPU so far; got {where}"
+    elif screen == "fp8":
+        reason = "is for GPUs, where there is none so far; a CPU takes screen='int8'"
+    elif dtype == torch.float64:
+        reason = "takes bfloat16, float16 and float32; got float64"
+    elif process_group is not None:
+        reason = "takes no process_group so far"
+    if screen == "auto":
+        if reason is not None or not has_integer_products():
+            return None
+        return Screen(tolerance, checked, LEAST_TOKENS_AUTO)
+    if reason is not None:
+        raise ValueError(
+            f"{op}: screen={screen!r} {reason}; pass screen=None, or 'auto', which screens where "
+            "it can"
+        )
+    return Screen(tolerance, checked, LEAST_TOKENS)
