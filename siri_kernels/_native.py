@@ -33,6 +33,7 @@ shift 2
 mv -f "$made" "$final"
 """
 LONGEST = 60.0  # seconds that a compiler may take
+_PROCESS = os.getpid()
 _running: dict[Path, subprocess.Popen[bytes]] = {}
 
 
@@ -77,6 +78,25 @@ def load(source: Path, *, wait: bool) -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(library))
     except OSError:
+        return None
+
+
+def team() -> int | None:
+    """Address of what starts the threads of PyTorch's operators; None: it is not to be found.
+
+    That is ``GOMP_parallel`` of the OpenMP library that PyTorch has loaded. It would wait for ever
+    in a forked process, which has none of its parent's threads.
+    """
+    return _team(os.getpid())
+
+
+@functools.lru_cache
+def _team(process: int) -> int | None:
+    if process != _PROCESS:
+        return None
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):
         return None
 
 

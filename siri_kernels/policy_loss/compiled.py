@@ -45,7 +45,6 @@ _ESTIMATORS = ("k1", "k2", "k3")
 
 Loop = Callable[..., int]
 _lock = threading.Lock()
-_PROCESS = os.getpid()
 _asked = False  # for the loop, by compile_loop
 _choice: Loop | None | str = "open"
 
@@ -190,7 +189,7 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
         None if x.ref_logprobs is None else _float32(x.ref_logprobs),
         None if x.entropy is None else _float32(x.entropy),
     ]
-    team = _team(os.getpid())
+    team = _native.team()
     each = TOKENS_A_THREAD["team" if team else "own"]
     threads = 1 if total < 2 * each else min(torch.get_num_threads(), total // each)
     wrong = loop(
@@ -220,21 +219,6 @@ def policy_loss(x: LossInputs, options: LossOptions, loop: Loop) -> LossAndGradi
             for name in metric_names(x, options.off_policy_threshold is not None)
         }
     return LossAndGradient(loss, d_logprobs, d_entropy, 1.0, metrics)
-
-
-@functools.lru_cache
-def _team(process: int) -> int | None:
-    """Address of what starts the threads of PyTorch's operators; None: it is not to be found.
-
-    That is ``GOMP_parallel`` of the OpenMP library that PyTorch has loaded. It would wait for ever
-    in a forked process, which has none of its parent's threads.
-    """
-    if process != _PROCESS:
-        return None
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
-    except (AttributeError, OSError, TypeError):
-        return None
 
 
 def _denominator(options: LossOptions) -> float:

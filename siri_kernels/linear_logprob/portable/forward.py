@@ -153,12 +153,43 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     """Statistics of every token, 0 where masked, and the top entries of the unmasked tokens."""
     unmasked = call.unmasked()
     index = unmasked_tokens(unmasked)
-    call = call.local().select(index)
+    stats, top = exact_statistics(call.local().select(index))
+    return spread(stats, index, unmasked), top
+
+
+def exact_statistics(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
+    """Statistics and top entries of every token.
+
+    Args:
+        call: of tokens that are all computed, with targets relative to the shard's first id.
+    """
     top = None
     if call.entries:
         top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, call.accumulator)
         top = top._replace(mass=top.logits.new_zeros(len(call.weight)))
-    return spread(_statistics(call, top), index, unmasked), top
+    return _statistics(call, top), top
+
+
+def logits_of(
+    raw: torch.Tensor, row: torch.Tensor, ids: torch.Tensor, call: HeadCall
+) -> torch.Tensor:
+    """[N] logits of single entries from their raw products, in place.
+
+    Args:
+        raw: [N] products of hidden states and weight.
+        row: [N] int64, the token of each.
+        ids: [N] int64.
+        call: of the tokens.
+    """
+    if call.bias is not None:
+        raw += call.bias.to(raw.dtype).index_select(0, ids)
+    cap, temperature = call.rule.softcap, call.rule.temperature
+    if cap is not None:
+        masked = raw == float("-inf")
+        raw.div_(cap).tanh_().mul_(cap).masked_fill_(masked, float("-inf"))
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.to(raw.dtype).index_select(0, row)
+    return raw.div_(temperature)
 
 
 def _statistics(call: HeadCall, top: TopEntries | None) -> SoftmaxStats:

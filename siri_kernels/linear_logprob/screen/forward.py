@@ -1,0 +1,394 @@
+"""Forward with a screen, in PyTorch on a CPU.
+
+First a few tokens are computed exactly. They say whether most tokens can be screened at all: with a
+wide softmax they cannot, and the call goes on exactly, having lost next to nothing. Later they are
+compared with their screened log-probs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+
+from siri_kernels.linear_logprob.call import HeadCall
+from siri_kernels.linear_logprob.online_softmax import finish
+from siri_kernels.linear_logprob.portable.forward import exact_statistics, logits_of
+from siri_kernels.linear_logprob.portable.products import product
+from siri_kernels.linear_logprob.screen import compiled
+from siri_kernels.linear_logprob.screen.estimate import (
+    Estimate,
+    estimate,
+    expected_error,
+    logit_deviation,
+)
+from siri_kernels.linear_logprob.screen.kept import kept_screen
+from siri_kernels.linear_logprob.screen.options import Screen
+from siri_kernels.linear_logprob.screen.quantise import ScreenedWeight, quantised
+from siri_kernels.linear_logprob.screen.rotation import rotated, rotated_width
+from siri_kernels.linear_logprob.screen.running import (
+    IDS,
+    PLACES,
+    SPARSENESS,
+    Candidates,
+    Ids,
+    Running,
+    Tokens,
+)
+from siri_kernels.linear_logprob.screen.stats import report
+from siri_kernels.linear_logprob.tokens import spread, unmasked_tokens
+from siri_kernels.linear_logprob.top_entries import EPS, MOST_ENTRIES, TopEntries
+from siri_kernels.linear_logprob.types import SoftmaxStats
+
+_TOKENS = 1024  # screened together: their candidates are in memory at a time
+_BLOCK = 256  # tokens of an integer product: its results stay in a core's second cache
+_MOST_CHECKED = 32
+_EVERY = 16  # ids, of the first look at a batch
+_GATHERED = 2048  # rows of the weight gathered at a time
+# A screen costs two fifths of the exact product, or a little less.
+_LEAST_SHARE = 0.5
+# Of a norm: what rounding to 8 bits changes in a row of normal numbers, of hidden states and weight.
+_USUAL_DEVIATION = 0.0106
+
+_warned = False
+
+
+def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
+    """Statistics of every token, 0 where masked, and the top entries of the unmasked tokens.
+
+    Args:
+        call: with a screen, on a CPU, without a shard.
+    """
+    assert call.screen is not None
+    unmasked = call.unmasked()
+    index = unmasked_tokens(unmasked)
+    call = call.select(index)
+    results = _Results(call)
+    _compute(call, call.screen, results)
+    return spread(results.stats, index, unmasked), results.top
+
+
+class _Results:
+    """Statistics and top entries of T tokens, filled in part by part.
+
+    Args:
+        call: of the tokens.
+    """
+
+    def __init__(self, call: HeadCall) -> None:
+        tokens, like = len(call.hidden), call.hidden
+        self.stats = SoftmaxStats(
+            *(like.new_zeros(tokens, dtype=call.accumulator) for _ in range(4))
+        )
+        self.top = None
+        if call.entries:
+            self.top = TopEntries.empty(tokens, call.entries, like, call.accumulator)
+        self.done = torch.zeros(tokens, dtype=torch.bool)
+
+    def put(self, index: torch.Tensor, stats: SoftmaxStats, top: TopEntries | None) -> None:
+        """The results of the tokens ``index``; a mass of ids is added."""
+        for mine, theirs in zip(self.stats, stats, strict=True):
+            mine[index] = theirs.to(mine.dtype)
+        if self.top is not None and top is not None:
+            width = min(self.top.ids.shape[1], top.ids.shape[1])
+            self.top.ids[index, :width] = top.ids[:, :width]
+            self.top.logits[index, :width] = top.logits[:, :width]
+            self.top.found[index] = top.found
+            if top.mass is not None:
+                mass = top.mass if self.top.mass is None else self.top.mass + top.mass
+                self.top = self.top._replace(mass=mass)
+        self.done[index] = True
+
+
+def _compute(call: HeadCall, screen: Screen, results: _Results) -> None:
+    tokens, vocabulary = len(call.hidden), len(call.weight)
+    if not screen.pays(tokens, vocabulary):
+        _exactly(call, results)
+        if tokens:
+            report(tokens, 0, 0.0, None, False)
+        return
+    checked = None
+    if screen.checked:
+        checked = _evenly(tokens, min(_MOST_CHECKED, max(8, tokens // 32)))
+        some = call.select(checked)._replace(entries=call.entries or MOST_ENTRIES)
+        if _is_wide(some, screen.tolerance):
+            _exactly(call, results)
+            report(tokens, 0, 0.0, None, False)
+            return
+        stats, top = exact_statistics(some)
+        assert top is not None
+        results.put(checked, stats, top)
+        if not _worth_it(some, stats, top, screen.tolerance):
+            _exactly(call, results)
+            report(tokens, 0, 0.0, None, False)
+            return
+    copy = kept_screen(call.weight, call.gemm_dtype)
+    if not copy.suited:
+        _exactly(call, results)
+        report(tokens, 0, 0.0, None, False)
+        return
+    logprobs, errors = _screened(call, copy, screen, results)
+    error, failed = None, False
+    if checked is not None:
+        error, failed = _compared(results.stats, checked, logprobs[checked], errors[checked])
+    if failed:
+        results.done.fill_(False)
+        _warn(error)
+    used = results.done.clone()
+    if checked is not None:
+        used[checked] = False
+    _exactly(call, results)
+    most = float(errors[used].max()) if bool(used.any()) else 0.0
+    report(tokens, int(used.sum()), most, error, failed)
+
+
+def _exactly(call: HeadCall, results: _Results) -> None:
+    """Computes all tokens that are not done yet."""
+    left = (~results.done).nonzero()[:, 0]
+    if len(left) or not len(results.done):
+        stats, top = exact_statistics(call.select(left))
+        results.put(left, stats, top)
+
+
+def _evenly(total: int, count: int) -> torch.Tensor:
+    """``count`` different numbers of 0..total-1, evenly spread."""
+    return (torch.arange(count, dtype=torch.int64) * total + total // 2) // count
+
+
+def _is_wide(call: HeadCall, tolerance: float) -> bool:
+    """Whether few tokens like these can be screened, from the logits of every 16th id.
+
+    Reading the whole weight for a few tokens takes as long as 40 tokens more.
+
+    Args:
+        call: of the tokens.
+        tolerance: of the screen.
+    """
+    ids = torch.arange(0, len(call.weight), _EVERY)
+    exact = call.hidden.to(call.gemm_dtype).float()
+    raw = product(exact, call.weight[::_EVERY].to(call.gemm_dtype).float().t(), None)
+    row = torch.arange(len(exact)).repeat_interleave(len(ids))
+    z = logits_of(raw.view(-1), row, ids.repeat(len(exact)), call).view(raw.shape)
+    z.masked_fill_(ids == call.targets[:, None], float("-inf"))
+    numbers = torch.arange(len(exact))
+    target = _exact_logits(exact, numbers, call.targets, call)
+    total = torch.logaddexp(z.logsumexp(1) + math.log(_EVERY), target)
+    share = z.sub_(total[:, None]).exp_()
+    small = share < EPS
+    found = _EVERY * (~small).sum(1)
+    mass = _EVERY * share.where(small, 0).sum(1)
+    return _share_that_fits(call, found, mass, tolerance) < _LEAST_SHARE / 2
+
+
+def _worth_it(call: HeadCall, stats: SoftmaxStats, top: TopEntries, tolerance: float) -> bool:
+    """Whether most tokens like these can be screened.
+
+    Args:
+        call: of the tokens.
+        stats: exact ones.
+        top: of the same tokens.
+        tolerance: of the screen.
+    """
+    place = torch.arange(top.ids.shape[1]) < top.found[:, None]
+    share = (top.logits - (stats.max + stats.log_sum)[:, None]).exp().where(place, 0)
+    mass = (-torch.expm1(stats.logprobs) - share.sum(1)).clamp(min=0)
+    # The mass of a token with more entries than places is not known, but less than this.
+    return _share_that_fits(call, top.found, mass, tolerance) >= _LEAST_SHARE
+
+
+def _share_that_fits(
+    call: HeadCall, found: torch.Tensor, mass: torch.Tensor, tolerance: float
+) -> float:
+    """The share of tokens that can probably be screened.
+
+    Args:
+        call: of the tokens.
+        found: [T] number of their entries of ``EPS`` and more.
+        mass: [T] of all others.
+        tolerance: of the screen.
+    """
+    rows = call.weight[::_EVERY].to(call.gemm_dtype).float()
+    rows = rows - rows.mean(0)
+    norm = call.hidden.to(call.gemm_dtype).float().norm(dim=1)
+    deviation = _USUAL_DEVIATION * norm * rows.square().sum(1).mean().sqrt()
+    deviation = _cooled(deviation / call.hidden.shape[1] ** 0.5, call)
+    error = expected_error(mass.double(), deviation.double())
+    fits = found + mass / (SPARSENESS * EPS) <= 0.75 * PLACES
+    fits &= error <= tolerance
+    return float(fits.float().mean())
+
+
+def _cooled(values: torch.Tensor, call: HeadCall) -> torch.Tensor:
+    temperature = call.rule.temperature
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.to(values.dtype)
+    return values / temperature
+
+
+def _screened(
+    call: HeadCall, copy: ScreenedWeight, screen: Screen, results: _Results
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Screens all tokens; those within the tolerance are done.
+
+    Returns:
+        Log-probs [T] and their estimated errors [T], float64, of all tokens; infinity: not known.
+    """
+    tokens = len(call.hidden)
+    logprobs = torch.zeros(tokens, dtype=torch.float64)
+    errors = torch.full((tokens,), float("inf"), dtype=torch.float64)
+    for start in range(0, tokens, _TOKENS):
+        index = torch.arange(start, min(start + _TOKENS, tokens))
+        part = call.select(index)
+        out, top = _screen_part(part, copy)
+        stats = finish(out.state)
+        logprobs[index], errors[index] = stats.logprobs, out.error
+        good = (out.error <= screen.tolerance) & ~results.done[index]
+        if top is not None:
+            top = top.select(good)
+        results.put(index[good], SoftmaxStats(*(s[good] for s in stats)), top)
+        if float(results.done[: start + len(index)].float().mean()) < _LEAST_SHARE:
+            break  # the others would be computed twice
+    return logprobs, errors
+
+
+def _compared(
+    stats: SoftmaxStats, checked: torch.Tensor, logprobs: torch.Tensor, errors: torch.Tensor
+) -> tuple[float | None, bool]:
+    """The largest error of checked tokens, and whether one exceeds its estimate.
+
+    Args:
+        stats: exact ones, of all tokens.
+        checked: indices of the tokens.
+        logprobs: their screened ones.
+        errors: their estimates; infinity: the token counts for nothing.
+    """
+    known = errors.isfinite()
+    if not bool(known.any()):
+        return None, False
+    exact = stats.logprobs[checked][known].double()
+    error = (logprobs[known] - exact).abs()
+    # Both are rounded to fp32, and so are the logits that they come from.
+    size = 1 + exact.abs() + stats.max[checked][known].double().abs()
+    allowed = errors[known] + 4 * torch.finfo(torch.float32).eps * size
+    return float(error.max()), bool((error > allowed).any())
+
+
+def _warn(error: float | None) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"linear_logprob: the error of a screened log-prob, {error:.1e}, exceeds its estimate; "
+            "such calls are computed exactly. If it happens often, pass screen=None",
+            stacklevel=2,
+        )
+
+
+class _Part(NamedTuple):
+    """The hidden states of T tokens as a screen takes them.
+
+    Attributes:
+        exact: [T, D] float32.
+        codes: [T, D] int8, rotated.
+        deviation: [T] of a logit's error, after the temperature.
+    """
+
+    exact: torch.Tensor
+    codes: torch.Tensor
+    deviation: torch.Tensor
+
+
+def _screen_part(call: HeadCall, copy: ScreenedWeight) -> tuple[Estimate, TopEntries | None]:
+    """Screens tokens and computes their candidates exactly."""
+    part, tokens = _tokens(call, copy)
+    running = (Running if compiled.library() is None else compiled.CompiledRunning)(tokens)
+    bias = None if call.bias is None else call.bias.to(torch.float32)
+    if len(copy.outliers):
+        rows = call.weight.index_select(0, copy.outliers).to(call.gemm_dtype).float()
+        raw = product(part.exact, rows.t(), None)
+        row = torch.arange(len(raw)).repeat_interleave(len(rows))
+        ids = copy.outliers.repeat(len(raw))
+        running.add_outliers(
+            logits_of(raw.view(-1), row, ids, call).view(len(raw), -1), copy.outliers
+        )
+        bias = torch.zeros_like(copy.scale) if bias is None else bias.clone()
+        bias[copy.outliers] = float("-inf")
+    out = torch.empty(_BLOCK * IDS, dtype=torch.int32)
+    for start in range(0, len(copy.codes), IDS):
+        stop = min(start + IDS, len(copy.codes))
+        ids_of = Ids(start, copy.scale[start:stop], None if bias is None else bias[start:stop])
+        tile = copy.codes[start:stop].t()
+        for first in range(0, len(part.codes), _BLOCK):
+            rows = part.codes[first : first + _BLOCK]
+            products = out[: len(rows) * (stop - start)].view(len(rows), -1)
+            torch._int_mm(rows, tile, out=products)
+            running.add(products, slice(first, first + len(rows)), ids_of)
+    found = running.candidates()
+    exact = _exact_logits(part.exact, found.row, found.id, call)
+    result = estimate(running, found, exact, part.deviation)
+    return result, _top_entries(call, found, exact, result)
+
+
+def _tokens(call: HeadCall, copy: ScreenedWeight) -> tuple[_Part, Tokens]:
+    """The tokens in 8 bits, and what their logits are made of."""
+    exact = call.hidden.to(call.gemm_dtype).float().contiguous()
+    norm = exact.norm(dim=1)
+    rows = quantised(rotated(exact))
+    width = rotated_width(exact.shape[1])
+    deviation = logit_deviation(rows.error, norm, copy.error, copy.norm, width)
+    cooling = _cooled(torch.ones_like(norm), call)
+    numbers = torch.arange(len(exact))
+    tokens = Tokens(
+        rows.scale,
+        (exact.double() @ copy.mean.double()).float(),
+        cooling,
+        call.rule.softcap,
+        call.targets,
+        _exact_logits(exact, numbers, call.targets, call),
+    )
+    return _Part(exact, rows.codes, _cooled(deviation, call)), tokens
+
+
+def _exact_logits(
+    exact: torch.Tensor, row: torch.Tensor, ids: torch.Tensor, call: HeadCall
+) -> torch.Tensor:
+    """[N] logits of single entries, float32.
+
+    Args:
+        exact: [T, D] hidden states as the product takes them, float32.
+        row: [N] int64 tokens.
+        ids: [N] int64.
+        call: of the tokens.
+    """
+    raw = None
+    if call.gemm_dtype in (torch.float32, call.weight.dtype):
+        raw = compiled.dots(exact, call.weight, row, ids)
+    if raw is None:
+        raw = exact.new_empty(len(row))
+        for start in range(0, len(row), _GATHERED):
+            span = slice(start, start + _GATHERED)
+            rows = call.weight.index_select(0, ids[span]).to(call.gemm_dtype).float()
+            raw[span] = rows.mul_(exact.index_select(0, row[span])).sum(1)
+    return logits_of(raw, row, ids, call)
+
+
+def _top_entries(
+    call: HeadCall, found: Candidates, exact: torch.Tensor, result: Estimate
+) -> TopEntries | None:
+    """The listed candidates as forward saves them."""
+    if not call.entries:
+        return None
+    top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, call.accumulator)
+    row = found.row[result.listed]
+    count = torch.zeros(len(call.hidden), dtype=torch.int64).index_add_(
+        0, row, torch.ones_like(row)
+    )
+    place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+    fits = count[row] <= call.entries
+    at = (row * call.entries + place)[fits]
+    top.ids.view(-1)[at] = found.id[result.listed][fits].int()
+    top.logits.view(-1)[at] = exact[result.listed][fits]
+    top.found.copy_(count)
+    return top
