@@ -85,7 +85,7 @@ class CompiledRunning(Running):
     """
 
     def __init__(self, tokens: Tokens) -> None:
-        super().__init__(Tokens(*(x.contiguous() if _is_tensor(x) else x for x in tokens)))
+        super().__init__(tokens.contiguous())
         count = len(tokens.scale)
         self.places = torch.zeros(count, dtype=torch.int32, device="cpu")
         self.ids = torch.empty(count, PLACES, dtype=torch.int32, device="cpu")
@@ -122,10 +122,6 @@ class CompiledRunning(Running):
         ids = self.ids.view(-1).index_select(0, at).long()
         logit, weight = (x.view(-1).index_select(0, at) for x in (self.logits, self.weights))
         return self.with_outliers(Candidates(row, ids, logit, weight, over))
-
-
-def _is_tensor(x: object) -> bool:
-    return isinstance(x, torch.Tensor)
 
 
 def dots(

@@ -1,8 +1,9 @@
 """Forward with a screen, in PyTorch on a CPU.
 
-First a few tokens are computed exactly. They say whether most tokens can be screened at all: with a
-wide softmax they cannot, and the call goes on exactly, having lost next to nothing. Later they are
-compared with their screened log-probs.
+First every 16th logit of a few tokens is computed: it says whether most tokens can be screened at
+all. With a wide softmax they cannot, and the call is an exact one that has lost next to nothing.
+After the screen one exact product computes the tokens whose errors are not known to be small, and
+the few tokens that are checked.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _EVERY = 16  # ids, of the first look at a batch
 _GATHERED = 2048  # rows of the weight gathered at a time
 # A screen costs two fifths of the exact product, or a little less.
 _LEAST_SHARE = 0.5
-# Of a norm: what rounding to 8 bits changes in a row of normal numbers, of hidden states and weight.
+# Of a norm: what rounding to 8 bits changes in rows of normal numbers, those of states and weight.
 _USUAL_DEVIATION = 0.0106
 
 _warned = False
@@ -61,12 +62,13 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     Args:
         call: with a screen, on a CPU, without a shard.
     """
-    assert call.screen is not None
+    screen = call.screen
+    assert screen is not None
     unmasked = call.unmasked()
     index = unmasked_tokens(unmasked)
     call = call.select(index)
     results = _Results(call)
-    _compute(call, call.screen, results)
+    _compute(call, screen, results)
     return spread(results.stats, index, unmasked), results.top
 
 
@@ -103,53 +105,34 @@ class _Results:
 
 
 def _compute(call: HeadCall, screen: Screen, results: _Results) -> None:
-    tokens, vocabulary = len(call.hidden), len(call.weight)
-    if not screen.pays(tokens, vocabulary):
-        _exactly(call, results)
-        if tokens:
-            report(tokens, 0, 0.0, None, False)
-        return
-    checked = None
-    if screen.checked:
-        checked = _evenly(tokens, min(_MOST_CHECKED, max(8, tokens // 32)))
-        some = call.select(checked)._replace(entries=call.entries or MOST_ENTRIES)
-        if _is_wide(some, screen.tolerance):
-            _exactly(call, results)
-            report(tokens, 0, 0.0, None, False)
-            return
-        stats, top = exact_statistics(some)
-        assert top is not None
-        results.put(checked, stats, top)
-        if not _worth_it(some, stats, top, screen.tolerance):
-            _exactly(call, results)
-            report(tokens, 0, 0.0, None, False)
-            return
-    copy = kept_screen(call.weight, call.gemm_dtype)
-    if not copy.suited:
-        _exactly(call, results)
-        report(tokens, 0, 0.0, None, False)
-        return
-    logprobs, errors = _screened(call, copy, screen, results)
-    error, failed = None, False
-    if checked is not None:
-        error, failed = _compared(results.stats, checked, logprobs[checked], errors[checked])
+    tokens = len(call.hidden)
+    screened = None
+    checked = torch.zeros(tokens, dtype=torch.bool)
+    if screen.pays(tokens, len(call.weight)):
+        some = _evenly(tokens, min(_MOST_CHECKED, max(8, tokens // 32)))
+        if _mostly_fits(call.select(some), screen.tolerance):
+            copy = kept_screen(call.weight, call.gemm_dtype)
+            if copy.suited:
+                screened = _screened(call, copy, screen, results)
+                checked[some] = screen.checked
+    # One exact product for what could not be screened and what is checked: it reads all the weight.
+    done = results.done & ~checked
+    exact = (~done).nonzero()[:, 0]
+    error, failed, most = None, False, 0.0
+    if len(exact) or not tokens:
+        stats, top = exact_statistics(call.select(exact))
+        if screened is not None and screen.checked:
+            error, failed = _compared(stats, *(x[exact] for x in (checked, *screened)))
+        results.put(exact, stats, top)
     if failed:
-        results.done.fill_(False)
         _warn(error)
-    used = results.done.clone()
-    if checked is not None:
-        used[checked] = False
-    _exactly(call, results)
-    most = float(errors[used].max()) if bool(used.any()) else 0.0
-    report(tokens, int(used.sum()), most, error, failed)
-
-
-def _exactly(call: HeadCall, results: _Results) -> None:
-    """Computes all tokens that are not done yet."""
-    left = (~results.done).nonzero()[:, 0]
-    if len(left) or not len(results.done):
-        stats, top = exact_statistics(call.select(left))
-        results.put(left, stats, top)
+        left = done.nonzero()[:, 0]
+        results.put(left, *exact_statistics(call.select(left)))
+        done.fill_(False)
+    if screened is not None and bool(done.any()):
+        most = float(screened[1][done].max())
+    if tokens:
+        report(tokens, int(done.sum()), most, error, failed)
 
 
 def _evenly(total: int, count: int) -> torch.Tensor:
@@ -157,67 +140,34 @@ def _evenly(total: int, count: int) -> torch.Tensor:
     return (torch.arange(count, dtype=torch.int64) * total + total // 2) // count
 
 
-def _is_wide(call: HeadCall, tolerance: float) -> bool:
-    """Whether few tokens like these can be screened, from the logits of every 16th id.
-
-    Reading the whole weight for a few tokens takes as long as 40 tokens more.
+def _mostly_fits(call: HeadCall, tolerance: float) -> bool:
+    """Whether most tokens like these can probably be screened, from every 16th id.
 
     Args:
         call: of the tokens.
         tolerance: of the screen.
     """
     ids = torch.arange(0, len(call.weight), _EVERY)
+    rows = call.weight[::_EVERY].to(call.gemm_dtype).float()
     exact = call.hidden.to(call.gemm_dtype).float()
-    raw = product(exact, call.weight[::_EVERY].to(call.gemm_dtype).float().t(), None)
-    row = torch.arange(len(exact)).repeat_interleave(len(ids))
+    raw = product(exact, rows.t(), None)
+    numbers = torch.arange(len(exact))
+    row = numbers.repeat_interleave(len(ids))
     z = logits_of(raw.view(-1), row, ids.repeat(len(exact)), call).view(raw.shape)
     z.masked_fill_(ids == call.targets[:, None], float("-inf"))
-    numbers = torch.arange(len(exact))
     target = _exact_logits(exact, numbers, call.targets, call)
     total = torch.logaddexp(z.logsumexp(1) + math.log(_EVERY), target)
     share = z.sub_(total[:, None]).exp_()
     small = share < EPS
     found = _EVERY * (~small).sum(1)
     mass = _EVERY * share.where(small, 0).sum(1)
-    return _share_that_fits(call, found, mass, tolerance) < _LEAST_SHARE / 2
-
-
-def _worth_it(call: HeadCall, stats: SoftmaxStats, top: TopEntries, tolerance: float) -> bool:
-    """Whether most tokens like these can be screened.
-
-    Args:
-        call: of the tokens.
-        stats: exact ones.
-        top: of the same tokens.
-        tolerance: of the screen.
-    """
-    place = torch.arange(top.ids.shape[1]) < top.found[:, None]
-    share = (top.logits - (stats.max + stats.log_sum)[:, None]).exp().where(place, 0)
-    mass = (-torch.expm1(stats.logprobs) - share.sum(1)).clamp(min=0)
-    # The mass of a token with more entries than places is not known, but less than this.
-    return _share_that_fits(call, top.found, mass, tolerance) >= _LEAST_SHARE
-
-
-def _share_that_fits(
-    call: HeadCall, found: torch.Tensor, mass: torch.Tensor, tolerance: float
-) -> float:
-    """The share of tokens that can probably be screened.
-
-    Args:
-        call: of the tokens.
-        found: [T] number of their entries of ``EPS`` and more.
-        mass: [T] of all others.
-        tolerance: of the screen.
-    """
-    rows = call.weight[::_EVERY].to(call.gemm_dtype).float()
-    rows = rows - rows.mean(0)
-    norm = call.hidden.to(call.gemm_dtype).float().norm(dim=1)
-    deviation = _USUAL_DEVIATION * norm * rows.square().sum(1).mean().sqrt()
-    deviation = _cooled(deviation / call.hidden.shape[1] ** 0.5, call)
-    error = expected_error(mass.double(), deviation.double())
-    fits = found + mass / (SPARSENESS * EPS) <= 0.75 * PLACES
+    spread = (rows - rows.mean(0)).square().sum(1).mean().sqrt()
+    deviation = _USUAL_DEVIATION * exact.norm(dim=1) * spread / exact.shape[1] ** 0.5
+    error = expected_error(mass.double(), _cooled(deviation, call).double())
+    # A token with more than MOST_ENTRIES can be screened, but backward computes it once more.
+    fits = (found <= MOST_ENTRIES) & (found + mass / (SPARSENESS * EPS) <= 0.75 * PLACES)
     fits &= error <= tolerance
-    return float(fits.float().mean())
+    return float(fits.float().mean()) >= _LEAST_SHARE
 
 
 def _cooled(values: torch.Tensor, call: HeadCall) -> torch.Tensor:
@@ -238,18 +188,21 @@ def _screened(
     tokens = len(call.hidden)
     logprobs = torch.zeros(tokens, dtype=torch.float64)
     errors = torch.full((tokens,), float("inf"), dtype=torch.float64)
-    for start in range(0, tokens, _TOKENS):
-        index = torch.arange(start, min(start + _TOKENS, tokens))
+    start = 0
+    while start < tokens:
+        # The first part is small: if few of its tokens can be screened, the others are not.
+        index = torch.arange(start, min(start + (_TOKENS if start else _BLOCK), tokens))
         part = call.select(index)
         out, top = _screen_part(part, copy)
         stats = finish(out.state)
         logprobs[index], errors[index] = stats.logprobs, out.error
-        good = (out.error <= screen.tolerance) & ~results.done[index]
+        good = out.error <= screen.tolerance
         if top is not None:
             top = top.select(good)
         results.put(index[good], SoftmaxStats(*(s[good] for s in stats)), top)
-        if float(results.done[: start + len(index)].float().mean()) < _LEAST_SHARE:
-            break  # the others would be computed twice
+        start += len(index)
+        if float(results.done[:start].float().mean()) < _LEAST_SHARE:
+            break
     return logprobs, errors
 
 
@@ -259,18 +212,18 @@ def _compared(
     """The largest error of checked tokens, and whether one exceeds its estimate.
 
     Args:
-        stats: exact ones, of all tokens.
-        checked: indices of the tokens.
+        stats: exact ones.
+        checked: [T] bool, which of the tokens are checked.
         logprobs: their screened ones.
-        errors: their estimates; infinity: the token counts for nothing.
+        errors: their estimates; a token without one counts for nothing.
     """
-    known = errors.isfinite()
+    known = checked & errors.isfinite()
     if not bool(known.any()):
         return None, False
-    exact = stats.logprobs[checked][known].double()
+    exact = stats.logprobs[known].double()
     error = (logprobs[known] - exact).abs()
     # Both are rounded to fp32, and so are the logits that they come from.
-    size = 1 + exact.abs() + stats.max[checked][known].double().abs()
+    size = 1 + exact.abs() + stats.max[known].double().abs()
     allowed = errors[known] + 4 * torch.finfo(torch.float32).eps * size
     return float(error.max()), bool((error > allowed).any())
 

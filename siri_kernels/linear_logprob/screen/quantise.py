@@ -101,9 +101,9 @@ def screened_weight(
         codes = weight.new_empty(vocabulary, rotated_width(width), dtype=torch.int8)
     scale, error, norm = (weight.new_empty(vocabulary, dtype=torch.float32) for _ in range(3))
     for start in range(0, vocabulary, _ROWS):
-        part = quantised(rotated(rows(start) - mean))
-        span = slice(start, start + len(part.scale))
-        codes[span], scale[span], error[span], norm[span] = part
+        in_8_bits = quantised(rotated(rows(start) - mean))
+        span = slice(start, start + len(in_8_bits.scale))
+        codes[span], scale[span], error[span], norm[span] = in_8_bits
     usual = error.isfinite() & norm.isfinite()
     changed = usual & (error > 0)
     if bool(changed.any()):

@@ -5,8 +5,8 @@ A candidate is every entry whose probability may be ``EPS`` or more, as in
 one of probability p with the chance ``p / (SPARSENESS * EPS)``. The sample tells how far the mass
 of all of them is from the truth (:mod:`siri_kernels.linear_logprob.screen.estimate`).
 
-The draws come from one table of random numbers. Where a token and a tile begin to read in it follows
-from the token's own numbers, so that a token has the same sample in any batch, and in every run.
+The draws come from one table of random numbers. Where a token and a tile begin to read in it
+follows from the token's own numbers, so that a token has the same sample in any batch and run.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ class Tokens(NamedTuple):
     softcap: float | None
     targets: torch.Tensor
     target_logit: torch.Tensor
+
+    def contiguous(self) -> Tokens:
+        """The same in contiguous memory."""
+        scale, shared, cooling = (x.contiguous() for x in self[:3])
+        targets, target_logit = self.targets.contiguous(), self.target_logit.contiguous()
+        return Tokens(scale, shared, cooling, self.softcap, targets, target_logit)
 
     def seeds(self) -> torch.Tensor:
         """[T] int32: a hash of each token's own numbers."""
