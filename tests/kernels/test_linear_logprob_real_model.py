@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from siri_kernels import linear_logprob
+from siri_kernels import linear_logprob, take_forward_stats
 from siri_kernels.linear_logprob import take_backward_stats
 
 from .helpers import eager_logprob, gradients, leaves
@@ -77,3 +77,33 @@ def test_gradient_error_is_a_quarter_of_eager_bf16s(real, temperature):
     # With bf16 inputs the result is rounded to bf16, once; never worse than eager.
     for mine, theirs, true in zip(run(torch.bfloat16, linear_logprob), eager, exact, strict=True):
         assert (mine.double() - true).norm() <= (theirs.double() - true).norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [1.0, 0.8, 0.6])
+def test_a_screen_is_right_to_2e_5_and_gradients_stay_as_good(real, temperature):
+    hidden, weight = real
+    logits = hidden.double() @ weight.double().t() / temperature
+    targets = torch.multinomial(logits.softmax(1), 1)[:, 0]
+    exact = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    up = torch.randn(len(hidden)), 0.01 * torch.randn(len(hidden))
+
+    def run(dtype, **options):
+        inputs = leaves(hidden.to(dtype), weight.to(dtype))
+        out = linear_logprob(*inputs, targets, temperature=temperature, **options)
+        return out, gradients(out, inputs, up)
+
+    _, true = run(torch.float64, backend="reference")
+    _, plain = run(torch.float32)
+    out, ours = run(torch.float32, screen="int8", screen_check=False)
+    stats = take_forward_stats()
+    gap = out.logprobs - exact
+    print(f"{float(entropy.mean()):.2f} nats: {stats}, rms {gap.square().mean().sqrt():.1e}")
+    assert stats.screened_frac > 0.8
+    assert gap.square().mean().sqrt() < 2e-5 and gap.abs().max() < 1e-4
+    assert (out.entropy - entropy).square().mean().sqrt() < 2e-4
+    for mine, theirs, right in zip(ours, plain, true, strict=True):
+        errors = [float((g.double() - right).norm() / right.norm()) for g in (mine, theirs)]
+        print(f"  gradient: screened {errors[0]:.1e}, not screened {errors[1]:.1e}")
+        assert errors[0] <= 1.1 * errors[1] + 1e-5

@@ -17,6 +17,7 @@ import torch
 
 from siri_kernels import _native
 from siri_kernels.linear_logprob.screen.running import (
+    LEAST,
     PLACES,
     Candidates,
     Ids,
@@ -24,7 +25,6 @@ from siri_kernels.linear_logprob.screen.running import (
     Tokens,
     table,
 )
-from siri_kernels.linear_logprob.top_entries import EPS
 
 SOURCE = Path(__file__).with_name("tiles.c")
 VARIABLE = "SIRI_KERNELS_COMPILED_SCREEN"
@@ -109,7 +109,7 @@ class CompiledRunning(Running):
             PLACES,
             1 << 16,
             of.softcap or 0.0,
-            EPS,
+            LEAST,
         )
         _call(library().siri_screen_tile, tile)
 

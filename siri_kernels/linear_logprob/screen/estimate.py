@@ -1,8 +1,8 @@
 """From screened sums and exact candidates to a token's softmax, and how far it may be off.
 
 Let q be a screened logit and z the exact one, p the probability that q stands for. The candidates
-of probability ``EPS`` and more replace q by z. Of the others the screen knows the mass, the sum of
-p, and a random sample S, drawn with chances c (:mod:`siri_kernels.linear_logprob.screen.running`).
+of probability ``LEAST`` and more replace q by z. Of the others the screen knows the mass, the sum
+of p, and a random sample S, drawn with chances c (:mod:`siri_kernels.linear_logprob.screen.running`).
 The sum over S of ``p (exp(z - q) - 1) / c`` is the mass that the screen misses, without bias
 whatever the errors z - q are, alike or not (Horvitz and Thompson, 1952). Its variance follows from
 the same sample, and, where that is small, from the size that errors of rounding have.
@@ -19,8 +19,7 @@ from typing import NamedTuple
 import torch
 
 from siri_kernels.linear_logprob.online_softmax import LOG_ZERO, SoftmaxState
-from siri_kernels.linear_logprob.screen.running import SPARSENESS, Candidates, Running
-from siri_kernels.linear_logprob.top_entries import EPS
+from siri_kernels.linear_logprob.screen.running import LEAST, SPARSENESS, Candidates, Running
 
 # Standard deviations: the error of one token in 16 000 exceeds so many, if it is normal.
 DEVIATIONS = 4.0
@@ -34,7 +33,7 @@ class Estimate(NamedTuple):
     Attributes:
         state: their softmax, without the target, float64.
         error: [T] float64, the estimated error of the log-prob in nats; infinity or NaN: unknown.
-        listed: [N] bool: candidates that have probability ``EPS`` or more.
+        listed: [N] bool: candidates that have probability ``LEAST`` or more.
     """
 
     state: SoftmaxState
@@ -70,11 +69,11 @@ def expected_error(mass: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
     """[T] the estimated error of log-probs before a sample is drawn.
 
     Args:
-        mass: [T] probability of all entries below ``EPS``.
+        mass: [T] probability of all entries below ``LEAST``.
         deviation: [T] of a logit's error, after the temperature.
     """
     whole = mass * torch.expm1(DEVIATIONS * deviation)
-    drawn = DEVIATIONS * deviation * (mass * (SPARSENESS * EPS)).sqrt()
+    drawn = DEVIATIONS * deviation * (mass * (SPARSENESS * LEAST)).sqrt()
     return torch.minimum(whole, drawn).masked_fill_(deviation > _MOST_DEVIATION, math.inf)
 
 
@@ -103,10 +102,10 @@ def estimate(
     p, e = q.clamp(min=-87.0).exp(), z.exp()
     share = (q - total[row]).exp()
     # A tile's bound was that of the sums so far. The last one is the bound.
-    kept = share >= EPS * found.weight.double()
-    listed = kept & (share >= EPS)
+    kept = share >= LEAST * found.weight.double()
+    listed = kept & (share >= LEAST)
     drawn = kept & ~listed
-    chance = (share / (SPARSENESS * EPS)).clamp(max=1)
+    chance = (share / (SPARSENESS * LEAST)).clamp(max=1)
     whole = running.sum * (-total).exp()
     mass = (whole - summed(share.where(listed, 0))).clamp_(min=0)
 
@@ -119,7 +118,7 @@ def estimate(
     scale = (-total).exp()[row]
     missed = ((e - p) / chance).where(drawn, 0)
     variance = summed((missed * scale).square() * (1 - chance))
-    variance = torch.maximum(variance, mass * (SPARSENESS * EPS) * deviation.square())
+    variance = torch.maximum(variance, mass * (SPARSENESS * LEAST) * deviation.square())
     by_sample = DEVIATIONS * variance.sqrt()
     by_mass = mass * torch.expm1(DEVIATIONS * deviation)
     use = by_sample < by_mass

@@ -31,6 +31,7 @@ from siri_kernels.linear_logprob.screen.quantise import ScreenedWeight, quantise
 from siri_kernels.linear_logprob.screen.rotation import rotated, rotated_width
 from siri_kernels.linear_logprob.screen.running import (
     IDS,
+    LEAST,
     PLACES,
     SPARSENESS,
     Candidates,
@@ -40,7 +41,7 @@ from siri_kernels.linear_logprob.screen.running import (
 )
 from siri_kernels.linear_logprob.screen.stats import report
 from siri_kernels.linear_logprob.tokens import spread, unmasked_tokens
-from siri_kernels.linear_logprob.top_entries import EPS, MOST_ENTRIES, TopEntries
+from siri_kernels.linear_logprob.top_entries import MOST_ENTRIES, TopEntries
 from siri_kernels.linear_logprob.types import SoftmaxStats
 
 _TOKENS = 1024  # screened together: their candidates are in memory at a time
@@ -158,14 +159,14 @@ def _mostly_fits(call: HeadCall, tolerance: float) -> bool:
     target = _exact_logits(exact, numbers, call.targets, call)
     total = torch.logaddexp(z.logsumexp(1) + math.log(_EVERY), target)
     share = z.sub_(total[:, None]).exp_()
-    small = share < EPS
+    small = share < LEAST
     found = _EVERY * (~small).sum(1)
     mass = _EVERY * share.where(small, 0).sum(1)
     spread = (rows - rows.mean(0)).square().sum(1).mean().sqrt()
     deviation = _USUAL_DEVIATION * exact.norm(dim=1) * spread / exact.shape[1] ** 0.5
     error = expected_error(mass.double(), _cooled(deviation, call).double())
     # A token with more than MOST_ENTRIES can be screened, but backward computes it once more.
-    fits = (found <= MOST_ENTRIES) & (found + mass / (SPARSENESS * EPS) <= 0.75 * PLACES)
+    fits = (found <= MOST_ENTRIES) & (found + mass / (SPARSENESS * LEAST) <= 0.75 * PLACES)
     fits &= error <= tolerance
     return float(fits.float().mean()) >= _LEAST_SHARE
 
@@ -179,21 +180,23 @@ def _cooled(values: torch.Tensor, call: HeadCall) -> torch.Tensor:
 
 def _screened(
     call: HeadCall, copy: ScreenedWeight, screen: Screen, results: _Results
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Screens all tokens; those within the tolerance are done.
 
     Returns:
-        Log-probs [T] and their estimated errors [T], float64, of all tokens; infinity: not known.
+        Of all tokens, in float64, log-probs [T] and their estimated errors [T], infinity where
+        they are not known; and how far exact logits [T] are from float64's by rounding.
     """
     tokens = len(call.hidden)
     logprobs = torch.zeros(tokens, dtype=torch.float64)
     errors = torch.full((tokens,), float("inf"), dtype=torch.float64)
+    rounding = torch.zeros(tokens, dtype=torch.float64)
     start = 0
     while start < tokens:
         # The first part is small: if few of its tokens can be screened, the others are not.
         index = torch.arange(start, min(start + (_TOKENS if start else _BLOCK), tokens))
         part = call.select(index)
-        out, top = _screen_part(part, copy)
+        out, top, rounding[index] = _screen_part(part, copy)
         stats = finish(out.state)
         logprobs[index], errors[index] = stats.logprobs, out.error
         good = out.error <= screen.tolerance
@@ -203,11 +206,15 @@ def _screened(
         start += len(index)
         if float(results.done[:start].float().mean()) < _LEAST_SHARE:
             break
-    return logprobs, errors
+    return logprobs, errors, rounding
 
 
 def _compared(
-    stats: SoftmaxStats, checked: torch.Tensor, logprobs: torch.Tensor, errors: torch.Tensor
+    stats: SoftmaxStats,
+    checked: torch.Tensor,
+    logprobs: torch.Tensor,
+    errors: torch.Tensor,
+    rounding: torch.Tensor,
 ) -> tuple[float | None, bool]:
     """The largest error of checked tokens, and whether one exceeds its estimate.
 
@@ -216,15 +223,16 @@ def _compared(
         checked: [T] bool, which of the tokens are checked.
         logprobs: their screened ones.
         errors: their estimates; a token without one counts for nothing.
+        rounding: of their exact logits.
     """
     known = checked & errors.isfinite()
     if not bool(known.any()):
         return None, False
     exact = stats.logprobs[known].double()
     error = (logprobs[known] - exact).abs()
-    # Both are rounded to fp32, and so are the logits that they come from.
+    # The exact ones are rounded to fp32 too, they and the logits that they come from.
     size = 1 + exact.abs() + stats.max[known].double().abs()
-    allowed = errors[known] + 4 * torch.finfo(torch.float32).eps * size
+    allowed = errors[known] + 4 * (rounding[known] + torch.finfo(torch.float32).eps * size)
     return float(error.max()), bool((error > allowed).any())
 
 
@@ -245,16 +253,24 @@ class _Part(NamedTuple):
     Attributes:
         exact: [T, D] float32.
         codes: [T, D] int8, rotated.
-        deviation: [T] of a logit's error, after the temperature.
+        deviation: [T] of a screened logit's error, after the temperature.
+        rounding: [T] of an exact one's in fp32, the same.
     """
 
     exact: torch.Tensor
     codes: torch.Tensor
     deviation: torch.Tensor
+    rounding: torch.Tensor
 
 
-def _screen_part(call: HeadCall, copy: ScreenedWeight) -> tuple[Estimate, TopEntries | None]:
-    """Screens tokens and computes their candidates exactly."""
+def _screen_part(
+    call: HeadCall, copy: ScreenedWeight
+) -> tuple[Estimate, TopEntries | None, torch.Tensor]:
+    """Screens tokens and computes their candidates exactly.
+
+    Returns:
+        What is known of them, their top entries, and the rounding [T] of their exact logits.
+    """
     part, tokens = _tokens(call, copy)
     running = (Running if compiled.library() is None else compiled.CompiledRunning)(tokens)
     bias = None if call.bias is None else call.bias.to(torch.float32)
@@ -281,7 +297,7 @@ def _screen_part(call: HeadCall, copy: ScreenedWeight) -> tuple[Estimate, TopEnt
     found = running.candidates()
     exact = _exact_logits(part.exact, found.row, found.id, call)
     result = estimate(running, found, exact, part.deviation)
-    return result, _top_entries(call, found, exact, result)
+    return result, _top_entries(call, found, exact, result), part.rounding
 
 
 def _tokens(call: HeadCall, copy: ScreenedWeight) -> tuple[_Part, Tokens]:
@@ -301,7 +317,9 @@ def _tokens(call: HeadCall, copy: ScreenedWeight) -> tuple[_Part, Tokens]:
         call.targets,
         _exact_logits(exact, numbers, call.targets, call),
     )
-    return _Part(exact, rows.codes, _cooled(deviation, call)), tokens
+    rounding = torch.finfo(torch.float32).eps * copy.norm * norm.double()
+    part = _Part(exact, rows.codes, _cooled(deviation, call), _cooled(rounding, call))
+    return part, tokens
 
 
 def _exact_logits(

@@ -1,8 +1,8 @@
 """The running softmax of screened logits, and the candidates: entries that are computed exactly.
 
-A candidate is every entry whose probability may be ``EPS`` or more, as in
+A candidate is every entry whose probability may be ``LEAST`` or more, as in
 :mod:`siri_kernels.linear_logprob.top_entries`, and, of the many that are smaller, a random sample:
-one of probability p with the chance ``p / (SPARSENESS * EPS)``. The sample tells how far the mass
+one of probability p with the chance ``p / (SPARSENESS * LEAST)``. The sample tells how far the mass
 of all of them is from the truth (:mod:`siri_kernels.linear_logprob.screen.estimate`).
 
 The draws come from one table of random numbers. Where a token and a tile begin to read in it
@@ -19,7 +19,9 @@ import torch
 from siri_kernels.linear_logprob.online_softmax import LOG_ZERO
 from siri_kernels.linear_logprob.top_entries import EPS
 
-SPARSENESS = 8.0
+# An exact forward lists a tenth more than what has EPS: its bound is that of the sums so far.
+LEAST = 0.8 * EPS
+SPARSENESS = 10.0
 PLACES = 2048  # of a token's candidates; one that has more is computed exactly
 IDS = 1024  # of a tile, at most
 _TABLE = 1 << 16
@@ -79,7 +81,7 @@ class Candidates(NamedTuple):
         row: [N] int64, the token.
         id: [N] int64.
         logit: [N] float32, screened.
-        weight: [N] float32: it is one if its probability is at least ``EPS * weight``.
+        weight: [N] float32: it is one if its probability is at least ``LEAST * weight``.
         over: [T] bool: tokens with more candidates than places; none of theirs is here.
     """
 
@@ -178,7 +180,7 @@ class Running:
         self.sum[span] = self.sum[span] * shrunk + exp.sum(1)
         self.max[span] = top
         target = (self.tokens.target_logit[span].double() - shift).clamp_(max=80.0).exp()
-        bound = EPS * (self.sum[span] + target)
+        bound = LEAST * (self.sum[span] + target)
         return exp, bound.masked_fill_(top == float("-inf"), float("inf"))
 
     def candidates(self) -> Candidates:
