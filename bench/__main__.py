@@ -35,6 +35,8 @@ COMMANDS = {
                        "--device cuda --only 'head: 16384 x 1536' --budget 480"),
     "proof": Command("bench.workloads.proof", "the head with V 151 936 on a CPU, beside TRL",
                      "--rounds 3"),
+    "screen": Command("bench.workloads.screen", "the screened head on a CPU: times and errors",
+                      "--rounds 3 --real states.safetensors"),
     "step": Command("bench.workloads.training_step", "a training step on a CPU beside TRL's",
                     "--model tiny --rounds 7"),
     "step-gpu": Command("bench.workloads.training_step_gpu",

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from bench.inputs import CLIP_HIGH, CLIP_LOW, LossBatch, gradient
-from bench.peers.base import Contender, Entry, Peer, Where
+from bench.peers.base import Contender, Entry, Missing, Peer, Where
 from siri_kernels import group_advantages, linear_logprob, policy_loss
 from siri_kernels.policy_loss.compiled import compile_loop, in_use
 
 
-def _call(hidden: Tensor, weight: Tensor, targets: Tensor, tail: float, backend: str | None):
-    return linear_logprob(hidden, weight, targets, tail=tail, backend=backend).logprobs
+def _call(hidden: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Tensor:
+    return linear_logprob(hidden, weight, targets, **options).logprobs
 
 
 def default(where: Where) -> Contender:
@@ -33,6 +33,22 @@ def exact(where: Where) -> Contender:
         partial(_call, tail=0.0, backend=where.backend),
         "linear_logprob(tail=0); entropy computed too, gradient of the log-prob",
         gate=(2.0, "same"),
+        masks=True,
+    )
+
+
+def screened(where: Where) -> Contender:
+    """``linear_logprob`` with a screen; the weight's 8-bit copy is there already.
+
+    Raises:
+        Missing: there is no screen on this device.
+    """
+    if where.device.type != "cpu" or where.backend is not None:
+        raise Missing("the screen runs on a CPU so far, by backend 'portable'")
+    return Contender(
+        partial(_call, tail=1e-2, backend=None, screen="int8"),
+        "linear_logprob(screen='int8', tail=1e-2); the weight's 8-bit copy is kept from before",
+        gate=(1.0, "bfloat16"),
         masks=True,
     )
 
@@ -73,6 +89,7 @@ PEER = Peer(
     entries=(
         Entry("ours", default, ("head", "scalar"), ("few", "sweep", "growth")),
         Entry("ours, tail=0", exact, ("head", "scalar"), ("few", "sweep", "growth")),
+        Entry("ours, screened", screened, ("head",), ("few", "sweep", "growth")),
         Entry("ours", loss, ("loss",), bare=True),
         Entry("ours", advantages, ("advantages",), bare=True),
         Entry("ours, ids", advantages_by_id, ("advantages",), bare=True),

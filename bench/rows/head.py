@@ -17,7 +17,7 @@ from bench.peers import entries, found
 from bench.peers.base import Contender, Entry, Where
 from bench.peers.pytorch import logprobs as eager
 from bench.real import real_inputs
-from siri_kernels import take_backward_stats
+from siri_kernels import take_backward_stats, take_forward_stats
 
 PROBE = 64  # tokens that are compared with float64
 
@@ -192,6 +192,21 @@ class _Row:
 
         return on_few_tokens, at_full_size
 
+    def screened_facts(self) -> dict[str, float | None]:
+        """What a call with a screen says of itself, and the error of its first log-probs."""
+        take_forward_stats()
+        got = self.bound(self.contenders["ours, screened"])()[0]
+        stats = take_forward_stats()
+        assert stats is not None
+        few = min(PROBE, len(self.hidden))
+        want = self.bound(Contender(eager, ""), few, torch.float64)()[0]
+        gap = got[:few].double() - want
+        return {
+            **stats._asdict(),
+            "logprob_rms": float(gap.square().mean().sqrt()),
+            "logprob_max": float(gap.abs().max()),
+        }
+
     def work(self, missing: dict[str, str]) -> Work:
         """For :func:`bench.measure.measure`."""
         case, (n, d, v) = self.case, (len(self.hidden), self.case.dim, self.case.vocab)
@@ -222,6 +237,8 @@ class _Row:
                     "dense_row_frac": float(stats.dense_row_frac),
                     "entries_kept": float(stats.entries_kept),
                 }
+        if "ours, screened" in self.contenders:
+            facts["screened"] = self.screened_facts()
         return Work(
             steps={name: self.bound(item) for name, item in self.contenders.items()},
             check=check,

@@ -29,7 +29,7 @@ from siri_kernels import take_backward_stats
 WHERE = Where(torch.device("cpu"), triton=False)
 
 
-def _bound(make: Callable[[Where], Any]) -> Callable[..., Any]:
+def with_gradients(make: Callable[[Where], Any]) -> Callable[..., Any]:
     """Log-probs and the gradients of both inputs through a contender's call."""
     call = make(WHERE).call
 
@@ -41,7 +41,7 @@ def _bound(make: Callable[[Where], Any]) -> Callable[..., Any]:
     return run
 
 
-def _forward_gemm(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
+def forward_product(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
     """The forward product alone, which every call needs."""
     return ((hidden @ weight.T)[:, 0],) * 3
 
@@ -55,12 +55,13 @@ def measure(inputs: tuple[Tensor, ...], rounds: int) -> dict[str, Any]:
     hidden, weight, targets = inputs
     upstream = torch.randn(len(hidden), generator=torch.Generator().manual_seed(1))
     small = (hidden[:64], weight, targets[:64], upstream[:64])
-    eager = _bound(pytorch.eager)
+    eager = with_gradients(pytorch.eager)
     oracle = eager(small[0].double(), weight.double(), small[2], small[3].double())
     bf16 = eager(small[0].bfloat16(), weight.bfloat16(), small[2], small[3])
     cases: dict[str, Callable[..., Any]] = {
-        "eager": eager, "TRL": _bound(trl.with_entropy), "certified": _bound(siri.default),
-        "exact": _bound(siri.exact), "forward gemm": _forward_gemm,
+        "eager": eager, "TRL": with_gradients(trl.with_entropy),
+        "certified": with_gradients(siri.default), "exact": with_gradients(siri.exact),
+        "forward gemm": forward_product,
     }  # fmt: skip
 
     def errors(results: Any) -> list[float]:

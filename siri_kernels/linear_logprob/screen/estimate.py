@@ -2,10 +2,11 @@
 
 Let q be a screened logit and z the exact one, p the probability that q stands for. The candidates
 of probability ``LEAST`` and more replace q by z. Of the others the screen knows the mass, the sum
-of p, and a random sample S, drawn with chances c (:mod:`siri_kernels.linear_logprob.screen.running`).
-The sum over S of ``p (exp(z - q) - 1) / c`` is the mass that the screen misses, without bias
-whatever the errors z - q are, alike or not (Horvitz and Thompson, 1952). Its variance follows from
-the same sample, and, where that is small, from the size that errors of rounding have.
+of p, and a random sample S. It is drawn with chances c, see
+:mod:`siri_kernels.linear_logprob.screen.running`. The sum over S of ``p (exp(z - q) - 1) / c`` is
+the mass that the screen misses, without bias whatever the errors z - q are, alike or not (Horvitz
+and Thompson, 1952). Its variance follows from the same sample, and, where that is small, from the
+size that errors of rounding have.
 
 The mass itself is off by no more than its share times ``exp(z - q) - 1``. Where the mass is so
 small that this is less than the sample's error, it stays as it is.
@@ -34,11 +35,14 @@ class Estimate(NamedTuple):
         state: their softmax, without the target, float64.
         error: [T] float64, the estimated error of the log-prob in nats; infinity or NaN: unknown.
         listed: [N] bool: candidates that have probability ``LEAST`` or more.
+        mass: [N] float64: the probability that each candidate stands for. Added up over the
+            candidates of an id it is, on average, the mass of that id.
     """
 
     state: SoftmaxState
     error: torch.Tensor
     listed: torch.Tensor
+    mass: torch.Tensor
 
 
 def logit_deviation(
@@ -143,4 +147,4 @@ def estimate(
         total_sum * (-top).exp(),
         (total_dev - top * total_sum) * (-top).exp(),
     )
-    return Estimate(state, error, listed)
+    return Estimate(state, error, listed, share.where(listed, (share / chance).where(drawn, 0)))

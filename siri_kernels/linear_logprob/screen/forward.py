@@ -196,7 +196,7 @@ def _screened(
         # The first part is small: if few of its tokens can be screened, the others are not.
         index = torch.arange(start, min(start + (_TOKENS if start else _BLOCK), tokens))
         part = call.select(index)
-        out, top, rounding[index] = _screen_part(part, copy)
+        out, top, rounding[index] = _screen_part(part, copy, screen)
         stats = finish(out.state)
         logprobs[index], errors[index] = stats.logprobs, out.error
         good = out.error <= screen.tolerance
@@ -264,7 +264,7 @@ class _Part(NamedTuple):
 
 
 def _screen_part(
-    call: HeadCall, copy: ScreenedWeight
+    call: HeadCall, copy: ScreenedWeight, screen: Screen
 ) -> tuple[Estimate, TopEntries | None, torch.Tensor]:
     """Screens tokens and computes their candidates exactly.
 
@@ -297,7 +297,8 @@ def _screen_part(
     found = running.candidates()
     exact = _exact_logits(part.exact, found.row, found.id, call)
     result = estimate(running, found, exact, part.deviation)
-    return result, _top_entries(call, found, exact, result), part.rounding
+    good = result.error <= screen.tolerance
+    return result, _top_entries(call, found, exact, result, good), part.rounding
 
 
 def _tokens(call: HeadCall, copy: ScreenedWeight) -> tuple[_Part, Tokens]:
@@ -346,9 +347,13 @@ def _exact_logits(
 
 
 def _top_entries(
-    call: HeadCall, found: Candidates, exact: torch.Tensor, result: Estimate
+    call: HeadCall,
+    found: Candidates,
+    exact: torch.Tensor,
+    result: Estimate,
+    good: torch.Tensor,
 ) -> TopEntries | None:
-    """The listed candidates as forward saves them."""
+    """The listed candidates as forward saves them, and the mass of ids of the tokens ``good``."""
     if not call.entries:
         return None
     top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, call.accumulator)
@@ -362,4 +367,6 @@ def _top_entries(
     top.ids.view(-1)[at] = found.id[result.listed][fits].int()
     top.logits.view(-1)[at] = exact[result.listed][fits]
     top.found.copy_(count)
-    return top
+    mass = result.mass.where(good[found.row], 0)
+    total = mass.new_zeros(len(call.weight)).index_add_(0, found.id, mass)
+    return top._replace(mass=total.to(top.logits.dtype))
