@@ -16,6 +16,7 @@ from torchtitan.config import CompileConfig
 
 from siri_kernels.integrations._padded import padded_policy_loss
 from siri_kernels.linear_logprob import linear_logprob
+from siri_kernels.linear_logprob.screen.options import asked_for
 from siri_kernels.linear_logprob.types import LogprobOutput
 
 
@@ -37,14 +38,19 @@ class SiriLoss(ChunkedLossWrapper):
             ratio_clip_low: lower clip bound, as in ``DAPOLoss``.
             ratio_clip_high: upper clip bound, as in ``DAPOLoss``.
             tail: of ``linear_logprob``.
+            screen: of ``linear_logprob``: None, "int8", "fp8" or "auto".
+            logprob_tol: of ``linear_logprob``, with a screen.
         """
 
         ratio_clip_low: float = 0.2
         ratio_clip_high: float = 0.28
         tail: float = 1e-2
+        screen: str | None = None
+        logprob_tol: float = 1e-4
 
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
         del compile_config  # torch.compile would make nothing here faster
+        asked_for("SiriLoss", config.screen, config.logprob_tol, True)
         self.config = config
         self.lm_head: Any = None
 
@@ -90,7 +96,8 @@ class SiriLoss(ChunkedLossWrapper):
         if self.lm_head is None:
             raise RuntimeError("SiriLoss: call set_lm_head before the first loss")
         mask = loss_mask & torch.isfinite(generator_logprobs)
-        out = self.lm_head(pred, labels.masked_fill(~mask, -100), self.config.tail)
+        options = {name: getattr(self.config, name) for name in ("tail", "screen", "logprob_tol")}
+        out = self.lm_head(pred, labels.masked_fill(~mask, -100), **options)
         count = 1.0 if global_valid_tokens is None else global_valid_tokens
         count = count.clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1)
         result = padded_policy_loss(
@@ -118,11 +125,11 @@ class SiriLoss(ChunkedLossWrapper):
         return result.loss, metrics
 
 
-def _score(head: Any, hidden: torch.Tensor, targets: torch.Tensor, tail: float) -> LogprobOutput:
+def _score(head: Any, hidden: torch.Tensor, targets: torch.Tensor, **options: Any) -> LogprobOutput:
     weight, bias = head.weight, head.bias
     if isinstance(weight, DTensor) or isinstance(hidden, DTensor):
         raise ValueError(
             "SiriLoss: parallelism.tensor_parallel_degree must be 1; the head's weight or the "
             "hidden states are sharded by it"
         )
-    return linear_logprob(hidden.to(weight.dtype), weight, targets, bias=bias, tail=tail)
+    return linear_logprob(hidden.to(weight.dtype), weight, targets, bias=bias, **options)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from siri_kernels.linear_logprob import linear_logprob
+from siri_kernels.linear_logprob.screen.options import asked_for
 
 _PARAMETERS = (
     "ctx", "hidden", "weight", "bias", "targets", "temperature", "chunk_size",
@@ -28,12 +29,16 @@ class FusedHead:
     Attributes:
         tail: largest relative L1 error of the logit gradient, see ``linear_logprob``.
         backend: of ``linear_logprob``.
+        screen: of ``linear_logprob``.
+        logprob_tol: of ``linear_logprob``.
         calls: forward passes of the head so far.
         rows: tokens scored in them.
     """
 
     tail: float = 1e-2
     backend: str | None = None
+    screen: str | None = None
+    logprob_tol: float = 1e-4
     calls: int = 0
     rows: int = 0
 
@@ -94,12 +99,20 @@ class FusedHead:
             softcap=cap,
             tail=self.tail,
             backend=self.backend,
+            screen=self.screen,
+            logprob_tol=self.logprob_tol,
         )
         return out.logprobs, out.entropy if "entropy" in outputs else None, None, None, None
 
 
 @contextlib.contextmanager
-def fused_lm_head(*, tail: float = 1e-2, backend: str | None = None) -> Iterator[FusedHead]:
+def fused_lm_head(
+    *,
+    tail: float = 1e-2,
+    backend: str | None = None,
+    screen: str | None = None,
+    logprob_tol: float = 1e-4,
+) -> Iterator[FusedHead]:
     """Run TRL's fused LM head on :func:`siri_kernels.linear_logprob` within the block.
 
     GRPO, RLOO and the experimental GMPO use log-probs and entropy, and train within it. DPO, KTO
@@ -111,21 +124,26 @@ def fused_lm_head(*, tail: float = 1e-2, backend: str | None = None) -> Iterator
     Args:
         tail: of ``linear_logprob``; 0.0 is exact.
         backend: of ``linear_logprob``.
+        screen: of ``linear_logprob``: None, "int8", "fp8" or "auto".
+        logprob_tol: of ``linear_logprob``, with a screen.
 
     Yields:
         FusedHead: its ``calls`` and ``rows`` count the scored tokens.
 
     Raises:
         ImportError: TRL is not installed.
+        TypeError: a screen with a ``logprob_tol`` that is not a number.
+        ValueError: an unknown ``screen``, or one with ``logprob_tol`` <= 0.
         RuntimeError: TRL's interface is not that of 1.16, or a block is open already.
     """
+    asked_for("fused_lm_head", screen, logprob_tol, True)
     import trl.trainer.utils as utils
 
     original = getattr(utils, _SEAM, None)
     if isinstance(original, FusedHead):
         raise RuntimeError("fused_lm_head: a block is open already; it takes one at a time")
     _check_contract(original, utils)
-    head = FusedHead(tail, backend)
+    head = FusedHead(tail, backend, screen, logprob_tol)
     setattr(utils, _SEAM, head)
     try:
         yield head

@@ -5,7 +5,8 @@
     actor_rollout_ref.model.external_lib=siri_kernels.integrations.verl_head
 
 verl imports ``external_lib`` wherever it reads a model's configuration, before it builds the model;
-an exception here stops the run. ``SIRI_KERNELS_VERL_TAIL`` sets ``tail`` (default 0.01; 0: exact).
+an exception here stops the run. ``SIRI_KERNELS_VERL_TAIL`` sets ``tail`` (default 0.01; 0: exact),
+``SIRI_KERNELS_VERL_SCREEN`` sets ``screen`` (int8, fp8 or auto; default, or empty: none).
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any
 import torch
 
 from siri_kernels.linear_logprob import linear_logprob
+from siri_kernels.linear_logprob.screen.options import KINDS, asked_for
 
 TAIL = "SIRI_KERNELS_VERL_TAIL"
+SCREEN = "SIRI_KERNELS_VERL_SCREEN"
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)  # verl's root logger is at WARNING
@@ -38,12 +41,14 @@ class FusedHead:
         backend: of ``linear_logprob``.
         calls: forward passes of the head in this process so far, by ``impl_backend``.
         rows: tokens scored in them.
+        screen: of ``linear_logprob``.
     """
 
     tail: float = 1e-2
     backend: str | None = None
     calls: dict[str, int] = field(default_factory=lambda: {"triton": 0, "torch": 0})
     rows: int = 0
+    screen: str | None = None
 
     def __call__(
         self,
@@ -73,11 +78,14 @@ class FusedHead:
             temperature=temperature,
             tail=self.tail,
             backend=self.backend,
+            screen=self.screen,
         )
         return out.logprobs, out.entropy
 
 
-def install(*, tail: float | None = None, backend: str | None = None) -> FusedHead:
+def install(
+    *, tail: float | None = None, backend: str | None = None, screen: str | None = None
+) -> FusedHead:
     """Replace verl's ``linear_cross_entropy`` and ``FusedLinearForPPO.forward``.
 
     verl's model forwards look both up at each call. ``impl_backend=liger`` and a vocabulary sharded
@@ -88,6 +96,7 @@ def install(*, tail: float | None = None, backend: str | None = None) -> FusedHe
     Args:
         tail: of ``linear_logprob``; None: ``SIRI_KERNELS_VERL_TAIL``, or 0.01.
         backend: of ``linear_logprob``.
+        screen: of ``linear_logprob``; None: ``SIRI_KERNELS_VERL_SCREEN``, or none.
 
     Returns:
         FusedHead: it counts the scored tokens.
@@ -95,15 +104,20 @@ def install(*, tail: float | None = None, backend: str | None = None) -> FusedHe
     Raises:
         RuntimeError: verl's functions are not those of 0.9.1: their parameters, their values on a
             small problem, or the model forwards that call them.
-        ValueError: the environment's ``tail`` is not a number >= 0.
+        ValueError: the environment's ``tail`` is not a number >= 0; an unknown ``screen``, given
+            here or by the environment.
     """
     import verl.utils.experimental.torch_functional as torch_seam
     import verl.utils.kernel.linear_cross_entropy as triton_seam
 
     global _installed
-    head = FusedHead(_tail() if tail is None else tail, backend)
+    asked_for("verl_head.install", screen, 1e-4, True)
+    head = FusedHead(
+        _tail() if tail is None else tail, backend, screen=_screen() if screen is None else screen
+    )
     if _installed is not None:
         _installed.tail, _installed.backend = head.tail, head.backend
+        _installed.screen = head.screen
         return _installed
     verl_triton = triton_seam.linear_cross_entropy
     verl_forward = torch_seam.FusedLinearForPPO.forward
@@ -153,6 +167,13 @@ def _tail() -> float:
     if not 0 <= tail < float("inf"):
         raise ValueError(f"{TAIL}: got {text!r}; takes a number >= 0 (0: exact gradients)")
     return tail
+
+
+def _screen() -> str | None:
+    text = os.environ.get(SCREEN, "")
+    if text and text not in KINDS:
+        raise ValueError(f"{SCREEN}: got {text!r}; takes {', '.join(KINDS)}, or nothing (exact)")
+    return text or None
 
 
 def _check_contract(triton_seam: Any, torch_seam: Any) -> None:

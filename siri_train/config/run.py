@@ -159,6 +159,11 @@ class TrainConfig(Section):
     """Try the largest possible micro-batch before training; auto: on a GPU."""
     tail: float = Field(1e-2, ge=0, le=1)
     """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
+    screen: Literal["int8", "fp8", "auto"] | None = None
+    """``linear_logprob``'s screen, in every forward pass of RL: an 8-bit product finds the logits
+    that are computed exactly; auto: where that is faster; null: none."""
+    logprob_tol: float = Field(1e-4, gt=0, le=1)
+    """With ``screen``, the largest estimated error of a log-prob in nats."""
 
 
 class EvalConfig(Section):
@@ -283,6 +288,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"checkpoint.lag ({self.checkpoint.lag}) must be less than half of schedule.cycle "
                 f"({self.schedule.cycle}), where the next end lies"
+            )
+        if self.distributed.vocabulary_parallel_head and self.train.screen not in (None, "auto"):
+            raise ValueError(
+                f"train.screen ({self.train.screen}) needs a whole head: set "
+                "distributed.vocabulary_parallel_head to false, or train.screen to null or auto "
+                "(no screen with such a head)"
             )
         longest = self.data.max_prompt_len + self.schedule.max_len
         if self.train.token_budget < longest:

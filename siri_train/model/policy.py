@@ -13,7 +13,7 @@ from torch import Tensor
 
 from siri_train.config.base import ConfigError
 from siri_train.config.model import ModelConfig
-from siri_train.config.run import DistributedConfig
+from siri_train.config.run import DistributedConfig, TrainConfig
 from siri_train.files import shown
 from siri_train.model import attention, demo_model, fsdp, lora
 from siri_train.model.attention import Layout
@@ -38,6 +38,8 @@ class Policy:
         eos_ids: the end-of-sequence set.
         softcap: final logit soft-capping of the architecture, if any.
         lora_scaling: alpha / rank where only adapters are trained, else None.
+        screen: of ``siri_kernels.linear_logprob``, for every log-prob; None: exact.
+        logprob_tol: the same.
     """
 
     model: Any
@@ -45,6 +47,8 @@ class Policy:
     eos_ids: frozenset[int]
     softcap: float | None
     lora_scaling: float | None = None
+    screen: str | None = None
+    logprob_tol: float = 1e-4
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +90,8 @@ class Policy:
             temperature=temperature,
             tail=tail,
             softcap=self.softcap,
+            screen=self.screen,
+            logprob_tol=self.logprob_tol,
         )
 
     def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
@@ -187,6 +193,7 @@ def load_policy(
     path: str | Path | None = None,
     sharding: DistributedConfig | None = None,
     named: str = "model.path",
+    train: TrainConfig | None = None,
 ) -> Policy:
     """Load model and tokenizer for training.
 
@@ -197,6 +204,7 @@ def load_policy(
         sharding: shard the weights over the ranks of the process group so; None: every process has
             all of them.
         named: the key or argument that gave the folder, for error messages.
+        train: the recipe's section, whose screen log-probs have; None: they are exact.
 
     Raises:
         ConfigError: what :func:`siri_train.model.folder.load_model` refuses, a model whose output
@@ -251,12 +259,15 @@ def load_policy(
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
+    scoring = train or TrainConfig()
     return Policy(
         model=model,
         tokenizer=tokenizer,
         eos_ids=eos_ids,
         softcap=getattr(model.config, "final_logit_softcapping", None),
         lora_scaling=config.lora.alpha / config.lora.rank if config.lora else None,
+        screen=scoring.screen,
+        logprob_tol=scoring.logprob_tol,
     )
 
 

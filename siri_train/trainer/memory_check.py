@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from siri_kernels import policy_loss, take_backward_stats
+from siri_kernels import policy_loss, take_backward_stats, take_forward_stats
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.model.no_dropout import set_rl_mode
@@ -63,6 +63,7 @@ def rehearse(
         del reserved
     optimizer.zero_grad(set_to_none=True)
     take_backward_stats()
+    take_forward_stats()
     if policy.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30
         print(

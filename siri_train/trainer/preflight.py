@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from siri_kernels.linear_logprob.screen.options import screen_of
 from siri_train import distributed
 from siri_train.checkpoint.sft_state import refuse_half_done
 from siri_train.config import engines
@@ -48,12 +49,14 @@ def preflight(config: RunConfig) -> Checked:
     """Check everything that the configuration names, cheapest first.
 
     Raises:
-        ConfigError: a device that is not there, missing or malformed data (file, line, reason),
-            what :func:`siri_train.data.gate.check_data` and ``check_think`` refuse, a prompt over
-            ``data.max_prompt_len``, a missing model, a cap over the model's positions, an engine
-            that cannot run here, or a reference model that :func:`check_reference` refuses.
+        ConfigError: a device that is not there, a screen that it does not have, missing or
+            malformed data (file, line, reason), what :func:`siri_train.data.gate.check_data` and
+            ``check_think`` refuse, a prompt over ``data.max_prompt_len``, a missing model, a cap
+            over the model's positions, an engine that cannot run here, or a reference model that
+            :func:`check_reference` refuses.
     """
     device = choose_device(config.device)
+    check_screen(config, device)
     _check_rollout(config)
     if config.model.lora is not None and config.model.lora.dropout:
         print(
@@ -125,6 +128,31 @@ def scratch_tokenizer(model: ModelConfig) -> Any:
         with torch.device("meta"):
             check_lora(demo_model.scratch_model(model.scratch)[0], model.lora)
     return demo_model.tokenizer()
+
+
+def check_screen(config: RunConfig, device: torch.device) -> None:
+    """Refuse a screen that ``linear_logprob`` would refuse in the first forward pass.
+
+    Args:
+        config: the recipe.
+        device: of the model.
+
+    Raises:
+        ConfigError: ``train.screen`` names one that there is not on this device.
+    """
+    train, dtype = config.train, config.distributed.compute_dtype or config.model.dtype
+    if train.screen is None:
+        return
+    try:
+        screen_of(
+            *("train.screen", train.screen, train.logprob_tol, True),
+            backend="triton" if device.type == "cuda" else "portable",
+            device=device,
+            dtype=getattr(torch, dtype),
+            process_group=None,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{error} (in a recipe: null or auto)") from error
 
 
 def _check_rollout(config: RunConfig) -> None:

@@ -140,7 +140,11 @@ def open_reference(
     if checked.own:
         model = _model_section(config, checked.source)
         sharding = config.distributed if distributed.active() else None
-        policy = load_policy(model, policy.device, checked.source, sharding, named="loss.reference")
+        policy = load_policy(
+            *(model, policy.device, checked.source, sharding),
+            named="loss.reference",
+            train=config.train,
+        )
         policy.model.eval()
     # Now the files of a hub id are on this machine.
     record = distributed.on_main(_record, config.loss.reference, checked.source)

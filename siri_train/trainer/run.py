@@ -89,6 +89,7 @@ class Run:
             # Checkpoints of adapters hold merged weights: these start from the base again.
             checked.start if config.model.lora else source or checked.start,
             config.distributed if distributed.active() else None,
+            train=config.train,
         )
         # Before the state of the random number generators is restored.
         self.reference = open_reference(config, checked.reference, self.policy, source)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from siri_kernels import take_backward_stats
+from siri_kernels import take_backward_stats, take_forward_stats
 from siri_train import distributed
 from siri_train.config.loss import LossConfig
 from siri_train.data.sources import EncodedQuestion
@@ -41,6 +41,8 @@ class UpdateStats:
     extra: dict[str, float | None] = field(default_factory=dict)
     dense_row_frac: float | None = None
     tail_mass_max: float | None = None
+    screened_frac: float | None = None
+    screen_error_max: float | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ class StatsOfStep:
         self._grad_norms: list[float] = []
         self._skipped = 0
         take_backward_stats()  # drops what other calls of the head left
+        take_forward_stats()
 
     def add(self, loss: Tensor, metrics: dict[str, Tensor], batch: MicroBatch) -> None:
         """Add a micro-batch's loss and metrics, as ``policy_loss`` returned them.
@@ -239,19 +242,28 @@ class StatsOfStep:
         self._largest[name] = value if known is None else torch.maximum(known, value)
 
     def _fill(self, stats: UpdateStats) -> None:
-        head = take_backward_stats()
+        head, screen = take_backward_stats(), take_forward_stats()
         mine = {name: float(value) for name, value in self._sums.items()}
+        largest = {name: float(value) for name, value in self._largest.items()}
         head_tokens = mine.get("tokens", 0.0)
         if head is not None and head_tokens:
             mine["dense_tokens"] = float(head.dense_row_frac) * head_tokens
             mine["head_tokens"] = head_tokens
-        largest = {name: float(value) for name, value in self._largest.items()}
-        tail = None if head is None or not head_tokens else float(head.tail_mass_max)
-        everyone = distributed.gather((mine, largest, tail))
+            largest["tail_mass_max"] = float(head.tail_mass_max)
+        if screen is not None and head_tokens:
+            # The share is also of the reference's passes, which have the same tokens.
+            mine["screened_tokens"] = screen.screened_frac * head_tokens
+            mine["screen_tokens"] = head_tokens
+            largest["screen_error_max"] = max(screen.estimate_max, screen.error_max or 0.0)
+        everyone = distributed.gather((mine, largest))
         sums: dict[str, float] = {}
-        for part, _, _ in everyone:
+        for part, _ in everyone:
             for name, value in part.items():
                 sums[name] = sums.get(name, 0.0) + value
+
+        def over_ranks(name: str) -> float | None:
+            return max((values[name] for _, values in everyone if name in values), default=None)
+
         tokens = sums.pop("tokens", 0.0)
         if not tokens:
             return
@@ -259,12 +271,14 @@ class StatsOfStep:
         stats.loss = sums.pop("loss") / self.mini_batches
         if head_tokens := sums.pop("head_tokens", 0.0):
             stats.dense_row_frac = sums.pop("dense_tokens") / head_tokens
-            stats.tail_mass_max = max(t for _, _, t in everyone if t is not None)
-        stats.ratio_max = max(r["ratio_max"] for _, r, _ in everyone if r)
+            stats.tail_mass_max = over_ranks("tail_mass_max")
+        if screen_tokens := sums.pop("screen_tokens", 0.0):
+            stats.screened_frac = sums.pop("screened_tokens") / screen_tokens
+            stats.screen_error_max = over_ranks("screen_error_max")
+        stats.ratio_max = over_ranks("ratio_max")
         if compared := sums.pop("drift_tokens", 0.0):
             stats.rollout_kl = sums.pop("drift") / compared
-            name = "rollout_ratio_max"
-            stats.rollout_ratio_max = max(r[name] for _, r, _ in everyone if name in r)
+            stats.rollout_ratio_max = over_ranks("rollout_ratio_max")
         stats.means = {name: value / tokens for name, value in sums.items()}
 
 

@@ -115,6 +115,39 @@ def test_lora_dropout_on_the_head_acts_in_training_only():
     assert (want - calm[0]).abs().max() > 0.01
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", TAKEN)
+def test_a_weight_that_is_new_in_every_call_has_no_screen(form, monkeypatch):
+    """LoRA or trained tokens on the head itself: "auto" takes none, a name is refused."""
+    from siri_kernels.linear_logprob.head import forms, scoring
+
+    new = "LoRA" in form or "trainable" in form  # all-linear leaves the head out
+    model, seen, exact = adapted(*TAKEN[form]), [], scoring.linear_logprob
+
+    def watch(*tensors, screen="none", **options):
+        seen.append(screen)
+        return exact(*tensors, **options)
+
+    for module in (forms, scoring):
+        monkeypatch.setattr(module, "linear_logprob", watch)
+    inputs, targets = batch()
+    want = model(**inputs, targets=targets).logprobs
+    assert torch.equal(model(**inputs, targets=targets, screen="auto").logprobs, want)
+    assert seen == [None, None if new else "auto"]
+    for name in ("int8", "fp8"):
+        if new:
+            message = f"ForCausalLM: screen='{name}'.*'auto' or None.*merge_and_unload"
+            with pytest.raises(RuntimeError, match=message):
+                model(**inputs, targets=targets, screen=name)
+            continue
+        assert torch.equal(model(**inputs, targets=targets, screen=name).logprobs, want)
+        assert seen[-1] == name
+    if form == "LoRA":
+        model.merge_adapter()  # the weight is the head's own again
+        model(**inputs, targets=targets, screen="int8")
+        assert seen[-1] == "int8"
+
+
 REFUSED = {
     "DoRA": lora(target_modules=["lm_head"], use_dora=True),
     "IA3": peft.IA3Config(

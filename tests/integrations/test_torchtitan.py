@@ -132,3 +132,24 @@ def test_refusals():
                                   loss_mask=None)  # fmt: skip
     with pytest.raises(ValueError, match="lm_head must have a weight.*Identity"):
         SiriLoss.Config().build().set_lm_head(torch.nn.Identity())
+
+
+@pytest.mark.parametrize("options", [{}, {"screen": "int8", "logprob_tol": 1e-3}])
+def test_a_screen_reaches_the_head(monkeypatch, options):
+    import siri_kernels.integrations.torchtitan as module
+
+    seen, exact = [], module.linear_logprob
+
+    def watch(*tensors, screen, logprob_tol, **rest):
+        seen.append((screen, logprob_tol))
+        return exact(*tensors, **rest)
+
+    monkeypatch.setattr(module, "linear_logprob", watch)
+    head = torch.nn.Linear(WIDTH, VOCABULARY)
+    hidden, labels, inputs = batch(head)
+    loss_fn = SiriLoss.Config(**options).build()
+    loss_fn.set_lm_head(head)
+    loss_fn(hidden, labels, 5.0, **inputs)
+    assert seen == [(options.get("screen"), options.get("logprob_tol", 1e-4))]
+    with pytest.raises(ValueError, match="SiriLoss: screen must be None.*got 'int4'"):
+        SiriLoss.Config(screen="int4").build()

@@ -328,3 +328,40 @@ def test_every_model_input_of_trl_is_passed_on():
         "compute_entropy", "compute_aux_loss",
     }  # fmt: skip
     assert names == set(_MODEL_INPUTS)
+
+
+@pytest.mark.parametrize("options", [{}, {"screen": "int8"}, {"screen": "auto", "logprob_tol": 1}])
+def test_a_screen_reaches_every_call_of_the_head(monkeypatch, options):
+    import siri_kernels.integrations.trl as module
+
+    seen, exact = [], module.linear_logprob
+
+    def watch(*tensors, screen, logprob_tol, **rest):
+        seen.append((screen, logprob_tol))
+        return exact(*tensors, **rest)
+
+    monkeypatch.setattr(module, "linear_logprob", watch)
+    hidden, weight, targets = torch.randn(9, 16), torch.randn(37, 16), torch.randint(0, 37, (9,))
+    call = (hidden, weight, None, targets, 0.8, 256, None, 1.0, ("log_probs", "entropy"))
+    with fused_lm_head(**options) as head:
+        assert seen.pop() == (None, 1e-4), "the comparison with TRL's kernel is exact"
+        got = trl_utils._ChunkedLogProbFunction.apply(*call)
+        assert seen == [(options.get("screen"), options.get("logprob_tol", 1e-4))]
+        assert head.calls == 1
+    for a, b in zip(got[:2], FusedHead().apply(*call)[:2], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"screen": "int4"}, ValueError, "screen must be None, 'int8', 'fp8', 'auto'; got 'int4'"),
+        ({"screen": "int8", "logprob_tol": 0}, ValueError, "logprob_tol must be"),
+        ({"screen": "auto", "logprob_tol": "x"}, TypeError, "logprob_tol must be"),
+    ],
+)
+def test_a_wrong_screen_is_refused_before_anything_is_replaced(options, error, message):
+    before = trl_utils._ChunkedLogProbFunction
+    with pytest.raises(error, match=f"fused_lm_head: {message}"), fused_lm_head(**options):
+        pass
+    assert trl_utils._ChunkedLogProbFunction is before

@@ -146,7 +146,9 @@ def test_arguments_by_position_and_the_signature_stay():
     assert torch.equal(got.logprobs, model(**inputs, targets=targets).logprobs)
     theirs, ours = (inspect.signature(m.forward).parameters for m in (stock, model))
     assert [n for n in ours if n in theirs] == list(theirs)
-    assert set(ours) - set(theirs) == {"targets", "temperature", "tail", "ignore_index", "backend"}
+    assert set(ours) - set(theirs) == {
+        *("targets", "temperature", "tail", "ignore_index", "backend", "screen", "logprob_tol")
+    }
 
 
 def test_bfloat16_and_autocast():

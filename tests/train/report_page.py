@@ -103,6 +103,7 @@ def metric(schedule: LengthSchedule, step: int) -> dict:
         "groups_all_one": 0.3, "entropy": 0.7, "loss": 0.0, "grad_norm": 0.5 + 0.1 * wave,
         "lr": 1e-3, "clip_frac_low": 0.01, "clip_frac_high": 0.02, "ratio_max": 1.1,
         "rollout_kl": None, "dense_row_frac": None, "tail_mass_max": None,
+        "screened_frac": None, "screen_error_max": None,
         "backtrack_per_1k": 12.5, "tokens": 1000, "rollout_tokens_per_s": 9000.0,
         "train_tokens_per_s": 12000.0, "time_rollout": 0.1, "time_train": 0.1,
         "peak_memory_gb": 0.5,

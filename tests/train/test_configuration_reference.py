@@ -85,6 +85,7 @@ RULES = [
     ["checkpoint.lag=320"],
     ["loss.rollout_correction=tis"],
     ["distributed.offload=true", "distributed.vocabulary_parallel_head=true"],
+    ["train.screen=int8", "distributed.vocabulary_parallel_head=true"],
     ["rollout.server.url=http://h:1", "rollout.server.gpus=1"],
     ["data.train=[{kind: file}]"],
     ["data.train=[{kind: reasoning_gym}]"],

@@ -105,6 +105,8 @@ OTHER = {
     "loss.clip_low": 0.3,
     "advantage.eps": 1e-3,
     "train.tail": 0.1,
+    "train.screen": "auto",
+    "train.logprob_tol": 1e-3,
     "rollout.engine": "vllm-server",
     "rollout.probe.threshold": 0.5,
 }

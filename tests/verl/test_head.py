@@ -109,6 +109,35 @@ def test_a_wrong_tail_is_refused(head, monkeypatch, text):
         head()
 
 
+@pytest.mark.parametrize("text", ["int4", "INT8", "none", "1"])
+def test_a_wrong_screen_is_refused(head, monkeypatch, text):
+    monkeypatch.setenv("SIRI_KERNELS_VERL_SCREEN", text)
+    with pytest.raises(ValueError, match=f"SIRI_KERNELS_VERL_SCREEN: got '{text}'; takes int8"):
+        head()
+
+
+@pytest.mark.parametrize("text", [None, "", "auto", "int8"])
+def test_a_screen_reaches_every_call_of_the_head(head, monkeypatch, text):
+    monkeypatch.delenv("SIRI_KERNELS_VERL_SCREEN", raising=False)
+    if text is not None:
+        monkeypatch.setenv("SIRI_KERNELS_VERL_SCREEN", text)
+    module = head()
+    seen, exact = [], module.linear_logprob
+
+    def watch(*tensors, screen, **rest):
+        seen.append(screen)
+        return exact(*tensors, **rest)
+
+    monkeypatch.setattr(module, "linear_logprob", watch)
+    hidden, weight, labels = torch.randn(3, 8), torch.randn(11, 8), torch.tensor([1, 2, 3])
+    for own in (None, "auto", "int8"):  # an argument stands above the environment
+        assert module.install(screen=own).screen == (own or text or None)
+        torch_seam.FusedLinearForPPO().forward(hidden, weight, labels, 0.7)
+        assert seen.pop() == (own or text or None)
+    with pytest.raises(ValueError, match="verl_head.install: screen must be None.*got 'int4'"):
+        module.install(screen="int4")
+
+
 def test_another_contract_is_refused(head, monkeypatch):
     import verl.models.transformers.dense_common as models
 

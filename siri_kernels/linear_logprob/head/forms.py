@@ -77,6 +77,8 @@ def score(
     if isinstance(inner, ScoringHead):
         return head(hidden, targets, **options)
     hidden, weight, bias = _adapted(inner, hidden)
+    if weight is not innermost(inner).weight:
+        options = {**options, "screen": _screen_of_a_new_weight(options.get("screen"))}
     if hasattr(weight, "full_tensor"):
         raise HeadError(
             f"its head is a {type(inner).__name__} and a sharded unit of its own; leave it to the "
@@ -88,6 +90,24 @@ def score(
     return linear_logprob(
         hidden, weight, targets, bias=bias, **{**options, "temperature": temperature}
     )
+
+
+def _screen_of_a_new_weight(screen: Any) -> Any:
+    """The screen where an adapter makes a new weight in every call: none, for what it costs.
+
+    The 8-bit copy of the weight would be made in every call too.
+
+    Raises:
+        HeadError: the caller asks for one by name.
+    """
+    if screen == "auto":
+        return None
+    if screen in ("int8", "fp8"):
+        raise HeadError(
+            f"screen={screen!r} keeps an 8-bit copy of the head's weight, but the adapter on the "
+            f"head makes a new weight in every call; pass screen='auto' or None. {_REMEDY}"
+        )
+    return screen
 
 
 def _refuse_adapter_names(module: Any) -> None:

@@ -69,16 +69,16 @@ class LogprobHead(ScoringHead):
             self.train(head.training)
 
     @staticmethod
-    def wrap(model: Any) -> Any:
+    def wrap(model: Any, screen: str | None = None, logprob_tol: float = 1e-4) -> Any:
         """Makes a causal LM of transformers return log-probs of targets instead of logits.
 
         ``model(input_ids, attention_mask, targets=targets, temperature=0.9)`` then returns
         :class:`~siri_kernels.linear_logprob.head.wrap.ModelLogprobs`. ``targets`` [B, L] int64 are
         aligned with the hidden states: ``targets[:, t]`` is what position ``t`` predicts, -100
-        where nothing counts. Options are ``temperature``, ``tail``, ``ignore_index`` and
-        ``backend`` of :func:`siri_kernels.linear_logprob`; softcaps and factors of the model's
-        logits are its own, as its configuration has them at each call. Without ``targets`` nothing
-        changes: logits, labels, ``generate``.
+        where nothing counts. Options are ``temperature``, ``tail``, ``ignore_index``, ``backend``,
+        ``screen`` and ``logprob_tol`` of :func:`siri_kernels.linear_logprob`; softcaps and factors
+        of the model's logits are its own, as its configuration has them at each call. Without
+        ``targets`` nothing changes: logits, labels, ``generate``.
 
         The same object is returned, its head a ``LogprobHead`` of the same parameters, its class a
         subclass of the same name, so that tied weights, parameter names, state dicts,
@@ -93,18 +93,26 @@ class LogprobHead(ScoringHead):
         precision of ``fully_shard``. A wrapper outside the model that casts arguments (FSDP1,
         ``fully_shard`` of a PEFT model) rounds it first: that is refused, with what to set.
 
-        Wrapped again, a wrapped model is the same; its rule is looked at anew.
+        Wrapped again, a wrapped model is the same; its rule is looked at anew, and ``screen`` and
+        ``logprob_tol`` are those of the last time.
 
         Args:
             model: a ``PreTrainedModel`` with a language-model head, weights loaded.
+            screen: of :func:`siri_kernels.linear_logprob`, for calls that do not name one
+                (``model(..., screen=None)`` is exact). Where a weight is made anew in every call
+                (LoRA or ``trainable_token_indices`` on the head itself) a screen saves no time:
+                "auto" takes none there, and one that is asked for by name is refused.
+            logprob_tol: the same, for ``logprob_tol``.
 
         Raises:
-            TypeError: it is not one, or is inside something else (DDP, PEFT, ...).
-            ValueError: it cannot be wrapped, and why: encoder-decoder, a head that is not an
-                ``nn.Linear``, something between base model and head, logits changed in an unknown
-                way, sharded or unloaded weights, a forward or a head that carries hooks already.
+            TypeError: it is not one, or is inside something else (DDP, PEFT, ...); or
+                ``logprob_tol`` is not a number.
+            ValueError: an unknown ``screen``, ``logprob_tol`` <= 0, or a model that cannot be
+                wrapped, and why: encoder-decoder, a head that is not an ``nn.Linear``, something
+                between base model and head, logits changed in an unknown way, sharded or unloaded
+                weights, a forward or a head that carries hooks already.
         """
-        return wrap(model, LogprobHead)
+        return wrap(model, LogprobHead, screen, logprob_tol)
 
 
 def _check_weight(head: object, weight: torch.Tensor) -> None:

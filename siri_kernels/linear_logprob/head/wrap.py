@@ -33,9 +33,10 @@ from siri_kernels.linear_logprob.head.model_probe import (
 )
 from siri_kernels.linear_logprob.head.scoring import ScoringHead
 from siri_kernels.linear_logprob.head.uncast import pack, unpack
+from siri_kernels.linear_logprob.screen.options import asked_for
 
 _OP = "LogprobHead.wrap"
-_OPTIONS = ("temperature", "tail", "ignore_index", "backend")
+_OPTIONS = ("temperature", "tail", "ignore_index", "backend", "screen", "logprob_tol")
 _OF_LOGITS = (
     "labels",
     "shift_labels",
@@ -61,13 +62,26 @@ class ModelLogprobs(NamedTuple):
     base: Any
 
 
-def wrap(model: Any, head_class: Callable[[Any], ScoringHead]) -> Any:
-    """See ``LogprobHead.wrap``; ``head_class`` makes the new head of the model's.
+def wrap(
+    model: Any,
+    head_class: Callable[[Any], ScoringHead],
+    screen: str | None = None,
+    logprob_tol: float = 1e-4,
+) -> Any:
+    """See ``LogprobHead.wrap``.
+
+    Args:
+        model: a causal LM of transformers.
+        head_class: makes the new head of the model's.
+        screen: of calls that do not name one.
+        logprob_tol: the same.
 
     Raises:
-        TypeError: not a causal LM of transformers.
-        ValueError: a model that cannot be wrapped.
+        TypeError: not a causal LM of transformers, or a tolerance that is no number.
+        ValueError: a model that cannot be wrapped, or an unknown screen.
     """
+    tolerance = check.number(_OP, "logprob_tol", logprob_tol, above=0)
+    asked_for(_OP, screen, tolerance, True)
     kind: Any = type(model)
     if not issubclass(kind, nn.Module) or not hasattr(kind, "get_output_embeddings"):
         raise TypeError(
@@ -77,6 +91,7 @@ def wrap(model: Any, head_class: Callable[[Any], ScoringHead]) -> Any:
     name, head, base = kind.__name__, model.get_output_embeddings(), base_of(model)
     if hasattr(kind, "_siri_base") and is_wrapped(head):
         _follow_settings(model)
+        model._siri_screen = (screen, tolerance)
         return model
     problem = _problem(model, head, base)
     if problem:
@@ -92,6 +107,7 @@ def wrap(model: Any, head_class: Callable[[Any], ScoringHead]) -> Any:
     if not isinstance(model.get_output_embeddings(), ScoringHead):
         raise ValueError(f"{_OP}: {name} cannot be wrapped: set_output_embeddings has no effect")
     model._siri_rule, model._siri_settings = rule, known
+    model._siri_screen = (screen, tolerance)
     model.__class__ = _subclass(getattr(kind, "_siri_base", kind))
     return model
 
@@ -181,8 +197,10 @@ def _logprobs(
     _check_length(name, hidden, targets, inputs)
     temperature = _temperature(name, options.pop("temperature", 1.0), hidden.device)
     cap = None if rule.softcap is None else rule.softcap / rule.scale
+    screen, tolerance = model._siri_screen
+    options = {"screen": screen, "logprob_tol": tolerance, **options, "softcap": cap}
     # As an Uncast: wrappers around the head (FSDP1) cast tensors before LogprobHead sees them.
-    options = {**options, "softcap": cap, "temperature": pack(temperature / rule.scale)}
+    options["temperature"] = pack(temperature / rule.scale)
     try:
         out = score(head, hidden, targets, options)
     except HeadError as error:

@@ -48,6 +48,8 @@ ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "rollout.vllm.tensor_parallel_size": ((1,), "set it by --set"),
     "monitor.halt_on_alarm": ((False,), "the alarms are part of siri-train's loop"),
     "model.lora.dropout": ((None, 0.0), "verl's LoRA on FSDP has none"),
+    "train.screen": ((None, "auto"), "verl trains on GPUs, which have no other screen so far"),
+    "train.logprob_tol": ((1e-4,), "the head in verl has the default"),
 }
 
 # siri-train reads these itself: for the data rows, the model folder and RunConfig's properties.
@@ -231,6 +233,9 @@ def _model(config: RunConfig, model: str) -> dict[str, Any]:
         f"{key}.external_lib": "siri_kernels.integrations.verl_head",
         "+ray_kwargs.ray_init.runtime_env.env_vars.SIRI_KERNELS_VERL_TAIL": str(config.train.tail),
     }
+    if config.train.screen is not None:
+        variables = "+ray_kwargs.ray_init.runtime_env.env_vars"
+        values[f"{variables}.SIRI_KERNELS_VERL_SCREEN"] = config.train.screen
     if config.data.template == "plain":
         values[f"{key}.custom_chat_template"] = PLAIN_TEMPLATE
     if lora is not None:
