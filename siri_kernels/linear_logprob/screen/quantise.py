@@ -9,7 +9,7 @@ import torch
 
 from siri_kernels.linear_logprob.screen.rotation import rotated, rotated_width
 
-_ROWS = 2048  # of the weight, quantised at a time
+_ROWS = 256  # of the weight, quantised at a time
 # Rows whose rounding error is far from that of the others are computed exactly for every token.
 _OUTLIER = 5.0  # times the median
 MOST_OUTLIERS = 1024
