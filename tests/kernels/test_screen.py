@@ -300,7 +300,7 @@ def test_auto_screens_where_the_processor_multiplies_integers_fast(has, monkeypa
 
     screen_all(monkeypatch)
     monkeypatch.setattr(options, "has_integer_products", lambda: has)
-    inputs = head(tokens=600)
+    inputs = head(tokens=1030)
     linear_logprob(*inputs, screen="auto")
     stats = take_forward_stats()
     assert (stats.screened_frac > 0.3) if has else stats is None

@@ -1,7 +1,7 @@
 """Forward with a screen, in PyTorch on a CPU.
 
-First every 16th logit of a few tokens is computed: it says whether most tokens can be screened at
-all. With a wide softmax they cannot, and the call is an exact one that has lost next to nothing.
+First a thousand logits of a few tokens are computed: they say whether most tokens can be screened
+at all. With a wide softmax they cannot, and the call is an exact one that has lost next to nothing.
 After the screen one exact product computes the tokens whose errors are not known to be small, and
 the few tokens that are checked.
 """
@@ -47,7 +47,7 @@ from siri_kernels.linear_logprob.types import SoftmaxStats
 _TOKENS = 1024  # screened together: their candidates are in memory at a time
 _BLOCK = 256  # tokens of an integer product: its results stay in a core's second cache
 _MOST_CHECKED = 32
-_EVERY = 16  # ids, of the first look at a batch
+_SEEN = 1024  # ids, of the first look at a batch
 _GATHERED = 2048  # rows of the weight gathered at a time
 # A screen costs two fifths of the exact product, or a little less.
 _LEAST_SHARE = 0.5
@@ -92,13 +92,16 @@ class _Results:
 
     def put(self, index: torch.Tensor, stats: SoftmaxStats, top: TopEntries | None) -> None:
         """The results of the tokens ``index``; a mass of ids is added."""
+        if len(index) == len(self.done):
+            dtype = self.stats.logprobs.dtype
+            self.stats, self.top = SoftmaxStats(*(s.to(dtype) for s in stats)), top
+            self.done.fill_(True)
+            return
         for mine, theirs in zip(self.stats, stats, strict=True):
             mine[index] = theirs.to(mine.dtype)
         if self.top is not None and top is not None:
-            width = min(self.top.ids.shape[1], top.ids.shape[1])
-            self.top.ids[index, :width] = top.ids[:, :width]
-            self.top.logits[index, :width] = top.logits[:, :width]
-            self.top.found[index] = top.found
+            for mine, theirs in zip(self.top[:3], top[:3], strict=True):
+                mine[index] = theirs
             if top.mass is not None:
                 mass = top.mass if self.top.mass is None else self.top.mass + top.mass
                 self.top = self.top._replace(mass=mass)
@@ -121,7 +124,8 @@ def _compute(call: HeadCall, screen: Screen, results: _Results) -> None:
     exact = (~done).nonzero()[:, 0]
     error, failed, most = None, False, 0.0
     if len(exact) or not tokens:
-        stats, top = exact_statistics(call.select(exact))
+        every = len(exact) == tokens
+        stats, top = exact_statistics(call if every else call.select(exact))
         if screened is not None and screen.checked:
             error, failed = _compared(stats, *(x[exact] for x in (checked, *screened)))
         results.put(exact, stats, top)
@@ -142,14 +146,15 @@ def _evenly(total: int, count: int) -> torch.Tensor:
 
 
 def _mostly_fits(call: HeadCall, tolerance: float) -> bool:
-    """Whether most tokens like these can probably be screened, from every 16th id.
+    """Whether most tokens like these can probably be screened, from a thousand ids.
 
     Args:
         call: of the tokens.
         tolerance: of the screen.
     """
-    ids = torch.arange(0, len(call.weight), _EVERY)
-    rows = call.weight[::_EVERY].to(call.gemm_dtype).float()
+    every = max(1, len(call.weight) // _SEEN)
+    ids = torch.arange(0, len(call.weight), every)
+    rows = call.weight[::every].to(call.gemm_dtype).float()
     exact = call.hidden.to(call.gemm_dtype).float()
     raw = product(exact, rows.t(), None)
     numbers = torch.arange(len(exact))
@@ -157,11 +162,11 @@ def _mostly_fits(call: HeadCall, tolerance: float) -> bool:
     z = logits_of(raw.view(-1), row, ids.repeat(len(exact)), call).view(raw.shape)
     z.masked_fill_(ids == call.targets[:, None], float("-inf"))
     target = _exact_logits(exact, numbers, call.targets, call)
-    total = torch.logaddexp(z.logsumexp(1) + math.log(_EVERY), target)
+    total = torch.logaddexp(z.logsumexp(1) + math.log(every), target)
     share = z.sub_(total[:, None]).exp_()
     small = share < LEAST
-    found = _EVERY * (~small).sum(1)
-    mass = _EVERY * share.where(small, 0).sum(1)
+    found = every * (~small).sum(1)
+    mass = every * share.where(small, 0).sum(1)
     spread = (rows - rows.mean(0)).square().sum(1).mean().sqrt()
     deviation = _USUAL_DEVIATION * exact.norm(dim=1) * spread / exact.shape[1] ** 0.5
     error = expected_error(mass.double(), _cooled(deviation, call).double())

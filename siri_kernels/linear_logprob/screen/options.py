@@ -12,8 +12,8 @@ KINDS = ("int8", "fp8", "auto")
 # With fewer tokens or ids the exact product is as fast (docs/log/kernels.md).
 LEAST_TOKENS = 128
 LEAST_VOCABULARY = 8192
-# The weight's 8-bit copy costs as much as about 200 tokens; "auto" does not count on its next use.
-LEAST_TOKENS_AUTO = 512
+# The weight's 8-bit copy costs what 500 tokens save; "auto" does not count on its next use.
+LEAST_TOKENS_AUTO = 1024
 
 
 class Screen(NamedTuple):
