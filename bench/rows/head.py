@@ -193,7 +193,7 @@ class _Row:
         return on_few_tokens, at_full_size
 
     def screened_facts(self) -> dict[str, float | None]:
-        """What a call with a screen says of itself, and the error of its first log-probs."""
+        """The statistics of a call with a screen, and the error of its first log-probs."""
         take_forward_stats()
         got = self.bound(self.contenders["ours, screened"])()[0]
         stats = take_forward_stats()

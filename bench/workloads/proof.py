@@ -42,7 +42,14 @@ def with_gradients(make: Callable[[Where], Any]) -> Callable[..., Any]:
 
 
 def forward_product(hidden: Tensor, weight: Tensor, targets: Tensor, upstream: Tensor) -> Any:
-    """The forward product alone, which every call needs."""
+    """The forward product alone, which every call needs.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D].
+        targets: not used.
+        upstream: not used.
+    """
     return ((hidden @ weight.T)[:, 0],) * 3
 
 

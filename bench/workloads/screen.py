@@ -50,6 +50,10 @@ def _forward(make: Callable[[Any], Any]) -> Callable[..., Tensor]:
 def times(inputs: tuple[Tensor, ...], rounds: int) -> dict[str, Any]:
     """Times of all contenders in turns, and what the screen did.
 
+    Args:
+        inputs: hidden states, weight and targets.
+        rounds: of all contenders.
+
     Raises:
         SystemExit: a screened log-prob is off by more than the tolerance; no time is reported.
     """
@@ -97,6 +101,11 @@ def _rms(x: Tensor) -> float:
 
 def real_errors(tokens: int, temperature: float, file: str | None) -> dict[str, Any]:
     """Errors against float64 of log-probs, entropy and gradients, screened and not.
+
+    Args:
+        tokens: T.
+        temperature: of the hidden states.
+        file: of ``python -m bench states``; None: the model samples now.
 
     Raises:
         Missing: the model is not installed, and ``file`` is not given.

@@ -15,6 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from siri_kernels.linear_logprob.portable.forward import block_sizes, tile_shape
+from siri_kernels.linear_logprob.screen.options import LEAST_VOCABULARY
+from siri_kernels.linear_logprob.screen.rotation import rotated_width
 from siri_kernels.linear_logprob.top_entries import entries_to_save
 from siri_train.config import engines
 from siri_train.config.loss import START
@@ -161,6 +163,10 @@ def estimate(
     if _reference_is_a_copy(config):
         kept_model = (reference or sizes).parameters
         weights["reference model"] = int(kept_model * stored * here)
+    if not gpu and config.train.screen is not None and sizes.vocabulary >= LEAST_VOCABULARY:
+        heads = 2 if "reference model" in weights else 1
+        screened = sizes.vocabulary * rotated_width(sizes.hidden)
+        weights["8-bit copies of the head"] = heads * screened
     gradients = {"gradients": int(trained * stored * here)}
     moments = {
         "AdamW moments": int(2 * trained * (4 if masters else stored) * here),

@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import peak_bytes
+from siri_kernels.linear_logprob.screen.quantise import screened_weight
 from siri_train.commands.dry_run import (
     Rates,
     describe_memory,
@@ -201,6 +202,21 @@ def test_ranks_offload_and_adapters_move_what_they_should() -> None:
     assert whole == 2 * shape.parameters > of(16).training["gathered weights"]
     lora = of(1, "model.lora={rank: 16}", "model.dtype=bfloat16")
     assert lora.peak < of(1, "model.dtype=bfloat16").peak / 2
+
+
+def test_the_heads_8_bit_copies_are_counted() -> None:
+    shape = qwen(48, 160, 2, 4, 2, 9000)
+
+    def of(*overrides: str, gpu: bool = False) -> dict[str, int]:
+        config = parse_config(copy.deepcopy(TINY), list(overrides))
+        return estimate(config, Sizes.of(shape), gpu=gpu).training
+
+    name = "8-bit copies of the head"
+    one = of("train.screen=int8")[name]
+    made = screened_weight(torch.randn(9000, 48), torch.float32)
+    assert one == made.codes.nbytes >= 0.9 * made.nbytes
+    assert of("train.screen=auto", "loss.kl_coef=0.1")[name] == 2 * one
+    assert name not in of() and name not in of("train.screen=auto", gpu=True)
 
 
 def test_a_colocated_vllm_takes_its_share_and_gives_it_back_while_it_sleeps() -> None:

@@ -1,8 +1,8 @@
 """From screened sums and exact candidates to a token's softmax, and how far it may be off.
 
 Let q be a screened logit and z the exact one, p the probability that q stands for. The candidates
-of probability ``LEAST`` and more replace q by z. Of the others the screen knows the mass, the sum
-of p, and a random sample S. It is drawn with chances c, see
+of probability ``LEAST`` and more replace q by z. The screen knows the mass of the others, the sum
+of p, and has a random sample S of them, drawn with chances c, see
 :mod:`siri_kernels.linear_logprob.screen.running`. The sum over S of ``p (exp(z - q) - 1) / c`` is
 the mass that the screen misses, without bias whatever the errors z - q are, alike or not (Horvitz
 and Thompson, 1952). Its variance follows from the same sample, and, where that is small, from the
@@ -29,19 +29,19 @@ _FARTHEST = 8.0  # deviations of a single logit: beyond, errors are not what the
 
 
 class Estimate(NamedTuple):
-    """What is known of T tokens after a screen.
+    """The softmax of T tokens after a screen, and its error.
 
     Attributes:
         state: their softmax, without the target, float64.
         error: [T] float64, the estimated error of the log-prob in nats; infinity or NaN: unknown.
-        listed: [N] bool: candidates that have probability ``LEAST`` or more.
+        saved: [N] bool: candidates that have probability ``LEAST`` or more.
         mass: [N] float64: the probability that each candidate stands for. Added up over the
             candidates of an id it is, on average, the mass of that id.
     """
 
     state: SoftmaxState
     error: torch.Tensor
-    listed: torch.Tensor
+    saved: torch.Tensor
     mass: torch.Tensor
 
 
@@ -107,11 +107,11 @@ def estimate(
     share = (q - total[row]).exp()
     # A tile's bound was that of the sums so far. The last one is the bound.
     kept = share >= LEAST * found.weight.double()
-    listed = kept & (share >= LEAST)
-    drawn = kept & ~listed
+    saved = kept & (share >= LEAST)
+    drawn = kept & ~saved
     chance = (share / (SPARSENESS * LEAST)).clamp(max=1)
     whole = running.sum * (-total).exp()
-    mass = (whole - summed(share.where(listed, 0))).clamp_(min=0)
+    mass = (whole - summed(share.where(saved, 0))).clamp_(min=0)
 
     far = (z - q).where(kept, 0)
     count = summed(kept.double()).clamp(min=1)
@@ -131,15 +131,15 @@ def estimate(
     error = error.masked_fill(unknown, math.inf)
 
     use = use[row]
-    change = (e - p).where(listed, missed.where(use, 0))
+    change = (e - p).where(saved, missed.where(use, 0))
     moved = z * e - q * p
-    moved = moved.where(listed, (moved / chance).where(drawn & use, 0))
+    moved = moved.where(saved, (moved / chance).where(drawn & use, 0))
     tiny = torch.finfo(torch.float32).tiny
     total_sum = (running.sum + summed(change)).clamp(min=tiny)
     total_dev = running.dev + summed(moved)
     # The largest exact logit, as the state has it; sums are relative to it.
     top = torch.full_like(shift, -math.inf)
-    top.scatter_reduce_(0, row[listed], z[listed], "amax")
+    top.scatter_reduce_(0, row[saved], z[saved], "amax")
     top = top.where(top.isfinite(), 0)
     state = SoftmaxState(
         running.tokens.target_logit.double(),
@@ -147,4 +147,4 @@ def estimate(
         total_sum * (-top).exp(),
         (total_dev - top * total_sum) * (-top).exp(),
     )
-    return Estimate(state, error, listed, share.where(listed, (share / chance).where(drawn, 0)))
+    return Estimate(state, error, saved, share.where(saved, (share / chance).where(drawn, 0)))

@@ -51,7 +51,8 @@ _SEEN = 1024  # ids, of the first look at a batch
 _GATHERED = 2048  # rows of the weight gathered at a time
 # A screen costs two fifths of the exact product, or a little less.
 _LEAST_SHARE = 0.5
-# Of a norm: what rounding to 8 bits changes in rows of normal numbers, those of states and weight.
+# What rounding to 8 bits changes in rows of normal numbers, hidden states and weight together, as a
+# share of their norms.
 _USUAL_DEVIATION = 0.0106
 
 _warned = False
@@ -189,8 +190,8 @@ def _screened(
     """Screens all tokens; those within the tolerance are done.
 
     Returns:
-        Of all tokens, in float64, log-probs [T] and their estimated errors [T], infinity where
-        they are not known; and how far exact logits [T] are from float64's by rounding.
+        Log-probs [T], float64; their estimated errors [T], infinity where they are not known; the
+        distance by rounding [T] of exact logits from float64's.
     """
     tokens = len(call.hidden)
     logprobs = torch.zeros(tokens, dtype=torch.float64)
@@ -358,19 +359,19 @@ def _top_entries(
     result: Estimate,
     good: torch.Tensor,
 ) -> TopEntries | None:
-    """The listed candidates as forward saves them, and the mass of ids of the tokens ``good``."""
+    """The top entries as forward saves them, and the mass of ids of the tokens ``good``."""
     if not call.entries:
         return None
     top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, call.accumulator)
-    row = found.row[result.listed]
+    row = found.row[result.saved]
     count = torch.zeros(len(call.hidden), dtype=torch.int64).index_add_(
         0, row, torch.ones_like(row)
     )
     place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
     fits = count[row] <= call.entries
     at = (row * call.entries + place)[fits]
-    top.ids.view(-1)[at] = found.id[result.listed][fits].int()
-    top.logits.view(-1)[at] = exact[result.listed][fits]
+    top.ids.view(-1)[at] = found.id[result.saved][fits].int()
+    top.logits.view(-1)[at] = exact[result.saved][fits]
     top.found.copy_(count)
     mass = result.mass.where(good[found.row], 0)
     total = mass.new_zeros(len(call.weight)).index_add_(0, found.id, mass)

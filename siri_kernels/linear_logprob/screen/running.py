@@ -19,7 +19,7 @@ import torch
 from siri_kernels.linear_logprob.online_softmax import LOG_ZERO
 from siri_kernels.linear_logprob.top_entries import EPS
 
-# An exact forward lists a tenth more than what has EPS: its bound is that of the sums so far.
+# An exact forward saves a tenth more than what has EPS: its bound is that of the sums so far.
 LEAST = 0.8 * EPS
 SPARSENESS = 10.0
 PLACES = 2048  # of a token's candidates; one that has more is computed exactly
@@ -28,7 +28,7 @@ _TABLE = 1 << 16
 
 
 class Tokens(NamedTuple):
-    """What the logits of T tokens are made of, and their targets.
+    """The numbers that the logits of T tokens are made of, and their targets.
 
     Attributes:
         scale: [T] float32 of the token's 8-bit integers.
@@ -61,7 +61,7 @@ class Tokens(NamedTuple):
 
 
 class Ids(NamedTuple):
-    """What the logits of the ids of a tile are made of.
+    """The numbers that the logits of a tile's ids are made of.
 
     Attributes:
         start: the first id.
@@ -220,7 +220,13 @@ def table() -> torch.Tensor:
 
 
 def draws(seed: torch.Tensor, start: int, width: int) -> torch.Tensor:
-    """[T, width]: the weights of the ids from ``start`` on, of tokens with these seeds [T]."""
+    """Weights [T, width] that make the ids from ``start`` on candidates.
+
+    Args:
+        seed: [T] int32 of the tokens.
+        start: the first id.
+        width: number of ids.
+    """
     at = _mixed(seed.long() ^ int(_mixed(torch.tensor(start)))) & (_TABLE - 1)
     return table().unfold(0, width, 1).index_select(0, at)
 
