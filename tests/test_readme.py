@@ -61,6 +61,12 @@ def test_losses_stand_beside_the_wins() -> None:
     assert f"uniform softmaxes {least:.2f} to {most:.2f} times" in WORDS
     least, most = uniform(kernels("cpu-mkl"))
     assert f"uniform softmaxes take {least:.2f} to {most:.2f} times eager's time" in WORDS
+    screen = json.loads((ROOT / "bench/results/cpu/screen.json").read_text(encoding="utf-8"))
+    rows = {softmax: row["seconds"] for softmax, row in screen["rows"].items()}
+    sharp = [rows[s]["ours, screened"] / rows[s]["forward product"] for s in ("0.1", "0.5", "1.0")]
+    assert f"takes {min(sharp):.2f} to {max(sharp):.2f} of its one forward product" in WORDS
+    for row in rows.values():  # never slower than without by more than 3 %
+        assert row["ours, screened"] <= 1.03 * row["ours"]
     (small,) = ratios(kernels("cpu-without-compiler"), "128 tokens")
     assert f"`policy_loss` takes {small:.2f} times as long on 128 tokens" in WORDS
 

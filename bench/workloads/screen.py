@@ -2,9 +2,11 @@
 
 Times: T 1024, D 896, float32, one thread, made-up heads from 0.1 nats to a uniform softmax, all
 contenders in turns in one process with the bare forward product (PyTorch's own, MKL's). The
-weight's 8-bit copy is there already but for the row "making the copy". Errors: hidden states of
-SmolLM2-135M-Instruct at the tokens that it samples, against float64. TRL comes from
+weight's 8-bit copy is there already but for the column "making the copy". TRL comes from
 ``scripts/peers.sh`` (``PYTHONPATH=.peers``).
+
+Errors: hidden states of SmolLM2-135M-Instruct at the tokens that it samples, against float64; and
+how far the trainer's log-probs are from those of a sampler in float32, or with bfloat16 logits.
 """
 
 from __future__ import annotations
@@ -121,6 +123,10 @@ def real_errors(tokens: int, temperature: float, file: str | None) -> dict[str, 
         return [out.logprobs.detach(), out.entropy.detach(), *grads]
 
     exact = run(torch.float64, tail=0.0)
+    samplers = {
+        str(dtype).removeprefix("torch."): _sampler(hidden, weight, targets, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
     result: dict[str, Any] = {"temperature": temperature, "entropy": float(exact[1].mean())}
     forms = {
         "not screened": (torch.float32, {}),
@@ -140,8 +146,29 @@ def real_errors(tokens: int, temperature: float, file: str | None) -> dict[str, 
             "d_weight": float(gaps[3].norm() / exact[3].norm()),
             "screened": None if forward is None else forward._asdict(),
             "recomputed": None if backward is None else float(backward.dense_row_frac),
+            "mismatch": {
+                sampler: _mismatch(got[0].double() - theirs) for sampler, theirs in samplers.items()
+            },
         }  # fmt: skip
     return result
+
+
+def _sampler(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Log-probs as a sampler returns them: logits of its dtype, their softmax in float32."""
+    found = []
+    for rows, ids in zip(hidden.split(256), targets.split(256), strict=True):
+        logits = (rows.to(dtype) @ weight.to(dtype).t()).float()
+        found.append(logits.log_softmax(1).gather(1, ids[:, None])[:, 0])
+    return torch.cat(found).double()
+
+
+def _mismatch(difference: Tensor) -> dict[str, float]:
+    """The rollout KL (k3) of trainer and sampler, and the ratio that is farthest from 1."""
+    ratio = difference.exp()
+    return {
+        "kl": float((ratio - 1 - difference).mean()),
+        "ratio": float((ratio - 1).abs().max()),
+    }
 
 
 def times_table(rows: dict[str, Any]) -> str:
@@ -191,24 +218,48 @@ def errors_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def mismatch_table(rows: list[dict[str, Any]]) -> str:
+    """A line for each temperature and dtype of the sampler."""
+    lines = ["| temperature | sampler | rollout KL, not screened | screened "
+             "| largest distance of a ratio from 1, not screened | screened |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for row in rows:
+        plain, ours = (row[form]["mismatch"] for form in ("not screened", "screened"))
+        for sampler in plain:
+            cells = [f"{of[sampler][key]:.1e}" for key in ("kl", "ratio") for of in (plain, ours)]
+            lines.append(f"| {row['temperature']} | {sampler} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m bench screen``."""
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--part", choices=["times", "errors", "both"], default="both")
     parser.add_argument("--real", help="hidden states written by python -m bench states")
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """``python -m bench screen``: write ``screen.json`` and ``screen.md``.
+    """``python -m bench screen``: write ``screen.*`` (times) and ``screen_errors.*``.
 
     Raises:
         SystemExit: TRL is not installed, or a screened log-prob is wrong.
     """
-    trl.require("screen")
     torch.set_flush_denormal(True)
     torch.set_num_threads(arguments.threads)
+    if arguments.part != "errors":
+        _run_times(arguments)
+    if arguments.part != "times":
+        rows = [real_errors(arguments.tokens, t, arguments.real) for t in TEMPERATURES]
+        result = {"tokens": arguments.tokens, "threads": arguments.threads, "real": rows}
+        text = errors_table(rows) + "\n" + mismatch_table(rows)
+        write(arguments.out, "screen_errors", result, text)
+
+
+def _run_times(arguments: argparse.Namespace) -> None:
+    trl.require("screen")
     shape = (arguments.tokens, 896, 151_936)
     rows = {}
     for softmax in SOFTMAXES:
@@ -219,6 +270,5 @@ def run(arguments: argparse.Namespace) -> None:
         )
         rows[str(softmax)] = times(inputs, arguments.rounds)
         print(times_table({str(softmax): rows[str(softmax)]}), flush=True)
-    errors = [real_errors(arguments.tokens, t, arguments.real) for t in TEMPERATURES]
-    result = {"shape": shape, "threads": arguments.threads, "rows": rows, "real": errors}
-    write(arguments.out, "screen", result, times_table(rows) + "\n" + errors_table(errors))
+    result = {"shape": shape, "threads": arguments.threads, "rows": rows}
+    write(arguments.out, "screen", result, times_table(rows))

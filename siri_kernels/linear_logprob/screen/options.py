@@ -36,7 +36,8 @@ class Screen(NamedTuple):
 
 def has_integer_products() -> bool:
     """Whether this processor multiplies 8-bit integers faster than float32 numbers."""
-    return bool(torch.cpu._is_vnni_supported())
+    asked = getattr(torch.cpu, "_is_vnni_supported", None)  # PyTorch has no public function for it
+    return asked is not None and bool(asked())
 
 
 def asked_for(op: str, screen: object, tolerance: object, checked: object) -> bool:
