@@ -47,11 +47,11 @@ from siri_kernels.linear_logprob.types import SoftmaxStats
 _TOKENS = 1024  # screened together: their candidates are in memory at a time
 _BLOCK = 256  # tokens of an integer product: its results stay in a core's second cache
 _MOST_CHECKED = 32
-_SEEN = 1024  # ids, of the first look at a batch
+_TOKENS_SEEN, _IDS_SEEN = 64, 1024  # of the first look at a batch
 _GATHERED = 2048  # rows of the weight gathered at a time
-# A screen takes 0.4 (1024 tokens) to 0.65 (256) of the exact product's time. Fewer tokens that can
-# be screened than this share do not pay; fewer than the second do not even once it has begun.
-_PAYING_SHARE, _LEAST_SHARE = 0.7, 0.5
+# A screen takes 0.4 of the exact product's time, and that of 64 exact tokens, which it checks. It
+# does not pay for a smaller share of tokens that can be screened, even once it has begun.
+_LEAST_SHARE, _FIXED_TOKENS = 0.4, 64
 # What rounding to 8 bits changes in rows of normal numbers, hidden states and weight together, as a
 # share of their norms.
 _USUAL_DEVIATION = 0.0106
@@ -115,11 +115,12 @@ def _compute(call: HeadCall, screen: Screen, results: _Results) -> None:
     screened = None
     checked = torch.zeros(tokens, dtype=torch.bool)
     if screen.pays(tokens, len(call.weight)):
-        some = _evenly(tokens, min(_MOST_CHECKED, max(8, tokens // 32)))
-        if _mostly_fits(call.select(some), screen.tolerance):
+        seen = _evenly(tokens, min(_TOKENS_SEEN, max(16, tokens // 8)))
+        if _mostly_fits(call.select(seen), screen.tolerance, tokens):
             copy = kept_screen(call.weight, call.gemm_dtype)
             if copy.suited:
                 screened = _screened(call, copy, screen, results)
+                some = _evenly(tokens, min(_MOST_CHECKED, max(8, tokens // 32)))
                 checked[some] = screen.checked
     # One exact product for what could not be screened and what is checked: it reads all the weight.
     done = results.done & ~checked
@@ -147,14 +148,15 @@ def _evenly(total: int, count: int) -> torch.Tensor:
     return (torch.arange(count, dtype=torch.int64) * total + total // 2) // count
 
 
-def _mostly_fits(call: HeadCall, tolerance: float) -> bool:
+def _mostly_fits(call: HeadCall, tolerance: float, tokens: int) -> bool:
     """Whether most tokens like these can probably be screened, from a thousand ids.
 
     Args:
         call: of the tokens.
         tolerance: of the screen.
+        tokens: number of all tokens.
     """
-    every = max(1, len(call.weight) // _SEEN)
+    every = max(1, len(call.weight) // _IDS_SEEN)
     ids = torch.arange(0, len(call.weight), every)
     rows = call.weight[::every].to(call.gemm_dtype).float()
     exact = call.hidden.to(call.gemm_dtype).float()
@@ -175,7 +177,7 @@ def _mostly_fits(call: HeadCall, tolerance: float) -> bool:
     # A token with more than MOST_ENTRIES can be screened, but backward computes it once more.
     fits = (found <= MOST_ENTRIES) & (found + mass / (SPARSENESS * LEAST) <= 0.75 * PLACES)
     fits &= error <= tolerance
-    return float(fits.float().mean()) >= _PAYING_SHARE
+    return float(fits.float().mean()) >= _LEAST_SHARE + _FIXED_TOKENS / tokens
 
 
 def _cooled(values: torch.Tensor, call: HeadCall) -> torch.Tensor:
