@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from siri_kernels.linear_logprob.screen import options
+from siri_kernels.linear_logprob.screen import forward, options
 
 KINDS = (
     *("language", "noise", "outlier features", "equal logits", "all -200", "1e5", "collapse"),
@@ -19,12 +19,11 @@ def small_calls_too(monkeypatch):
     """Has calls of few tokens and ids screened."""
     monkeypatch.setattr(options, "LEAST_VOCABULARY", 256)
     monkeypatch.setattr(options, "LEAST_TOKENS", 16)
+    monkeypatch.setattr(forward, "_FIXED_TOKENS", 0)
 
 
 def screen_all(monkeypatch):
     """Has every batch screened, whether it pays or not."""
-    from siri_kernels.linear_logprob.screen import forward
-
     monkeypatch.setattr(forward, "_mostly_fits", lambda *given: True)
     monkeypatch.setattr(forward, "_LEAST_SHARE", 0.0)
 
