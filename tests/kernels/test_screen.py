@@ -209,6 +209,74 @@ def test_odd_strides(monkeypatch):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("in_c", LOOPS)
+def test_a_bias_in_any_memory(in_c, monkeypatch):
+    if not in_c:
+        without_compiler(monkeypatch)
+    screen_all(monkeypatch)
+    hidden, weight, targets = head()
+    wide = torch.randn(VOCABULARY, 2) * 0.3
+    wide[:, 1] = -math.inf
+    for bias in (wide[:, 0], torch._neg_view(wide[:, 0]), torch.ones(1).expand(VOCABULARY)):
+        plain = torch.empty(VOCABULARY).copy_(bias)
+        want = linear_logprob(hidden, weight, targets, bias=plain, screen="int8")
+        got = linear_logprob(hidden, weight, targets, bias=bias, screen="int8")
+        assert torch.equal(got.logprobs, want.logprobs)
+        assert take_forward_stats().screened_frac > 0.3
+    turned = torch._neg_view(hidden.neg())
+    want = linear_logprob(hidden, weight, targets, screen="int8", bias=wide[:, 0])
+    got = linear_logprob(turned, weight, targets, screen="int8", bias=wide[:, 0])
+    assert torch.equal(got.logprobs, want.logprobs)
+
+
+@pytest.mark.parametrize("in_c", LOOPS)
+def test_the_default_device_is_not_asked(in_c, monkeypatch):
+    if not in_c:
+        without_compiler(monkeypatch)
+    screen_all(monkeypatch)
+    inputs = leaves(*head()[:2])
+    targets, up = head()[2], torch.randn(TOKENS)
+    want = linear_logprob(*inputs, targets, screen="int8").logprobs
+    with torch.device("meta"):
+        got = linear_logprob(*inputs, targets, screen="int8").logprobs
+        linear_logprob(*inputs, targets, screen="auto")
+    assert torch.equal(got, want)
+    torch.autograd.grad(got, inputs, up)
+
+
+def test_a_processor_whose_products_overflow_gets_exact_calls(monkeypatch):
+    from siri_kernels.linear_logprob.screen import options
+
+    screen_all(monkeypatch)
+    monkeypatch.setattr(options, "integer_products_are_exact", lambda: False)
+    monkeypatch.setattr(forward, "integer_products_are_exact", lambda: False)
+    inputs = head()
+    ours, plain = linear_logprob(*inputs, screen="int8"), linear_logprob(*inputs)
+    assert torch.equal(ours.logprobs, plain.logprobs)
+    assert take_forward_stats().screened_frac == 0
+
+
+@pytest.mark.parametrize("times", [100, 300, 1000])
+def test_one_large_row_raises_no_false_alarm(times, monkeypatch):
+    screen_all(monkeypatch)
+    for seed in range(4):
+        hidden, weight, targets = head(seed)
+        weight[3] *= times
+        linear_logprob(hidden, weight, targets, screen="int8")
+        assert take_forward_stats().estimate_failed == 0
+
+
+def test_impossible_targets_have_no_error(monkeypatch):
+    screen_all(monkeypatch)
+    hidden, weight, targets = head()
+    bias = torch.zeros(VOCABULARY)
+    bias[targets[::5]] = -math.inf
+    out = linear_logprob(hidden, weight, targets, bias=bias, screen="int8")
+    assert out.logprobs.isinf().any()
+    stats = take_forward_stats()
+    assert stats.error_max < 1e-4 and stats.estimate_failed == 0
+
+
 def test_an_error_beyond_its_estimate_makes_the_call_exact_and_warns_once(monkeypatch):
     screen_all(monkeypatch)
     monkeypatch.setattr(forward, "_warned", False)

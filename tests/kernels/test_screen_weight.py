@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -93,6 +94,21 @@ def test_a_fingerprint_changes_with_any_bit(loops):
     assert kept.fingerprint(two) not in seen
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         assert kept.fingerprint(weight.to(dtype)) == kept.fingerprint(weight.to(dtype).clone())
+
+
+def test_two_changes_do_not_cancel(loops):
+    """Pairs that a hash with too few steps would take for nothing."""
+    weight = torch.randn(64, 32)
+    seen = kept.fingerprint(weight)
+    flat = weight.view(torch.int32).view(-1)
+    for number in range(0, 512, 2):
+        for mask in (0x01400000, 0x80, 1 << 30):
+            flat[number + 1] ^= -(2**31)
+            flat[number + 64] ^= mask
+            assert kept.fingerprint(weight) != seen
+            flat[number + 1] ^= -(2**31)
+            flat[number + 64] ^= mask
+    assert kept.fingerprint(weight) == seen
 
 
 def changes():
@@ -208,6 +224,30 @@ def test_copies_are_shared_by_tied_weights_and_freed(monkeypatch):
     assert len(kept._kept) == kept.MOST_KEPT
     assert release_screens() >= kept.MOST_KEPT * 9000 * 32
     assert not kept._kept and release_screens() == 0
+
+
+def test_no_more_copies_are_alive_than_are_kept(monkeypatch):
+    screen_all(monkeypatch)
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight, targets, _ = language_head(130, 32, 9000, 14.0, generator)
+    alive = weakref.WeakSet()
+    most = 0
+    genuine = kept.screened_weight
+
+    def counted(*given):
+        nonlocal most
+        copy = genuine(*given)
+        alive.add(copy.codes)
+        most = max(most, len(alive))
+        return copy
+
+    monkeypatch.setattr(kept, "screened_weight", counted)
+    weights = [weight * scale for scale in (1.0, 1.5, 2.0)]
+    for one in (*weights, *weights):
+        linear_logprob(hidden, one, targets, screen="int8", screen_check=False)
+        one.mul_(1.01)
+        linear_logprob(hidden, one, targets, screen="int8", screen_check=False)
+    assert most == kept.MOST_KEPT
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")

@@ -138,9 +138,7 @@ class Tiles:
 
     def logits(self, raw: torch.Tensor, block: int) -> torch.Tensor:
         """Softcap, then temperature, in place."""
-        if self.softcap is not None:
-            masked = raw == float("-inf")  # stays impossible, see the reference
-            raw.div_(self.softcap).tanh_().mul_(self.softcap).masked_fill_(masked, float("-inf"))
+        capped(raw, self.softcap)
         temperature = self.temperature[block]
         if isinstance(temperature, torch.Tensor):
             raw.div_(temperature[:, None])
@@ -170,6 +168,18 @@ def exact_statistics(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     return _statistics(call, top), top
 
 
+def capped(raw: torch.Tensor, softcap: float | None) -> None:
+    """Softcap in place, if there is one.
+
+    Args:
+        raw: logits; one of -inf stays impossible, see the reference.
+        softcap: of the rule.
+    """
+    if softcap is not None:
+        masked = raw == float("-inf")
+        raw.div_(softcap).tanh_().mul_(softcap).masked_fill_(masked, float("-inf"))
+
+
 def logits_of(
     raw: torch.Tensor, row: torch.Tensor, ids: torch.Tensor, call: HeadCall
 ) -> torch.Tensor:
@@ -183,10 +193,8 @@ def logits_of(
     """
     if call.bias is not None:
         raw += call.bias.to(raw.dtype).index_select(0, ids)
-    cap, temperature = call.rule.softcap, call.rule.temperature
-    if cap is not None:
-        masked = raw == float("-inf")
-        raw.div_(cap).tanh_().mul_(cap).masked_fill_(masked, float("-inf"))
+    capped(raw, call.rule.softcap)
+    temperature = call.rule.temperature
     if isinstance(temperature, torch.Tensor):
         temperature = temperature.to(raw.dtype).index_select(0, row)
     return raw.div_(temperature)

@@ -26,7 +26,7 @@ from siri_kernels.linear_logprob.screen.estimate import (
     logit_deviation,
 )
 from siri_kernels.linear_logprob.screen.kept import kept_screen
-from siri_kernels.linear_logprob.screen.options import Screen
+from siri_kernels.linear_logprob.screen.options import Screen, integer_products_are_exact
 from siri_kernels.linear_logprob.screen.quantise import ScreenedWeight, quantised
 from siri_kernels.linear_logprob.screen.rotation import rotated, rotated_width
 from siri_kernels.linear_logprob.screen.running import (
@@ -57,6 +57,7 @@ _LEAST_SHARE, _FIXED_TOKENS = 0.4, 64
 _USUAL_DEVIATION = 0.0106
 
 _warned = False
+_CPU = torch.device("cpu")  # whatever the default device is
 
 
 def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
@@ -90,7 +91,7 @@ class _Results:
         self.top = None
         if call.entries:
             self.top = TopEntries.empty(tokens, call.entries, like, call.accumulator)
-        self.done = torch.zeros(tokens, dtype=torch.bool)
+        self.done = torch.zeros(tokens, dtype=torch.bool, device=_CPU)
 
     def put(self, index: torch.Tensor, stats: SoftmaxStats, top: TopEntries | None) -> None:
         """The results of the tokens ``index``; a mass of ids is added."""
@@ -113,8 +114,8 @@ class _Results:
 def _compute(call: HeadCall, screen: Screen, results: _Results) -> None:
     tokens = len(call.hidden)
     screened = None
-    checked = torch.zeros(tokens, dtype=torch.bool)
-    if screen.pays(tokens, len(call.weight)):
+    checked = torch.zeros(tokens, dtype=torch.bool, device=_CPU)
+    if screen.pays(tokens, len(call.weight)) and integer_products_are_exact():
         seen = _evenly(tokens, min(_TOKENS_SEEN, max(16, tokens // 8)))
         if _mostly_fits(call.select(seen), screen.tolerance, tokens):
             copy = kept_screen(call.weight, call.gemm_dtype)
@@ -143,9 +144,13 @@ def _compute(call: HeadCall, screen: Screen, results: _Results) -> None:
         report(tokens, int(done.sum()), most, error, failed)
 
 
+def _numbers(count: int) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.int64, device=_CPU)
+
+
 def _evenly(total: int, count: int) -> torch.Tensor:
     """``count`` different numbers of 0..total-1, evenly spread."""
-    return (torch.arange(count, dtype=torch.int64) * total + total // 2) // count
+    return (_numbers(count) * total + total // 2) // count
 
 
 def _mostly_fits(call: HeadCall, tolerance: float, tokens: int) -> bool:
@@ -157,11 +162,11 @@ def _mostly_fits(call: HeadCall, tolerance: float, tokens: int) -> bool:
         tokens: number of all tokens.
     """
     every = max(1, len(call.weight) // _IDS_SEEN)
-    ids = torch.arange(0, len(call.weight), every)
+    ids = torch.arange(0, len(call.weight), every, device=_CPU)
     rows = call.weight[::every].to(call.gemm_dtype).float()
     exact = call.hidden.to(call.gemm_dtype).float()
     raw = product(exact, rows.t(), None)
-    numbers = torch.arange(len(exact))
+    numbers = _numbers(len(exact))
     row = numbers.repeat_interleave(len(ids))
     z = logits_of(raw.view(-1), row, ids.repeat(len(exact)), call).view(raw.shape)
     z.masked_fill_(ids == call.targets[:, None], float("-inf"))
@@ -197,13 +202,13 @@ def _screened(
         distance by rounding [T] of exact logits from float64's.
     """
     tokens = len(call.hidden)
-    logprobs = torch.zeros(tokens, dtype=torch.float64)
-    errors = torch.full((tokens,), float("inf"), dtype=torch.float64)
-    rounding = torch.zeros(tokens, dtype=torch.float64)
+    logprobs = torch.zeros(tokens, dtype=torch.float64, device=_CPU)
+    errors = torch.full_like(logprobs, float("inf"))
+    rounding = torch.zeros_like(logprobs)
     start = 0
     while start < tokens:
         # The first part is small: if few of its tokens can be screened, the others are not.
-        index = torch.arange(start, min(start + (_TOKENS if start else _BLOCK), tokens))
+        index = start + _numbers(min(_TOKENS if start else _BLOCK, tokens - start))
         part = call.select(index)
         out, top, rounding[index] = _screen_part(part, copy, screen)
         stats = finish(out.state)
@@ -240,6 +245,7 @@ def _compared(
         return None, False
     exact = stats.logprobs[known].double()
     error = (logprobs[known] - exact).abs()
+    error.masked_fill_(logprobs[known] == exact, 0)  # both may be -inf
     # The exact ones are rounded to fp32 too, they and the logits that they come from.
     size = 1 + exact.abs() + stats.max[known].double().abs()
     allowed = errors[known] + 4 * (rounding[known] + torch.finfo(torch.float32).eps * size)
@@ -283,18 +289,20 @@ def _screen_part(
     """
     part, tokens = _tokens(call, copy)
     running = (Running if compiled.library() is None else compiled.CompiledRunning)(tokens)
-    bias = None if call.bias is None else call.bias.to(torch.float32)
+    bias = None
+    if call.bias is not None:  # the loops in C read its memory
+        bias = call.bias.to(torch.float32).resolve_neg().contiguous()
     if len(copy.outliers):
         rows = call.weight.index_select(0, copy.outliers).to(call.gemm_dtype).float()
         raw = product(part.exact, rows.t(), None)
-        row = torch.arange(len(raw)).repeat_interleave(len(rows))
+        row = _numbers(len(raw)).repeat_interleave(len(rows))
         ids = copy.outliers.repeat(len(raw))
         running.add_outliers(
             logits_of(raw.view(-1), row, ids, call).view(len(raw), -1), copy.outliers
         )
         bias = torch.zeros_like(copy.scale) if bias is None else bias.clone()
         bias[copy.outliers] = float("-inf")
-    out = torch.empty(_BLOCK * IDS, dtype=torch.int32)
+    out = torch.empty(_BLOCK * IDS, dtype=torch.int32, device=_CPU)
     for start in range(0, len(copy.codes), IDS):
         stop = min(start + IDS, len(copy.codes))
         ids_of = Ids(start, copy.scale[start:stop], None if bias is None else bias[start:stop])
@@ -313,13 +321,13 @@ def _screen_part(
 
 def _tokens(call: HeadCall, copy: ScreenedWeight) -> tuple[_Part, Tokens]:
     """The tokens in 8 bits, and what their logits are made of."""
-    exact = call.hidden.to(call.gemm_dtype).float().contiguous()
+    exact = call.hidden.to(call.gemm_dtype).float().resolve_neg().contiguous()
     norm = exact.norm(dim=1)
     rows = quantised(rotated(exact))
     width = rotated_width(exact.shape[1])
     deviation = logit_deviation(rows.error, norm, copy.error, copy.norm, width)
     cooling = _cooled(torch.ones_like(norm), call)
-    numbers = torch.arange(len(exact))
+    numbers = _numbers(len(exact))
     tokens = Tokens(
         rows.scale,
         (exact.double() @ copy.mean.double()).float(),
@@ -328,7 +336,7 @@ def _tokens(call: HeadCall, copy: ScreenedWeight) -> tuple[_Part, Tokens]:
         call.targets,
         _exact_logits(exact, numbers, call.targets, call),
     )
-    rounding = torch.finfo(torch.float32).eps * copy.norm * norm.double()
+    rounding = torch.finfo(torch.float32).eps * copy.largest * norm.double()
     part = _Part(exact, rows.codes, _cooled(deviation, call), _cooled(rounding, call))
     return part, tokens
 
@@ -368,10 +376,8 @@ def _top_entries(
         return None
     top = TopEntries.empty(len(call.hidden), call.entries, call.hidden, call.accumulator)
     row = found.row[result.saved]
-    count = torch.zeros(len(call.hidden), dtype=torch.int64).index_add_(
-        0, row, torch.ones_like(row)
-    )
-    place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+    count = torch.bincount(row, minlength=len(call.hidden))
+    place = _numbers(len(row)) - (count.cumsum(0) - count)[row]
     fits = count[row] <= call.entries
     at = (row * call.entries + place)[fits]
     top.ids.view(-1)[at] = found.id[result.saved][fits].int()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,17 @@ def has_integer_products() -> bool:
     """Whether this processor multiplies 8-bit integers faster than float32 numbers."""
     asked = getattr(torch.cpu, "_is_vnni_supported", None)  # PyTorch has no public function for it
     return asked is not None and bool(asked())
+
+
+@functools.cache
+def integer_products_are_exact() -> bool:
+    """Whether ``torch._int_mm`` adds up without a limit.
+
+    Without VNNI oneDNN adds products of 8-bit integers in pairs, in 16 bits, which overflow.
+    """
+    rows = torch.full((160, 64), 127, dtype=torch.int8, device="cpu")
+    columns = torch.full((64, 1024), 127, dtype=torch.int8, device="cpu")
+    return bool((torch._int_mm(rows, columns) == 64 * 127 * 127).all())
 
 
 def asked_for(op: str, screen: object, tolerance: object, checked: object) -> bool:

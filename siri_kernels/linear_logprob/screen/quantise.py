@@ -51,6 +51,7 @@ class ScreenedWeight(NamedTuple):
         outliers: ids [N] whose rows have to be exact.
         error: root mean square norm of what rounding changed, over the other rows.
         norm: the same of the rows themselves.
+        largest: the largest norm of a row of ``outliers``, if there is one, else ``norm``.
     """
 
     codes: torch.Tensor
@@ -59,6 +60,7 @@ class ScreenedWeight(NamedTuple):
     outliers: torch.Tensor
     error: float
     norm: float
+    largest: float
 
     @property
     def suited(self) -> bool:
@@ -71,15 +73,12 @@ class ScreenedWeight(NamedTuple):
         return sum(x.nbytes for x in (self.codes, self.scale, self.mean, self.outliers))
 
 
-def screened_weight(
-    weight: torch.Tensor, gemm: torch.dtype, into: torch.Tensor | None = None
-) -> ScreenedWeight:
+def screened_weight(weight: torch.Tensor, gemm: torch.dtype) -> ScreenedWeight:
     """The 8-bit copy of a weight.
 
     Args:
         weight: [V, D] floating point, any strides.
         gemm: the dtype in which it is multiplied.
-        into: [V, rotated D] int8 to take the integers, or None.
     """
     vocabulary, width = weight.shape
 
@@ -96,9 +95,7 @@ def screened_weight(
         total += sums
         finite += len(part)
     mean = (total / max(finite, 1)).to(torch.float32)
-    codes = into
-    if codes is None:
-        codes = weight.new_empty(vocabulary, rotated_width(width), dtype=torch.int8)
+    codes = weight.new_empty(vocabulary, rotated_width(width), dtype=torch.int8)
     scale, error, norm = (weight.new_empty(vocabulary, dtype=torch.float32) for _ in range(3))
     for start in range(0, vocabulary, _ROWS):
         in_8_bits = quantised(rotated(rows(start) - mean))
@@ -115,4 +112,8 @@ def screened_weight(
     def mean_square(values: torch.Tensor) -> float:
         return float(values[usual].square().mean().sqrt()) if bool(usual.any()) else math.inf
 
-    return ScreenedWeight(codes, scale, mean, outliers, mean_square(error), mean_square(norm))
+    typical = mean_square(norm)
+    odd = norm[outliers]
+    odd = odd[odd.isfinite()]
+    largest = float(odd.max()) if len(odd) else typical
+    return ScreenedWeight(codes, scale, mean, outliers, mean_square(error), typical, largest)

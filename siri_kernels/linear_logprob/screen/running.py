@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from siri_kernels.linear_logprob.online_softmax import LOG_ZERO
+from siri_kernels.linear_logprob.portable.forward import capped
 from siri_kernels.linear_logprob.top_entries import EPS
 
 # An exact forward saves a tenth more than what has EPS: its bound is that of the sums so far.
@@ -129,9 +130,7 @@ class Running:
         z.add_(of.shared[span, None])
         if ids.bias is not None:
             z.add_(ids.bias)
-        if of.softcap is not None:
-            masked = z == float("-inf")
-            z.div_(of.softcap).tanh_().mul_(of.softcap).masked_fill_(masked, float("-inf"))
+        capped(z, of.softcap)
         z.mul_(of.cooling[span, None])
         column = of.targets[span] - ids.start
         inside = (column >= 0) & (column < z.shape[1])
@@ -227,7 +226,9 @@ def draws(seed: torch.Tensor, start: int, width: int) -> torch.Tensor:
         start: the first id.
         width: number of ids.
     """
-    at = _mixed(seed.long() ^ int(_mixed(torch.tensor(start)))) & (_TABLE - 1)
+    at = _mixed(seed.long() ^ int(_mixed(torch.tensor(start, dtype=torch.int64, device="cpu")))) & (
+        _TABLE - 1
+    )
     return table().unfold(0, width, 1).index_select(0, at)
 
 

@@ -1,7 +1,7 @@
 /* One tile of the screen in one pass: from the 8-bit product's integers to the running softmax and
  * the candidates; the exact logits of candidates; and the fingerprint of a weight's bytes.
  *
- * compiled.py compiles this file and calls it; plain.py computes the same with PyTorch. A token's
+ * compiled.py compiles this file and calls it; running.py computes the same with PyTorch. A token's
  * numbers have one order whatever the number of threads is. */
 
 #include <math.h>
@@ -69,18 +69,19 @@ static inline float exponential(float x) { /* for -87 <= x <= 0, within 1.5 unit
     q = q * r + 1.6666665459e-1f;
     q = q * r + 5.0000001201e-1f;
     q = q * (r * r) + r + 1.0f;
-    int32_t bits = ((int32_t)k + 127) << 23;
+    int32_t bits = ((int32_t)(k == k ? k : 0.0f) + 127) << 23; /* a NaN is in q */
     float power;
     memcpy(&power, &bits, sizeof power);
     return power * q;
 }
 
-static inline float tanh_of(float x) { /* within 1e-6, which is nothing beside the 8-bit product */
+static inline float tanh_of(float x) { /* to 1e-6 of its size */
     float size = fabsf(x);
     size = size > 20.0f ? 20.0f : size;
     float e = exponential(-2.0f * size);
-    float value = (1.0f - e) / (1.0f + e);
-    return x < 0 ? -value : x > 0 ? value : x;
+    float value = (1.0f - e) / (1.0f + e), square = x * x;
+    value = x < 0 ? -value : value;
+    return size < 0.05f ? x * (1.0f - square * (1.0f / 3 - square * (2.0f / 15))) : value;
 }
 
 static uint32_t mixed(uint32_t x) { /* lowbias32, of Ellis */
@@ -198,7 +199,7 @@ typedef struct {
     const int64_t *row, *id;
     float *out;
     int64_t count;
-    int32_t kind; /* of weight: 0 float32, 1 bfloat16, 2 float16 */
+    int32_t kind; /* of weight: 0 float32, 1 bfloat16 */
 } Dots;
 
 enum { DOTS = 64 };
@@ -266,12 +267,12 @@ static void some_words(void *given, int64_t part) {
     int64_t k = from;
     for (; k + STREAMS <= end; k += STREAMS)
         for (int32_t i = 0; i < STREAMS; i++) {
-            uint64_t x = streams[i] ^ w->words[k + i];
-            streams[i] = ((x << 23) | (x >> 41)) * 5 + 0xe6546b64ULL;
+            uint64_t x = (streams[i] ^ w->words[k + i]) * 0xff51afd7ed558ccdULL;
+            streams[i] = x ^ (x >> 32);
         }
     for (; k < end; k++) {
-        uint64_t x = streams[k % STREAMS] ^ w->words[k];
-        streams[k % STREAMS] = ((x << 23) | (x >> 41)) * 5 + 0xe6546b64ULL;
+        uint64_t x = (streams[k % STREAMS] ^ w->words[k]) * 0xff51afd7ed558ccdULL;
+        streams[k % STREAMS] = x ^ (x >> 32);
     }
     for (int32_t i = 0; i < STREAMS; i++) {
         uint64_t x = sum ^ streams[i];
