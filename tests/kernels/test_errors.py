@@ -223,8 +223,10 @@ def test_public_names():
         "group_advantages",
         "linear_logprob",
         "policy_loss",
+        "release_screens",
         "selective_logprob",
         "take_backward_stats",
+        "take_forward_stats",
         "varlen",
     ]
     for name in siri_kernels.__all__:

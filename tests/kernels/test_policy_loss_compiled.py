@@ -155,7 +155,7 @@ def test_infinities_and_nan_as_in_the_blocked_form(name, ratio, aggregation):
 @pytest.mark.parametrize(("masked", "team"), [(False, True), (True, True), (True, False)])
 def test_the_same_bits_for_any_number_of_threads(options, masked, team, monkeypatch):
     if not team:
-        monkeypatch.setattr(compiled, "_team", lambda process: None)
+        monkeypatch.setattr(_native, "team", lambda: None)
     sizes = torch.randint(0, 9000, (60,))
     sizes[7] = 3 * compiled.TOKENS_A_THREAD["own"]
     batch = make(sizes.tolist(), torch.float32)

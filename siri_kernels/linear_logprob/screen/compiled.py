@@ -118,7 +118,8 @@ class CompiledRunning(Running):
         over = self.places > PLACES
         count = self.places.long().masked_fill_(over, 0)
         row = torch.repeat_interleave(count)
-        at = torch.arange(len(row), device="cpu") - (count.cumsum(0) - count)[row] + row * PLACES
+        number = torch.arange(len(row), dtype=torch.int64, device="cpu")
+        at = number - (count.cumsum(0) - count)[row] + row * PLACES
         ids = self.ids.view(-1).index_select(0, at).long()
         logit, weight = (x.view(-1).index_select(0, at) for x in (self.logits, self.weights))
         return self.with_outliers(Candidates(row, ids, logit, weight, over))

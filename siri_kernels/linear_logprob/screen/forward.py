@@ -162,7 +162,7 @@ def _mostly_fits(call: HeadCall, tolerance: float, tokens: int) -> bool:
         tokens: number of all tokens.
     """
     every = max(1, len(call.weight) // _IDS_SEEN)
-    ids = torch.arange(0, len(call.weight), every, device=_CPU)
+    ids = torch.arange(0, len(call.weight), every, dtype=torch.int64, device=_CPU)
     rows = call.weight[::every].to(call.gemm_dtype).float()
     exact = call.hidden.to(call.gemm_dtype).float()
     raw = product(exact, rows.t(), None)

@@ -91,8 +91,9 @@ def fingerprint(weight: torch.Tensor) -> tuple[int, ...]:
     # Each row's bytes times a few odd numbers, exact in int32, then each row times its own.
     rows = data.view(torch.int8)
     generator = torch.Generator().manual_seed(0xF1)
-    drawn = torch.randint(-63, 63, (rows.shape[1], 8), generator=generator, device="cpu")
-    products = torch._int_mm(rows, (drawn * 2 + 1).to(torch.int8)).long()
+    shape, dtype = (rows.shape[1], 8), torch.int8
+    drawn = torch.randint(-63, 63, shape, generator=generator, dtype=dtype, device="cpu")
+    products = torch._int_mm(rows, drawn * 2 + 1).long()
     number = torch.arange(len(rows), dtype=torch.int64, device="cpu")[:, None]
     mixed = (products ^ (products << 21)) * (2 * number * 0x9E3779B97F4A7C1 + 1)
     return tuple((mixed ^ (mixed >> 29)).sum(0).tolist())

@@ -51,7 +51,8 @@ def _power(width: int) -> int:
 def _parts(width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Signs [width], and both matrices; the same in every process."""
     generator = torch.Generator().manual_seed(0x51D1)
-    signs = torch.randint(0, 2, (width,), generator=generator, device="cpu") * 2.0 - 1.0
+    drawn = torch.randint(0, 2, (width,), generator=generator, dtype=torch.int64, device="cpu")
+    signs = drawn * 2.0 - 1.0
     power = _power(width)
     return signs.to(torch.float32), _hadamard(power), _cosines(width // power)
 
