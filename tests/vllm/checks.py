@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,17 +83,31 @@ def new_weights_are_seen(engine: Any, policy: Policy, syncs: int, by: float) -> 
 
 
 def cancelled_after(
-    engine: Any, policy: Policy, count: int, **changes: object
+    engine: Any,
+    policy: Policy,
+    count: int,
+    hold: Callable[[], None] = lambda: None,
+    **changes: object,
 ) -> tuple[Groups, list[tuple[int, int]]]:
-    """Cancel a call once ``count`` responses have finished; what came back, the progress told."""
+    """Cancel a call once ``count`` responses have finished; what came back, the progress told.
+
+    ``hold`` is called right before the call is told that it is cancelled.
+    """
     seen: list[int] = []
     counts: list[tuple[int, int]] = []
+
+    def cancelled() -> bool:
+        if len(seen) < count:
+            return False
+        hold()
+        return True
+
     groups = engine.generate(
         PROMPTS,
         params(policy, **changes),
         lambda done, total: counts.append((done, total)),
         on_finish=lambda index, c: seen.append(index),
-        cancelled=lambda: len(seen) >= count,
+        cancelled=cancelled,
     )
     flat = [c for group in groups for c in group]
     done = [c for c in flat if c.finish_reason != "abort"]
