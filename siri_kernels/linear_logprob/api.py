@@ -202,7 +202,7 @@ def _in_graph(
         tail,
         _entries(hidden, weight, bias, tail, backend),
         backend == "triton",
-        *(screen or (0.0, False, 0)),
+        *(screen or ("", 0.0, False, 0)),
     )
     return LogprobOutput(logprobs.view(lead), entropy.view(lead))
 

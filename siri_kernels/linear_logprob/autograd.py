@@ -43,14 +43,18 @@ _PORTABLE = Backend(portable_forward.forward, portable_backward.backward)
 
 def backend_of(call: HeadCall) -> Backend:
     """The functions of the package ``portable``, or others, imported when first used."""
-    if call.screen is not None:
+    if not call.triton:
+        if call.screen is None:
+            return _PORTABLE
         from siri_kernels.linear_logprob.screen import forward as screened
 
         return Backend(screened.forward, portable_backward.backward)
-    if not call.triton:
-        return _PORTABLE
     from siri_kernels.linear_logprob.triton import backward, forward
 
+    if call.screen is not None:
+        from siri_kernels.linear_logprob.screen_triton import forward as screened_triton
+
+        return Backend(screened_triton.forward, backward.backward)
     return Backend(forward.forward, backward.backward)
 
 

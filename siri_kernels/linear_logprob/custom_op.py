@@ -54,6 +54,7 @@ def linear_logprob(
     tail: float,
     entries: int,
     triton: bool,
+    screen_kind: str,
     screen_tolerance: float,
     screen_checked: bool,
     screen_least: int,
@@ -74,8 +75,9 @@ def linear_logprob(
         tail: the same.
         entries: the same.
         triton: the same.
-        screen_tolerance: as in :class:`siri_kernels.linear_logprob.screen.options.Screen`, and so
-            on; 0: no screen.
+        screen_kind: as in :class:`siri_kernels.linear_logprob.screen.options.Screen`, and so on;
+            empty: no screen.
+        screen_tolerance: the same.
         screen_checked: the same.
         screen_least: the same.
 
@@ -86,8 +88,8 @@ def linear_logprob(
     rule = check_rule(OP, _number_or_tokens(temperature), _number(softcap), targets, hidden.device)
     check.number(OP, "tail", tail, at_least=0)
     screen = None
-    if screen_tolerance:
-        screen = Screen(screen_tolerance, screen_checked, screen_least)
+    if screen_kind:
+        screen = Screen(screen_kind, screen_tolerance, screen_checked, screen_least)
     call = HeadCall(
         *(hidden, weight, targets, bias, rule, ignore_index, gemm_dtype, tail, entries, triton),
         screen=screen,
@@ -216,10 +218,10 @@ def _backward(ctx: Any, *upstream: torch.Tensor | None) -> Any:
     need = ctx.needs_input_grad
     needed = [need[0], need[1], need[3]]
     if upstream[0] is None and upstream[1] is None:
-        return (None,) * 14
+        return (None,) * 15
     grads = linear_logprob_backward(*tensors, saved, upstream[0], upstream[1], *ctx.options, needed)
     hidden, weight, bias = (g if n else None for g, n in zip(grads, needed, strict=True))
-    return hidden, weight, None, bias, *[None] * 10
+    return hidden, weight, None, bias, *[None] * 11
 
 
 linear_logprob.register_autograd(_backward, setup_context=_setup_context)

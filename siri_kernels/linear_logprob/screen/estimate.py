@@ -24,8 +24,8 @@ from siri_kernels.linear_logprob.screen.running import LEAST, SPARSENESS, Candid
 
 # Standard deviations: the error of one token in 16 000 exceeds so many, if it is normal.
 DEVIATIONS = 4.0
-_MOST_DEVIATION = 0.5  # of a logit's error: beyond, exp of it has no useful variance
-_FARTHEST = 8.0  # deviations of a single logit: beyond, errors are not what they are taken for
+MOST_DEVIATION = 0.5  # of a logit's error: beyond, exp of it has no useful variance
+FARTHEST = 8.0  # deviations of a single logit: beyond, errors are not what they are taken for
 
 
 class Estimate(NamedTuple):
@@ -78,7 +78,7 @@ def expected_error(mass: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
     """
     whole = mass * torch.expm1(DEVIATIONS * deviation)
     drawn = DEVIATIONS * deviation * (mass * (SPARSENESS * LEAST)).sqrt()
-    return torch.minimum(whole, drawn).masked_fill_(deviation > _MOST_DEVIATION, math.inf)
+    return torch.minimum(whole, drawn).masked_fill_(deviation > MOST_DEVIATION, math.inf)
 
 
 def estimate(
@@ -127,7 +127,7 @@ def estimate(
     by_mass = mass * torch.expm1(DEVIATIONS * deviation)
     use = by_sample < by_mass
     error = torch.where(use, by_sample, by_mass)
-    unknown = (deviation > _MOST_DEVIATION) | (farthest > _FARTHEST * deviation) | found.over
+    unknown = (deviation > MOST_DEVIATION) | (farthest > FARTHEST * deviation) | found.over
     error = error.masked_fill(unknown, math.inf)
 
     use = use[row]

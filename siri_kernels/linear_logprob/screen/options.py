@@ -21,11 +21,13 @@ class Screen(NamedTuple):
     """A screen that was asked for.
 
     Attributes:
+        kind: of its 8-bit numbers, "int8" or "fp8".
         tolerance: the largest estimated error of a log-prob, in nats.
         checked: whether a few tokens are computed exactly too, and compared.
         least: with fewer tokens the call is exact.
     """
 
+    kind: str
     tolerance: float
     checked: bool
     least: int
@@ -103,23 +105,38 @@ def screen_of(
     Raises:
         ValueError: the caller asks for a screen by name that there is not; "auto" takes none then.
     """
-    reason = None
-    if backend != "portable" or device.type != "cpu":
-        where = f"backend={backend!r} on {device.type}"
-        reason = f"takes backend 'portable' on a CPU so far; got {where}"
+    if backend == "triton":
+        reason = _refused_by_triton(screen, device)
+    elif device.type != "cpu":
+        reason = f"takes backend 'triton', or 'portable' on a CPU; got 'portable' on {device.type}"
     elif screen == "fp8":
-        reason = "is for GPUs, where there is none so far; a CPU takes screen='int8'"
-    elif dtype == torch.float64:
+        reason = "is for GPUs; a CPU takes screen='int8'"
+    else:
+        reason = None
+    if reason is None and dtype == torch.float64:
         reason = "takes bfloat16, float16 and float32; got float64"
-    elif process_group is not None:
+    if reason is None and process_group is not None:
         reason = "takes no process_group so far"
     if screen == "auto":
-        if reason is not None or not has_integer_products():
+        # On a GPU nothing was timed yet.
+        if reason is not None or backend == "triton" or not has_integer_products():
             return None
-        return Screen(tolerance, checked, LEAST_TOKENS_AUTO)
+        return Screen("int8", tolerance, checked, LEAST_TOKENS_AUTO)
     if reason is not None:
         raise ValueError(
             f"{op}: screen={screen!r} {reason}; pass screen=None, or 'auto', which screens where "
             "it can"
         )
-    return Screen(tolerance, checked, LEAST_TOKENS)
+    return Screen(screen, tolerance, checked, LEAST_TOKENS)
+
+
+def _refused_by_triton(screen: str, device: torch.device) -> str | None:
+    """Why a GPU has no such screen, or None."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None  # the interpreter has both, and so has every part of AMD that we compile for
+    capability = torch.cuda.get_device_capability(device)
+    if screen == "fp8" and capability < (8, 9):
+        return f"needs compute capability 8.9; got {capability[0]}.{capability[1]}: take 'int8'"
+    if capability < (8, 0):
+        return f"needs compute capability 8.0; got {capability[0]}.{capability[1]}"
+    return None
