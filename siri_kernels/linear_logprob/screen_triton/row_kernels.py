@@ -1,9 +1,10 @@
 """The kernel that rounds rows to 8 bits: of hidden states, and of a head's weight.
 
-A row is rotated as :mod:`siri_kernels.linear_logprob.screen.rotation` does it. Its D numbers are
-``REST`` groups of P, both sides of a matrix. Hadamard's matrix multiplies the groups, the cosines
-multiply across them, each in one ``tl.dot`` for a block of rows: first [R * ROWS, P] times [P, P],
-then, without moving a number, [R, R] times [R, ROWS * P]. R is ``REST`` or more, for ``tl.dot``.
+A row is rotated as :mod:`siri_kernels.linear_logprob.screen.rotation` does it: by the product, in
+Kronecker's way, of cosines and Hadamard's matrix. The latter is such a product itself, so that a
+row can be seen as a matrix [A, B] of nearly as many rows as columns, which one matrix multiplies
+from the left and one from the right. For a block of rows that is one ``tl.dot`` each:
+[A * ROWS, B] times [B, B], then, without moving a number, [A, A] times [A, ROWS * B].
 
 On NVIDIA's GPUs the products take tf32 operands, rounded to nearest here: the hardware would cut
 their digits off, and every row would be shorter. What that changes, 2e-4 of a row's norm in random
@@ -12,8 +13,6 @@ directions, is not part of ``error``; rounding to 8 bits changes forty times as 
 
 from __future__ import annotations
 
-import os
-
 import triton
 import triton.language as tl
 
@@ -21,8 +20,6 @@ import triton.language as tl
 INT8, E4M3FN, E4M3FNUZ = range(3)
 LARGEST = (127.0, 448.0, 240.0)  # of each
 
-# The interpreter knows no targets.
-_COMPILED = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
 _HALF_EVEN = tl.constexpr(12582912.0)  # 1.5 * 2 ** 23: adding it rounds to an integer
 _LEAST = tl.constexpr(1e-30)  # the largest number of a row that is not rounded to zeros
 
@@ -40,10 +37,16 @@ def to_tf32(x):
 
 
 @triton.jit
-def _times(a, b):
-    """The matrix product of two blocks, fp32."""
-    if _COMPILED and tl.target_info.is_cuda():
-        return tl.dot(to_tf32(a), to_tf32(b), input_precision="tf32")
+def _operand(x, TF32: tl.constexpr):
+    """``x`` as products take it."""
+    return to_tf32(x) if TF32 else x
+
+
+@triton.jit
+def _times(a, b, TF32: tl.constexpr):
+    """The matrix product of two blocks as :func:`_operand` gives them."""
+    if TF32:
+        return tl.dot(a, b, input_precision="tf32")
     else:
         return tl.dot(a, b, input_precision="ieee")
 
@@ -78,22 +81,25 @@ def nearest_code(x, FORM: tl.constexpr):
 
 @triton.jit
 def _rows(
-    x, index, mean, signs, hadamard, cosines, codes, scale, error, norm, shared, rows, width,
-    row_stride, column_stride, rest, root, GEMM: tl.constexpr, INDEXED: tl.constexpr,
+    x, index, mean, signs, left, right, codes, scale, error, norm, product, rows, width,
+    row_stride, column_stride, padded, root, GEMM: tl.constexpr, INDEXED: tl.constexpr,
     CENTRED: tl.constexpr, SHARED: tl.constexpr, FORM: tl.constexpr, LARGEST: tl.constexpr,
-    P: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr,
+    TF32: tl.constexpr, HELD: tl.constexpr, A: tl.constexpr, B: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """What :func:`rows_kernel` does, with its arguments."""
-    inner = tl.arange(0, P)
-    local = tl.arange(0, R * ROWS) % ROWS
-    column = (tl.arange(0, R * ROWS) // ROWS)[:, None] * P + inner[None, :]
+    inner = tl.arange(0, B)
+    group = tl.arange(0, A)
+    local = tl.arange(0, A * ROWS) % ROWS
+    column = (tl.arange(0, A * ROWS) // ROWS)[:, None] * B + inner[None, :]
     inside = column < width
-    matrix = tl.load(hadamard + inner[:, None] * P + inner[None, :])
-    if R > 1:
-        side = tl.arange(0, R)
-        across = tl.load(cosines + side[:, None] * R + side[None, :])
+    square = inner[:, None] * B + inner[None, :]
+    beside = group[:, None] * A + group[None, :]
+    if HELD:
+        columns = tl.load(right + square)  # 1 and -1: exact in tf32
+        across = columns
+        if A > 1:
+            across = _operand(tl.load(left + beside), TF32)
     out_row = tl.arange(0, ROWS)
-    group = tl.arange(0, R)
     for block in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         number = block * ROWS + local
         there = number < rows
@@ -109,16 +115,23 @@ def _rows(
         if CENTRED or SHARED:
             middle = tl.load(mean + column, mask=inside, other=0.0)
             if SHARED:
-                part = tl.reshape(tl.sum(value * middle, 1), (R, ROWS))
-                tl.store(shared + out, tl.sum(part, 0), mask=kept)
+                part = tl.reshape(tl.sum(value * middle, 1), (A, ROWS))
+                tl.store(product + out, tl.sum(part, 0), mask=kept)
             else:
                 value -= middle
-        value *= tl.load(signs + column, mask=column < rest * P, other=0.0)
-        value = _times(value, matrix)
-        value = tl.reshape(value, (R, ROWS * P))
-        if R > 1:
-            value = _times(across, value)
-        value = tl.reshape(value, (R, ROWS, P))
+        value *= tl.load(signs + column, mask=column < padded, other=0.0)
+        if HELD:
+            value = _times(_operand(value, TF32), columns, TF32)
+        else:
+            value = _times(_operand(value, TF32), tl.load(right + square), TF32)
+        value = tl.reshape(value, (A, ROWS * B))
+        if A > 1:
+            if HELD:
+                value = _times(across, _operand(value, TF32), TF32)
+            else:
+                matrix = _operand(tl.load(left + beside), TF32)
+                value = _times(matrix, _operand(value, TF32), TF32)
+        value = tl.reshape(value, (A, ROWS, B))
         size = tl.abs(value)
         finite = size < float("inf")
         usual = tl.min(tl.min(finite.to(tl.int32), 2), 0) > 0
@@ -138,18 +151,19 @@ def _rows(
         tl.store(scale + out, tl.where(usual, step, unknown), mask=kept)
         tl.store(error + out, tl.where(usual, changed, unknown), mask=kept)
         tl.store(norm + out, tl.where(usual, length, unknown), mask=kept)
-        target = group[:, None, None] * P + inner[None, None, :]
-        target = out.to(tl.int64)[None, :, None] * (rest * P) + target
-        mask = (group < rest)[:, None, None] & kept[None, :, None]
+        place = group[:, None, None] * B + inner[None, None, :]
+        mask = (place < padded) & kept[None, :, None]
+        target = out.to(tl.int64)[None, :, None] * padded + place
         tl.store(codes + target, code.to(codes.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows", "root"])
 def rows_kernel(
-    x, index, mean, signs, hadamard, cosines, changed, codes, scale, error, norm, shared, rows,
-    width, row_stride, column_stride, rest, root, GEMM: tl.constexpr, INDEXED: tl.constexpr,
+    x, index, mean, signs, left, right, changed, codes, scale, error, norm, product, rows, width,
+    row_stride, column_stride, padded, root, GEMM: tl.constexpr, INDEXED: tl.constexpr,
     CENTRED: tl.constexpr, SHARED: tl.constexpr, GUARDED: tl.constexpr, FORM: tl.constexpr,
-    LARGEST: tl.constexpr, P: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr,
+    LARGEST: tl.constexpr, TF32: tl.constexpr, HELD: tl.constexpr, A: tl.constexpr,
+    B: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Rows rotated and rounded to 8 bits, ROWS at a time.
 
@@ -157,21 +171,21 @@ def rows_kernel(
         x: [*, D] floating point.
         index: [N] int64, rows of ``x``, if INDEXED.
         mean: [D] float32, if CENTRED or SHARED.
-        signs: [rest * P] float32, over the root of P.
-        hadamard: [P, P] float32, 1 and -1, symmetric.
-        cosines: [R, R] float32, one output a row, zeros beyond ``rest``.
+        signs: [W] float32, over the root of the power of two in W.
+        left: [A, A] float32, one output a row, zeros beyond W / B.
+        right: [B, B] float32, 1 and -1, symmetric.
         changed: [1] int32, if GUARDED: nothing is done where it is 0.
-        codes: [N, rest * P] int8 or bytes, written.
+        codes: [N, W] int8 or bytes, written.
         scale: [N] float32, written: NaN where a row is not finite.
         error: [N] float32, written, the same.
         norm: [N] float32, written, the same.
-        shared: [N] float32, written, if SHARED: product with ``mean``.
+        product: [N] float32, written, if SHARED: product with ``mean``.
         rows: N.
         width: D.
         row_stride: of ``x``.
         column_stride: of ``x``.
-        rest: groups of P numbers in a row.
-        root: square root of ``rest * P``.
+        padded: W.
+        root: its square root.
         GEMM: dtype to which numbers are rounded first.
         INDEXED: whether rows are those of ``index``, not the first N.
         CENTRED: whether ``mean`` is taken away.
@@ -179,20 +193,22 @@ def rows_kernel(
         GUARDED: whether ``changed`` is looked at.
         FORM: the format of 8 bits.
         LARGEST: its largest number.
-        P: a power of two, 16 to 128.
-        R: 1 if ``rest`` is 1, else a power of two, at least ``rest`` and 16.
-        ROWS: of a block; R * ROWS is 16 or more.
+        TF32: whether products take tf32 operands, as NVIDIA's GPUs do.
+        HELD: whether both matrices stay in the multiprocessor; else they are read for each block.
+        A: 1 if W is B, else a power of two, at least W / B and 16.
+        B: a power of two that divides W, 16 to 128.
+        ROWS: of a block; A * ROWS is 16 or more.
     """
     if GUARDED:
         if tl.load(changed) != 0:
             _rows(
-                x, index, mean, signs, hadamard, cosines, codes, scale, error, norm, shared, rows,
-                width, row_stride, column_stride, rest, root, GEMM, INDEXED, CENTRED, SHARED, FORM,
-                LARGEST, P, R, ROWS,
+                x, index, mean, signs, left, right, codes, scale, error, norm, product, rows,
+                width, row_stride, column_stride, padded, root, GEMM, INDEXED, CENTRED, SHARED,
+                FORM, LARGEST, TF32, HELD, A, B, ROWS,
             )  # fmt: skip
     else:
         _rows(
-            x, index, mean, signs, hadamard, cosines, codes, scale, error, norm, shared, rows,
-            width, row_stride, column_stride, rest, root, GEMM, INDEXED, CENTRED, SHARED, FORM,
-            LARGEST, P, R, ROWS,
+            x, index, mean, signs, left, right, codes, scale, error, norm, product, rows, width,
+            row_stride, column_stride, padded, root, GEMM, INDEXED, CENTRED, SHARED, FORM, LARGEST,
+            TF32, HELD, A, B, ROWS,
         )  # fmt: skip

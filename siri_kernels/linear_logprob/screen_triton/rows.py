@@ -21,7 +21,10 @@ from siri_kernels.linear_logprob.triton.arguments import GEMM
 
 MOST_WIDTH = 16384  # of a row: 128 groups of 128
 _LEAST = 16  # of each side of a product of blocks
-_NUMBERS = 8192  # of a block of rows, at most
+_NUMBERS = 4096  # of a block of rows, at most
+# The fewest registers, without a stack, that were found ahead of time.
+WARPS = 8 if torch.version.hip is None else 4
+_HELD = 8192  # numbers of a row whose matrices stay in shared memory
 _PROGRAMS = 1024  # each loads Hadamard's matrix once, 64 KiB
 _tables: dict[tuple[int, torch.device], Tables] = {}
 
@@ -46,19 +49,17 @@ class DeviceRows(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What rotates rows of one width, on one device.
+    """What rotates rows of one width, on one device; see the kernel.
 
     Attributes:
-        signs: [W] float32, over the root of P.
-        hadamard: [P, P] float32, 1 and -1.
-        cosines: [R, R] float32, one output a row, zeros beyond ``rest``.
-        rest: groups of P numbers in a row.
+        signs: [W] float32.
+        left: [A, A] float32.
+        right: [B, B] float32.
     """
 
     signs: torch.Tensor
-    hadamard: torch.Tensor
-    cosines: torch.Tensor
-    rest: int
+    left: torch.Tensor
+    right: torch.Tensor
 
 
 def screened_width(width: int) -> int:
@@ -151,15 +152,16 @@ def launch_rows(
         out: written.
     """
     width, count = x.shape[1], len(out.scale)
-    tables = tables_of(width, x.device)
-    power, rest, padded = len(tables.hadamard), tables.rest, len(tables.cosines)
+    padded = out.codes.shape[1]
+    tables = tables_of(padded, x.device)
+    a, b = len(tables.left), len(tables.right)
+    rows = block_rows(a, b)
     form = (torch.int8, torch.float8_e4m3fn, torch.float8_e4m3fnuz).index(out.codes.dtype)
-    rows = block_rows(power, padded)
     arguments: list[Any] = [
         x,
         index if index is not None else x,
         mean if mean is not None else x,
-        *tables[:3],
+        *tables,
         changed if changed is not None else x,
         out.codes.view(torch.int8),
         *out[1:],
@@ -172,8 +174,8 @@ def launch_rows(
             count,
             width,
             *x.stride(),
-            rest,
-            math.sqrt(rest * power),
+            padded,
+            math.sqrt(padded),
             GEMM=GEMM[gemm],
             INDEXED=index is not None,
             CENTRED=index is None and mean is not None,
@@ -181,42 +183,70 @@ def launch_rows(
             GUARDED=changed is not None,
             FORM=form,
             LARGEST=row_kernels.LARGEST[form],
-            P=power,
-            R=padded,
+            TF32=takes_tf32(x.device),
+            HELD=a * b <= _HELD,
+            A=a,
+            B=b,
             ROWS=rows,
-            num_warps=8,
+            num_warps=WARPS,
+            num_stages=1,
         )
 
 
-def block_rows(power: int, padded: int) -> int:
+def takes_tf32(device: torch.device) -> bool:
+    """Whether products take tf32 operands there.
+
+    Args:
+        device: of the rows.
+    """
+    return device.type == "cuda" and torch.version.hip is None
+
+
+def block_rows(a: int, b: int) -> int:
     """Rows of a block.
 
     Args:
-        power: P of the kernel.
-        padded: its R.
+        a: A of the kernel.
+        b: its B.
     """
-    return max(1, _LEAST // padded, min(64 // padded, _NUMBERS // (padded * power)))
+    return max(1, _LEAST // a, _NUMBERS // (a * b))
 
 
-def tables_of(width: int, device: torch.device) -> Tables:
+def sides(padded: int) -> tuple[int, int]:
+    """A and B of the kernel, with the fewest multiplications.
+
+    Args:
+        padded: W.
+    """
+    found = []
+    b = _LEAST
+    while b <= 128 and padded % b == 0:
+        a = padded // b
+        if a > 1:
+            a = max(_LEAST, triton.next_power_of_2(a))
+        found.append((a * b * (b + (a if a > 1 else 0)), a, b))
+        b *= 2
+    return min(found)[1:]
+
+
+def tables_of(padded: int, device: torch.device) -> Tables:
     """What rotates rows of a width; made once for each device.
 
     Args:
-        width: of the rows, before they are padded.
+        padded: W.
         device: where they are.
     """
-    padded = screened_width(width)
     known = _tables.get((padded, device))
     if known is not None:
         return known
     signs, hadamard, cosines = rotation.drawn_parts(padded)
-    root, rest = math.sqrt(len(hadamard)), len(cosines)
-    if rest > 1:
-        more = max(_LEAST, triton.next_power_of_2(rest)) - rest
-        cosines = F.pad(cosines.t(), (0, more, 0, more)).contiguous()
-    signs, hadamard = signs / root, (hadamard * root).round()
-    signs, hadamard, cosines = (x.to(device=device) for x in (signs, hadamard, cosines))
-    tables = Tables(signs, hadamard, cosines, rest)
+    root = math.sqrt(len(hadamard))
+    hadamard = (hadamard * root).round()
+    a, b = sides(padded)
+    left = torch.kron(cosines.t().contiguous(), hadamard[::b, ::b].contiguous())
+    more = a - len(left)
+    left, right = F.pad(left, (0, more, 0, more)), hadamard[:b, :b].contiguous()
+    tables = Tables(*(x.to(device=device) for x in (signs / root, left, right)))
     if type(tables.signs) is torch.Tensor:  # not one of those that have no numbers
         _tables[padded, device] = tables
     return tables
