@@ -11,7 +11,7 @@ from siri_kernels.linear_logprob.screen.rotation import rotated, rotated_width
 
 _ROWS = 256  # of the weight, quantised at a time
 # Rows whose rounding error is far from that of the others are computed exactly for every token.
-_OUTLIER = 5.0  # times the median
+OUTLIER = 5.0  # times the median
 MOST_OUTLIERS = 1024
 
 
@@ -104,7 +104,7 @@ def screened_weight(weight: torch.Tensor, gemm: torch.dtype) -> ScreenedWeight:
     usual = error.isfinite() & norm.isfinite()
     changed = usual & (error > 0)
     if bool(changed.any()):
-        usual &= error <= _OUTLIER * error[changed].median()
+        usual &= error <= OUTLIER * error[changed].median()
     outliers = (~usual).nonzero()[:, 0]
     codes[outliers] = 0
     scale[outliers] = 0

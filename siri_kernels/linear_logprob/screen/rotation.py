@@ -49,7 +49,15 @@ def _power(width: int) -> int:
 
 @functools.cache
 def _parts(width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Signs [width], and both matrices; the same in every process."""
+    return drawn_parts(width)
+
+
+def drawn_parts(width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Signs [width], and both matrices; the same in every process.
+
+    Args:
+        width: of rotated rows.
+    """
     generator = torch.Generator().manual_seed(0x51D1)
     drawn = torch.randint(0, 2, (width,), generator=generator, dtype=torch.int64, device="cpu")
     signs = drawn * 2.0 - 1.0
