@@ -9,7 +9,6 @@ the few tokens that are checked.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -39,7 +38,7 @@ from siri_kernels.linear_logprob.screen.running import (
     Running,
     Tokens,
 )
-from siri_kernels.linear_logprob.screen.stats import report
+from siri_kernels.linear_logprob.screen.stats import report, warn
 from siri_kernels.linear_logprob.tokens import spread, unmasked_tokens
 from siri_kernels.linear_logprob.top_entries import MOST_ENTRIES, TopEntries
 from siri_kernels.linear_logprob.types import SoftmaxStats
@@ -56,7 +55,6 @@ _LEAST_SHARE, _FIXED_TOKENS = 0.4, 64
 # share of their norms.
 _USUAL_DEVIATION = 0.0106
 
-_warned = False
 _CPU = torch.device("cpu")  # whatever the default device is
 
 
@@ -134,7 +132,7 @@ def _compute(call: HeadCall, screen: Screen, results: _Results) -> None:
             error, failed = _compared(stats, *(x[exact] for x in (checked, *screened)))
         results.put(exact, stats, top)
     if failed:
-        _warn(error)
+        warn(error)
         left = done.nonzero()[:, 0]
         results.put(left, *exact_statistics(call.select(left)))
         done.fill_(False)
@@ -250,17 +248,6 @@ def _compared(
     size = 1 + exact.abs() + stats.max[known].double().abs()
     allowed = errors[known] + 4 * (rounding[known] + torch.finfo(torch.float32).eps * size)
     return float(error.max()), bool((error > allowed).any())
-
-
-def _warn(error: float | None) -> None:
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            f"linear_logprob: the error of a screened log-prob, {error:.1e}, exceeds its estimate; "
-            "such calls are computed exactly. If it happens often, pass screen=None",
-            stacklevel=2,
-        )
 
 
 class _Part(NamedTuple):
