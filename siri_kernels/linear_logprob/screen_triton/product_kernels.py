@@ -144,7 +144,8 @@ def _update(
     total = total * fade + tl.sum(e, 1)
     if CANDIDATES:
         rest = tl.exp2(tl.minimum((floor - shift) * by, 126.0))
-        bound = least * (total + rest)
+        # Where all was -inf, the target too, everything would reach a bound of 0.
+        bound = tl.where(new_top > float("-inf"), least * (total + rest), float("inf"))
         if DRAWN:
             weight = weight_of(seed[:, None], mixed(column)[None, :], sparseness)
             keep = e >= bound[:, None] * weight
@@ -307,7 +308,7 @@ def screen_kernel(
             tl.full([ROWS], float("-inf"), tl.float32),
             tl.zeros([ROWS], tl.float32),
             tl.zeros([ROWS], tl.float32),
-            tl.zeros([ROWS], tl.int32),
+            tl.where(there, 0, places + 1),  # of a row that is none no candidates are sought
         )
         for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
             first = tile * IDS
@@ -405,7 +406,7 @@ def exact_kernel(
             tl.full([ROWS], float("-inf"), tl.float32),
             tl.zeros([ROWS], tl.float32),
             tl.zeros([ROWS], tl.float32),
-            tl.zeros([ROWS], tl.int32),
+            tl.where(there, 0, places + 1),  # of a row that is none no candidates are sought
         )
         for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
             first = tile * IDS
