@@ -202,7 +202,8 @@ def _screen(
         stats = finish(call, tokens.state)
         known = checked & error.isfinite()
         compared = (before - stats.logprobs).abs()
-        compared = compared.masked_fill(~known | (before == stats.logprobs), 0)
+        same = (before == stats.logprobs) | (before.isnan() & stats.logprobs.isnan())
+        compared = compared.masked_fill(~known | same, 0)
         # The exact ones are rounded to fp32 too, they and the logits that they come from.
         norm = torch.empty_like(error).index_copy_(0, order, rows.norm)
         rounding = torch.finfo(torch.float32).eps * copy.numbers[2] * norm * tokens.bys * LN_2
