@@ -8,7 +8,8 @@ exactly, as many as there are; and all others too, if an error exceeds its estim
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -252,20 +253,33 @@ def _launch_screen(
     softcap = arguments.softcap(call)
     sparseness = _SPARSENESS[screen.kind]
     bias = arguments.pointer(tokens.bias, deviation)
-    launch(
+    product = (rows.codes, copy.codes)
+    start: Callable[..., None] = launch
+    if tile.boxes:  # whose kinds ``launch`` does not know
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        sides = ([tile.rows, tile.step], [tile.ids, tile.step])
+        product = tuple(map(TensorDescriptor.from_tensor, product, sides))
+        start = _started
+    start(
         product_kernels.screen_kernel, (programs,),
-        live, rows.codes, copy.codes, rows.scale, copy.scale, rows.shared, bias,
+        live, *product, rows.scale, copy.scale, rows.shared, bias,
         tokens.targets[index], tokens.floors[index], tokens.bys[index], *memory.parts,
         memory.number, memory.ids, memory.logits, len(copy.codes), copy.codes.shape[1], programs,
         PLACES, LEAST, sparseness, *softcap,
         ROWS=tile.rows, IDS=tile.ids, STEP=tile.step, PIECES=tile.pieces,
         BIAS=call.bias is not None, SOFTCAP=call.rule.softcap is not None,
-        INTEGERS=copy.codes.dtype == torch.int8, num_warps=tile.warps, num_stages=tile.stages,
+        INTEGERS=copy.codes.dtype == torch.int8, BOXES=tile.boxes, num_warps=tile.warps,
+        num_stages=tile.stages,
     )  # fmt: skip
     _join(
         tokens, index, live, (rows.scale, rows.shared, deviation), memory, programs, tile, LEAST,
         sparseness, screen.tolerance, error, accepted,
     )  # fmt: skip
+
+
+def _started(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    kernel[grid](*arguments, **constants)
 
 
 def _exactly(tokens: _Tokens, which: torch.Tensor, memory: _Memory, programs: int) -> None:

@@ -29,7 +29,7 @@ def screen_kernel(
     part_sum, part_dev, part_count, cand_id, cand_z, vocabulary, width, programs, places, least,
     sparseness, softcap, inverse_softcap, ROWS: tl.constexpr, IDS: tl.constexpr,
     STEP: tl.constexpr, PIECES: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr,
-    INTEGERS: tl.constexpr,
+    INTEGERS: tl.constexpr, BOXES: tl.constexpr,
 ):  # fmt: skip
     """Online softmax and candidates of rows by their 8-bit product.
 
@@ -38,8 +38,8 @@ def screen_kernel(
 
     Args:
         live: [1] int32, how many of the rows are computed: the first.
-        codes: [R, W] 8-bit numbers of the hidden states.
-        weight_codes: [V, W] of the weight.
+        codes: [R, W] 8-bit numbers of the hidden states; their descriptor, if BOXES.
+        weight_codes: [V, W] of the weight, the same.
         row_scale: [R] of ``codes``.
         id_scale: [V] of ``weight_codes``; negative: every row takes the id as a candidate.
         shared: [R] logit that all ids share.
@@ -68,6 +68,7 @@ def screen_kernel(
         BIAS: whether there is a bias.
         SOFTCAP: whether there is a softcap.
         INTEGERS: whether ``codes`` are int8, else an 8-bit float.
+        BOXES: whether the GPU copies whole boxes (TMA).
     """
     rows = tl.load(live)
     blocks = tl.cdiv(rows, ROWS)
@@ -89,7 +90,8 @@ def screen_kernel(
         seed = seed_of(times, common, target)
         base = (block * splits + split) * ROWS + local
         slot = base.to(tl.int64) * places
-        x_at = codes + row.to(tl.int64)[:, None] * width + step[None, :]
+        if not BOXES:
+            x_at = codes + row.to(tl.int64)[:, None] * width + step[None, :]
         state = (
             tl.full([ROWS], float("-inf"), tl.float32),
             tl.zeros([ROWS], tl.float32),
@@ -99,16 +101,21 @@ def screen_kernel(
         for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
             first = tile * IDS
             column = first + tl.arange(0, IDS)
-            w_at = weight_codes + column.to(tl.int64)[:, None] * width + step[None, :]
+            if not BOXES:
+                w_at = weight_codes + column.to(tl.int64)[:, None] * width + step[None, :]
             if INTEGERS:
                 z = tl.zeros([ROWS, IDS], tl.int32)
             else:
                 z = tl.zeros([ROWS, IDS], tl.float32)
             for k in range(steps):
-                inside = (step < width - k * STEP)[None, :]
-                x = tl.load(x_at + k * STEP, mask=there[:, None] & inside, other=0.0)
-                w_there = (column < vocabulary)[:, None] & inside
-                w = tl.load(w_at + k * STEP, mask=w_there, other=0.0)
+                if BOXES:
+                    x = codes.load([block * ROWS, k * STEP])
+                    w = weight_codes.load([first, k * STEP])
+                else:
+                    inside = (step < width - k * STEP)[None, :]
+                    x = tl.load(x_at + k * STEP, mask=there[:, None] & inside, other=0.0)
+                    w_there = (column < vocabulary)[:, None] & inside
+                    w = tl.load(w_at + k * STEP, mask=w_there, other=0.0)
                 z = tl.dot(x, tl.trans(w), z, out_dtype=z.dtype)
             state = update(
                 z, first, state, target, floor, by, seed, slot, bias, id_scale, cand_id, cand_z,
