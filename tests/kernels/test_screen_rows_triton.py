@@ -81,6 +81,21 @@ def test_products_errors_and_norms(width, kind):
         assert 0.7 < (off**2)[:, usual].mean() / likely[:, usual].mean() * width < 1.4
 
 
+@pytest.mark.parametrize("width", [97, 576])
+def test_tf32_operands_are_exact_enough(width, monkeypatch):
+    """As on NVIDIA's GPUs; the interpreter rounds them too, where it is told to."""
+    monkeypatch.setattr(rows, "takes_tf32", lambda device: True)
+    test_products_errors_and_norms(width, "int8")
+    monkeypatch.setattr(rows, "takes_tf32", lambda device: False)
+    x, every = normal(30, width), torch.arange(30, device=DEVICE)
+    exact = rows.hidden_rows(x, every, torch.float32, "int8", None)
+    monkeypatch.undo()
+    monkeypatch.setattr(rows, "takes_tf32", lambda device: True)
+    rounded = rows.hidden_rows(x, every, torch.float32, "int8", None)
+    apart = (scaled(exact) - scaled(rounded)).norm(dim=1)
+    assert (apart < 0.7 * exact.error).all() and apart.any()
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rows_are_those_of_the_cpu(width):
     """Padded to a multiple of 16, where the CPU pads otherwise."""

@@ -112,7 +112,8 @@ def hidden_rows(
     count, device = len(index), hidden.device
     codes = empty_codes(count, hidden.shape[1], kind, device)
     scale, error, norm = (torch.empty(count, dtype=torch.float32, device=device) for _ in range(3))
-    shared = torch.zeros(count, dtype=torch.float32, device=device)
+    made = torch.zeros if mean is None else torch.empty
+    shared = made(count, dtype=torch.float32, device=device)
     found = DeviceRows(codes, scale, error, norm, shared)
     if count:
         launch_rows(hidden.detach(), index.contiguous(), gemm, mean, None, found)

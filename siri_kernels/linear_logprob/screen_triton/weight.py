@@ -23,8 +23,8 @@ from siri_kernels.linear_logprob.triton.arguments import GEMM
 
 MOST_KEPT = 2  # a policy and its reference
 MOST_OUTLIERS = 64  # rows that are computed exactly for every token
-HASHED = (32, 256)  # rows and columns of the fingerprint's blocks
-ADDED = (256, 32)  # of those of column sums
+HASHED = (32, 128)  # rows and columns of the fingerprint's blocks
+ADDED = (64, 64)  # of those of column sums
 _BLOCK = 1024
 _BITS = {2: torch.int16, 4: torch.int32}
 _keys: dict[tuple[int, torch.device], torch.Tensor] = {}
