@@ -49,7 +49,7 @@ class DeviceRows(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What rotates rows of one width, on one device; see the kernel.
+    """The matrices that rotate rows of one width, on one device; see the kernel.
 
     Attributes:
         signs: [W] float32.
@@ -231,7 +231,7 @@ def sides(padded: int) -> tuple[int, int]:
 
 
 def tables_of(padded: int, device: torch.device) -> Tables:
-    """What rotates rows of a width; made once for each device.
+    """Gives what rotates rows of a width; made once for each device.
 
     Args:
         padded: W.
