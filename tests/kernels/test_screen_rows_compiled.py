@@ -26,7 +26,7 @@ REGISTERS = {
     "fingerprint_kernel": 150,
     "sums_kernel": 175,
     "mean_kernel": 85,
-    "numbers_kernel": 115,
+    "numbers_kernel": 128,
     "outliers_kernel": 50,
     "rows_kernel": {"cuda": 255, "hip": 512},
 }

@@ -208,5 +208,7 @@ def test_rounds_to_the_dtype_of_the_product_first():
         assert torch.equal(left.codes, right.codes) and torch.equal(left.mean, right.mean)
     tiny = rows.hidden_rows(x * 1e-35, indices(range(60)), torch.float32, "int8", None)
     assert not tiny.codes.any() and not tiny.scale.any() and (tiny.error > 0).all()
+    huge = rows.hidden_rows(x * 1e37, indices(range(60)), torch.float32, "int8", None)
+    assert not huge.codes.any() and huge.scale.isnan().all() and huge.error.isnan().all()
     none = rows.hidden_rows(x, indices([]), torch.float32, "int8", None)
     assert none.codes.shape == (0, 96)

@@ -20,6 +20,8 @@ import triton.language as tl
 LARGEST = (127.0, 448.0, 240.0)
 
 _HALF_EVEN = tl.constexpr(12582912.0)  # 1.5 * 2 ** 23: adding it rounds to an integer
+# Above it a GPU's division by such a number gives 0, or the row's norm has no fp32.
+_MOST = tl.constexpr(1e36)
 _LEAST = tl.constexpr(1e-30)  # the largest number of a row that is not rounded to zeros
 
 
@@ -132,7 +134,7 @@ def _rows(
                 value = _times(matrix, _operand(value, TF32), TF32)
         value = tl.reshape(value, (A, ROWS, B))
         size = tl.abs(value)
-        finite = size < float("inf")
+        finite = size < _MOST
         usual = tl.min(tl.min(finite.to(tl.int32), 2), 0) > 0
         usual_3 = usual[None, :, None]
         largest = tl.max(tl.max(tl.where(finite, size, 0.0), 2), 0)
@@ -175,7 +177,7 @@ def rows_kernel(
         right: [B, B] float32, 1 and -1, symmetric.
         changed: [1] int32, if GUARDED: nothing is done where it is 0.
         codes: [N, W] int8 or bytes, written.
-        scale: [N] float32, written: NaN where a row is not finite.
+        scale: [N] float32, written: NaN where a row is not finite, or beyond 1e36.
         error: [N] float32, written, the same.
         norm: [N] float32, written, the same.
         product: [N] float32, written, if SHARED: product with ``mean``.

@@ -35,8 +35,8 @@ class DeviceRows(NamedTuple):
     Attributes:
         codes: [N, W] int8 or float8.
         scale: [N] float32; row ``i`` is about ``scale[i] * codes[i]``.
-        error: [N] float32, norm of what rounding changed; NaN where the row is not finite, as are
-            ``scale`` and ``norm``. Its codes are 0.
+        error: [N] float32, norm of what rounding changed; NaN where the row is not finite, or
+            beyond 1e36, as are ``scale`` and ``norm``. Its codes are 0.
         norm: [N] float32, norm of the rounded row.
         shared: [N] float32, product of the row and the weight's mean row; 0 without one.
     """
