@@ -17,6 +17,7 @@ import triton.language as tl
 
 from siri_kernels.linear_logprob.screen_triton.draws import seed_of, splits_of
 from siri_kernels.linear_logprob.screen_triton.epilogue import update
+from siri_kernels.linear_logprob.triton.kernel_math import operand
 
 
 @triton.jit(
@@ -213,7 +214,8 @@ def exact_kernel(
                 x = tl.load(x_row + inner * hidden_column, mask=there[:, None] & inside, other=0.0)
                 w_there = (column < vocabulary)[:, None] & inside
                 w = tl.load(w_row + inner * weight_column, mask=w_there, other=0.0)
-                z = tl.dot(x.to(GEMM), tl.trans(w.to(GEMM)), z, input_precision="ieee")
+                x, w = operand(x, GEMM), operand(w, GEMM)
+                z = tl.dot(x, tl.trans(w), z, input_precision="ieee")
             state = update(
                 z, first, state, target, floor, by, target, slot, bias, bias, cand_id, cand_z,
                 places, vocabulary, least, 1.0, softcap, inverse_softcap, by, by, ROWS, IDS,

@@ -112,3 +112,12 @@ def scale_of(scale, row, PER_ROW: tl.constexpr):
 def upcast(x, GEMM: tl.constexpr):
     """``x`` as the GEMM takes it, in fp32."""
     return x.to(GEMM).to(tl.float32)
+
+
+@triton.jit
+def operand(x, GEMM: tl.constexpr):
+    """``x`` as ``tl.dot`` takes it; the interpreter would multiply the bits of bfloat16."""
+    if _COMPILED:
+        return x.to(GEMM)
+    else:
+        return x.to(GEMM).to(tl.float32)
