@@ -320,7 +320,7 @@ def _join(
     if top is not None:
         saved = top[:3]
     launch(
-        join_kernel.join_kernel, (len(index),),
+        join_kernel.screened_join_kernel, (len(index),),
         live, index, call.hidden, call.weight, arguments.pointer(tokens.bias, tokens.floors),
         *(screened or (tokens.floors,) * 3), tokens.targets, tokens.floors, tokens.bys,
         *memory.parts, memory.count, memory.ids, memory.logits, memory.exact,
