@@ -8,12 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.screen_triton.product_kernels import (
-    mixed,
-    seed_of,
-    splits_of,
-    weight_of,
-)
+from siri_kernels.linear_logprob.screen_triton.draws import mixed, seed_of, splits_of, weight_of
 from siri_kernels.linear_logprob.triton.kernel_math import (
     LARGE,
     LOWEST,
@@ -60,7 +55,7 @@ def _selected(
 ):  # fmt: skip
     """Moves the candidates that reach ``bound`` to the front of the first split's places.
 
-    They are more than there are places where the result says so; it is then at least ``places + 1``.
+    Returns their number: where they are more than the places, ``places + 1`` or more.
 
     Args:
         base: place of the row's first split.

@@ -22,6 +22,7 @@ class Tile(NamedTuple):
         pieces: in which the epilogue takes the ids.
         warps: of a program.
         stages: of the pipeline of loads.
+        boxes: whether the GPU copies whole boxes of 8-bit operands (TMA).
     """
 
     rows: int
@@ -30,10 +31,11 @@ class Tile(NamedTuple):
     pieces: int
     warps: int
     stages: int
+    boxes: bool = False
 
 
 ROWS = 128  # of the largest tile
-_LARGE = {1: Tile(ROWS, 256, 128, 4, 8, 3), 2: Tile(ROWS, 256, 64, 4, 8, 3)}
+_LARGE = {1: Tile(ROWS, 256, 128, 4, 8, 3, boxes=True), 2: Tile(ROWS, 256, 64, 4, 8, 3)}
 # Where the results of a product lie such that splitting a tile costs registers.
 _SMALL = {1: Tile(ROWS, 64, 128, 1, 8, 4), 2: Tile(ROWS, 64, 64, 1, 8, 4)}
 _AMD = {1: Tile(ROWS, 128, 128, 1, 8, 2), 2: Tile(ROWS, 128, 64, 1, 8, 2)}
