@@ -33,6 +33,18 @@ def seed_of(scale, shared, target):
 
 
 @triton.jit
+def one_to_two(seed, id):
+    """A number from 1 to 2, but never 2, for a row and an id; uniform.
+
+    Args:
+        seed: of the row, from :func:`seed_of`.
+        id: the id, hashed with :func:`mixed`.
+    """
+    x = (seed ^ id) * 0x9E3779B1
+    return ((x >> 9) | 0x3F800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def weight_of(seed, id, sparseness):
     """What makes an entry a candidate: probability ``weight * least``; uniform up to 1.
 
@@ -41,9 +53,7 @@ def weight_of(seed, id, sparseness):
         id: the id, hashed with :func:`mixed`.
         sparseness: one of probability p is drawn with the chance ``p / (sparseness * least)``.
     """
-    x = (seed ^ id) * 0x9E3779B1
-    one_to_two = ((x >> 9) | 0x3F800000).to(tl.float32, bitcast=True)
-    return tl.minimum((2.0 - one_to_two) * sparseness, 1.0)
+    return tl.minimum((2.0 - one_to_two(seed, id)) * sparseness, 1.0)
 
 
 @triton.jit

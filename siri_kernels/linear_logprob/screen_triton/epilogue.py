@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.screen_triton.draws import mixed, weight_of
+from siri_kernels.linear_logprob.screen_triton.draws import mixed, one_to_two
 from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LOWEST, at_least, capped, exp2
 
 NONE = tl.constexpr(2**31 - 1)  # greater than any id
@@ -56,19 +56,21 @@ def _update_piece(
     if BIAS:
         z += tl.load(bias + column, mask=there, other=0.0)[None, :]
     z = capped(z, softcap, inverse_softcap, SOFTCAP)
-    if first + IDS > vocabulary:
-        z = tl.where(there[None, :], z, float("-inf"))
     at_target = target - first
-    # Few tiles hold a row's target, so the others must not pay for it.
-    if tl.max(((at_target >= 0) & (at_target < IDS)).to(tl.int32), 0) > 0:
-        z = tl.where(column[None, :] == target[:, None], float("-inf"), z)
+    # Few tiles hold an id that is left out, so the others must not pay for it: with a barrier in it
+    # the compiler does not turn the branch into selections.
+    rare = first + IDS > vocabulary
+    rare = rare | (tl.max(((at_target >= 0) & (at_target < IDS)).to(tl.int32), 0) > 0)
     some_odd = False
     odd = there
     if DRAWN:
         odd = there & (id_scale < 0)
         some_odd = tl.max(odd.to(tl.int32), 0) > 0
-        if some_odd:
-            z = tl.where(odd[None, :], float("-inf"), z)
+        rare = rare | some_odd
+    if rare:
+        tl.debug_barrier()
+        usual = there & (odd == 0) if DRAWN else there
+        z = tl.where(usual[None, :] & (column[None, :] != target[:, None]), z, float("-inf"))
     top = tl.max(z, 1)
     new_top = tl.maximum(top_so_far, top)
     shift = tl.maximum(new_top, -LARGE)
@@ -81,14 +83,19 @@ def _update_piece(
     if CANDIDATES:
         rest = tl.exp2(tl.minimum((floor - shift) * by, 126.0))
         bound = least * (total + rest)
+        bound = tl.where(count <= places, bound, float("inf"))  # else it is computed exactly
+        reached = e
         if DRAWN:
-            weight = weight_of(seed[:, None], mixed(column)[None, :], sparseness)
-            keep = e >= bound[:, None] * weight
             if some_odd:
-                keep = keep | (odd[None, :] & (column[None, :] != target[:, None]))
+                tl.debug_barrier()
+                given = odd[None, :] & (column[None, :] != target[:, None])
+                reached = tl.where(given, LARGE, reached)
+            drawn = one_to_two(seed[:, None], mixed(column)[None, :])
+            # ``bound * weight_of(...)``, in fewer instructions.
+            most = bound * sparseness
+            keep = reached >= tl.minimum((2 * most)[:, None] - drawn * most[:, None], bound[:, None])
         else:
-            keep = e >= bound[:, None]
-        keep = keep & (count <= places)[:, None]  # such a row is computed exactly, or once more
+            keep = reached >= bound[:, None]
         # Most rows have none, some one: each round takes the first of each row, so that ids ascend.
         left = tl.where(keep, column[None, :], NONE)
         least_id = tl.min(left, 1)

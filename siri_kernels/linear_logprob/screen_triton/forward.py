@@ -287,7 +287,11 @@ def _exactly(tokens: _Tokens, which: torch.Tensor, memory: _Memory, programs: in
     call = tokens.call
     index = torch.argsort(which.logical_not(), stable=True)
     live = which.sum(dtype=torch.int32).view(1)
-    tile = tile_of(index.device, call.gemm_dtype)
+    aligned = all(
+        x.stride(1) == 1 and x.stride(0) * x.element_size() % 16 == 0
+        for x in (call.hidden, call.weight)
+    )
+    tile = tile_of(index.device, call.gemm_dtype, aligned)
     launch(
         product_kernels.exact_kernel, (programs,),
         live, index, call.hidden, call.weight, arguments.pointer(tokens.bias, tokens.floors),
@@ -335,7 +339,7 @@ def _join(
     if top is not None:
         saved = top[:3]
     launch(
-        join_kernel.join_kernel, (len(index),),
+        join_kernel.screened_join_kernel, (len(index),),
         live, index, call.hidden, call.weight, arguments.pointer(tokens.bias, tokens.floors),
         *(screened or (tokens.floors,) * 3), tokens.targets, tokens.floors, tokens.bys,
         *memory.parts, memory.number, memory.ids, memory.logits, memory.exact,

@@ -157,7 +157,7 @@ def _exact_logits(
         "most_deviation", "farthest", "softcap", "inverse_softcap", "tolerance", "ln_2",
     ]
 )  # fmt: skip
-def join_kernel(
+def screened_join_kernel(
     live, index, hidden, weight, bias, row_scale, shared, deviation, targets, floors, bys,
     part_max, part_sum, part_dev, part_count, cand_id, cand_z, exact, maximum, total, dev, error,
     accepted, top_ids, top_logits, found, hidden_row, hidden_column, weight_row, weight_column,
