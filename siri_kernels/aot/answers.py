@@ -1,4 +1,4 @@
-"""What the library's host code asks of a GPU, answered for one that is not there."""
+"""Answers to what the library's host code asks of a GPU, for one that is not there."""
 
 from __future__ import annotations
 

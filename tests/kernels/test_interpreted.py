@@ -19,7 +19,7 @@ FILES = sorted(map(str, Path(__file__).parent.glob("test_*_triton*.py")))
 @pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_interpreted(which):
     pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
-    assert len(FILES) == 12
+    assert len(FILES) == 14
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", which, *FILES]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)

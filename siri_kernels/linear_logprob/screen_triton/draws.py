@@ -1,4 +1,4 @@
-"""What the screen's kernels share: draws of a sample, and splits of the vocabulary."""
+"""Functions that the screen's kernels share: draws of a sample, and splits of the vocabulary."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def one_to_two(seed, id):
 
 @triton.jit
 def weight_of(seed, id, sparseness):
-    """What makes an entry a candidate: probability ``weight * least``; uniform up to 1.
+    """The weight of an entry, uniform up to 1: ``weight * least`` makes it a candidate.
 
     Args:
         seed: of the row, from :func:`seed_of`.

@@ -82,7 +82,8 @@ def _update_piece(
     total = total * fade + tl.sum(e, 1)
     if CANDIDATES:
         rest = tl.exp2(tl.minimum((floor - shift) * by, 126.0))
-        bound = least * (total + rest)
+        # Where all was -inf, the target too, everything would reach a bound of 0.
+        bound = tl.where(new_top > float("-inf"), least * (total + rest), LARGE)
         bound = tl.where(count <= places, bound, float("inf"))  # else it is computed exactly
         reached = e
         if DRAWN:

@@ -1,9 +1,9 @@
 """Forward with a screen on a GPU. The host never waits: what it decides is decided on the device.
 
-The tokens go in chunks that give every multiprocessor one block. Of each chunk a block of evenly
-chosen tokens goes first. Where too few of them can be screened, the kernels of the others have
-nothing to do. What is not within the tolerance, and a few tokens to compare, are then computed
-exactly, as many as there are; and all others too, if an error exceeds its estimate.
+The tokens go in chunks that give every multiprocessor one block. A block of evenly chosen tokens of
+each chunk goes first. Where too few of them can be screened, the kernels of the others have nothing
+to do. Tokens that are not within the tolerance, and a few to compare, are then computed exactly, as
+many as there are; all others follow if an error exceeds its estimate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from siri_kernels.linear_logprob.screen.options import Screen
 from siri_kernels.linear_logprob.screen.running import LEAST, SPARSENESS
 from siri_kernels.linear_logprob.screen.stats import report
 from siri_kernels.linear_logprob.screen_triton import draws, join_kernel, product_kernels
-from siri_kernels.linear_logprob.screen_triton.rows import DeviceRows, hidden_rows
+from siri_kernels.linear_logprob.screen_triton.rows import MOST_WIDTH, DeviceRows, hidden_rows
 from siri_kernels.linear_logprob.screen_triton.tiles import ROWS, Tile, join_tile_of, tile_of
 from siri_kernels.linear_logprob.screen_triton.weight import DeviceCopy, kept_copy
 from siri_kernels.linear_logprob.top_entries import TopEntries
@@ -43,7 +43,7 @@ _SPARSENESS = {"int8": SPARSENESS, "fp8": SPARSENESS / 4}
 
 
 class _Memory(NamedTuple):
-    """What the product kernels write for the join. All launches use the same."""
+    """Memory that the product kernels write for the join. All launches use the same."""
 
     parts: torch.Tensor
     number: torch.Tensor
@@ -122,7 +122,7 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     screen = call.screen
     assert screen is not None
     total, device = len(call.hidden), call.hidden.device
-    if not screen.pays(total, len(call.weight)):
+    if not screen.pays(total, len(call.weight)) or call.hidden.shape[1] > MOST_WIDTH:
         if total:
             _report_exact(call)
         return unscreened.forward(call)
@@ -203,7 +203,8 @@ def _screen(
         stats = finish(call, tokens.state)
         known = checked & error.isfinite()
         compared = (before - stats.logprobs).abs()
-        compared = compared.masked_fill(~known | (before == stats.logprobs), 0)
+        same = (before == stats.logprobs) | (before.isnan() & stats.logprobs.isnan())
+        compared = compared.masked_fill(~known | same, 0)
         # The exact ones are rounded to fp32 too, they and the logits that they come from.
         norm = torch.empty_like(error).index_copy_(0, order, rows.norm)
         rounding = torch.finfo(torch.float32).eps * copy.numbers[2] * norm * tokens.bys * LN_2

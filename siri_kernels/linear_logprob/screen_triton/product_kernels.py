@@ -97,7 +97,7 @@ def screen_kernel(
             tl.full([ROWS], float("-inf"), tl.float32),
             tl.zeros([ROWS], tl.float32),
             tl.zeros([ROWS], tl.float32),
-            tl.zeros([ROWS], tl.int32),
+            tl.where(there, 0, places + 1),  # of a row that is none no candidates are sought
         )
         for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
             first = tile * IDS
@@ -200,7 +200,7 @@ def exact_kernel(
             tl.full([ROWS], float("-inf"), tl.float32),
             tl.zeros([ROWS], tl.float32),
             tl.zeros([ROWS], tl.float32),
-            tl.zeros([ROWS], tl.int32),
+            tl.where(there, 0, places + 1),  # of a row that is none no candidates are sought
         )
         for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
             first = tile * IDS

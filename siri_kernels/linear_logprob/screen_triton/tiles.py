@@ -68,7 +68,7 @@ def tile_of(device: torch.device, dtype: torch.dtype, aligned: bool = True) -> T
 
 
 class JoinTile(NamedTuple):
-    """What the join takes at a time.
+    """Numbers of what the join takes at a time.
 
     Attributes:
         chunk: candidates.
