@@ -65,6 +65,7 @@ ENDS_TESTS := tests/kernels/test_interpreted.py tests/kernels/test_linear_logpro
 	tests/kernels/test_varlen_compiled.py tests/kernels/test_degenerate_losses.py tests/kernels/test_default_dtype_and_device.py \
 	tests/kernels/test_float64_is_missing.py tests/kernels/test_masked_ids.py tests/kernels/test_fused_compiled.py \
 	tests/kernels/test_fused_gradient_compiled.py tests/kernels/test_fused_plain_compiled.py \
+	tests/kernels/test_screen_rows_compiled.py \
 	tests/train/test_config.py tests/train/test_loop.py tests/train/test_rollout.py \
 	tests/train/test_checkpoint.py tests/train/test_attention.py tests/train/test_step.py tests/train/test_cli.py tests/train/test_cli_help.py \
 	tests/train/test_model_folder.py tests/train/test_model_ids.py tests/train/test_export.py tests/train/test_no_dropout.py \

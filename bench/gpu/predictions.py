@@ -133,12 +133,28 @@ def _second_run() -> list[Prediction]:
     ]
 
 
+SCREEN = "computed for the screened head of 2026-11-28 from instructions and bytes (docs/log)"
+
+
+def _screened() -> list[Prediction]:
+    """Scoring with an 8-bit screen, copy made before, 16 384 tokens at 0.5 nats."""
+    rows = (
+        ("screened forward, D 1536 / product", "screen.score int8/product_bf16.1536", 0.75, 1.2),
+        ("screened forward, D 3584 / product", "screen.score int8/product_bf16.3584", 0.6, 0.9),
+        ("screened, both, D 1536 / product", "screen.both int8/product_bf16.1536", 1.0, 1.5),
+        ("fp32: unscreened / screened forward", "screen.gain.score.int8.1536.fp32", 4, 20),
+        ("share of screened tokens, int8", "screen.screened_frac.int8", 0.95, 1.0),
+    )
+    return [Prediction(name, key, low, high, SCREEN, "H") for name, key, low, high in rows]
+
+
 FUSED_SOURCE = REVIEW + ", fused kernel"
 PREDICTIONS: tuple[Prediction, ...] = (
     *_before(),
     *_corrected(),
     *_recomputed(),
     *_second_run(),
+    *_screened(),
     Prediction("worst case, D 1536 / product", "worst.both/product_bf16.1536", *about(5.1),
                REVIEW + ", corrected"),
     Prediction("worst case, D 3584 / product", "worst.both/product_bf16.3584", *about(4.5),

@@ -32,10 +32,18 @@ SHORT = Size(4096, 4096, 1536)  # a vocabulary without top entries
 
 
 class Call(NamedTuple):
-    """A call of the library: its name and what makes it, on the fake GPU that is active."""
+    """A call of the library.
+
+    Attributes:
+        name: with its options.
+        make: makes it, on the fake GPU that is active.
+        parts: names of the GPU generations whose kernels it launches; None: it asks for nothing
+            that tells them apart.
+    """
 
     name: str
     make: Callable[[FakeGPU], None]
+    parts: tuple[str, ...] | None = None
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) -> torch.Tensor:
@@ -70,7 +78,13 @@ def pairwise(options: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _named(what: str, options: dict[str, Any]) -> str:
+def named(what: str, options: dict[str, Any]) -> str:
+    """The name of a call.
+
+    Args:
+        what: the function that is called.
+        options: of the call.
+    """
     words = [f"{k}={str(v).removeprefix('torch.')}" for k, v in options.items()]
     return f"{what}({', '.join(words)})"
 
@@ -106,7 +120,7 @@ def linear_logprob_calls() -> Iterator[Call]:
             )
             gpu.backward(lambda output: options["entropy"] or output == 0)
 
-        return Call(_named("linear_logprob", options), make)
+        return Call(named("linear_logprob", options), make)
 
     flag = (False, True)
     table: dict[str, tuple[Any, ...]] = {
@@ -169,7 +183,7 @@ def fused_join_calls() -> Iterator[Call]:
     for size, entries, bias, per_row in itertools.product((QWEN, SHORT), (1024, 0), flag, flag):
         options = {"size": size, "entries": entries, "bias": bias, "per_row": per_row}
         yield Call(
-            _named("fused join", options),
+            named("fused join", options),
             lambda gpu, options=options: make(**options),  # type: ignore[misc]
         )
 
@@ -187,7 +201,7 @@ def selective_logprob_calls() -> Iterator[Call]:
             gpu.backward(lambda output: entropy or output == 0)
 
         options = {"size": size, "dtype": dtype, "per_row": per_row, "entropy": entropy}
-        return Call(_named("selective_logprob", options), make)
+        return Call(named("selective_logprob", options), make)
 
     for options in itertools.product((QWEN, ODD), DTYPES, (False, True), (False, True)):
         yield call(*options)
@@ -213,7 +227,7 @@ def group_advantages_calls() -> Iterator[Call]:
                     chosen["num_groups"] = total // size
             group_advantages(rewards, groups, **chosen)
 
-        return Call(_named("group_advantages", options), make)
+        return Call(named("group_advantages", options), make)
 
     table: dict[str, tuple[Any, ...]] = {
         "how": ("equal", "few ids", "few ids, their number unknown", "many ids"),
@@ -269,7 +283,7 @@ def policy_loss_calls() -> Iterator[Call]:
             )
             gpu.backward()
 
-        return Call(_named("policy_loss", options), make)
+        return Call(named("policy_loss", options), make)
 
     flag = (False, True)
     table: dict[str, tuple[Any, ...]] = {
@@ -303,8 +317,11 @@ def policy_loss_calls() -> Iterator[Call]:
 
 def all_calls() -> Iterator[Call]:
     """All of them."""
+    from siri_kernels.aot.screened_calls import screened_calls
+
     yield from linear_logprob_calls()
     yield from fused_join_calls()
     yield from selective_logprob_calls()
     yield from group_advantages_calls()
     yield from policy_loss_calls()
+    yield from screened_calls()

@@ -19,7 +19,9 @@ _NVIDIA = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]*
 _NVIDIA_LABEL = re.compile(r"\s*(\.L_\w+|\.text\.\S+|\$\S+):")
 _AMD = re.compile(r"\s+([a-z][a-z0-9_]+)(?:\s+(.*?))?\s*(?:;.*)?$")
 _AMD_LABEL = re.compile(r"(\.?L?BB\d+_\d+|[A-Za-z_]\w*):")
-TENSOR_CORE = re.compile(r"(?:HGMMA|HMMA|UTCHMMA|UTCQMMA|QGMMA|v_mfma_\w+)(?:\.|$)")
+TENSOR_CORE = re.compile(
+    r"(?:HGMMA|IGMMA|QGMMA|HMMA|IMMA|UTCHMMA|UTCQMMA|v_mfma_\w+)(?:\.|$)"
+)
 
 
 Width = Callable[[str], "tuple[str, int] | None"]  # of an instruction: "load" or "store", bytes
@@ -127,12 +129,12 @@ def amd(text: str) -> Counts:
 
 def _nvidia_bytes(name: str) -> tuple[str, int] | None:
     base, *kinds = name.split(".")
-    if base not in ("LDG", "STG"):
+    if base not in ("LDG", "LDGSTS", "STG"):
         return None
     width = 4
     for kind, size in (("U8", 1), ("S8", 1), ("U16", 2), ("S16", 2), ("64", 8), ("128", 16)):
         width = size if kind in kinds else width
-    return ("load" if base == "LDG" else "store"), width
+    return ("store" if base == "STG" else "load"), width
 
 
 def _amd_bytes(name: str) -> tuple[str, int] | None:

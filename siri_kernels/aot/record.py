@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
+from siri_kernels.aot.answers import answers_of
 from siri_kernels.aot.parts import Part
 
 
@@ -128,9 +129,10 @@ class Recorder:
         self.launches = 0
         self._seen: set[Any] = set()
         self._call = ""
+        self._part: Part | None = None
 
     def launch(self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """One launch: its variant for every part.
+        """One launch: its variant for every part, or for the one that the call is for.
 
         Args:
             kernel: the ``triton.JITFunction``.
@@ -140,20 +142,25 @@ class Recorder:
         self.launches += 1
         args = tuple(_Pointer(a) if isinstance(a, torch.Tensor) else a for a in args)
         kwargs = {k: _Pointer(a) if isinstance(a, torch.Tensor) else a for k, a in kwargs.items()}
-        seen = (kernel, *(_kind(a) for a in args), *((k, _kind(a)) for k, a in kwargs.items()))
+        seen = (self._part, kernel, *(_kind(a) for a in args), *((k, _kind(a)) for k, a in kwargs.items()))
         if seen in self._seen:
             return
         self._seen.add(seen)
-        for part in self.parts:
+        for part in self.parts if self._part is None else (self._part,):
             found = specialised(kernel, part, args, kwargs, self._call)
             self.variants.setdefault(found.key, found)
 
     @contextmanager
-    def recording(self, call: str) -> Iterator[None]:
-        """Launches within are recorded and not made; ``call`` names them."""
+    def recording(self, call: str, part: Part | None = None) -> Iterator[None]:
+        """Launches within are recorded and not made.
+
+        Args:
+            call: its name.
+            part: whose kernels it launches; None: those of all.
+        """
         from triton.runtime.jit import JITFunction
 
-        recorder, self._call = self, call
+        recorder, self._call, self._part = self, call, part
 
         def run(
             kernel: Any, *args: Any, grid: Any = None, warmup: bool = False, **kwargs: Any
@@ -232,11 +239,16 @@ class FakeGPU:
 
     Autograd's engine needs the real device, so an autograd function's ``forward`` is called as it
     is and its ``backward`` when :meth:`backward` says so. ``counts`` are the two
-    numbers that backward of ``linear_logprob`` reads: tokens to recompute, entries to gather.
+    numbers that backward of ``linear_logprob`` reads: tokens to recompute, entries to gather; None:
+    whatever reads a number raises.
+
+    Args:
+        part: the GPU generation that host code finds; None: it asks for nothing that differs.
     """
 
-    def __init__(self) -> None:
-        self.counts = [0, 0]
+    def __init__(self, part: Part | None = None) -> None:
+        self.part = part
+        self.counts: list[int] | None = [0, 0]
         self._tape: list[tuple[Any, _Context, tuple[torch.Tensor, ...]]] = []
         self._grad_enabled = True
 
@@ -281,10 +293,16 @@ class FakeGPU:
             )
             # Gluon's kernel is compiled in another way (tests/kernels/test_fused_compiled.py).
             replace(fused, "ENABLED", False)
-            replace(token_math, "reading", lambda report: lambda: list(gpu.counts))
+            replace(token_math, "reading", lambda report: lambda: list(gpu.counts or ()))
             replace(dense_backward, "adds_in_place", lambda device, dtype: True)
             error_bound = importlib.import_module(f"{package}.error_bound")
             replace(error_bound, "_reports", [])  # statistics of real calls are kept
+            stats = importlib.import_module(f"{package}.screen.stats")
+            replace(stats, "_reports", [])
+            weight = importlib.import_module(f"{package}.screen_triton.weight")
+            replace(weight, "_kept", [])
+            for answer in answers_of(gpu.part) if gpu.part is not None else ():
+                replace(*answer)
             stack.enter_context(torch.no_grad())  # its graph would need the device
             stack.enter_context(FakeTensorMode())
             stack.enter_context(_WithoutDevice(gpu))
@@ -310,10 +328,10 @@ class _WithoutDevice(TorchFunctionMode):
         if func is torch.Tensor.contiguous:
             same = args[0].is_contiguous()
             return args[0] if same else torch.clone(args[0], memory_format=torch.contiguous_format)
-        if func is torch.Tensor.tolist:
-            return list(self.gpu.counts)
-        if func in (torch.Tensor.__int__, torch.Tensor.item):
-            return self.gpu.counts[0]
+        if func in (torch.Tensor.tolist, torch.Tensor.__int__, torch.Tensor.item):
+            if self.gpu.counts is None:
+                raise RuntimeError(f"the host reads a number of the GPU: {func.__name__}")
+            return list(self.gpu.counts) if func is torch.Tensor.tolist else self.gpu.counts[0]
         if func in (torch.addmm, torch.Tensor.addmm) and "out_dtype" in (kwargs or {}):
             out = kwargs.get("out")
             shape = (args[1].shape[0], args[2].shape[1])

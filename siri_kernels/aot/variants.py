@@ -13,8 +13,11 @@ def recorded(
     parts: Sequence[Part] = PARTS, calls: Iterable[Call] | None = None
 ) -> dict[tuple[str, ...], Variant]:
     """Each once, under its key; ``calls``: None: all that the library is compiled for."""
-    recorder, gpu = Recorder(parts), FakeGPU()
+    recorder = Recorder(parts)
     for call in all_calls() if calls is None else calls:
-        with gpu.active(), recorder.recording(call.name):
-            call.make(gpu)
+        chosen = [part for part in parts if call.parts is None or part.name in call.parts]
+        for part in chosen if call.parts is not None else [None]:
+            gpu = FakeGPU(part)
+            with gpu.active(), recorder.recording(call.name, part):
+                call.make(gpu)
     return recorder.variants

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from siri_kernels import linear_logprob, take_backward_stats, take_forward_stats
-from siri_kernels.linear_logprob.screen import compiled, forward, stats
+from siri_kernels.linear_logprob.screen import compiled, forward
+from siri_kernels.linear_logprob.screen import stats as screen_stats
 from siri_kernels.linear_logprob.top_entries import EPS
 
 from .helpers import error, gradients, leaves
@@ -202,7 +203,7 @@ def test_impossible_targets_have_no_error(monkeypatch):
 
 def test_an_error_beyond_its_estimate_makes_the_call_exact_and_warns_once(monkeypatch):
     screen_all(monkeypatch)
-    monkeypatch.setattr(stats, "_warned", False)
+    monkeypatch.setattr(screen_stats, "_warned", False)
     inputs = head()
     genuine = forward.estimate
 

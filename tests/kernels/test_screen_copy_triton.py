@@ -78,7 +78,7 @@ def test_outliers_and_numbers():
 
 
 def test_the_fingerprint_changes_with_any_bit(monkeypatch):
-    """Of single bits, exchanged rows and columns, and pairs that could cancel."""
+    """Single bits, exchanged rows and columns, and pairs that could cancel are all seen."""
     launch = weight.launch
 
     def hashes_only(kernel, *given, **named):

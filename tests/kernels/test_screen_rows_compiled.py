@@ -9,6 +9,8 @@ from .interpreter import INTERPRETED
 
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 
+import triton
+
 from siri_kernels.aot.calls import Call, tensor
 from siri_kernels.aot.compiler import report
 from siri_kernels.aot.limits import faults_of
@@ -21,13 +23,18 @@ FNUZ = torch.float8_e4m3fnuz
 # Registers of a thread at most, what was measured and 15 % more. A program of rows_kernel has 8
 # warps on NVIDIA's GPUs and 4 on AMD's, which leaves it 255 and 512.
 REGISTERS = {
-    "fingerprint_kernel": 195,
-    "sums_kernel": 150,
-    "mean_kernel": 70,
-    "numbers_kernel": 115,
+    "fingerprint_kernel": 150,
+    "sums_kernel": 175,
+    "mean_kernel": 85,
+    "numbers_kernel": 128,
     "outliers_kernel": 50,
     "rows_kernel": {"cuda": 255, "hip": 512},
 }
+# The rows of a weight spill on sm_80 where there is a mean too: very wide ones, and those of fp8,
+# which that GPU does not have.
+SPILLS = {("sm_80", 8192): 320, ("sm_80", 896): 48}
+if triton.__version__.startswith("3.6"):
+    SPILLS |= {("sm_80", 1536): 16, ("gfx942", 8192): 84}
 CASES = [
     (1536, torch.bfloat16, "int8"),
     (896, torch.float32, "fp8"),
@@ -70,7 +77,9 @@ def test_registers_stack_and_shared_memory(case, name, monkeypatch):
         most = REGISTERS[made.kernel]
         most = most if isinstance(most, int) else most[part.backend]
         assert made.registers <= most, made.line()
-        assert not faults_of(made), made.line()  # a stack, too much shared memory, hazards
+        stack = SPILLS.get((part.name, width), 0) if made.kernel == "rows_kernel" else 0
+        assert made.stack <= stack, made.line()
+        assert not faults_of(made._replace(stack=0)), made.line()  # shared memory, hazards
         if made.kernel == "rows_kernel" and width % 16 == 0:
             assert max(made.counts.loads) == 16, made.line()
     weight.release_copies()

@@ -81,6 +81,21 @@ def test_products_errors_and_norms(width, kind):
         assert 0.7 < (off**2)[:, usual].mean() / likely[:, usual].mean() * width < 1.4
 
 
+@pytest.mark.parametrize("width", [97, 576])
+def test_tf32_operands_are_exact_enough(width, monkeypatch):
+    """As on NVIDIA's GPUs; the interpreter rounds them too, where it is told to."""
+    monkeypatch.setattr(rows, "takes_tf32", lambda device: True)
+    test_products_errors_and_norms(width, "int8")
+    monkeypatch.setattr(rows, "takes_tf32", lambda device: False)
+    x, every = normal(30, width), torch.arange(30, device=DEVICE)
+    exact = rows.hidden_rows(x, every, torch.float32, "int8", None)
+    monkeypatch.undo()
+    monkeypatch.setattr(rows, "takes_tf32", lambda device: True)
+    rounded = rows.hidden_rows(x, every, torch.float32, "int8", None)
+    apart = (scaled(exact) - scaled(rounded)).norm(dim=1)
+    assert (apart < 0.7 * exact.error).all() and apart.any()
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rows_are_those_of_the_cpu(width):
     """Padded to a multiple of 16, where the CPU pads otherwise."""
@@ -193,5 +208,7 @@ def test_rounds_to_the_dtype_of_the_product_first():
         assert torch.equal(left.codes, right.codes) and torch.equal(left.mean, right.mean)
     tiny = rows.hidden_rows(x * 1e-35, indices(range(60)), torch.float32, "int8", None)
     assert not tiny.codes.any() and not tiny.scale.any() and (tiny.error > 0).all()
+    huge = rows.hidden_rows(x * 1e37, indices(range(60)), torch.float32, "int8", None)
+    assert not huge.codes.any() and huge.scale.isnan().all() and huge.error.isnan().all()
     none = rows.hidden_rows(x, indices([]), torch.float32, "int8", None)
     assert none.codes.shape == (0, 96)

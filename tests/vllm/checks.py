@@ -91,7 +91,7 @@ def cancelled_after(
 ) -> tuple[Groups, list[tuple[int, int]]]:
     """Cancel a call once ``count`` responses have finished; what came back, the progress told.
 
-    ``hold`` is called right before the call is told that it is cancelled.
+    ``hold`` is called right before ``cancelled`` says so.
     """
     seen: list[int] = []
     counts: list[tuple[int, int]] = []

@@ -78,7 +78,8 @@ def release_screens() -> int:
         _kept.clear()
     # Copies on GPUs are kept where Triton is; nobody has any who has not imported that.
     on_gpus = sys.modules.get("siri_kernels.linear_logprob.screen_triton.weight")
-    return freed if on_gpus is None else freed + int(on_gpus.release_copies())
+    release = getattr(on_gpus, "release_copies", None)
+    return freed if release is None else freed + int(release())
 
 
 def fingerprint(weight: torch.Tensor) -> tuple[int, ...]:

@@ -107,10 +107,11 @@ def screen_of(
     """
     if backend == "triton":
         reason = _refused_by_triton(screen, device)
-    elif device.type != "cpu":
-        reason = f"takes backend 'triton', or 'portable' on a CPU; got 'portable' on {device.type}"
+    elif backend != "portable" or device.type != "cpu":
+        got = f"backend={backend!r} on {device.type}"
+        reason = f"takes backend 'triton', or 'portable' on a CPU; got {got}"
     elif screen == "fp8":
-        reason = "is for GPUs; a CPU takes screen='int8'"
+        reason = "is for GPUs; backend 'portable' takes screen='int8'"
     else:
         reason = None
     if reason is None and dtype == torch.float64:

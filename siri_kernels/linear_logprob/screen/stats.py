@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -79,19 +79,14 @@ def report(
 def _added_up() -> _Sums | None:
     """All reports so far; the list is empty then."""
     total = _sums
-    rows = [[math.nan if x is None else x for x in report] for report in _reports]
+    rows: list[list[Any]] = [[math.nan if x is None else x for x in report] for report in _reports]
     _reports.clear()
-    on_device = [row for row in rows if isinstance(row[0], torch.Tensor)]
-    read = [row for row in rows if not isinstance(row[0], torch.Tensor)]
-    if on_device:  # one copy to the host for all
-        like = on_device[0][0]
-        numbers = [
-            torch.as_tensor(x, dtype=torch.float64, device=like.device)
-            for row in on_device
-            for x in row
-        ]
-        read += torch.stack(numbers).view(-1, len(_Report._fields)).tolist()
-    for tokens, screened, estimate, error, failed in read:
+    devices = {x.device for row in rows for x in row if isinstance(x, torch.Tensor)}
+    if devices:  # one copy to the host for all
+        device = devices.pop()
+        numbers = [torch.as_tensor(x, dtype=torch.float64, device=device) for r in rows for x in r]
+        rows = torch.stack(numbers).view(-1, len(_Report._fields)).tolist()
+    for tokens, screened, estimate, error, failed in rows:
         old = total or _Sums()
         errors = [x for x in (old.error, error) if x is not None and not math.isnan(x)]
         total = _Sums(

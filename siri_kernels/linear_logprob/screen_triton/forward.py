@@ -1,14 +1,15 @@
 """Forward with a screen on a GPU. The host never waits: what it decides is decided on the device.
 
-The tokens go in chunks that give every multiprocessor one block. Of each chunk a block of evenly
-chosen tokens goes first. Where too few of them can be screened, the kernels of the others have
-nothing to do. What is not within the tolerance, and a few tokens to compare, are then computed
-exactly, as many as there are; and all others too, if an error exceeds its estimate.
+The tokens go in chunks that give every multiprocessor one block. A block of evenly chosen tokens of
+each chunk goes first. Where too few of them can be screened, the kernels of the others have nothing
+to do. Tokens that are not within the tolerance, and a few to compare, are then computed exactly, as
+many as there are; all others follow if an error exceeds its estimate.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,8 +22,8 @@ from siri_kernels.linear_logprob.screen import estimate as rule
 from siri_kernels.linear_logprob.screen.options import Screen
 from siri_kernels.linear_logprob.screen.running import LEAST, SPARSENESS
 from siri_kernels.linear_logprob.screen.stats import report
-from siri_kernels.linear_logprob.screen_triton import join_kernel, product_kernels
-from siri_kernels.linear_logprob.screen_triton.rows import DeviceRows, hidden_rows
+from siri_kernels.linear_logprob.screen_triton import draws, join_kernel, product_kernels
+from siri_kernels.linear_logprob.screen_triton.rows import MOST_WIDTH, DeviceRows, hidden_rows
 from siri_kernels.linear_logprob.screen_triton.tiles import ROWS, Tile, join_tile_of, tile_of
 from siri_kernels.linear_logprob.screen_triton.weight import DeviceCopy, kept_copy
 from siri_kernels.linear_logprob.top_entries import TopEntries
@@ -42,10 +43,10 @@ _SPARSENESS = {"int8": SPARSENESS, "fp8": SPARSENESS / 4}
 
 
 class _Memory(NamedTuple):
-    """What the product kernels write for the join. All launches use the same."""
+    """Memory that the product kernels write for the join. All launches use the same."""
 
     parts: torch.Tensor
-    count: torch.Tensor
+    number: torch.Tensor
     ids: torch.Tensor
     logits: torch.Tensor
     exact: torch.Tensor
@@ -121,7 +122,7 @@ def forward(call: HeadCall) -> tuple[SoftmaxStats, TopEntries | None]:
     screen = call.screen
     assert screen is not None
     total, device = len(call.hidden), call.hidden.device
-    if not screen.pays(total, len(call.weight)):
+    if not screen.pays(total, len(call.weight)) or call.hidden.shape[1] > MOST_WIDTH:
         if total:
             _report_exact(call)
         return unscreened.forward(call)
@@ -252,16 +253,25 @@ def _launch_screen(
     call, tile = tokens.call, tile_of(deviation.device, rows.codes.dtype)
     softcap = arguments.softcap(call)
     sparseness = _SPARSENESS[screen.kind]
-    options = {"BIAS": call.bias is not None, "SOFTCAP": call.rule.softcap is not None}
     bias = arguments.pointer(tokens.bias, deviation)
-    launch(
+    product = (rows.codes, copy.codes)
+    start: Callable[..., None] = launch
+    if tile.boxes:  # whose kinds ``launch`` does not know
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        sides = ([tile.rows, tile.step], [tile.ids, tile.step])
+        product = tuple(map(TensorDescriptor.from_tensor, product, sides))
+        start = _started
+    start(
         product_kernels.screen_kernel, (programs,),
-        live, rows.codes, copy.codes, rows.scale, copy.scale, rows.shared, bias,
+        live, *product, rows.scale, copy.scale, rows.shared, bias,
         tokens.targets[index], tokens.floors[index], tokens.bys[index], *memory.parts,
-        memory.count, memory.ids, memory.logits, len(copy.codes), copy.codes.shape[1], programs,
+        memory.number, memory.ids, memory.logits, len(copy.codes), copy.codes.shape[1], programs,
         PLACES, LEAST, sparseness, *softcap,
-        ROWS=tile.rows, IDS=tile.ids, STEP=tile.step, PIECES=tile.pieces, **options,
-        INTEGERS=copy.codes.dtype == torch.int8, num_warps=tile.warps, num_stages=tile.stages,
+        ROWS=tile.rows, IDS=tile.ids, STEP=tile.step, PIECES=tile.pieces,
+        BIAS=call.bias is not None, SOFTCAP=call.rule.softcap is not None,
+        INTEGERS=copy.codes.dtype == torch.int8, BOXES=tile.boxes, num_warps=tile.warps,
+        num_stages=tile.stages,
     )  # fmt: skip
     _join(
         tokens, index, live, (rows.scale, rows.shared, deviation), memory, programs, tile, LEAST,
@@ -269,16 +279,24 @@ def _launch_screen(
     )  # fmt: skip
 
 
+def _started(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    kernel[grid](*arguments, **constants)
+
+
 def _exactly(tokens: _Tokens, which: torch.Tensor, memory: _Memory, programs: int) -> None:
     """Computes the tokens ``which`` [T] bool exactly."""
     call = tokens.call
     index = torch.argsort(which.logical_not(), stable=True)
     live = which.sum(dtype=torch.int32).view(1)
-    tile = tile_of(index.device, call.gemm_dtype)
+    aligned = all(
+        x.stride(1) == 1 and x.stride(0) * x.element_size() % 16 == 0
+        for x in (call.hidden, call.weight)
+    )
+    tile = tile_of(index.device, call.gemm_dtype, aligned)
     launch(
         product_kernels.exact_kernel, (programs,),
         live, index, call.hidden, call.weight, arguments.pointer(tokens.bias, tokens.floors),
-        tokens.targets, tokens.floors, tokens.bys, *memory.parts, memory.count, memory.ids,
+        tokens.targets, tokens.floors, tokens.bys, *memory.parts, memory.number, memory.ids,
         memory.logits, *call.hidden.stride(), *call.weight.stride(), *call.weight.shape, programs,
         PLACES, top_entries.EPS, *arguments.softcap(call),
         ROWS=tile.rows, IDS=tile.ids, STEP=tile.step, PIECES=tile.pieces,
@@ -317,19 +335,20 @@ def _join(
     """
     call, top = tokens.call, tokens.top
     chunk, many, step = join_tile_of(index.device)
-    saved: tuple[torch.Tensor, ...] = (memory.ids, memory.logits, memory.count)  # not read
+    step = min(step, triton.next_power_of_2(call.hidden.shape[1]))
+    saved: tuple[torch.Tensor, ...] = (memory.ids, memory.logits, memory.number)  # not read
     if top is not None:
         saved = top[:3]
     launch(
-        join_kernel.join_kernel, (len(index),),
+        join_kernel.screened_join_kernel, (len(index),),
         live, index, call.hidden, call.weight, arguments.pointer(tokens.bias, tokens.floors),
         *(screened or (tokens.floors,) * 3), tokens.targets, tokens.floors, tokens.bys,
-        *memory.parts, memory.count, memory.ids, memory.logits, memory.exact,
+        *memory.parts, memory.number, memory.ids, memory.logits, memory.exact,
         *tokens.state[1:4], error, accepted, *saved, *call.hidden.stride(), *call.weight.stride(),
         *call.weight.shape, programs, PLACES, call.entries, least, sparseness, rule.DEVIATIONS,
         rule.MOST_DEVIATION, rule.FARTHEST, *arguments.softcap(call), tolerance, LN_2,
-        ROWS=tile.rows, IDS=tile.ids, SPLITS=product_kernels.MOST_SPLITS.value, CHUNK=chunk,
-        MANY=many, STEP=min(step, triton.next_power_of_2(call.hidden.shape[1])), GEMM=arguments.GEMM[call.gemm_dtype],
-        BIAS=call.bias is not None, SOFTCAP=call.rule.softcap is not None,
-        TOP_ENTRIES=top is not None, DRAWN=screened is not None, num_warps=4,
+        ROWS=tile.rows, IDS=tile.ids, SPLITS=draws.MOST_SPLITS.value, CHUNK=chunk,
+        MANY=many, STEP=step, GEMM=arguments.GEMM[call.gemm_dtype], BIAS=call.bias is not None,
+        SOFTCAP=call.rule.softcap is not None, TOP_ENTRIES=top is not None,
+        DRAWN=screened is not None, num_warps=4,
     )  # fmt: skip

@@ -8,12 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from siri_kernels.linear_logprob.screen_triton.product_kernels import (
-    mixed,
-    seed_of,
-    splits_of,
-    weight_of,
-)
+from siri_kernels.linear_logprob.screen_triton.draws import mixed, seed_of, splits_of, weight_of
 from siri_kernels.linear_logprob.triton.kernel_math import (
     LARGE,
     LOWEST,
@@ -60,7 +55,7 @@ def _selected(
 ):  # fmt: skip
     """Moves the candidates that reach ``bound`` to the front of the first split's places.
 
-    They are more than there are places where the result says so; it is then at least ``places + 1``.
+    Returns their number: where they are more than the places, ``places + 1`` or more.
 
     Args:
         base: place of the row's first split.
@@ -162,7 +157,7 @@ def _exact_logits(
         "most_deviation", "farthest", "softcap", "inverse_softcap", "tolerance", "ln_2",
     ]
 )  # fmt: skip
-def join_kernel(
+def screened_join_kernel(
     live, index, hidden, weight, bias, row_scale, shared, deviation, targets, floors, bys,
     part_max, part_sum, part_dev, part_count, cand_id, cand_z, exact, maximum, total, dev, error,
     accepted, top_ids, top_logits, found, hidden_row, hidden_column, weight_row, weight_column,

@@ -16,11 +16,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# The formats of 8 bits.
-INT8, E4M3FN, E4M3FNUZ = range(3)
-LARGEST = (127.0, 448.0, 240.0)  # of each
+# The largest numbers of int8, e4m3fn and e4m3fnuz.
+LARGEST = (127.0, 448.0, 240.0)
 
 _HALF_EVEN = tl.constexpr(12582912.0)  # 1.5 * 2 ** 23: adding it rounds to an integer
+# Above it a GPU's division by such a number gives 0, or the row's norm has no fp32.
+_MOST = tl.constexpr(1e36)
 _LEAST = tl.constexpr(1e-30)  # the largest number of a row that is not rounded to zeros
 
 
@@ -59,7 +60,7 @@ def nearest_code(x, FORM: tl.constexpr):
 
     Args:
         x: fp32, finite.
-        FORM: INT8, E4M3FN or E4M3FNUZ.
+        FORM: 0 for int8, 1 for e4m3fn, 2 for e4m3fnuz.
     """
     if FORM == 0:
         steps = (x + _HALF_EVEN) - _HALF_EVEN
@@ -86,7 +87,7 @@ def _rows(
     CENTRED: tl.constexpr, SHARED: tl.constexpr, FORM: tl.constexpr, LARGEST: tl.constexpr,
     TF32: tl.constexpr, HELD: tl.constexpr, A: tl.constexpr, B: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`rows_kernel` does, with its arguments."""
+    """Does what :func:`rows_kernel` says, with its arguments."""
     inner = tl.arange(0, B)
     group = tl.arange(0, A)
     local = tl.arange(0, A * ROWS) % ROWS
@@ -133,7 +134,7 @@ def _rows(
                 value = _times(matrix, _operand(value, TF32), TF32)
         value = tl.reshape(value, (A, ROWS, B))
         size = tl.abs(value)
-        finite = size < float("inf")
+        finite = size < _MOST
         usual = tl.min(tl.min(finite.to(tl.int32), 2), 0) > 0
         usual_3 = usual[None, :, None]
         largest = tl.max(tl.max(tl.where(finite, size, 0.0), 2), 0)
@@ -176,7 +177,7 @@ def rows_kernel(
         right: [B, B] float32, 1 and -1, symmetric.
         changed: [1] int32, if GUARDED: nothing is done where it is 0.
         codes: [N, W] int8 or bytes, written.
-        scale: [N] float32, written: NaN where a row is not finite.
+        scale: [N] float32, written: NaN where a row is not finite, or beyond 1e36.
         error: [N] float32, written, the same.
         norm: [N] float32, written, the same.
         product: [N] float32, written, if SHARED: product with ``mean``.
@@ -191,7 +192,7 @@ def rows_kernel(
         CENTRED: whether ``mean`` is taken away.
         SHARED: whether the product with ``mean`` is asked for.
         GUARDED: whether ``changed`` is looked at.
-        FORM: the format of 8 bits.
+        FORM: the format of 8 bits, as :func:`nearest_code` has it.
         LARGEST: its largest number.
         TF32: whether products take tf32 operands, as NVIDIA's GPUs do.
         HELD: whether both matrices stay in the multiprocessor; else they are read for each block.

@@ -35,8 +35,8 @@ class DeviceRows(NamedTuple):
     Attributes:
         codes: [N, W] int8 or float8.
         scale: [N] float32; row ``i`` is about ``scale[i] * codes[i]``.
-        error: [N] float32, norm of what rounding changed; NaN where the row is not finite, as are
-            ``scale`` and ``norm``. Its codes are 0.
+        error: [N] float32, norm of what rounding changed; NaN where the row is not finite, or
+            beyond 1e36, as are ``scale`` and ``norm``. Its codes are 0.
         norm: [N] float32, norm of the rounded row.
         shared: [N] float32, product of the row and the weight's mean row; 0 without one.
     """
@@ -49,7 +49,7 @@ class DeviceRows(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What rotates rows of one width, on one device; see the kernel.
+    """The matrices that rotate rows of one width, on one device; see the kernel.
 
     Attributes:
         signs: [W] float32.
@@ -112,7 +112,8 @@ def hidden_rows(
     count, device = len(index), hidden.device
     codes = empty_codes(count, hidden.shape[1], kind, device)
     scale, error, norm = (torch.empty(count, dtype=torch.float32, device=device) for _ in range(3))
-    shared = torch.zeros(count, dtype=torch.float32, device=device)
+    made = torch.zeros if mean is None else torch.empty
+    shared = made(count, dtype=torch.float32, device=device)
     found = DeviceRows(codes, scale, error, norm, shared)
     if count:
         launch_rows(hidden.detach(), index.contiguous(), gemm, mean, None, found)
@@ -230,7 +231,7 @@ def sides(padded: int) -> tuple[int, int]:
 
 
 def tables_of(padded: int, device: torch.device) -> Tables:
-    """What rotates rows of a width; made once for each device.
+    """Gives what rotates rows of a width; made once for each device.
 
     Args:
         padded: W.

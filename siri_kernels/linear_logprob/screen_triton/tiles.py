@@ -22,6 +22,7 @@ class Tile(NamedTuple):
         pieces: in which the epilogue takes the ids.
         warps: of a program.
         stages: of the pipeline of loads.
+        boxes: whether the GPU copies whole boxes of 8-bit operands (TMA).
     """
 
     rows: int
@@ -30,29 +31,34 @@ class Tile(NamedTuple):
     pieces: int
     warps: int
     stages: int
+    boxes: bool = False
 
 
 ROWS = 128  # of the largest tile
-_LARGE = {1: Tile(ROWS, 256, 128, 4, 8, 3), 2: Tile(ROWS, 256, 64, 4, 8, 3)}
+_LARGE = {1: Tile(ROWS, 256, 128, 4, 8, 3, boxes=True), 2: Tile(ROWS, 256, 64, 4, 8, 3)}
 # Where the results of a product lie such that splitting a tile costs registers.
 _SMALL = {1: Tile(ROWS, 64, 128, 1, 8, 4), 2: Tile(ROWS, 64, 64, 1, 8, 4)}
 _AMD = {1: Tile(ROWS, 128, 128, 1, 8, 2), 2: Tile(ROWS, 128, 64, 1, 8, 2)}
+_UNALIGNED = Tile(ROWS, 64, 32, 1, 8, 2)  # every number has an address in a register
 _FLOAT32 = Tile(64, 64, 32, 1, 8, 3)
 _INTERPRETED = Tile(128, 1024, 64, 1, 4, 1)  # few operations, large ones
 
 
 @functools.cache
-def tile_of(device: torch.device, dtype: torch.dtype) -> Tile:
+def tile_of(device: torch.device, dtype: torch.dtype, aligned: bool = True) -> Tile:
     """The tile of a product on a device.
 
     Args:
         device: where it is computed.
         dtype: of its operands: int8 or an 8-bit float of the screen, or of the exact product.
+        aligned: whether all rows of its operands begin at multiples of 16 bytes.
     """
     if device.type != "cuda":
         return _INTERPRETED
     if dtype.itemsize == 4:
         return _FLOAT32
+    if not aligned:
+        return _UNALIGNED
     if torch.version.hip is not None:
         return _AMD[dtype.itemsize]
     generation = torch.cuda.get_device_capability(device)[0]
@@ -62,7 +68,7 @@ def tile_of(device: torch.device, dtype: torch.dtype) -> Tile:
 
 
 class JoinTile(NamedTuple):
-    """What the join takes at a time.
+    """Numbers of what the join takes at a time.
 
     Attributes:
         chunk: candidates.

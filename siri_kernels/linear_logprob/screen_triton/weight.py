@@ -23,9 +23,9 @@ from siri_kernels.linear_logprob.triton.arguments import GEMM
 
 MOST_KEPT = 2  # a policy and its reference
 MOST_OUTLIERS = 64  # rows that are computed exactly for every token
-HASHED = (32, 256)  # rows and columns of the fingerprint's blocks
-ADDED = (256, 32)  # of those of column sums
-_BLOCK = 1024
+HASHED = (32, 128)  # rows and columns of the fingerprint's blocks
+ADDED = (64, 64)  # of those of column sums
+_BLOCK = 4096
 _BITS = {2: torch.int16, 4: torch.int32}
 _keys: dict[tuple[int, torch.device], torch.Tensor] = {}
 
@@ -204,7 +204,7 @@ def _refresh(weight: torch.Tensor, gemm: torch.dtype, kept: _Kept, new: bool) ->
             *(changed, copy.scale, error, norm, copy.numbers, count, OUTLIER, MOST_OUTLIERS),
             SAMPLE=weight_kernels.SAMPLE,
             BLOCK=_BLOCK,
-            num_warps=8,
+            num_warps=16,
         )
         launch(
             weight_kernels.outliers_kernel,

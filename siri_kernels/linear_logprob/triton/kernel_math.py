@@ -116,8 +116,8 @@ def upcast(x, GEMM: tl.constexpr):
 
 @triton.jit
 def operand(x, GEMM: tl.constexpr):
-    """``x`` as ``tl.dot`` takes it: the interpreter would multiply bfloat16's bits."""
+    """``x`` as ``tl.dot`` takes it; the interpreter would multiply the bits of bfloat16."""
     if _COMPILED:
         return x.to(GEMM)
     else:
-        return upcast(x, GEMM)
+        return x.to(GEMM).to(tl.float32)
