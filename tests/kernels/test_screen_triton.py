@@ -153,6 +153,7 @@ def test_large_rows_of_the_weight_and_hidden_states_that_are_not_finite(monkeypa
     assert take_forward_stats().estimate_failed == 0
 
 
+@pytest.mark.draw(1)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_rows_of_the_weight_that_are_not_finite(value, monkeypatch):
     hidden, weight, targets = head()
@@ -182,6 +183,7 @@ def with_tile(monkeypatch, tile, programs):
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="tiles for the interpreter")
+@pytest.mark.draw(2)
 @pytest.mark.parametrize(
     ("tile", "programs"),
     [
