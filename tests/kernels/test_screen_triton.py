@@ -176,7 +176,7 @@ def test_many_large_rows_make_the_call_exact(monkeypatch):
 
 def with_tile(monkeypatch, tile, programs):
     """Has the products computed by another tile, and so many programs."""
-    monkeypatch.setattr(forward, "tile_of", lambda device, dtype: tile)
+    monkeypatch.setattr(forward, "tile_of", lambda *given: tile)
     monkeypatch.setattr(forward, "ROWS", tile.rows)
     monkeypatch.setattr(forward, "_programs", lambda device: programs)
 
@@ -260,6 +260,23 @@ def test_ids_of_probability_0_beside_an_impossible_target(monkeypatch):
     inputs = (x.to(DEVICE) for x in (hidden, weight, targets))
     linear_logprob(*inputs, bias=none.to(DEVICE), screen="int8", backend="triton")
     assert all(not number.any() for number in seen)
+
+
+def test_a_large_row_that_is_a_split_s_only_possible_id(monkeypatch):
+    """Beside ids of -inf only it is a candidate still, before and after possible ones."""
+    with_tile(monkeypatch, tiles.Tile(16, 256, 64, 2, 1, 1), 3)
+    hidden, weight, targets = head(16, sharp=26.0)
+    targets.remainder_(200).add_(300)
+    weight[[7, 301, 1000]] *= 300
+    weight[[7, 301, 1000]] *= (8 / (hidden @ weight[[7, 301, 1000]].t()).abs().amax(0))[:, None]
+    weight[[7, 301, 1000], 1] += 500
+    hidden[:, 1] = 0
+    bias = torch.zeros(VOCABULARY)
+    bias[:256] = bias[512:] = -math.inf
+    bias[[7, 1000]] = 0
+    found = called(monkeypatch, "int8", hidden, weight, targets, {"bias": bias})
+    assert_within(found)
+    assert found.stats.screened_frac > 0
 
 
 def test_runs_repeat_bit_for_bit():

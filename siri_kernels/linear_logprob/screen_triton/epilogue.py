@@ -9,6 +9,8 @@ from siri_kernels.linear_logprob.screen_triton.draws import mixed, one_to_two
 from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LOWEST, at_least, capped, exp2
 
 NONE = tl.constexpr(2**31 - 1)  # greater than any id
+# Above all exponentials; its product with ``sparseness`` is finite: inf - inf would be NaN.
+_UNREACHED = tl.constexpr(1e30)
 
 
 @triton.jit
@@ -83,7 +85,7 @@ def _update_piece(
     if CANDIDATES:
         rest = tl.exp2(tl.minimum((floor - shift) * by, 126.0))
         # Where all was -inf, the target too, everything would reach a bound of 0.
-        bound = tl.where(new_top > float("-inf"), least * (total + rest), LARGE)
+        bound = tl.where(new_top > float("-inf"), least * (total + rest), _UNREACHED)
         bound = tl.where(count <= places, bound, float("inf"))  # else it is computed exactly
         reached = e
         if DRAWN:
