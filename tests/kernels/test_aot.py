@@ -228,12 +228,19 @@ def test_faults_are_named_with_their_number_and_limit(monkeypatch):
 
 
 def test_limits_are_of_kernels_that_exist():
+    from siri_kernels.linear_logprob.screen_triton import (
+        join_kernel,
+        product_kernels,
+        row_kernels,
+        weight_kernels,
+    )
     from siri_kernels.linear_logprob.triton import fused_join, sparse_kernels, token_kernels
     from siri_kernels.linear_logprob.triton import kernels as linear
     from siri_kernels.policy_loss import triton_kernels as policy
 
     for limit in LIMITS:
         modules = (linear, sparse_kernels, token_kernels, fused_join, policy, kernels)
+        modules += (join_kernel, product_kernels, row_kernels, weight_kernels)
         (kernel,) = (getattr(m, limit.kernel) for m in modules if hasattr(m, limit.kernel))
         assert set(limit.constants) | set(limit.aligned) <= set(kernel.arg_names)
         assert set(limit.parts) <= {part.name for part in PARTS}
