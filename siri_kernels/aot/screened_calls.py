@@ -28,7 +28,7 @@ def screened_calls() -> Iterator[Call]:
                 tensor(size.vocabulary, size.width, dtype=dtype, grad=True),
                 tensor(size.tokens, dtype=torch.int64),
                 bias=tensor(size.vocabulary, dtype=dtype) if options["bias"] else None,
-                # Of each token or one for all: the kernels are the same.
+                # One for all tokens or one each: the kernels are the same.
                 temperature=tensor(size.tokens) if options["softcap"] else 0.7,
                 softcap=30.0 if options["softcap"] else None,
                 tail=options["tail"],
