@@ -26,9 +26,7 @@ def answers_of(part: Part) -> Iterator[tuple[Any, str, Any]]:
     else:
         assert isinstance(part.arch, int)
         capability = divmod(part.arch, 10)
-    properties = SimpleNamespace(
-        gcnArchName=str(part.arch), multi_processor_count=MULTIPROCESSORS
-    )
+    properties = SimpleNamespace(gcnArchName=str(part.arch), multi_processor_count=MULTIPROCESSORS)
     yield torch.version, "hip", "ahead of time" if amd else None
     yield torch.cuda, "get_device_capability", lambda *_: capability
     yield torch.cuda, "get_device_properties", lambda *_: properties

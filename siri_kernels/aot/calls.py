@@ -313,15 +313,3 @@ def policy_loss_calls() -> Iterator[Call]:
     plain = {name: values[0] for name, values in table.items()}
     for objective in table["objective"]:
         yield call(plain | {"objective": objective, "mask": True})
-
-
-def all_calls() -> Iterator[Call]:
-    """All of them."""
-    from siri_kernels.aot.screened_calls import screened_calls
-
-    yield from linear_logprob_calls()
-    yield from fused_join_calls()
-    yield from selective_logprob_calls()
-    yield from group_advantages_calls()
-    yield from policy_loss_calls()
-    yield from screened_calls()

@@ -19,9 +19,7 @@ _NVIDIA = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]*
 _NVIDIA_LABEL = re.compile(r"\s*(\.L_\w+|\.text\.\S+|\$\S+):")
 _AMD = re.compile(r"\s+([a-z][a-z0-9_]+)(?:\s+(.*?))?\s*(?:;.*)?$")
 _AMD_LABEL = re.compile(r"(\.?L?BB\d+_\d+|[A-Za-z_]\w*):")
-TENSOR_CORE = re.compile(
-    r"(?:HGMMA|IGMMA|QGMMA|HMMA|IMMA|UTCHMMA|UTCQMMA|v_mfma_\w+)(?:\.|$)"
-)
+TENSOR_CORE = re.compile(r"(?:HGMMA|IGMMA|QGMMA|HMMA|IMMA|UTCHMMA|UTCQMMA|v_mfma_\w+)(?:\.|$)")
 
 
 Width = Callable[[str], "tuple[str, int] | None"]  # of an instruction: "load" or "store", bytes

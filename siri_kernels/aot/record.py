@@ -142,7 +142,12 @@ class Recorder:
         self.launches += 1
         args = tuple(_Pointer(a) if isinstance(a, torch.Tensor) else a for a in args)
         kwargs = {k: _Pointer(a) if isinstance(a, torch.Tensor) else a for k, a in kwargs.items()}
-        seen = (self._part, kernel, *(_kind(a) for a in args), *((k, _kind(a)) for k, a in kwargs.items()))
+        seen = (
+            self._part,
+            kernel,
+            *(_kind(a) for a in args),
+            *((k, _kind(a)) for k, a in kwargs.items()),
+        )
         if seen in self._seen:
             return
         self._seen.add(seen)

@@ -28,7 +28,8 @@ def screened_calls() -> Iterator[Call]:
                 tensor(size.vocabulary, size.width, dtype=dtype, grad=True),
                 tensor(size.tokens, dtype=torch.int64),
                 bias=tensor(size.vocabulary, dtype=dtype) if options["bias"] else None,
-                temperature=tensor(size.tokens) if options["per_row"] else 0.7,
+                # One for all tokens or one each: the kernels are the same.
+                temperature=tensor(size.tokens) if options["softcap"] else 0.7,
                 softcap=30.0 if options["softcap"] else None,
                 tail=options["tail"],
                 screen=options["screen"],
@@ -44,7 +45,6 @@ def screened_calls() -> Iterator[Call]:
         "screen": ("int8", "fp8"),
         "bias": flag,
         "softcap": flag,
-        "per_row": flag,
         "tail": (1e-2, 0.0),
     }
     rows = pairwise(table)

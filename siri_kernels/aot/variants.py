@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from siri_kernels.aot.calls import Call, all_calls
+from siri_kernels.aot import calls as plain
+from siri_kernels.aot.calls import Call
 from siri_kernels.aot.parts import PARTS, Part
 from siri_kernels.aot.record import FakeGPU, Recorder, Variant
+from siri_kernels.aot.screened_calls import screened_calls
+
+
+def all_calls() -> Iterator[Call]:
+    """All calls that the library is compiled for."""
+    yield from plain.linear_logprob_calls()
+    yield from plain.fused_join_calls()
+    yield from screened_calls()
+    yield from plain.selective_logprob_calls()
+    yield from plain.group_advantages_calls()
+    yield from plain.policy_loss_calls()
 
 
 def recorded(

@@ -83,8 +83,9 @@ def linear_logprob(
             computed exactly, as is a call of few tokens, a vocabulary below 8192, and a batch of
             which most tokens would be. The weight's 8-bit copy (V x D bytes) is kept
             (:func:`~siri_kernels.linear_logprob.release_screens` frees it). "int8" takes backend
-            "portable" on a CPU so far, no float64 and no process_group. "auto": "int8" where that
-            is faster, else None. "fp8": on no device so far. See :doc:`docs/screen.md`.
+            "portable" on a CPU and "triton", no float64 and no process_group. "fp8": 8-bit floats,
+            backend "triton". "auto": "int8" where it was measured faster, on a CPU so far, else
+            None. See :doc:`docs/screen.md`.
         logprob_tol: with ``screen``, the largest estimated error of a log-prob in nats, > 0.
         screen_check: with ``screen``, whether a few tokens of the call are computed exactly too. If
             one's error exceeds its estimate, the whole call is computed exactly, with a warning,

@@ -163,7 +163,7 @@ def estimate(
     if _reference_is_a_copy(config):
         kept_model = (reference or sizes).parameters
         weights["reference model"] = int(kept_model * stored * here)
-    if not gpu and config.train.screen is not None and sizes.vocabulary >= LEAST_VOCABULARY:
+    if _screens(config, sizes, gpu):
         heads = 2 if "reference model" in weights else 1
         screened = sizes.vocabulary * rotated_width(sizes.hidden)
         weights["8-bit copies of the head"] = heads * screened
@@ -312,6 +312,12 @@ def _head_transients(
 def _gathered(config: RunConfig, sizes: Sizes, width: int) -> int:
     """All weights, where layers stay gathered after their forward pass."""
     return 0 if config.distributed.reshard_after_forward else sizes.parameters * width
+
+
+def _screens(config: RunConfig, sizes: Sizes, gpu: bool) -> bool:
+    """Whether the head has a screen: "auto" is none on a GPU so far."""
+    asked = config.train.screen in (("int8", "fp8") if gpu else ("int8", "fp8", "auto"))
+    return asked and sizes.vocabulary >= LEAST_VOCABULARY
 
 
 def _stays_awake(config: RunConfig, gpu: bool) -> bool:

@@ -15,7 +15,7 @@ from triton.runtime.jit import JITFunction
 
 from siri_kernels import group_advantages
 from siri_kernels.aot import __main__ as command
-from siri_kernels.aot import calls, machine_code
+from siri_kernels.aot import calls, machine_code, variants
 from siri_kernels.aot.compiler import report
 from siri_kernels.aot.limits import LIMITS, Limit, faults_of
 from siri_kernels.aot.machine_code import Counts
@@ -90,7 +90,7 @@ def test_divisibility_ones_and_alignment_make_other_variants():
 
 
 def test_every_kernel_is_recorded():
-    usual = [c for c in calls.all_calls() if not c.name.startswith("linear_logprob(size=QWEN")]
+    usual = [c for c in variants.all_calls() if not c.name.startswith("linear_logprob(size=QWEN")]
     few = usual[:20] + usual[-40:]
     few += [c for c in usual if c.name.startswith(("group", "selective"))][::3]
     names = {variant.name for variant in recorded([SM_90], few).values()}
@@ -228,12 +228,19 @@ def test_faults_are_named_with_their_number_and_limit(monkeypatch):
 
 
 def test_limits_are_of_kernels_that_exist():
+    from siri_kernels.linear_logprob.screen_triton import (
+        join_kernel,
+        product_kernels,
+        row_kernels,
+        weight_kernels,
+    )
     from siri_kernels.linear_logprob.triton import fused_join, sparse_kernels, token_kernels
     from siri_kernels.linear_logprob.triton import kernels as linear
     from siri_kernels.policy_loss import triton_kernels as policy
 
     for limit in LIMITS:
         modules = (linear, sparse_kernels, token_kernels, fused_join, policy, kernels)
+        modules += (join_kernel, product_kernels, row_kernels, weight_kernels)
         (kernel,) = (getattr(m, limit.kernel) for m in modules if hasattr(m, limit.kernel))
         assert set(limit.constants) | set(limit.aligned) <= set(kernel.arg_names)
         assert set(limit.parts) <= {part.name for part in PARTS}
@@ -241,8 +248,7 @@ def test_limits_are_of_kernels_that_exist():
 
 @pytest.mark.costly
 def test_check_says_which_variant_has_a_fault(monkeypatch, capsys):
-    monkeypatch.setattr(calls, "all_calls", lambda: [some_call()])
-    monkeypatch.setattr("siri_kernels.aot.variants.all_calls", calls.all_calls)
+    monkeypatch.setattr(variants, "all_calls", lambda: [some_call()])
     part = ["--part", "sm_90", "--jobs", "1"]
     assert command.main(["--check", *part]) == 0
     limit = Limit("group_kernel", {}, registers=1)
@@ -259,7 +265,7 @@ def test_a_gpu_compiles_nothing_that_was_not_recorded(monkeypatch):
     major, minor = torch.cuda.get_device_capability()
     part = SM_90._replace(name="here", arch=10 * major + minor)
     names = ("group_advantages(", "policy_loss(", "selective_logprob(size=Size(tokens=1003")
-    chosen = [c for c in calls.all_calls() if c.name.startswith(names)][::5]
+    chosen = [c for c in variants.all_calls() if c.name.startswith(names)][::5]
     known = recorded([part], chosen)
     compiled, real = [], JITFunction._do_compile
 

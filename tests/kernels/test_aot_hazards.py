@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 import triton
 import triton.language as tl
 
-from siri_kernels.aot import calls, hazards
+from siri_kernels.aot import hazards, variants
 from siri_kernels.aot.compiler import compiled
 from siri_kernels.aot.parts import PARTS
 from siri_kernels.aot.record import specialised
@@ -161,8 +161,8 @@ def test_a_warp_barrier_orders_one_warp_only():
 def library_variants():
     """A handful: each kernel of the losses and advantages, once."""
     names = ("group_advantages(how=few ids, size=8", "group_advantages(how=equal, size=8")
-    chosen = [c for c in calls.all_calls() if c.name.startswith(names)][-6:]
-    chosen += [c for c in calls.all_calls() if c.name.startswith("policy_loss")][:2]
+    chosen = [c for c in variants.all_calls() if c.name.startswith(names)][-6:]
+    chosen += [c for c in variants.all_calls() if c.name.startswith("policy_loss")][:2]
     return recorded([SM_90], chosen).values()
 
 

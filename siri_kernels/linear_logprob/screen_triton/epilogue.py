@@ -96,9 +96,8 @@ def _update_piece(
             drawn = one_to_two(seed[:, None], mixed(column)[None, :])
             # ``bound * weight_of(...)``, in fewer instructions.
             most = bound * sparseness
-            keep = reached >= tl.minimum(
-                (2 * most)[:, None] - drawn * most[:, None], bound[:, None]
-            )
+            needed = (2 * most)[:, None] - drawn * most[:, None]
+            keep = reached >= tl.minimum(needed, bound[:, None])
         else:
             keep = reached >= bound[:, None]
         # Most rows have none, some one: each round takes the first of each row, so that ids ascend.

@@ -173,7 +173,7 @@ def _screen(
     places = torch.argsort(unmasked.logical_not(), stable=True)
     # The first block's tokens, then the others, then the masked ones.
     key = unmasked.logical_not().to(torch.int8) + 1
-    key[places[_evenly(count, min(first, total))]] = 0
+    key.index_fill_(0, places[_evenly(count, min(first, total))], 0)
     order = torch.argsort(key, stable=True)
     rows = hidden_rows(call.hidden, order, call.gemm_dtype, screen.kind, copy.mean)
     deviation = _deviation(rows, copy) * tokens.bys[order] * LN_2
@@ -195,7 +195,7 @@ def _screen(
     checked = torch.zeros_like(good)
     if screen.checked:
         some = places[_evenly(count, min(_MOST_CHECKED, max(8, total // 32), total))]
-        checked[some] = unmasked[some]
+        checked.index_copy_(0, some, unmasked[some])
         before = finish(call, tokens.state).logprobs
     _exactly(tokens, unmasked & (checked | ~good), memory, programs)
     compared, failed = None, torch.zeros((), dtype=torch.bool, device=device)

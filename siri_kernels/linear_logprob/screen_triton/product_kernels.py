@@ -35,7 +35,7 @@ def screen_kernel(
     """Online softmax and candidates of rows by their 8-bit product.
 
     Arrays over blocks and splits have one row of ROWS for each split of each block, block after
-    block; with :func:`splits_of` splits.
+    block; with :func:`siri_kernels.linear_logprob.screen_triton.draws.splits_of` splits.
 
     Args:
         live: [1] int32, how many of the rows are computed: the first.
@@ -59,7 +59,7 @@ def screen_kernel(
         programs: that are launched.
         places: of a row's candidates in a split.
         least: the probability from which on an entry is a candidate for certain.
-        sparseness: as :func:`weight_of` has it.
+        sparseness: as :func:`siri_kernels.linear_logprob.screen_triton.draws.weight_of` has it.
         softcap: a number, if SOFTCAP.
         inverse_softcap: 1 / softcap.
         ROWS: rows of a block.
