@@ -124,5 +124,5 @@ def test_operators_are_well_formed(monkeypatch):
     inputs, temperature = leaves(hidden, weight), torch.full((), 0.7, dtype=torch.float64)
     for entries in (0, 16):
         arguments = (*inputs, targets, None, temperature, None, -100, torch.float32, 0.1, entries)
-        for screen in ((0.0, False, 0), (1e-4, True, 1)):
+        for screen in (("", 0.0, False, 0), ("int8", 1e-4, True, 1)):
             torch.library.opcheck(custom_op.linear_logprob, (*arguments, False, *screen))

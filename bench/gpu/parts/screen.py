@@ -28,7 +28,9 @@ def run(context: Context) -> None:
         options.LEAST_VOCABULARY = 500
     shape = (130, 32, 600) if context.rehearse else (16_384, 1536, 151_936)
     kinds = ["int8"]
-    if context.rehearse or torch.cuda.get_device_capability() >= (8, 9):
+    if _backend(context) == "triton" and (
+        context.rehearse or torch.cuda.get_device_capability() >= (8, 9)
+    ):
         kinds.append("fp8")
     timed = kinds[:1] if context.rehearse else kinds
     for kind in kinds:

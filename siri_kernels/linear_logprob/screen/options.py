@@ -105,13 +105,15 @@ def screen_of(
     Raises:
         ValueError: the caller asks for a screen by name that there is not; "auto" takes none then.
     """
+    if screen == "auto" and backend == "triton":
+        return None  # on a GPU nothing was timed yet
     if backend == "triton":
         reason = _refused_by_triton(screen, device)
     elif backend != "portable" or device.type != "cpu":
         got = f"backend={backend!r} on {device.type}"
         reason = f"takes backend 'triton', or 'portable' on a CPU; got {got}"
     elif screen == "fp8":
-        reason = "is for GPUs; backend 'portable' takes screen='int8'"
+        reason = "is for GPUs, backend 'triton'; a CPU takes screen='int8'"
     else:
         reason = None
     if reason is None and dtype == torch.float64:
@@ -119,8 +121,7 @@ def screen_of(
     if reason is None and process_group is not None:
         reason = "takes no process_group so far"
     if screen == "auto":
-        # On a GPU nothing was timed yet.
-        if reason is not None or backend == "triton" or not has_integer_products():
+        if reason is not None or not has_integer_products():
             return None
         return Screen("int8", tolerance, checked, LEAST_TOKENS_AUTO)
     if reason is not None:
