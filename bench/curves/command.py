@@ -24,7 +24,7 @@ from siri_train.config.recipe import load_config
 
 KEYS = (
     "accuracy", "response_len_mean", "truncated_frac", "entropy", "loss", "grad_norm",
-    "rollout_kl", "rollout_ratio_max",
+    "rollout_kl",
 )  # fmt: skip
 SHORT = ("accuracy", "response_len_mean", "entropy", "grad_norm")
 WINDOW = 50
