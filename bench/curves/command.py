@@ -13,6 +13,7 @@ two runs, not about all runs that could be made with their settings.
 from __future__ import annotations
 
 import argparse
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def label(entry: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Three tables: how long the runs are the same, the metrics, and windows of the steps.
+    """The tables: how long runs are the same, the metrics, windows, the others among themselves.
 
     Args:
         result: of :func:`run`.
@@ -172,8 +173,7 @@ def table(result: dict[str, Any]) -> str:
             if found := entry["metrics"][key]:
                 lines.append(
                     f"| {key} | {name} | {_number(found['mean'])} "
-                    f"| {_number(found['mean_of_first'])} | {found['difference']:+.3g} "
-                    f"({found['low']:+.3g} to {found['high']:+.3g}) "
+                    f"| {_number(found['mean_of_first'])} | {_difference(found)} "
                     f"| {_number(found['distance'])} |"
                 )
     lines += [
@@ -189,7 +189,27 @@ def table(result: dict[str, Any]) -> str:
                 f"| {name} | {window['steps'][0]} to {window['steps'][1]} "
                 f"| {'' if share is None else f'{share:.1%}'} | {' | '.join(cells)} |"
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_among(result)]) + "\n"
+
+
+def _among(result: dict[str, Any]) -> list[str]:
+    """Differences between every two of the other runs."""
+    lines = [
+        "",
+        f"| run | less | steps | {' | '.join(f'{key} (95 % interval)' for key in SHORT)} |",
+        "|---|---|---|" + "---|" * len(SHORT),
+    ]
+    for pair in result["among_others"]:
+        minus, name = (label(result["runs"][place]) for place in pair["runs"])
+        cells = [_difference(pair["metrics"][key]) for key in SHORT]
+        lines.append(f"| {name} | {minus} | {pair['steps']} | {' | '.join(cells)} |")
+    return lines if len(lines) > 3 else []
+
+
+def _difference(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['difference']:+.3g} ({found['low']:+.3g} to {found['high']:+.3g})"
 
 
 def _number(value: float | None) -> str:
@@ -234,6 +254,15 @@ def run(given: argparse.Namespace) -> None:
         "steps": len(first.metrics),
         "evaluations": _evaluations(first),
         "runs": [compare(first, other) for other in others],
+        "among_others": [
+            {
+                "runs": [i, j],
+                "steps": len(steps),
+                "metrics": {key: _metric(others[i], others[j], key, steps) for key in KEYS},
+            }
+            for i, j in combinations(range(len(others)), 2)
+            for steps in (range(min(len(others[i].metrics), len(others[j].metrics))),)
+        ],
         "curves": [
             {
                 key: [None if x is None else float(f"{x:.6g}") for x in series(r, key, steps)]

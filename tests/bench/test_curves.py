@@ -94,10 +94,13 @@ def test_from_folders_to_the_result(tmp_path, capsys):
     assert one["windows"][1]["same_responses"] == 0.0
     assert one["metrics"]["accuracy"]["low"] < 0 < one["metrics"]["accuracy"]["high"]
     assert two["metrics"]["accuracy"]["low"] > 0.5 and one["metrics"]["entropy"] is None
+    (pair,) = result["among_others"]
+    assert pair["runs"] == [0, 1] and pair["metrics"]["accuracy"]["low"] > 0.5
     assert result["note"] == "drawn" and result["overrides"]["data.template"] == "plain"
     assert not any(str(tmp_path) in line for line in (tmp_path / "curves.json").open())
     table = capsys.readouterr().out
     assert "| `train.screen=int8` | 200 | 90.0% |" in table and "| `seed=1` | 0 to 49 |" in table
+    assert "| `seed=1` | `train.screen=int8` | 200 | +0.9 (" in table
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
