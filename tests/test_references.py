@@ -23,7 +23,7 @@ DOTTED = re.compile(r"(?:(?<=``)|(?<=:`)|(?<=:`~))(?:siri_kernels|siri_train|ben
 
 ELSEWHERE = {
     # written by commands
-    *("bench/results/X.md", "NAME.md", "demo.md", "gpu.md", "proof.md", "summary.md"),
+    *("bench/results/X.md", "NAME.md", "curves.md", "demo.md", "gpu.md", "proof.md", "summary.md"),
     # of rllm, NeMo-RL, prime-rl
     *("scripts/data/deepscaler_dataset.py", "examples/run_grpo.py", "docs/algorithms.md"),
 }
