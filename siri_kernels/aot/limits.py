@@ -88,7 +88,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("exact_kernel", {"IDS": 256, "SOFTCAP": True}, ("sm_100",), stack=136),
     Limit("exact_kernel", {"IDS": 256, "SOFTCAP": False}, ("sm_90",), path=4790),
     Limit("screened_join_kernel", {}, registers=189, path=2700),
-    Limit("screened_join_kernel", {"GEMM": "fp32"}, ("sm_100",), stack=8),
+    Limit("screened_join_kernel", {"DRAWN": True}, ("sm_100",), stack=8),
     Limit("screened_join_kernel", {"DRAWN": True}, load=16, aligned=("weight_row", "width")),
     Limit("fingerprint_kernel", {}, registers=150, path=1380),
     Limit("fingerprint_kernel", {}, registers=88, path=435, load=16, aligned=("row_stride",)),
