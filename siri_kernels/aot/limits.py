@@ -78,7 +78,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("split_kernel", {}, registers=128, path=2150),
     Limit("statistics_kernel", {}, registers=138, path=1215),
     Limit("target_kernel", {}, registers=60, path=337),
-    Limit("target_kernel", {}, registers=46, path=233, aligned=("hidden_row", "weight_row")),
+    Limit("target_kernel", {}, registers=46, path=288, aligned=("hidden_row", "weight_row")),
     # The screened head. A program of its product kernels takes all registers that there are.
     Limit("screen_kernel", {"BOXES": False}, load=16),
     Limit("screen_kernel", {"IDS": 256}, ("sm_90",), stack=88),
