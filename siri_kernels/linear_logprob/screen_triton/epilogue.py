@@ -6,17 +6,18 @@ import triton
 import triton.language as tl
 
 from siri_kernels.linear_logprob.screen_triton.draws import mixed, one_to_two
-from siri_kernels.linear_logprob.triton.kernel_math import LARGE, LOWEST, at_least, capped, exp2
+from siri_kernels.linear_logprob.triton.kernel_math import (
+    LARGE,
+    LOWEST,
+    at_least,
+    capped,
+    exp2,
+    halves,
+)
 
 NONE = tl.constexpr(2**31 - 1)  # greater than any id
 # Above all exponentials; its product with ``sparseness`` is finite: inf - inf would be NaN.
 _UNREACHED = tl.constexpr(1e30)
-
-
-@triton.jit
-def _halves(z, ROWS: tl.constexpr, IDS: tl.constexpr):
-    """The left and the right half of the columns."""
-    return tl.split(tl.permute(tl.reshape(z, (ROWS, 2, IDS // 2)), (0, 2, 1)))
 
 
 @triton.jit
@@ -166,7 +167,7 @@ def update(
             CANDIDATES, DRAWN,
         )  # fmt: skip
     else:
-        left, right = _halves(z, ROWS, IDS)
+        left, right = halves(z, ROWS, IDS)
         state = update(
             left, first, state, target, floor, by, seed, slot, bias, scales, cand_id, cand_z,
             places, vocabulary, least, sparseness, softcap, inverse_softcap, row_scale, shared,

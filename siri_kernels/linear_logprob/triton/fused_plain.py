@@ -18,6 +18,7 @@ from siri_kernels.linear_logprob.triton.kernel_math import (
     at_least,
     capped,
     exp2,
+    halves,
     scale_of,
 )
 
@@ -34,12 +35,6 @@ def _item(item, row_blocks, splits, GROUP: tl.constexpr):
     height = tl.minimum(row_blocks - first, GROUP)
     within = item % per_group
     return first + within % height, within // height
-
-
-@triton.jit
-def _halves(z, ROWS: tl.constexpr, IDS: tl.constexpr):
-    """The left and the right half of the columns."""
-    return tl.split(tl.permute(tl.reshape(z, (ROWS, 2, IDS // 2)), (0, 2, 1)))
 
 
 @triton.jit
@@ -192,9 +187,9 @@ def fused_plain_kernel(
                 x = x_desc.load([block * ROWS, k * STEP])
                 w = w_desc.load([an_id, k * STEP])
                 z = tl.dot(x, w.T, z)
-            left, right = _halves(z, ROWS, IDS)
-            z_0, z_1 = _halves(left, ROWS, IDS // 2)
-            z_2, z_3 = _halves(right, ROWS, IDS // 2)
+            left, right = halves(z, ROWS, IDS)
+            z_0, z_1 = halves(left, ROWS, IDS // 2)
+            z_2, z_3 = halves(right, ROWS, IDS // 2)
             place = scratch + row.to(tl.int64) * (stride * IDS) + local
             state, bits_0 = _update(
                 z_0, first, state, bits_0, row, there, target, floor, by, place, bias,

@@ -121,3 +121,9 @@ def operand(x, GEMM: tl.constexpr):
         return x.to(GEMM)
     else:
         return x.to(GEMM).to(tl.float32)
+
+
+@triton.jit
+def halves(z, ROWS: tl.constexpr, IDS: tl.constexpr):
+    """The left and the right half of the columns."""
+    return tl.split(tl.permute(tl.reshape(z, (ROWS, 2, IDS // 2)), (0, 2, 1)))
