@@ -14,6 +14,7 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
+from .budgets import budget_chart, budget_pictures
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
 from .markup import data_block, fill, fingerprint, source
@@ -65,6 +66,7 @@ def build_page(folder: RunFolder) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
+    budgets = budget_chart(folder)
     chosen = colours(folder)
     return fill(
         "page.html",
@@ -79,6 +81,8 @@ def build_page(folder: RunFolder) -> str:
         alarms=_alarms(folder),
         notes=list(dict.fromkeys(notes)),
         planes=_planes(folder),
+        budgets=budget_pictures(budgets) if budgets is not None else [],
+        budget_lines=budgets.lines if budgets is not None else [],
         runs=[
             {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
             for index, run in enumerate(folder.runs)
