@@ -346,8 +346,8 @@ def _export(sub: argparse.ArgumentParser) -> None:
         "--which",
         type=kinds.which,
         required=True,
-        metavar="low|high|low-lagged|high-lagged|best|STEP",
-        help="an end of the last cycle, the best evaluated, or a number of steps",
+        metavar="NAME|STEP",
+        help=f"{', '.join(kinds.ENDS)} of the last cycle, best, or a number of steps",
     )
     _completed(which, "which")
     out = sub.add_argument("--out", type=kinds.path, help="default: RUN/export/NAME")

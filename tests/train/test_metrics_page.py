@@ -43,6 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("metrics-page") / "run"
     tiny = ["model.scratch={layers: 1, hidden_size: 16, intermediate_size: 32, heads: 2}"]
     tiny += ["sft={steps: 3}", "train.steps=5", "checkpoint.lag=1", "checkpoint.best=accuracy"]
+    tiny += ["checkpoint.lag_window=1", "eval.every=1"]
     config = parse_config(TINY, [f"output={folder}", *tiny])
     supervise(config)
     return train(config)
