@@ -201,6 +201,10 @@ def _samples(folder: Path, prefix: str, notes: list[str]) -> list[tuple[int, lis
 
 
 def _evaluation(row: Row) -> Evaluation:
+    sets = row.get("sets")  # by name; the first is the one to report
+    if isinstance(sets, dict) and isinstance(first := next(iter(sets.values()), None), dict):
+        row = {**row, **first}
+
     def listed(key: str) -> list[Any]:
         value = row.get(key)
         return list(value) if isinstance(value, (list, tuple)) else []

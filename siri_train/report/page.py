@@ -21,7 +21,7 @@ from .markup import data_block, fill, fingerprint, source
 from .pareto import plane
 from .scale import Point
 from .svg import render
-from .table import accuracy_text, headline, table_rows
+from .table import accuracy_text, compared_with, headline, table_rows
 
 Values = dict[str, Any]
 
@@ -76,6 +76,7 @@ def build_page(folder: RunFolder) -> str:
         name=folder.folder.resolve().name,
         facts=_facts(folder),
         said=headline(folder.summary),
+        compared=compared_with(folder.summary),
         headings=headings,
         rows=rows,
         alarms=_alarms(folder),

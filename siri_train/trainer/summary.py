@@ -7,7 +7,7 @@ from typing import Any
 
 from siri_train.checkpoint.save_load import checkpoints
 from siri_train.config.run import RunConfig
-from siri_train.monitor.run_logs import reported
+from siri_train.monitor.run_logs import reported, spent
 
 
 def summary(
@@ -39,8 +39,9 @@ def summary(
         names.append(("constant-cap" if constant else "last", config.train.steps))
     start = "sft" if supervised else config.model.path
     saved = checkpoints(config.run_dir)
+    costs = spent(config.run_dir / "metrics.jsonl", {step for _, step in names})
     return [
-        _entry(name, row, start, config, saved)
+        {**_entry(name, row, start, config, saved), **_cost(costs.get(step))}
         for name, step in names
         for row in evals
         if row["step"] == step
@@ -63,6 +64,11 @@ def _entry(
             named: _figures({"budgets": row["budgets"], **one}) for named, one in sets.items()
         }
     return entry
+
+
+def _cost(spent: tuple[int, float] | None) -> dict[str, Any]:
+    tokens, seconds = spent or (None, None)
+    return {"trained_tokens": tokens, "train_seconds": seconds}
 
 
 def _figures(row: dict[str, Any]) -> dict[str, Any]:

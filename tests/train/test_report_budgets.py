@@ -64,6 +64,16 @@ def test_without_a_summary_the_latest_of_each_name(demo: Path) -> None:
     assert [y for _, y in chart.lines[0].points] == rows[1]["accuracy"]
 
 
+def test_of_named_sets_the_first_is_shown(demo: Path) -> None:
+    rng = random.Random(1)
+    selected, shown = (curve(rng, 45, None, [4, 8, 12]) for _ in range(2))
+    sets = {"test": {k: shown[k] for k in ("accuracy", "accuracy_interval", "tokens")}}
+    row = {**selected, "set": "validation", "sets": {**sets, "validation": {}}}
+    jsonl(demo / "siri" / "eval.jsonl", [row])
+    chart = budget_chart(read_run_folder(demo))
+    assert chart is not None and [y for _, y in chart.lines[0].points] == shown["accuracy"]
+
+
 def test_two_budgets_are_no_curve(demo: Path) -> None:
     assert budget_chart(read_run_folder(demo)) is None
     assert "Accuracy at every budget" not in check(write_report(demo)).text
