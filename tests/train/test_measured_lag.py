@@ -17,7 +17,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
 from siri_train.schedule import LengthSchedule
 from siri_train.train import train
-from siri_train.trainer.evaluate import Evaluation
+from siri_train.trainer.evaluate import Evaluated, Evaluation
 
 COSINE = LengthSchedule("cosine", 52, 20, 8)
 
@@ -83,12 +83,13 @@ def test_a_run_keeps_and_names_them(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
     lengths = {0: 40, 1: 39, 2: 38, 3: 30, 4: 20, 5: 15, 6: 14, 7: 16, 8: 18, 9: 25, 10: 22}
     steps = iter(range(11))
 
-    def evaluate(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    def evaluate(*args: Any, **kwargs: Any) -> Evaluated:
         step = next(steps)
-        return {
+        row = {
             "budgets": [24, 56], "accuracy": [0.1, 0.5], "accuracy_interval": [[0, 1]] * 2,
             "pass_at_k": [0, 0], "tokens": lengths[step], "backtrack_per_1k": 0.0,
         }  # fmt: skip
+        return Evaluated(row, [])
 
     monkeypatch.setattr(Evaluation, "__call__", evaluate)
     run = train(
