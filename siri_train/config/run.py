@@ -138,6 +138,9 @@ class TrainConfig(Section):
 
     steps: Steps = 1920
     """Steps of the run: rollout and update."""
+    max_tokens: int | None = Field(None, gt=0, le=10**15)
+    """Ends the run earlier: after the step in which the response tokens sampled so far, those that
+    dynamic sampling discards included, reach this; null: after ``steps``."""
     mini_batches: Rows = 2
     """Optimiser updates per step; with 1 the ratio is always 1 and nothing is clipped."""
     token_budget: int = Field(32768, gt=0, le=2**26)
