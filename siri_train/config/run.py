@@ -306,6 +306,20 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _caps_fit(self) -> RunConfig:
+        """The reward's options against the caps."""
+        if self.reward.function != "length-cap":  # which reads none
+            from siri_train.rewards import require_fit, reward_options
+
+            name, schedule = self.reward.function, self.schedule.build()
+            options = reward_options(name, self.reward.options)
+            try:
+                require_fit(name, options, schedule.lowest, schedule.max_len)
+            except ValueError as error:
+                raise ValueError(f"reward.{error}") from error
+        return self
+
     @property
     def run_dir(self) -> Path:
         """The run's folder."""

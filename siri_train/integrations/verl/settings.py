@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from siri_train.config.base import ConfigError, Section
 from siri_train.config.method import RewardConfig, ScheduleConfig
 from siri_train.config.plugins import Plugin
+from siri_train.rewards import require_fit, reward_options
 
 AGENT_LOOP, REWARD_MANAGER = "siri_single_turn", "siri_capped"
 
@@ -50,6 +51,7 @@ def settings_of(config: Any) -> VerlSettings:
             for e in error.errors()
         )
         raise ConfigError(problems) from error
+    _require_fit(settings)
     longest = config.data.max_response_length
     if settings.schedule.max_len > longest:
         raise ConfigError(
@@ -57,3 +59,12 @@ def settings_of(config: Any) -> VerlSettings:
             f"{settings.schedule.max_len}: verl truncates every response there"
         )
     return settings
+
+
+def _require_fit(settings: VerlSettings) -> None:
+    name, schedule = settings.reward.function, settings.schedule.build()
+    options = reward_options(name, settings.reward.options)
+    try:
+        require_fit(name, options, schedule.lowest, schedule.max_len)
+    except ValueError as error:
+        raise ConfigError(f"siri.reward.{error}") from error
