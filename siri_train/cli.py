@@ -236,6 +236,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
+    import math
     import shutil
 
     from siri_train.config.paths import check_file, user_path
@@ -251,9 +252,14 @@ def _schedule(arguments: argparse.Namespace) -> int:
     schedule, steps = config.schedule.build(), config.train.steps
     width = max(24, min(100, shutil.get_terminal_size((100, 24)).columns))  # the plot's least
     print(encodable(plot_text(schedule, steps, width, 16)))
-    eighths = range(0, min(steps, schedule.cycle) + 1, max(1, schedule.cycle // 8))
+    span = min(steps, schedule.cycle) if schedule.periodic else steps
+    eighths = range(0, span + 1, math.ceil(span / 8))
     print("step  " + "".join(f"{t:>8}" for t in eighths))
     print("cap   " + "".join(f"{schedule(t):>8}" for t in eighths))
+    if schedule.forecast:
+        print(schedule.forecast)
+    if schedule.kind.reward is not None:
+        print(f"the cap does not move: the phases act through the reward {schedule.kind.reward}")
     replace_text(path.resolve(), plot_svg(schedule, steps))  # a link stays one
     print(f"plot: {path}")
     return 0

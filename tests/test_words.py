@@ -141,7 +141,7 @@ INNOCENT = (
     # path, part of the line, reason
     ("siri_train/rewards/unit_table.py", "times fold tens", "an English unit: tenfold"),
     ("siri_train/rewards/units.py", "fold$", "an English unit: tenfold"),
-    ("siri_train/schedule.py", "Folded into the first quarter", "geometry of a cosine"),
+    ("siri_train/schedule/waves.py", "Folded into the first quarter", "geometry of a cosine"),
     ("tests/bench/test_gpu_parts.py", "fold", "a name of a module that the test makes up"),
     ("", "cut-cross-entropy", "the name of a peer"),
     ("", "fold_ms", "a key of recorded results"),

@@ -211,7 +211,7 @@ def _members(
             raise ConfigError(f"--caps: got {cap}; takes numbers from {low} to {high} (the caps)")
     even = {round(low + (high - low) * i / (_CAPS - 1)) for i in range(_CAPS)}
     caps = sorted(set(asked.caps) or even)
-    return [Member(f"cap={cap}", [*made, *constant(cap)], cap) for cap in caps]
+    return [Member(f"cap={cap}", [*made, *constant(start, cap)], cap) for cap in caps]
 
 
 def _budgets(asked: Asked, base: RunConfig, arms: Sequence[Arm]) -> str:

@@ -34,9 +34,9 @@ class Method:
     sweeps: bool = False
 
 
-def constant(cap: int) -> list[str]:
+def constant(config: RunConfig, cap: int) -> list[str]:
     """The overrides of a constant cap, in tokens."""
-    return ["schedule.shape=constant", "schedule.options={}", *_caps(cap, cap)]
+    return [*_shape("constant")(config), f"schedule.max_len={cap}", f"schedule.min_len={cap}"]
 
 
 def mean_cap(config: RunConfig) -> int:
@@ -44,20 +44,25 @@ def mean_cap(config: RunConfig) -> int:
     return int(config.schedule.build().mean(config.train.steps) + 0.5)
 
 
-def _caps(longest: int, shortest: int) -> list[str]:
-    return [f"schedule.max_len={longest}", f"schedule.min_len={shortest}"]
-
-
 def _at_longest(config: RunConfig) -> list[str]:
-    return constant(config.schedule.max_len)
+    return constant(config, config.schedule.max_len)
 
 
 def _at_shortest(config: RunConfig) -> list[str]:
-    return constant(config.schedule.min_len)
+    return constant(config, config.schedule.min_len)
 
 
 def _shape(name: str) -> Callable[[RunConfig], list[str]]:
-    return lambda config: [f"schedule.shape={name}", "schedule.options={}"]
+    def overrides(config: RunConfig) -> list[str]:
+        from siri_train.rewards import REWARDS  # slow to import
+
+        found = [f"schedule.shape={name}", "schedule.options={}"]
+        # A reward that acts in the phases of another shape has nothing to act in.
+        if REWARDS[config.reward.function].shape not in (None, name):
+            found += _reward("length-cap")
+        return found
+
+    return overrides
 
 
 def _reward(name: str, **options: object) -> list[str]:
@@ -142,7 +147,7 @@ METHODS["constant-max"] = Method(
     _at_longest, "the cap is max_len always", "the usual control of a schedule"
 )
 METHODS["constant-mean"] = Method(
-    lambda config: constant(mean_cap(config)),
+    lambda config: constant(config, mean_cap(config)),
     "the cap is always what the recipe's schedule has in the mean",
     "a control with the same caps in the mean",
 )
@@ -150,7 +155,7 @@ METHODS["constant-min"] = Method(
     _at_shortest, "the cap is min_len always", "SIRI, section 5.3: compression alone"
 )
 METHODS["constant-best"] = Method(
-    lambda config: ["schedule.shape=constant", "schedule.options={}"],
+    _shape("constant"),
     "the constant cap that is best on the validation questions",
     "the strongest control: a cap that was looked for",
     sweeps=True,

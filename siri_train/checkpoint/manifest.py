@@ -8,6 +8,7 @@ from typing import Any
 
 from siri_train.checkpoint.save_load import (
     INDEX,
+    MEMORY,
     NAME,
     ROLLOUTS,
     SCHEDULE,
@@ -116,7 +117,7 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
     files = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
     with written_aside(folder) as aside:
         for name in listed_files(source) if ours else files:
-            if name.split("/")[0] not in (STATE, SHARDS, ROLLOUTS, SCHEDULE):
+            if name.split("/")[0] not in (STATE, SHARDS, ROLLOUTS, SCHEDULE, MEMORY):
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / name, aside / name)
     return folder

@@ -8,19 +8,28 @@ from typing import Any
 from siri_train.schedule import LengthSchedule
 
 
-def ends(schedule: LengthSchedule, done: int, lag: int) -> dict[int, str]:
+def ends(
+    schedule: LengthSchedule, done: int, lag: int, run: int | None = None
+) -> dict[int, tuple[str, ...]]:
     """The checkpoints that are kept by name after ``done`` steps: names by step.
 
     Args:
         schedule: its cycles' ends are siri-low and siri-high.
         done: optimiser steps done.
-        lag: with N > 0 also siri-low-lagged and siri-high-lagged, N steps after each end.
+        lag: with N > 0 also siri-low-lagged and siri-high-lagged, N steps after each end. A step
+            that is an end itself, as after half a cycle, has both names, its own first.
+        run: all steps of the run, whose last is the end of a phase that lasts as long as the run;
+            None: it is not known.
     """
-    named = dict.fromkeys(schedule.compressed_ends(done), "siri-low")
-    named |= dict.fromkeys(schedule.expanded_ends(done), "siri-high")
-    if lag:
-        named |= {s + lag: f"{name}-lagged" for s, name in named.items() if s + lag <= done}
-    return named
+    own = {
+        **dict.fromkeys(schedule.compressed_ends(done, run), "siri-low"),
+        **dict.fromkeys(schedule.expanded_ends(done, run), "siri-high"),
+    }
+    late = {s + lag: f"{name}-lagged" for s, name in own.items() if lag and s + lag <= done}
+    return {
+        step: tuple(names[step] for names in (own, late) if step in names)
+        for step in sorted({*own, *late})
+    }
 
 
 def score(row: dict[str, Any], metric: str) -> float:

@@ -27,6 +27,7 @@ STATE = "trainer_state.pt"
 SHARDS = "optimizer"  # torch.distributed.checkpoint's folder, where the model was sharded
 ROLLOUTS = "rollouts.pt"
 SCHEDULE = "schedule.json"
+MEMORY = "reward_memory.json"
 INDEX = "checkpoint.json"
 _FORMAT = 1
 NAME = re.compile(r"step_[0-9]{1,15}")
@@ -53,6 +54,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     rollouts: dict[str, Any] | None = None,
     schedule: LengthSchedule | None = None,
+    memory: dict[str, Any] | None = None,
     tokens: int | None = None,
 ) -> Path:
     """Write ``checkpoints/step_XXXXXX`` aside, synchronise it, and rename it into place.
@@ -70,6 +72,7 @@ def save_checkpoint(
         optimizer: None for weights without trainer state.
         rollouts: a batch sampled ahead (``Rollouts.state``), written as ``rollouts.pt``.
         schedule: the run's; what its shape has learnt from the run is written as ``schedule.json``.
+        memory: what the reward knows of questions, written as ``reward_memory.json``.
         tokens: response tokens sampled in these steps, for ``train.max_tokens``.
 
     Raises:
@@ -104,6 +107,8 @@ def save_checkpoint(
                 if schedule is not None and schedule.state is not None:
                     known = {"shape": schedule.shape, "state": schedule.state}
                     write_json(aside / SCHEDULE, known)
+                if memory is not None:
+                    write_json(aside / MEMORY, memory)
                 files = {
                     path.relative_to(aside).as_posix(): size_and_crc(path)
                     for path in sorted(aside.rglob("*"))
@@ -320,15 +325,31 @@ def load_schedule(folder: Path, schedule: LengthSchedule) -> LengthSchedule:
     Raises:
         ConfigError: the file cannot be read.
     """
-    if SCHEDULE not in listed_files(folder):
+    known = _listed_json(folder, SCHEDULE)
+    if known is None:
         return schedule
-    try:
-        known = json_object(folder / SCHEDULE, remedy="take another checkpoint (--resume PATH)")
-    except ModelFileError as error:
-        raise ConfigError(f"{folder}: cannot be resumed from: {error}") from error
     if schedule.kind.observe is None or known.get("shape") != schedule.shape:
         return schedule
     return replace(schedule, state=known.get("state"))
+
+
+def load_memory(folder: Path) -> dict[str, Any] | None:
+    """What the reward knew of questions when the checkpoint was written; None: nothing.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return _listed_json(folder, MEMORY)
+
+
+def _listed_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """A file of the checkpoint; None if it has none."""
+    if name not in listed_files(folder):
+        return None
+    try:
+        return json_object(folder / name, remedy="take another checkpoint (--resume PATH)")
+    except ModelFileError as error:
+        raise ConfigError(f"{folder}: cannot be resumed from: {error}") from error
 
 
 def size_and_crc(path: Path) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from siri_train.checkpoint.retention import ends
 from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
 from siri_train.config import engines
 from siri_train.config.base import ConfigError
@@ -171,11 +172,13 @@ def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -
         eval_questions: held-out questions.
     """
     responses = config.rollout.prompts * config.rollout.group_size
-    low, high = config.schedule.build().lowest, config.schedule.max_len
+    schedule = config.schedule.build()
+    low, high = schedule.lowest, schedule.max_len
     lines = [
         "",
         f"{responses} responses a step in {config.train.mini_batches} updates; tokens at most "
         + " to ".join(f"{responses * cap / 1e6:.3g} M" for cap in sorted({low, high})),
+        *([f"schedule: {schedule.forecast}"] if schedule.forecast else []),
     ]
     if rates is None:
         return [
@@ -256,7 +259,7 @@ def expected_hours(
     steps = config.train.steps
     responses = config.rollout.prompts * config.rollout.group_size
     tokens = rates.filled * responses * steps * schedule.mean(steps)
-    evaluated = {steps, *schedule.compressed_ends(steps), *schedule.expanded_ends(steps)}
+    evaluated = {steps, *ends(schedule, steps, config.checkpoint.lag, steps)}
     if config.eval.every:
         evaluated |= set(range(config.eval.every, steps, config.eval.every))
     evaluated |= {0} if config.eval.at_start else set()

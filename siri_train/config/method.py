@@ -11,6 +11,9 @@ from siri_train.config.base import Section
 from siri_train.config.values import OneOf, Steps, Tokens, check_tree
 from siri_train.schedule import SHAPES, LengthSchedule
 
+DEFAULT_REWARD = "length-cap"
+"""The paper's. A recipe that names no other is read without an import of the rewards."""
+
 
 def _rewards() -> Collection[str]:
     from siri_train.rewards import REWARDS
@@ -43,18 +46,19 @@ class ScheduleConfig(_Options):
     """The cap on the response length over the steps (SIRI section 4.3)."""
 
     shape: ShapeName = "cosine"
-    """cosine: the paper's main schedule; constant: always ``max_len``, the control run."""
+    """cosine: the paper's main schedule; constant: always ``max_len``, the control run. For all
+    see docs/schedules.md."""
     max_len: Tokens = 16384
     """Longest cap, in response tokens."""
     min_len: Tokens = 8192
     """Shortest cap, in response tokens; at most ``max_len``."""
     cycle: Steps = 640
-    """Steps of one compression and expansion together; an even number."""
+    """Steps of one compression and expansion together; for most shapes an even number."""
     stair_order: Literal["compress_first", "phase_centred"] = "compress_first"
     """For stair. compress_first: ``min_len`` in the first half of a cycle; phase_centred: from a
     quarter to three quarters of it."""
     options: dict[str, Any] = {}
-    """Options of the shape, by name; the four above have none."""
+    """Options of the shape, by name, see docs/schedules.md; cosine has none."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ScheduleConfig:
@@ -79,7 +83,7 @@ class RewardConfig(_Options):
     That is 1 if the answer in the response, truncated at the cap, is right, else 0.
     """
 
-    function: RewardName = "length-cap"
+    function: RewardName = DEFAULT_REWARD
     """The reward function; length-cap: the paper's. docs/rewards.md has the formulas."""
     options: dict[str, Any] = {}
     """Options of the reward function, by name (docs/rewards.md); length-cap has none."""
@@ -100,7 +104,7 @@ class RewardConfig(_Options):
 
     @model_validator(mode="after")
     def _takes_options(self) -> RewardConfig:
-        if self.options or self.function != "length-cap":  # else nothing to look up
+        if self.options or self.function != DEFAULT_REWARD:  # else nothing to look up
             from siri_train.rewards import reward_options
 
             reward_options(self.function, self.options)

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from siri_train.config.base import Section
 from siri_train.config.loss import AdvantageConfig, LossConfig
-from siri_train.config.method import RewardConfig, ScheduleConfig
+from siri_train.config.method import DEFAULT_REWARD, RewardConfig, ScheduleConfig
 from siri_train.config.model import ModelConfig
 from siri_train.config.plugins import Plugin
 from siri_train.config.rollout import RolloutConfig
@@ -37,6 +37,7 @@ from siri_train.config.values import (
     check_tree,
 )
 from siri_train.config.yaml_core import write_yaml
+from siri_train.schedule import SHAPES
 
 
 class SourceConfig(Section):
@@ -287,11 +288,7 @@ class RunConfig(Section):
                 f"train.mini_batches ({self.train.mini_batches}) must not exceed "
                 f"rollout.prompts x rollout.group_size ({sequences})"
             )
-        if 2 * self.checkpoint.lag >= self.schedule.cycle:
-            raise ValueError(
-                f"checkpoint.lag ({self.checkpoint.lag}) must be less than half of schedule.cycle "
-                f"({self.schedule.cycle}), where the next end lies"
-            )
+        self._phases_and_reward()
         if self.distributed.vocabulary_parallel_head and self.train.screen not in (None, "auto"):
             raise ValueError(
                 f"train.screen ({self.train.screen}) needs a whole head: set "
@@ -305,6 +302,26 @@ class RunConfig(Section):
                 f"data.max_prompt_len + schedule.max_len = {longest}"
             )
         return self
+
+    def _phases_and_reward(self) -> None:
+        """Some shapes act through a reward of theirs, and their reward through nothing else."""
+        shape, function = self.schedule.shape, self.reward.function
+        needed = SHAPES[shape].reward
+        if needed not in (None, function):
+            raise ValueError(
+                f"schedule.shape: {shape} leaves the cap at max_len and acts through the reward "
+                f"{needed}, got reward.function={function}; set reward.function={needed}"
+            )
+        if function == DEFAULT_REWARD:
+            return
+        from siri_train.rewards import REWARDS
+
+        wanted = REWARDS[function].shape
+        if wanted not in (None, shape):
+            raise ValueError(
+                f"reward.function: {function} acts in the phases of schedule.shape={wanted}, got "
+                f"schedule.shape={shape}; set schedule.shape={wanted}"
+            )
 
     @model_validator(mode="after")
     def _caps_fit(self) -> RunConfig:
@@ -339,7 +356,8 @@ class RunConfig(Section):
     @property
     def budgets(self) -> list[int]:
         """Evaluation budgets in tokens, ascending; the last one is what is generated."""
-        return sorted(set(self.eval.budgets or [self.schedule.min_len, self.schedule.max_len]))
+        schedule = self.schedule.build()  # a constant cap may lie below schedule.min_len
+        return sorted(set(self.eval.budgets or [schedule.min_len, schedule.max_len]))
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML, which ``load_config`` reads back unchanged."""

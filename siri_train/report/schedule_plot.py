@@ -8,6 +8,8 @@ that names the marks would have stayed here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..schedule import LengthSchedule
 from .markup import fill
 from .scale import ticks
@@ -35,8 +37,8 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
     _check(steps)
     if width < 24 or height < 5:
         raise ValueError(f"width, height: got {width} x {height}; takes at least 24 x 5")
-    top, bottom = schedule.max_len, schedule.min_len
-    if schedule.constant or top == bottom:
+    top, bottom = schedule.max_len, schedule.lowest
+    if top == bottom:
         top, bottom = top + 1, top - 1  # a flat line in the middle
     middle = (top + bottom) / 2
     margin = len(f"{top:,}") + 2
@@ -57,9 +59,9 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
             cells[dot // 4][x // 2] |= _BITS[dot % 4][x % 2]
         before = y
     grid = [[chr(0x2800 + cell) if cell else " " for cell in row] for row in cells]
-    low, high = schedule.compressed_ends(steps), schedule.expanded_ends(steps)
-    for ends, sign in ((low, "▼"), (high, "▲")):
-        for step in ends:
+    low, high = schedule.compressed_ends(steps, steps), schedule.expanded_ends(steps, steps)
+    for taken, sign in ((low, "▼"), (high, "▲")):
+        for step in taken:
             grid[level(_shown_at(schedule, step)) // 4][round(step / steps * (columns - 1))] = sign
     names = {0: f"{top:,}", rows - 1: f"{bottom:,}"}
     if schedule.lowest == schedule.max_len:
@@ -101,16 +103,15 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
         ValueError: if ``steps`` is below 1.
     """
     _check(steps)
-    # a paper-long run has more steps than the picture has pixels; the corners are kept
-    half = max(1, schedule.cycle // 2)
+    low, high = schedule.compressed_ends(steps, steps), schedule.expanded_ends(steps, steps)
+    # a paper-long run has more steps than the picture has pixels; ends and jumps are kept
+    corners = {*low, *high, *_jumps(schedule, steps)}
     stride = max(1, steps // 1200)
-    corners = {*range(half, steps + 1, half), *schedule.compressed_ends(steps)}
-    corners |= {*schedule.expanded_ends(steps)}
     shown = sorted({*range(0, steps, stride), 0, *corners, steps} | {t - 1 for t in corners if t})
     lines = []
     for name, css, beside, taken in (
-        ("siri-low", "low", "below", schedule.compressed_ends(steps)),
-        ("siri-high", "high", "above", schedule.expanded_ends(steps)),
+        ("siri-low", "low", "below", low),
+        ("siri-high", "high", "above", high),
     ):
         if taken:
             ends = [(float(step), float(schedule(_shown_at(schedule, step)))) for step in taken]
@@ -121,10 +122,11 @@ def plot_svg(schedule: LengthSchedule, steps: int) -> str:
         for start, end, phase in schedule.phases(steps)
         if phase != "constant"
     ]
-    title = (
-        f"Response-length cap: {schedule.shape}, {schedule.max_len:,} to {schedule.min_len:,} "
-        f"tokens, {schedule.cycle:,}-step cycle"
-    )
+    lengths = f"{schedule.max_len:,} to {schedule.lowest:,} tokens"
+    if schedule.lowest == schedule.max_len:
+        lengths = f"{schedule.max_len:,} tokens"
+    cycle = f", {schedule.cycle:,}-step cycle" if schedule.periodic else ""
+    title = f"Response-length cap: {schedule.shape}, {lengths}{cycle}"
     if schedule.constant:
         title = f"Response-length cap: constant {schedule.max_len:,} tokens"
     top = float(schedule.max_len)
@@ -144,12 +146,27 @@ def _shown_at(schedule: LengthSchedule, end: int) -> int:
 
     It is the extreme itself, or the step before it where the cap has jumped by then.
     """
-    return end - 1 if schedule.kind.jumps else end
+    before, at = schedule.exact(end - 1), schedule.exact(end)
+    lower = schedule.phase(end - 1) == "compression"
+    return end - 1 if (before < at if lower else before > at) else end
+
+
+def _jumps(schedule: LengthSchedule, steps: int) -> Iterator[int]:
+    """Steps whose cap is far from that of the step before."""
+    if steps > 50_000:  # they lie closer together than pixels
+        return
+    far, before = (schedule.max_len - schedule.lowest) / 25, schedule.exact(0)
+    for step in range(1, steps + 1):
+        cap = schedule.exact(step)
+        if abs(cap - before) > far:
+            yield step
+        before = cap
 
 
 def _step_ticks(schedule: LengthSchedule, steps: int, most: int) -> list[float]:
     """Steps to label: half cycles, else whole cycles, else round numbers; not over ``most``."""
-    for stride in (max(1, schedule.cycle // 2), schedule.cycle):
+    strides = (max(1, schedule.cycle // 2), schedule.cycle) if schedule.periodic else ()
+    for stride in strides:
         if 1 <= steps // stride < most:
             return [float(step) for step in range(0, steps + 1, stride)]
     return [tick for tick in ticks(0, steps, most) if tick == int(tick)]

@@ -13,6 +13,7 @@ from siri_train.rewards.functions import (
     reward_options,
 )
 from siri_train.rewards.grading import Grade, Response, grade_responses, require_single
+from siri_train.rewards.toggle import TOGGLE
 from siri_train.rewards.verify import (
     VERIFIERS,
     ExactVerifier,
@@ -44,3 +45,5 @@ __all__ = [
     "require_single",
     "reward_options",
 ]
+
+REWARDS["toggle"] = TOGGLE

@@ -46,6 +46,9 @@ class RewardGroup:
         cap: the longest response that was possible, in tokens.
         step: the 0-based step; None in an evaluation, and where a trainer does not say.
         options: ``reward.options`` of the recipe over the defaults of the function.
+        phase: ``"compression"`` or ``"expansion"``; None where a trainer does not say.
+        shortest: ``schedule.min_len``, in tokens; None where a trainer does not say.
+        known: what `Reward.remember` gave for this question in an earlier step; None: nothing yet.
     """
 
     responses: Sequence[JudgedResponse]
@@ -54,6 +57,9 @@ class RewardGroup:
     cap: int | None
     step: int | None
     options: Mapping[str, Any] = field(default_factory=dict)
+    phase: str | None = None
+    shortest: int | None = None
+    known: Any = None
 
 
 RewardFunction = Callable[[RewardGroup], Sequence[float]]
@@ -74,6 +80,10 @@ class Reward:
             ``options.NAME``, for options that do not fit the caps of a run.
         reads_cap: whether the function, with these options, reads the step's cap (`cap_of`).
             Trainers that do not know it refuse such a function.
+        shape: the schedule shape in whose phases the function acts; recipes name both or none.
+        remember: a group to what is to be known of its question in later steps (``known`` of the
+            group), as JSON holds it; None: nothing yet. The first other value stays for the run,
+            also when it is resumed. In the step that gives it, ``known`` is still None.
     """
 
     function: RewardFunction
@@ -82,6 +92,8 @@ class Reward:
     compares: bool = False
     fits: Callable[[Mapping[str, Any], int, int], None] | None = None
     reads_cap: Callable[[Mapping[str, Any]], bool] | None = None
+    shape: str | None = None
+    remember: Callable[[RewardGroup], Any] | None = None
 
 
 def _length_cap(group: RewardGroup) -> list[float]:

@@ -73,6 +73,9 @@ def grade_responses(
     questions: Sequence[str] | None = None,
     cap: int | None = None,
     step: int | None = None,
+    phase: str | None = None,
+    shortest: int | None = None,
+    known: Sequence[Any] | None = None,
 ) -> list[Grade]:
     """Grade responses: is the boxed answer right, and what does the response earn.
 
@@ -96,6 +99,9 @@ def grade_responses(
         questions: B texts, for reward functions that read them.
         cap: the longest possible response in tokens, for reward functions that read it.
         step: the 0-based step, for reward functions that read it.
+        phase: of the schedule, for reward functions that read it.
+        shortest: the schedule's ``min_len`` in tokens, for reward functions that read it.
+        known: one entry a group, what `Reward.remember` gave for its question before.
 
     Returns:
         B grades, in order. With the default reward NaN (``group_advantages`` leaves such a response
@@ -105,8 +111,8 @@ def grade_responses(
     Raises:
         ValueError: different numbers of responses, golds and questions, a part of a group, an
             unknown finish reason, ``truncated``, reward function or option; a reward function that
-            compares responses with a group size of 1, or that lacks the lengths; or one that does
-            not give a number a response.
+            compares responses with a group size of 1, or that lacks the lengths or the phase; or
+            one that does not give a number a response.
     """
     if truncated not in TRUNCATED_MODES:
         raise ValueError(f"truncated: got {truncated!r}, takes 'grade' or 'zero'")
@@ -119,6 +125,12 @@ def grade_responses(
             f"group_size: got {group_size} for {len(responses)} responses; takes a divisor"
         )
     settings = reward_options(function, options or {})
+    shape = REWARDS[function].shape
+    if shape is not None and (phase is None or shortest is None):
+        raise ValueError(
+            f"phase, shortest: missing; the reward {function!r} acts in the phases of "
+            f"schedule.shape={shape}, and takes them from a training step"
+        )
     for index, response in enumerate(responses):
         if response.finish_reason not in ("stop", "length", "abort"):
             raise ValueError(
@@ -141,7 +153,7 @@ def grade_responses(
         for response, answer, verdict in zip(responses, answers, verdicts, strict=True)
     ]
     rewards: list[float] = []
-    for first in range(0, len(judged), group_size):
+    for index, first in enumerate(range(0, len(judged), group_size)):
         group = RewardGroup(
             responses=judged[first : first + group_size],
             question="" if questions is None else questions[first],
@@ -149,6 +161,9 @@ def grade_responses(
             cap=cap,
             step=step,
             options=settings,
+            phase=phase,
+            shortest=shortest,
+            known=None if known is None else known[index],
         )
         rewards += rewards_of(function, group)
     return [

@@ -11,6 +11,8 @@ from siri_train.data.sources import EncodedQuestion
 from siri_train.model.think_marks import thinking
 from siri_train.rewards import Grade, Response, Verifier, grade_responses
 from siri_train.rollout.engine import Completion
+from siri_train.schedule import LengthSchedule
+from siri_train.trainer.question_memory import QuestionMemory
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,16 @@ class Grader:
         verifier: compares answers.
         config: the recipe's section ``reward``.
         group_size: responses to each question.
+        schedule: has the phase of a step.
+        memory: what the reward function knows of questions.
     """
 
     tokenizer: Any
     verifier: Verifier
     config: RewardConfig
     group_size: int
+    schedule: LengthSchedule
+    memory: QuestionMemory
 
     def __call__(
         self,
@@ -60,4 +66,7 @@ class Grader:
             questions=[question.prompt for _, (question, _) in responses],
             cap=cap,
             step=step,
+            phase=self.schedule.phase(step),
+            shortest=self.schedule.min_len,
+            known=[self.memory.of(q) for _, (q, _) in responses[:: self.group_size]],
         )

@@ -13,10 +13,12 @@ from siri_train.checkpoint.save_load import load_rollouts
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.data.sources import QuestionSampler
+from siri_train.rewards import REWARDS
 from siri_train.rewards.functions import DEFAULT
 from siri_train.rollout.batch import RolloutBatch, fingerprint, from_state, to_state
 from siri_train.rollout.collect import Collector
 from siri_train.schedule import LengthSchedule
+from siri_train.trainer.question_memory import QuestionMemory
 from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.signals import StopRequest
 
@@ -38,6 +40,7 @@ class Rollouts:
         run_end: when the run ends; nothing is sampled ahead beyond it.
         end: called with (step, :meth:`state`) before every step and where sampling was ended;
             raises Stopped if the run was asked to stop.
+        memory: what the reward function knows of questions; every batch that is graded adds to it.
     """
 
     def __init__(
@@ -50,10 +53,11 @@ class Rollouts:
         stop: StopRequest,
         run_end: RunEnd,
         end: Callable[[int, dict[str, Any] | None], None],
+        memory: QuestionMemory,
     ) -> None:
         self.config, self.collect, self.questions = config, collect, questions
         self.schedule, self.seed = schedule, seed
-        self.stop, self.run_end, self.end = stop, run_end, end
+        self.stop, self.run_end, self.end, self.memory = stop, run_end, end, memory
         self.next: RolloutBatch | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -105,6 +109,7 @@ class Rollouts:
             not be scored.
         """
         self.collect.grade_groups(batch.seen, batch.step, batch.cap)
+        self.memory.add(batch)
         return batch.rewards
 
     def wait(self) -> None:
@@ -159,6 +164,9 @@ class Rollouts:
         settings = fingerprint(step, self.schedule(step), self.config.rollout, self.questions(step))
         if reward.function != DEFAULT:  # older checkpoints name none
             settings["reward"] = {"function": reward.function, "options": reward.options}
+        if REWARDS[reward.function].shape is not None:
+            settings["phase"] = self.schedule.phase(step)
+            settings["shortest"] = self.schedule.min_len
         return settings
 
     def _sample(self, step: int, **options: Any) -> RolloutBatch | None:

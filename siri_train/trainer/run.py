@@ -14,6 +14,7 @@ from siri_train import distributed
 from siri_train.checkpoint.resume import compare_with_before, resume_from
 from siri_train.checkpoint.save_load import (
     checkpoints,
+    load_memory,
     load_schedule,
     load_state,
     save_checkpoint,
@@ -37,6 +38,7 @@ from siri_train.trainer.metrics import step_metrics
 from siri_train.trainer.optimizer import make_optimizer
 from siri_train.trainer.prefetch import Rollouts
 from siri_train.trainer.preflight import Checked, model_config, preflight
+from siri_train.trainer.question_memory import QuestionMemory
 from siri_train.trainer.reference_model import open_reference
 from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.run_folder import RunFolder
@@ -80,6 +82,7 @@ class Run:
             model = model_config(config, checked.start)
             require_same_model(source, model, checked.tokenizer, config.model.path)
             self.schedule = load_schedule(source, self.schedule)
+        self.memory = QuestionMemory(config.reward, self.schedule)
         self.start, self.source = checked.start, source
         self.questions = QuestionSampler(
             checked.train_questions, questions_per_step(config.rollout), config.seed
@@ -123,7 +126,14 @@ class Run:
             config.rollout,
             policy.eos_ids,
             policy.decode,
-            Grader(policy.tokenizer, self.verifier, config.reward, config.rollout.group_size),
+            Grader(
+                policy.tokenizer,
+                self.verifier,
+                config.reward,
+                config.rollout.group_size,
+                self.schedule,
+                self.memory,
+            ),
             lambda done, total: self.progress.status(f"sampled {done}/{total}"),
         )
         self.rollouts = Rollouts(
@@ -135,9 +145,12 @@ class Run:
             self.stop,
             self.end,
             self.end_if_asked,
+            self.memory,
         )
         if self.source is not None:
             self.rollouts.restore(self.source, self.start_step)
+            ahead_of = self.start_step + (self.rollouts.next is not None)
+            self.memory.restore(load_memory(self.source), ahead_of, config.name)
         self.evaluation = Evaluation(
             config, checked.eval_questions, self.engine, policy, self.verifier, self.counter
         )
@@ -270,7 +283,7 @@ class Run:
         if self.folder.is_end(done) or (every and done % every == 0):
             saved = self._write(done, rollouts)
         if self._evaluation_due(done):
-            self._evaluate(done, self.folder.phase_ends(done).get(done), rollouts)
+            self._evaluate(done, self.folder.end_name(done), rollouts)
         if not saved and self.folder.best_step(done) == done:
             saved = self._write(done, rollouts)
         if saved:
@@ -318,8 +331,10 @@ class Run:
         """Write the checkpoint if it is not there yet; returns whether it was written."""
         if done in on_main(checkpoints, self.dir):
             return False
+        memory = self.memory.state()
         save_checkpoint(
-            self.dir, done, self.policy, self.optimizer, rollouts, self.schedule, self.end.tokens
+            self.dir, done, self.policy, self.optimizer, rollouts, self.schedule, memory,
+            self.end.tokens,
         )
         return True
 
@@ -339,7 +354,7 @@ class Run:
         # Another run's checkpoint is not evaluated here: this run's names cannot point to it.
         own = start in on_main(checkpoints, self.dir)
         if self._evaluation_due(start) and (own or start == 0):
-            name = self.folder.phase_ends(start).get(start) if start else "start"
+            name = self.folder.end_name(start) if start else "start"
             self._evaluate(start, name, None)
         # The interrupted run did not get to this; otherwise the next checkpoint does it.
         if own and (len(self.folder.evals) > before or self.end.over):

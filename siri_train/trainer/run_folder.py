@@ -108,9 +108,15 @@ class RunFolder:
         """
         on_main(self._finish, supervised)
 
-    def phase_ends(self, done: int) -> dict[int, str]:
-        """The ends of cycles reached after ``done`` steps: their names by step."""
-        return retention.ends(self.schedule, done, self.config.checkpoint.lag)
+    def phase_ends(self, done: int) -> dict[int, tuple[str, ...]]:
+        """The ends of phases reached after ``done`` steps: their names by step."""
+        lag = self.config.checkpoint.lag
+        steps = self.end.done if self.end.over else self.config.train.steps
+        return retention.ends(self.schedule, done, lag, steps)
+
+    def end_name(self, done: int) -> str | None:
+        """The name of the step in ``eval.jsonl``: of two the end's own; None if it has none."""
+        return self.phase_ends(done).get(done, (None,))[0]
 
     def is_end(self, done: int) -> bool:
         """Whether the run or one of its schedule's phases ends after ``done`` steps."""
@@ -194,8 +200,9 @@ class RunFolder:
                 "accuracy": rows[step]["accuracy"][-1],
                 "tokens": rows[step]["tokens"],
             }
-            for step, which in sorted(self.phase_ends(done).items())
+            for step, names in sorted(self.phase_ends(done).items())
             if step in rows
+            for which in names
         ]
 
     def _best(self, done: int) -> dict[str, Any] | None:

@@ -82,7 +82,7 @@ RULES = [
     ["schedule.cycle=7"],
     ["train.token_budget=100"],
     ["train.mini_batches=5", "rollout.prompts=2", "rollout.group_size=2"],
-    ["checkpoint.lag=320"],
+    ["schedule.shape=toggle"],
     ["loss.rollout_correction=tis"],
     ["distributed.offload=true", "distributed.vocabulary_parallel_head=true"],
     ["train.screen=int8", "distributed.vocabulary_parallel_head=true"],

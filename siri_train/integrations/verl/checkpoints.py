@@ -32,7 +32,9 @@ class SiriCheckpoints(CheckpointCallback):
         super().__init__(config=config)
         settings = settings_of(config)
         self.schedule, self.lag = settings.schedule.build(), settings.lag
-        check_save_freq(config.trainer.save_freq, self.schedule, self.lag, "trainer.save_freq")
+        self.steps = config.trainer.total_training_steps
+        every = config.trainer.save_freq
+        check_save_freq(every, self.schedule, self.lag, "trainer.save_freq", self.steps)
 
     def on_save(
         self,
@@ -55,7 +57,7 @@ class SiriCheckpoints(CheckpointCallback):
             ConfigError: an asynchronous checkpoint, one without ``hf_model``, or one on another
                 machine.
         """
-        named = retention.ends(self.schedule, global_step, self.lag)
+        named = retention.ends(self.schedule, global_step, self.lag, self.steps)
         if global_step not in named:
             return
         if async_save:
@@ -80,10 +82,11 @@ class SiriCheckpoints(CheckpointCallback):
             shutil.copytree(weights, aside, dirs_exist_ok=True)
         self._write_manifest(folder, named)
 
-    def _write_manifest(self, folder: Path, named: dict[int, str]) -> None:
+    def _write_manifest(self, folder: Path, named: dict[int, tuple[str, ...]]) -> None:
         """As ``checkpoint.manifest.write_manifest``, without evaluations: verl keeps those."""
         manifest: dict[str, Any] = {"siri-low": None, "siri-high": None, "cycles": []}
-        for step, which in sorted(named.items()):
+        pairs = [(step, which) for step, names in sorted(named.items()) for which in names]
+        for step, which in pairs:
             kept = folder / checkpoint_name(step)
             if not kept.is_dir():
                 continue
@@ -100,7 +103,9 @@ class SiriCheckpoints(CheckpointCallback):
         write_json(folder / "manifest.json", manifest)
 
 
-def check_save_freq(every: int, schedule: Any, lag: int, key: str) -> None:
+def check_save_freq(
+    every: int, schedule: Any, lag: int, key: str, steps: int | None = None
+) -> None:
     """Refuse an interval between checkpoints that misses an end of the schedule.
 
     Args:
@@ -108,12 +113,14 @@ def check_save_freq(every: int, schedule: Any, lag: int, key: str) -> None:
         schedule: of the cap.
         lag: steps from an end to its lagged checkpoint.
         key: the key that ``every`` was given by, for the message.
+        steps: all steps of the run, if that is known. verl saves after the last one in any case.
 
     Raises:
         ConfigError: naming ``key``.
     """
-    ends = retention.ends(schedule, 2 * schedule.cycle, lag)
-    if every > 0 and not any(step % every for step in ends):
+    shown = 2 * schedule.cycle if schedule.periodic or steps is None else steps
+    ends = retention.ends(schedule, shown + lag, lag, steps)
+    if every > 0 and not any(step % every for step in ends if step != steps):
         return
     if ends and not schedule.kind.even_cycle:
         raise ConfigError(

@@ -183,7 +183,7 @@ def _refuse_sizes(config: RunConfig, machines: Machines) -> None:
     except ValueError as error:
         key = "schedule." if str(error).startswith("shape") else ""
         raise ConfigError(f"{key}{error}") from error
-    check_save_freq(every, schedule, config.checkpoint.lag, "checkpoint.every")
+    check_save_freq(every, schedule, config.checkpoint.lag, "checkpoint.every", config.train.steps)
 
 
 def _algorithm(config: RunConfig) -> dict[str, Any]:

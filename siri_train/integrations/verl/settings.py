@@ -33,7 +33,8 @@ def settings_of(config: Any) -> VerlSettings:
     """The checked section ``siri`` of verl's whole configuration (a ``DictConfig``).
 
     Raises:
-        ConfigError: the section is missing, or a key in it is missing or wrong.
+        ConfigError: the section is missing, a key in it is missing or wrong, or the shape needs
+            more than the step.
     """
     from omegaconf import OmegaConf
 
@@ -52,6 +53,10 @@ def settings_of(config: Any) -> VerlSettings:
         )
         raise ConfigError(problems) from error
     _require_fit(settings)
+    try:
+        settings.schedule.build().require_stateless("verl")
+    except ValueError as error:
+        raise ConfigError(f"siri.schedule.{error}") from error
     longest = config.data.max_response_length
     if settings.schedule.max_len > longest:
         raise ConfigError(

@@ -115,7 +115,7 @@ def bounds() -> Iterator[Bad]:
         "seed=-100000000000000000000000", "data.train.0.size=100000000", "data.eval.0.size=5000000",
         "train.lr=1.0e300", "eval.budgets=[0]", "eval.budgets=[-3, 5]", "eval.budgets=[x]",
         "schedule.cycle=7", "schedule.min_len=57", "schedule.max_len=99999",
-        "train.mini_batches=17", "checkpoint.lag=2", "train.token_budget=79",
+        "train.mini_batches=17", "schedule.shape=toggle", "reward.function=toggle", "train.token_budget=79",
         "name=a/b", "name=.hidden", "name=''", 'name="a\\nb"', 'name="a\\0b"', f"name={'n' * 300}",
         "rollout.server.url='not a url'", "rollout.server.url=ftp://somewhere",
         "rollout.engine=vllm", "data.max_prompt_len=3",

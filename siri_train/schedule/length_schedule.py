@@ -1,22 +1,20 @@
-"""The response-length cap over the steps of training: one pure function of the step number.
+"""The schedule of one run and the table of its shapes.
 
-SIRI (arXiv 2509.25176, section 4.3) lets the cap oscillate between ``max_len`` and ``min_len``.
-Because the cap depends on nothing but the step, a resumed run continues the same schedule.
+A shape gives functions of the step and of the schedule, and the schedule asks them. Each names the
+other, so both are in this file; the formulas of the shapes are beside it, one file a kind.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from siri_train.registry import Registry, one_of, with_defaults
+from siri_train.registry import Registry, with_defaults
+from siri_train.schedule.checks import check_choice, whole
 
 STAIR_ORDERS = ("compress_first", "phase_centred")
-
-_LARGEST = 2**53  # float64, in which the formulas are, holds every whole number up to here
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,12 @@ class LengthSchedule:
     """The cap L(t) at every step t, counted from 0 as in the paper (cosine: t = 0 is the top).
 
     Args:
-        shape: a name in `SHAPES`: ``"cosine"`` (the paper's main schedule), ``"stair"``,
-            ``"stair-cosine"``, or ``"constant"`` (always ``max_len``: the control run).
-        max_len: the longest cap, in response tokens (16384 in the paper).
-        min_len: the shortest cap (8192 in the paper); at most ``max_len``.
-        cycle: steps in one compression and expansion together (640 in the paper). Even, where the
-            compressed end lies after exactly half a cycle.
+        shape: a name in `SHAPES`: ``"cosine"`` (the paper's main schedule), ``"constant"`` (always
+            ``max_len``: the control run), ... ``docs/schedules.md`` describes each.
+        max_len: the longest cap, in response tokens; by default the paper's, like the next two.
+        min_len: the shortest cap; at most ``max_len``.
+        cycle: steps in one compression and expansion together. Even, where the compressed end lies
+            after exactly half a cycle.
         stair_order: the paper describes the stair in words only. ``"compress_first"`` is the
             reading that fits its text: ``min_len`` for the first half of the cycle, ``max_len``
             for the second. ``"phase_centred"`` follows the sign of the cosine: ``min_len`` from
@@ -45,22 +43,21 @@ class LengthSchedule:
     """
 
     shape: str
-    max_len: int
-    min_len: int
-    cycle: int
+    max_len: int = 16384
+    min_len: int = 8192
+    cycle: int = 640
     stair_order: str = "compress_first"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     state: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        _check_choice("shape", self.shape, SHAPES)
-        _check_choice("stair_order", self.stair_order, STAIR_ORDERS)
+        check_choice("shape", self.shape, SHAPES)
+        check_choice("stair_order", self.stair_order, STAIR_ORDERS)
         for key in ("max_len", "min_len", "cycle"):
             # numpy integers are welcome, but what is kept is a plain int that JSON can write
-            value = _whole(key, getattr(self, key), least=1)
-            if value > _LARGEST:
-                raise ValueError(f"{key}: got {_short(value)}; takes a whole number up to 2**53")
-            object.__setattr__(self, key, value)
+            object.__setattr__(self, key, whole(key, getattr(self, key), least=1))
+        if self.constant:  # a control run has one length; that of its rival may be longer
+            object.__setattr__(self, "min_len", min(self.min_len, self.max_len))
         if self.min_len > self.max_len:
             raise ValueError(
                 f"min_len: got {self.min_len}; takes a whole number from 1 to "
@@ -85,13 +82,28 @@ class LengthSchedule:
 
     @property
     def constant(self) -> bool:
-        """Whether the cap is ``max_len`` at every step."""
+        """Whether the cap is ``max_len`` at every step, without phases."""
         return not self.kind.moves
 
     @property
+    def periodic(self) -> bool:
+        """Whether the cap repeats after ``cycle`` steps."""
+        repeats = self.kind.periodic
+        return repeats(self) if callable(repeats) else repeats
+
+    @property
     def lowest(self) -> int:
-        """The shortest cap of a run: ``min_len``, for a constant schedule ``max_len``."""
+        """The shortest cap of a run: ``min_len``, unless the shape has another."""
+        if self.kind.lowest is not None:
+            return self.kind.lowest(self)
         return self.max_len if self.constant else self.min_len
+
+    @property
+    def forecast(self) -> str:
+        """What nobody knows before the run, for plots and plans; "" if all is known."""
+        if self.kind.observe is None or self.kind.forecast:
+            return self.kind.forecast
+        return "the cap depends on how the run goes; shown is what is known before it"
 
     def __call__(self, step: int) -> int:
         """The cap at 0-based ``step`` in whole tokens: `exact`, with halves rounded up.
@@ -109,11 +121,17 @@ class LengthSchedule:
 
     def exact(self, step: int) -> float:
         """The cap at 0-based ``step`` before rounding: the formulas of the paper's section 4.3."""
-        return self.kind.cap(_whole("step", step, least=0), self)
+        return self.kind.cap(whole("step", step, least=0), self)
 
     def cycle_index(self, step: int) -> int:
-        """Which cycle 0-based ``step`` belongs to, counted from 1."""
-        return _whole("step", step, least=0) // self.cycle + 1
+        """Which cycle 0-based ``step`` belongs to, counted from 1.
+
+        Where the cap does not repeat, a cycle lasts until an expanded end.
+        """
+        step = whole("step", step, least=0)
+        if self.constant or self.periodic:
+            return step // self.cycle + 1
+        return len(self.expanded_ends(step)) + 1
 
     def phase(self, step: int) -> str:
         """``"compression"`` or ``"expansion"``; for a constant schedule ``"constant"``.
@@ -121,7 +139,7 @@ class LengthSchedule:
         For the paper's shapes compression is the first half of a cycle and expansion the second,
         so that runs of different shapes compare.
         """
-        step = _whole("step", step, least=0)
+        step = whole("step", step, least=0)
         return "constant" if self.constant else self.kind.phase(step, self)
 
     def phases(self, steps: int) -> list[tuple[int, int, str]]:
@@ -130,27 +148,43 @@ class LengthSchedule:
         marks = [0, *sorted(ends), steps]
         return [(a, b, self.phase(a)) for a, b in zip(marks, marks[1:], strict=False) if a < b]
 
-    def compressed_ends(self, steps: int) -> list[int]:
-        """Step counts up to ``steps`` after which siri-low is saved: T/2, 3T/2, ... (T = cycle).
+    def compressed_ends(self, steps: int, run: int | None = None) -> list[int]:
+        """Step counts up to ``steps`` after which siri-low is saved; the cosine's: T/2, 3T/2, ...
 
         The count n means: n steps have been done, the last one was step n - 1. A constant
         schedule has no ends.
-        """
-        steps = _whole("steps", steps, least=0)
-        return [] if self.constant else self.kind.compressed_ends(steps, self)
 
-    def expanded_ends(self, steps: int) -> list[int]:
-        """Step counts up to ``steps`` after which siri-high is saved: T, 2T, ... (T = cycle).
-
-        The count n means: n steps have been done, the last one was step n - 1. A constant
-        schedule has no ends.
+        Args:
+            steps: the largest count of interest.
+            run: all steps of the run. The last phase of a shape that does not repeat ends there;
+                None: it has no end.
         """
-        steps = _whole("steps", steps, least=0)
-        return [] if self.constant else self.kind.expanded_ends(steps, self)
+        return self._ends("compression", steps, run)
+
+    def expanded_ends(self, steps: int, run: int | None = None) -> list[int]:
+        """Step counts up to ``steps`` after which siri-high is saved; the cosine's: T, 2T, ...
+
+        Args:
+            steps: see `compressed_ends`.
+            run: see `compressed_ends`.
+        """
+        return self._ends("expansion", steps, run)
+
+    def _ends(self, phase: str, steps: int, run: int | None) -> list[int]:
+        steps = whole("steps", steps, least=0)
+        if self.constant:
+            return []
+        kind = self.kind
+        found = kind.compressed_ends if phase == "compression" else kind.expanded_ends
+        ends = found(steps, self)
+        if run is None or kind.open_from is None or self.periodic:
+            return ends
+        reached = kind.open_from(self) < run <= steps
+        return [*ends, run] if reached and self.phase(run - 1) == phase else ends
 
     def mean(self, steps: int) -> float:
         """The mean whole-number cap over the first ``steps`` steps."""
-        steps = _whole("steps", steps, least=1)
+        steps = whole("steps", steps, least=1)
         return (steps * self.max_len - self.tokens_saved(steps)) / steps
 
     def tokens_saved(self, steps: int) -> int:
@@ -159,14 +193,14 @@ class LengthSchedule:
         A statement about the budget: what a run really saves depends on how long its responses
         are.
         """
-        steps = _whole("steps", steps, least=0)
-        cycles, rest = divmod(steps, self.cycle) if self.kind.periodic else (0, steps)
+        steps = whole("steps", steps, least=0)
+        cycles, rest = divmod(steps, self.cycle) if self.periodic else (0, steps)
         saved_by = [self.max_len - self(t) for t in range(self.cycle if cycles else rest)]
         return cycles * sum(saved_by) + sum(saved_by[:rest])
 
     def saved_share(self, steps: int) -> float:
         """`tokens_saved` as a share (0 to 1) of what a constant ``max_len`` allows."""
-        return self.tokens_saved(_whole("steps", steps, least=1)) / (steps * self.max_len)
+        return self.tokens_saved(whole("steps", steps, least=1)) / (steps * self.max_len)
 
     def observe(self, record: Mapping[str, Any]) -> None:
         """Replace ``state`` by what the shape makes of a step; nothing, if it keeps no state.
@@ -178,18 +212,24 @@ class LengthSchedule:
             object.__setattr__(self, "state", self.kind.observe(record, self))
 
     def require_stateless(self, trainer: str) -> None:
-        """Refuse a shape that learns from the run where nothing calls `observe`.
+        """Refuse a shape that needs more than the step where a trainer gives no more.
 
         Args:
             trainer: its name, for the message.
 
         Raises:
-            ValueError: the shape has `Shape.observe`.
+            ValueError: the shape has `Shape.observe` or `Shape.reward`.
         """
+        takes = "takes a shape that depends on the step alone"
         if self.kind.observe is not None:
             raise ValueError(
                 f"shape: got {self.shape!r}, whose cap depends on how the run goes, and {trainer} "
-                "does not tell it; takes a shape that depends on the step alone"
+                f"does not tell it; {takes}"
+            )
+        if self.kind.reward is not None:
+            raise ValueError(
+                f"shape: got {self.shape!r}, whose phases act through the reward "
+                f"{self.kind.reward!r}, which {trainer} cannot give; {takes}"
             )
 
 
@@ -218,21 +258,27 @@ class Shape:
 
     Args:
         cap: (0-based step, schedule) to the cap before rounding, from ``min_len`` to ``max_len``.
-        phase: (0-based step, schedule) to ``"compression"`` or ``"expansion"``. It changes at ends
-            only.
+        phase: (0-based step, schedule) to ``"compression"`` or ``"expansion"``, or ``"constant"``
+            where there are no ends. It changes at ends only.
         compressed_ends: (steps, schedule) to the step counts up to ``steps``, ascending, after
             which siri-low is saved.
         expanded_ends: the same for siri-high.
         options: the shape's options and their defaults; ``schedule.options`` of a recipe.
         check: raises ValueError, which begins with the key, for a schedule that cannot be.
         moves: False: the cap is ``max_len`` always, and there are no phases and ends.
-        jumps: the cap jumps at its ends; a plot marks an end at the cap of the step before it.
+        lowest: the schedule to its shortest cap, where that is not ``min_len``.
         even_cycle: the compressed end lies after half a cycle, which must be whole.
-        periodic: the cap repeats after ``cycle`` steps.
+        periodic: whether the cap repeats after ``cycle`` steps, or the schedule to that.
+        open_from: the schedule to the step from which a last phase lasts as long as the run, whose
+            end is then the end of the phase. None: no phase does.
         observe: (row of ``metrics.jsonl``, schedule) to the next state, for a cap that depends on
             how the run goes. A state is a mapping that JSON holds; the first is None. It belongs
             to the run: checkpoints store it and a resumed run goes on from it. With
-            ``rollout.asynchronous`` the batch of step t + 1 is sampled before step t is observed.
+            ``rollout.asynchronous`` the batch of step t + 1 is sampled before step t is observed:
+            what the row of step t changes must begin with step t + 2, for the cap and the phase
+            of a step to agree.
+        forecast: what the functions say about steps that only the run decides, for plots and plans.
+        reward: the reward function that acts in the phases; recipes name both or none.
     """
 
     cap: Callable[[int, LengthSchedule], float]
@@ -242,95 +288,14 @@ class Shape:
     options: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[LengthSchedule], None] | None = None
     moves: bool = True
-    jumps: bool = False
+    lowest: Callable[[LengthSchedule], int] | None = None
     even_cycle: bool = True
-    periodic: bool = True
+    periodic: bool | Callable[[LengthSchedule], bool] = True
+    open_from: Callable[[LengthSchedule], int] | None = None
     observe: Callable[[Mapping[str, Any], LengthSchedule], Mapping[str, Any]] | None = None
-
-
-def _cosine(step: int, s: LengthSchedule) -> float:
-    return _wave(s, step % s.cycle, s.cycle)
-
-
-def _stair(step: int, s: LengthSchedule) -> float:
-    t, cycle = step % s.cycle, s.cycle
-    if s.stair_order == "compress_first":
-        low = 2 * t < cycle
-    else:
-        low = cycle <= 4 * t < 3 * cycle
-    return float(s.min_len if low else s.max_len)
-
-
-def _stair_cosine(step: int, s: LengthSchedule) -> float:
-    """Flat an eighth of a turn each side of both ends, twice as fast between."""
-    t, cycle = step % s.cycle, s.cycle
-    if 8 * t < cycle or 8 * t >= 7 * cycle:
-        return float(s.max_len)
-    if 8 * t < 3 * cycle:
-        return _wave(s, 8 * t - cycle, 4 * cycle)
-    if 8 * t < 5 * cycle:
-        return float(s.min_len)
-    return _wave(s, 8 * t - 3 * cycle, 4 * cycle)
-
-
-def _constant(step: int, s: LengthSchedule) -> float:
-    return float(s.max_len)
-
-
-def _wave(s: LengthSchedule, num: int, den: int) -> float:
-    """The cosine between both lengths after ``num / den`` of a turn from the top."""
-    top, bottom = float(s.max_len), float(s.min_len)
-    return (top + bottom) / 2 + (top - bottom) / 2 * _cos_turns(num, den)
+    forecast: str = ""
+    reward: str | None = None
 
 
 SHAPES: Registry[Shape] = Registry("schedule shape")
 """Every shape by name. A new one is one entry."""
-SHAPES["cosine"] = Shape(_cosine)
-SHAPES["stair"] = Shape(_stair, jumps=True)
-SHAPES["stair-cosine"] = Shape(_stair_cosine)
-SHAPES["constant"] = Shape(_constant, moves=False)
-
-
-def _cos_turns(num: int, den: int) -> float:
-    """cos(2 pi num / den), exact wherever it is rational, and exactly even and odd about its axes.
-
-    ``math.cos`` misses 0 and 1/2 by an ulp, to either side: enough to round the two crossings of a
-    half-token middle in different directions. In the first quarter only three values are rational
-    (Niven's theorem).
-    """
-    num %= den
-    num = min(num, den - num)
-    if 4 * num > den:
-        return -_cos_turns(den - 2 * num, 2 * den)
-    if 4 * num == den:
-        return 0.0
-    if 6 * num == den:
-        return 0.5
-    return math.cos(2 * math.pi * num / den)
-
-
-def _short(number: int) -> str:
-    return str(number) if number.bit_length() < 128 else f"a number of {number.bit_length()} bits"
-
-
-def _whole(key: str, value: object, least: int) -> int:
-    """``value`` as an int of at least ``least``, or an error that names ``key``."""
-    accepted = f"takes a whole number of at least {least}"
-    if isinstance(value, bool):  # True is an int to Python, but never a length anyone meant
-        raise TypeError(f"{key}: got {value!r} (bool); {accepted}")
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{key}: got {value!r} ({type(value).__name__}); {accepted}") from None
-    if number < least:
-        raise ValueError(f"{key}: got {number}; {accepted}")
-    return number
-
-
-def _check_choice(key: str, value: object, accepted: Collection[str]) -> None:
-    """Refuse ``value`` unless accepted, naming ``key``, the accepted names and the nearest."""
-    if not isinstance(value, str):
-        names = ", ".join(map(repr, accepted))
-        raise TypeError(f"{key}: got {value!r} ({type(value).__name__}); takes one of {names}")
-    if value not in accepted:
-        raise ValueError(f"{key}: got {value!r}; {one_of(accepted, value, quote=chr(39))}")
