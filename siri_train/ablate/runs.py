@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 from typing import IO, Any
 
 from siri_train.ablate.figures import finished, tokens_of
@@ -31,7 +31,7 @@ _LINES = 6
 @dataclass
 class _Started:
     run: Run
-    process: subprocess.Popen[bytes]
+    process: Popen[bytes]
     log: IO[bytes]
     since: float = field(default_factory=time.monotonic)
 
@@ -158,11 +158,11 @@ def _start(run: Run, jobs: int) -> _Started:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     log.write(f"--- {now}: {run.label}\n".encode())
     log.flush()
-    process = subprocess.Popen(
+    process = Popen(
         [sys.executable, "-m", "siri_train.ablate.child", str(recipe_of(run)), str(run.folder)],
-        stdin=subprocess.PIPE,
+        stdin=PIPE,
         stdout=log,
-        stderr=subprocess.STDOUT,
+        stderr=STDOUT,
         env=_environment(run, jobs),
         start_new_session=True,  # Ctrl-C in the terminal is for this process, which asks the others
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -38,6 +39,8 @@ class Forked:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 torch.set_num_threads(1)  # threads of the parent do not live here
                 status = child.main(words[-2], Path(words[-1]))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

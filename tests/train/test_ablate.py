@@ -45,7 +45,7 @@ def ablate(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual_signals: None
 ) -> Ablate:
     """``ablate("--vary", ..., out="name")``: the command, whose runs are forks of this process."""
-    monkeypatch.setattr(ablate_runs.subprocess, "Popen", Forked)
+    monkeypatch.setattr(ablate_runs, "Popen", Forked)
 
     def call(*words: str, out: str = "out") -> int:
         return main(["ablate", str(recipe), *words, "--out", str(tmp_path / out)])
