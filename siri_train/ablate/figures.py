@@ -1,4 +1,4 @@
-"""What the runs of an ablation ended with, read from their folders."""
+"""Results of the runs of an ablation, read from their folders."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line asks for; see ``siri-train ablate --help``."""
+    """The command line, as arguments; see ``siri-train ablate --help``."""
 
     recipe: str
     out: Path
@@ -146,7 +146,7 @@ def build_plan(asked: Asked) -> Plan:
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """What decides a run's numbers: its configuration without its name and folder."""
+    """The settings that decide a run's numbers: its configuration without its name and folder."""
     return {k: v for k, v in config.model_dump(mode="json").items() if k not in ("name", "output")}
 
 
@@ -192,9 +192,7 @@ def _arms(asked: Asked, base: RunConfig) -> list[Arm]:
     return arms
 
 
-def _members(
-    asked: Asked, base: RunConfig, method: str | None, varied: list[str]
-) -> list[Member]:
+def _members(asked: Asked, base: RunConfig, method: str | None, varied: list[str]) -> list[Member]:
     if method is None:
         return [Member("", varied)]
     try:

@@ -26,7 +26,7 @@ from siri_train.registry import one_of
 
 @dataclass
 class Result:
-    """What the finished runs say.
+    """The comparison of the finished runs.
 
     Attributes:
         rows: of all arms that have some, compared.
@@ -44,9 +44,7 @@ class Result:
 _REMEDY = "give data.eval a second set and name it in eval.select (docs/ablations.md)"
 
 
-def result(
-    plan: Plan, at: Sequence[str], against: str | None, named: str | None = None
-) -> Result:
+def result(plan: Plan, at: Sequence[str], against: str | None, named: str | None = None) -> Result:
     """Read the finished runs and compare the arms.
 
     Args:
@@ -130,7 +128,9 @@ def _chosen(arm: Arm, missing: Sequence[str], sets: Sets, notes: list[str]) -> M
         return arm.members[0]
     left = [run for member in arm.members for run in member.runs.values() if run.label in missing]
     if left:
-        notes.append(f"{arm.name}: {len(left)} runs of its sweep have not finished; none is chosen.")
+        notes.append(
+            f"{arm.name}: {len(left)} runs of its sweep have not finished; none is chosen."
+        )
         return None
     found = []
     for member in arm.members:
@@ -145,8 +145,8 @@ def _chosen(arm: Arm, missing: Sequence[str], sets: Sets, notes: list[str]) -> M
     by = f"the set {sets.select}" if sets.shown != sets.select else "the questions shown here"
     warning = f", so its accuracy is too high; {_REMEDY}" if sets.shown == sets.select else ""
     notes.append(
-        f"{arm.name}: of the caps {caps} the cap {chosen.cap} was chosen by {by} ({accuracy:.1%} at "
-        f"the last step){warning}."
+        f"{arm.name}: of the caps {caps} the cap {chosen.cap} was chosen by {by} "
+        f"({accuracy:.1%} at the last step){warning}."
     )
     return chosen
 
@@ -236,6 +236,4 @@ def require_free(out: Path) -> None:
     """
     for name in ("config.yaml", "metrics.jsonl", "summary.json"):
         if (out / name).exists():
-            raise ConfigError(
-                f"--out: {out} holds a run or a demo ({name}); give another folder"
-            )
+            raise ConfigError(f"--out: {out} holds a run or a demo ({name}); give another folder")

@@ -1,4 +1,4 @@
-"""Carries out a plan: each run in its own process, several at a time, continued where it stopped."""
+"""Carries out a plan: each run in its own process, several at a time, continued if stopped."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _start(run: Run, jobs: int) -> _Started:
     log.write(f"--- {now}: {run.label}\n".encode())
     log.flush()
     process = Popen(
-        [sys.executable, "-m", "siri_train.ablate.child", str(recipe_of(run)), str(run.folder)],
+        [sys.executable, "-m", "siri_train.child_run", str(recipe_of(run)), str(run.folder)],
         stdin=PIPE,
         stdout=log,
         stderr=STDOUT,
@@ -170,7 +170,7 @@ def _start(run: Run, jobs: int) -> _Started:
 
 
 def _environment(run: Run, jobs: int) -> dict[str, str]:
-    """Of a child: the processor's cores are shared where the recipe does not say how many."""
+    """The environment of a child: cores are shared where the recipe does not say how many."""
     own = dict(os.environ)
     if run.config.threads is None and jobs > 1:
         own.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
@@ -178,7 +178,7 @@ def _environment(run: Run, jobs: int) -> dict[str, str]:
 
 
 def _ended(one: _Started, stopping: bool) -> tuple[str, str]:
-    """What to tell about a process that has ended, and why it failed, empty if it did not."""
+    """A line about a process that has ended, and why it failed, empty if it did not."""
     seconds = duration(time.monotonic() - one.since)
     status = one.process.returncode
     if status == 0 and finished(one.run.folder):

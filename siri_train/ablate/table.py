@@ -55,7 +55,14 @@ def table(rows: Sequence[Row], reference: Row) -> str:
 
 
 def page(plan: Plan, rows: Sequence[Row], reference: Row, notes: Sequence[str]) -> str:
-    """``ablate.md``: the table, how to read it, and what each arm is."""
+    """``ablate.md``: the table, how to read it, and what each arm is.
+
+    Args:
+        plan: all arms.
+        rows: compared.
+        reference: the row that the differences are from.
+        notes: sentences that a reader must know.
+    """
     lines = [f"# Ablation of {plan.recipe}", ""]
     if plan.overrides:
         lines += [f"All arms: `{' '.join(plan.overrides)}`", ""]
@@ -90,13 +97,14 @@ def explained(rows: Sequence[Row], reference: Row) -> list[str]:
         )
     if any(len(row.scores) == 1 for row in rows):
         lines.append(
-            "With one seed an interval is about that run: what another seed would give is not in it."
+            "With one seed an interval is about that run; what another seed would give is not in "
+            "it."
         )
     return lines
 
 
 def matched(plan: Plan) -> str:
-    """What all runs have in common."""
+    """The sentence about what all runs have in common."""
     seeds = ", ".join(map(str, plan.seeds))
     if plan.match == "steps":
         return f"Equal steps, seeds {seeds}."

@@ -333,7 +333,13 @@ class Run:
             return False
         memory = self.memory.state()
         save_checkpoint(
-            self.dir, done, self.policy, self.optimizer, rollouts, self.schedule, memory,
+            self.dir,
+            done,
+            self.policy,
+            self.optimizer,
+            rollouts,
+            self.schedule,
+            memory,
             self.end.tokens,
         )
         return True

@@ -11,7 +11,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from siri_train.ablate import child
+from siri_train import child_run
 
 
 class Forked:
@@ -38,7 +38,7 @@ class Forked:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 torch.set_num_threads(1)  # threads of the parent do not live here
-                status = child.main(words[-2], Path(words[-1]))
+                status = child_run.main(words[-2], Path(words[-1]))
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -340,9 +340,7 @@ def child_of(folder: Path) -> int:
     return int(json.loads((folder / ".siri-train.lock").read_text())["pid"])
 
 
-def kill_when(
-    when: Callable[[], bool], whom: Callable[[], int], signum: int
-) -> Callable[[], bool]:
+def kill_when(when: Callable[[], bool], whom: Callable[[], int], signum: int) -> Callable[[], bool]:
     """Send a signal from a thread once ``when`` holds; whether it was sent."""
     sent: list[int] = []
 

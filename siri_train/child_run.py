@@ -1,4 +1,4 @@
-"""``python -m siri_train.ablate.child RECIPE FOLDER``: one run of an ablation in its own process.
+"""``python -m siri_train.child_run RECIPE FOLDER``: one run of an ablation in its own process.
 
 It trains as ``siri-train train`` does, and ends with a checkpoint when its standard input is
 closed: by the ablation that wants to stop, or because that process is gone, however it ended.
@@ -43,7 +43,7 @@ def _stop_with_the_parent() -> None:
 def _wait_for_an_earlier_one(folder: Path) -> None:
     """Wait while another process holds the run, as one whose ablation was killed does.
 
-    What is wrong with the folder otherwise is told by the run itself.
+    The run itself reports what else is wrong with the folder.
     """
     from siri_train.config.base import ConfigError
     from siri_train.trainer.lock import NAME, run_lock
