@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
 from siri_train.config.run import RunConfig
 from siri_train.data.gate import check_data
-from siri_train.data.sources import encode_questions, read_sources
+from siri_train.data.sources import encode_questions, read_evaluation
+from siri_train.files import replace_text
 from siri_train.model.folder import check_model
 from siri_train.model.ids import require_chat
 from siri_train.model.lora import check_lora
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.monitor.progress import Progress
+from siri_train.monitor.question_records import FILE as QUESTIONS
 from siri_train.rollout import EngineError
 from siri_train.rollout.build import build_engine, check_engine
 from siri_train.rollout.vllm.server_process import HOW_TO_CONTINUE
@@ -45,8 +50,9 @@ def grade_checkpoint(
         overrides: ``a.b=c``.
 
     Returns:
-        The record described in :class:`siri_train.trainer.evaluate.Evaluation`, also written to
-        ``CHECKPOINT/eval.json``.
+        The row described in :class:`siri_train.trainer.evaluate.Evaluated`, also written to
+        ``CHECKPOINT/eval.json``; the results question by question are written to
+        ``CHECKPOINT/eval_questions.jsonl``.
 
     Raises:
         ConfigError: no such folder, or one that is damaged or cannot be loaded; no recipe to be
@@ -62,7 +68,7 @@ def grade_checkpoint(
     config = _config_of(checkpoint, recipe, overrides)
     if config.threads:
         torch.set_num_threads(config.threads)
-    questions = read_sources(config.data.eval, "test", "data.eval")
+    questions = read_evaluation(config)
     of_a_run = checkpoint.resolve().parent.name == "checkpoints"
     if of_a_run or (checkpoint / "checkpoint.json").exists():
         require_good(checkpoint, checkpoint.resolve().parents[1], resume=False)
@@ -92,12 +98,21 @@ def grade_checkpoint(
         if engines.engine_of(config).own_weights:
             prompts = [question.prompt_ids for question in encoded]
             SyncProbe(engine, policy, config, prompts).after_sync(config.seed)
-        row = Evaluation(config, encoded, engine, policy, verifier)(
+        found = Evaluation(config, encoded, engine, policy, verifier)(
             lambda done, total: progress.update(done, "responses")
         )
-    assert row is not None  # no stop request is given, so it is not cancelled
-    write_json(checkpoint / "eval.json", row)
-    return row
+    assert found is not None  # no stop request is given, so it is not cancelled
+    step = _step_of(checkpoint)
+    lines = [json.dumps(replace(record, step=step).row()) + "\n" for record in found.records]
+    replace_text(checkpoint / QUESTIONS, "".join(lines))
+    write_json(checkpoint / "eval.json", found.row)
+    return found.row
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    """The steps done of a checkpoint of a run, by its name; None of another model."""
+    match = re.fullmatch(r"step_(\d+)", checkpoint.resolve().name)
+    return int(match[1]) if match else None
 
 
 @contextmanager

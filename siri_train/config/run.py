@@ -27,6 +27,7 @@ from siri_train.config.values import (
     Project,
     Rows,
     Seed,
+    SetName,
     Steps,
     StepsOrNone,
     Text,
@@ -46,6 +47,9 @@ class SourceConfig(Section):
     kind: Literal["embedded", "file", "reasoning_gym"]
     """embedded: the demo's arithmetic; file: ``path``; reasoning_gym: questions that this
     package generates."""
+    name: SetName | None = None
+    """``data.eval`` only: the set that the questions belong to. Sources of one name are one set;
+    every set has figures of its own (docs/evaluation.md). null: all sources are one set."""
     path: UserPath | list[UserPath] = ""
     """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
     split: Word | None = None
@@ -109,6 +113,27 @@ class DataConfig(Section):
     """Appended to every question; the default of chat models is DeepScaleR's boxed instruction."""
     max_prompt_len: Tokens = 64
     """Longer prompts are refused before the run starts, by name."""
+
+    @model_validator(mode="after")
+    def _sets_are_whole(self) -> DataConfig:
+        for number, source in enumerate(self.train):
+            if source.name is not None:
+                raise ValueError(
+                    f"train.{number}.name ({source.name}): only sources of data.eval form sets; "
+                    "remove it"
+                )
+        unnamed = [i for i, source in enumerate(self.eval) if source.name is None]
+        if unnamed and len(unnamed) < len(self.eval):
+            raise ValueError(
+                f"eval.{unnamed[0]} has no name, but others have one: give every source of "
+                "data.eval a name, or none"
+            )
+        return self
+
+    @property
+    def set_names(self) -> list[str]:
+        """The names of the evaluation sets, in the order of ``eval``; empty without names."""
+        return list(dict.fromkeys(source.name for source in self.eval if source.name is not None))
 
 
 class SftConfig(Section):
@@ -176,7 +201,7 @@ class EvalConfig(Section):
     every: StepsOrNone = 40
     """Steps between evaluations; 0: only at the start, the cycle's ends and the end."""
     samples: int = Field(1, gt=0, le=2**16)
-    """Responses per question; also the k of pass@k."""
+    """Responses per question; also the largest k of pass@k."""
     temperature: float = Field(1.0, ge=0, le=100)
     """0: greedy; else at least 0.01."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -185,6 +210,9 @@ class EvalConfig(Section):
     """Token budgets at which accuracy is reported; empty: both ends of the schedule."""
     at_start: bool = True
     """Evaluate before the first step, too."""
+    select: SetName | None = None
+    """The set of ``data.eval`` by which ``checkpoint.best`` chooses, so that the others stay
+    unseen; null: the first set. The first set is what the summary and the page show first."""
 
     @field_validator("temperature")
     @classmethod
@@ -282,6 +310,13 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
+        names = self.data.set_names
+        if self.eval.select is not None and self.eval.select not in names:
+            there = f"takes one of {', '.join(names)}" if names else "no source has a name"
+            raise ValueError(
+                f"eval.select ({self.eval.select}) must be the name of a source in data.eval; "
+                f"{there}"
+            )
         sequences = self.rollout.prompts * self.rollout.group_size
         if self.train.mini_batches > sequences:
             raise ValueError(

@@ -64,6 +64,12 @@ def _folder_name(name: str) -> str:
     return name
 
 
+def _set_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("takes the name of a set: at most 64 letters, digits, . _ or -")
+    return name
+
+
 def _project(name: str) -> str:
     not_empty(one_line(name))
     if _WANDB_REFUSES & set(name) or len(name) > 128:
@@ -131,6 +137,7 @@ UserPath = Annotated[str, AfterValidator(expand)]
 Device = Annotated[str, AfterValidator(_device)]
 Gpus = Annotated[str, AfterValidator(_gpus)]
 FolderName = Annotated[str, AfterValidator(_folder_name)]
+SetName = Annotated[str, AfterValidator(_set_name)]
 Project = Annotated[str, AfterValidator(_project)]
 Url = Annotated[str, AfterValidator(_url)]
 

@@ -57,7 +57,9 @@ def check_data(
     with closing(verifier):
         for key, questions in (("data.train", train), ("data.eval", evaluation)):
             notices += check_questions(questions, key, verifier)
-    notices += check_leak(train, evaluation)
+    for name in dict.fromkeys(question.set for question in evaluation):
+        named = [question for question in evaluation if question.set == name]
+        notices += check_leak(train, named, f"data.eval, set {name}" if name else "data.eval")
     if distributed.is_main():
         for notice in notices:
             print(notice, file=sys.stderr, flush=True)
@@ -105,14 +107,17 @@ def check_questions(questions: Sequence[Question], key: str, verifier: Verifier)
     return notices
 
 
-def check_leak(train: Sequence[Question], evaluation: Sequence[Question]) -> list[str]:
+def check_leak(
+    train: Sequence[Question], evaluation: Sequence[Question], named: str = "data.eval"
+) -> list[str]:
     """Check that held-out questions are not in the training data.
 
     Blanks, case and punctuation are ignored.
 
     Args:
         train: the training questions.
-        evaluation: the held-out questions.
+        evaluation: the held-out questions of one set.
+        named: what they are called in messages.
 
     Returns:
         A notice if a few are in both, else nothing.
@@ -128,7 +133,7 @@ def check_leak(train: Sequence[Question], evaluation: Sequence[Question]) -> lis
         return []
     first, there = shared[0], trained[loose_key(shared[0])]
     text = (
-        f"data.eval: {len(shared)} of {len(evaluation)} questions are also in data.train, but for "
+        f"{named}: {len(shared)} of {len(evaluation)} questions are also in data.train, but for "
         f"blanks, case or punctuation (the first: {place(first)}, in train {place(there)})"
     )
     if len(shared) > _MOST_SHARED * len(evaluation):

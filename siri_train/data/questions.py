@@ -88,6 +88,7 @@ class Question:
         messages: (role, text) of each message where the row is a chat of several, the last one the
             user's; empty: ``prompt`` is the only message.
         where: file and line or row, for messages about it; empty where it was generated.
+        set: name of the evaluation set it belongs to; empty: none has a name.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Question:
     solution: str | None = None
     messages: Messages = ()
     where: str = field(default="", compare=False)
+    set: str = ""
 
 
 def load_questions(

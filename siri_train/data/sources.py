@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import DataConfig, SourceConfig
+from siri_train.config.run import DataConfig, RunConfig, SourceConfig
 from siri_train.data.demo_task import questions as embedded
 from siri_train.data.fields import Messages
 from siri_train.data.questions import (
@@ -34,6 +34,7 @@ class EncodedQuestion:
         prompt: the question's text.
         messages: as in :class:`siri_train.data.questions.Question`.
         where: as in :class:`siri_train.data.questions.Question`.
+        set: as in :class:`siri_train.data.questions.Question`.
     """
 
     id: str
@@ -42,6 +43,7 @@ class EncodedQuestion:
     prompt: str
     messages: Messages = ()
     where: str = ""
+    set: str = ""
 
 
 def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) -> list[Question]:
@@ -60,7 +62,7 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) 
     for number, source in enumerate(sources):
         named = f"{key}.{number}"
         try:
-            questions += _read(source, default_split, named)
+            read = _read(source, default_split, named)
         except MissingDataError as error:
             raise ConfigError(f"{named}.path: {' '.join(str(error).splitlines())}") from error
         except (DataError, ConfigError) as error:
@@ -71,8 +73,30 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) 
             if source.required:
                 raise ConfigError(f"{named}: {source.kind}: {error}") from error
             print(f"data: {source.kind} {source.task} left out: {error}", flush=True)
+            continue
+        questions += [replace(q, set=source.name) for q in read] if source.name else read
     if not questions:
         raise ConfigError(f"{key}: the sources hold no question; add one that does")
+    return questions
+
+
+def read_evaluation(config: RunConfig) -> list[Question]:
+    """The held-out questions of a recipe.
+
+    Args:
+        config: the recipe; ``data.eval`` and ``eval.select`` are used.
+
+    Raises:
+        ConfigError: see :func:`read_sources`; or the set that ``eval.select`` names has no question
+            because its sources were left out.
+    """
+    questions = read_sources(config.data.eval, "test", "data.eval")
+    select = config.eval.select
+    if select is not None and all(question.set != select for question in questions):
+        raise ConfigError(
+            f"eval.select: the set {select} has no question, because its sources were left out; "
+            "install what they need, or name another set"
+        )
     return questions
 
 
@@ -157,6 +181,7 @@ def _encoded(question: Question, tokenizer: Any, config: DataConfig) -> EncodedQ
         prompt=question.prompt,
         messages=question.messages,
         where=question.where,
+        set=question.set,
     )
 
 

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from siri_train.monitor.run_logs import reported
+
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 _HISTORY = 400
 
@@ -121,7 +123,30 @@ def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
     return "".join(blocks[round((v - low) / span * top) if span else top // 2] for v in means)
 
 
-def figures(row: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+_MOST_BUDGETS = 4
+
+
+def evaluation_lines(row: dict[str, Any]) -> list[str]:
+    """A record of ``eval.jsonl`` for the terminal: a line a set.
+
+    A long list of budgets is shown in part: both ends and some between them.
+
+    Args:
+        row: the record.
+    """
+    sets = {f"{name}: ": figures for name, figures in row.get("sets", {}).items()} or {"": row}
+    budgets = row["budgets"]
+    count = min(len(budgets), _MOST_BUDGETS)
+    chosen = {round(i * (len(budgets) - 1) / max(count - 1, 1)) for i in range(count)}
+    return [
+        name
+        + ", ".join(f"{one['accuracy'][i]:.1%} within {budgets[i]} tokens" for i in sorted(chosen))
+        + f", mean length {one['tokens']:.1f}"
+        for name, one in sets.items()
+    ]
+
+
+def figures(row: Mapping[str, Any], evaluations: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     """The figures of a training step for the display.
 
     Args:
@@ -136,6 +161,6 @@ def figures(row: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) ->
         "truncated": Figure(row["truncated_frac"], f"{row['truncated_frac']:.0%}"),
     }
     if evaluations:
-        held_out = evaluations[-1]["accuracy"][-1]
+        held_out = reported(evaluations[-1])["accuracy"][-1]
         shown["held-out"] = Figure(held_out, f"{held_out:.0%}")
     return shown

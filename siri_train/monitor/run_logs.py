@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ def keep_records(
     below: int,
     valid: Callable[[Row], bool] = lambda row: True,
     last: int | None = None,
+    of_steps: Collection[int] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Remove damaged lines, and the records from step ``below`` on, which are written again.
 
     Args:
-        path: ``metrics.jsonl``, ``eval.jsonl`` or ``alarms.jsonl``; it may be missing.
+        path: a log of the run, as ``metrics.jsonl`` or ``eval.jsonl``; it may be missing.
         below: the first step to drop.
         valid: whether a record with a step has the values that the run reads.
         last: how many of the records to return, the newest; None: all of them.
+        of_steps: the steps whose records stay; None: all below ``below``.
 
     Returns:
         The records that stay, oldest first, and notices for the user: a line about damaged lines,
@@ -53,7 +55,7 @@ def keep_records(
                     if line.strip() and (row is not None or line.endswith(b"\n")):
                         damaged.append(number)
                     dropped += 1
-                elif row["step"] < below:
+                elif row["step"] < below and (of_steps is None or row["step"] in of_steps):
                     rows.append(row)
                     steps.add(row["step"])
                     kept.append(line.decode().rstrip("\r\n") + "\n")
@@ -102,25 +104,49 @@ def gaps(steps: Iterable[int], below: int) -> str:
 
 def of_metrics(row: Row) -> bool:
     """Whether the alarms can read a record of ``metrics.jsonl``."""
-    return row.get("grad_norm") is None or _is_number(row["grad_norm"])
+    return row.get("grad_norm") is None or is_number(row["grad_norm"])
 
 
 def of_evaluation(row: Row) -> bool:
     """Whether manifest, summary and ``checkpoint.best`` can read a record of ``eval.jsonl``."""
+    sets = row.get("sets", {})
+    if not isinstance(sets, dict) or not isinstance(row.get("name"), (str, type(None))):
+        return False
+    return all(
+        isinstance(one, dict) and _has_figures({"budgets": row.get("budgets"), **one})
+        for one in (row, *sets.values())
+    )
+
+
+def reported(row: Row) -> Row:
+    """A record of ``eval.jsonl`` with the figures of the first set at its top.
+
+    They are what summary, manifest and terminal show. The figures at the top of the file's record
+    are those of the set by which checkpoints are chosen (``eval.select``).
+    """
+    sets = row.get("sets")
+    return {**row, **next(iter(sets.values()))} if sets else row
+
+
+def _has_figures(row: Row) -> bool:
     lists = [row.get(key) for key in ("budgets", "accuracy", "accuracy_interval", "pass_at_k")]
     if not all(isinstance(value, list) and value for value in lists):
         return False
     numbers = [*row["budgets"], *row["accuracy"], *row["pass_at_k"]]
-    for bounds in row["accuracy_interval"]:
+    for bounds in [*row["accuracy_interval"], row.get("tokens_interval", [0, 0])]:
         numbers += bounds if isinstance(bounds, list) and len(bounds) == 2 else [bounds]
     same = len({len(value) for value in lists if value is not None}) == 1
-    same = same and isinstance(row.get("name"), (str, type(None)))
     means = [row.get("tokens"), row.get("backtrack_per_1k")]  # NaN of no tokens at all
-    return same and all(map(_is_number, means)) and all(_is_number(n, True) for n in numbers)
+    return same and all(map(is_number, means)) and all(is_number(n, True) for n in numbers)
 
 
-def _is_number(value: object, finite: bool = False) -> bool:
-    """A number that ``float`` and ``format`` take (no integer of 400 digits), or a finite one."""
+def is_number(value: object, finite: bool = False) -> bool:
+    """Whether it is a number that ``float`` and ``format`` take: no integer of 400 digits.
+
+    Args:
+        value: anything that JSON holds.
+        finite: refuse NaN and infinity, too.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) < 1e100 or (isinstance(value, float) and not finite)

@@ -127,12 +127,14 @@ def numbers(group: str, row: Mapping[str, Any]) -> dict[str, float]:
     """The numeric values of a record under flat names.
 
     None, text and intervals are left out; a list as long as ``row["budgets"]`` gives one value a
-    budget: ``{"accuracy": [0.1, 0.2], "budgets": [8, 16]}`` becomes ``eval/accuracy@8: 0.1, ...``.
+    budget: ``{"accuracy": [0.1, 0.2], "budgets": [8, 16]}`` becomes ``eval/accuracy@8: 0.1, ...``,
+    and ``pass_at`` of k samples ``eval/pass_at_2@8``. Figures of named sets are under
+    ``eval/NAME/...``.
     """
     flat: dict[str, float] = {}
     budgets = row.get("budgets", ())
     for key, value in row.items():
-        if key in ("step", "budgets"):
+        if key in ("step", "budgets") or key.endswith("_interval"):
             continue
         if isinstance(value, (int, float)):
             flat[f"{group}/{key}"] = float(value)
@@ -140,6 +142,12 @@ def numbers(group: str, row: Mapping[str, Any]) -> dict[str, float]:
             for budget, item in zip(budgets, value, strict=True):
                 if isinstance(item, (int, float)):
                     flat[f"{group}/{key}@{budget}"] = float(item)
+        elif key == "pass_at" and isinstance(value, dict):
+            by_k = {f"pass_at_{k}": values for k, values in value.items()}
+            flat |= numbers(group, {"budgets": budgets, **by_k})
+        elif key == "sets" and isinstance(value, dict):
+            for name, figures in value.items():
+                flat |= numbers(f"{group}/{name}", {"budgets": budgets, **figures})
     return flat
 
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from siri_train.config.run import RunConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.model.policy import Policy
 from siri_train.model.think_marks import thinking
 from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.monitor.question_records import QuestionRecord, fingerprint
 from siri_train.rewards import Grade, Response, Verifier, grade_responses
 from siri_train.rollout import Completion, Engine, SamplingParams
+from siri_train.trainer.eval_figures import Graded, figures
+
+
+class Evaluated(NamedTuple):
+    """The result of an evaluation.
+
+    Args:
+        row: a record of ``eval.jsonl`` without step and name. With named sets the figures at its
+            top are those of the set that selects (``eval.select``, named in ``set``), and ``sets``
+            holds those of every set by name.
+        records: the results question by question, a record a set, without a step.
+    """
+
+    row: dict[str, Any]
+    records: list[QuestionRecord]
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Evaluation:
         self,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
-    ) -> dict[str, Any] | None:
+    ) -> Evaluated | None:
         """Sample, and grade at every budget.
 
         Responses are generated once, at the largest budget. Those that are longer than a smaller
@@ -52,12 +69,9 @@ class Evaluation:
             cancelled: called between decoding steps; once true, the evaluation is given up.
 
         Returns:
-            None where ``cancelled`` became true on any rank before all was sampled. Else one record
-            of ``eval.jsonl`` without step and name: budgets, accuracy (avg@samples) with a 95 %
-            interval, pass@k for k = samples, mean tokens (overall: at the largest budget),
-            truncated share, share of the truncated whose answer was right before the cap (None
-            without any), backtracking words per 1000 tokens, the number of questions, and of
-            answers that could not be judged (these count as wrong).
+            None where ``cancelled`` became true on any rank before all was sampled. Else the row of
+            ``eval.jsonl`` (see :func:`siri_train.trainer.eval_figures.figures`) and the records of
+            ``eval_questions.jsonl``.
 
         Raises:
             EngineError: the engine failed.
@@ -83,33 +97,46 @@ class Evaluation:
         texts = self.policy.decode([c.token_ids for c in completions])
         golds = [question.answer for question in self.questions for _ in range(samples)]
         lengths = [len(c.token_ids) for c in completions]
-        at = self._grades(completions, texts, golds)
-        row: dict[str, Any] = {
-            "budgets": list(budgets),
-            "accuracy": [],
-            "accuracy_interval": [],
-            "pass_at_k": [],
-            "tokens_at": [],
-            "truncated_frac": [],
-            "truncated_correct_frac": [],
-        }
-        for budget in budgets:
-            right = [grade.right is True for grade in at[budget]]
-            per_question = [right[i : i + samples] for i in range(0, len(right), samples)]
-            means = [sum(answers) / len(answers) for answers in per_question]
-            truncated = [grade.truncated for grade in at[budget]]
-            row["accuracy"].append(sum(means) / len(means))
-            row["accuracy_interval"].append(list(interval(means)))
-            row["pass_at_k"].append(sum(any(answers) for answers in per_question) / len(means))
-            row["tokens_at"].append(sum(min(length, budget) for length in lengths) / len(lengths))
-            row["truncated_frac"].append(sum(truncated) / len(truncated))
-            correct = [grade.correct for grade in at[budget] if grade.truncated]
-            row["truncated_correct_frac"].append(sum(correct) / len(correct) if correct else None)
-        row["tokens"] = row["tokens_at"][-1]
-        row["backtrack_per_1k"] = self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
-        row["questions"], row["samples"] = len(self.questions), samples
-        row["unjudged"] = sum(grade.right is None for grade in at[budgets[-1]])
-        return row
+        graded = self._graded(texts, lengths, self._grades(completions, texts, golds))
+        places: dict[str, list[int]] = {}
+        for place, question in enumerate(self.questions):
+            places.setdefault(question.set, []).append(place)
+        of = {name: graded.of(some) for name, some in places.items()}
+        found = {name: figures(part, self.counter) for name, part in of.items()}
+        selecting = self.config.eval.select or next(iter(found))
+        row: dict[str, Any] = {"budgets": list(budgets), **found[selecting]}
+        if "" not in found:
+            row |= {"set": selecting, "sets": found}
+        return Evaluated(row, [self._record(name, places[name], of[name]) for name in of])
+
+    def _graded(
+        self, texts: Sequence[str], lengths: Sequence[int], at: dict[int, list[Grade]]
+    ) -> Graded:
+        shape = len(self.questions), self.config.eval.samples
+        grades = list(at.values())
+        return Graded(
+            budgets=list(at),
+            right=np.reshape([[g.right is True for g in each] for each in grades], (-1, *shape)),
+            correct=np.reshape([[g.correct for g in each] for each in grades], (-1, *shape)),
+            truncated=np.reshape([[g.truncated for g in each] for each in grades], (-1, *shape)),
+            unjudged=np.reshape([g.right is None for g in grades[-1]], shape),
+            lengths=np.reshape(lengths, shape).astype(np.int64),
+            texts=texts,
+        )
+
+    def _record(self, name: str, places: Sequence[int], graded: Graded) -> QuestionRecord:
+        asked = [self.questions[place] for place in places]
+        means = graded.lengths.mean(axis=1)
+        return QuestionRecord(
+            step=None,
+            set=name or None,
+            budgets=tuple(graded.budgets),
+            samples=graded.lengths.shape[1],
+            ids=tuple(question.id for question in asked),
+            fingerprint=fingerprint([(question.prompt, question.answer) for question in asked]),
+            right=tuple(tuple(counts) for counts in graded.right.sum(axis=2).tolist()),
+            tokens=tuple(round(value, 3) for value in means.tolist()),
+        )
 
     def _grades(
         self, completions: Sequence[Completion], texts: Sequence[str], golds: Sequence[str]
@@ -154,26 +181,3 @@ class Evaluation:
 def _truncated(completion: Completion, budget: int) -> Completion:
     ids = completion.token_ids[:budget]
     return replace(completion, token_ids=ids, finish_reason="length")
-
-
-def interval(means: Sequence[float], z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of the mean over questions.
-
-    Wilson's score interval, with the number of questions as the sample size and each question's
-    variance replaced by that of its mean when several samples were drawn; so it never leaves
-    [0, 1] and is not empty at 0 or 1.
-
-    Args:
-        means: for each question the share of right answers.
-        z: quantile of the normal distribution; 1.96 for 95 %.
-    """
-    n = len(means)
-    p = sum(means) / n
-    between = sum((m - p) ** 2 for m in means) / n
-    # Averaging several samples shrinks the variance below the binomial p(1-p): the design effect.
-    effect = between / (p * (1 - p)) if 0 < p < 1 else 1.0
-    n_effective = n / max(effect, 1e-3)
-    centre = (p + z * z / (2 * n_effective)) / (1 + z * z / n_effective)
-    half = z / (1 + z * z / n_effective)
-    half *= math.sqrt(p * (1 - p) / n_effective + z * z / (4 * n_effective**2))
-    return max(0.0, centre - half), min(1.0, centre + half)

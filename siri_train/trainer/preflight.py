@@ -16,7 +16,12 @@ from siri_train.config.base import ConfigError
 from siri_train.config.model import ModelConfig
 from siri_train.config.run import RunConfig
 from siri_train.data.gate import check_data, check_think
-from siri_train.data.sources import EncodedQuestion, encode_questions, read_sources
+from siri_train.data.sources import (
+    EncodedQuestion,
+    encode_questions,
+    read_evaluation,
+    read_sources,
+)
 from siri_train.model import demo_model
 from siri_train.model.folder import check_model, load_config
 from siri_train.model.ids import require_chat
@@ -66,7 +71,7 @@ def preflight(config: RunConfig) -> Checked:
         )
     require_packages(config.monitor)
     train = read_sources(config.data.train, "train", "data.train")
-    evaluation = read_sources(config.data.eval, "test", "data.eval")
+    evaluation = read_evaluation(config)
     check_data(train, evaluation, config.reward)
     longest = max(config.schedule.max_len, *config.budgets)
     key = "eval.budgets" if longest > config.schedule.max_len else "schedule.max_len"

@@ -26,7 +26,7 @@ from siri_train.files import room_needed
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.model.same_model import require_same_model
 from siri_train.monitor.backtrack import BacktrackCounter
-from siri_train.monitor.live import figures
+from siri_train.monitor.live import evaluation_lines, figures
 from siri_train.monitor.progress import Progress
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
@@ -374,14 +374,7 @@ class Run:
         if found is None:
             self.end_if_asked(step, rollouts, ", in an evaluation")
             raise AssertionError("an evaluation ended without a request to stop")
-        row = {"step": step, "name": name, **found}
-        self.folder.append_evaluation(row)
-        print(
-            f"{self.config.name}: evaluation at step {step}: "
-            + ", ".join(
-                f"{accuracy:.1%} within {budget} tokens"
-                for accuracy, budget in zip(row["accuracy"], row["budgets"], strict=True)
-            )
-            + f", mean length {row['tokens']:.1f}",
-            flush=True,
-        )
+        row = {"step": step, "name": name, **found.row}
+        self.folder.append_evaluation(row, found.records)
+        for line in evaluation_lines(row):
+            print(f"{self.config.name}: evaluation at step {step}: {line}", flush=True)

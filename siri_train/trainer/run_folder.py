@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from siri_train import distributed
@@ -15,7 +16,9 @@ from siri_train.config.run import RunConfig
 from siri_train.distributed import on_main
 from siri_train.files import append_record, replace_text
 from siri_train.monitor import alarms
-from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics
+from siri_train.monitor.question_records import FILE as QUESTIONS
+from siri_train.monitor.question_records import QuestionRecord, of_questions
+from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics, reported
 from siri_train.monitor.trackers import Trackers
 from siri_train.report import write_report
 from siri_train.rollout.batch import RolloutBatch
@@ -82,9 +85,16 @@ class RunFolder:
         """
         return on_main(self._append_metrics, row, raised)
 
-    def append_evaluation(self, row: dict[str, Any]) -> None:
-        """Append to ``eval.jsonl``."""
-        on_main(self._append_evaluation, row)
+    def append_evaluation(
+        self, row: dict[str, Any], records: Sequence[QuestionRecord] = ()
+    ) -> None:
+        """Append to ``eval.jsonl``, and what it is made of to ``eval_questions.jsonl``.
+
+        Args:
+            row: the record of ``eval.jsonl``.
+            records: the same evaluation question by question; the row's step becomes theirs.
+        """
+        on_main(self._append_evaluation, row, records)
         self.evals.append(row)
 
     def evaluated(self, step: int) -> bool:
@@ -139,7 +149,14 @@ class RunFolder:
             self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=HISTORY
         )
         evals, others = keep_records(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
-        for notice in (*odd, *more, *others):
+        _, wrong = keep_records(
+            self.dir / QUESTIONS,
+            below=start + 1,
+            valid=of_questions,
+            last=0,
+            of_steps={row["step"] for row in evals},
+        )
+        for notice in (*odd, *more, *others, *wrong):
             print(f"{self.config.name}: {notice}", flush=True)
         return deque(rows, maxlen=HISTORY), evals
 
@@ -158,7 +175,10 @@ class RunFolder:
             append_record(self.dir / "alarms.jsonl", alarm)
         return found
 
-    def _append_evaluation(self, row: dict[str, Any]) -> None:
+    def _append_evaluation(self, row: dict[str, Any], records: Sequence[QuestionRecord]) -> None:
+        # First: if the run is killed between the two, it evaluates again and removes these.
+        for record in records:
+            append_record(self.dir / QUESTIONS, replace(record, step=row["step"]).row())
         append_record(self.dir / "eval.jsonl", row)
         self.trackers.log("eval", row, row["step"])
 
@@ -197,8 +217,8 @@ class RunFolder:
                 ),
                 "step": step,
                 "path": f"checkpoints/step_{step:06d}",
-                "accuracy": rows[step]["accuracy"][-1],
-                "tokens": rows[step]["tokens"],
+                "accuracy": reported(rows[step])["accuracy"][-1],
+                "tokens": reported(rows[step])["tokens"],
             }
             for step, names in sorted(self.phase_ends(done).items())
             if step in rows
@@ -214,4 +234,5 @@ class RunFolder:
         return row["step"] if row else None
 
     def _update_manifest(self, done: int) -> None:
-        write_manifest(self.dir, self._ends(done), self._best(done))
+        best = self._best(done)
+        write_manifest(self.dir, self._ends(done), reported(best) if best else None)

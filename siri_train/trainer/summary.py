@@ -7,6 +7,7 @@ from typing import Any
 
 from siri_train.checkpoint.save_load import checkpoints
 from siri_train.config.run import RunConfig
+from siri_train.monitor.run_logs import reported
 
 
 def summary(
@@ -28,7 +29,9 @@ def summary(
         supervised: whether the run began from its supervised stage.
 
     Returns:
-        One entry a model with its accuracy, interval, tokens and path, as in ``summary.json``.
+        One entry a model with its accuracy, tokens, their intervals and path, as in
+        ``summary.json``. With named sets its figures are those of the first set, and ``sets``
+        holds those of every set by name.
     """
     names = [("start", 0)]
     last = {end["which"]: end["step"] for end in ends}
@@ -50,13 +53,27 @@ def _entry(
     name: str, row: dict[str, Any], start: str, config: RunConfig, saved: dict[int, Any]
 ) -> dict[str, Any]:
     folder = saved.get(row["step"])
-    return {
+    sets = row.get("sets", {})
+    entry = {
         "name": name,
         "step": row["step"],
+        **_figures(reported(row)),
+        "path": str(folder.relative_to(config.run_dir)) if folder else start,
+    }
+    if sets:
+        entry["sets"] = {
+            named: _figures({"budgets": row["budgets"], **one}) for named, one in sets.items()
+        }
+    return entry
+
+
+def _figures(row: dict[str, Any]) -> dict[str, Any]:
+    return {
         "accuracy": row["accuracy"][-1],
         "accuracy_interval": row["accuracy_interval"][-1],
         "tokens": row["tokens"],
-        "path": str(folder.relative_to(config.run_dir)) if folder else start,
+        # Evaluations of earlier versions have no such interval.
+        "tokens_interval": row.get("tokens_interval"),
         "low_budget": row["budgets"][0],
         "accuracy_low_budget": row["accuracy"][0],
         "accuracy_low_budget_interval": row["accuracy_interval"][0],

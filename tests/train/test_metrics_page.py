@@ -75,6 +75,8 @@ def test_null_is_where_the_page_says_so(run: Path) -> None:
 def test_page_has_the_keys_of_every_other_file(run: Path) -> None:
     for row in rows(run / "eval.jsonl"):
         assert set(row) == set(keys_of("eval.jsonl"))
+    for row in rows(run / "eval_questions.jsonl"):
+        assert set(row) == set(keys_of("eval_questions.jsonl"))
     for row in rows(run / "sft.jsonl"):
         assert set(row) == set(keys_of("sft.jsonl"))
     for path in (run / "rollouts").iterdir():
@@ -90,6 +92,27 @@ def test_page_has_the_keys_of_every_other_file(run: Path) -> None:
         assert set(end) == set(of_end)
     for name in set(manifest) - {"cycles"}:
         assert set(manifest[name]) == set(of_end) - {"which", "cycle"}
+
+
+def test_page_has_the_keys_of_named_sets(tiny: Any) -> None:
+    sources = "[{kind: embedded, size: 8, seed: 1, name: test}, {kind: embedded, size: 8, seed: 2, "
+    sources += "name: validation}]"
+    config = tiny(f"data.eval={sources}", "eval.select=validation", "train.steps=4")
+    folder = train(config)
+    keys, more = keys_of("eval.jsonl"), keys_of("eval.jsonl", table=1)
+    of_set = keys[keys.index("accuracy") :]
+    for row in rows(folder / "eval.jsonl"):
+        assert set(row) == {*keys, *more} and row["set"] == "validation"
+        assert {key: row[key] for key in of_set} == row["sets"]["validation"]
+        assert list(row["sets"]) == ["test", "validation"]
+        assert all(list(figures) == of_set for figures in row["sets"].values())
+    entries = json.loads((folder / "summary.json").read_text())
+    assert {entry["name"] for entry in entries} >= {"start", "siri-low"}
+    of_entry = set(keys_of("summary.json")) - {"name", "step", "path"}
+    for entry in entries:
+        assert set(entry) == {*keys_of("summary.json"), *keys_of("summary.json", table=1)}
+        assert all(set(figures) == of_entry for figures in entry["sets"].values())
+        assert {key: entry[key] for key in of_entry} == entry["sets"]["test"]
 
 
 def test_alarm_page_has_every_alarm_and_no_other() -> None:

@@ -242,7 +242,7 @@ def write_rows(
 
     rows = [
         {
-            "data_source": config.name,
+            "data_source": question.set or config.name,
             "prompt": _messages(config, question),
             "reward_model": {"style": "rule", "ground_truth": question.answer},
             "extra_info": {"index": index, "id": question.id},
