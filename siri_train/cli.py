@@ -148,6 +148,35 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ablate(arguments: argparse.Namespace) -> int:
+    from siri_train.ablate.plan import Asked
+    from siri_train.commands.ablate import ablate
+    from siri_train.config.paths import user_path
+    from siri_train.config.recipe import find_recipe
+
+    out = arguments.out or f"runs/ablate-{find_recipe(arguments.recipe).stem}"
+    asked = Asked(
+        recipe=arguments.recipe,
+        out=user_path(out, "--out"),
+        overrides=arguments.overrides,
+        vary=arguments.vary,
+        methods=[name for names in arguments.method for name in names],
+        seeds=arguments.seeds,
+        match=arguments.match,
+        tokens=arguments.tokens,
+        caps=arguments.caps,
+    )
+    return ablate(
+        asked,
+        jobs=arguments.jobs,
+        at=arguments.at,
+        against=arguments.against,
+        named=arguments.set,
+        show=arguments.show,
+        dry_run=arguments.dry_run,
+    )
+
+
 def _verl(arguments: argparse.Namespace) -> int:
     import importlib.util
 
@@ -281,6 +310,7 @@ _RUN = {
     "doctor": _doctor,
     "sft": _sft,
     "train": _train,
+    "ablate": _ablate,
     "verl": _verl,
     "schedule": _schedule,
     "report": _report,

@@ -56,7 +56,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
         run.rollouts as rollouts,
     ):
         temperature, device = config.rollout.temperature, run.policy.device
-        for step in range(run.start_step, config.train.steps):
+        for step in run.steps():
             # 1. Rollout: G responses to each question, none longer than the cap of this step.
             batch = rollouts(step)
 

@@ -55,6 +55,7 @@ def save_checkpoint(
     rollouts: dict[str, Any] | None = None,
     schedule: LengthSchedule | None = None,
     memory: dict[str, Any] | None = None,
+    tokens: int | None = None,
 ) -> Path:
     """Write ``checkpoints/step_XXXXXX`` aside, synchronise it, and rename it into place.
 
@@ -72,6 +73,7 @@ def save_checkpoint(
         rollouts: a batch sampled ahead (``Rollouts.state``), written as ``rollouts.pt``.
         schedule: the run's; what its shape has learnt from the run is written as ``schedule.json``.
         memory: what the reward knows of questions, written as ``reward_memory.json``.
+        tokens: response tokens sampled in these steps, for ``train.max_tokens``.
 
     Raises:
         CheckpointError: it could not be written; the message says why (a full disk, a quota, no
@@ -112,7 +114,10 @@ def save_checkpoint(
                     for path in sorted(aside.rglob("*"))
                     if path.is_file()
                 }
-                write_json(aside / INDEX, {"format": _FORMAT, "step": step, "files": files})
+                index: dict[str, Any] = {"format": _FORMAT, "step": step, "files": files}
+                if tokens is not None:
+                    index["tokens"] = tokens
+                write_json(aside / INDEX, index)
 
         distributed.on_main(write)
     except Exception as error:  # safetensors and torch.save each have an error of their own
@@ -188,6 +193,12 @@ def problem(folder: Path) -> str | None:
 def steps_done(folder: Path) -> int:
     """The steps of a checkpoint without a :func:`problem`, from ``checkpoint.json``."""
     return json.loads((folder / INDEX).read_text(encoding="utf-8"))["step"]
+
+
+def tokens_sampled(folder: Path) -> int | None:
+    """The response tokens sampled until a checkpoint; None in one of an older version."""
+    tokens = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("tokens")
+    return tokens if _is_step(tokens) else None
 
 
 def _is_step(value: object) -> bool:

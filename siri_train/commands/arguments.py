@@ -55,6 +55,46 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
+def names(text: str) -> list[str]:
+    """Names with commas between.
+
+    Raises:
+        ArgumentTypeError: one is empty.
+    """
+    found = [name.strip() for name in text.split(",")]
+    if "" in found:
+        raise argparse.ArgumentTypeError(f"got {_short(text)}; takes names with commas between")
+    return found
+
+
+CHECKPOINTS = ("last", *(f"siri-{end}" for end in ENDS), "best", "start")
+"""The checkpoints of a run that have a name."""
+
+
+def checkpoints(text: str) -> list[str]:
+    """Names of checkpoints with commas between, each once.
+
+    Raises:
+        ArgumentTypeError: another name, or one twice.
+    """
+    found = names(text)
+    if set(found) - set(CHECKPOINTS) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(
+            f"got {_short(text)}; takes some of {', '.join(CHECKPOINTS)}, each once"
+        )
+    return found
+
+
+def caps(text: str) -> list[int]:
+    """Lengths in tokens with commas between."""
+    return [_whole(part.strip(), 1, 2**24) for part in text.split(",")]
+
+
+def tokens(text: str) -> int:
+    """A number of tokens of a whole run."""
+    return _whole(text, 1, 10**15)  # the bound of train.max_tokens
+
+
 def positive(text: str) -> int:
     """A whole number from 1 to a million."""
     return _whole(text, 1, 1_000_000)

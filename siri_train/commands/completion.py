@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from siri_train.commands.arguments import ENDS
+from siri_train.commands.arguments import CHECKPOINTS, ENDS
 from siri_train.files import home_expanded
 
 _ROOT = Path(__file__).parents[1]
@@ -170,12 +170,28 @@ def _paths(prefix: str, wanted: Callable[[Path], bool] = lambda path: True) -> l
     return [start + e.name + ("/" if e.is_dir() else "") for e in shown if e.is_dir() or wanted(e)]
 
 
+def listed(names: Iterable[str], prefix: str) -> list[str]:
+    """Names with commas between: the next one behind the last comma."""
+    before, comma, last = prefix.rpartition(",")
+    taken = before.split(",")
+    return [before + comma + n for n in names if n.startswith(last) and n not in taken]
+
+
+def methods(prefix: str) -> list[str]:
+    """Methods of ``siri-train ablate``."""
+    from siri_train.ablate.presets import METHODS
+
+    return listed(METHODS, prefix)
+
+
 _COMPLETERS: dict[str, Callable[[str], list[str]]] = {
     "recipe": recipes,
     "override": overrides,
     "folder": folders,
     "run": runs,
     "resume": lambda prefix: ["auto", "never", *folders(prefix)],
+    "method": methods,
+    "at": lambda prefix: listed(CHECKPOINTS, prefix),
     "which": lambda prefix: [*ENDS, "best"],
 }
 """Completes an argument: takes the typed text, gives all texts that may stand there."""

@@ -187,10 +187,11 @@ def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -
             "a run on the same hardware: --rates FOLDER)",
         ]
     rollout, train, evaluation = expected_hours(config, rates, eval_questions)
+    most = "" if config.train.max_tokens is None else "at most "  # as it may end earlier
     return [
         *lines,
-        f"expected {rollout + train + evaluation:.2f} h for {config.train.steps} steps: sampling "
-        f"{rollout:.2f}, training {train:.2f}, evaluation {evaluation:.2f}",
+        f"expected {rollout + train + evaluation:.2f} h for {most}{config.train.steps} steps: "
+        f"sampling {rollout:.2f}, training {train:.2f}, evaluation {evaluation:.2f}",
         f"from {rates.steps} steps of {rates.where}: {1 / rates.rollout:.0f} tokens/s sampled, "
         f"{1 / rates.train:.0f} trained, {rates.filled:.0%} of the cap used",
     ]

@@ -1,4 +1,4 @@
-"""The commands of ``siri-train``: their arguments, their help and its examples.
+"""The commands of ``siri-train``: their arguments and their help.
 
 Standard library only: ``--help`` and completion by TAB must be quick.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from siri_train import __version__
 from siri_train.commands import arguments as kinds
+from siri_train.commands.screen import COMMANDS, GROUPS
 
 _PROG = "siri-train"
 _ABOUT = """\
@@ -28,132 +28,13 @@ siri-train COMMAND --help shows the arguments of a command and examples.
 Read on: docs/training.md, docs/configuration.md (every key of a recipe)."""
 
 
-class _Command(NamedTuple):
-    """A line of the first screen, and the examples at the end of the command's own help.
-
-    Args:
-        text: one line, for both.
-        examples: (command line, what it does) each.
-    """
-
-    text: str
-    examples: tuple[tuple[str, str], ...]
-
-
-_GROUPS: dict[str, dict[str, _Command]] = {
-    "start here": {
-        "demo": _Command(
-            "the whole method on a CPU in minutes; ends with a table and a page",
-            (("siri-train demo --out runs/demo", "the folder gets report.html"),),
-        ),
-        "doctor": _Command(
-            "what is installed, what works here, and why the rest does not",
-            (("siri-train doctor", "a table; changes nothing"),),
-        ),
-    },
-    "train": {
-        "sft": _Command(
-            "the supervised stage before RL; run again to continue",
-            (
-                ("siri-train sft smollm2-135m", "as the recipe has it"),
-                (
-                    "siri-train sft smollm2-135m sft.steps=20 output=runs/try",
-                    "a short try in another folder",
-                ),
-            ),
-        ),
-        "train": _Command(
-            "train with SIRI; run again to continue",
-            (
-                (
-                    "siri-train train siri-1.5b --dry-run --ranks 8 --gpu-memory 80",
-                    "plan: memory and hours on 8 GPUs of 80 GB",
-                ),
-                ("siri-train train smollm2-135m train.steps=3", "three steps on a CPU"),
-            ),
-        ),
-        "verl": _Command(
-            "a recipe as the whole command of verl 0.9.1; prints or starts it",
-            (
-                ("siri-train verl siri-1.5b --gpus 8", "print it"),
-                (
-                    "siri-train verl siri-1.5b --nodes 2 --launch",
-                    "print it and start it, on two nodes",
-                ),
-            ),
-        ),
-    },
-    "look at a run": {
-        "schedule": _Command(
-            "the cap over the steps, in the terminal and as SVG",
-            (
-                ("siri-train schedule", "of the paper's run"),
-                (
-                    "siri-train schedule siri-1.5b schedule.shape=stair --svg cap.svg",
-                    "another shape, drawn into a file",
-                ),
-            ),
-        ),
-        "report": _Command(
-            "write a run's report.html",
-            (("siri-train report runs/demo", "writes runs/demo/report.html"),),
-        ),
-        "eval": _Command(
-            "accuracy of a checkpoint at every budget from one generation pass",
-            (
-                (
-                    "siri-train eval runs/siri-1.5b/checkpoints/step_000640",
-                    "with the questions of the run",
-                ),
-                (
-                    "siri-train eval my-model --recipe siri-1.5b eval.samples=4",
-                    "any model, with the questions of a recipe",
-                ),
-            ),
-        ),
-    },
-    "models": {
-        "export": _Command(
-            "copy a checkpoint out of a run, without trainer state",
-            (
-                (
-                    "siri-train export runs/siri-1.5b --which high",
-                    "siri-high, into runs/siri-1.5b/export",
-                ),
-            ),
-        ),
-        "convert": _Command(
-            "turn a GGUF file into a folder that from_pretrained loads",
-            (("siri-train convert model.gguf my-model --dtype bfloat16", "in half the memory"),),
-        ),
-    },
-    "shell": {
-        "completion": _Command(
-            "print the script that lets your shell complete by TAB",
-            (
-                (
-                    'eval "$(siri-train completion bash)"',
-                    "in ~/.bashrc; for zsh in ~/.zshrc, with zsh as the last word",
-                ),
-                (
-                    "siri-train completion fish > ~/.config/fish/completions/siri-train.fish",
-                    "once, for fish",
-                ),
-            ),
-        ),
-    },
-}
-COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
-"""All commands by name, in the order of the first screen."""
-
-
 class _TopParser(kinds.Parser):
     """The parser of ``siri-train`` itself, whose help shows the commands in groups."""
 
     def format_help(self) -> str:
         """The first screen."""
         lines = [f"usage: {_PROG} COMMAND ...", "", _ABOUT]
-        for title, commands in _GROUPS.items():
+        for title, commands in GROUPS.items():
             lines += ["", f"{title}:"]
             lines += [f"  {name:<11}{command.text}" for name, command in commands.items()]
         lines += [
@@ -291,6 +172,82 @@ def _train(sub: argparse.ArgumentParser) -> None:
     _completed(rates, "run")
 
 
+def _ablate(sub: argparse.ArgumentParser) -> None:
+    _recipe(sub)
+    vary = sub.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="a key and its values; several make a grid. []{} and quotes hold commas",
+    )
+    _completed(vary, "override")
+    method = sub.add_argument(
+        "--method",
+        action="append",
+        type=kinds.names,
+        default=[],
+        metavar="NAME,NAME",
+        help="methods by name, see docs/ablations.md; default: the recipe's own",
+    )
+    _completed(method, "method")
+    sub.add_argument(
+        "--seeds",
+        default="1",
+        metavar="N|A,B",
+        help="how many, or which (default: the recipe's own)",
+    )
+    sub.add_argument(
+        "--match",
+        choices=("steps", "tokens"),
+        default="steps",
+        help="what all runs have in common (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--tokens",
+        type=kinds.tokens,
+        metavar="N",
+        help="with --match tokens; default: those of the first arm's run, by seed",
+    )
+    sub.add_argument(
+        "--caps",
+        type=kinds.caps,
+        default=(),
+        metavar="N,N",
+        help="that constant-best tries; default: five from min_len to max_len",
+    )
+    at = sub.add_argument(
+        "--at",
+        type=kinds.checkpoints,
+        default=(),
+        metavar="NAME,NAME",
+        help="checkpoints to compare: last, siri-low, siri-high, the same with -lagged or "
+        "-measured, best, "
+        "start; default: siri-low and siri-high where a run has them, else last",
+    )
+    _completed(at, "at")
+    sub.add_argument(
+        "--against",
+        metavar="ARM[@NAME]",
+        help="compare with this arm (and its checkpoint); default: the first",
+    )
+    sub.add_argument(
+        "--set",
+        metavar="NAME",
+        help="of data.eval, the set to compare on; default: the first but eval.select",
+    )
+    sub.add_argument(
+        "--jobs", type=kinds.positive, default=1, help="runs at a time (default: %(default)s)"
+    )
+    out = sub.add_argument("--out", type=kinds.path, help="default: runs/ablate-RECIPE")
+    _completed(out, "folder")
+    only = sub.add_mutually_exclusive_group()
+    only.add_argument("--dry-run", action="store_true", help="only show the plan")
+    only.add_argument(
+        "--show", action="store_true", help="only show the table of the runs that have finished"
+    )
+
+
 def _verl(sub: argparse.ArgumentParser) -> None:
     _recipe(sub)
     sub.add_argument("--launch", action="store_true", help="start it, too")
@@ -381,6 +338,7 @@ _ARGUMENTS = {
     "doctor": _nothing,
     "sft": _sft,
     "train": _train,
+    "ablate": _ablate,
     "verl": _verl,
     "schedule": _schedule,
     "report": _run_folder,

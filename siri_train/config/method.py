@@ -84,9 +84,9 @@ class RewardConfig(_Options):
     """
 
     function: RewardName = DEFAULT_REWARD
-    """The reward function; length-cap: the paper's."""
+    """The reward function; length-cap: the paper's. docs/rewards.md has the formulas."""
     options: dict[str, Any] = {}
-    """Options of the reward function, by name; length-cap has none."""
+    """Options of the reward function, by name (docs/rewards.md); length-cap has none."""
     verifier: VerifierName = "exact"
     """exact: answers are compared by rule; math_verify: what the rules cannot decide is
     evaluated."""

@@ -164,6 +164,9 @@ class TrainConfig(Section):
 
     steps: Steps = 1920
     """Steps of the run: rollout and update."""
+    max_tokens: int | None = Field(None, gt=0, le=10**15)
+    """Ends the run earlier: after the step in which the response tokens sampled so far, those that
+    dynamic sampling discards included, reach this; null: after ``steps``."""
     mini_batches: Rows = 2
     """Optimiser updates per step; with 1 the ratio is always 1 and nothing is clipped."""
     token_budget: int = Field(32768, gt=0, le=2**26)
@@ -364,6 +367,20 @@ class RunConfig(Section):
                 f"reward.function: {function} acts in the phases of schedule.shape={wanted}, got "
                 f"schedule.shape={shape}; set schedule.shape={wanted}"
             )
+
+    @model_validator(mode="after")
+    def _caps_fit(self) -> RunConfig:
+        """The reward's options against the caps."""
+        if self.reward.function != "length-cap":  # which reads none
+            from siri_train.rewards import require_fit, reward_options
+
+            name, schedule = self.reward.function, self.schedule.build()
+            options = reward_options(name, self.reward.options)
+            try:
+                require_fit(name, options, schedule.lowest, schedule.max_len)
+            except ValueError as error:
+                raise ValueError(f"reward.{error}") from error
+        return self
 
     @property
     def run_dir(self) -> Path:

@@ -19,6 +19,7 @@ from siri_train.rewards import (
     Response,
     Verifier,
     grade_responses,
+    require_no_cap,
     require_single,
     reward_options,
 )
@@ -92,9 +93,12 @@ def length_capped_reward(
 
     Raises:
         ValueError: no end token; an unknown function or option; a function that compares responses
-            with a group size of 1; when called, a dataset without that column.
+            with a group size of 1, or reads the cap without ``length``; when called, a dataset
+            without that column.
     """
-    reward_options(function, options or {})
+    settings = reward_options(function, options or {})
+    if length is None:
+        require_no_cap(function, settings, "length")
     if group_size == 1:
         require_single(function)
     ends = {end_token_ids} if isinstance(end_token_ids, int) else set(end_token_ids)

@@ -1,5 +1,6 @@
 """Rewards: extraction of the boxed answer, its verification, and the reward functions."""
 
+from siri_train.rewards import length, relative  # noqa: F401 - they fill REWARDS
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import final_answer, last_boxed
 from siri_train.rewards.functions import (
@@ -7,6 +8,8 @@ from siri_train.rewards.functions import (
     JudgedResponse,
     Reward,
     RewardGroup,
+    require_fit,
+    require_no_cap,
     reward_options,
 )
 from siri_train.rewards.grading import Grade, Response, grade_responses, require_single
@@ -37,6 +40,8 @@ __all__ = [
     "grade_responses",
     "last_boxed",
     "make_verifier",
+    "require_fit",
+    "require_no_cap",
     "require_single",
     "reward_options",
 ]

@@ -76,6 +76,10 @@ class Reward:
         check: raises ValueError, which begins with ``options.NAME``, for options that cannot be.
         compares: what a response earns depends on the others of its group. Trainers that grade one
             response at a time refuse such a function.
+        fits: (options, shortest cap, longest cap), in tokens: raises ValueError, which begins with
+            ``options.NAME``, for options that do not fit the caps of a run.
+        reads_cap: whether the function, with these options, reads the step's cap (`cap_of`).
+            Trainers that do not know it refuse such a function.
         shape: the schedule shape in whose phases the function acts; recipes name both or none.
         remember: a group to what is to be known of its question in later steps (``known`` of the
             group), as JSON holds it; None: nothing yet. The first other value stays for the run,
@@ -86,6 +90,8 @@ class Reward:
     options: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[Mapping[str, Any]], None] | None = None
     compares: bool = False
+    fits: Callable[[Mapping[str, Any], int, int], None] | None = None
+    reads_cap: Callable[[Mapping[str, Any]], bool] | None = None
     shape: str | None = None
     remember: Callable[[RewardGroup], Any] | None = None
 
@@ -101,6 +107,50 @@ def _length_cap(group: RewardGroup) -> list[float]:
 REWARDS: Registry[Reward] = Registry("reward")
 """Every reward function by name. A new one is one entry."""
 REWARDS[DEFAULT] = Reward(_length_cap)
+
+
+def cap_of(group: RewardGroup) -> int:
+    """The step's cap in tokens, for a reward function that cannot do without it.
+
+    Raises:
+        ValueError: the trainer did not say.
+    """
+    if group.cap is None:
+        raise ValueError("cap: missing; this reward function takes the longest possible response")
+    return group.cap
+
+
+def require_no_cap(name: str, options: Mapping[str, Any], key: str) -> None:
+    """Refuse a reward function that reads the step's cap where the cap is not known.
+
+    Args:
+        name: a name in `REWARDS`.
+        options: complete, as `reward_options` gives them.
+        key: what would give the cap, for the message.
+
+    Raises:
+        ValueError: the function reads it.
+    """
+    reads = REWARDS[name].reads_cap
+    if reads is not None and reads(options):
+        raise ValueError(f"{key}: missing; the reward {name!r} takes the step's cap, which it says")
+
+
+def require_fit(name: str, options: Mapping[str, Any], shortest: int, longest: int) -> None:
+    """Refuse options that do not fit the caps of a run.
+
+    Args:
+        name: a name in `REWARDS`.
+        options: complete, as `reward_options` gives them.
+        shortest: cap of the run in tokens.
+        longest: cap of the run in tokens.
+
+    Raises:
+        ValueError: the message begins with ``options.NAME``.
+    """
+    fits = REWARDS[name].fits
+    if fits is not None:
+        fits(options, shortest, longest)
 
 
 def reward_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,12 @@ class RolloutBatch:
         """The groups of the step's statistics: trained on or dropped, in the order drawn."""
         return sorted([*self.groups, *self.dropped], key=lambda group: group.position)
 
+    @property
+    def tokens_sampled(self) -> int:
+        """Response tokens of the step, those of dropped and discarded groups included."""
+        kept = sum(len(c.token_ids) for group in self.seen for c in group.completions)
+        return kept + self.tokens_discarded
+
     def counts(self) -> dict[str, int]:
         """How many groups were trained on and left out: keys of a record of metrics."""
         return {

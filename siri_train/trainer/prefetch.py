@@ -19,6 +19,7 @@ from siri_train.rollout.batch import RolloutBatch, fingerprint, from_state, to_s
 from siri_train.rollout.collect import Collector
 from siri_train.schedule import LengthSchedule
 from siri_train.trainer.question_memory import QuestionMemory
+from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.signals import StopRequest
 
 
@@ -36,6 +37,7 @@ class Rollouts:
         questions: the questions of each step.
         seed: the seed of each step.
         stop: once set, sampling ends.
+        run_end: when the run ends; nothing is sampled ahead beyond it.
         end: called with (step, :meth:`state`) before every step and where sampling was ended;
             raises Stopped if the run was asked to stop.
         memory: what the reward function knows of questions; every batch that is graded adds to it.
@@ -49,12 +51,13 @@ class Rollouts:
         questions: QuestionSampler,
         seed: Callable[[int], int],
         stop: StopRequest,
+        run_end: RunEnd,
         end: Callable[[int, dict[str, Any] | None], None],
         memory: QuestionMemory,
     ) -> None:
         self.config, self.collect, self.questions = config, collect, questions
         self.schedule, self.seed = schedule, seed
-        self.stop, self.end, self.memory = stop, end, memory
+        self.stop, self.run_end, self.end, self.memory = stop, run_end, end, memory
         self.next: RolloutBatch | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -87,7 +90,7 @@ class Rollouts:
             raise AssertionError("sampling ended without a request to stop")
         if not self.config.rollout.asynchronous:
             self.collect.engine.sleep()
-        elif step + 1 < self.config.train.steps:
+        elif not self.run_end.is_last(batch):
             self._thread = threading.Thread(target=self._ahead, args=(step + 1,), daemon=True)
             self._thread.start()
         return batch
@@ -141,7 +144,7 @@ class Rollouts:
             ConfigError: the file cannot be read.
         """
         state = load_rollouts(source) if self.config.rollout.asynchronous else None
-        if state is None or step >= self.config.train.steps:
+        if state is None or self.run_end.over:
             return
         if state["sampled_with"] != self._fingerprint(step):
             print(

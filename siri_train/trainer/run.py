@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from siri_train.trainer.prefetch import Rollouts
 from siri_train.trainer.preflight import Checked, model_config, preflight
 from siri_train.trainer.question_memory import QuestionMemory
 from siri_train.trainer.reference_model import open_reference
+from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.run_folder import RunFolder
 from siri_train.trainer.signals import Stopped, StopRequest
 from siri_train.trainer.sync_probe import SyncProbe
@@ -98,11 +99,12 @@ class Run:
         self.reference = open_reference(config, checked.reference, self.policy, source)
         self.optimizer = make_optimizer(self.policy.model, config.train)
         self.start_step = load_state(source, self.optimizer, self.policy.model) if source else 0
+        self.end = RunEnd.resumed(config.train, source)
         wanted = config.train.rehearse
         if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
             rehearse(self.policy, self.optimizer, config, self.reference)
         self.counter = BacktrackCounter()
-        self.folder = RunFolder(config, self.schedule, self.start_step)
+        self.folder = RunFolder(config, self.schedule, self.end)
         with ExitStack() as opened:  # what is open is closed again if anything below fails
             self._open_sampling(checked, opened)
             self.folder.prepare(self.reference, begins=source is None)
@@ -141,6 +143,7 @@ class Run:
             self.questions,
             self.seed,
             self.stop,
+            self.end,
             self.end_if_asked,
             self.memory,
         )
@@ -196,6 +199,11 @@ class Run:
         """The seed of everything random in a step, the same for a resumed run."""
         return self.config.seed * 1_000_003 + step
 
+    def steps(self) -> Iterator[int]:
+        """The steps that are left, each after the one before has been recorded."""
+        while not self.end.over:
+            yield self.end.done
+
     def sync_engine(self, step: int) -> float | None:
         """Hand the weights of ``step`` to the engine and probe it.
 
@@ -230,6 +238,7 @@ class Run:
             time_train=seconds,
             probe_logprob_diff=probed,
         )
+        self.end.add(batch)
         self.record(row, batch.alarms())
         self.folder.write_samples(batch)
         self.after_step(batch.step + 1, self.rollouts.state())
@@ -324,7 +333,14 @@ class Run:
             return False
         memory = self.memory.state()
         save_checkpoint(
-            self.dir, done, self.policy, self.optimizer, rollouts, self.schedule, memory
+            self.dir,
+            done,
+            self.policy,
+            self.optimizer,
+            rollouts,
+            self.schedule,
+            memory,
+            self.end.tokens,
         )
         return True
 
@@ -347,7 +363,7 @@ class Run:
             name = self.folder.end_name(start) if start else "start"
             self._evaluate(start, name, None)
         # The interrupted run did not get to this; otherwise the next checkpoint does it.
-        if own and (len(self.folder.evals) > before or start == self.config.train.steps):
+        if own and (len(self.folder.evals) > before or self.end.over):
             self.folder.after_checkpoint(start)
 
     def _evaluate(self, step: int, name: str | None, rollouts: dict[str, Any] | None) -> None:

@@ -24,6 +24,7 @@ from siri_train.report import write_report
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.schedule import LengthSchedule
 from siri_train.trainer.reference_model import Reference, write_record
+from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.samples import write_samples
 from siri_train.trainer.summary import summary
 
@@ -37,15 +38,16 @@ class RunFolder:
     Args:
         config: of the run.
         schedule: of the run.
-        start_step: steps already done.
+        end: the steps done and whether the run ends after them.
 
     Attributes:
         rows: on rank 0 the newest :data:`HISTORY` records of ``metrics.jsonl``.
         evals: on every rank all records of ``eval.jsonl``.
     """
 
-    def __init__(self, config: RunConfig, schedule: LengthSchedule, start_step: int) -> None:
-        self.config, self.dir, self.start_step = config, config.run_dir, start_step
+    def __init__(self, config: RunConfig, schedule: LengthSchedule, end: RunEnd) -> None:
+        self.config, self.dir, self.start_step = config, config.run_dir, end.done
+        self.end = end
         self.schedule = schedule
         self.rows: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self.evals: list[dict[str, Any]] = []
@@ -101,9 +103,8 @@ class RunFolder:
 
     def write_samples(self, batch: RolloutBatch) -> None:
         """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
-        last = batch.step + 1 == self.config.train.steps
         if distributed.is_main():
-            write_samples(self.dir / "rollouts", batch, self.config.monitor, last)
+            write_samples(self.dir / "rollouts", batch, self.config.monitor, self.end.over)
 
     def after_checkpoint(self, done: int) -> None:
         """Name the checkpoint in the manifest, delete old ones, write the report."""
@@ -119,7 +120,8 @@ class RunFolder:
 
     def phase_ends(self, done: int) -> dict[int, tuple[str, ...]]:
         """The ends of phases reached after ``done`` steps: their names by step."""
-        lag, steps = self.config.checkpoint.lag, self.config.train.steps
+        lag = self.config.checkpoint.lag
+        steps = self.end.done if self.end.over else self.config.train.steps
         return retention.ends(self.schedule, done, lag, steps)
 
     def end_name(self, done: int) -> str | None:
@@ -128,7 +130,7 @@ class RunFolder:
 
     def is_end(self, done: int) -> bool:
         """Whether the run or one of its schedule's phases ends after ``done`` steps."""
-        return done == self.config.train.steps or done in self.phase_ends(done)
+        return self.end.over or done in self.phase_ends(done)
 
     def best_step(self, done: int) -> int | None:
         """The step with the best evaluation of those that are saved, or just done."""
@@ -186,18 +188,25 @@ class RunFolder:
 
     def _after_checkpoint(self, done: int) -> None:
         self._update_manifest(done)
-        kept = {*self.phase_ends(done), self.config.train.steps, self._best_step(done)}
+        kept = {*self.phase_ends(done), done if self.end.over else None, self._best_step(done)}
         kept |= {step for _, _, step in self._turns(done)}
         protected = {step for step in kept if step is not None}
         prune(self.dir, self.config.checkpoint.keep_last, protected)
         write_report(self.dir)
 
     def _finish(self, supervised: bool) -> None:
-        steps = self.config.train.steps
-        if self.start_step == steps:
+        steps, train = self.end.done, self.config.train
+        if steps < train.steps:
+            print(
+                f"{self.config.name}: ends after {steps} steps: {self.end.tokens} response tokens "
+                f"have been sampled, train.max_tokens is {train.max_tokens}",
+                flush=True,
+            )
+        elif self.start_step == steps:
             print(f"{self.config.name}: all {steps} steps are done", flush=True)
         self._update_manifest(steps)
-        entries = summary(self.config, self.evals, self._ends(steps), supervised=supervised)
+        ends = self._ends(steps)
+        entries = summary(self.config, self.evals, ends, done=steps, supervised=supervised)
         write_json(self.dir / "summary.json", entries)
         print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
 

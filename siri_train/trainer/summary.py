@@ -15,6 +15,7 @@ def summary(
     evals: Sequence[dict[str, Any]],
     ends: Sequence[dict[str, Any]],
     *,
+    done: int,
     supervised: bool,
 ) -> list[dict[str, Any]]:
     """Start, siri-low and siri-high, or the last step of a constant cap.
@@ -24,6 +25,7 @@ def summary(
         evals: the records of ``eval.jsonl``.
         ends: the cycle ends that were reached, in order, each with ``which`` and ``step``; the
             last of a name counts.
+        done: the steps that the run ended after.
         supervised: whether the run began from its supervised stage.
 
     Returns:
@@ -36,7 +38,7 @@ def summary(
     names += last.items()
     if not last:
         constant = config.schedule.build().constant
-        names.append(("constant-cap" if constant else "last", config.train.steps))
+        names.append(("constant-cap" if constant else "last", done))
     start = "sft" if supervised else config.model.path
     saved = checkpoints(config.run_dir)
     costs = spent(config.run_dir / "metrics.jsonl", {step for _, step in names})

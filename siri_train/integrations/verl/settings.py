@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from siri_train.config.base import ConfigError, Section
 from siri_train.config.method import RewardConfig, ScheduleConfig
 from siri_train.config.plugins import Plugin
+from siri_train.rewards import require_fit, reward_options
 
 AGENT_LOOP, REWARD_MANAGER = "siri_single_turn", "siri_capped"
 
@@ -51,6 +52,7 @@ def settings_of(config: Any) -> VerlSettings:
             for e in error.errors()
         )
         raise ConfigError(problems) from error
+    _require_fit(settings)
     try:
         settings.schedule.build().require_stateless("verl")
     except ValueError as error:
@@ -62,3 +64,12 @@ def settings_of(config: Any) -> VerlSettings:
             f"{settings.schedule.max_len}: verl truncates every response there"
         )
     return settings
+
+
+def _require_fit(settings: VerlSettings) -> None:
+    name, schedule = settings.reward.function, settings.schedule.build()
+    options = reward_options(name, settings.reward.options)
+    try:
+        require_fit(name, options, schedule.lowest, schedule.max_len)
+    except ValueError as error:
+        raise ConfigError(f"siri.reward.{error}") from error

@@ -1,0 +1,1 @@
+"""Ablations: the same questions and seeds under several settings, their table and their tests."""

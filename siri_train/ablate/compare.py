@@ -1,0 +1,244 @@
+"""The rows of an ablation's table: figures over seeds with intervals, and paired tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from siri_train.ablate.figures import ENDS, Scores, named_steps, scores
+from siri_train.ablate.plan import Arm, Member
+from siri_train.config.base import ConfigError
+from siri_train.registry import one_of
+from siri_train.statistics.intervals import DRAWS, Interval, quantiles, share_interval
+from siri_train.statistics.paired import Paired, paired_test, verdict
+from siri_train.statistics.resample import drawn_means
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of questions that count.
+
+    Attributes:
+        shown: the one that figures and tests are about; None where sets have no names.
+        select: the one that caps and checkpoints are chosen by.
+    """
+
+    shown: str | None
+    select: str | None
+
+
+@dataclass
+class Row:
+    """One arm at one checkpoint.
+
+    Attributes:
+        arm: its name.
+        member: the chosen one of an arm that sweeps, as ``cap=32``; else empty.
+        checkpoint: a name of ``--at``.
+        scores: of each seed that has the checkpoint.
+        accuracy: for each budget the mean over seeds and questions.
+        intervals: of these.
+        tokens: mean response tokens in the evaluation, over seeds and questions.
+        tokens_interval: of it.
+        against: the difference of accuracy at the largest budget from the reference; None for the
+            reference itself.
+        adjusted: its p-value by Holm's correction over all rows.
+        shorter: the difference of mean tokens from the reference.
+        verdict: of the difference of accuracy, with the corrected p-value.
+    """
+
+    arm: str
+    member: str
+    checkpoint: str
+    scores: dict[int, Scores]
+    accuracy: list[float] = field(default_factory=list)
+    intervals: list[Interval] = field(default_factory=list)
+    tokens: float = 0.0
+    tokens_interval: Interval = Interval(0.0, 0.0)
+    against: Paired | None = None
+    adjusted: float | None = None
+    shorter: Paired | None = None
+    verdict: str = "reference"
+
+    @property
+    def name(self) -> str:
+        """As ``--against`` takes it: ARM@CHECKPOINT."""
+        return f"{self.arm}@{self.checkpoint}"
+
+    @property
+    def budgets(self) -> list[int]:
+        """Budgets of the evaluation in tokens, ascending."""
+        return next(iter(self.scores.values())).budgets
+
+    def shares(self, budget: int = -1) -> list[list[float]]:
+        """``[seeds][questions]``: shares of right answers at a budget."""
+        return [one.shares[budget] for one in self.scores.values()]
+
+    def lengths(self) -> list[list[float]]:
+        """``[seeds][questions]``: mean tokens."""
+        return [one.lengths for one in self.scores.values()]
+
+    def mean(self, figure: str) -> float:
+        """The mean over seeds of ``step``, ``trained_tokens`` or ``seconds``."""
+        values = [getattr(one, figure) for one in self.scores.values()]
+        return sum(values) / len(values)
+
+
+def rows_of(
+    arm: Arm, member: Member, at: Sequence[str], missing: Sequence[str], sets: Sets
+) -> list[Row]:
+    """The rows of an arm, without comparison.
+
+    Args:
+        arm: whose.
+        member: the one that counts.
+        at: names of checkpoints; empty: siri-low and siri-high where a run has them, else last.
+        missing: labels of runs that have not finished.
+        sets: of questions.
+    """
+    steps = {
+        seed: named_steps(run.folder, sets.select)
+        for seed, run in member.runs.items()
+        if run.label not in missing
+    }
+    names = list(at)
+    if not names:
+        names = [name for name in ENDS if any(name in found for found in steps.values())]
+    rows = []
+    for name in names or ["last"]:
+        found = {
+            seed: scores(member.runs[seed].folder, named[name], sets.shown)
+            for seed, named in steps.items()
+            if name in named
+        }
+        if found:
+            rows.append(_figures(Row(arm.name, member.name, name, found)))
+    return rows
+
+
+def _figures(row: Row) -> Row:
+    row.accuracy = [float(np.mean(row.shares(b))) for b in range(len(row.budgets))]
+    row.intervals = [figure_interval(row.shares(b), share=True) for b in range(len(row.budgets))]
+    row.tokens = float(np.mean(row.lengths()))
+    row.tokens_interval = figure_interval(row.lengths())
+    return row
+
+
+def figure_interval(values: Sequence[Sequence[float]], share: bool = False) -> Interval:
+    """The 95 % interval of a mean over seeds and questions.
+
+    Questions are drawn with replacement. With several seeds, what other seeds would give is added
+    to each draw: Student's t with the variance between the seeds' means, as in the paired test.
+    With one seed the interval is about that run only.
+
+    Args:
+        values: ``[seeds][questions]``.
+        share: shares from 0 to 1, whose interval is never narrower than Wilson's on either side.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    means = array.mean(axis=1)
+    drawn = drawn_means(array.mean(axis=0)[:, None], DRAWS, 0)[:, 0]
+    if len(means) > 1:
+        error = float(means.std(ddof=1)) / len(means) ** 0.5
+        drawn = drawn + error * np.random.default_rng(1).standard_t(len(means) - 1, DRAWS)
+    low, high = quantiles(drawn, 0.95)
+    if share:
+        least = share_interval(array.mean(axis=0).tolist())
+        low, high = max(0.0, min(low, least.low)), min(1.0, max(high, least.high))
+    return Interval(low, high)
+
+
+def reference_row(rows: Sequence[Row], against: str | None) -> Row:
+    """The row that the others are compared with.
+
+    Args:
+        rows: all of them.
+        against: ARM or ARM@CHECKPOINT; None: the first arm. Without a checkpoint the arm's last
+            row counts: siri-high where there is one.
+
+    Raises:
+        ConfigError: there is no such row.
+    """
+    name = rows[0].arm if against is None else against
+    found = [row for row in rows if name in (row.arm, row.name)]
+    if not found:
+        names = [n for row in rows for n in (row.arm, row.name)]
+        raise ConfigError(f"--against: got {name!r}; {one_of(list(dict.fromkeys(names)), name)}")
+    return found[-1]
+
+
+def compare(rows: Sequence[Row], reference: Row) -> None:
+    """Test every other row against the reference, with Holm's correction over these tests.
+
+    Args:
+        rows: of all arms; changed in place.
+        reference: one of them.
+
+    Raises:
+        ConfigError: rows were evaluated on different questions.
+    """
+    questions = next(iter(reference.scores.values())).questions
+    for row, (seed, one) in itertools.chain.from_iterable(
+        [(row, item) for item in row.scores.items()] for row in rows
+    ):
+        if one.questions != questions:
+            raise ConfigError(
+                f"{row.name} seed {seed} was evaluated on other questions than {reference.name}; "
+                "paired tests need the same: do not vary data.eval"
+            )
+    others = [row for row in rows if row is not reference]
+    for row in others:
+        row.against = paired_test(row.shares(), reference.shares())
+        row.shorter = paired_test(row.lengths(), reference.lengths())
+    adjusted = holm([row.against.p_value for row in others if row.against is not None])
+    for row, p_value in zip(others, adjusted, strict=True):
+        assert row.against is not None
+        row.adjusted = p_value
+        row.verdict = verdict(row.against._replace(p_value=p_value))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): the chance of any false verdict stays that of one test.
+
+    The smallest of n p-values is multiplied by n, the next by n - 1, and so on; none is smaller
+    than one before it, none is above 1.
+
+    Args:
+        p_values: of all tests that are looked at together.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row for ``ablate.json``."""
+    return {
+        "arm": row.arm,
+        "member": row.member,
+        "checkpoint": row.checkpoint,
+        "seeds": list(row.scores),
+        "steps": [one.step for one in row.scores.values()],
+        "budgets": row.budgets,
+        "accuracy": row.accuracy,
+        "accuracy_interval": [list(interval) for interval in row.intervals],
+        "accuracy_by_seed": [
+            [float(np.mean(shares)) for shares in one.shares] for one in row.scores.values()
+        ],
+        "tokens": row.tokens,
+        "tokens_interval": list(row.tokens_interval),
+        "tokens_by_seed": [float(np.mean(one.lengths)) for one in row.scores.values()],
+        "trained_tokens": row.mean("trained_tokens"),
+        "seconds": row.mean("seconds"),
+        "difference": row.against._asdict() if row.against else None,
+        "tokens_difference": row.shorter._asdict() if row.shorter else None,
+        "p_value_holm": row.adjusted,
+        "verdict": row.verdict,
+    }
