@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from .data import Evaluation, Row, Run, RunFolder, number
+from .data import RunFolder, interval, number
+from .scale import Point
 from .svg import Chart, Line, extent, render
 from .table import COLOUR
 
 LEAST = 3
 """Budgets that make a curve; with fewer the headline table says it all."""
+Bar = tuple[float, float, float]
 _OTHERS = ("alt1", "alt2", "alt3", "cap", "siri")
 
 
 def budget_chart(folder: RunFolder) -> Chart | None:
-    """A curve a named checkpoint, from its evaluation; None where none has enough budgets.
+    """A curve a named checkpoint; None where none has enough budgets.
 
     The checkpoints are those of ``summary.json``; while a run goes on, the latest evaluation of
     each name.
@@ -24,16 +26,10 @@ def budget_chart(folder: RunFolder) -> Chart | None:
     """
     lines = []
     others = iter(_OTHERS * (len(folder.summary) + 1))
-    for name, one in _named(folder):
-        if len(one.budgets) < LEAST:
-            continue
-        points = [(float(b), a) for b, a in zip(one.budgets, one.accuracy, strict=True)]
-        bars = [
-            (float(budget), *bounds)
-            for budget, bounds in zip(one.budgets, one.intervals, strict=True)
-            if bounds is not None
-        ]
-        lines.append(Line(name, points, COLOUR.get(name) or next(others), "dots", bars=bars))
+    for name, points, bars in _named(folder):
+        if len(points) >= LEAST:
+            css = COLOUR.get(name) or next(others)
+            lines.append(Line(name, points, css, "dots", bars=bars))
     chart = Chart(
         "Accuracy at every budget", lines, "percent", "longest response, tokens", ceiling=1.0
     )
@@ -52,25 +48,31 @@ def budget_pictures(chart: Chart) -> list[Markup]:
     ]
 
 
-def _named(folder: RunFolder) -> list[tuple[str, Evaluation]]:
-    found = []
-    for row in folder.summary:
-        one = _evaluation_of(row, folder.runs)
-        if one is not None:
-            found.append((str(row.get("name", "")), one))
+def _named(folder: RunFolder) -> list[tuple[str, list[Point], list[Bar]]]:
+    found = [
+        (str(row.get("name", "")), *_curve(row.get("budgets"), row.get("accuracy_at"),
+                                           row.get("accuracy_at_interval")))
+        for row in folder.summary
+    ]  # fmt: skip
     if found:
         return found
     latest = {one.name: one for run in folder.runs for one in run.evals if one.name}
-    return [(str(name), one) for name, one in latest.items()]
+    return [
+        (str(name), *_curve(one.budgets, one.accuracy, one.intervals))
+        for name, one in latest.items()
+    ]
 
 
-def _evaluation_of(row: Row, runs: list[Run]) -> Evaluation | None:
-    """The evaluation that a row of the summary was made from."""
-    step, name = number(row.get("step")), row.get("run")
-    for run in runs:
-        if isinstance(name, str) and run.name != name:
-            continue
-        for one in run.evals:
-            if one.step == step:
-                return one
-    return None
+def _curve(budgets: object, shares: object, bounds: object) -> tuple[list[Point], list[Bar]]:
+    """Points and bars, whatever a damaged file holds."""
+    lists = [value if isinstance(value, (list, tuple)) else [] for value in (budgets, shares)]
+    points: list[Point] = [
+        (x, number(y)) for budget, y in zip(*lists, strict=False) if (x := number(budget))
+    ]
+    bars = []
+    if isinstance(bounds, (list, tuple)):
+        for (x, y), limits in zip(points, map(interval, bounds), strict=False):
+            if y is not None and limits is not None:
+                bars.append((x, *limits))
+    order = sorted(points, key=lambda point: point[0])
+    return order, sorted(bars)

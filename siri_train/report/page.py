@@ -75,6 +75,7 @@ def build_page(folder: RunFolder) -> str:
         script=Markup(script),
         name=folder.folder.resolve().name,
         facts=_facts(folder),
+        about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),
         compared=compared_with(folder.summary),
         headings=headings,

@@ -83,5 +83,8 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
         "low_budget": row["budgets"][0],
         "accuracy_low_budget": row["accuracy"][0],
         "accuracy_low_budget_interval": row["accuracy_interval"][0],
+        "budgets": row["budgets"],
+        "accuracy_at": row["accuracy"],
+        "accuracy_at_interval": row["accuracy_interval"],
         "backtrack_per_1k": row["backtrack_per_1k"],
     }

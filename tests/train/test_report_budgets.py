@@ -29,29 +29,35 @@ def demo(tmp_path: Path) -> Path:
     return make_demo(tmp_path / "demo")
 
 
-def test_each_named_checkpoint_has_the_curve_of_its_own_evaluation(demo: Path) -> None:
+def test_each_named_checkpoint_has_its_own_curve(demo: Path) -> None:
     seed = time.time_ns()
     rng = random.Random(seed)
     budgets = sorted(rng.sample(range(4, 64), rng.randint(3, 12)))
-    siri = [curve(rng, step, None, budgets) for step in (0, 15, 45, 60)]
-    constant = [curve(rng, step, None, budgets) for step in (45, 60)]
-    jsonl(demo / "siri" / "eval.jsonl", siri)
-    jsonl(demo / "constant" / "eval.jsonl", constant)
+    summary = json.loads((demo / "summary.json").read_text())
+    names = [row["name"] for row in summary] + ["constant-20", "constant-24"]
+    summary += [{**summary[0], "name": name} for name in names[4:]]
+    wanted = {}
+    for row in summary:
+        one = curve(rng, 0, None, budgets)
+        wanted[row["name"]] = one
+        row |= {
+            "budgets": budgets, "accuracy_at": one["accuracy"],
+            "accuracy_at_interval": one["accuracy_interval"],
+        }  # fmt: skip
+    (demo / "summary.json").write_text(json.dumps(summary))
     chart = budget_chart(read_run_folder(demo))
     assert chart is not None, seed
-    wanted = {"siri-low": siri[2], "siri-high": siri[3], "constant-cap": constant[1]}
-    drawn = {line.label: line for line in chart.lines}
-    # the summary's start names no run: it is the first that has an evaluation of step 0
-    assert set(drawn) == {*wanted, "start"}, seed
-    for name, row in wanted.items():
-        assert list(drawn[name].points) == list(
-            zip(map(float, budgets), row["accuracy"], strict=True)
-        ), (seed, name)
-        assert [bar[1:] for bar in drawn[name].bars] == [
-            tuple(bounds) for bounds in row["accuracy_interval"]
-        ], (seed, name)
+    assert [line.label for line in chart.lines] == names, seed
+    for line in chart.lines:
+        one = wanted[line.label]
+        points = list(zip(map(float, budgets), one["accuracy"], strict=True))
+        assert list(line.points) == points, (seed, line.label)
+        assert [bar[1:] for bar in line.bars] == [
+            tuple(bounds) for bounds in one["accuracy_interval"]
+        ], (seed, line.label)
+    assert len({line.css for line in chart.lines}) == len(names), seed  # all can be told apart
     page = check(write_report(demo))
-    assert "Accuracy at every budget" in page.text
+    assert "Accuracy at every budget" in page.text and "constant-24" in page.text
 
 
 def test_without_a_summary_the_latest_of_each_name(demo: Path) -> None:
@@ -65,8 +71,9 @@ def test_without_a_summary_the_latest_of_each_name(demo: Path) -> None:
 
 
 def test_of_named_sets_the_first_is_shown(demo: Path) -> None:
+    (demo / "summary.json").unlink()
     rng = random.Random(1)
-    selected, shown = (curve(rng, 45, None, [4, 8, 12]) for _ in range(2))
+    selected, shown = (curve(rng, 45, "siri-low", [4, 8, 12]) for _ in range(2))
     sets = {"test": {k: shown[k] for k in ("accuracy", "accuracy_interval", "tokens")}}
     row = {**selected, "set": "validation", "sets": {**sets, "validation": {}}}
     jsonl(demo / "siri" / "eval.jsonl", [row])
@@ -81,13 +88,13 @@ def test_two_budgets_are_no_curve(demo: Path) -> None:
 
 def test_odd_rows_leave_gaps(demo: Path) -> None:
     summary = json.loads((demo / "summary.json").read_text())
-    summary += [{"name": "gone", "step": 999}, {"name": None, "step": None, "run": 3}]
+    odd = {"budgets": [12, 4, None, 8], "accuracy_at": [None, 0.1, 0.5, "x"]}
+    summary += [{"name": "odd", **odd, "accuracy_at_interval": [[0, 1], [0, 0.2], 3]}]
+    summary += [{"name": None, "budgets": 3}, {"name": "short", "budgets": [1, 2, 3]}]
     (demo / "summary.json").write_text(json.dumps(summary))
-    row = {"step": 45, "name": None, "budgets": [4, 8, 12], "accuracy": [0.1, None, "x"]}
-    jsonl(demo / "siri" / "eval.jsonl", [row])
     chart = budget_chart(read_run_folder(demo))
     assert chart is not None
-    assert [(line.label, list(line.points)) for line in chart.lines] == [
-        ("siri-low", [(4.0, 0.1), (8.0, None), (12.0, None)])
+    assert [(line.label, list(line.points), list(line.bars)) for line in chart.lines] == [
+        ("odd", [(4.0, 0.1), (8.0, None), (12.0, None)], [(4.0, 0.0, 0.2)])
     ]
     check(write_report(demo))
