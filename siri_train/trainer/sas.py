@@ -131,8 +131,8 @@ def select_steps(
         phase: of the training step; see ``sas.phases``.
 
     Returns:
-        Of the tokens of responses whose advantage is not 0, the share that lost it; None: there are
-        no such tokens.
+        The share of the tokens that lost it, among responses whose advantage is not 0; None: no
+        response has one.
     """
     pieces = Pieces(decode)
     tokens = chosen = 0

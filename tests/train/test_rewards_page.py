@@ -1,4 +1,4 @@
-"""docs/rewards.md: every reward function and option that there is, with the defaults of the code."""
+"""docs/rewards.md: every reward function and option that there is, with its default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step-level advantage selection: the steps, which tokens lose their advantage, what that trains."""
+"""Step-level advantage selection: steps, which tokens lose their advantage, what that trains."""
 
 from __future__ import annotations
 
