@@ -372,6 +372,16 @@ class RunConfig(Section):
                 raise ValueError(f"reward.{error}") from error
         return self
 
+    @model_validator(mode="after")
+    def _phases_there(self) -> RunConfig:
+        sas = self.advantage.sas
+        if sas is not None and sas.phases != "all" and self.schedule.build().constant:
+            raise ValueError(
+                f"advantage.sas.phases: got {sas.phases}, a phase that schedule.shape "
+                f"{self.schedule.shape} does not have; takes all"
+            )
+        return self
+
     @property
     def run_dir(self) -> Path:
         """The run's folder."""
