@@ -55,7 +55,7 @@ def table(rows: Sequence[Row], reference: Row) -> str:
 
 
 def page(plan: Plan, rows: Sequence[Row], reference: Row, notes: Sequence[str]) -> str:
-    """``ablate.md``: the table, how to read it, and what each arm is.
+    """The page of an ablation: the table, how to read it, and what each arm is.
 
     Args:
         plan: all arms.
