@@ -174,7 +174,7 @@ def covered(points: Sequence[Point]) -> tuple[float, Interval]:
 
 
 def intervals(point: Point) -> tuple[Interval, Interval]:
-    """Of accuracy and tokens, over questions."""
+    """The intervals of accuracy and tokens, over questions."""
     return share_interval(point.record.shares()), bootstrap(point.record.tokens)
 
 
