@@ -221,7 +221,8 @@ def _ablate(sub: argparse.ArgumentParser) -> None:
         type=kinds.checkpoints,
         default=(),
         metavar="NAME,NAME",
-        help="checkpoints to compare: last, siri-low, siri-high, the same with -lagged, best, "
+        help="checkpoints to compare: last, siri-low, siri-high, the same with -lagged or "
+        "-measured, best, "
         "start; default: siri-low and siri-high where a run has them, else last",
     )
     _completed(at, "at")
@@ -315,8 +316,8 @@ def _export(sub: argparse.ArgumentParser) -> None:
         "--which",
         type=kinds.which,
         required=True,
-        metavar="low|high|low-lagged|high-lagged|best|STEP",
-        help="an end of the last cycle, the best evaluated, or a number of steps",
+        metavar="NAME|STEP",
+        help=f"{', '.join(kinds.ENDS)} of the last cycle, best, or a number of steps",
     )
     _completed(which, "which")
     out = sub.add_argument("--out", type=kinds.path, help="default: RUN/export/NAME")
