@@ -235,6 +235,18 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    import json
+
+    from siri_train.commands.compare import as_json, compare
+    from siri_train.commands.compare_text import comparison_text
+    from siri_train.config.paths import user_path
+
+    found = compare([user_path(run, "compare") for run in arguments.runs], arguments.set)
+    print(json.dumps(as_json(found), indent=2) if arguments.json else comparison_text(found))
+    return 0
+
+
 def _schedule(arguments: argparse.Namespace) -> int:
     import math
     import shutil
@@ -315,6 +327,7 @@ _RUN = {
     "schedule": _schedule,
     "report": _report,
     "eval": _eval,
+    "compare": _compare,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

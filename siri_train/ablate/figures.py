@@ -13,7 +13,7 @@ from siri_train.monitor.question_records import QuestionRecord, read_question_re
 
 ENDS = ("siri-low", "siri-high")
 """The checkpoints that count by default in a run that has them; else the last one."""
-_NAMES = ("start", *ENDS, "siri-low-lagged", "siri-high-lagged")
+_NAMES = ("start", *(end + late for end in ENDS for late in ("", "-lagged", "-measured")))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def write_manifest(
         run_dir: the run's folder.
         ends: for every cycle end reached, in order: ``{"which": "siri-low" | "siri-high",
             "cycle", "step", "path", "accuracy", "tokens"}``; with ``checkpoint.lag`` also
-            ``siri-low-lagged`` and ``siri-high-lagged``.
+            ``siri-low-lagged`` and ``siri-high-lagged``, with ``checkpoint.lag_window``
+            ``siri-low-measured`` and ``siri-high-measured``.
         best: the record of ``eval.jsonl`` that ``checkpoint.best`` picks, if it picks one.
 
     Returns:
@@ -98,7 +99,8 @@ def export(run_dir: Path, which: str, out: str | None = None) -> Path:
                 f"{run_dir}: checkpoints/{error}; give --which with a number of steps"
             ) from error
     if end is None:
-        key = "checkpoint.best" if which == "best" else "schedule.cycle and checkpoint.lag"
+        keys = {"best": "checkpoint.best", "measured": "schedule.cycle and checkpoint.lag_window"}
+        key = keys.get(which.rpartition("-")[2], "schedule.cycle and checkpoint.lag")
         raise ConfigError(f"{run_dir}: {which} has not been reached yet (see {key})")
     source = _checkpoint_at(run_dir, end, which)
     folder = Path(out) if out else run_dir / "export" / which

@@ -24,18 +24,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {text}; see {self.prog} --help\n")
 
 
+ENDS = ("low", "high", "low-lagged", "high-lagged", "low-measured", "high-measured")
+"""The names of checkpoints in ``manifest.json`` that begin with ``siri-``, without it."""
+
+
 def which(text: str) -> str:
     """A name of the manifest, without ``siri-``, or a number of steps.
 
     Raises:
         ArgumentTypeError: it is neither.
     """
-    if text in ("low", "high", "low-lagged", "high-lagged"):
+    if text in ENDS:
         return f"siri-{text}"
     if text == "best" or (text.isascii() and text.isdigit() and len(text) < 10):
         return text
     raise argparse.ArgumentTypeError(
-        f"got {_short(text)}; takes low, high, low-lagged, high-lagged, best or a number of steps"
+        f"got {_short(text)}; takes {', '.join(ENDS)}, best or a number of steps"
     )
 
 
@@ -63,9 +67,7 @@ def names(text: str) -> list[str]:
     return found
 
 
-CHECKPOINTS = (
-    "last", "siri-low", "siri-high", "siri-low-lagged", "siri-high-lagged", "best", "start",
-)  # fmt: skip
+CHECKPOINTS = ("last", *(f"siri-{end}" for end in ENDS), "best", "start")
 """The checkpoints of a run that have a name."""
 
 

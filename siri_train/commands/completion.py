@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from siri_train.commands.arguments import CHECKPOINTS
+from siri_train.commands.arguments import CHECKPOINTS, ENDS
 from siri_train.files import home_expanded
 
 _ROOT = Path(__file__).parents[1]
@@ -192,6 +192,6 @@ _COMPLETERS: dict[str, Callable[[str], list[str]]] = {
     "resume": lambda prefix: ["auto", "never", *folders(prefix)],
     "method": methods,
     "at": lambda prefix: listed(CHECKPOINTS, prefix),
-    "which": lambda prefix: ["low", "high", "low-lagged", "high-lagged", "best"],
+    "which": lambda prefix: [*ENDS, "best"],
 }
 """Completes an argument: takes the typed text, gives all texts that may stand there."""

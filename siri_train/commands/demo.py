@@ -1,47 +1,71 @@
-"""``siri-train demo``: the whole method on a CPU, beside a control without a schedule."""
+"""``siri-train demo``: the whole method on a CPU, beside controls with a constant cap."""
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from siri_train.ablate.plan import Plan, Run
+from siri_train.ablate.presets import constant, mean_cap
+from siri_train.ablate.runs import carry_out, check_unchanged
 from siri_train.checkpoint.save_load import write_json
+from siri_train.commands.demo_result import Control, entries, sentences
 from siri_train.commands.output import encodable
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
 from siri_train.config.run import RunConfig
 from siri_train.data.demo_task import questions as embedded
+from siri_train.files import replace_text
 from siri_train.model import demo_model
 from siri_train.monitor.progress import duration
 from siri_train.report import summary_table, write_report
-from siri_train.train import train
+from siri_train.report.data import ABOUT
 from siri_train.trainer.lock import run_lock
+from siri_train.trainer.signals import stop_request
+
+RECIPE = "demo.yaml"
+BETWEEN = (24, 28)
+"""Constant caps between the shortest and the mean one. With the other controls the best fixed cap
+is among them: docs/log/method.md has the sweep."""
+JOBS = 2
+"""Runs at a time, where there are as many cores."""
+TELL = 10.0
+"""Seconds between lines about the runs that go on."""
 
 INTRODUCTION = """\
 SIRI on a CPU: a model of {parameters:,} parameters that was taught to think wastefully (it
 re-checks behind "wait" and writes every step out) learns by reinforcement which thoughts pay.
-  task      {example}
-  control   {steps} steps with the cap fixed at {max_len} tokens
+
+  {task}
+  example   {example}
   SIRI      {steps} steps, the cap swinging {max_len} -> {min_len} -> {max_len}, {cycles:g} cycles
+  controls  the same training with the cap fixed at {caps} tokens
 """
 
 
 def demo(out: Path, seed: int = 0) -> list[dict[str, Any]]:
-    """Train a control and a SIRI run from the shipped start; write summary.json and report.html.
+    """Train SIRI and its controls from the shipped start; write summary.json and report.html.
 
     A second call with the same folder and seed reuses whatever is finished and continues the rest.
 
     Args:
-        out: the folder; the runs are OUT/constant and OUT/siri.
+        out: the folder. The runs are OUT/siri, OUT/constant (the longest cap) and
+            OUT/controls/constant-N.
         seed: of sampling and question order; the start is the same for every seed.
 
     Returns:
-        The entries of summary.json: start, constant-cap, siri-low, siri-high.
+        The entries of summary.json, see :func:`siri_train.commands.demo_result.entries`.
 
     Raises:
-        ConfigError: the folder holds a demo with another seed, or a run of ``siri-train train``;
-            another process writes there; or it cannot be written.
+        ConfigError: the folder holds a demo with another seed or of another version, or a run of
+            ``siri-train train``; another process writes there; it cannot be written; or a run
+            failed.
+        Stopped: a signal; the same command continues.
     """
     with run_lock(out, "--out"):
         return _demo(out, seed)
@@ -55,59 +79,111 @@ def _demo(out: Path, seed: int) -> list[dict[str, Any]]:
                 "the demo would replace; give another folder"
             )
     started = time.monotonic()
-    siri = demo_config(out / "siri", seed, "cosine")
-    schedule = siri.schedule
-    print(
-        INTRODUCTION.format(
-            parameters=demo_model.start_parameters(),
-            example=embedded.questions(1, seed=3)[0].prompt,
-            steps=siri.train.steps,
-            max_len=schedule.max_len,
-            min_len=schedule.min_len,
-            cycles=siri.train.steps / schedule.cycle,
-        ),
-        flush=True,
-    )
-    control = demo_config(out / "constant", seed, "constant")
-    train(control)
-    train(siri)
-    summary = _combine(out)
+    siri = demo_config(out / "siri", seed)
+    controls = {cap: _control(out, seed, siri, cap) for cap in caps(siri)}
+    runs = [Run(c.run_dir, c.run_dir.name, seed, c) for c in (siri, *controls.values())]
+    check_unchanged(runs)
+    print(_introduction(siri, list(controls)), flush=True)
+    plan = Plan(RECIPE, [], out, [seed], "steps", None, [], runs)
+    with stop_request() as stop, _told(runs):
+        failed = carry_out(plan, min(JOBS, os.cpu_count() or 1), stop, _say)
+    if failed:
+        raise ConfigError(
+            f"demo: {', '.join(failed)} failed, see above; run the same command again to continue"
+        )
+    found = [Control(cap, config.run_dir) for cap, config in controls.items()]
+    summary = entries(out, out / "siri", found, siri.eval.select)
     write_json(out / "summary.json", summary)
+    said = sentences(out, summary, siri.data.eval[0].name)
+    replace_text(out / ABOUT, "\n".join([embedded.ABOUT, *said]) + "\n")
     page = write_report(out)
     print(f"\n{encodable(summary_table(summary))}\n")
-    print(f"report: {page}   ({duration(time.monotonic() - started)})", flush=True)
+    for line in said:
+        print(encodable(line))
+    print(f"\nreport: {page}   ({duration(time.monotonic() - started)})", flush=True)
     return summary
 
 
-def demo_config(folder: Path, seed: int, shape: str) -> RunConfig:
-    """The packaged recipe ``demo.yaml`` with another folder, seed and schedule shape.
+def demo_config(folder: Path, seed: int, overrides: Sequence[str] = ()) -> RunConfig:
+    """The packaged recipe ``demo.yaml`` with another folder, seed and settings.
 
     Args:
         folder: of the run.
         seed: of sampling and question order.
-        shape: ``schedule.shape``.
+        overrides: ``a.b=c``.
     """
-    return load_config(
-        "demo.yaml",
-        [f"output={folder}", f"seed={seed}", f"schedule.shape={shape}", f"name={folder.name}"],
+    given = [f"output={folder}", f"seed={seed}", f"name={folder.name}"]
+    return load_config(RECIPE, [*overrides, *given])
+
+
+def caps(siri: RunConfig) -> list[int]:
+    """The constant caps of the controls in tokens, the longest first.
+
+    Args:
+        siri: the run with the moving cap.
+    """
+    schedule = siri.schedule
+    found = {schedule.max_len, mean_cap(siri), *BETWEEN, schedule.min_len}
+    return sorted(found, reverse=True)
+
+
+def _control(out: Path, seed: int, siri: RunConfig, cap: int) -> RunConfig:
+    longest = cap == siri.schedule.max_len
+    folder = out / ("constant" if longest else f"controls/constant-{cap}")
+    return demo_config(folder, seed, constant(siri, cap))
+
+
+def _introduction(siri: RunConfig, fixed: Sequence[int]) -> str:
+    schedule = siri.schedule
+    return INTRODUCTION.format(
+        parameters=demo_model.start_parameters(),
+        task=embedded.ABOUT.replace("\n", "\n  "),
+        example=embedded.questions(1, seed=3)[0].prompt,
+        steps=siri.train.steps,
+        max_len=schedule.max_len,
+        min_len=schedule.min_len,
+        cycles=siri.train.steps / schedule.cycle,
+        caps=f"{', '.join(map(str, fixed[:-1]))} and {fixed[-1]}",
     )
 
 
-def _combine(out: Path) -> list[dict[str, Any]]:
-    """One summary of both runs, with paths relative to ``out``."""
-    import json
+def _say(line: str) -> None:
+    print(encodable(line), flush=True)
 
-    entries = []
-    for run, names in (
-        ("siri", ("start",)),
-        ("constant", ("constant-cap",)),
-        ("siri", ("siri-low", "siri-high")),
-    ):
-        rows = json.loads((out / run / "summary.json").read_text(encoding="utf-8"))
-        for row in rows:
-            if row["name"] in names:
-                path = row["path"]
-                if path.startswith("checkpoints/"):
-                    path = f"{run}/{path}"
-                entries.append({**row, "path": path, "run": run})
-    return entries
+
+@contextmanager
+def _told(runs: Sequence[Run]) -> Iterator[None]:
+    """Inside the block a line every few seconds says how far the runs are."""
+    over = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(TELL):
+            steps = [(run, _steps(run)) for run in runs]
+            going = [
+                f"{run.label} {done}/{run.config.train.steps}"
+                for run, done in steps
+                if 0 < done < run.config.train.steps
+            ]
+            every = sum(run.config.train.steps for run in runs)
+            done = sum(done for _, done in steps)
+            _say(
+                f"  {duration(time.monotonic() - started):>12}  {done / every:4.0%}  "
+                + "  ".join(going)
+            )
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _steps(run: Run) -> int:
+    """Steps that a run has recorded."""
+    try:
+        return (run.folder / "metrics.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return 0

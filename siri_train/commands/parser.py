@@ -221,7 +221,8 @@ def _ablate(sub: argparse.ArgumentParser) -> None:
         type=kinds.checkpoints,
         default=(),
         metavar="NAME,NAME",
-        help="checkpoints to compare: last, siri-low, siri-high, the same with -lagged, best, "
+        help="checkpoints to compare: last, siri-low, siri-high, the same with -lagged or "
+        "-measured, best, "
         "start; default: siri-low and siri-high where a run has them, else last",
     )
     _completed(at, "at")
@@ -285,6 +286,19 @@ def _run_folder(sub: argparse.ArgumentParser) -> None:
     _completed(sub.add_argument("folder", type=kinds.path, help="the run's folder"), "run")
 
 
+def _compare(sub: argparse.ArgumentParser) -> None:
+    runs = sub.add_argument(
+        "runs",
+        nargs="+",
+        type=kinds.path,
+        metavar="RUN",
+        help="folder of a run, of runs, or of a checkpoint that eval has graded",
+    )
+    _completed(runs, "run")
+    sub.add_argument("--set", metavar="NAME", help="the evaluation set; default: the first")
+    sub.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+
+
 def _schedule(sub: argparse.ArgumentParser) -> None:
     recipe = sub.add_argument(
         "recipe", nargs="?", default="siri-1.5b.yaml", help="default: the paper's run, %(default)s"
@@ -302,8 +316,8 @@ def _export(sub: argparse.ArgumentParser) -> None:
         "--which",
         type=kinds.which,
         required=True,
-        metavar="low|high|low-lagged|high-lagged|best|STEP",
-        help="an end of the last cycle, the best evaluated, or a number of steps",
+        metavar="NAME|STEP",
+        help=f"{', '.join(kinds.ENDS)} of the last cycle, best, or a number of steps",
     )
     _completed(which, "which")
     out = sub.add_argument("--out", type=kinds.path, help="default: RUN/export/NAME")
@@ -342,6 +356,7 @@ _ARGUMENTS = {
     "schedule": _schedule,
     "report": _run_folder,
     "eval": _eval,
+    "compare": _compare,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

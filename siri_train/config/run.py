@@ -235,6 +235,10 @@ class CheckpointConfig(Section):
     lag: StepsOrNone = 0
     """Steps after each cycle end for one more evaluated checkpoint, siri-low-lagged and
     siri-high-lagged (the paper's length lags the cap by 100 to 200 steps); 0: none."""
+    lag_window: StepsOrNone = 0
+    """Steps behind each cycle end in which the evaluated checkpoint with the shortest responses,
+    or behind an expanded end with the longest, is kept too: siri-low-measured, siri-high-measured.
+    The lag is then measured and not given; 0: none."""
 
 
 class MonitorConfig(Section):
@@ -331,6 +335,12 @@ class RunConfig(Section):
                 "(no screen with such a head)"
             )
         longest = self.data.max_prompt_len + self.schedule.max_len
+        window, every = self.checkpoint.lag_window, self.eval.every
+        if window and not 0 < every <= window:
+            raise ValueError(
+                f"checkpoint.lag_window ({window}) chooses among evaluations, of which there is "
+                f"none behind an end with eval.every={every}; set eval.every from 1 to {window}"
+            )
         if self.train.token_budget < longest:
             raise ValueError(
                 f"train.token_budget ({self.train.token_budget}) must hold one sequence: "

@@ -118,6 +118,37 @@ def of_evaluation(row: Row) -> bool:
     )
 
 
+def spent(path: Path, steps: Collection[int]) -> dict[int, tuple[int, float]]:
+    """What training has taken until each of ``steps``, by ``metrics.jsonl``.
+
+    Args:
+        path: of ``metrics.jsonl``; it may be missing or damaged.
+        steps: numbers of steps done.
+
+    Returns:
+        (response tokens sampled, those thrown away too; seconds of sampling and updates) by number
+        of steps. A number is left out if a record before it is missing or does not say.
+    """
+    rows: dict[int, Row] = {}
+    if path.is_file():
+        with path.open("rb") as file:
+            rows = {row["step"]: row for row in map(_row, file) if row is not None}
+    found: dict[int, tuple[int, float]] = {}
+    tokens, seconds = 0, 0.0
+    for step in range(max(steps, default=-1) + 1):
+        if step in steps:
+            found[step] = (tokens, seconds)
+        row = rows.get(step, {})
+        if not all(is_number(row.get(key), finite=True) for key in _COSTS):
+            break
+        tokens += row["tokens"] + row["tokens_discarded"]
+        seconds += row["time_rollout"] + row["time_train"]
+    return found
+
+
+_COSTS = ("tokens", "tokens_discarded", "time_rollout", "time_train")
+
+
 def reported(row: Row) -> Row:
     """A record of ``eval.jsonl`` with the figures of the first set at its top.
 

@@ -18,6 +18,10 @@ from typing import Any
 Row = dict[str, Any]
 
 CONTROL_NAMES = ("constant", "constant-cap", "control", "baseline")
+ABOUT = "about.txt"
+"""Beside ``summary.json``: a paragraph a line, shown at the top of the page."""
+LONGEST_ABOUT = 4000
+"""Characters of it."""
 SAMPLE_ROWS = 64
 """Responses read from a step's rollout file: it may hold thousands, the page shows four."""
 
@@ -82,6 +86,7 @@ class RunFolder:
     runs: list[Run]
     summary: list[Row]
     notes: list[str]
+    about: str = ""
 
 
 def number(value: object) -> float | None:
@@ -151,7 +156,8 @@ def read_run_folder(folder: Path) -> RunFolder:
         )
     rows = [row for row in summary or [] if isinstance(row, dict)]
     runs.sort(key=lambda run: run.control)  # stable: controls are drawn and named last
-    return RunFolder(folder, runs, rows, notes)
+    about = (_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
+    return RunFolder(folder, runs, rows, notes, about)
 
 
 def _holds_run(folder: Path) -> bool:
@@ -201,6 +207,10 @@ def _samples(folder: Path, prefix: str, notes: list[str]) -> list[tuple[int, lis
 
 
 def _evaluation(row: Row) -> Evaluation:
+    sets = row.get("sets")  # by name; the first is the one to report
+    if isinstance(sets, dict) and isinstance(first := next(iter(sets.values()), None), dict):
+        row = {**row, **first}
+
     def listed(key: str) -> list[Any]:
         value = row.get(key)
         return list(value) if isinstance(value, (list, tuple)) else []

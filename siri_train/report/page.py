@@ -14,13 +14,14 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
+from .budgets import budget_chart, budget_pictures
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
 from .markup import data_block, fill, fingerprint, source
 from .pareto import plane
 from .scale import Point
 from .svg import render
-from .table import accuracy_text, headline, table_rows
+from .table import accuracy_text, compared_with, headline, table_rows
 
 Values = dict[str, Any]
 
@@ -65,6 +66,7 @@ def build_page(folder: RunFolder) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
+    budgets = budget_chart(folder)
     chosen = colours(folder)
     return fill(
         "page.html",
@@ -73,12 +75,16 @@ def build_page(folder: RunFolder) -> str:
         script=Markup(script),
         name=folder.folder.resolve().name,
         facts=_facts(folder),
+        about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),
+        compared=compared_with(folder.summary),
         headings=headings,
         rows=rows,
         alarms=_alarms(folder),
         notes=list(dict.fromkeys(notes)),
         planes=_planes(folder),
+        budgets=budget_pictures(budgets) if budgets is not None else [],
+        budget_lines=budgets.lines if budgets is not None else [],
         runs=[
             {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
             for index, run in enumerate(folder.runs)

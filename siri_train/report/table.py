@@ -5,47 +5,55 @@ from __future__ import annotations
 from typing import Any
 
 from .data import interval, number
+from .scale import show
 
 Row = dict[str, Any]
 
 COLOUR = {"siri-low": "low", "siri-high": "high", "constant-cap": "control", "start": "start"}
 """Checkpoint name to the colour class it has everywhere on the page."""
 
+_SPENT = {"trained_tokens": "trained", "train_seconds": "seconds"}
+_SPENT_ON_PAGE = {"trained_tokens": "tokens in training", "train_seconds": "seconds of training"}
+
 
 def summary_table(summary: list[Row]) -> str:
     """The headline table as Markdown that is also aligned for a terminal.
 
     Args:
-        summary: the rows of summary.json. The row named ``start`` is what the others are compared
-            with. Missing, null and NaN values are shown as "-".
+        summary: the rows of summary.json. The others are compared with the row named
+            ``constant-cap``, or with ``start`` where there is none. Missing, null and NaN values
+            are shown as "-".
 
     Returns:
-        One line a checkpoint: accuracy with half its interval, mean response tokens, and the
-        relative change of both against the start. Accuracy at the low budget has a column if any
-        row knows it. Ends without a newline.
+        One line a checkpoint: accuracy in per cent with half its interval, mean response tokens,
+        and the change of both; then a line that says with what they are compared. Accuracy at the
+        low budget, response tokens sampled in training and seconds of training have a column if
+        any row knows them. Ends without a newline.
     """
-    low = any(number(row.get("accuracy_low_budget")) is not None for row in summary)
-    head = ["checkpoint", "step", "accuracy", "tokens", "accuracy vs start", "tokens vs start"]
-    if low:
-        head.insert(3, _low_title(summary))
-    base = _start(summary)
+    base = _base(summary)
+    low = _known(summary, "accuracy_low_budget")
+    spent = [key for key in ("trained_tokens", "train_seconds") if _known(summary, key)]
+    head = ["checkpoint", "step", "accuracy", *[_low_title(summary)] * low]
+    head += ["tokens", "points", "tokens %", *map(_SPENT.__getitem__, spent)]
     body = []
     for row in summary:
         cells = [
             " ".join(str(row.get("name", "-")).split()).replace("|", "\\|"),
             _count(row.get("step")),
             accuracy_text(row.get("accuracy"), row.get("accuracy_interval")),
-            _tokens(row.get("tokens")),
-            _against(row, base, "accuracy"),
-            _against(row, base, "tokens"),
         ]
         if low:
-            cells.insert(
-                3,
-                accuracy_text(
-                    row.get("accuracy_low_budget"), row.get("accuracy_low_budget_interval")
-                ),
-            )
+            bounds = row.get("accuracy_low_budget_interval")
+            cells.append(accuracy_text(row.get("accuracy_low_budget"), bounds))
+        cells += [
+            _tokens(row.get("tokens")),
+            _change(row, base, "accuracy", ""),
+            _change(row, base, "tokens", ""),
+            *(
+                show(n, "tokens") if (n := number(row.get(key))) is not None else "-"
+                for key in spent
+            ),
+        ]
         body.append(cells)
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
 
@@ -55,7 +63,12 @@ def summary_table(summary: list[Row]) -> str:
         return "| " + " | ".join([first, *rest]) + " |"
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(head), line(rule), *map(line, body)])
+    lines = [line(head), line(rule), *map(line, body)]
+    if base is not None:
+        lines += ["", f"points, tokens %: change from {base.get('name')}"]
+        if spent:
+            lines[-1] += "; trained, seconds: response tokens and time of training until then"
+    return "\n".join(lines)
 
 
 def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
@@ -64,24 +77,27 @@ def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
     Returns:
         The headings from the accuracy on, and a row each with its ``name``, ``css``, ``run``,
         ``step`` and ``cells``: a number's heading, text, share of its bar (None for no bar) and
-        change against the start.
+        change from the row that `compared_with` names.
     """
-    low = any(number(row.get("accuracy_low_budget")) is not None for row in summary)
-    most = max([number(row.get("tokens")) or 0.0 for row in summary], default=0.0)
-    base = _start(summary)
+    base = _base(summary)
     headings = {"accuracy": "accuracy"}
-    if low:
+    if _known(summary, "accuracy_low_budget"):
         headings["accuracy_low_budget"] = _low_title(summary)
+    amounts = {"tokens": "mean tokens"}
+    amounts |= {key: title for key, title in _SPENT_ON_PAGE.items() if _known(summary, key)}
+    most = {key: max(_numbers(summary, key), default=0.0) for key in amounts}
     rows = []
     for row in summary:
-        tokens = number(row.get("tokens"))
         cells = [
             _cell(heading, accuracy_text(row.get(key), row.get(f"{key}_interval")),
                   number(row.get(key)), row, base, key)
             for key, heading in headings.items()
         ]  # fmt: skip
-        share = tokens / most if tokens is not None and most > 0 else None
-        cells.append(_cell("mean tokens", _tokens(tokens), share, row, base, "tokens"))
+        for key, heading in amounts.items():
+            amount = number(row.get(key))
+            share = amount / most[key] if amount is not None and most[key] > 0 else None
+            text = _tokens(amount) if key == "tokens" or amount is None else show(amount, "tokens")
+            cells.append(_cell(heading, text, share, row, base, key))
         rows.append(
             {
                 "name": _text(row.get("name", "–")),
@@ -91,32 +107,41 @@ def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
                 "cells": cells,
             }
         )
-    return [*headings.values(), "mean tokens"], rows
+    return [*headings.values(), *amounts.values()], rows
+
+
+def compared_with(summary: list[Row]) -> str:
+    """The name of the row that changes are changes from; empty without one."""
+    base = _base(summary)
+    return "" if base is None else str(base.get("name"))
 
 
 def headline(summary: list[Row]) -> list[Row]:
-    """The result in sentences: ``lead``, ``name``, ``css`` and ``text`` of each.
+    """The result in sentences: ``name``, ``css`` and ``text`` of each.
 
-    Empty if the summary has no start to compare with.
+    Empty if the summary has nothing to compare with.
     """
-    base = _start(summary)
+    base = _base(summary)
     said: list[Row] = []
-    # the control comes last: the others are compared with it
-    for row in sorted(summary, key=lambda row: row.get("name") == "constant-cap"):
-        if base is None or row is base:
+    # what the others are compared with comes last
+    for row in sorted(summary, key=lambda row: row is base):
+        accuracy, tokens = number(row.get("accuracy")), number(row.get("tokens"))
+        if base is None or accuracy is None or tokens is None or row.get("name") == "start":
             continue
-        accuracy, tokens = _relative(row, base, "accuracy"), _relative(row, base, "tokens")
-        if accuracy is None or tokens is None:
-            continue
-        fewer = f"{abs(tokens):.0f} % {'fewer' if tokens <= 0 else 'more'} tokens"
-        higher = f"{abs(accuracy):.0f} % {'higher' if accuracy >= 0 else 'lower'} accuracy"
-        within = ", a difference within the intervals" if _overlap(row, base, "accuracy") else ""
+        text = f"{100 * accuracy:.1f} % right with {_tokens(tokens)} tokens"
+        points, share = _points(row, base, "accuracy"), _relative(row, base, "tokens")
+        if row is not base and points is not None and share is not None:
+            text += (
+                f", {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
+                f"{base.get('name')}"
+            )
+            text += ", within the intervals," if _overlap(row, base, "accuracy") else ""
+            text += f" and {abs(share):.0f} % {'fewer' if share <= 0 else 'more'} tokens"
         said.append(
             {
-                "lead": "For comparison, " if row.get("name") == "constant-cap" and said else "",
                 "name": _text(row.get("name", "?")),
                 "css": COLOUR.get(str(row.get("name")), "other"),
-                "text": f"{fewer} than the start at {higher}{within}.",
+                "text": f"{text}.",
             }
         )
     return said
@@ -143,23 +168,44 @@ def _low_title(summary: list[Row]) -> str:
     return "at low budget" if budget is None else f"within {budget:,.0f} tokens"
 
 
-def _start(summary: list[Row]) -> Row | None:
-    return next((row for row in summary if row.get("name") == "start"), None)
+def _base(summary: list[Row]) -> Row | None:
+    """The row that the others are compared with: the control, else the start."""
+    named = {str(row.get("name")): row for row in reversed(summary)}
+    return named.get("constant-cap", named.get("start"))
 
 
-def _relative(row: Row, base: Row | None, key: str) -> float | None:
-    """Change against the start in per cent of the start."""
-    if base is None:
+def _known(summary: list[Row], key: str) -> bool:
+    return bool(_numbers(summary, key))
+
+
+def _numbers(summary: list[Row], key: str) -> list[float]:
+    return [value for value in (number(row.get(key)) for row in summary) if value is not None]
+
+
+def _points(row: Row, base: Row, key: str) -> float | None:
+    """Change of a share in percentage points."""
+    value, before = number(row.get(key)), number(base.get(key))
+    return None if value is None or before is None else 100 * (value - before)
+
+
+def _relative(row: Row, base: Row, key: str) -> float | None:
+    """Change of an amount in per cent of what it is compared with."""
+    value, before = number(row.get(key)), number(base.get(key))
+    if value is None or before is None or before <= 0:
         return None
-    value, start = number(row.get(key)), number(base.get(key))
-    if value is None or start is None or start <= 0:
+    return 100 * (value / before - 1)
+
+
+def _change(row: Row, base: Row | None, key: str, unit: str) -> str:
+    """``+3.1`` or ``−25.0`` with its unit; "-" where there is nothing to compare."""
+    change = _signed(row, base, key)
+    return "-" if change is None else f"{change:+.1f}{unit}".replace("-", "−", 1)
+
+
+def _signed(row: Row, base: Row | None, key: str) -> float | None:
+    if base is None or row is base:
         return None
-    return 100 * (value / start - 1)
-
-
-def _against(row: Row, base: Row | None, key: str) -> str:
-    change = _relative(row, base, key)
-    return "-" if change is None or row is base else f"{change:+.1f} %".replace("-", "−", 1)
+    return (_points if key.startswith("accuracy") else _relative)(row, base, key)
 
 
 def _overlap(row: Row, base: Row, key: str) -> bool:
@@ -170,17 +216,16 @@ def _overlap(row: Row, base: Row, key: str) -> bool:
 def _cell(
     heading: str, text: str, share: float | None, row: Row, base: Row | None, key: str
 ) -> Row:
-    """One number with its change against the start; an improvement is green."""
-    change = _relative(row, base, key)
-    compared = change is not None and base is not None and row is not base
-    wanted = change is not None and (change < 0 if key == "tokens" else change > 0)
+    """One number with its change from what it is compared with; an improvement is green."""
+    change = _signed(row, base, key)
+    shares = key.startswith("accuracy")
     return {
         "heading": heading,
         "text": text,
         "share": None if share is None else min(max(100 * share, 0.0), 100.0),
-        "change": _against(row, base, key) if compared else "",
-        "mood": "good" if wanted else "bad",
-        "overlap": compared and base is not None and _overlap(row, base, key),
+        "change": "" if change is None else _change(row, base, key, " points" * shares or " %"),
+        "mood": "good" if change is not None and (change > 0 if shares else change < 0) else "bad",
+        "overlap": change is not None and base is not None and _overlap(row, base, key),
     }
 
 

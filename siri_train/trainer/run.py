@@ -305,7 +305,7 @@ class Run:
             saved = self._write(done, rollouts)
         if self._evaluation_due(done):
             self._evaluate(done, self.folder.end_name(done), rollouts)
-        if not saved and self.folder.best_step(done) == done:
+        if not saved and (self.folder.best_step(done) == done or self.folder.is_turn(done)):
             saved = self._write(done, rollouts)
         if saved:
             self.folder.after_checkpoint(done)

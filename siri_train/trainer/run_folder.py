@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from siri_train import distributed
-from siri_train.checkpoint import retention
+from siri_train.checkpoint import measured, retention
 from siri_train.checkpoint.manifest import write_manifest
 from siri_train.checkpoint.resume import set_aside_newer
 from siri_train.checkpoint.save_load import checkpoints, prune, write_json
@@ -136,6 +136,10 @@ class RunFolder:
         """The step with the best evaluation of those that are saved, or just done."""
         return on_main(self._best_step, done)
 
+    def is_turn(self, done: int) -> bool:
+        """Whether the length turns after ``done`` steps, by the evaluations until then."""
+        return any(step == done for _, _, step in on_main(self._turns, done))
+
     def _prepare(
         self, reference: Reference | None, begins: bool
     ) -> tuple[deque[dict[str, Any]], list[dict[str, Any]]]:
@@ -185,6 +189,7 @@ class RunFolder:
     def _after_checkpoint(self, done: int) -> None:
         self._update_manifest(done)
         kept = {*self.phase_ends(done), done if self.end.over else None, self._best_step(done)}
+        kept |= {step for _, _, step in self._turns(done)}
         protected = {step for step in kept if step is not None}
         prune(self.dir, self.config.checkpoint.keep_last, protected)
         write_report(self.dir)
@@ -207,23 +212,31 @@ class RunFolder:
 
     def _ends(self, done: int) -> list[dict[str, Any]]:
         """The cycle ends reached after ``done`` steps that have been evaluated, in order."""
-        rows = {row["step"]: row for row in self.evals}
         lag = self.config.checkpoint.lag
+        named = [
+            (step, which, step - (lag if which.endswith("lagged") else 0))
+            for step, names in self.phase_ends(done).items()
+            for which in names
+        ]
+        named += [(step, which, end) for which, end, step in self._turns(done)]
+        rows = {row["step"]: row for row in self.evals}
         return [
             {
                 "which": which,
-                "cycle": self.schedule.cycle_index(
-                    step - 1 - (lag if which.endswith("lagged") else 0)
-                ),
+                "cycle": self.schedule.cycle_index(end - 1),
                 "step": step,
                 "path": f"checkpoints/step_{step:06d}",
                 "accuracy": reported(rows[step])["accuracy"][-1],
                 "tokens": reported(rows[step])["tokens"],
             }
-            for step, names in sorted(self.phase_ends(done).items())
+            for step, which, end in sorted(named, key=lambda one: one[0])
             if step in rows
-            for which in names
         ]
+
+    def _turns(self, done: int) -> list[tuple[str, int, int]]:
+        available = {*checkpoints(self.dir), done} - {0}
+        window = self.config.checkpoint.lag_window
+        return measured.turns(self.schedule, self.evals, done, window, available)
 
     def _best(self, done: int) -> dict[str, Any] | None:
         available = {*checkpoints(self.dir), done} - {0}

@@ -7,7 +7,7 @@ from typing import Any
 
 from siri_train.checkpoint.save_load import checkpoints
 from siri_train.config.run import RunConfig
-from siri_train.monitor.run_logs import reported
+from siri_train.monitor.run_logs import reported, spent
 
 
 def summary(
@@ -41,8 +41,9 @@ def summary(
         names.append(("constant-cap" if constant else "last", done))
     start = "sft" if supervised else config.model.path
     saved = checkpoints(config.run_dir)
+    costs = spent(config.run_dir / "metrics.jsonl", {step for _, step in names})
     return [
-        _entry(name, row, start, config, saved)
+        {**_entry(name, row, start, config, saved), **_cost(costs.get(step))}
         for name, step in names
         for row in evals
         if row["step"] == step
@@ -67,6 +68,11 @@ def _entry(
     return entry
 
 
+def _cost(spent: tuple[int, float] | None) -> dict[str, Any]:
+    tokens, seconds = spent or (None, None)
+    return {"trained_tokens": tokens, "train_seconds": seconds}
+
+
 def _figures(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "accuracy": row["accuracy"][-1],
@@ -77,5 +83,8 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
         "low_budget": row["budgets"][0],
         "accuracy_low_budget": row["accuracy"][0],
         "accuracy_low_budget_interval": row["accuracy_interval"][0],
+        "budgets": row["budgets"],
+        "accuracy_at": row["accuracy"],
+        "accuracy_at_interval": row["accuracy_interval"],
         "backtrack_per_1k": row["backtrack_per_1k"],
     }

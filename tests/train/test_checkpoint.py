@@ -23,7 +23,7 @@ from siri_train.config.recipe import parse_config
 from siri_train.files import WriteError, recover, written_aside
 from siri_train.train import train
 from siri_train.trainer import run_folder
-from siri_train.trainer.evaluate import Evaluation
+from siri_train.trainer.evaluate import Evaluated, Evaluation
 from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
 from tests.train.killer import killed_and_finished
@@ -246,12 +246,13 @@ def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
     """The best of given evaluations stays, among equal ones the shorter; before training none."""
     given = iter([(0.9, 50), (0.3, 40), (0.5, 40), (0.5, 40), (0.5, 30), (0.4, 9)])
 
-    def evaluate(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    def evaluate(*args: Any, **kwargs: Any) -> Evaluated:
         accuracy, tokens = next(given)
-        return {
+        row = {
             "budgets": [24, 56], "accuracy": [0.1, accuracy], "accuracy_interval": [[0, 1]] * 2,
             "pass_at_k": [0, 0], "tokens": tokens, "backtrack_per_1k": 0.0,
         }  # fmt: skip
+        return Evaluated(row, [])
 
     monkeypatch.setattr(Evaluation, "__call__", evaluate)
     options = ["schedule.cycle=10", "eval.every=2", "checkpoint.every=0", "checkpoint.keep_last=1"]

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from siri_train.commands.demo import demo, demo_config
+from siri_train.commands.demo import caps, demo, demo_config
+from siri_train.commands.demo_result import Control, entries
 from siri_train.config.base import ConfigError
 from siri_train.data.demo_task import questions as embedded
 from siri_train.model import demo_model
+from siri_train.monitor.question_records import QuestionRecord
 from siri_train.rewards import Response, grade_responses, make_verifier
 
 
@@ -92,6 +94,50 @@ def test_the_shipped_start_is_small_and_loads() -> None:
     assert len(AutoTokenizer.from_pretrained(demo_model.START_FOLDER)) == len(demo_model.WORDS)
 
 
+def test_controls_are_the_longest_the_mean_and_the_shortest_cap_and_two_between() -> None:
+    config = demo_config(Path("siri"), 3)
+    assert caps(config) == [52, 36, 28, 24, 20]
+    assert config.seed == 3 and config.eval.select == "validation"
+    tested = embedded.questions(512, seed=1, held_out=True)
+    chosen = embedded.questions(256, seed=2, held_out=True)
+    assert not {q.prompt for q in tested} & {q.prompt for q in chosen}
+
+
+def test_the_best_control_is_chosen_on_the_other_questions(tmp_path: Path) -> None:
+    """Right at every budget counts, and the test questions have no say."""
+    found = []
+    for cap, chosen, tested in ((52, [1, 3], [4, 4]), (28, [3, 3], [0, 1]), (20, [2, 2], [3, 3])):
+        run = tmp_path / f"constant-{cap}"
+        run.mkdir()
+        sets = {"test": tested, "validation": chosen}
+        records = [
+            QuestionRecord(
+                step, named, (8, 16), 1, tuple("abcd"), "f",
+                tuple(tuple([1] * n + [0] * (4 - n)) for n in counts), (5.0,) * 4,
+            )
+            for step in (0, 6) for named, counts in sets.items()
+        ]  # fmt: skip
+        lines = [json.dumps(record.row()) + "\n" for record in records]
+        (run / "eval_questions.jsonl").write_text("".join(lines))
+        entry = {"name": "constant-cap", "step": 6, "path": "checkpoints/step_000006"}
+        (run / "summary.json").write_text(json.dumps([entry]))
+        found.append(Control(cap, run))
+    siri = tmp_path / "siri"
+    siri.mkdir()
+    names = ("start", "siri-low", "siri-low-measured", "siri-high", "siri-high-measured")
+    own = [{"name": n, "step": k, "path": f"checkpoints/{k}"} for k, n in enumerate(names)]
+    (siri / "summary.json").write_text(json.dumps([{**own[0], "path": "embedded"}, *own[1:]]))
+    summary = {entry["name"]: entry for entry in entries(tmp_path, siri, found, "validation")}
+    assert list(summary) == [
+        "start", "constant-cap", "constant-28", "constant-20", "siri-low", "siri-low-scheduled",
+        "siri-high",
+    ]  # fmt: skip
+    assert [name for name, one in summary.items() if one.get("best_constant")] == ["constant-28"]
+    assert summary["siri-low"]["step"] == 2 and summary["siri-low-scheduled"]["step"] == 1
+    assert summary["siri-high"]["path"] == "siri/checkpoints/4"
+    assert summary["start"]["path"] == "embedded"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_demo_gets_shorter_and_better(
@@ -99,25 +145,32 @@ def test_the_demo_gets_shorter_and_better(
 ) -> None:
     """Margins well inside what bench/results/cpu/demo.json reports, so that a seed cannot fail."""
     summary = {entry["name"]: entry for entry in demo(tmp_path / "demo")}
-    assert list(summary) == ["start", "constant-cap", "siri-low", "siri-high"]
+    assert list(summary) == [
+        "start", "constant-cap", "constant-36", "constant-28", "constant-24", "constant-20",
+        "siri-low", "siri-low-scheduled", "siri-high",
+    ]  # fmt: skip
     start, low, high = summary["start"], summary["siri-low"], summary["siri-high"]
     assert low["tokens"] < 0.65 * start["tokens"]
     assert low["accuracy"] > 1.2 * start["accuracy"]
     assert high["accuracy"] > 1.3 * start["accuracy"]
     assert high["tokens"] < start["tokens"]
+    assert 180 <= low["step"] <= 220 and summary["siri-low-scheduled"]["step"] == 180
     out = capsys.readouterr().out
-    assert "ETA" in out and "siri-high" in out and "report.html" in out
+    assert "The task:" in out and "siri-high" in out and "report.html" in out
+    assert "siri-low against the longest cap (52): " in out and "240/240" not in out
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert "siri-low" in page and "constant" in page
-    for run in ("siri", "constant"):
-        rows = (tmp_path / "demo" / run / "metrics.jsonl").read_text().splitlines()
-        assert len(rows) == demo_config(tmp_path, 0, "cosine").train.steps
-        assert json.loads(rows[0])["step"] == 0
+    assert "siri-low" in page and "constant" in page and "The task:" in page
+    assert "Accuracy at every budget" in page
     for entry in summary.values():
+        run = tmp_path / "demo" / entry["run"]
+        rows = (run / "metrics.jsonl").read_text().splitlines()
+        assert len(rows) == demo_config(tmp_path, 0).train.steps
+        assert json.loads(rows[0])["step"] == 0
         if entry["name"] != "start":
             AutoModelForCausalLM.from_pretrained(tmp_path / "demo" / entry["path"])
+            assert entry["trained_tokens"] > 100_000 and entry["train_seconds"] > 0
 
     again = demo(tmp_path / "demo")  # reuses everything
     assert again == list(summary.values())
-    with pytest.raises(ConfigError, match="seed"):
+    with pytest.raises(ConfigError, match="seed was 0, is now 1"):
         demo(tmp_path / "demo", seed=1)

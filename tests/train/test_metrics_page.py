@@ -44,6 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("metrics-page") / "run"
     tiny = ["model.scratch={layers: 1, hidden_size: 16, intermediate_size: 32, heads: 2}"]
     tiny += ["sft={steps: 3}", "train.steps=5", "checkpoint.lag=1", "checkpoint.best=accuracy"]
+    tiny += ["checkpoint.lag_window=1", "eval.every=1"]
     config = parse_config(TINY, [f"output={folder}", *tiny])
     supervise(config)
     return train(config)
@@ -109,7 +110,8 @@ def test_page_has_the_keys_of_named_sets(tiny: Any) -> None:
         assert all(list(figures) == of_set for figures in row["sets"].values())
     entries = json.loads((folder / "summary.json").read_text())
     assert {entry["name"] for entry in entries} >= {"start", "siri-low"}
-    of_entry = set(keys_of("summary.json")) - {"name", "step", "path"}
+    of_run = {"name", "step", "path", "trained_tokens", "train_seconds"}
+    of_entry = set(keys_of("summary.json")) - of_run
     for entry in entries:
         assert set(entry) == {*keys_of("summary.json"), *keys_of("summary.json", table=1)}
         assert all(set(figures) == of_entry for figures in entry["sets"].values())

@@ -37,8 +37,8 @@ def test_complete_folder(demo):
     assert path == demo / "report.html"
     page = check(path)
     for words in (
-        "demo", "siri-low", "siri-high", "constant-cap", "50 % fewer tokens than the start at "
-        "50 % higher accuracy", "Accuracy against length", "Cap and response length", "Entropy",
+        "demo", "siri-low", "siri-high", "constant-cap", "29.0 points more than constant-cap "
+        "and 33 % fewer tokens", "Accuracy against length", "Cap and response length", "Entropy",
         "Held-out accuracy", "Groups all right or all wrong", "Throughput", "Backtracking",
         "Gradient norm", "Clipped tokens", "Configuration of SIRI", "SIRI, step 0",
         "constant, step 59", "60 steps", "2 cycles", "400 held-out questions, 2 samples each",

@@ -5,24 +5,51 @@ from __future__ import annotations
 import math
 
 from siri_train.report import summary_table
+from siri_train.report.table import headline
 from tests.train.report_page import SUMMARY
 
 
 def test_summary_table():
     assert summary_table(SUMMARY).splitlines() == [
-        "| checkpoint   | step |     accuracy | at low budget | tokens | accuracy vs start "
-        "| tokens vs start |",
-        "| ------------ | ---: | -----------: | ------------: | -----: | ----------------: "
-        "| --------------: |",
-        "| start        |    0 | 60.0 % ± 3.0 |             - |   40.0 |                 - "
-        "|               - |",
-        "| constant-cap |   60 | 61.0 % ± 3.0 |             - |   30.0 |            +1.7 % "
-        "|         −25.0 % |",
-        "| siri-low     |   45 | 90.0 % ± 2.0 |  85.0 % ± 5.0 |   20.0 |           +50.0 % "
-        "|         −50.0 % |",
-        "| siri-high    |   60 | 96.0 % ± 2.0 |             - |   28.0 |           +60.0 % "
-        "|         −30.0 % |",
+        "| checkpoint   | step |     accuracy | at low budget | tokens | points | tokens % |",
+        "| ------------ | ---: | -----------: | ------------: | -----: | -----: | -------: |",
+        "| start        |    0 | 60.0 % ± 3.0 |             - |   40.0 |   −1.0 |    +33.3 |",
+        "| constant-cap |   60 | 61.0 % ± 3.0 |             - |   30.0 |      - |        - |",
+        "| siri-low     |   45 | 90.0 % ± 2.0 |  85.0 % ± 5.0 |   20.0 |  +29.0 |    −33.3 |",
+        "| siri-high    |   60 | 96.0 % ± 2.0 |             - |   28.0 |  +35.0 |     −6.7 |",
+        "",
+        "points, tokens %: change from constant-cap",
     ]
+
+
+def test_without_a_control_the_start_is_what_others_are_compared_with():
+    lines = summary_table([row for row in SUMMARY if row["name"] != "constant-cap"]).splitlines()
+    assert (
+        "| siri-low   |   45 | 90.0 % ± 2.0 |  85.0 % ± 5.0 |   20.0 |  +30.0 |    −50.0 |" in lines
+    )
+    assert lines[-1].endswith("change from start")
+    assert summary_table(SUMMARY[2:]).count("change from") == 0
+
+
+def test_what_training_took_has_columns():
+    spent = {"trained_tokens": 1_090_000, "train_seconds": 41.25}
+    lines = summary_table([*SUMMARY[:2], {**SUMMARY[2], **spent}]).splitlines()
+    assert lines[0].endswith("| trained | seconds |")
+    assert lines[4].endswith("|  1.09 M |    41.2 |") and lines[3].endswith("|       - |       - |")
+    assert "response tokens and time of training" in lines[-1]
+
+
+def test_sentences_speak_of_points():
+    said = {one["name"]: one["text"] for one in headline(SUMMARY)}
+    assert list(said) == ["siri-low", "siri-high", "constant-cap"]
+    assert said["siri-low"] == (
+        "90.0 % right with 20.0 tokens, 29.0 points more than constant-cap and 33 % fewer tokens."
+    )
+    near = [SUMMARY[1], {**SUMMARY[2], "accuracy": 0.6, "accuracy_interval": [0.57, 0.63]}]
+    assert (
+        "1.0 points less than constant-cap, within the intervals, and" in headline(near)[0]["text"]
+    )
+    assert headline(SUMMARY[2:]) == []
 
 
 def test_summary_table_names_the_low_budget():

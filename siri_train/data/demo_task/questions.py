@@ -15,6 +15,11 @@ from siri_train.data.demo_task import arithmetic as task
 from siri_train.data.questions import Question
 from siri_train.data.supervised import SupervisedExample
 
+ABOUT = """\
+The task: from a digit, add and multiply in order, and keep the last digit of each result.
+Every result written out is safe and long; several operations at once are short and often wrong."""
+"""The task in two sentences."""
+
 # One question in eight is held out, chosen by its text, so train and eval never share one.
 _HELD_OUT = 8
 

@@ -33,6 +33,7 @@ LEFT_OUT = {
     "loss.skip_zero_advantage": "it saves time here and changes no result",
     "train.rehearse": "verl has none",
     "checkpoint.best": "verl keeps no best checkpoint",
+    "checkpoint.lag_window": "verl's lengths are not looked at; checkpoint.lag is known there",
     "eval.select": "verl keeps no best checkpoint",
     "monitor.rollouts_every": "verl dumps all rollouts or none: trainer.rollout_data_dir",
     "monitor.rollouts_kept": "verl dumps all rollouts or none: trainer.rollout_data_dir",

@@ -1,0 +1,100 @@
+"""The chart of accuracy at every budget: its values are those of eval.jsonl."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from siri_train.report import write_report
+from siri_train.report.budgets import budget_chart
+from siri_train.report.data import read_run_folder
+from tests.train.report_page import check, jsonl, make_demo
+
+
+def curve(rng: random.Random, step: int, name: str | None, budgets: list[int]) -> dict:
+    accuracy = sorted(rng.random() for _ in budgets)
+    return {
+        "step": step, "name": name, "budgets": budgets, "accuracy": accuracy,
+        "accuracy_interval": [[max(0.0, a - 0.05), min(1.0, a + 0.05)] for a in accuracy],
+        "tokens": 20.0, "questions": 64, "samples": 1,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    return make_demo(tmp_path / "demo")
+
+
+def test_each_named_checkpoint_has_its_own_curve(demo: Path) -> None:
+    seed = time.time_ns()
+    rng = random.Random(seed)
+    budgets = sorted(rng.sample(range(4, 64), rng.randint(3, 12)))
+    summary = json.loads((demo / "summary.json").read_text())
+    names = [row["name"] for row in summary] + ["constant-20", "constant-24"]
+    summary += [{**summary[0], "name": name} for name in names[4:]]
+    wanted = {}
+    for row in summary:
+        one = curve(rng, 0, None, budgets)
+        wanted[row["name"]] = one
+        row |= {
+            "budgets": budgets, "accuracy_at": one["accuracy"],
+            "accuracy_at_interval": one["accuracy_interval"],
+        }  # fmt: skip
+    (demo / "summary.json").write_text(json.dumps(summary))
+    chart = budget_chart(read_run_folder(demo))
+    assert chart is not None, seed
+    assert [line.label for line in chart.lines] == names, seed
+    for line in chart.lines:
+        one = wanted[line.label]
+        points = list(zip(map(float, budgets), one["accuracy"], strict=True))
+        assert list(line.points) == points, (seed, line.label)
+        assert [bar[1:] for bar in line.bars] == [
+            tuple(bounds) for bounds in one["accuracy_interval"]
+        ], (seed, line.label)
+    assert len({line.css for line in chart.lines}) == len(names), seed  # all can be told apart
+    page = check(write_report(demo))
+    assert "Accuracy at every budget" in page.text and "constant-24" in page.text
+
+
+def test_without_a_summary_the_latest_of_each_name(demo: Path) -> None:
+    (demo / "summary.json").unlink()
+    rng = random.Random(0)
+    rows = [curve(rng, step, "siri-low", [4, 8, 12, 16]) for step in (15, 45)]
+    jsonl(demo / "siri" / "eval.jsonl", [*rows, curve(rng, 50, None, [4, 8, 12, 16])])
+    chart = budget_chart(read_run_folder(demo))
+    assert chart is not None and [line.label for line in chart.lines] == ["siri-low"]
+    assert [y for _, y in chart.lines[0].points] == rows[1]["accuracy"]
+
+
+def test_of_named_sets_the_first_is_shown(demo: Path) -> None:
+    (demo / "summary.json").unlink()
+    rng = random.Random(1)
+    selected, shown = (curve(rng, 45, "siri-low", [4, 8, 12]) for _ in range(2))
+    sets = {"test": {k: shown[k] for k in ("accuracy", "accuracy_interval", "tokens")}}
+    row = {**selected, "set": "validation", "sets": {**sets, "validation": {}}}
+    jsonl(demo / "siri" / "eval.jsonl", [row])
+    chart = budget_chart(read_run_folder(demo))
+    assert chart is not None and [y for _, y in chart.lines[0].points] == shown["accuracy"]
+
+
+def test_two_budgets_are_no_curve(demo: Path) -> None:
+    assert budget_chart(read_run_folder(demo)) is None
+    assert "Accuracy at every budget" not in check(write_report(demo)).text
+
+
+def test_odd_rows_leave_gaps(demo: Path) -> None:
+    summary = json.loads((demo / "summary.json").read_text())
+    odd = {"budgets": [12, 4, None, 8], "accuracy_at": [None, 0.1, 0.5, "x"]}
+    summary += [{"name": "odd", **odd, "accuracy_at_interval": [[0, 1], [0, 0.2], 3]}]
+    summary += [{"name": None, "budgets": 3}, {"name": "short", "budgets": [1, 2, 3]}]
+    (demo / "summary.json").write_text(json.dumps(summary))
+    chart = budget_chart(read_run_folder(demo))
+    assert chart is not None
+    assert [(line.label, list(line.points), list(line.bars)) for line in chart.lines] == [
+        ("odd", [(4.0, 0.1), (8.0, None), (12.0, None)], [(4.0, 0.0, 0.2)])
+    ]
+    check(write_report(demo))
