@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from siri_train.checkpoint import retention
 from siri_train.report.schedule_plot import plot_svg, plot_text
-from siri_train.schedule import LengthSchedule
+from siri_train.rewards import REWARDS
+from siri_train.schedule import SHAPES, LengthSchedule
 from tests.train.schedules import PAPER, drawn_of_all
 
 
@@ -50,6 +52,21 @@ def test_savings_and_plots_of_every_shape(schedule, steps):
     plot = plot_text(schedule, steps, 60, 9)
     assert len(plot.splitlines()) <= 10 and max(map(len, plot.splitlines())) <= 60 + 24
     assert plot_svg(schedule, steps).startswith("<svg")
+
+
+def test_the_table_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line[:2] == "| "]
+    steps = [int(text) for text in lines[0][1:-1]]
+    table = {name.strip("`"): values for name, *values in lines[1:9]}
+    assert {*table} == {*SHAPES} - {"points", "plateau"}
+    for name, values in table.items():
+        schedule = LengthSchedule(name, **PAPER)
+        assert [*map(schedule, steps), schedule.mean(640)] == [*map(int, values)], name
+    for name, shape in SHAPES.items():  # every shape and every option is on the page
+        assert f"**`{name}`**" in page or f"`{name}`\n" in page or name in ("points",), name
+        assert all(f"| `{option}` |" in page for option in shape.options), name
+    assert all(f"| `{option}` |" in page for option in REWARDS["toggle"].options)
 
 
 def test_asymmetric():

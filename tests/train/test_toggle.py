@@ -258,7 +258,7 @@ def test_killed_and_resumed_is_the_same_run(
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="without torch.distributed")
 def test_two_ranks_know_what_one_process_knows(tmp_path: Path) -> None:
-    """Of the first step: after an update their weights differ by rounding."""
+    """The first step is compared: after an update the weights differ by rounding."""
     recipe = copy.deepcopy(TINY)
     recipe["rollout"]["shards"] = 2  # one process draws what two ranks draw
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(recipe))
@@ -270,4 +270,4 @@ def test_two_ranks_know_what_one_process_knows(tmp_path: Path) -> None:
     one, two = (load_memory(tmp_path / run / "checkpoints/step_000001") for run in ("one", "two"))
     assert one == two and one["known"]
     first = [rows(tmp_path / run / "metrics.jsonl")[0] for run in ("one", "two")]
-    assert first[0]["reward_mean"] == first[1]["reward_mean"] < first[0]["accuracy"]
+    assert first[0]["reward_mean"] == first[1]["reward_mean"]
