@@ -103,6 +103,14 @@ def test_steps_up_and_down():
             LengthSchedule("step-up", 9, 5, options={"at": at})
 
 
+@pytest.mark.parametrize("shape", ["step-up", "step-down", "stair", "asymmetric"])
+def test_a_jump_is_drawn_as_a_line(shape):
+    schedule = LengthSchedule(shape, 16, 8, 40)
+    lines = plot_text(schedule, 60, 60, 9).splitlines()[:-3]
+    columns = zip(*(line.ljust(60) for line in lines), strict=True)
+    assert any(all(cell not in " ┤│" for cell in column) for column in list(columns)[5:])
+
+
 def of_points(points, between="linear", repeat=False, cycle=640):
     options = {"points": points, "between": between, "repeat": repeat}
     return LengthSchedule("points", 16, 4, cycle, options=options)
@@ -180,7 +188,8 @@ def test_toggle_leaves_the_cap_alone():
         schedule.require_stateless("TRL")
 
 
-def test_a_constant_cap_needs_no_other_lengths():
+def test_a_constant_cap_needs_no_other_lengths(tiny):
+    assert tiny("schedule={shape: constant, max_len: 40, cycle: 7}").budgets == [40]
     schedule = LengthSchedule("constant", 4096)
     assert schedule(7) == schedule.lowest == schedule.min_len == 4096
     assert LengthSchedule("constant", 40, 20, 7).cycle_index(7) == 2
