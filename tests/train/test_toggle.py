@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import random
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,7 @@ def test_killed_and_resumed_is_the_same_run(
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="without torch.distributed")
 def test_two_ranks_know_what_one_process_knows(tmp_path: Path) -> None:
-    """Of the first step: after an update their weights differ by rounding."""
+    """The first step is compared: after an update the weights differ by rounding."""
     recipe = copy.deepcopy(TINY)
     recipe["rollout"]["shards"] = 2  # one process draws what two ranks draw
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(recipe))
@@ -270,4 +271,21 @@ def test_two_ranks_know_what_one_process_knows(tmp_path: Path) -> None:
     one, two = (load_memory(tmp_path / run / "checkpoints/step_000001") for run in ("one", "two"))
     assert one == two and one["known"]
     first = [rows(tmp_path / run / "metrics.jsonl")[0] for run in ("one", "two")]
-    assert first[0]["reward_mean"] == first[1]["reward_mean"] < first[0]["accuracy"]
+    assert first[0]["reward_mean"] == first[1]["reward_mean"]
+
+
+def test_a_batch_sampled_ahead_in_another_phase_is_sampled_again(tiny: Any, capsys: Any) -> None:
+    ahead = (*TOGGLE, "schedule.max_len=56", "rollout.asynchronous=true", "train.steps=3")
+    train(tiny(*ahead, "data.train.0.size=16", "checkpoint.keep_last=9"))
+    known = load_memory(tiny().run_dir / "checkpoints" / "step_000002")
+    assert known and max(step for step, _ in known["known"].values()) == 2  # from the batch ahead
+    shutil.rmtree(tiny().run_dir / "checkpoints" / "step_000003")
+    capsys.readouterr()
+    train(tiny(*ahead, "data.train.0.size=16", "schedule.cycle=8"))  # step 2 is now compression
+    assert "the batch of step 2 that" in capsys.readouterr().out
+    row = rows(tiny().run_dir / "metrics.jsonl")[2]
+    assert row["phase"] == "compression"
+    again = load_memory(tiny().run_dir / "checkpoints" / "step_000003")
+    assert again is not None
+    for key, (step, value) in known["known"].items():
+        assert step == 2 or again["known"][key] == [step, value]
