@@ -1,8 +1,8 @@
 """The configuration of what an update computes: ``advantage`` and ``loss``.
 
-Keys have the names of the arguments of ``siri_kernels.group_advantages`` and ``policy_loss``;
-docs/losses.md says which give which paper's loss. The names that a key of ``loss`` takes are those
-that ``siri_kernels`` accepts.
+Keys have the names of the arguments of ``siri_kernels.group_advantages`` and ``policy_loss``, but
+for ``advantage.sas``. docs/losses.md says which give which paper's loss. The names that a key of
+``loss`` takes are those that ``siri_kernels`` accepts.
 """
 
 from __future__ import annotations
