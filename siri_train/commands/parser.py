@@ -286,6 +286,19 @@ def _run_folder(sub: argparse.ArgumentParser) -> None:
     _completed(sub.add_argument("folder", type=kinds.path, help="the run's folder"), "run")
 
 
+def _compare(sub: argparse.ArgumentParser) -> None:
+    runs = sub.add_argument(
+        "runs",
+        nargs="+",
+        type=kinds.path,
+        metavar="RUN",
+        help="folder of a run, of runs, or of a checkpoint that eval has graded",
+    )
+    _completed(runs, "run")
+    sub.add_argument("--set", metavar="NAME", help="the evaluation set; default: the first")
+    sub.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+
+
 def _schedule(sub: argparse.ArgumentParser) -> None:
     recipe = sub.add_argument(
         "recipe", nargs="?", default="siri-1.5b.yaml", help="default: the paper's run, %(default)s"
@@ -343,6 +356,7 @@ _ARGUMENTS = {
     "schedule": _schedule,
     "report": _run_folder,
     "eval": _eval,
+    "compare": _compare,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

@@ -108,6 +108,16 @@ GROUPS: dict[str, dict[str, Command]] = {
                 ),
             ),
         ),
+        "compare": Command(
+            "runs on the same questions: Pareto front, paired tests",
+            (
+                ("siri-train compare runs/demo", "the runs in the folder of a demo"),
+                (
+                    "siri-train compare runs/a runs/b --set aime24 --json",
+                    "one evaluation set, all numbers as JSON",
+                ),
+            ),
+        ),
     },
     "models": {
         "export": Command(

@@ -1,0 +1,154 @@
+"""A comparison of runs for the terminal, as Markdown tables that are aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from siri_train.commands.compare import (
+    Comparison,
+    Point,
+    chosen,
+    covered,
+    described,
+    gain_per_length,
+    intervals,
+    start_of,
+)
+from siri_train.statistics.paired import Paired
+
+
+def comparison_text(found: Comparison) -> str:
+    """The whole comparison, without a newline at the end.
+
+    Args:
+        found: see :func:`siri_train.commands.compare.compare`.
+    """
+    record = found.record
+    of_set = f" of the set {record.set}" if record.set else ""
+    blocks = [
+        f"{len(record.ids):,} questions{of_set}, within {record.budgets[-1]:,} tokens; 95 % "
+        "intervals over questions",
+        checkpoints_table(found),
+    ]
+    left = len(found.points) - len(_shown(found))
+    if left:
+        blocks[-1] += f"\n{left} more evaluated checkpoints are dominated; --json lists them."
+    blocks.append(
+        "Hypervolume: the mean, over all lengths up to the budget, of a run's best accuracy with "
+        "at most that length."
+    )
+    blocks.append(_hypervolumes(found))
+    if found.tests:
+        blocks += [_tests(found), *_notes(found)]
+    return "\n\n".join(blocks)
+
+
+def checkpoints_table(found: Comparison) -> str:
+    """The named checkpoints, the last one of each run, and all that no other beats."""
+    head = ["run", "checkpoint", "step", "accuracy", "mean tokens", "dAcc/CR", "front"]
+    body = []
+    for point, dominated in _shown(found):
+        of_accuracy, of_tokens = intervals(point)
+        ratio = gain_per_length(point, start_of(found.runs[point.run]))
+        body.append(
+            [
+                point.run,
+                point.name or ("last" if point is found.runs[point.run][-1] else ""),
+                "-" if point.step is None else f"{point.step:,}",
+                f"{100 * point.accuracy:.1f} % ({100 * of_accuracy.low:.1f} to "
+                f"{100 * of_accuracy.high:.1f})",
+                f"{point.tokens:,.1f} ({of_tokens.low:,.1f} to {of_tokens.high:,.1f})",
+                "-" if ratio is None else f"{ratio:.3f}",
+                "dominated" if dominated else "on it",
+            ]
+        )
+    return aligned(head, body, left=(0, 1, 6))
+
+
+def aligned(head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """A Markdown table that is also aligned for a terminal.
+
+    Args:
+        head: of the columns.
+        body: the cells of each line.
+        left: the columns of text; the others are numbers, flushed right.
+    """
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in [head, *body]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    rule = ["-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in [lines[0], rule, *lines[1:]]
+    )
+
+
+def _shown(found: Comparison) -> list[tuple[Point, bool]]:
+    named = {id(point) for points in found.runs.values() for point in chosen(points).values()}
+    return [
+        (point, dominated)
+        for point, dominated in zip(found.points, found.dominated, strict=True)
+        if id(point) in named or not dominated
+    ]
+
+
+def _hypervolumes(found: Comparison) -> str:
+    body = []
+    for label, points in found.runs.items():
+        area, bounds = covered(points)
+        body.append(
+            [
+                label,
+                f"{len(points)}",
+                f"{100 * area:.1f} % ({100 * bounds.low:.1f} to {100 * bounds.high:.1f})",
+            ]
+        )
+    return aligned(["run", "checkpoints", "hypervolume"], body, left=(0,))
+
+
+def _tests(found: Comparison) -> str:
+    head = ["first", "second", "accuracy, points", "p", "verdict"]
+    head += ["tokens", "p", "verdict"]
+    body = []
+    for test, p_values, said in zip(found.tests, found.corrected, found.verdicts, strict=True):
+        body.append(
+            [
+                described(test.first),
+                described(test.second),
+                _difference(test.accuracy, 100),
+                _p_value(p_values[0]),
+                said[0],
+                _difference(test.tokens, 1),
+                _p_value(p_values[1]),
+                said[1],
+            ]
+        )
+    return aligned(head, body, left=(0, 1, 4, 7))
+
+
+def _notes(found: Comparison) -> list[str]:
+    count = len(found.tests)
+    corrected = f", corrected for {count} tests (Holm)" if count > 1 else ""
+    notes = [
+        "Differences are first less second, on the same questions. p: sign flips over "
+        f"questions{corrected}. A verdict needs p below 0.05 and an interval without 0."
+    ]
+    if len(found.runs) > 1:
+        notes.append(
+            "Every row compares one run with one run: another training seed may change it. "
+            "siri-train ablate trains several seeds and counts them."
+        )
+    return notes
+
+
+def _difference(paired: Paired, scale: float) -> str:
+    low, high = scale * paired.low, scale * paired.high
+    return f"{scale * paired.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
