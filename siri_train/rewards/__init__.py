@@ -1,5 +1,7 @@
-"""Rewards: extraction of the boxed answer, its verification, and the reward functions."""
+"""Rewards: extraction of the answer, its verification, and the reward functions."""
 
+from siri_train.rewards.code.sandbox import SandboxError
+from siri_train.rewards.code.verifier import CodeVerifier
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import final_answer, last_boxed
 from siri_train.rewards.functions import (
@@ -22,6 +24,7 @@ from siri_train.rewards.verify import (
 __all__ = [
     "REWARDS",
     "VERIFIERS",
+    "CodeVerifier",
     "ExactVerifier",
     "Grade",
     "JudgedResponse",
@@ -30,6 +33,7 @@ __all__ = [
     "Response",
     "Reward",
     "RewardGroup",
+    "SandboxError",
     "Verifier",
     "exact_match",
     "final_answer",
