@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from siri_train.data.rows import SUFFIXES, DataError, MissingDataError, Row, read_rows
+from siri_train.files import home_expanded
 
 HUB = "hub:"
 """Before the name of a data set of the hub."""
