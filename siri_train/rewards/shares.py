@@ -60,4 +60,5 @@ def ask_in_shares(
             for index in left
             if index not in own and (answers[index] or {"late": True}).get("late") and not last
         ]
+        left.sort(key=lambda index: answers[index] is not None)  # what has had no share is first
     return answers, own

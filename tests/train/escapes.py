@@ -3,8 +3,8 @@
 Each defines ``f``, which the tests want to square a number. A program of `DEEDS` squares only if
 its deed was done, so that the verdict says whether it was: the deed stands in ``deed()``, which
 returns what it found, or raises. A program of `FORGERIES` never squares anything, but would like
-the tests to believe it. FOLDER, SECRET, PORT, PARENT stand for what the test prepares: a folder that
-holds secret.txt, the text of it, a port where somebody listens, and the process that asked.
+the tests to believe it. FOLDER, SECRET, PORT, PARENT stand for what the test prepares: a folder
+that holds secret.txt, the text of it, a port where somebody listens, the process that asked.
 """
 
 from __future__ import annotations

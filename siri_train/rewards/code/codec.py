@@ -8,6 +8,7 @@ iterators stay where they are: a number stands for them, and the other side call
 from __future__ import annotations
 
 import datetime
+import functools
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ _TYPES: dict[str, Any] = {
     each.__name__: each
     for each in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
 }
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_FUNCTIONS = (
+    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType),
+    *(types.MethodDescriptorType, functools.partial),
+)
 _EMPTY: dict[Any, Any] = {}
 _ITEMS = type(_EMPTY.items())
 _CONTAINERS: tuple[Any, ...] = (

@@ -100,7 +100,7 @@ class _Watch:
         waited = [_queued_seconds(pid) for pid in self._pids]
         if None in waited:
             return passed >= 3 * self._limit_s + 2
-        return passed - sum(w or 0.0 for w in waited) >= 3 * self._limit_s + 0.5
+        return passed - sum(w or 0.0 for w in waited) >= 1.5 * self._limit_s
 
 
 def _fork(

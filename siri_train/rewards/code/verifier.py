@@ -36,8 +36,8 @@ class CodeVerifier:
 
     Args:
         workers: programs at a time; each takes two processes besides those that wait for it.
-        timeout: seconds of processor time for one program with all its tests. Three times as much
-            and half a second may pass in which it could have run.
+        timeout: seconds of processor time for one program with all its tests. Half as much again
+            may pass in which it could have run.
         batch_timeout: seconds for the programs of one call together; what is left then has no
             verdict. Each first gets an equal share. None: no limit.
         sandbox: ``"strict"``: refuse where a promise of the sandbox does not hold on this machine;
