@@ -55,7 +55,11 @@ def _all_rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, R
 
 
 def expanded(path: str) -> str:
-    """A path with ``~`` replaced. Raises DataError for ``~NAME`` of a user who does not exist."""
+    """A path with ``~`` replaced.
+
+    Raises:
+        DataError: ``~NAME`` of a user who does not exist.
+    """
     try:
         return home_expanded(path)
     except ValueError as error:

@@ -124,7 +124,7 @@ def verdicts(place: Bed) -> Iterator[dict[str, Verdict]]:
     try:
         judged = verifier.judge([(program, GOLD) for program in programs.values()])
         left = ours()
-        # Of each worker the process that reads programs, and the one that forks. Nothing else.
+        # A worker is a process that reads programs and one that forks. There is nothing else.
         assert 1 <= len(left) <= 8 and len(left) % 2 == 0, left
         yield dict(zip(programs, judged, strict=True))
     finally:

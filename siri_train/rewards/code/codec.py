@@ -64,7 +64,11 @@ class Handles:
         return len(self._mine) - 1
 
     def mine(self, number: Any) -> Any:
-        """What this side gave that number to. Raises Unpassable for another."""
+        """The value that this side gave that number to.
+
+        Raises:
+            Unpassable: it gave that number to none.
+        """
         if type(number) is not int or not 0 <= number < len(self._mine):
             raise Unpassable("a number that stands for nothing")
         return self._mine[number]

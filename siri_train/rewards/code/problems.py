@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-FORMATS = ("humaneval", "mbpp")
 _COMPLETE = (
     "Complete the function `{entry}` below. Answer with the whole function in one closed block "
     "that begins with ```python and ends with ```.\n\n```python\n{prompt}\n```"

@@ -76,7 +76,7 @@ def whole(program: str, prompt: str | None = None, entry: str = "") -> str:
 
 
 def before(prompt: str, entry: str) -> str:
-    """What stands before the function ``entry`` in a prompt; all of it if it is not found."""
+    """The lines before the function ``entry`` in a prompt; all of it if it is not found."""
     try:
         found = _definition(prompt, entry)
     except (SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""What the sandbox promises, and deeds that show whether it does: each is tried from inside."""
+"""The promises of the sandbox, and deeds that show whether it keeps them, tried from inside."""
 
 from __future__ import annotations
 

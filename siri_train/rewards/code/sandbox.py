@@ -19,7 +19,7 @@ SandboxMode = Literal["strict", "best_effort"]
 
 SCRIPT = str(Path(__file__).with_name("host.py"))
 FLAGS = ("-S", "-s")
-"""Of the interpreter: Python's own modules and no other package, whatever is installed."""
+"""Options of the interpreter: Python's own modules and no package, whatever is installed."""
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 """No variable of this process; the same order of sets in every run."""
 
@@ -32,7 +32,7 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What holds on this machine.
+    """The layers and promises that hold on this machine.
 
     Attributes:
         layers: of isolation that could be put on, see ``isolation.LAYERS``.
@@ -47,7 +47,13 @@ class Sandbox:
 
 
 def arguments(timeout_s: float, layers: Sequence[str], needed: Sequence[str]) -> list[str]:
-    """The command line of ``host.py``."""
+    """The command line of ``host.py``.
+
+    Args:
+        timeout_s: seconds of processor time for one program.
+        layers: of isolation, which to put on.
+        needed: promises without which it refuses to start.
+    """
     return [str(timeout_s), ",".join(layers), ",".join(needed)]
 
 

@@ -56,7 +56,11 @@ def program(machine: str) -> bytes:
 
 
 def restrict() -> None:
-    """Put this process under the filter, for ever. Raises OSError where that cannot be done."""
+    """Put this process under the filter, for ever.
+
+    Raises:
+        OSError: that cannot be done here.
+    """
     machine = os.uname().machine
     if machine not in _TABLES:
         raise OSError(f"no filter for {machine}")
