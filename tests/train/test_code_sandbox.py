@@ -1,4 +1,4 @@
-"""The sandbox: it refuses where it cannot keep its promises, and needs no privilege to keep them."""
+"""The sandbox: it refuses where it cannot keep its promises, and needs no privilege."""
 
 from __future__ import annotations
 

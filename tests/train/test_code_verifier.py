@@ -350,6 +350,14 @@ def test_responses_are_graded_by_their_last_block(verifier: CodeVerifier) -> Non
     assert [grade.answer for grade in grades] == [RIGHT, RIGHT, None, None, WRONG]
 
 
+@pytest.mark.parametrize(
+    "held", ["42", "{}", "no", "[]", '{"setup": "", "names": [], "tests": ["f()"]}']
+)
+def test_a_gold_answer_that_is_no_problem_is_an_error(held: str, verifier: CodeVerifier) -> None:
+    with pytest.raises(ValueError, match="gold: got .* takes the gold of read_problem"):
+        verifier.verdicts([(RIGHT, SQUARE), (None, held)])
+
+
 def test_the_registry_builds_it_with_the_limits_of_the_recipe() -> None:
     made = VERIFIERS["code"](Limits(workers=3, timeout=0.7, sandbox="best_effort"))
     assert isinstance(made, CodeVerifier) and made._timeout == 0.7 and made._workers == 3

@@ -8,7 +8,7 @@ import textwrap
 from siri_train.rewards.extract import ThinkMode, answer_part
 
 _FENCE = re.compile(r"[ \t]*(?P<marks>`{3,}|~{3,})[ \t]*(?P<rest>[^\n]*)")
-_PYTHON = frozenset(("", "python", "py", "python3", "python3.10", "pycon"))
+_PYTHON = frozenset(("", "python", "py", "python3"))
 
 
 def last_program(text: str, *, think: ThinkMode = "required") -> str | None:

@@ -22,10 +22,11 @@ LONGEST_PROGRAM = 1 << 15
 
 def main() -> None:
     """Announce readiness and what holds, then answer line by line until the input ends."""
-    root = os.path.dirname(os.path.abspath(__file__))
-    for _ in range(3):
-        root = os.path.dirname(root)
-    sys.path[:] = [root, *(entry for entry in sys.path if not entry.endswith("code"))]
+    # Run as a script, this folder is first on the path; neither its modules nor those of a package
+    # folder may stand before Python's own.
+    here = os.path.dirname(os.path.abspath(__file__))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here] + [root]
     limit_s = float(sys.argv[1])
     layers, needed = (set(filter(None, names.split(","))) for names in sys.argv[2:4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -33,19 +33,20 @@ def enter_namespaces(layers: set[str]) -> list[str]:
     Returns:
         Those that hold.
     """
-    libc, held = _libc(), []
-    root = os.geteuid() == 0
-    inside = "namespaces" in layers and root and libc.unshare(_NEW_OTHERS) == 0
+    held = []
+    root, linux = os.geteuid() == 0, sys.platform == "linux"
+    wanted = linux and "namespaces" in layers
+    inside = wanted and root and _libc().unshare(_NEW_OTHERS) == 0
     if root and "other user" in layers:
         try:
             os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)  # as root all three ids of either kind
             held.append("other user")
         except OSError:
             pass
-    if "namespaces" in layers and not inside:
-        inside = libc.unshare(_NEW_USER | _NEW_OTHERS) == 0
+    if wanted and not inside:
+        inside = _libc().unshare(_NEW_USER | _NEW_OTHERS) == 0
     if inside:
         held.append("namespaces")
     end_with_parent()
@@ -67,17 +68,18 @@ def shut_in(layers: set[str], *, memory: int, seconds: float) -> list[str]:
     if "limits" in layers and resource is not None:
         _limit(memory, seconds)
         held.append("limits")
+    if sys.platform != "linux":
+        return held
     libc = _libc()
-    if sys.platform == "linux":
-        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if "landlock" in layers and _landlock(libc):
         held.append("landlock")
     if "seccomp" in layers:
         try:
             seccomp.restrict()
             held.append("seccomp")
-        except (OSError, AttributeError):
+        except OSError:
             pass
     return held
 
@@ -119,8 +121,6 @@ def _limit(memory: int, seconds: float) -> None:
 
 def _landlock(libc: ctypes.CDLL) -> bool:
     """No file, no TCP port, no signal and no abstract socket beyond this process."""
-    if sys.platform != "linux":
-        return False
     version = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if version < 1:
         return False

@@ -65,6 +65,29 @@ def read_problem(fields: Mapping[str, Any]) -> Problem:
     )
 
 
+def require_gold(gold: str) -> None:
+    """Check that a gold answer holds what the tests of a program need.
+
+    Args:
+        gold: a problem's.
+
+    Raises:
+        ValueError: it does not; the message says where it comes from.
+    """
+    try:
+        held = json.loads(gold)
+        good = isinstance(held["setup"], str) and all(
+            isinstance(held[name], list) and held[name] for name in ("names", "tests")
+        )
+    except (ValueError, TypeError, KeyError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"gold: got {gold!r:.80}; the verifier code takes the gold of read_problem(row), or "
+            "give the source format=code"
+        )
+
+
 def _humaneval(fields: Mapping[str, Any]) -> Problem:
     prompt, test = _text(fields, "prompt"), _text(fields, "test")
     entry = _text(fields, "entry_point").strip()

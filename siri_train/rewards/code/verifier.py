@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from siri_train.rewards.code import sandbox as sandboxes
 from siri_train.rewards.code.extract import last_program
 from siri_train.rewards.code.isolation import LAYERS
+from siri_train.rewards.code.problems import require_gold
 from siri_train.rewards.code.sandbox import SandboxMode
 from siri_train.rewards.extract import ThinkMode
 from siri_train.rewards.pool import WorkerPool, WorkerStartError
@@ -93,12 +94,21 @@ class CodeVerifier:
             True or False for each, in order; None where no process could be started, two in a row
             were killed from outside, or ``batch_timeout`` was used up before the program had its
             share. What a program itself causes is False: its time, its memory, its end.
+
+        Raises:
+            ValueError: a gold answer that ``problems`` has not written.
         """
         return [verdict.right for verdict in self.judge(pairs)]
 
     def judge(self, pairs: Sequence[tuple[str | None, str]]) -> list[Verdict]:
-        """As :meth:`verdicts`, with a reason for each that is not right."""
+        """As :meth:`verdicts`, with a reason for each that is not right.
+
+        Raises:
+            ValueError: a gold answer that ``problems`` has not written.
+        """
         asked: dict[tuple[str, str], Verdict] = {}
+        for gold in {gold for _, gold in pairs}:
+            require_gold(gold)
         for program, gold in pairs:
             if program is not None:
                 asked[program, gold] = Verdict(None, "not judged")
