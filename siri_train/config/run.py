@@ -44,9 +44,12 @@ from siri_train.schedule import SHAPES
 class SourceConfig(Section):
     """One source of questions."""
 
-    kind: Literal["embedded", "file", "reasoning_gym"]
+    kind: Literal["embedded", "file", "reasoning_gym", "embedded_code"]
     """embedded: the demo's arithmetic; file: ``path``; reasoning_gym: questions that this
-    package generates."""
+    package generates; embedded_code: a few problems whose answer is a program."""
+    format: Literal["answers", "code"] = "answers"
+    """file: answers: columns of a question and its answer; code: problems of HumanEval or MBPP,
+    for ``reward.verifier: code``."""
     name: SetName | None = None
     """``data.eval`` only: the set that the questions belong to. Sources of one name are one set;
     every set has figures of its own (docs/evaluation.md). null: all sources are one set."""
@@ -63,9 +66,9 @@ class SourceConfig(Section):
     solution_field: Word | None = None
     """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
     limit: int | None = Field(None, gt=0, le=10**9)
-    """file: read at most this many data rows; null: all."""
+    """file and embedded_code: read at most this many data rows; null: all."""
     offset: int = Field(0, ge=0, le=10**9)
-    """file: skip this many data rows first."""
+    """file and embedded_code: skip this many data rows first."""
     task: Line = ""
     """reasoning_gym: the task's name."""
     size: int = Field(1000, gt=0, le=10**6)
@@ -91,6 +94,8 @@ class SourceConfig(Section):
         paths = [self.path] if isinstance(self.path, str) else self.path
         if self.kind == "file" and not (paths and all(path.strip() for path in paths)):
             raise ValueError("a source of kind file needs path, and none that is empty")
+        if self.kind != "file" and self.format != "answers":
+            raise ValueError("format is of a source of kind file")
         if self.kind == "reasoning_gym" and not self.task:
             raise ValueError("a source of kind reasoning_gym needs task")
         return self

@@ -6,16 +6,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from siri_train.data.damage import invisible
 from siri_train.data.fields import Messages, is_chat, read_chat, read_field, read_text, stripped
+from siri_train.data.row_files import HUB, expanded, rows_of
 from siri_train.data.rows import (
-    SUFFIXES,
     DataError,
     MissingDataError,
     Row,
@@ -23,7 +22,6 @@ from siri_train.data.rows import (
     nearest,
     read_rows,
 )
-from siri_train.files import home_expanded
 
 __all__ = [
     "REASONING_GYM_TASKS",
@@ -36,7 +34,6 @@ __all__ = [
     "reasoning_gym_questions",
 ]
 
-HUB = "hub:"
 _PATIENCE = 120.0
 """Seconds to wait for one generated question; the slowest task needs 0.1 s by default."""
 
@@ -89,6 +86,8 @@ class Question:
             user's; empty: ``prompt`` is the only message.
         where: file and line or row, for messages about it; empty where it was generated.
         set: name of the evaluation set it belongs to; empty: none has a name.
+        form: ``"box"``: the answer stands in a box; ``"code"``: it is a program, ``answer`` holds
+            the tests and ``solution`` is a response with a program that passes them.
     """
 
     id: str
@@ -98,6 +97,7 @@ class Question:
     messages: Messages = ()
     where: str = field(default="", compare=False)
     set: str = ""
+    form: Literal["box", "code"] = "box"
 
 
 def load_questions(
@@ -144,18 +144,10 @@ def load_questions(
         raise ValueError(f"offset: got {offset}, takes 0 or more")
     if limit is not None and limit < 1:
         raise ValueError(f"limit: got {limit}, takes at least 1")
-    stop = None if limit is None else offset + limit
-    questions = [
+    return [
         _question(name, row, question_field, answer_field, answer_after, solution_field)
-        for name, row in islice(_rows(path, split), offset, stop)
+        for name, row in rows_of(path, split, limit=limit, offset=offset)
     ]
-    if not questions:
-        left = "holds no row; give a file with questions"
-        if offset:
-            held = sum(1 for _ in _rows(path, split))
-            left = f"no row left after skipping {offset}; holds {held}, lower offset"
-        raise DataError(f"{os.fspath(path)}: {left}")
-    return questions
 
 
 def reasoning_gym_questions(
@@ -283,67 +275,13 @@ def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
         text = os.fspath(path)
         if text.startswith(HUB):
             return text
-        text = _expanded(text)
+        text = expanded(text)
         if os.path.exists(text):
             return text
         tried.append(text)
     if len(tried) == 1:
         raise MissingDataError(describe_missing(Path(tried[0])))
     raise MissingDataError(f"none of these exists: {', '.join(tried)}; give one that does")
-
-
-def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]:
-    """(name of the file or set, row) over everything that ``path`` and ``split`` name."""
-    text = os.fspath(path)
-    if text.startswith(HUB):
-        for row in _hub_rows(text, split):
-            yield split, row
-        return
-    source = Path(_expanded(text))
-    files = _split_files(source, split) if os.path.isdir(source) else [source]
-    for file in files:
-        for row in read_rows(file):
-            yield file.stem, row
-
-
-def _expanded(path: str) -> str:
-    try:
-        return home_expanded(path)
-    except ValueError as error:
-        raise DataError(f"{path!r}: {error}") from error
-
-
-def _split_files(folder: Path, split: str) -> list[Path]:
-    for suffix in SUFFIXES:
-        if (folder / f"{split}{suffix}").is_file():
-            return [folder / f"{split}{suffix}"]
-    parts = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"*/{split}-*.parquet"))
-    if parts:
-        return parts
-    there = sorted(entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES)
-    raise MissingDataError(
-        f"{folder} has no split {split!r} ({split}.jsonl or another of {', '.join(SUFFIXES)}); "
-        f"it holds {', '.join(there) or 'no data file'}; set split, or give a file of it"
-    )
-
-
-def _hub_rows(text: str, split: str) -> Iterator[Row]:
-    match = re.fullmatch(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
-    if match is None:
-        raise DataError(
-            f"{text!r}: expected hub:OWNER/NAME, hub:OWNER/NAME:CONFIG or either @REVISION"
-        )
-    name, config, revision = match.groups()
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"reading {text} needs datasets: pip install datasets") from error
-    try:
-        loaded = datasets.load_dataset(name, config, split=split, revision=revision)
-    except Exception as error:  # network, authentication, unknown name: datasets raises many kinds
-        raise DataError(f"{text}, split {split!r}: {type(error).__name__}: {error}") from error
-    for index, value in enumerate(loaded):
-        yield Row(index, f"{text}, split {split}, row {index}", dict(value))
 
 
 def _question(
