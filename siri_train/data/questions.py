@@ -22,6 +22,7 @@ from siri_train.data.rows import (
     nearest,
     read_rows,
 )
+from siri_train.data.worked_sums import worked_sum
 
 __all__ = [
     "REASONING_GYM_TASKS",
@@ -36,6 +37,8 @@ __all__ = [
 
 _PATIENCE = 120.0
 """Seconds to wait for one generated question; the slowest task needs 0.1 s by default."""
+MOST_GENERATED = 10**6
+"""The largest ``size`` of a generated set."""
 
 _CORRECT = "; correct or drop the row"
 
@@ -164,26 +167,28 @@ def reasoning_gym_questions(
         task: one of ``REASONING_GYM_TASKS``.
         size: how many.
         seed: the same seed gives the same questions; training and evaluation must differ in it.
+            Sets of different seeds have no item in common, but small tasks repeat questions.
         progress: called about five times a second with the number of questions made.
         **params: the task's own parameters (``min_terms=2``).
 
     Returns:
-        ``size`` questions with integer answers; ``gsm_symbolic`` has solutions too.
+        ``size`` questions with integer answers; those of ``gsm_symbolic`` and ``chain_sum`` have
+        worked solutions too.
 
     Raises:
         DataError: a task that is not offered (names the nearest), a parameter that the task does
             not take or with which it makes no question in two minutes, or an answer that is not an
             integer.
         ImportError: reasoning-gym, or a package that it needs, is missing.
-        ValueError: size below 1.
+        ValueError: size below 1 or above :data:`MOST_GENERATED`.
     """
     if task not in REASONING_GYM_TASKS:
         raise DataError(
             f"reasoning-gym task {task!r} is not offered{nearest(task, REASONING_GYM_TASKS)}; "
             f"tasks with integer answers: {', '.join(REASONING_GYM_TASKS)}"
         )
-    if size < 1:
-        raise ValueError(f"size: got {size}, takes at least 1")
+    if not 1 <= size <= MOST_GENERATED:
+        raise ValueError(f"size: got {size}, takes a whole number from 1 to {MOST_GENERATED}")
     try:
         import reasoning_gym  # noqa: F401
     except ImportError as error:
@@ -198,7 +203,10 @@ def reasoning_gym_questions(
             raise DataError(
                 f"reasoning-gym task {task}, item {index}: answer {answer!r} is no integer"
             )
-        solution = (entry.get("metadata") or {}).get("answer_cot")
+        metadata = entry.get("metadata") or {}
+        solution = metadata.get("answer_cot")
+        if "expression" in metadata and task == "chain_sum":
+            solution = worked_sum(metadata["expression"])
         questions.append(
             Question(f"{task}-{seed}-{index}", entry["question"].strip(), answer, solution)
         )
@@ -221,7 +229,9 @@ def _entries(
 
     def make() -> None:
         try:
-            dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **params)
+            # It makes item i from seed + i, so neighbouring seeds would share nearly all items.
+            apart = seed * MOST_GENERATED
+            dataset = reasoning_gym.create_dataset(task, size=size, seed=apart, **params)
             for index in range(size):
                 if given_up.is_set():
                     return
