@@ -43,7 +43,7 @@ class SourceConfig(Section):
     """One source of questions."""
 
     kind: Literal["embedded", "file", "reasoning_gym"]
-    """embedded: the demo's arithmetic; file: ``path``; reasoning_gym: questions that this
+    """embedded: a task of this package; file: ``path``; reasoning_gym: questions that this
     package generates."""
     path: UserPath | list[UserPath] = ""
     """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
@@ -62,7 +62,8 @@ class SourceConfig(Section):
     offset: int = Field(0, ge=0, le=10**9)
     """file: skip this many data rows first."""
     task: Line = ""
-    """reasoning_gym: the task's name."""
+    """reasoning_gym: the task's name; embedded: arithmetic (the demo's; also where empty) or
+    search, in which trying again pays."""
     size: int = Field(1000, gt=0, le=10**6)
     """reasoning_gym and embedded: how many questions to generate."""
     seed: Seed = 0

@@ -84,6 +84,7 @@ def _read(source: SourceConfig, default_split: str, named: str) -> list[Question
             seed=source.seed,
             held_out=default_split == "test",
             progress=progress,
+            task=source.task or "arithmetic",
             **source.params,
         )
     if source.kind == "reasoning_gym":
