@@ -144,8 +144,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def entropy_band(folder: Path, width: int = 10) -> tuple[float, float]:
-    """Least and greatest entropy of a run, as means of ``width`` steps, without the first."""
+    """Least and greatest entropy of a run, as means of ``width`` steps, without the first of them.
+
+    A run of fewer than two widths has narrower ones.
+    """
     values = [row["entropy"] for row in rows_of(folder / "metrics.jsonl")]
+    width = max(1, min(width, len(values) // 2))
     means = [statistics.fmean(values[i : i + width]) for i in range(width, len(values), width)]
     return min(means), max(means)
 

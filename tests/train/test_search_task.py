@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from siri_train.commands import build_demo_start
+from siri_train.commands.sft import supervised_step
 from siri_train.config.base import ConfigError
 from siri_train.config.run import SourceConfig
 from siri_train.data.demo_task import questions as embedded
@@ -155,3 +159,30 @@ def test_the_shipped_start_is_small_and_speaks_the_words() -> None:
     for question in embedded.questions(50, task="search"):
         ids = [demo_model.WORD_ID[word] for word in question.prompt.split()]
         assert tokenizer.encode(question.prompt) == ids
+
+
+def test_a_stage_ends_by_its_loss_and_a_start_repeats_by_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        updates.append(1)
+        return supervised_step(*args)
+
+    monkeypatch.setattr(build_demo_start, "_drill", lambda policy, seed: None)
+    monkeypatch.setattr(build_demo_start, "BATCH", 4)
+    monkeypatch.setattr(build_demo_start, "supervised_step", counted)
+    stages = (
+        build_demo_start.Stage("a", 14, 1e-3, 2.0, SearchConfig(), until=1e9),
+        build_demo_start.Stage("b", 3, 1e-3, 2.0, SearchConfig(), until=1e9),
+        build_demo_start.Stage("c", 2, 1e-3, 2.0, SearchConfig()),
+    )
+    monkeypatch.setitem(build_demo_start.STARTS, "search", ("embedded-search", stages))
+    weights = []
+    for name, seed in (("one", 4), ("two", 4), ("three", 5)):
+        updates.clear()
+        folder = build_demo_start.build(tmp_path / name, seed, "search")
+        assert len(updates) == 10 + 3 + 2  # a mean of ten steps is needed to end early
+        weights.append((folder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
