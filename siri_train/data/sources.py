@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import DataConfig, RunConfig, SourceConfig
+from siri_train.config.data import DataConfig, SourceConfig
+from siri_train.config.run import RunConfig
 from siri_train.data.demo_task import questions as embedded
 from siri_train.data.fields import Messages
 from siri_train.data.problems import OURS, load_problems
@@ -110,6 +111,7 @@ def _read(source: SourceConfig, default_split: str, named: str) -> list[Question
             seed=source.seed,
             held_out=default_split == "test",
             progress=progress,
+            task=source.task or "arithmetic",
             **source.params,
         )
     if source.kind == "reasoning_gym":

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from siri_train.config.base import ConfigError
+from siri_train.config.data import SourceConfig
 from siri_train.config.recipe import load_config
-from siri_train.config.run import SourceConfig
 from siri_train.data.code_gate import check_programs
 from siri_train.data.gate import check_data, check_questions
 from siri_train.data.questions import Question

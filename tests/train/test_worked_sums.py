@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from siri_train.config.run import SourceConfig
+from siri_train.config.data import SourceConfig
 from siri_train.data.questions import reasoning_gym_questions
 from siri_train.data.sources import read_sources
 from siri_train.data.supervised import supervised_text
