@@ -1,4 +1,4 @@
-"""What the demo ends with: one summary of all its runs, and what may be said about it."""
+"""The result of the demo: one summary of all its runs, and paired tests in sentences."""
 
 from __future__ import annotations
 

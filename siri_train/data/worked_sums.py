@@ -2,7 +2,7 @@
 
 They are wordy on purpose: a model that has learnt them has something to save. Behind some of the
 steps stands a check that begins with "Wait", as a reasoning model writes it. Some of the steps that
-are checked are wrong at first, so that a check can find a mistake and the next line mends it.
+are checked are wrong at first, so that a check can find a mistake and the next line corrects it.
 """
 
 from __future__ import annotations

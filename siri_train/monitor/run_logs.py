@@ -119,7 +119,7 @@ def of_evaluation(row: Row) -> bool:
 
 
 def spent(path: Path, steps: Collection[int]) -> dict[int, tuple[int, float]]:
-    """What training has taken until each of ``steps``, by ``metrics.jsonl``.
+    """Tokens and seconds of training until each of ``steps``, by ``metrics.jsonl``.
 
     Args:
         path: of ``metrics.jsonl``; it may be missing or damaged.

@@ -123,19 +123,14 @@ class Run:
         self.verifier = opened.enter_context(closing(build_verifier(config.reward)))
         ahead = config.rollout.asynchronous and self.start_step + 1 < config.train.steps
         self.engine = opened.enter_context(closing(build_engine(config, policy, ahead=ahead)))
+        size = config.rollout.group_size
+        reward = (self.verifier, config.reward, size, self.schedule, self.memory)
         collect = Collector(
             self.engine,
             config.rollout,
             policy.eos_ids,
             policy.decode,
-            Grader(
-                policy.tokenizer,
-                self.verifier,
-                config.reward,
-                config.rollout.group_size,
-                self.schedule,
-                self.memory,
-            ),
+            Grader(policy.tokenizer, *reward),
             lambda done, total: self.progress.status(f"sampled {done}/{total}"),
         )
         self.rollouts = Rollouts(
