@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,9 @@ from siri_train.data.supervised import instruction_for
 from siri_train.files import explained
 from siri_train.model.chat_template import encode_prompt
 from siri_train.monitor.progress import Notice
+
+# Columns of problems whose answer is a program, in a message that lists a row's columns.
+_PROBLEM = re.compile(r"\b(?:entry_point|test_list)\b")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,10 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) 
         except MissingDataError as error:
             raise ConfigError(f"{named}.path: {' '.join(str(error).splitlines())}") from error
         except (DataError, ConfigError) as error:
-            raise ConfigError(f"{named}: {' '.join(str(error).splitlines())}") from error
+            text = " ".join(str(error).splitlines())
+            if source.format == "answers" and _PROBLEM.search(text):
+                text += "; problems of HumanEval or MBPP need format=code"
+            raise ConfigError(f"{named}: {text}") from error
         except OSError as error:
             raise ConfigError(f"{named}.path: {explained(error)}") from error
         except ImportError as error:

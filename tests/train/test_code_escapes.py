@@ -15,7 +15,6 @@ from typing import NamedTuple
 import pytest
 
 from siri_train.rewards.code import sandbox
-from siri_train.rewards.code.isolation import LAYERS
 from siri_train.rewards.code.verifier import CodeVerifier, Verdict
 from siri_train.rewards.pool import WorkerPool
 from tests.train.escapes import DEEDS, FORGERIES, WITHOUT_LAYERS
@@ -208,16 +207,3 @@ def test_without_layers_the_deeds_are_done(tmp_path: Path) -> None:
     assert made.tcp.accept() and made.udp.recv(1) == b"x" and made.unix.accept()
     for each in (made.tcp, made.udp, made.unix):
         each.close()
-
-
-@pytest.mark.parametrize("layer", ["seccomp", "landlock"])
-def test_a_layer_alone_keeps_what_the_page_says(layer: str) -> None:
-    kept = {
-        "seccomp": {"network", "files", "processes", "other processes"},
-        "landlock": {"files", "other processes"},
-    }[layer]
-    held = sandbox.look((layer,))
-    if layer not in held.layers:  # a kernel without it: then the run's own check refuses or not
-        assert layer not in sandbox.look(LAYERS).layers
-        return
-    assert kept <= set(held.promises), str(held)

@@ -119,3 +119,9 @@ def test_a_problem_says_itself_how_to_answer(tmp_path: Path, given: str | None, 
 def test_the_format_is_of_a_file() -> None:
     with pytest.raises(ValueError, match="format is of a source of kind file"):
         SourceConfig(kind="embedded", format="code")
+
+
+def test_problems_read_as_answers_are_told_their_format(tmp_path: Path) -> None:
+    plain = source(tmp_path, ADD).model_copy(update={"format": "answers"})
+    with pytest.raises(ConfigError, match=r"no field 'question'.*need format=code$"):
+        read_sources([plain], "train", "data.train")

@@ -69,5 +69,29 @@ def test_an_ordinary_user_has_the_same_promises(without: str) -> None:
     assert set(held["promises"]) == set(PROMISES), held
 
 
+# The promises that docs/code-rewards.md says a layer keeps alone. A machine may lack the layer.
+ALONE = {
+    ("seccomp",): {"network", "files", "processes", "other processes"},
+    ("landlock",): {"files"},
+    ("limits",): {"memory"},
+    ("limits", "seccomp"): set(PROMISES),
+}
+
+
+@pytest.mark.parametrize("layers", ALONE, ids=" ".join)
+def test_a_layer_alone_keeps_what_the_page_says(layers: tuple[str, ...]) -> None:
+    held = sandbox.look(layers)
+    if set(layers) <= set(held.layers):
+        assert ALONE[layers] <= set(held.promises), str(held)
+    else:
+        assert not set(layers) <= set(sandbox.look(LAYERS).layers)
+
+
+def test_without_layers_nothing_is_promised() -> None:
+    held = sandbox.look(())
+    assert held.layers == () and "network" not in held.promises and "files" not in held.promises
+    assert "NOT shut off: " in str(held)
+
+
 def test_modules_are_pythons_own() -> None:
     assert set(name.partition(".")[0] for name in MODULES) <= set(sys.stdlib_module_names)
