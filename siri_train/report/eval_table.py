@@ -9,7 +9,7 @@ from .table import accuracy_text
 
 
 def evaluation_table(row: dict[str, Any]) -> str:
-    """What ``siri-train eval`` shows of its record: a line for each set and budget.
+    """The table that ``siri-train eval`` shows: a line for each set and budget.
 
     Args:
         row: as in ``eval.json``.
