@@ -253,12 +253,20 @@ def _schedule(arguments: argparse.Namespace) -> int:
     import math
     import shutil
 
+    from siri_train.config.base import ConfigError
     from siri_train.config.paths import check_file, user_path
     from siri_train.config.recipe import load_config
     from siri_train.files import replace_text
     from siri_train.report.schedule_plot import plot_svg, plot_text
 
-    config = load_config(arguments.recipe, arguments.overrides)
+    try:
+        config = load_config(arguments.recipe, arguments.overrides)
+    except ConfigError as error:
+        try:  # a plot packs no sequences: a cap above train.token_budget is shown
+            roomy = [*arguments.overrides, f"train.token_budget={2**26}"]
+            config = load_config(arguments.recipe, roomy)
+        except ConfigError:
+            raise error from None
     if arguments.svg is not None:
         path = check_file(user_path(arguments.svg, "--svg"), "--svg")
     else:

@@ -65,12 +65,13 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
 
             # 3. Advantage: relative to the other responses to the same question (GRPO).
             advantages = group_advantages(
-                rewards, config.rollout.group_size, **config.advantage.model_dump()
+                rewards, config.rollout.group_size, **config.advantage.options()
             ).advantages
 
             # 4. to 6. Log-prob, loss, update: below. Truncated responses take part.
             started = time.perf_counter()
             samples = samples_of(batch.pairs, advantages)
+            selected = run.select_steps(batch, samples)  # advantage.sas: not all of their tokens
             set_learning_rate(run.optimizer, step, config.train)
             with out_of_memory_named(config, device, f"the update of step {step}"):
                 if config.loss.old_logprobs == "recompute":
@@ -81,6 +82,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     temperature=temperature, constant_length=config.schedule.max_len,
                     seed=run.seed(step), reference=run.reference,
                 )  # fmt: skip
+            stats.extra |= selected
             rollouts.wait()  # asynchronous: the next batch is sampled from the weights until here
             probed = run.sync_engine(step)
             run.finish_step(batch, stats, time.perf_counter() - started, probed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class Row:
 def rows_of(
     arm: Arm, member: Member, at: Sequence[str], missing: Sequence[str], sets: Sets
 ) -> list[Row]:
-    """The rows of an arm, without comparison.
+    """The rows of an arm, without figures.
 
     Args:
         arm: whose.
@@ -116,35 +116,82 @@ def rows_of(
             if name in named
         }
         if found:
-            rows.append(_figures(Row(arm.name, member.name, name, found)))
+            rows.append(Row(arm.name, member.name, name, found))
     return rows
 
 
-def _figures(row: Row) -> Row:
-    row.accuracy = [float(np.mean(row.shares(b))) for b in range(len(row.budgets))]
-    row.intervals = [figure_interval(row.shares(b), share=True) for b in range(len(row.budgets))]
-    row.tokens = float(np.mean(row.lengths()))
-    row.tokens_interval = figure_interval(row.lengths())
-    return row
+def set_figures(rows: Sequence[Row]) -> None:
+    """Means and intervals of all rows; each budget's spread between seeds is that of all rows.
+
+    Args:
+        rows: of all arms; changed in place.
+    """
+    lengths = between_seeds([row.lengths() for row in rows])
+    at = {
+        budget: between_seeds(
+            [row.shares(row.budgets.index(budget)) for row in rows if budget in row.budgets]
+        )
+        for budget in {budget for row in rows for budget in row.budgets}
+    }
+    for row in rows:
+        shares = [row.shares(place) for place in range(len(row.budgets))]
+        row.accuracy = [float(np.mean(values)) for values in shares]
+        row.intervals = [
+            figure_interval(values, at[budget], share=True)
+            for values, budget in zip(shares, row.budgets, strict=True)
+        ]
+        row.tokens = float(np.mean(row.lengths()))
+        row.tokens_interval = figure_interval(row.lengths(), lengths)
 
 
-def figure_interval(values: Sequence[Sequence[float]], share: bool = False) -> Interval:
+class Spread(NamedTuple):
+    """The spread between seeds.
+
+    Args:
+        variance: of a seed's mean.
+        degrees: of freedom.
+    """
+
+    variance: float
+    degrees: int
+
+
+def between_seeds(rows: Sequence[Sequence[Sequence[float]]]) -> Spread:
+    """The pooled variance of the seeds' means over several rows.
+
+    Two or three seeds of one arm say little about the spread; all arms together say more, if it is
+    about the same in each.
+
+    Args:
+        rows: ``[seeds][questions]`` of each.
+    """
+    squares, degrees = 0.0, 0
+    for values in rows:
+        means = np.asarray(values, dtype=np.float64).mean(axis=1)
+        squares += float(((means - means.mean()) ** 2).sum())
+        degrees += len(means) - 1
+    return Spread(squares / degrees if degrees else 0.0, degrees)
+
+
+def figure_interval(
+    values: Sequence[Sequence[float]], spread: Spread, share: bool = False
+) -> Interval:
     """The 95 % interval of a mean over seeds and questions.
 
-    Questions are drawn with replacement. With several seeds, what other seeds would give is added
-    to each draw: Student's t with the variance between the seeds' means, as in the paired test.
-    With one seed the interval is about that run only.
+    Questions are drawn with replacement. What other seeds would give is added to each draw:
+    Student's t with the spread between seeds, as in the paired test. Where no arm has two seeds the
+    spread is not known, and the interval is about that run only.
 
     Args:
         values: ``[seeds][questions]``.
+        spread: between seeds.
         share: shares from 0 to 1, whose interval is never narrower than Wilson's on either side.
     """
     array = np.asarray(values, dtype=np.float64)
-    means = array.mean(axis=1)
     drawn = drawn_means(array.mean(axis=0)[:, None], DRAWS, 0)[:, 0]
-    if len(means) > 1:
-        error = float(means.std(ddof=1)) / len(means) ** 0.5
-        drawn = drawn + error * np.random.default_rng(1).standard_t(len(means) - 1, DRAWS)
+    if spread.degrees:
+        error = (spread.variance / len(array)) ** 0.5
+        drawn = drawn + error * np.random.default_rng(1).standard_t(spread.degrees, DRAWS)
     low, high = quantiles(drawn, 0.95)
     if share:
         least = share_interval(array.mean(axis=0).tolist())

@@ -135,8 +135,8 @@ def build_plan(asked: Asked) -> Plan:
     seeds = grid.read_seeds(asked.seeds, base.seed)
     _check(asked)
     arms = _arms(asked, base)
-    budgets = _budgets(asked, base, arms)
-    runs = _runs(asked, arms, seeds, budgets)
+    shared = _supervised_start(base) + _budgets(asked, base, arms)
+    runs = _runs(asked, arms, seeds, shared)
     plan = Plan(
         asked.recipe, list(asked.overrides), asked.out, seeds, asked.match, asked.tokens, arms, runs
     )
@@ -159,6 +159,10 @@ def _check(asked: Asked) -> None:
     for key, _ in grid.read_vary(asked.vary):
         if key in _OWN:
             raise ConfigError(f"--vary {key}: {_OWN[key]}")
+    for override in asked.overrides:
+        key = override.partition("=")[0].strip()
+        if key in ("output", "name"):
+            raise ConfigError(f"{key}: {_OWN[key]}")
     if asked.tokens is not None and asked.match != "tokens":
         raise ConfigError("--tokens: is the budget of --match tokens, which is not given")
     sweeping = any(METHODS[name].sweeps for name in asked.methods)
@@ -212,27 +216,50 @@ def _members(asked: Asked, base: RunConfig, method: str | None, varied: list[str
     return [Member(f"cap={cap}", [*made, *constant(start, cap)], cap) for cap in caps]
 
 
-def _budgets(asked: Asked, base: RunConfig, arms: Sequence[Arm]) -> str:
+def require_start(plan: Plan) -> None:
+    """Refuse a recipe whose supervised stage has not been trained.
+
+    Raises:
+        ConfigError: all arms would start from the base model.
+    """
+    for run in plan.runs:
+        if run.config.sft is not None and run.config.model.path != "embedded":
+            raise ConfigError(
+                f"{plan.recipe} has a supervised stage (sft), which has not been trained: run "
+                f"`siri-train sft {plan.recipe}` first, from whose result all arms then start, or "
+                "give sft=null to start from model.path"
+            )
+
+
+def _supervised_start(base: RunConfig) -> list[str]:
+    """The overrides that let every arm start from the recipe's own supervised stage."""
+    start = base.run_dir / "sft"  # where the stage writes it
+    if base.sft is None or not (start / "config.json").is_file():
+        return []
+    return [f"model.path={start}", "sft=null"]
+
+
+def _budgets(asked: Asked, base: RunConfig, arms: Sequence[Arm]) -> list[str]:
     """The override that lets every arm be evaluated at the same budgets of tokens."""
-    if base.eval.budgets:
-        return f"eval.budgets={list(base.eval.budgets)}"
+    if base.eval.budgets or any(key == "eval.budgets" for key, _ in grid.read_vary(asked.vary)):
+        return []
     found = set(base.budgets)
     for arm in arms:
         with suppress(ConfigError):  # values that only fit the method; _runs says what is wrong
             found |= set(load_config(asked.recipe, [*asked.overrides, *arm.varied]).budgets)
-    return f"eval.budgets={sorted(found)}"
+    return [f"eval.budgets={sorted(found)}"]
 
 
-def _runs(asked: Asked, arms: Sequence[Arm], seeds: Sequence[int], budgets: str) -> list[Run]:
+def _runs(
+    asked: Asked, arms: Sequence[Arm], seeds: Sequence[int], shared: Sequence[str]
+) -> list[Run]:
     """The runs of all members, each configuration once, those of a seed together."""
     found: dict[str, Run] = {}
     wrong: dict[str, None] = {}
-    given = any(key == "eval.budgets" for key, _ in grid.read_vary(asked.vary))
     for seed in seeds:
         for arm, member in _every(arms):
             folder = asked.out / arm.name / member.name / f"seed-{seed}"
             own = [f"seed={seed}", f"output={folder}", f"name={arm.name}.seed-{seed}"]
-            shared = [] if given else [budgets]
             try:
                 config = load_config(
                     asked.recipe, [*asked.overrides, *shared, *member.overrides, *own]

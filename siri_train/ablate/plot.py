@@ -10,6 +10,7 @@ from siri_train.report.svg import Chart, Line, render
 
 _COLOURS = ("siri", "low", "high", "alt1", "alt3", "alt2", "control")
 _WIDTH, _HEAD = 900, 40
+_MOST_BARS = 6  # bars of more rows would hide one another: they stand at the same budgets
 
 
 def plot(rows: Sequence[Row], title: str) -> str:
@@ -28,7 +29,9 @@ def plot(rows: Sequence[Row], title: str) -> str:
         (f"Accuracy within {budgets[-1]:,} tokens, with 95 % intervals", _plane(rows, colour))
     ]
     if len(budgets) > 2 and all(row.budgets == budgets for row in rows):
-        charts.append(("Accuracy within every budget, with 95 % intervals", _curves(rows, colour)))
+        bars = len(rows) <= _MOST_BARS
+        heading = "Accuracy within every budget" + (", with 95 % intervals" if bars else "")
+        charts.append((heading, _curves(rows, colour, bars)))
     panels = [
         {
             "top": float(place * (height + _HEAD)),
@@ -62,17 +65,18 @@ def _plane(rows: Sequence[Row], colour: dict[str, str]) -> Chart:
     )
 
 
-def _curves(rows: Sequence[Row], colour: dict[str, str]) -> Chart:
+def _curves(rows: Sequence[Row], colour: dict[str, str], bars: bool) -> Chart:
     lines = []
     for row in rows:
         places = [float(budget) for budget in row.budgets]
+        reach = [(x, *bounds) for x, bounds in zip(places, row.intervals, strict=True)]
         lines.append(
             Line(
                 _label(row),
                 list(zip(places, row.accuracy, strict=True)),
                 colour[row.arm],
                 _look(row),
-                bars=[(x, *bounds) for x, bounds in zip(places, row.intervals, strict=True)],
+                bars=reach if bars else (),
             )
         )
     return Chart(

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from siri_train import __version__
-from siri_train.ablate.compare import Row, Sets, as_json, compare, reference_row, rows_of
+from siri_train.ablate.compare import (
+    Row,
+    Sets,
+    as_json,
+    compare,
+    reference_row,
+    rows_of,
+    set_figures,
+)
 from siri_train.ablate.figures import finished, named_steps, scores, spent
 from siri_train.ablate.plan import Arm, Member, Plan, Run
 from siri_train.ablate.plot import plot
@@ -68,12 +76,10 @@ def result(plan: Plan, at: Sequence[str], against: str | None, named: str | None
         found = [] if member is None else rows_of(arm, member, at, missing, sets)
         if not found:
             notes.append(f"{arm.name} has no finished run with such a checkpoint.")
-        notes += [
-            f"{row.name} has {len(row.scores)} of {len(plan.seeds)} seeds."
-            for row in found
-            if len(row.scores) < len(plan.seeds)
-        ]
         rows += found
+    short = [f"{row.name} ({len(row.scores)})" for row in rows if len(row.scores) < len(plan.seeds)]
+    if short:
+        notes.append(f"Fewer than {len(plan.seeds)} seeds: {', '.join(short)}.")
     if "best" in at and sets.shown == sets.select:
         notes.append(
             "best was chosen by the questions on which it is shown, so its accuracy is too high; "
@@ -82,6 +88,7 @@ def result(plan: Plan, at: Sequence[str], against: str | None, named: str | None
     notes += _short_of_budget(plan, missing)
     if not rows:
         return Result([], None, notes, sets)
+    set_figures(rows)
     reference = reference_row(rows, against)
     compare(rows, reference)
     return Result(rows, reference, notes, sets)

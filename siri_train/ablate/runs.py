@@ -93,10 +93,12 @@ def carry_out(
         ConfigError: the budget of tokens differs from that of runs in the folder.
         Stopped: it was asked to stop; every run can be continued.
     """
-    waiting, failed = deque(plan.runs), {}
-    done, running = 0, list[_Started]()
+    waiting = deque(plan.runs)
+    failed: dict[str, str] = {}
+    running: list[_Started] = []
+    done = 0
     with ExitStack() as at_end:
-        at_end.callback(lambda: [_kill(one) for one in running])
+        at_end.callback(_kill, running)
         while waiting or running:
             while waiting and len(running) < jobs and not stop:
                 run = _next(plan, waiting, failed)
@@ -202,11 +204,12 @@ def _close(one: _Started) -> None:
     one.log.close()
 
 
-def _kill(one: _Started) -> None:
-    """End a process at once: this one ends without waiting."""
-    one.process.kill()
-    one.process.wait()
-    _close(one)
+def _kill(running: Sequence[_Started]) -> None:
+    """End processes at once: this one ends without waiting."""
+    for one in running:
+        one.process.kill()
+        one.process.wait()
+        _close(one)
 
 
 def _flat(section: Any, prefix: str = "") -> dict[str, Any]:

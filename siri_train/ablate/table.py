@@ -55,7 +55,7 @@ def table(rows: Sequence[Row], reference: Row) -> str:
 
 
 def page(plan: Plan, rows: Sequence[Row], reference: Row, notes: Sequence[str]) -> str:
-    """``ablate.md``: the table, how to read it, and what each arm is.
+    """The page of an ablation: the table, how to read it, and what each arm is.
 
     Args:
         plan: all arms.
@@ -95,7 +95,7 @@ def explained(rows: Sequence[Row], reference: Row) -> list[str]:
             f"for {tests} test{'s' if tests > 1 else ''} (Holm). A verdict needs p below 0.05 and "
             "an interval without 0."
         )
-    if any(len(row.scores) == 1 for row in rows):
+    if all(len(row.scores) == 1 for row in rows):
         lines.append(
             "With one seed an interval is about that run; what another seed would give is not in "
             "it."
@@ -136,7 +136,9 @@ def _difference(row: Row) -> str:
     if row.against is None:
         return ""
     points = [
-        f"{100 * value:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
+        f"{100 * min(max(value, -1.0), 1.0):+.1f}".replace("-", "−")
+        .replace("+0.0", "0.0")
+        .replace("−0.0", "0.0")
         for value in (row.against.difference, row.against.low, row.against.high)
     ]
     return f"{points[0]} ({points[1]} to {points[2]})"

@@ -334,7 +334,7 @@ def load_schedule(folder: Path, schedule: LengthSchedule) -> LengthSchedule:
 
 
 def load_memory(folder: Path) -> dict[str, Any] | None:
-    """What the reward knew of questions when the checkpoint was written; None: nothing.
+    """The reward's knowledge of questions when the checkpoint was written; None: nothing.
 
     Raises:
         ConfigError: the file cannot be read.

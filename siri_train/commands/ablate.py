@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from siri_train.ablate.plan import Asked, Plan, Run, build_plan
+from siri_train.ablate.plan import Asked, Plan, Run, build_plan, require_start
 from siri_train.ablate.presets import METHODS
 from siri_train.ablate.result import Result, require_free, result, sets_of, write
 from siri_train.ablate.runs import carry_out, check_unchanged
@@ -56,6 +56,7 @@ def ablate(
     failed: dict[str, str] = {}
     with run_lock(asked.out, "--out"):
         require_free(asked.out)
+        require_start(plan)
         check_unchanged(plan.runs)
         print(f"ablate: {len(plan.arms)} arms, {len(plan.runs)} runs, {jobs} at a time", flush=True)
         with stop_request() as stop:

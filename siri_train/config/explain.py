@@ -262,7 +262,7 @@ def _range(bounds: Sequence[Any], whole: bool) -> str:
         elif isinstance(bound, Le):
             high = f" to {bound.le}"
         elif isinstance(bound, Lt):
-            high = f" to below {bound.lt}"
+            high = f" to below {bound.lt}" if "above" not in low else f" and below {bound.lt}"
     if high and not low.startswith(" from"):
         high = high.replace(" to ", " up to " if "below" not in high else " ", 1)
     return low + high

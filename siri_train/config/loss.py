@@ -1,8 +1,8 @@
 """The configuration of what an update computes: ``advantage`` and ``loss``.
 
-Keys have the names of the arguments of ``siri_kernels.group_advantages`` and ``policy_loss``;
-docs/losses.md says which give which paper's loss. The names that a key of ``loss`` takes are those
-that ``siri_kernels`` accepts.
+Keys have the names of the arguments of ``siri_kernels.group_advantages`` and ``policy_loss``, but
+for ``advantage.sas``. docs/losses.md says which give which paper's loss. The names that a key of
+``loss`` takes are those that ``siri_kernels`` accepts.
 """
 
 from __future__ import annotations
@@ -41,6 +41,24 @@ CorrectionLevel = Annotated[str, AfterValidator(OneOf(partial(_accepted, "CORREC
 Tau = Annotated[float, Field(gt=0, le=1e3)]
 
 
+class SasConfig(Section):
+    """Step-level advantage selection (SAS, arXiv 2604.24003; docs/rewards.md).
+
+    The least confident steps of right responses and the most confident steps of wrong ones get an
+    advantage of 0. Confidence is the mean log-prob of the sampler over the tokens of the step.
+    """
+
+    share: float = Field(0.3, gt=0, lt=1)
+    """Share of a response's steps that lose their advantage, rounded down to whole steps."""
+    cut: Literal["blank-line", "sentence", "window"] = "blank-line"
+    """Where a step ends: at a blank line, at the end of a sentence or line, or after ``window``
+    tokens."""
+    window: int = Field(64, ge=1, le=10**6)
+    """Tokens of a step with cut: window, and in a response in which the other cuts find no end."""
+    phases: Literal["all", "compression"] = "all"
+    """In which phases of the schedule it acts."""
+
+
 class AdvantageConfig(Section):
     """Group-relative advantages (``siri_kernels.group_advantages``)."""
 
@@ -51,6 +69,12 @@ class AdvantageConfig(Section):
     by nothing."""
     eps: float = Field(1e-6, ge=0, le=1)
     """Added to the standard deviation."""
+    sas: SasConfig | None = None
+    """Step-level advantage selection; null: every token has the advantage of its response."""
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of ``group_advantages``."""
+        return self.model_dump(exclude={"sas"})
 
 
 class RolloutCorrectionConfig(Section):

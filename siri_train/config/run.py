@@ -6,22 +6,23 @@ All of it is checked before anything is loaded. Reading recipes is ``recipe.py``
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from siri_train.config.base import Section
+from siri_train.config.data import DataConfig
 from siri_train.config.loss import AdvantageConfig, LossConfig
 from siri_train.config.method import DEFAULT_REWARD, RewardConfig, ScheduleConfig
 from siri_train.config.model import ModelConfig
 from siri_train.config.plugins import Plugin
 from siri_train.config.rollout import RolloutConfig
-from siri_train.config.train import SftConfig as SftConfig  # for those who import all from here
-from siri_train.config.train import TrainConfig as TrainConfig
 from siri_train.config.values import (
+    Betas,
     Device,
     FolderName,
-    Line,
+    GradClip,
+    LearningRate,
     Minutes,
     Project,
     Rows,
@@ -29,109 +30,71 @@ from siri_train.config.values import (
     SetName,
     Steps,
     StepsOrNone,
-    Text,
     Tokens,
     UserPath,
-    Word,
-    check_tree,
+    WeightDecay,
 )
 from siri_train.config.yaml_core import write_yaml
 from siri_train.schedule import SHAPES
 
 
-class SourceConfig(Section):
-    """One source of questions."""
+class SftConfig(Section):
+    """The supervised stage before RL."""
 
-    kind: Literal["embedded", "file", "reasoning_gym"]
-    """embedded: the demo's arithmetic; file: ``path``; reasoning_gym: questions that this
-    package generates."""
-    name: SetName | None = None
-    """``data.eval`` only: the set that the questions belong to. Sources of one name are one set;
-    every set has figures of its own (docs/evaluation.md). null: all sources are one set."""
-    path: UserPath | list[UserPath] = ""
-    """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
-    split: Word | None = None
-    """Which split of ``path`` to read; null: train for ``data.train``, test for ``data.eval``."""
-    question_field: Word = "question"
-    """Column of the question; dots descend into objects."""
-    answer_field: Word = "answer"
-    """Column of the answer; dots descend into objects."""
-    answer_after: Text | None = None
-    """The answer is what follows this mark in ``answer_field`` (GSM8K: ``####``)."""
-    solution_field: Word | None = None
-    """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
-    limit: int | None = Field(None, gt=0, le=10**9)
-    """file: read at most this many data rows; null: all."""
-    offset: int = Field(0, ge=0, le=10**9)
-    """file: skip this many data rows first."""
-    task: Line = ""
-    """reasoning_gym: the task's name."""
-    size: int = Field(1000, gt=0, le=10**6)
-    """reasoning_gym and embedded: how many questions to generate."""
-    seed: Seed = 0
-    """reasoning_gym and embedded: seed of the generator. Train and eval must differ."""
-    params: dict[str, Any] = {}
-    """reasoning_gym and embedded: parameters of the generator."""
-    required: bool = True
-    """false: leave the source out, with a notice, when the package it needs is missing."""
-
-    @field_validator("params")
-    @classmethod
-    def _plain_values(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_tree(value)
-        for name in ("task", "size", "seed", "held_out", "progress"):
-            if name in value:
-                raise ValueError(f"{name} is not a parameter; it stands beside params or is fixed")
-        return value
-
-    @model_validator(mode="after")
-    def _complete(self) -> SourceConfig:
-        paths = [self.path] if isinstance(self.path, str) else self.path
-        if self.kind == "file" and not (paths and all(path.strip() for path in paths)):
-            raise ValueError("a source of kind file needs path, and none that is empty")
-        if self.kind == "reasoning_gym" and not self.task:
-            raise ValueError("a source of kind reasoning_gym needs task")
-        return self
+    steps: Steps = 200
+    """Optimiser steps."""
+    batch_size: Rows = 8
+    """Examples per step."""
+    lr: LearningRate = 1e-4
+    """Highest learning rate, after the warm-up."""
+    lr_warmup_steps: StepsOrNone = 10
+    """Steps over which the learning rate rises linearly."""
+    min_lr_ratio: float = Field(0.05, ge=0, le=1)
+    """The cosine ends at this share of ``lr``."""
+    weight_decay: WeightDecay = 0.01
+    """AdamW's, on matrices only."""
+    betas: Betas = (0.9, 0.98)
+    """AdamW's."""
+    grad_clip: GradClip = 1.0
+    """Largest global norm of the gradient; a larger one is scaled down."""
+    max_len: Tokens = 512
+    """Longer examples are left out; their number is printed."""
 
 
-class DataConfig(Section):
-    """Questions and how they are put to the model."""
+class TrainConfig(Section):
+    """The optimiser and the run's length."""
 
-    train: list[SourceConfig] = Field(default=[SourceConfig(kind="embedded")], min_length=1)
-    """Sources of the questions to train on."""
-    eval: list[SourceConfig] = Field(
-        default=[SourceConfig(kind="embedded", seed=1, size=512)], min_length=1
-    )
-    """Sources of the held-out questions."""
-    template: Literal["chat", "plain"] = "plain"
-    """chat: the tokenizer's chat template; plain: the text as it is."""
-    system: Text | None = None
-    """System message; with plain a paragraph before the question. null: the template's own."""
-    instruction: Text | None = None
-    """Appended to every question; the default of chat models is DeepScaleR's boxed instruction."""
-    max_prompt_len: Tokens = 64
-    """Longer prompts are refused before the run starts, by name."""
-
-    @model_validator(mode="after")
-    def _sets_are_whole(self) -> DataConfig:
-        for number, source in enumerate(self.train):
-            if source.name is not None:
-                raise ValueError(
-                    f"train.{number}.name ({source.name}): only sources of data.eval form sets; "
-                    "remove it"
-                )
-        unnamed = [i for i, source in enumerate(self.eval) if source.name is None]
-        if unnamed and len(unnamed) < len(self.eval):
-            raise ValueError(
-                f"eval.{unnamed[0]} has no name, but others have one: give every source of "
-                "data.eval a name, or none"
-            )
-        return self
-
-    @property
-    def set_names(self) -> list[str]:
-        """The names of the evaluation sets, in the order of ``eval``; empty without names."""
-        return list(dict.fromkeys(source.name for source in self.eval if source.name is not None))
+    steps: Steps = 1920
+    """Steps of the run: rollout and update."""
+    max_tokens: int | None = Field(None, gt=0, le=10**15)
+    """Ends the run earlier: after the step in which the response tokens sampled so far, those that
+    dynamic sampling discards included, reach this; null: after ``steps``."""
+    mini_batches: Rows = 2
+    """Optimiser updates per step; with 1 the ratio is always 1 and nothing is clipped."""
+    token_budget: int = Field(32768, gt=0, le=2**26)
+    """Tokens (prompt and response) per forward pass and rank, packed without padding."""
+    lr: LearningRate = 1e-6
+    """Learning rate, constant after the warm-up."""
+    lr_warmup_steps: StepsOrNone = 0
+    """Steps over which the learning rate rises linearly; 0: none."""
+    weight_decay: WeightDecay = 0.01
+    """AdamW's, on matrices only."""
+    betas: Betas = (0.9, 0.95)
+    """AdamW's."""
+    grad_clip: GradClip = 1.0
+    """Global norm; a step whose gradient is infinite or NaN is skipped and reported."""
+    master_weights: bool = True
+    """Keep a float32 copy of bfloat16 weights in the optimiser; without it steps of 1e-6 are
+    rounded away."""
+    rehearse: Literal["auto", "always", "never"] = "auto"
+    """Try the largest possible micro-batch before training; auto: on a GPU."""
+    tail: float = Field(1e-2, ge=0, le=1)
+    """``linear_logprob``'s tolerance on the relative L1 error of the logit gradient."""
+    screen: Literal["int8", "fp8", "auto"] | None = None
+    """``linear_logprob``'s screen, in every forward pass of RL: an 8-bit product finds the logits
+    that are computed exactly; auto: where that is faster; null: none."""
+    logprob_tol: float = Field(1e-4, gt=0, le=1)
+    """With ``screen``, the largest estimated error of a log-prob in nats."""
 
 
 class EvalConfig(Section):
@@ -319,6 +282,16 @@ class RunConfig(Section):
                 require_fit(name, options, schedule.lowest, schedule.max_len)
             except ValueError as error:
                 raise ValueError(f"reward.{error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _phases_there(self) -> RunConfig:
+        sas = self.advantage.sas
+        if sas is not None and sas.phases != "all" and self.schedule.build().constant:
+            raise ValueError(
+                f"advantage.sas.phases: got {sas.phases}, a phase that schedule.shape "
+                f"{self.schedule.shape} does not have; takes all"
+            )
         return self
 
     @property

@@ -27,6 +27,7 @@ class Sample:
         advantage: group-relative advantage of the whole response.
         rollout_logprobs: as the sampler reported them, where ``old_logprobs`` are recomputed.
         loss_weights: weight of each token in the supervised loss.
+        zeroed: tokens of the response whose advantage is 0 instead; empty: none.
     """
 
     prompt_ids: Sequence[int]
@@ -35,6 +36,7 @@ class Sample:
     advantage: float = 0.0
     rollout_logprobs: Sequence[float] = field(default=(), repr=False)
     loss_weights: Sequence[float] = field(default=(), repr=False)
+    zeroed: Sequence[bool] = field(default=(), repr=False)
 
     @property
     def length(self) -> int:
@@ -55,7 +57,7 @@ class MicroBatch:
             token, whose hidden state predicts it.
         targets: [T] int64, the response tokens.
         old_logprobs: [T] float32; [0] where the samples have none.
-        advantages: [B] float32.
+        advantages: [B] float32; [T] where one of the samples has ``zeroed`` tokens.
         cu_seqlens: [B + 1] int32, where each response starts among the T tokens.
         order: which of the given samples each sequence is.
         rollout_logprobs: [T] float32, the sampler's; None where the samples have none.
@@ -192,12 +194,24 @@ def _rows(samples: Sequence[Sample], order: list[int], device: torch.device) -> 
         predictors=torch.cat(predictors).to(device),
         targets=torch.cat(targets).to(device),
         old_logprobs=_joined([s.old_logprobs for s in chosen], device),
-        advantages=torch.tensor([s.advantage for s in chosen], dtype=torch.float32, device=device),
+        advantages=_advantages(chosen, device),
         cu_seqlens=lengths.cumsum(0).to(torch.int32).to(device),
         order=order,
         rollout_logprobs=_joined_if_all([s.rollout_logprobs for s in chosen], device),
         loss_weights=_joined_if_all([s.loss_weights for s in chosen], device),
         dummy=dummy,
+    )
+
+
+def _advantages(chosen: Sequence[Sample], device: torch.device) -> Tensor:
+    if not any(any(s.zeroed) for s in chosen):
+        return torch.tensor([s.advantage for s in chosen], dtype=torch.float32, device=device)
+    return _joined(
+        [
+            [0.0 if zero else s.advantage for zero in s.zeroed or [False] * len(s.response_ids)]
+            for s in chosen
+        ],
+        device,
     )
 
 

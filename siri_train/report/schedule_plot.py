@@ -49,13 +49,11 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
     def level(step: int) -> int:
         return round((top - schedule.exact(step)) / (top - bottom) * dots)
 
-    before = None
+    before = level(0)
     for x in range(2 * columns):
         y = level(round(x * steps / (2 * columns - 1)))
         # a jump (the stair) is drawn as the line it is
-        for dot in (
-            range(min(y, before or y), max(y, before or y) + 1) if before is not None else [y]
-        ):
+        for dot in range(min(y, before), max(y, before) + 1):
             cells[dot // 4][x // 2] |= _BITS[dot % 4][x % 2]
         before = y
     grid = [[chr(0x2800 + cell) if cell else " " for cell in row] for row in cells]

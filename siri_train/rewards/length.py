@@ -151,6 +151,9 @@ def overlong(group: RewardGroup) -> list[float]:
     DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 up to cap - buffer tokens, then
     linear, -``penalty`` at the cap. No response is longer than the cap, so the paper's third case
     is the end of the ramp, as in verl.
+
+    Raises:
+        ValueError: the cap is not known, or shorter than ``buffer``.
     """
     cap, buffer = cap_of(group), group.options["buffer"]
     wrong, penalty = group.options["wrong"], group.options["penalty"]

@@ -100,7 +100,7 @@ class LengthSchedule:
 
     @property
     def forecast(self) -> str:
-        """What nobody knows before the run, for plots and plans; "" if all is known."""
+        """A line about the steps that only the run decides, for plots and plans; "" if none."""
         if self.kind.observe is None or self.kind.forecast:
             return self.kind.forecast
         return "the cap depends on how the run goes; shown is what is known before it"

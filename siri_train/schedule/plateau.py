@@ -2,8 +2,8 @@
 
 Compression: the cap falls along half a cosine and stays at ``min_len`` until the mean response
 length falls no more. Expansion: the cap steps up to ``max_len`` and stays until the accuracy rises
-no more. SIRI (arXiv 2509.25176, section 5.2) sees lengths follow the cap 100 to 200 steps late, so
-a fixed cycle can turn too early. The paper has no such shape.
+no more. SIRI (arXiv 2509.25176) sees lengths follow the cap 100 to 200 steps late, so a fixed
+cycle can turn too early. The paper has no such shape.
 """
 
 from __future__ import annotations

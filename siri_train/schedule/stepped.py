@@ -1,7 +1,7 @@
 """The shapes ``step-up`` and ``step-down``: one cap, then another until the run ends.
 
 ``step-up`` is how the paper's baseline DAPO-DeepScaleR-16K was trained: 8K until step 320 (1.5B) or
-360 (7B), then 16K (arXiv 2509.25176, section 5.1).
+360 (7B), then 16K (arXiv 2509.25176).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a reward function knows of questions from the steps in which they were first sampled."""
+"""The memory of a reward function: values of questions from the steps that first had them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from siri_train.schedule import LengthSchedule
 
 
 class QuestionMemory:
-    """What `siri_train.rewards.Reward.remember` gave for each question, first value first.
+    """The first value of `siri_train.rewards.Reward.remember` for each question.
 
     A step adds after all its groups have been graded, and only the groups of its statistics. Which
     others were graded, and in which order, depends on the speed of the engine. So a question that
@@ -33,7 +33,7 @@ class QuestionMemory:
         self.known: dict[str, tuple[int, Any]] = {}  # by key: (step, value)
 
     def of(self, question: EncodedQuestion) -> Any:
-        """What is known of the question; None: nothing."""
+        """The value of the question; None: there is none yet."""
         return self.known.get(_key(question), (0, None))[1] if self.known else None
 
     def add(self, batch: RolloutBatch) -> None:
@@ -48,7 +48,7 @@ class QuestionMemory:
                     self.known[key] = (batch.step, value)
 
     def state(self) -> dict[str, Any] | None:
-        """What JSON holds for a checkpoint; None if nothing is known."""
+        """The values for a checkpoint, as JSON holds them; None if there are none."""
         if not self.known:
             return None
         return {"function": self.function, "options": self.options, "known": dict(self.known)}

@@ -23,6 +23,7 @@ from siri_train.config.run import RunConfig
 from siri_train.data.sources import QuestionSampler
 from siri_train.distributed import on_main
 from siri_train.files import room_needed
+from siri_train.model.packing import Sample
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.model.same_model import require_same_model
 from siri_train.monitor.backtrack import BacktrackCounter
@@ -42,6 +43,7 @@ from siri_train.trainer.question_memory import QuestionMemory
 from siri_train.trainer.reference_model import open_reference
 from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.run_folder import RunFolder
+from siri_train.trainer.sas import METRIC, select_steps
 from siri_train.trainer.signals import Stopped, StopRequest
 from siri_train.trainer.sync_probe import SyncProbe
 from siri_train.trainer.update import UpdateStats
@@ -212,6 +214,25 @@ class Run:
         """
         self.engine.sync()
         return self.probe.after_sync(self.seed(step))
+
+    def select_steps(
+        self, batch: RolloutBatch, samples: Sequence[Sample]
+    ) -> dict[str, float | None]:
+        """Take the advantage from the tokens that ``advantage.sas`` chooses.
+
+        Args:
+            batch: the responses of the step, graded.
+            samples: the same responses, with their advantages.
+
+        Returns:
+            The metric of it by name; nothing where the recipe does not ask for it.
+        """
+        sas = self.config.advantage.sas
+        if sas is None:
+            return {}
+        rights = [grade.right for group in batch.groups for grade in group.grades]
+        phase = self.schedule.phase(batch.step)
+        return {METRIC: select_steps(samples, rights, self.policy.decode, sas, phase)}
 
     def finish_step(
         self, batch: RolloutBatch, stats: UpdateStats, seconds: float, probed: float | None

@@ -195,6 +195,19 @@ def test_reward_by_end_token_not_by_length():
         length_capped_reward([], verifier=ExactVerifier())
 
 
+def test_a_reward_that_reads_the_cap_is_refused_without_one():
+    """When it is made, before anything is sampled."""
+    options = {"verifier": ExactVerifier(), "think": "none", "options": {"buffer": 8}}
+    with pytest.raises(ValueError, match="length: missing; the reward 'overlong' takes the step's"):
+        length_capped_reward([7], function="overlong", **options)
+    length = SiriLengthCallback(LengthSchedule("cosine", 16, 8, 4))
+    length.caps.append(12)
+    reward = length_capped_reward([7], function="overlong", length=length, **options)
+    ids = [[1] * 3 + [7], [1] * 7 + [7], [1] * 12]
+    got = reward(completions=["\\boxed{4}"] * 3, completion_ids=ids, answer=["4", "5", "4"])
+    assert got == [1.0, -1.5, 0.0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

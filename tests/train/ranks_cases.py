@@ -51,6 +51,15 @@ def samples(count: int, seed: int = 0) -> list[Sample]:
     return made
 
 
+def some_zeroed() -> list[Sample]:
+    """`samples`, of which two thirds lose the advantage of every other token."""
+    batch = samples(24)
+    for place, sample in enumerate(batch):
+        if place % 3:
+            sample.zeroed = [n % 2 == 1 for n in range(len(sample.response_ids))]
+    return batch
+
+
 def random_plan(
     lengths: list[int], token_budget: int, *, ranks: int = 1, at_least: int = 1
 ) -> list[list[list[int]]]:
@@ -110,6 +119,10 @@ def cases(count: int | None = None) -> list[Case]:
     for micro_batches in (1, 3):
         with_kl = LossConfig(kl_coef=0.5, kl_estimator="k2")
         made.append((f"kl {micro_batches} False", with_kl, micro_batches, False, samples(24)))
+    for micro_batches in (1, 3):  # some tokens without their response's advantage
+        made.append(
+            (f"zeroed {micro_batches} False", LossConfig(), micro_batches, False, some_zeroed())
+        )
     if count is not None:
         made = random.Random(os.environ["SIRI_TEST_DRAW"]).sample(made, count)
     one = [s for s in samples(24) if s.advantage][:1]

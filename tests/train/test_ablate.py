@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from siri_train.ablate import runs as ablate_runs
-from siri_train.ablate.compare import figure_interval, holm
+from siri_train.ablate.compare import Spread, between_seeds, figure_interval, holm
 from siri_train.cli import main
 from siri_train.config.yaml_core import write_yaml
 from tests.torchrun import ROOT
@@ -316,12 +316,20 @@ def test_intervals_are_wider_where_seeds_differ() -> None:
     seed = random.randrange(2**32)
     draw = random.Random(seed)
     one = [float(draw.random() < 0.5) for _ in range(200)]
-    alone, equal = figure_interval([one]), figure_interval([one, one, one])
-    assert alone == pytest.approx(equal), seed
+    alone = figure_interval([one], between_seeds([[one]]))
+    assert alone == figure_interval([one, one], Spread(0.0, 3)), seed
     apart = [one, [0.0] * 200, [1.0] * 200]
-    low, high = figure_interval(apart, share=True)
+    spread = between_seeds([apart, [one, one], [one]])
+    means = [sum(values) / 200 for values in apart]
+    middle = sum(means) / 3
+    assert spread.degrees == 3
+    assert spread.variance == pytest.approx(sum((m - middle) ** 2 for m in means) / 3), seed
+    low, high = figure_interval([one], spread)
+    # Student's t with 3 degrees of freedom: 3.18 at 97.5 %.
+    assert (high - low) / 2 == pytest.approx(3.18 * spread.variance**0.5, rel=0.25), seed
+    low, high = figure_interval([one], spread, share=True)
     assert 0 <= low < alone.low and 1 >= high > alone.high, seed
-    assert figure_interval([[1.0] * 50], share=True).low < 1.0
+    assert figure_interval([[1.0] * 50], Spread(0.0, 0), share=True).low < 1.0
 
 
 def lines(path: Path) -> Sequence[str]:

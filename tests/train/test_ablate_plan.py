@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from siri_train.ablate import grid
-from siri_train.ablate.plan import Asked, Plan, build_plan, settings
+from siri_train.ablate.plan import Asked, Plan, build_plan, require_start, settings
 from siri_train.ablate.presets import METHODS
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
@@ -202,11 +202,27 @@ def test_a_budget_of_tokens_gives_steps_enough(plan: Any) -> None:
     assert (one.config.train.max_tokens, one.config.train.steps, one.waits) == (33, 4, False)
 
 
+def test_all_arms_start_from_the_supervised_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = Asked("smollm2-135m", tmp_path / "out", methods=["siri", "constant-max"])
+    with pytest.raises(ConfigError, match=r"run `siri-train sft smollm2-135m` first"):
+        require_start(build_plan(asked))
+    start = Path("runs/smollm2-135m/sft")
+    start.mkdir(parents=True)
+    (start / "config.json").touch()
+    made = build_plan(asked)
+    require_start(made)
+    assert {(run.config.model.path, run.config.sft) for run in made.runs} == {(str(start), None)}
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"methods": ["sirri"]}, r"--method: got 'sirri'; .*did you mean siri\?"),
     "twice": ({"methods": ["siri", "siri"]}, "--method: got siri,siri; takes each name once"),
     "seed": ({"vary": ["seed=1,2"]}, "--vary seed: --seeds gives"),
     "output": ({"vary": ["output=a,b"]}, "--vary output: --out gives"),
+    "folder": ({"overrides": ["output=x"]}, "output: --out gives"),
     "sign": ({"vary": ["train.lr"]}, "--vary: got 'train.lr'; takes KEY=VALUE"),
     "same key": ({"vary": ["train.lr=1", "train.lr=2"]}, "--vary: got train.lr twice"),
     "same value": ({"vary": ["train.lr=1.0,1.0"]}, "--vary train.lr: .* twice"),

@@ -80,6 +80,25 @@ def test_schedule_shows_the_papers_cosine(
     assert Path("cap.svg").read_text().lstrip().startswith("<svg")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["schedule.cycle=320"], "siri-low after 160 480 800"),  # the paper's ablation
+        (["schedule.shape=step-up", "schedule.options={at: 360}"], "siri-high after 1,920"),
+        (["schedule.shape=plateau"], "the run decides when the cap turns; shown are the latest"),
+        (["schedule.shape=toggle", "reward.function=toggle"], "phases act through the reward togg"),
+        (["schedule.max_len=60000"], "60,000"),  # more than train.token_budget
+        (["schedule.shape=constant", "schedule.max_len=4096"], "4,096"),  # below min_len
+    ],
+)
+def test_schedule_shows_any(
+    overrides: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    svg = tmp_path / "cap.svg"
+    assert main(["schedule", "siri-1.5b", *overrides, "--svg", str(svg)]) == 0
+    assert expected in capsys.readouterr().out and svg.read_text().startswith("<svg")
+
+
 def test_doctor_tells_what_works_and_what_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out

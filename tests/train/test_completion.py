@@ -65,6 +65,14 @@ LINES = {
     "siri-train report ": {"runs/one": True, "runs/two": True, "runs/notes": False, "bin/": False},
     "siri-train eval models/": {"models/m/": True},
     "siri-train export runs/one --which ": {"low": True, "best": True},
+    "siri-train ablate demo --method si": {"siri ": True, "dler": False},
+    "siri-train ablate demo --method siri,constant-m": {
+        "siri,constant-max": True,
+        "siri,constant-min": True,
+        "siri,siri": False,
+    },
+    "siri-train ablate demo --at last,siri-h": {"last,siri-high": True, "last,last": False},
+    "siri-train ablate demo --vary schedule.cyc": {"schedule.cycle=": True},
     "siri-train completion ": {"bash": True, "zsh": True, "fish": True},
     "siri-train train siri-7b nowhere.x": {},
 }

@@ -17,6 +17,7 @@ from siri_train.monitor import alarms
 from siri_train.rollout import batch as rollout_batch
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.train import train
+from siri_train.trainer import sas
 from siri_train.trainer.metrics import METRIC_KEYS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -61,7 +62,7 @@ def test_page_has_the_keys_that_only_some_losses_write() -> None:
 
     assert _extra_metrics(LossConfig()) == []
     every = LossConfig(kl_coef=0.1, off_policy_threshold=1.0)
-    assert keys_of("metrics.jsonl", 1) == _extra_metrics(every)
+    assert keys_of("metrics.jsonl", 1) == [*_extra_metrics(every), sas.METRIC]
 
 
 def test_null_is_where_the_page_says_so(run: Path) -> None:

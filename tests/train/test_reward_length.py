@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
 from siri_train.rewards import REWARDS, Response, grade_responses, require_no_cap, reward_options
 from siri_train.rewards.length import sigmoid
+from siri_train.train import train
 from tests.train.conftest import TINY
-from tests.train.reward_groups import CAP, drawn, paid
+from tests.train.reward_groups import CAP, drawn, names, paid
 
 NAN = math.nan
 
@@ -266,3 +269,50 @@ def test_a_constant_schedule_has_one_cap() -> None:
     """``min_len`` does not count there: the shortest cap is ``max_len``."""
     given = ["schedule.shape=constant", "reward.function=overlong", "reward.options={buffer: 56}"]
     parse_config(copy.deepcopy(TINY), given)
+
+
+IN_A_RUN: dict[str, dict[str, Any]] = {
+    "truncation": {"limit": 30},
+    "length-penalty": {"on": "all"},
+    "l1-exact": {"target": 30, "weight": 0.01},
+    "l1-max": {"target": 30, "weight": 0.01},
+    "laser": {"target": 30, "explore": True},
+    "overlong": {"buffer": 16, "wrong": 0},
+    "kimi": {"warm_up": 1},
+    "arora": {},
+    "gr3": {},
+}
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("name", IN_A_RUN)
+def test_a_run_trains_with_every_one(name: str, tmp_path: Path) -> None:
+    """The rewards that its steps report are those of the responses that it kept."""
+    raw = copy.deepcopy(TINY) | {"reward": {"function": name, "options": IN_A_RUN[name]}}
+    more = ["train.steps=2", "eval.at_start=false", "monitor.rollouts_every=1"]
+    config = parse_config(raw, [f"output={tmp_path / 'run'}", "checkpoint.every=0", *more])
+    train(config)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 2 and all(row["grad_norm"] is not None for row in rows)
+    schedule = config.schedule.build()
+    for row in rows:
+        file = tmp_path / "run" / "rollouts" / f"step_{row['step']:06d}.jsonl"
+        kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        assert len(kept) == 16
+        means = []
+        for first in range(0, 16, 4):
+            own = kept[first : first + 4]
+            options: dict[str, Any] = {
+                "cap": schedule(row["step"]), "step": row["step"],
+                "answers": [one["answer"] for one in own], **IN_A_RUN[name],
+            }  # fmt: skip
+            rights = [one["answer"] == one["gold"] for one in own]
+            got = paid(name, rights, [one["tokens"] for one in own], **options)
+            np.testing.assert_allclose(got, [one["reward"] for one in own], rtol=1e-9)
+            means.append(got.mean())
+        assert row["reward_mean"] == pytest.approx(np.mean(means), rel=1e-9)
+
+
+def test_every_reward_is_tried_in_a_run() -> None:
+    assert set(IN_A_RUN) == set(names())

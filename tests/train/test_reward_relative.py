@@ -128,6 +128,26 @@ def test_the_first_steps_of_kimi_are_without_lengths() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_weight_does_not_count_in_a_group_that_is_all_right_unless_the_scale_keeps_it(
+    name: str,
+) -> None:
+    """The first weakness of docs/rewards.md: the group's deviation divides the weight out."""
+    lengths = [10, 20, 40, 50]
+
+    def advantages(weight: float, scale: str) -> torch.Tensor:
+        rewards = torch.tensor(paid(name, [True] * 4, lengths, weight=weight))
+        mixed = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+        both = torch.cat([rewards, mixed])
+        return group_advantages(both, 4, scale=scale, eps=0.0).advantages[:4]
+
+    small, large = advantages(1e-4, "group_std"), advantages(0.2, "group_std")
+    torch.testing.assert_close(small, large, rtol=0.1, atol=0.01)
+    assert small.abs().max() > 1
+    for scale in ("batch_std", "none"):
+        assert (advantages(1e-4, scale).abs() < 2e-3 * advantages(0.2, scale).abs()).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_trainers_that_grade_one_response_at_a_time_refuse_them(name: str) -> None:
     assert REWARDS[name].compares
     with pytest.raises(ValueError, match=f"reward.function: got '{name}', which compares the resp"):

@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siri_train.commands.dry_run import Rates, describe_time, expected_hours
 from siri_train.schedule import LengthSchedule
 from tests.train.schedules import drawn_of_all, row_of
 
@@ -94,3 +96,16 @@ def test_plateau_goes_on_from_json_to_the_bit(schedule, seed):
 def test_plateaus_that_cannot_be(options, words):
     with pytest.raises(ValueError, match=words):
         plateau(**options)
+
+
+def test_a_plan_says_that_turns_are_the_latest(tiny):
+    overrides = ("schedule.shape=plateau", "schedule.cycle=8", "train.steps=20")
+    rates = Rates(1e-3, 1e-3, 0.5, 9, Path("run"))
+    lines = describe_time(tiny(*overrides), rates, 16)
+    assert any("the run decides when the cap turns" in line for line in lines)
+    assert not any("the run decides" in line for line in describe_time(tiny(), rates, 16))
+    # ends at 8 and 16 and the run's: with the start 4 evaluations of 16 questions, half of 56
+    hours = expected_hours(tiny(*overrides, "eval.at_start=true", "eval.samples=1"), rates, 16)
+    assert hours[2] == pytest.approx(4 * 16 * 28 * 1e-3 / 3600)
+    late = tiny(*overrides, "eval.at_start=true", "eval.samples=1", "checkpoint.lag=3")
+    assert expected_hours(late, rates, 16)[2] == pytest.approx(6 * 16 * 28 * 1e-3 / 3600)

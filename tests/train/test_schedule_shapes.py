@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from siri_train.checkpoint import retention
 from siri_train.report.schedule_plot import plot_svg, plot_text
-from siri_train.schedule import LengthSchedule
+from siri_train.rewards import REWARDS
+from siri_train.schedule import SHAPES, LengthSchedule
 from tests.train.schedules import PAPER, drawn_of_all
 
 
@@ -52,6 +54,21 @@ def test_savings_and_plots_of_every_shape(schedule, steps):
     assert plot_svg(schedule, steps).startswith("<svg")
 
 
+def test_the_table_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line[:2] == "| "]
+    steps = [int(text) for text in lines[0][1:-1]]
+    table = {name.strip("`"): values for name, *values in lines[1:9]}
+    assert {*table} == {*SHAPES} - {"points", "plateau"}
+    for name, values in table.items():
+        schedule = LengthSchedule(name, **PAPER)
+        assert [*map(schedule, steps), schedule.mean(640)] == [*map(int, values)], name
+    for name, shape in SHAPES.items():  # every shape and every option is on the page
+        assert f"**`{name}`**" in page or f"`{name}`\n" in page or name in ("points",), name
+        assert all(f"| `{option}` |" in page for option in shape.options), name
+    assert all(f"| `{option}` |" in page for option in REWARDS["toggle"].options)
+
+
 def test_asymmetric():
     schedule = LengthSchedule("asymmetric", **PAPER)
     assert [schedule(t) for t in (0, 319, 320, 639, 640)] == [16384, 8192, 16384, 16384, 16384]
@@ -84,6 +101,14 @@ def test_steps_up_and_down():
     for at in (0, -1, 3.0, True, "x", 2**60):
         with pytest.raises(ValueError, match="options.at: got .* takes a whole number of at least"):
             LengthSchedule("step-up", 9, 5, options={"at": at})
+
+
+@pytest.mark.parametrize("shape", ["step-up", "step-down", "stair", "asymmetric"])
+def test_a_jump_is_drawn_as_a_line(shape):
+    schedule = LengthSchedule(shape, 16, 8, 40)
+    lines = plot_text(schedule, 60, 60, 9).splitlines()[:-3]
+    columns = zip(*(line.ljust(60) for line in lines), strict=True)
+    assert any(all(cell not in " ┤│" for cell in column) for column in list(columns)[5:])
 
 
 def of_points(points, between="linear", repeat=False, cycle=640):
@@ -163,7 +188,8 @@ def test_toggle_leaves_the_cap_alone():
         schedule.require_stateless("TRL")
 
 
-def test_a_constant_cap_needs_no_other_lengths():
+def test_a_constant_cap_needs_no_other_lengths(tiny):
+    assert tiny("schedule={shape: constant, max_len: 40, cycle: 7}").budgets == [40]
     schedule = LengthSchedule("constant", 4096)
     assert schedule(7) == schedule.lowest == schedule.min_len == 4096
     assert LengthSchedule("constant", 40, 20, 7).cycle_index(7) == 2

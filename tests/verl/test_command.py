@@ -73,7 +73,7 @@ OTHER = {
     "plugins": ["json"],  # any module
     "schedule.shape": "stair",
     "schedule.options": {},  # the shapes of the paper have none
-    "reward.function": "length-cap",  # the only one
+    "reward.function": "length-cap",  # the others have options, which go with it
     "reward.options": {},
     "reward.verifier": "math_verify",
     "sft": {},

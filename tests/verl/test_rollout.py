@@ -116,6 +116,22 @@ def test_a_wrong_section_is_refused(recipe, key, error):
         command.prepare(recipe(), Machines(gpus=1), [key])
 
 
+def test_a_reward_that_does_not_fit_the_caps_is_refused():
+    from omegaconf import OmegaConf
+
+    from siri_train.integrations.verl.settings import settings_of
+
+    section = {
+        "schedule": {"max_len": 48, "min_len": 24, "cycle": 4},
+        "reward": {"function": "overlong", "options": {"buffer": 25}},
+    }
+    config = OmegaConf.create({"siri": section, "data": {"max_response_length": 48}})
+    with pytest.raises(ConfigError, match="siri.reward.options.buffer: got 25; takes at most 24"):
+        settings_of(config)
+    config.siri.reward.options.buffer = 24
+    assert settings_of(config).reward.options == {"buffer": 24}
+
+
 def test_a_missing_section_is_named(verl_config):
     from omegaconf import open_dict
 

@@ -119,12 +119,12 @@ def check_save_freq(
         ConfigError: naming ``key``.
     """
     shown = 2 * schedule.cycle if schedule.periodic or steps is None else steps
-    ends = retention.ends(schedule, shown + lag, lag, steps)
-    if every > 0 and not any(step % every for step in ends if step != steps):
+    ends = [step for step in retention.ends(schedule, shown + lag, lag, steps) if step != steps]
+    if every > 0 and not any(step % every for step in ends):
         return
     if ends and not schedule.kind.even_cycle:
         raise ConfigError(
-            f"{key}: got {every}; takes a divisor of {', '.join(map(str, sorted(ends)))}: verl "
+            f"{key}: got {every}; takes a divisor of {', '.join(map(str, ends))}: verl "
             "saves at multiples of it only, and the schedule's ends lie there"
         )
     if ends:

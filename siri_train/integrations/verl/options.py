@@ -177,7 +177,7 @@ def _refuse_sizes(config: RunConfig, machines: Machines) -> None:
             f"rollout.prompts: a mini-batch of {prompts} / {parts} prompts x "
             f"{config.rollout.group_size} = {responses} responses cannot be split over {ranks} GPUs"
         )
-    every = config.checkpoint.every or config.schedule.cycle // 2
+    every = config.checkpoint.every or max(1, config.schedule.cycle // 2)
     schedule = config.schedule.build()
     try:
         schedule.require_stateless("verl")
@@ -359,7 +359,7 @@ def _trainer(config: RunConfig, machines: Machines) -> dict[str, Any]:
         raise ConfigError(f"monitor.wandb, monitor.trackio: verl has one project; got {names}")
     loggers = ["console", *(["tensorboard"] if monitor.tensorboard else [])]
     loggers += [name for name, project in names.items() if project is not None]
-    half = config.schedule.cycle // 2
+    half = max(1, config.schedule.cycle // 2)  # a constant cap may have an odd cycle
     return {
         "trainer.use_v1": True,
         "trainer.v1.trainer_mode": "sync",
