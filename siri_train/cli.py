@@ -211,7 +211,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 
     checkpoint = user_path(arguments.checkpoint, "eval")
     if (checkpoint / "config.json").is_file():
-        check_file(checkpoint / "eval.json", "eval")
+        for name in ("eval.json", "eval_questions.jsonl"):
+            check_file(checkpoint / name, "eval")
     row = grade_checkpoint(checkpoint, arguments.recipe, arguments.overrides)
     print(evaluation_table(row), file=sys.stderr)
     print(json.dumps(row, indent=2), flush=True)
