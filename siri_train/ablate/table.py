@@ -136,7 +136,9 @@ def _difference(row: Row) -> str:
     if row.against is None:
         return ""
     points = [
-        f"{100 * min(max(value, -1.0), 1.0):+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
+        f"{100 * min(max(value, -1.0), 1.0):+.1f}".replace("-", "−")
+        .replace("+0.0", "0.0")
+        .replace("−0.0", "0.0")
         for value in (row.against.difference, row.against.low, row.against.high)
     ]
     return f"{points[0]} ({points[1]} to {points[2]})"
