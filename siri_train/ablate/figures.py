@@ -10,6 +10,7 @@ from typing import Any
 from siri_train.config.base import ConfigError
 from siri_train.files import shown
 from siri_train.monitor.question_records import QuestionRecord, read_question_records
+from siri_train.monitor.run_logs import spent as spent_until
 
 ENDS = ("siri-low", "siri-high")
 """The checkpoints that count by default in a run that has them; else the last one."""
@@ -50,13 +51,25 @@ def tokens_of(run: Path) -> int:
 
 
 def spent(run: Path, steps: int | None) -> tuple[int, float]:
-    """Response tokens and seconds of the first ``steps`` steps of a run; None: of all."""
-    tokens, seconds = 0, 0.0
-    for row in _records(run / "metrics.jsonl"):
-        if steps is None or row["step"] < steps:
-            tokens += row["tokens"] + row["tokens_discarded"]
-            seconds += row["time_rollout"] + row["time_train"]
-    return tokens, seconds
+    """Response tokens and seconds of sampling and updates in the first steps of a finished run.
+
+    Args:
+        run: its folder.
+        steps: how many; None: all, up to the last evaluation.
+
+    Raises:
+        ConfigError: ``metrics.jsonl`` is damaged or lacks one of these steps.
+    """
+    if steps is None:
+        steps = max((record.step or 0 for record in read_question_records(run)), default=0)
+    path = run / "metrics.jsonl"
+    found = spent_until(path, {steps}).get(steps)
+    if found is None:
+        raise ConfigError(
+            f"{shown(path)}: lacks a step before {steps}, or says nothing about its tokens; remove "
+            "the run's folder and run the same command again"
+        )
+    return found
 
 
 def named_steps(run: Path, select: str | None) -> dict[str, int]:
@@ -121,19 +134,3 @@ def _json(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return found if isinstance(found, list) else []
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The records of a finished run's log.
-
-    Raises:
-        ConfigError: it is missing or damaged.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{shown(path)}: cannot be read ({error}); remove the run's folder and run the same "
-            "command again"
-        ) from error

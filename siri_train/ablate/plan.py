@@ -291,7 +291,7 @@ def _limit(plan: Plan) -> None:
         return
     references = [plan.reference_run(seed) for seed in plan.seeds]
     for run in plan.runs:
-        run.waits = run not in references
+        run.waits = all(run is not one for one in references)
     plan.runs.sort(key=lambda run: run.waits)  # the others need their tokens
 
 

@@ -65,7 +65,7 @@ def check_unchanged(runs: Sequence[Run]) -> None:
         keys += [key for key in before if key not in now]  # of options and parameters
         if keys:
             told = ", ".join(
-                f"{key} was {json.dumps(before.get(key))}, is now {json.dumps(now.get(key))}"
+                f"{key} was {_short(before.get(key))}, is now {_short(now.get(key))}"
                 for key in keys[:4]
             )
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
@@ -101,7 +101,7 @@ def carry_out(
         at_end.callback(_kill, running)
         while waiting or running:
             while waiting and len(running) < jobs and not stop:
-                run = _next(plan, waiting, failed)
+                run = _next(plan, waiting, running, failed)
                 if run is None:
                     break
                 waiting.remove(run)
@@ -137,7 +137,9 @@ def carry_out(
     return failed
 
 
-def _next(plan: Plan, waiting: Sequence[Run], failed: dict[str, str]) -> Run | None:
+def _next(
+    plan: Plan, waiting: Sequence[Run], running: Sequence[_Started], failed: dict[str, str]
+) -> Run | None:
     """The first run that can start: its budget of tokens is known, or never will be."""
     for run in waiting:
         if not run.waits:
@@ -146,7 +148,8 @@ def _next(plan: Plan, waiting: Sequence[Run], failed: dict[str, str]) -> Run | N
         if reference.label in failed:
             failed[run.label] = f"has no budget of tokens: {reference.label} failed"
             return run
-        if finished(reference.folder):
+        ended = all(one.run is not reference for one in running)  # its report, too, is written
+        if ended and finished(reference.folder):
             run.limit(tokens_of(reference.folder))
             check_unchanged([run])
             return run
@@ -210,6 +213,11 @@ def _kill(running: Sequence[_Started]) -> None:
         one.process.kill()
         one.process.wait()
         _close(one)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _flat(section: Any, prefix: str = "") -> dict[str, Any]:
