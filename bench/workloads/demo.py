@@ -12,41 +12,56 @@ from siri_train.commands.demo import demo
 
 NAMES = {
     "start": "start",
-    "constant-cap": "constant cap",
-    "siri-low": "siri-low",
-    "siri-high": "siri-high",
+    "constant-cap": "longest cap, constant",
+    "constant-36": "constant 36, SIRI's mean",
+    "constant-28": "constant 28",
+    "constant-24": "constant 24",
+    "constant-20": "shortest cap, constant",
+    "siri-low-scheduled": "siri-low at the shortest cap",
+    "siri-low": "**siri-low**",
+    "siri-high": "**siri-high**",
 }
+SHORT = 24
+"""Tokens of the column "accuracy within"."""
 
 
 def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
     """Means over the seeds, with the range in brackets; the intervals are those of one run."""
     runs = [{entry["name"]: entry for entry in summary} for summary in summaries.values()]
-    low_budget = runs[0]["start"]["low_budget"]
     lines = [
-        f"| | accuracy (95 % interval) | mean tokens | accuracy, change | tokens, change "
-        f"| accuracy within {low_budget} tokens |",
-        "|---|---|---|---|---|---|",
+        f"| | accuracy (range) ± 95 % | mean tokens | accuracy within {SHORT} tokens "
+        "| points against the longest cap | training tokens | seconds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, label in NAMES.items():
         entries = [run[name] for run in runs]
         accuracy = [e["accuracy"] for e in entries]
-        tokens = [e["tokens"] for e in entries]
         half = [(e["accuracy_interval"][1] - e["accuracy_interval"][0]) / 2 for e in entries]
-        short = [e["accuracy_low_budget"] for e in entries]
-        better = [
-            e["accuracy"] / run["start"]["accuracy"] - 1
+        short = [e["accuracy_at"][e["budgets"].index(SHORT)] for e in entries]
+        points = [
+            100 * (e["accuracy"] - run["constant-cap"]["accuracy"])
             for e, run in zip(entries, runs, strict=True)
         ]
-        fewer = [
-            e["tokens"] / run["start"]["tokens"] - 1 for e, run in zip(entries, runs, strict=True)
+        trained = [e["trained_tokens"] / 1e6 for e in entries]
+        spent = [e["train_seconds"] for e in entries]
+        cells = [
+            label,
+            f"{_spread(accuracy, '.1%')} ± {_mean(half):.1%}",
+            _spread([e["tokens"] for e in entries], ".1f"),
+            _spread(short, ".1%"),
+            "" if name in ("start", "constant-cap") else f"{_mean(points):+.1f}",
+            "" if name == "start" else f"{_mean(trained):.2f} M",
+            "" if name == "start" else f"{_mean(spent):.0f}",
         ]
-        change = ["", ""] if name == "start" else [f"{_mean(better):+.0%}", f"{_mean(fewer):+.0%}"]
-        lines.append(
-            f"| {label} | {_spread(accuracy, '.1%')} ± {_mean(half):.1%} "
-            f"| {_spread(tokens, '.1f')} | {change[0]} | {change[1]} | {_spread(short, '.1%')} |"
-        )
+        lines.append(f"| {' | '.join(cells)} |")
+    best = [e["name"] for run in runs for e in run.values() if e.get("best_constant")]
     count = len(runs)
-    lines += ["", f"Mean of {count} seeds{' (smallest to largest)' if count > 1 else ''}, CPU."]
+    lines += [
+        "",
+        f"Mean of {count} seeds{' (smallest to largest)' if count > 1 else ''}, two runs at a time "
+        f"on a CPU. Best constant cap by the validation questions: "
+        f"{', '.join(NAMES[name] for name in best)}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
