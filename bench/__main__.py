@@ -47,6 +47,8 @@ COMMANDS = {
     "rollout": Command("bench.workloads.rollout", "sampling on a CPU beside padded generate",
                        "--rows 8 --name rollout_8"),
     "demo": Command("bench.workloads.demo", "siri-train demo over several seeds", "--seeds 0 1 2"),
+    "recheck": Command("bench.workloads.recheck", "does wait fall and return with the cap",
+                       "--seeds 0 1 2"),
     "curves": Command("bench.curves.command", "runs of training beside the first of them",
                       "runs/exact runs/screened runs/seed1 --recipe recipes/smollm2-135m.yaml"),
     "states": Command("bench.real", "write hidden states of SmolLM2, for kernels --real",

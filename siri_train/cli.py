@@ -207,12 +207,15 @@ def _eval(arguments: argparse.Namespace) -> int:
 
     from siri_train.commands.eval import grade_checkpoint
     from siri_train.config.paths import check_file, user_path
+    from siri_train.report.eval_table import evaluation_table
 
     checkpoint = user_path(arguments.checkpoint, "eval")
     if (checkpoint / "config.json").is_file():
-        check_file(checkpoint / "eval.json", "eval")
+        for name in ("eval.json", "eval_questions.jsonl"):
+            check_file(checkpoint / name, "eval")
     row = grade_checkpoint(checkpoint, arguments.recipe, arguments.overrides)
-    print(json.dumps(row, indent=2))
+    print(evaluation_table(row), file=sys.stderr)
+    print(json.dumps(row, indent=2), flush=True)
     return 0
 
 

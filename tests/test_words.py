@@ -23,6 +23,7 @@ LEFT_OUT = (
     "scripts/",
     "constraints.txt",
     "siri_train/model/embedded_start/",
+    "siri_train/model/embedded_search_start/",
 )
 
 QUOTED = re.compile(r"<!-- bench/results/.*?<!-- end -->", re.DOTALL)  # tables written by the bench

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from siri_train.commands.compare import (
     Comparison,
     Point,
@@ -14,6 +12,7 @@ from siri_train.commands.compare import (
     intervals,
     start_of,
 )
+from siri_train.report.eval_table import aligned
 from siri_train.statistics.paired import Paired
 
 
@@ -63,28 +62,6 @@ def checkpoints_table(found: Comparison) -> str:
             ]
         )
     return aligned(head, body, left=(0, 1, 6))
-
-
-def aligned(head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """A Markdown table that is also aligned for a terminal.
-
-    Args:
-        head: of the columns.
-        body: the cells of each line.
-        left: the columns of text; the others are numbers, flushed right.
-    """
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in [head, *body]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    rule = ["-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
 
 
 def _shown(found: Comparison) -> list[tuple[Point, bool]]:

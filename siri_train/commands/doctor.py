@@ -9,6 +9,8 @@ from importlib import metadata
 import torch
 
 from siri_train.config import engines
+from siri_train.rewards.code.promises import PROMISES
+from siri_train.rewards.code.sandbox import SandboxError, look
 
 _PACKAGES = {
     "torch": "the framework",
@@ -28,7 +30,7 @@ _PACKAGES = {
 
 
 def doctor() -> str:
-    """A table of packages, devices, kernel backends and rollout engines."""
+    """A table of packages, devices, kernel backends, rollout engines and the code sandbox."""
     lines = [f"siri-kernels on Python {platform.python_version()}, {platform.platform()}", ""]
     for name, purpose in _PACKAGES.items():
         version = _version(name)
@@ -54,7 +56,16 @@ def doctor() -> str:
             lines.append(f"  {engines.function(spec.diagnose)()}")
         elif spec.needs is None:
             lines.append(f"  ok  {name}")
+    lines += ["", "Rewards", f"  {_sandbox()}"]
     return "\n".join(lines)
+
+
+def _sandbox() -> str:
+    try:
+        held = look()
+    except SandboxError as error:
+        return f"--  code sandbox: {error}"
+    return f"{'ok ' if set(held.promises) == set(PROMISES) else 'BAD'} {held}"
 
 
 def _version(package: str) -> str | None:

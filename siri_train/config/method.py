@@ -89,18 +89,21 @@ class RewardConfig(_Options):
     """Options of the reward function, by name (docs/rewards.md); length-cap has none."""
     verifier: VerifierName = "exact"
     """exact: answers are compared by rule; math_verify: what the rules cannot decide is
-    evaluated."""
+    evaluated; code: programs are tested in a sandbox."""
     think: Literal["required", "optional", "none"] = "required"
     """Whether the answer must follow ``</think>``."""
     truncated: Literal["grade", "zero"] = "grade"
     """A response truncated at the cap: grade what it holds, as the paper does, or zero."""
     workers: int = Field(2, gt=0, le=256)
-    """Processes that evaluate answers (math_verify)."""
+    """Processes that evaluate answers (math_verify), programs at a time (code)."""
     timeout: float = Field(1.0, ge=0.01, le=3600)
-    """Seconds of processor time per answer (math_verify)."""
+    """Seconds of processor time per answer (math_verify) or program with its tests (code)."""
     batch_timeout: float = Field(60.0, ge=0.01, le=86400)
-    """Seconds for all answers of a batch together (math_verify); what is left then has no reward
-    and is left out of its group."""
+    """Seconds for all answers of a batch together (math_verify, code); what is left then has no
+    reward and is left out of its group."""
+    sandbox: Literal["strict", "best_effort"] = "strict"
+    """code, on a machine where the sandbox lacks something. strict: refuse to run; best_effort:
+    run programs of the model all the same. ``siri-train doctor`` says what holds."""
 
     @model_validator(mode="after")
     def _takes_options(self) -> RewardConfig:

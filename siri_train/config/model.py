@@ -65,7 +65,8 @@ class ModelConfig(Section):
     """The policy."""
 
     path: UserPath = "embedded"
-    """A folder or hub id that ``from_pretrained`` loads; ``embedded``: the demo's shipped start."""
+    """A folder or hub id that ``from_pretrained`` loads; ``embedded``, ``embedded-search``: the
+    shipped starts of the embedded tasks arithmetic and search."""
     convert_from: UserPath | None = None
     """``PACKAGE:FILE.gguf`` or a GGUF path, converted into ``path`` once when that is missing."""
     scratch: ArchitectureConfig | None = None

@@ -16,7 +16,7 @@ from siri_train.files import explained, shown
 _REPLACED = ("config.yaml", "summary.json", "report.html", "reference.json")
 _FILES = (
     *("metrics.jsonl", "eval.jsonl", "alarms.jsonl", "sft.jsonl", "server.log", *_REPLACED),
-    *("checkpoints/manifest.json", "sft_stage/sft.json"),
+    *("eval_questions.jsonl", "checkpoints/manifest.json", "sft_stage/sft.json"),
 )
 _FOLDERS = ("checkpoints", "rollouts", "sft", "sft_stage", "sft_stage/checkpoints", "server")
 

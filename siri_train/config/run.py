@@ -6,11 +6,12 @@ All of it is checked before anything is loaded. Reading recipes is ``recipe.py``
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from siri_train.config.base import Section
+from siri_train.config.data import DataConfig
 from siri_train.config.loss import AdvantageConfig, LossConfig
 from siri_train.config.method import DEFAULT_REWARD, RewardConfig, ScheduleConfig
 from siri_train.config.model import ModelConfig
@@ -22,7 +23,6 @@ from siri_train.config.values import (
     FolderName,
     GradClip,
     LearningRate,
-    Line,
     Minutes,
     Project,
     Rows,
@@ -30,110 +30,12 @@ from siri_train.config.values import (
     SetName,
     Steps,
     StepsOrNone,
-    Text,
     Tokens,
     UserPath,
     WeightDecay,
-    Word,
-    check_tree,
 )
 from siri_train.config.yaml_core import write_yaml
 from siri_train.schedule import SHAPES
-
-
-class SourceConfig(Section):
-    """One source of questions."""
-
-    kind: Literal["embedded", "file", "reasoning_gym"]
-    """embedded: the demo's arithmetic; file: ``path``; reasoning_gym: questions that this
-    package generates."""
-    name: SetName | None = None
-    """``data.eval`` only: the set that the questions belong to. Sources of one name are one set;
-    every set has figures of its own (docs/evaluation.md). null: all sources are one set."""
-    path: UserPath | list[UserPath] = ""
-    """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
-    split: Word | None = None
-    """Which split of ``path`` to read; null: train for ``data.train``, test for ``data.eval``."""
-    question_field: Word = "question"
-    """Column of the question; dots descend into objects."""
-    answer_field: Word = "answer"
-    """Column of the answer; dots descend into objects."""
-    answer_after: Text | None = None
-    """The answer is what follows this mark in ``answer_field`` (GSM8K: ``####``)."""
-    solution_field: Word | None = None
-    """Worked solution, for the supervised stage (GSM8K: ``answer``)."""
-    limit: int | None = Field(None, gt=0, le=10**9)
-    """file: read at most this many data rows; null: all."""
-    offset: int = Field(0, ge=0, le=10**9)
-    """file: skip this many data rows first."""
-    task: Line = ""
-    """reasoning_gym: the task's name."""
-    size: int = Field(1000, gt=0, le=10**6)
-    """reasoning_gym and embedded: how many questions to generate."""
-    seed: Seed = 0
-    """reasoning_gym and embedded: seed of the generator. Train and eval must differ."""
-    params: dict[str, Any] = {}
-    """reasoning_gym and embedded: parameters of the generator."""
-    required: bool = True
-    """false: leave the source out, with a notice, when the package it needs is missing."""
-
-    @field_validator("params")
-    @classmethod
-    def _plain_values(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_tree(value)
-        for name in ("task", "size", "seed", "held_out", "progress"):
-            if name in value:
-                raise ValueError(f"{name} is not a parameter; it stands beside params or is fixed")
-        return value
-
-    @model_validator(mode="after")
-    def _complete(self) -> SourceConfig:
-        paths = [self.path] if isinstance(self.path, str) else self.path
-        if self.kind == "file" and not (paths and all(path.strip() for path in paths)):
-            raise ValueError("a source of kind file needs path, and none that is empty")
-        if self.kind == "reasoning_gym" and not self.task:
-            raise ValueError("a source of kind reasoning_gym needs task")
-        return self
-
-
-class DataConfig(Section):
-    """Questions and how they are put to the model."""
-
-    train: list[SourceConfig] = Field(default=[SourceConfig(kind="embedded")], min_length=1)
-    """Sources of the questions to train on."""
-    eval: list[SourceConfig] = Field(
-        default=[SourceConfig(kind="embedded", seed=1, size=512)], min_length=1
-    )
-    """Sources of the held-out questions."""
-    template: Literal["chat", "plain"] = "plain"
-    """chat: the tokenizer's chat template; plain: the text as it is."""
-    system: Text | None = None
-    """System message; with plain a paragraph before the question. null: the template's own."""
-    instruction: Text | None = None
-    """Appended to every question; the default of chat models is DeepScaleR's boxed instruction."""
-    max_prompt_len: Tokens = 64
-    """Longer prompts are refused before the run starts, by name."""
-
-    @model_validator(mode="after")
-    def _sets_are_whole(self) -> DataConfig:
-        for number, source in enumerate(self.train):
-            if source.name is not None:
-                raise ValueError(
-                    f"train.{number}.name ({source.name}): only sources of data.eval form sets; "
-                    "remove it"
-                )
-        unnamed = [i for i, source in enumerate(self.eval) if source.name is None]
-        if unnamed and len(unnamed) < len(self.eval):
-            raise ValueError(
-                f"eval.{unnamed[0]} has no name, but others have one: give every source of "
-                "data.eval a name, or none"
-            )
-        return self
-
-    @property
-    def set_names(self) -> list[str]:
-        """The names of the evaluation sets, in the order of ``eval``; empty without names."""
-        return list(dict.fromkeys(source.name for source in self.eval if source.name is not None))
 
 
 class SftConfig(Section):

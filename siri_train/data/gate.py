@@ -18,16 +18,24 @@ from siri_train import distributed
 from siri_train.config.base import ConfigError
 from siri_train.config.method import RewardConfig
 from siri_train.config.run import RunConfig
+from siri_train.data.code_gate import check_programs
 from siri_train.data.damage import control_character, eaten_backslash, prose
 from siri_train.data.questions import Question
+from siri_train.data.refusals import place, refuse
 from siri_train.data.repeats import loose_key, strict_key
 from siri_train.data.sources import EncodedQuestion
 from siri_train.model.think_marks import think_problem
-from siri_train.rewards import Verifier, final_answer, last_boxed, make_verifier
+from siri_train.rewards import (
+    CodeVerifier,
+    SandboxError,
+    Verifier,
+    final_answer,
+    last_boxed,
+    make_verifier,
+)
 
 # Above this share of the held-out questions the evaluation is not held out.
 _MOST_SHARED = 0.01
-_SHOWN = 5
 
 
 def check_data(
@@ -42,7 +50,8 @@ def check_data(
 
     Raises:
         ConfigError: one line with the first row, the reason and the number of rows: see
-            :func:`check_questions` and :func:`check_leak`; or the verifier's package is missing.
+            :func:`check_questions` and :func:`check_leak`; or the verifier's package or sandbox is
+            missing.
     """
     try:
         verifier = make_verifier(
@@ -50,10 +59,11 @@ def check_data(
             workers=reward.workers,
             timeout=reward.timeout,
             batch_timeout=reward.batch_timeout,
+            sandbox=reward.sandbox,
         )
-    except ImportError as error:
+    except (ImportError, SandboxError) as error:
         raise ConfigError(f"reward.verifier: {error}") from error
-    notices: list[str] = []
+    notices: list[str] = [verifier.about] if isinstance(verifier, CodeVerifier) else []
     with closing(verifier):
         for key, questions in (("data.train", train), ("data.eval", evaluation)):
             notices += check_questions(questions, key, verifier)
@@ -78,13 +88,14 @@ def check_questions(questions: Sequence[Question], key: str, verifier: Verifier)
 
     Raises:
         ConfigError: a damaged text, a gold answer that no response can match, or one question with
-            two answers.
+            two answers; a problem of :func:`siri_train.data.code_gate.check_programs`.
     """
-    _refuse(key, _damaged(questions), len(questions))
-    _refuse(key, _unmeetable(questions, verifier), len(questions))
+    notices = check_programs(questions, key, verifier)
+    boxed = [question for question in questions if question.form == "box"]
+    refuse(key, _damaged(boxed), len(questions))
+    refuse(key, _unmeetable(boxed, verifier), len(questions))
     pairs = list(_repeated(questions))
-    _refuse(key, _contradictions(pairs, verifier), len(questions))
-    notices = []
+    refuse(key, _contradictions(pairs, verifier), len(questions))
     if pairs:
         first, again = pairs[0]
         notices.append(
@@ -98,7 +109,7 @@ def check_questions(questions: Sequence[Question], key: str, verifier: Verifier)
                 f"{key}: {len(differ)} of these have another answer (the first: {place(again)}: "
                 f"{again.answer!r:.60}, {place(first)}: {first.answer!r:.60})"
             )
-    wordy = [q for q in questions if prose(q.answer) == "long"]
+    wordy = [q for q in boxed if prose(q.answer) == "long"]
     if wordy:
         notices.append(
             f"{key}: {len(wordy)} of {len(questions)} answers are long for a box (the first: "
@@ -161,24 +172,6 @@ def check_think(
     problem = think_problem(tokenizer, config.reward.think, questions[0].prompt_ids, rows)
     if problem is not None:
         raise ConfigError(problem)
-
-
-def place(question: Question) -> str:
-    """Where a question comes from: file and line, or its id where it was generated."""
-    return question.where or question.id
-
-
-def _refuse(key: str, found: Iterator[tuple[Question, str]], total: int) -> None:
-    """Raise for the first of ``found``, with the number of rows that have a problem of the kind."""
-    rows = list(found)
-    if not rows:
-        return
-    (first, reason), others = rows[0], [place(q).rpartition(", ")[2] for q, _ in rows[1:]]
-    more = ""
-    if others:
-        shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
-        more = f"; {len(rows)} of {total} rows are like this (also {shown})"
-    raise ConfigError(f"{key}: {place(first)}: {reason}{more}")
 
 
 def _damaged(questions: Sequence[Question]) -> Iterator[tuple[Question, str]]:
@@ -250,8 +243,8 @@ def _contradictions(
 
 
 def _same_answer(one: Question, two: Question, verifier: Verifier) -> bool:
-    if one.answer == two.answer:
-        return True
+    if one.answer == two.answer or "code" in (one.form, two.form):
+        return one.answer == two.answer
     pairs = [
         (_boxed_by_a_response(one.answer), two.answer),
         (_boxed_by_a_response(two.answer), one.answer),

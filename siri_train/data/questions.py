@@ -6,16 +6,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from siri_train.data.damage import invisible
 from siri_train.data.fields import Messages, is_chat, read_chat, read_field, read_text, stripped
+from siri_train.data.row_files import HUB, expanded, rows_of
 from siri_train.data.rows import (
-    SUFFIXES,
     DataError,
     MissingDataError,
     Row,
@@ -23,7 +22,7 @@ from siri_train.data.rows import (
     nearest,
     read_rows,
 )
-from siri_train.files import home_expanded
+from siri_train.data.worked_sums import worked_sum
 
 __all__ = [
     "REASONING_GYM_TASKS",
@@ -36,9 +35,10 @@ __all__ = [
     "reasoning_gym_questions",
 ]
 
-HUB = "hub:"
 _PATIENCE = 120.0
 """Seconds to wait for one generated question; the slowest task needs 0.1 s by default."""
+MOST_GENERATED = 10**6
+"""The largest ``size`` of a generated set."""
 
 _CORRECT = "; correct or drop the row"
 
@@ -89,6 +89,8 @@ class Question:
             user's; empty: ``prompt`` is the only message.
         where: file and line or row, for messages about it; empty where it was generated.
         set: name of the evaluation set it belongs to; empty: none has a name.
+        form: ``"box"``: the answer stands in a box; ``"code"``: it is a program, ``answer`` holds
+            the tests and ``solution`` is a response with a program that passes them.
     """
 
     id: str
@@ -98,6 +100,7 @@ class Question:
     messages: Messages = ()
     where: str = field(default="", compare=False)
     set: str = ""
+    form: Literal["box", "code"] = "box"
 
 
 def load_questions(
@@ -144,18 +147,10 @@ def load_questions(
         raise ValueError(f"offset: got {offset}, takes 0 or more")
     if limit is not None and limit < 1:
         raise ValueError(f"limit: got {limit}, takes at least 1")
-    stop = None if limit is None else offset + limit
-    questions = [
+    return [
         _question(name, row, question_field, answer_field, answer_after, solution_field)
-        for name, row in islice(_rows(path, split), offset, stop)
+        for name, row in rows_of(path, split, limit=limit, offset=offset)
     ]
-    if not questions:
-        left = "holds no row; give a file with questions"
-        if offset:
-            held = sum(1 for _ in _rows(path, split))
-            left = f"no row left after skipping {offset}; holds {held}, lower offset"
-        raise DataError(f"{os.fspath(path)}: {left}")
-    return questions
 
 
 def reasoning_gym_questions(
@@ -172,26 +167,28 @@ def reasoning_gym_questions(
         task: one of ``REASONING_GYM_TASKS``.
         size: how many.
         seed: the same seed gives the same questions; training and evaluation must differ in it.
+            Sets of different seeds have no item in common, but small tasks repeat questions.
         progress: called about five times a second with the number of questions made.
         **params: the task's own parameters (``min_terms=2``).
 
     Returns:
-        ``size`` questions with integer answers; ``gsm_symbolic`` has solutions too.
+        ``size`` questions with integer answers; those of ``gsm_symbolic`` and ``chain_sum`` have
+        worked solutions too.
 
     Raises:
         DataError: a task that is not offered (names the nearest), a parameter that the task does
             not take or with which it makes no question in two minutes, or an answer that is not an
             integer.
         ImportError: reasoning-gym, or a package that it needs, is missing.
-        ValueError: size below 1.
+        ValueError: size below 1 or above :data:`MOST_GENERATED`.
     """
     if task not in REASONING_GYM_TASKS:
         raise DataError(
             f"reasoning-gym task {task!r} is not offered{nearest(task, REASONING_GYM_TASKS)}; "
             f"tasks with integer answers: {', '.join(REASONING_GYM_TASKS)}"
         )
-    if size < 1:
-        raise ValueError(f"size: got {size}, takes at least 1")
+    if not 1 <= size <= MOST_GENERATED:
+        raise ValueError(f"size: got {size}, takes a whole number from 1 to {MOST_GENERATED}")
     try:
         import reasoning_gym  # noqa: F401
     except ImportError as error:
@@ -206,7 +203,10 @@ def reasoning_gym_questions(
             raise DataError(
                 f"reasoning-gym task {task}, item {index}: answer {answer!r} is no integer"
             )
-        solution = (entry.get("metadata") or {}).get("answer_cot")
+        metadata = entry.get("metadata") or {}
+        solution = metadata.get("answer_cot")
+        if "expression" in metadata and task == "chain_sum":
+            solution = worked_sum(metadata["expression"])
         questions.append(
             Question(f"{task}-{seed}-{index}", entry["question"].strip(), answer, solution)
         )
@@ -229,7 +229,9 @@ def _entries(
 
     def make() -> None:
         try:
-            dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **params)
+            # It makes item i from seed + i, so neighbouring seeds would share nearly all items.
+            apart = seed * MOST_GENERATED
+            dataset = reasoning_gym.create_dataset(task, size=size, seed=apart, **params)
             for index in range(size):
                 if given_up.is_set():
                     return
@@ -283,67 +285,13 @@ def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
         text = os.fspath(path)
         if text.startswith(HUB):
             return text
-        text = _expanded(text)
+        text = expanded(text)
         if os.path.exists(text):
             return text
         tried.append(text)
     if len(tried) == 1:
         raise MissingDataError(describe_missing(Path(tried[0])))
     raise MissingDataError(f"none of these exists: {', '.join(tried)}; give one that does")
-
-
-def _rows(path: str | os.PathLike[str], split: str) -> Iterator[tuple[str, Row]]:
-    """(name of the file or set, row) over everything that ``path`` and ``split`` name."""
-    text = os.fspath(path)
-    if text.startswith(HUB):
-        for row in _hub_rows(text, split):
-            yield split, row
-        return
-    source = Path(_expanded(text))
-    files = _split_files(source, split) if os.path.isdir(source) else [source]
-    for file in files:
-        for row in read_rows(file):
-            yield file.stem, row
-
-
-def _expanded(path: str) -> str:
-    try:
-        return home_expanded(path)
-    except ValueError as error:
-        raise DataError(f"{path!r}: {error}") from error
-
-
-def _split_files(folder: Path, split: str) -> list[Path]:
-    for suffix in SUFFIXES:
-        if (folder / f"{split}{suffix}").is_file():
-            return [folder / f"{split}{suffix}"]
-    parts = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"*/{split}-*.parquet"))
-    if parts:
-        return parts
-    there = sorted(entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES)
-    raise MissingDataError(
-        f"{folder} has no split {split!r} ({split}.jsonl or another of {', '.join(SUFFIXES)}); "
-        f"it holds {', '.join(there) or 'no data file'}; set split, or give a file of it"
-    )
-
-
-def _hub_rows(text: str, split: str) -> Iterator[Row]:
-    match = re.fullmatch(r"hub:([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
-    if match is None:
-        raise DataError(
-            f"{text!r}: expected hub:OWNER/NAME, hub:OWNER/NAME:CONFIG or either @REVISION"
-        )
-    name, config, revision = match.groups()
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"reading {text} needs datasets: pip install datasets") from error
-    try:
-        loaded = datasets.load_dataset(name, config, split=split, revision=revision)
-    except Exception as error:  # network, authentication, unknown name: datasets raises many kinds
-        raise DataError(f"{text}, split {split!r}: {type(error).__name__}: {error}") from error
-    for index, value in enumerate(loaded):
-        yield Row(index, f"{text}, split {split}, row {index}", dict(value))
 
 
 def _question(

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import DataConfig, RunConfig, SourceConfig
+from siri_train.config.data import DataConfig, SourceConfig
+from siri_train.config.run import RunConfig
 from siri_train.data.demo_task import questions as embedded
 from siri_train.data.fields import Messages
+from siri_train.data.problems import OURS, load_problems
 from siri_train.data.questions import (
     Question,
     find_first,
@@ -18,6 +20,7 @@ from siri_train.data.questions import (
     reasoning_gym_questions,
 )
 from siri_train.data.rows import DataError, MissingDataError
+from siri_train.data.supervised import instruction_for
 from siri_train.files import explained
 from siri_train.model.chat_template import encode_prompt
 from siri_train.monitor.progress import Notice
@@ -108,16 +111,24 @@ def _read(source: SourceConfig, default_split: str, named: str) -> list[Question
             seed=source.seed,
             held_out=default_split == "test",
             progress=progress,
+            task=source.task or "arithmetic",
             **source.params,
         )
     if source.kind == "reasoning_gym":
         return reasoning_gym_questions(
             source.task, source.size, source.seed, progress=progress, **source.params
         )
+    split = source.split or default_split
+    if source.kind == "embedded_code":
+        return load_problems(OURS, split=split, limit=source.limit, offset=source.offset)
     paths = [source.path] if isinstance(source.path, str) else source.path
+    if source.format == "code":
+        return load_problems(
+            find_first(paths), split=split, limit=source.limit, offset=source.offset
+        )
     return load_questions(
         find_first(paths),
-        split=source.split or default_split,
+        split=split,
         question_field=source.question_field,
         answer_field=source.answer_field,
         answer_after=source.answer_after,
@@ -169,7 +180,7 @@ def _encoded(question: Question, tokenizer: Any, config: DataConfig) -> EncodedQ
             question.prompt,
             template=config.template,
             system=config.system,
-            instruction=config.instruction,
+            instruction=instruction_for(question, config.instruction),
             messages=question.messages,
         )
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-r"""Worked solutions as supervised examples that end in ``\boxed{}``.
+r"""Worked solutions as supervised examples that end in ``\boxed{}`` or in a program.
 
 A model that never boxes its answers earns no reward, and groups without a reward give no gradient.
 A short supervised stage teaches it the form that the reward reads.
@@ -50,7 +50,8 @@ def supervised_text(question: Question, *, think: bool = False) -> str:
 
     GSM8K's calculator annotations (``<<48/2=24>>``) are dropped and its tail (``#### 72``) becomes
     a last sentence that ends in ``\boxed{72}``, without thousands commas. A solution that already
-    ends in the right box stays as it is; any other gets the sentence appended.
+    ends in the right box stays as it is; any other gets the sentence appended. That of a problem
+    whose answer is a program is the response as it is, with empty thoughts for ``think``.
 
     Args:
         question: with a solution.
@@ -58,13 +59,15 @@ def supervised_text(question: Question, *, think: bool = False) -> str:
             behind it, for rewards that require the mark.
 
     Returns:
-        The text, whose last box is right by the reward's own check.
+        The text, whose last box, or program, is right by the reward's own check.
 
     Raises:
         DataError: no solution, or one whose ``####`` answer is not the question's.
     """
     if question.solution is None:
         raise DataError(f"{_name(question)} has no solution to learn from")
+    if question.form == "code":
+        return f"{THINK_OPEN}\n\n{THINK_CLOSE}\n" * think + question.solution
     text = _ANNOTATION.sub("", question.solution).strip()
     answer = question.answer
     tail = _TAIL.search(text)
@@ -83,6 +86,16 @@ def supervised_text(question: Question, *, think: bool = False) -> str:
     if think:
         return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{final}"
     return f"{reasoning}\n{final}" if reasoning else final
+
+
+def instruction_for(question: Question, instruction: str | None) -> str | None:
+    """The instruction behind a question: a problem says itself how its program is to be written.
+
+    Args:
+        question: any.
+        instruction: the recipe's ``data.instruction``; None: the template's default.
+    """
+    return "" if instruction is None and question.form == "code" else instruction
 
 
 def _name(question: Question) -> str:
@@ -132,7 +145,7 @@ def supervised_examples(
                 question.prompt,
                 template=template,
                 system=system,
-                instruction=instruction,
+                instruction=instruction_for(question, instruction),
                 messages=question.messages,
             )
         except ValueError as error:

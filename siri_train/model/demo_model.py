@@ -15,6 +15,11 @@ START_FOLDER = Path(__file__).parent / "embedded_start"
 
 Scripts outside find the folder by its name.
 """
+START_FOLDERS = {
+    "embedded": START_FOLDER,
+    "embedded-search": Path(__file__).parent / "embedded_search_start",
+}
+"""The shipped starts by the name that ``model.path`` takes: of arithmetic and of search."""
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 THINK, END_THINK, WAIT = "<think>", "</think>", "wait"

@@ -158,8 +158,8 @@ def resolve_model_path(config: ModelConfig) -> str:
     Raises:
         ConfigError: a local path that does not exist and nothing to convert it from.
     """
-    if config.path == "embedded":
-        return str(demo_model.START_FOLDER)
+    if config.path in demo_model.START_FOLDERS:
+        return str(demo_model.START_FOLDERS[config.path])
     path = Path(config.path)
     if not config.path.strip():
         raise ConfigError("model.path: is empty; give a folder that from_pretrained loads")

@@ -41,6 +41,9 @@ class Evaluation:
     backtrack: float | None = None
     questions: int | None = None
     samples: int | None = None
+    set: str | None = None
+    others: tuple[Evaluation, ...] = ()
+    """The same evaluation on the other sets, where sets have names."""
 
     @property
     def best(self) -> float | None:
@@ -208,8 +211,16 @@ def _samples(folder: Path, prefix: str, notes: list[str]) -> list[tuple[int, lis
 
 def _evaluation(row: Row) -> Evaluation:
     sets = row.get("sets")  # by name; the first is the one to report
-    if isinstance(sets, dict) and isinstance(first := next(iter(sets.values()), None), dict):
-        row = {**row, **first}
+    others: list[Evaluation] = []
+    if isinstance(sets, dict):
+        whole = {**row, "sets": None}
+        fixed = {key: whole.get(key) for key in ("step", "name", "budgets", "sets")}
+        each = [
+            {**whole, **one, **fixed, "set": key}
+            for key, one in sets.items()
+            if isinstance(one, dict)
+        ]
+        row, others = (each or [whole])[0], [_evaluation(one) for one in each[1:]]
 
     def listed(key: str) -> list[Any]:
         value = row.get(key)
@@ -237,6 +248,8 @@ def _evaluation(row: Row) -> Evaluation:
         backtrack=number(row.get("backtrack_per_1k")),
         questions=None if questions is None else int(questions),
         samples=None if count is None else int(count),
+        set=of_set if isinstance(of_set := row.get("set"), str) else None,
+        others=tuple(others),
     )
 
 

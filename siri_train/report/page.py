@@ -17,11 +17,12 @@ from siri_train.files import replace_text
 from .budgets import budget_chart, budget_pictures
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
+from .evaluations import evaluations
 from .markup import data_block, fill, fingerprint, source
 from .pareto import plane
 from .scale import Point
 from .svg import render
-from .table import accuracy_text, compared_with, headline, table_rows
+from .table import compared_with, headline, table_rows
 
 Values = dict[str, Any]
 
@@ -93,7 +94,7 @@ def build_page(folder: RunFolder) -> str:
         smooth=max([line.window for one in charts for line in one.chart.lines], default=0),
         data=data_block(_data(charts)),
         samples=_samples(folder),
-        evaluations=_evaluations(folder.runs),
+        evaluations=evaluations(folder.runs),
         configs=_configs(folder.runs),
         when=_when(folder),
     )
@@ -277,28 +278,6 @@ def _configs(runs: list[Run]) -> list[Values]:
         for run in runs
         if run.config is not None
     ]
-
-
-def _evaluations(runs: list[Run]) -> list[list[str]]:
-    """The cells of the table of all evaluations."""
-    lines = []
-    for run in runs:
-        for one in run.evals:
-            for i, budget in enumerate(one.budgets):
-                tokens = one.tokens if i == len(one.budgets) - 1 else None
-                if i < len(one.tokens_at) and one.tokens_at[i] is not None:
-                    tokens = one.tokens_at[i]
-                truncated = one.truncated[i] if i < len(one.truncated) else None
-                lines.append(
-                    [
-                        run.label, one.name or "", f"{one.step:,}", f"{budget:,}",
-                        accuracy_text(one.accuracy[i], one.intervals[i]),
-                        "-" if tokens is None else f"{tokens:,.1f}",
-                        "-" if truncated is None else f"{100 * truncated:.1f} %",
-                        "-" if one.backtrack is None else f"{one.backtrack:.2f}",
-                    ]
-                )  # fmt: skip
-    return lines
 
 
 def _when(folder: RunFolder) -> str:

@@ -1,6 +1,8 @@
-"""Rewards: extraction of the boxed answer, its verification, and the reward functions."""
+"""Rewards: extraction of the answer, its verification, and the reward functions."""
 
 from siri_train.rewards import length, relative  # noqa: F401 - they fill REWARDS
+from siri_train.rewards.code.sandbox import SandboxError
+from siri_train.rewards.code.verifier import CodeVerifier
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import final_answer, last_boxed
 from siri_train.rewards.functions import (
@@ -26,6 +28,7 @@ from siri_train.rewards.verify import (
 __all__ = [
     "REWARDS",
     "VERIFIERS",
+    "CodeVerifier",
     "ExactVerifier",
     "Grade",
     "JudgedResponse",
@@ -34,6 +37,7 @@ __all__ = [
     "Response",
     "Reward",
     "RewardGroup",
+    "SandboxError",
     "Verifier",
     "exact_match",
     "final_answer",

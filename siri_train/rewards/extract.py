@@ -79,11 +79,28 @@ def final_answer(text: str, *, think: ThinkMode = "required") -> str | None:
     Raises:
         ValueError: an unknown ``think``.
     """
+    part = answer_part(text, think)
+    return None if part is None else last_boxed(part)
+
+
+def answer_part(text: str, think: ThinkMode) -> str | None:
+    """The part of a response in which its answer may stand, see :func:`final_answer`.
+
+    Args:
+        text: the decoded response, without the prompt.
+        think: what the response must look like.
+
+    Returns:
+        The text behind the thoughts, or None if there is none.
+
+    Raises:
+        ValueError: an unknown ``think``.
+    """
     if think not in THINK_MODES:
         raise ValueError(f"think: got {think!r}, takes one of {', '.join(THINK_MODES)}")
-    if think != "none":
-        _, closed, tail = text.rpartition(THINK_CLOSE)
-        if (think == "required" and not closed) or THINK_OPEN in tail:
-            return None
-        text = tail
-    return last_boxed(text)
+    if think == "none":
+        return text
+    _, closed, tail = text.rpartition(THINK_CLOSE)
+    if (think == "required" and not closed) or THINK_OPEN in tail:
+        return None
+    return tail

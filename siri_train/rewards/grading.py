@@ -47,7 +47,8 @@ class Grade:
     Attributes:
         reward: what it earned; NaN if it has no reward.
         correct: the extracted answer equals the gold answer, whether or not the response finished.
-        answer: content of the last box (see ``final_answer``), None without one.
+        answer: content of the last box (see ``final_answer``), or what the verifier's ``extract``
+            finds; None without one.
         truncated: truncated at the cap, by the finish reason alone.
         right: what accuracies count: correct, and with ``truncated="zero"`` also finished. None:
             the response could not be scored.
@@ -88,7 +89,8 @@ def grade_responses(
     Args:
         responses: B responses, truncated at the step's cap by whoever generated them.
         golds: B right answers.
-        verifier: grades (answer, gold) pairs; see ``make_verifier``.
+        verifier: grades (answer, gold) pairs; see ``make_verifier``. Its method ``extract``, if it
+            has one, finds the answers in place of ``final_answer``.
         think: where in the response the answer may stand, see ``final_answer``.
         truncated: ``"grade"``: a truncated response is as right as its text, as in the paper;
             ``"zero"``: it is not right, whatever it holds.
@@ -143,8 +145,9 @@ def grade_responses(
             )
     if group_size == 1:
         require_single(function)
+    extract = getattr(verifier, "extract", final_answer)
     answers = [
-        final_answer(THINK_OPEN * response.thinking + response.text, think=think)
+        extract(THINK_OPEN * response.thinking + response.text, think=think)
         for response in responses
     ]
     verdicts = verifier.verdicts(list(zip(answers, golds, strict=True)))

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from siri_train.rewards.worker import Worker
@@ -56,6 +56,8 @@ class WorkerPool:
     Args:
         script: path of a Python file, run with this interpreter.
         arguments: its command line.
+        flags: of the interpreter.
+        environment: of the processes; None: this process's.
         workers: most processes at a time; they start when there is work for them.
         wall_s: wall-clock seconds an item may take before its process is killed.
         cpu_s: processor seconds that an item may take, as far as the system tells them; after twice
@@ -70,8 +72,11 @@ class WorkerPool:
         workers: int,
         wall_s: float,
         cpu_s: float | None = None,
+        flags: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._command = [sys.executable, script, *arguments]
+        self._command = [sys.executable, *flags, script, *arguments]
+        self._environment = environment
         self._most = workers
         self._wall_s = wall_s
         self._cpu_s = cpu_s
@@ -202,7 +207,7 @@ class WorkerPool:
         started, reason = [], ""
         for _ in range(count):
             try:
-                started.append(Worker.start(self._command))
+                started.append(Worker.start(self._command, self._environment))
             except OSError as error:
                 reason = f"could not start {self._command[0]}: {error}"
                 break

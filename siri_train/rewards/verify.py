@@ -1,8 +1,9 @@
 r"""Answer checking: is what stands in the box equal to the gold answer?
 
-Two verifiers with one interface. ``ExactVerifier`` compares numbers and texts and evaluates nothing
+Verifiers with one interface. ``ExactVerifier`` compares numbers and texts and evaluates nothing
 (enough for AIME, GSM8K and every generator with integer answers). ``MathVerifier`` asks the same
 first and math-verify about the rest, in processes that cannot take the training loop down.
+``CodeVerifier`` (``code/verifier.py``) runs programs.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from siri_train.registry import Registry, one_of
+from siri_train.rewards.code.sandbox import SandboxMode
+from siri_train.rewards.code.verifier import CodeVerifier
 from siri_train.rewards.cost import rough_cost
 from siri_train.rewards.exact import exact_match
 from siri_train.rewards.extract import last_boxed
 from siri_train.rewards.pool import WorkerPool, WorkerStartError
 from siri_train.rewards.rules import decide
+from siri_train.rewards.shares import ask_in_shares
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,11 @@ _DEEPEST = 16
 
 
 class Verifier(Protocol):
-    """The methods that grading needs from a verifier."""
+    """The methods that grading needs from a verifier.
+
+    One whose answers stand in no box also has ``extract(text, *, think)``, which finds the answer
+    in a response as ``final_answer`` does.
+    """
 
     def verdicts(self, pairs: Sequence[Pair]) -> list[bool | None]:
         """For each (answer or None, gold), in order, whether the answer is right.
@@ -180,7 +188,14 @@ class MathVerifier(_Managed):
             left = dict(sorted(left.items(), key=lambda asked: rough_cost("".join(asked[0][0]))))
             items = [{"answer": answer, "gold": gold} for answer, gold in left]
             try:
-                answers, own = self._ask(items)
+                answers, own = ask_in_shares(
+                    self._pool,
+                    items,
+                    budget_s=self._batch_timeout,
+                    timeout_s=self._timeout,
+                    workers=self._workers,
+                    least_s=_LEAST_SHARE,
+                )
             except WorkerStartError as error:
                 if not self._said_why:
                     logger.warning("answers not scored: math-verify does not start: %s", error)
@@ -198,38 +213,6 @@ class MathVerifier(_Managed):
     def close(self) -> None:
         """End the worker processes; the next call that needs them starts new ones."""
         self._pool.close()
-
-    def _ask(self, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any] | None], set[int]]:
-        """The replies of the processes, see ``pool.Answers``.
-
-        Where the items together could use up the budget, each first gets its share of a half of
-        it, so that none takes the time of another, whatever it looks like. Those that need more
-        share the other half in the same way, until a share is the whole ``timeout``.
-        """
-        if self._batch_timeout is None:
-            return self._pool.run(items)
-        answers: list[dict[str, Any] | None] = [None] * len(items)
-        own: set[int] = set()
-        budget, share, left = self._batch_timeout, _LEAST_SHARE / 2, list(range(len(items)))
-        while left:
-            # An item inside of one long C call is ended at twice its processor time.
-            fair = budget * self._workers / (2 * len(left))
-            last = fair >= self._timeout or 4 * share >= self._timeout
-            share = self._timeout if last else max(2 * share, fair / 2)
-            budget = budget if last else budget / 2
-            replies, crashed = self._pool.run(
-                [items[index] | {"limit_s": share} for index in left], budget_s=budget
-            )
-            for place, index in enumerate(left):
-                answers[index] = replies[place]
-            own |= {left[place] for place in crashed}
-            left = [
-                index
-                for index in left
-                if index not in own
-                and ((answers[index] or {"late": True}).get("late") and not last)
-            ]
-        return answers, own
 
     def _decide(self, answer: str, gold: str) -> bool | Question:
         """A verdict, or the parts of the answer and the gold that math-verify has to compare."""
@@ -258,18 +241,31 @@ class Limits:
         timeout: seconds of processor time for one item.
         max_chars: longest answer that is looked at.
         batch_timeout: seconds of wall time for the items of one call together; None: no limit.
+        sandbox: what a verifier that runs programs does where a promise does not hold.
     """
 
     workers: int = 2
     timeout: float = 1.0
     max_chars: int = 200
     batch_timeout: float | None = 60.0
+    sandbox: SandboxMode = "strict"
 
 
 VERIFIERS: Registry[Callable[[Limits], Verifier]] = Registry("verifier")
 """Every verifier by name, as a function that builds it. A new one is one entry."""
 VERIFIERS["exact"] = lambda limits: ExactVerifier()
-VERIFIERS["math_verify"] = lambda limits: MathVerifier(**asdict(limits))
+VERIFIERS["math_verify"] = lambda limits: MathVerifier(
+    workers=limits.workers,
+    timeout=limits.timeout,
+    max_chars=limits.max_chars,
+    batch_timeout=limits.batch_timeout,
+)
+VERIFIERS["code"] = lambda limits: CodeVerifier(
+    workers=limits.workers,
+    timeout=limits.timeout,
+    batch_timeout=limits.batch_timeout,
+    sandbox=limits.sandbox,
+)
 
 
 def make_verifier(
@@ -279,26 +275,30 @@ def make_verifier(
     timeout: float = 1.0,
     max_chars: int = 200,
     batch_timeout: float | None = 60.0,
+    sandbox: SandboxMode = "strict",
 ) -> Verifier:
     """The verifier a recipe names.
 
     Args:
-        kind: a name in `VERIFIERS`: ``"exact"``, ``"math_verify"`` or one that a plug-in adds.
+        kind: a name in `VERIFIERS`: ``"exact"``, ``"math_verify"``, ``"code"`` or one that a
+            plug-in adds.
         workers: see ``MathVerifier``; ignored by ``"exact"``, as are the following.
         timeout: see ``MathVerifier``.
         max_chars: see ``MathVerifier``.
         batch_timeout: see ``MathVerifier``.
+        sandbox: see ``CodeVerifier``; ignored by the others.
 
     Returns:
         A verifier, to be closed at the end.
 
     Raises:
         ImportError: math-verify is needed and not installed.
+        SandboxError: programs cannot be shut in here.
         ValueError: an unknown kind or an impossible limit.
     """
     if kind not in VERIFIERS:
         raise ValueError(f"verifier: got {kind!r}; {one_of(VERIFIERS, str(kind), chr(39))}")
-    return VERIFIERS[kind](Limits(workers, timeout, max_chars, batch_timeout))
+    return VERIFIERS[kind](Limits(workers, timeout, max_chars, batch_timeout, sandbox))
 
 
 def _are_boxes(pair: tuple[str, str]) -> bool:

@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ class Worker:
     _cpu_before: float | None = None
 
     @classmethod
-    def start(cls, command: list[str]) -> Worker:
-        """Start ``command``. Raises OSError if it cannot be.
+    def start(cls, command: list[str], environment: Mapping[str, str] | None = None) -> Worker:
+        """Start ``command``, with this process's environment or a given one.
+
+        Raises OSError if it cannot be.
 
         It leads a session of its own, so that what it starts can be ended with it.
         """
@@ -49,6 +52,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env=environment,
         )
         return cls(process)
 

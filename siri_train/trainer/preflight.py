@@ -82,7 +82,8 @@ def preflight(config: RunConfig) -> Checked:
         refuse_half_done(config)
     tokenizer, rows = _checked_model(config, found)
     check_engine(config, model_config(config, found), device)
-    if config.sft is not None and found is None and config.model.path != "embedded":
+    shipped = config.model.path in demo_model.START_FOLDERS
+    if config.sft is not None and found is None and not shipped:
         print(
             f"{config.name}: the recipe's supervised stage has not been run ({start} is missing); "
             "training starts from the base model. Run `siri-train sft` first for a useful start.",

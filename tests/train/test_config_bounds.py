@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from siri_train.commands.dry_run import dry_run
 from siri_train.config.base import ConfigError
+from siri_train.config.data import SourceConfig
 from siri_train.config.recipe import load_config, parse_config
-from siri_train.config.run import RunConfig, SourceConfig
+from siri_train.config.run import RunConfig
 from siri_train.data.demo_task.arithmetic import TaskConfig
 from siri_train.data.sources import read_sources
 from siri_train.schedule import LengthSchedule

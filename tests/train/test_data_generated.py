@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from siri_train.config.base import ConfigError
-from siri_train.config.run import SourceConfig
+from siri_train.config.data import SourceConfig
 from siri_train.data import questions
 from siri_train.data.sources import encode_questions, read_sources
 from siri_train.monitor import progress

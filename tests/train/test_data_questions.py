@@ -279,7 +279,7 @@ def _fake_gym(monkeypatch: pytest.MonkeyPatch, answer: str = "12") -> None:
 def test_reasoning_gym(monkeypatch: pytest.MonkeyPatch) -> None:
     _fake_gym(monkeypatch)
     first, second = reasoning_gym_questions("chain_sum", 2, 7, min_terms=3)
-    assert first == Question("chain_sum-7-0", "chain_sum 7 0 3", "12")
+    assert first == Question("chain_sum-7-0", "chain_sum 7000000 0 3", "12")
     assert second.id == "chain_sum-7-1"
     with pytest.raises(DataError, match="'chainsum' is not offered; did you mean 'chain_sum'"):
         reasoning_gym_questions("chainsum", 2, 7)

@@ -139,6 +139,8 @@ def test_zeroed_tokens_by_hand() -> None:
     assert steps(False, 0.3) == "a00aaaaa" and steps(False, 0.75) == "000aa0aa"
     assert zeroed_tokens([0, 2], [-1.0, -2.0], True, 0.99) == [False, False]  # one step
     assert zeroed_tokens([0], [-1.0], False, 0.99) == [False]  # none
+    hundred = zeroed_tokens(range(101), [-1.0 / (1 + n) for n in range(100)], True, 0.29)
+    assert sum(hundred) == 29  # though 0.29 * 100 is below 29 in float64
     # Of equal steps the earlier; numbers that are not finite are no confidence.
     assert zeroed_tokens([0, 1, 2], [-1.0, -1.0], False, 0.5) == [True, False]
     for right in (True, False):

@@ -25,6 +25,12 @@ import dataclasses
 import random
 from dataclasses import dataclass
 
+from siri_train.data.demo_task.bounds import (
+    require_count,
+    require_order,
+    require_share,
+    require_shares,
+)
 from siri_train.model.demo_model import (
     ASK,
     BOS,
@@ -58,27 +64,14 @@ class TaskConfig:
     max_passes: int = 3
 
     def __post_init__(self) -> None:
-        most = {"min_operations": len(OPERATIONS), "max_operations": len(OPERATIONS)}
-        for name, limit in {**most, "max_passes": 100}.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= limit:
-                raise ValueError(f"{name}: got {value!r}; takes a whole number from 1 to {limit}")
-        if self.min_operations > self.max_operations:
-            raise ValueError(
-                f"min_operations ({self.min_operations}) must not exceed max_operations "
-                f"({self.max_operations})"
-            )
+        for name in ("min_operations", "max_operations"):
+            require_count(name, getattr(self, name), len(OPERATIONS))
+        require_count("max_passes", self.max_passes, 100)
+        require_order("min_operations", self.min_operations, "max_operations", self.max_operations)
         for name in ("triple_rate", "slip_rate", "single_pass_rate", "stop_rate"):
-            if not _is_share(getattr(self, name)):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; takes a number from 0 to 1")
+            require_share(name, getattr(self, name))
         for name in ("merge_rates", "equals_rates"):
-            rates = getattr(self, name)
-            if not isinstance(rates, (list, tuple)) or not rates or not all(map(_is_share, rates)):
-                raise ValueError(f"{name}: got {rates!r}; takes a list of numbers from 0 to 1")
-
-
-def _is_share(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1  # type: ignore[operator]
+            require_shares(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
-"""Questions of the built-in task and their worked solutions, generated without a download."""
+"""Questions of the built-in tasks and their worked solutions, generated without a download."""
 
 from __future__ import annotations
 
 import random
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 from transformers import Qwen2Tokenizer
 
 from siri_train.config.base import ConfigError
-from siri_train.data.demo_task import arithmetic as task
+from siri_train.data.demo_task import arithmetic, search
 from siri_train.data.questions import Question
 from siri_train.data.supervised import SupervisedExample
 
@@ -24,11 +24,46 @@ Every result written out is safe and long; several operations at once are short 
 _HELD_OUT = 8
 
 
+class TaskQuestion(Protocol):
+    """A question of any built-in task."""
+
+    @property
+    def prompt_words(self) -> list[str]:
+        """The prompt, one token a word."""
+
+    @property
+    def answer(self) -> str:
+        """The right answer, one digit."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One built-in task.
+
+    Attributes:
+        config: the class of its parameters.
+        make_question: draws a question from a random generator and a ``config``.
+        make_chain: writes a supervised response to it.
+    """
+
+    config: type[Any]
+    make_question: Callable[[random.Random, Any], TaskQuestion]
+    make_chain: Callable[[random.Random, Any, Any], list[str]]
+
+
+TASKS = {
+    "arithmetic": Task(arithmetic.TaskConfig, arithmetic.make_question, arithmetic.make_chain),
+    "search": Task(search.SearchConfig, search.make_question, search.make_chain),
+}
+"""The built-in tasks by name, the default first."""
+
+
 def questions(
     size: int,
     seed: int = 0,
     held_out: bool = False,
     *,
+    task: str = "arithmetic",
     progress: Callable[[int], None] | None = None,
     **params: Any,
 ) -> list[Question]:
@@ -38,17 +73,23 @@ def questions(
         size: how many.
         seed: the same seed gives the same questions.
         held_out: draw from the held-out share instead of the training share.
+        task: a name in ``TASKS``.
         progress: called every 256 attempts with the number of questions found.
-        **params: fields of :class:`siri_train.data.demo_task.arithmetic.TaskConfig`.
+        **params: fields of the task's configuration, such as
+            :class:`siri_train.data.demo_task.arithmetic.TaskConfig`.
 
     Raises:
-        ConfigError: an unknown parameter, or more questions than the task has.
+        ConfigError: an unknown task or parameter, or more questions than the task has.
     """
+    if task not in TASKS:
+        raise ConfigError(f"task: the embedded task is {' or '.join(TASKS)}, not {task!r}")
+    chosen = TASKS[task]
     try:
-        config = task.TaskConfig(**params)
+        config = chosen.config(**params)
     except (TypeError, ValueError) as error:
-        reason = str(error).replace("TaskConfig.__init__() got an unexpected", "got an unexpected")
-        names = ", ".join(field.name for field in fields(task.TaskConfig))
+        prefix = f"{chosen.config.__name__}.__init__() got an unexpected"
+        reason = str(error).replace(prefix, "got an unexpected")
+        names = ", ".join(field.name for field in fields(chosen.config))
         raise ConfigError(f"params of the embedded task: {reason}; takes {names}") from error
     rng = random.Random(f"{seed}/{held_out}")
     found: dict[str, Question] = {}
@@ -58,8 +99,8 @@ def questions(
             break
         if progress is not None and attempt % 256 == 0:
             progress(len(found))
-        question = task.make_question(rng, config)
-        solution = " ".join(task.make_chain(rng, question, config))
+        question = chosen.make_question(rng, config)
+        solution = " ".join(chosen.make_chain(rng, question, config))
         prompt = " ".join(question.prompt_words)
         if is_held_out(prompt) == held_out and prompt not in found:
             last = attempt

@@ -81,6 +81,7 @@ class SiriRewardManager(RewardManagerBase):
             workers=1,
             timeout=reward.timeout,
             batch_timeout=reward.batch_timeout,
+            sandbox=reward.sandbox,
         )
         self.grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="siri-grader")
 

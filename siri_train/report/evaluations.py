@@ -1,0 +1,76 @@
+"""The page's table of all evaluated checkpoints, with those marked that another one beats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from siri_train.statistics.pareto import front
+
+from .data import Evaluation, Run
+from .table import accuracy_text
+
+Values = dict[str, Any]
+
+
+def evaluations(runs: list[Run]) -> Values | None:
+    """The table for the page's template: a line for each evaluation, set and budget.
+
+    At the largest budget a checkpoint is on the Pareto front of its set, or dominated: another
+    one, of any run, has at most as many tokens and at least the same accuracy, and is better in
+    one of the two.
+
+    Args:
+        runs: all runs of the page.
+
+    Returns:
+        ``head``, (text, class) of each column, and ``lines``, each with its ``cells`` and whether
+        it is ``dominated``. None without evaluations.
+    """
+    found = [(run, one) for run in runs for first in run.evals for one in (first, *first.others)]
+    if not found:
+        return None
+    named = any(one.set is not None for _, one in found)
+    on_front = _on_front([one for _, one in found])
+    lines = []
+    for run, one in found:
+        for place, budget in enumerate(one.budgets):
+            largest = place == len(one.budgets) - 1
+            state = on_front.get(id(one)) if largest else None
+            cells = [run.label, one.name or "", *([one.set or ""] if named else [])]
+            cells += [f"{one.step:,}", f"{budget:,}", *_numbers(one, place)]
+            cells.append("" if state is None else "on it" if state else "dominated")
+            lines.append({"cells": cells, "dominated": state is False})
+    head = [("run", ""), ("name", ""), *([("set", "")] if named else [])]
+    names = ("steps", "budget", "accuracy", "mean tokens", "truncated", "backtracks / 1k")
+    head += [(name, "n") for name in names]
+    return {"head": [*head, ("front", "")], "lines": lines}
+
+
+def _numbers(one: Evaluation, place: int) -> list[str]:
+    tokens = _tokens(one, place)
+    truncated = one.truncated[place] if place < len(one.truncated) else None
+    return [
+        accuracy_text(one.accuracy[place], one.intervals[place]),
+        "-" if tokens is None else f"{tokens:,.1f}",
+        "-" if truncated is None else f"{100 * truncated:.1f} %",
+        "-" if one.backtrack is None else f"{one.backtrack:.2f}",
+    ]
+
+
+def _tokens(one: Evaluation, place: int) -> float | None:
+    at = one.tokens_at[place] if place < len(one.tokens_at) else None
+    return one.tokens if at is None and place == len(one.budgets) - 1 else at
+
+
+def _on_front(found: list[Evaluation]) -> dict[int, bool]:
+    """Whether an evaluation is on the front of its set, by identity; those that can be placed."""
+    kept: dict[int, bool] = {}
+    for name in dict.fromkeys(one.set for one in found):
+        placed = [
+            (one, one.tokens, one.best)
+            for one in found
+            if one.set == name and one.tokens is not None and one.best is not None
+        ]
+        best = set(front([(tokens, accuracy) for _, tokens, accuracy in placed]))
+        kept |= {id(one): i in best for i, (one, _, _) in enumerate(placed)}
+    return kept

@@ -1,0 +1,73 @@
+"""The sandbox: it refuses where it cannot keep its promises, and needs no privilege."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from siri_train.rewards import SandboxError, make_verifier
+from siri_train.rewards.code import sandbox
+from siri_train.rewards.code.isolation import LAYERS
+from siri_train.rewards.code.keeper import MODULES
+from siri_train.rewards.code.promises import PROMISES
+
+
+def test_strict_refuses_where_a_promise_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    poor = sandbox.Sandbox(("limits",), ("memory", "processes"))
+    monkeypatch.setattr(sandbox, "look", lambda: poor)
+    with pytest.raises(SandboxError, match="NOT shut off: network, files, other processes; use a"):
+        make_verifier("code")
+    assert sandbox.require("best_effort") == ("memory", "processes")
+
+
+def test_a_process_that_keeps_less_than_promised_is_not_used() -> None:
+    asked = [sys.executable, *sandbox.FLAGS, sandbox.SCRIPT, *sandbox.arguments(1.0, (), PROMISES)]
+    said = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert json.loads(said.stdout) == {
+        "error": "not shut off: files, memory, network, other processes, processes",
+        "layers": [],
+        "promises": [],
+    }
+
+
+# An ordinary user starts the keeper: Python's modules are read before, as the folder of the
+# interpreter may be closed to that user.
+AS_ORDINARY_USER = f"""
+import importlib, json, os, socket, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from siri_train.rewards.code.keeper import MODULES, serve
+for name in MODULES:
+    importlib.import_module(name)
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+    ours.close()
+    serve(theirs, set(sys.argv[1].split(",")))
+    os._exit(0)
+theirs.close()
+sys.stdout.buffer.write(ours.makefile("rb").readline())
+"""
+
+
+@pytest.mark.parametrize("without", ["", "namespaces", "landlock"])
+def test_an_ordinary_user_has_the_same_promises(without: str) -> None:
+    layers = [layer for layer in LAYERS if layer != without]
+    said = subprocess.run(
+        [sys.executable, "-S", "-c", AS_ORDINARY_USER, ",".join(layers)],
+        capture_output=True,
+        timeout=60,
+    )
+    held = json.loads(said.stdout)
+    assert "other user" not in held["layers"] and "seccomp" in held["layers"]
+    assert set(held["promises"]) == set(PROMISES), held
+
+
+def test_modules_are_pythons_own() -> None:
+    assert set(name.partition(".")[0] for name in MODULES) <= set(sys.stdlib_module_names)

@@ -1,0 +1,379 @@
+"""The verifier of programs: what passes between program and tests, its limits, its budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siri_train.data.problems import OURS, load_problems
+from siri_train.rewards import Limits, Response, grade_responses
+from siri_train.rewards.code.extract import last_program
+from siri_train.rewards.code.verifier import CodeVerifier, Verdict
+from siri_train.rewards.verify import VERIFIERS
+
+PATIENT = 10.0
+"""Seconds of processor time where a test is not about time: the machine may be busy."""
+
+
+def gold(*tests: str, setup: str = "", names: tuple[str, ...] = ("f",)) -> str:
+    return json.dumps({"setup": setup, "names": names, "tests": tests})
+
+
+SQUARE = gold("assert f(3) == 9")
+RIGHT, WRONG, BURNS = (
+    "def f(x): return x * x",
+    "def f(x): return x",
+    "def f(x):\n    while True: pass",
+)
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[CodeVerifier]:
+    made = CodeVerifier(workers=2, timeout=PATIENT, batch_timeout=None)
+    yield made
+    made.close()
+
+
+# Program, tests, setup of the tests; each is right.
+PASSES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "state stays": (
+        "n = 0\ndef f():\n    global n\n    n += 1\n    return n",
+        ("assert f() == 1", "assert f() == 2"),
+        "",
+    ),
+    "arguments change": (
+        "def f(items, more):\n    items.sort()\n    more['k'] = items[0]",
+        ("a, b = [3, 1], {}\nassert f(a, b) is None\nassert a == [1, 3] and b == {'k': 1}",),
+        "",
+    ),
+    "inner arguments change": (
+        "def f(rows):\n    rows[1].append(5)\n    return rows",
+        ("a = [[1], [2]]\nassert f(a) is a\nassert a == [[1], [2, 5]]",),
+        "",
+    ),
+    "a copy is no alias": (
+        "def f(items): return list(items)",
+        ("a = [1]\nassert f(a) == a and f(a) is not a",),
+        "",
+    ),
+    "other containers change": (
+        "def f(s, d, b):\n    s.add(1)\n    d.append(2)\n    b.extend(b'x')",
+        (
+            "from collections import deque\ns, d, b = set(), deque([1]), bytearray()\n"
+            "f(s, d, b)\nassert (s, list(d), b) == ({1}, [1, 2], b'x')",
+        ),
+        "",
+    ),
+    "keywords": (
+        "def f(a, *, b=1): return a - b",
+        ("assert f(5) == 4", "assert f(5, b=3) == 2"),
+        "",
+    ),
+    "a function of the tests": (
+        "def f(function, x): return function(function(x))",
+        ("assert f(lambda n: n * 3, 2) == 18", "assert f(str.upper, 'a') == 'A'"),
+        "",
+    ),
+    "a function of the tests that raises": (
+        "def f(call):\n    try:\n        call()\n    except KeyError:\n        return 'seen'",
+        ("def raises():\n    raise KeyError('k')\nassert f(raises) == 'seen'",),
+        "",
+    ),
+    "a function of the program": (
+        "def f(n):\n    return lambda x: [x] * n",
+        ("assert f(2)(7) == [7, 7]",),
+        "",
+    ),
+    "functions both ways": (
+        "def f(outer):\n    return lambda x: outer(lambda y: x + y)",
+        ("assert f(lambda inner: inner(1) * 10)(2) == 30",),
+        "",
+    ),
+    "an iterator without end": (
+        "def f():\n    n = 0\n    while True:\n        yield n\n        n += 1",
+        ("g = f()\nassert [next(g) for _ in range(3)] == [0, 1, 2]",),
+        "",
+    ),
+    "an iterator of the tests": (
+        "def f(items): return [n + 1 for n in items]",
+        ("assert f(iter([1, 2])) == [2, 3]", "assert f(n for n in (5,)) == [6]"),
+        "",
+    ),
+    "an exception by its type": (
+        "class Own(ValueError): pass\ndef f(): raise Own('why so')",
+        (
+            "try:\n    f()\n    assert False\nexcept ValueError as error:\n"
+            "    assert str(error) == 'why so'",
+        ),
+        "",
+    ),
+    "an exception of many arguments": (
+        "def f(): return b'\\xff'.decode()",
+        ("try:\n    f()\n    assert False\nexcept ValueError:\n    pass",),
+        "",
+    ),
+    "large numbers": ("def f(n): return 7 ** n", ("assert f(9000) == 7 ** 9000",), ""),
+    "a dataclass inside": (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
+        "def f(x): return P(x).x",
+        ("assert f(4) == 4",),
+        "",
+    ),
+    "modules": (
+        "import bisect, collections, datetime, functools, hashlib, heapq, itertools, math, re\n"
+        "import statistics, string, typing\n"
+        "def f(d): return datetime.datetime.strptime(d, '%Y-%m-%d').weekday()",
+        ("assert f('2024-02-29') == 3",),
+        "",
+    ),
+    "a helper of the setup": (
+        RIGHT,
+        ("assert near(f(1.5), 2.25)",),
+        "import math\nnear = math.isclose",
+    ),
+    "what it prints is dropped": (
+        "import sys\ndef f(x):\n    print('x' * 10000)\n    sys.stderr.write('y')\n    return x",
+        ("assert f(1) == 1",),
+        "",
+    ),
+    "input is empty": ("import sys\ndef f(): return sys.stdin.read()", ("assert f() == ''",), ""),
+    "no script": (
+        "ran = __name__ == '__main__'\ndef f(): return ran",
+        ("assert f() is False",),
+        "",
+    ),
+    "the same chance in every run": (
+        "import random\ndef f(): return random.random()",
+        ("import random\nassert f() == random.Random(0).random()",),
+        "",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def passes(verifier: CodeVerifier) -> dict[str, Verdict]:
+    pairs = [(program, gold(*tests, setup=setup)) for program, tests, setup in PASSES.values()]
+    return dict(zip(PASSES, verifier.judge(pairs), strict=True))
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_what_passes_between_program_and_tests(name: str, passes: dict[str, Verdict]) -> None:
+    assert passes[name] == Verdict(True, "")
+
+
+# Program, test, and the reason that is given.
+FAILS: dict[str, tuple[str, str, str]] = {
+    "a wrong value": (WRONG, "assert f(3) == 9, 'three'", "the tests: wrong: three"),
+    "no function": ("def g(): pass", "assert f(3) == 9", "NameError: the program defines no f"),
+    "an object": (
+        "class A: pass\ndef f(): return [A()]",
+        "f()",
+        "it returned an object of class A, which is no plain data",
+    ),
+    "an object of the tests": (
+        RIGHT,
+        "class B: pass\nf(B())",
+        "an object of class B cannot be passed to the program",
+    ),
+    "an end": (
+        "def f(): raise SystemExit",
+        "try:\n    f()\nexcept:\n    pass",
+        "it raised SystemExit",
+    ),
+    "its process ends": (
+        "import os\ndef f(): os._exit(0)",
+        "try:\n    f()\nexcept:\n    pass",
+        "it ended before it answered",
+    ),
+    "a broken test": (RIGHT, "assert f(3) == undefined", "NameError: name 'undefined'"),
+    "no call": (RIGHT, "assert True", "the tests called nothing of the program"),
+    "no syntax": ("def f(:", "f()", "SyntaxError"),
+    "no module": ("import numpy\ndef f(): return 1", "f()", "Error"),
+    "a test without an end": (RIGHT, "f(1)\nwhile True: pass", "more than 0.3 s"),
+}
+
+
+def test_why_a_program_is_wrong() -> None:
+    pairs = [(program, gold(test)) for program, test, _ in FAILS.values()]
+    verifier = CodeVerifier(workers=2, timeout=0.3, batch_timeout=None)
+    try:
+        judged = dict(zip(FAILS, verifier.judge(pairs), strict=True))
+    finally:
+        verifier.close()
+    for name, verdict in judged.items():
+        assert verdict.right is False and FAILS[name][2] in verdict.why, (name, verdict)
+
+
+def test_our_references_pass_and_their_mutants_fail(verifier: CodeVerifier) -> None:
+    questions = load_problems(OURS) + load_problems(OURS, split="test")
+    pairs = [(last_program(q.solution or "", think="none"), q.answer) for q in questions]
+    mutants = []
+    for program, tests in pairs:
+        (name,) = json.loads(tests)["names"]
+        for body in (f"[{name}_(*a)]", "None if len(str(a)) % 2 else 'x'", "1 / 0"):
+            mutants.append((f"{program}\n{name}_ = {name}\ndef {name}(*a): return {body}", tests))
+    judged = verifier.judge(pairs + mutants)
+    for question, verdict in zip(questions, judged, strict=False):
+        assert verdict.right is True, (question.where, verdict)
+    for (program, _), verdict in zip(mutants, judged[len(pairs) :], strict=True):
+        assert verdict.right is False, program
+
+
+def test_order_none_and_repeats(verifier: CodeVerifier) -> None:
+    pairs = [(RIGHT, SQUARE), (None, SQUARE), (WRONG, SQUARE), (RIGHT, SQUARE), ("", SQUARE)]
+    assert verifier.verdicts(pairs) == [True, False, False, True, False]
+    assert verifier.verdicts([]) == []
+    assert verifier.judge([(None, SQUARE)]) == [Verdict(False, "no program")]
+
+
+def test_drawn_batches_come_back_in_order(verifier: CodeVerifier) -> None:
+    seed = random.randrange(2**32)
+    rng = random.Random(seed)
+    numbers = [rng.randrange(-(10**9), 10**9) for _ in range(24)]
+    right = [rng.random() < 0.5 for _ in numbers]
+    pairs = [
+        (f"def f(): return {n if good else n + 1}", gold(f"assert f() == {n}"))
+        for n, good in zip(numbers, right, strict=True)
+    ]
+    assert verifier.verdicts(pairs) == right, seed
+
+
+def test_a_flood_of_slow_programs_takes_no_time_of_the_others() -> None:
+    slow = [f"{BURNS}  # {n}" for n in range(3)]
+    slow += [f"import time\ndef f(x): time.sleep(60)  # {n}" for n in range(6)]
+    quick = [f"{RIGHT}  # {n}" for n in range(6)]
+    made = CodeVerifier(workers=2, timeout=0.5, batch_timeout=6.0)
+    try:
+        made.verdicts([(RIGHT, SQUARE)])
+        verdicts = made.verdicts([(program, SQUARE) for program in slow + quick])
+    finally:
+        made.close()
+    # The slow ones are wrong, by their own doing, and not without a verdict.
+    assert verdicts == [False] * len(slow) + [True] * len(quick)
+
+
+def test_what_is_left_when_the_budget_ends_has_no_verdict() -> None:
+    made = CodeVerifier(workers=1, timeout=5.0, batch_timeout=0.05)
+    try:
+        verdicts = made.verdicts([(f"{RIGHT}  # {n}", SQUARE) for n in range(400)])
+    finally:
+        made.close()
+    assert None in verdicts and False not in verdicts
+
+
+def test_processes_that_others_kill_are_replaced(verifier: CodeVerifier) -> None:
+    verifier.verdicts([(RIGHT, SQUARE), (WRONG, SQUARE)])
+    for pid in verifier._pool.pids:
+        os.kill(pid, signal.SIGKILL)
+    assert verifier.verdicts([(RIGHT, SQUARE), (WRONG, SQUARE)]) == [True, False]
+
+
+def test_a_program_whose_processes_others_kill_twice_has_no_verdict() -> None:
+    made = CodeVerifier(workers=1, timeout=60.0, batch_timeout=None)
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.2):
+            for pid in made._pool.pids:
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    made.verdicts([(RIGHT, SQUARE)])
+    killer.start()
+    try:
+        assert made.verdicts([(BURNS, SQUARE)]) == [None]
+    finally:
+        over.set()
+        killer.join()
+        made.close()
+
+
+def test_nothing_is_left_when_the_trainer_is_killed(tmp_path: Path) -> None:
+    mark = 0.71875
+    script = tmp_path / "trainer.py"
+    script.write_text(
+        "from siri_train.rewards.code.verifier import CodeVerifier\n"
+        f"made = CodeVerifier(workers=2, timeout={mark}, batch_timeout=None)\n"
+        f"made.verdicts([({RIGHT!r}, {SQUARE!r})])\nprint('started', flush=True)\n"
+        f"made.verdicts([({BURNS!r} + str(n), {SQUARE!r}) for n in range(99)])\n"
+    )
+    trainer = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
+    assert trainer.stdout is not None and trainer.stdout.readline() == b"started\n"
+    time.sleep(0.3)
+    assert _running(mark)
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    until = time.monotonic() + 60
+    while _running(mark) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _running(mark)
+
+
+def _running(mark: float) -> list[str]:
+    """Processes with a number in their command line that are no zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(mark).encode() in words:
+            found.append(path.name)
+    return found
+
+
+def test_responses_are_graded_by_their_last_block(verifier: CodeVerifier) -> None:
+    block = f"```python\n{RIGHT}\n```"
+    texts = [
+        f"</think>{block}",
+        f"```python\n{WRONG}\n```</think>So:\n{block}\nDone.",
+        block,  # before the end of the thoughts
+        f"</think>```python\n{RIGHT}",  # truncated
+        f"</think>{block}\n```python\n{WRONG}\n```",
+    ]
+    grades = grade_responses(
+        [Response(text, "length") for text in texts], [SQUARE] * len(texts), verifier=verifier
+    )
+    assert [grade.reward for grade in grades] == [1, 1, 0, 0, 0]
+    assert [grade.answer for grade in grades] == [RIGHT, RIGHT, None, None, WRONG]
+
+
+@pytest.mark.parametrize(
+    "held", ["42", "{}", "no", "[]", '{"setup": "", "names": [], "tests": ["f()"]}']
+)
+def test_a_gold_answer_that_is_no_problem_is_an_error(held: str, verifier: CodeVerifier) -> None:
+    with pytest.raises(ValueError, match="gold: got .* takes the gold of read_problem"):
+        verifier.verdicts([(RIGHT, SQUARE), (None, held)])
+
+
+def test_the_registry_builds_it_with_the_limits_of_the_recipe() -> None:
+    made = VERIFIERS["code"](Limits(workers=3, timeout=0.7, sandbox="best_effort"))
+    assert isinstance(made, CodeVerifier) and made._timeout == 0.7 and made._workers == 3
+    assert made.about.startswith("code sandbox: ")
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"workers": 0}, "workers: got 0, takes at least 1"),
+        ({"timeout": 0.0}, "timeout: got 0.0, takes a positive number"),
+        ({"batch_timeout": -1.0}, "batch_timeout: got -1.0, takes a positive number"),
+        ({"sandbox": "none"}, "sandbox: got 'none', takes 'strict' or 'best_effort'"),
+    ],
+)
+def test_impossible_limits(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CodeVerifier(**limits)
