@@ -79,14 +79,14 @@ def difference(after: Sequence[float], before: Sequence[float]) -> tuple[float, 
 
 
 def turns(cycle: int, steps: int, lag: int) -> list[int]:
-    """Steps at which the length turns: ``lag`` after every extreme of the cap, the start first.
+    """The start, and the steps where the length turns: ``lag`` after each extreme of the cap.
 
     Args:
         cycle: steps of a cycle.
         steps: of the run.
         lag: steps.
     """
-    return [0, *range(cycle // 2 + lag, steps + 1, cycle // 2)]
+    return sorted({0, *range(lag, steps + 1, cycle // 2)})
 
 
 def compared(measured: Sequence[dict[str, list[float]]], at: Sequence[int]) -> list[dict[str, Any]]:

@@ -34,8 +34,8 @@ def test_interval_covers_the_truth() -> None:
 
 
 def test_turns_follow_the_extremes_by_the_lag() -> None:
-    assert recheck.turns(100, 220, 20) == [0, 70, 120, 170, 220]
-    assert recheck.turns(100, 219, 20) == [0, 70, 120, 170]
+    assert recheck.turns(100, 220, 20) == [0, 20, 70, 120, 170, 220]
+    assert recheck.turns(100, 219, 20) == [0, 20, 70, 120, 170]
     assert recheck.turns(80, 80, 0) == [0, 40, 80]
 
 
@@ -69,7 +69,7 @@ def test_a_small_run_writes_both_files_and_continues(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "out" / "recheck.json").read_text())
     assert list(found["runs"]) == ["cosine-3", "constant-3"]
     for run in found["runs"].values():
-        assert [row["step"] for row in run["turns"]] == [0, 5]
+        assert [row["step"] for row in run["turns"]] == [0, 1, 5]
         assert all(0 <= row["right"] <= 1 and row["tokens"] > 1 for row in run["turns"])
     starts = [run["turns"][0] for run in found["runs"].values()]
     assert starts[0] == starts[1]  # the same start answers the same questions
