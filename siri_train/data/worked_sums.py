@@ -41,11 +41,10 @@ def worked_sum(expression: str) -> str:
             wrong = total + rng.choice((-10, -2, -1, 1, 2, 10))
             undone = wrong - int(sign + digits)
             lines.append(
-                f"{step} = {wrong}. Wait, let me check: {wrong} {back} {digits} = {undone}, "
-                f"not {before}."
+                f"{step} = {wrong}. Wait, check: {wrong} {back} {digits} = {undone}, not {before}."
             )
         line = f"{step} = {total}."
         if checked:
-            line += f" Wait, let me check: {total} {back} {digits} = {before}, so it is right."
+            line += f" Wait, check: {total} {back} {digits} = {before}, right."
         lines.append(line)
     return "\n".join(lines) or f"It is {total}."

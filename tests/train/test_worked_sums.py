@@ -16,7 +16,7 @@ from siri_train.data.worked_sums import CHECKED, MISTAKEN, worked_sum
 
 LINE = re.compile(
     r"(-?\d+) ([+-]) (\d+) = (-?\d+)\."
-    r"(?: Wait, let me check: (-?\d+) ([+-]) (\d+) = (-?\d+), (so it is right|not (-?\d+))\.)?"
+    r"(?: Wait, check: (-?\d+) ([+-]) (\d+) = (-?\d+), (right|not (-?\d+))\.)?"
 )
 
 
@@ -47,7 +47,7 @@ def test_every_check_is_true_and_every_mistake_is_mended() -> None:
                 back = int(found[5]) + (int(found[7]) if found[6] == "+" else -int(found[7]))
                 assert int(found[5]) == c and found[6] != sign and int(found[7]) == b
                 assert int(found[8]) == back
-                assert (found[9] == "so it is right") == (c == true) == (back == a)
+                assert (found[9] == "right") == (c == true) == (back == a)
             if c == true:
                 before, steps = c, steps + 1
                 checked += found[5] is not None
