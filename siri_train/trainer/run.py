@@ -347,17 +347,8 @@ class Run:
         """Write the checkpoint if it is not there yet; returns whether it was written."""
         if done in on_main(checkpoints, self.dir):
             return False
-        memory = self.memory.state()
-        save_checkpoint(
-            self.dir,
-            done,
-            self.policy,
-            self.optimizer,
-            rollouts,
-            self.schedule,
-            memory,
-            self.end.tokens,
-        )
+        state = rollouts, self.schedule, self.memory.state(), self.end.tokens
+        save_checkpoint(self.dir, done, self.policy, self.optimizer, *state)
         return True
 
     def _evaluation_due(self, done: int) -> bool:
