@@ -58,8 +58,8 @@ def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
     count = len(runs)
     lines += [
         "",
-        f"Mean of {count} seeds{' (smallest to largest)' if count > 1 else ''}, two runs at a time "
-        f"on a CPU. Best constant cap by the validation questions: "
+        f"{f'Mean of {count} seeds (smallest to largest)' if count > 1 else 'One seed'}, two runs at a "
+        f"time on a CPU. Best constant cap by the validation questions: "
         f"{', '.join(NAMES[name] for name in best)}.",
     ]
     return "\n".join(lines) + "\n"

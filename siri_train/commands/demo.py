@@ -25,7 +25,7 @@ from siri_train.model import demo_model
 from siri_train.monitor.progress import duration
 from siri_train.report import summary_table, write_report
 from siri_train.report.data import ABOUT
-from siri_train.trainer.lock import run_lock
+from siri_train.trainer.lock import NAME, run_lock
 from siri_train.trainer.signals import stop_request
 
 RECIPE = "demo.yaml"
@@ -34,6 +34,8 @@ BETWEEN = (24, 28)
 is among them: docs/log/method.md has the sweep."""
 JOBS = 2
 """Runs at a time, where there are as many cores."""
+GRACE = 20.0
+"""Seconds that the runs of a demo that was killed have to end."""
 TELL = 10.0
 """Seconds between lines about the runs that go on."""
 
@@ -82,6 +84,7 @@ def _demo(out: Path, seed: int) -> list[dict[str, Any]]:
     siri = demo_config(out / "siri", seed)
     controls = {cap: _control(out, seed, siri, cap) for cap in caps(siri)}
     runs = [Run(c.run_dir, c.run_dir.name, seed, c) for c in (siri, *controls.values())]
+    _require_free(runs)
     check_unchanged(runs)
     print(_introduction(siri, list(controls)), flush=True)
     plan = Plan(RECIPE, [], out, [seed], "steps", None, [], runs)
@@ -125,6 +128,24 @@ def caps(siri: RunConfig) -> list[int]:
     schedule = siri.schedule
     found = {schedule.max_len, mean_cap(siri), *BETWEEN, schedule.min_len}
     return sorted(found, reverse=True)
+
+
+def _require_free(runs: Sequence[Run]) -> None:
+    """Wait a little for the runs of a demo that was killed, which write their last checkpoint.
+
+    Raises:
+        ConfigError: another process holds a run, and keeps it.
+    """
+    until = time.monotonic() + GRACE
+    for run in runs:
+        while (run.folder / NAME).exists():
+            try:
+                with run_lock(run.folder):
+                    break
+            except ConfigError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
 
 def _control(out: Path, seed: int, siri: RunConfig, cap: int) -> RunConfig:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from siri_train.cli import main
+from siri_train.commands import demo
 from siri_train.config.base import ConfigError
 from siri_train.trainer import lock
 from siri_train.trainer.lock import NAME, run_lock
@@ -221,6 +222,7 @@ def test_every_command_that_writes_a_run_is_refused(
 ) -> None:
     """What a living run has under way, a folder that is being written aside above all, stays."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "GRACE", 0.0)
     sections = {**TINY, "model": {"scratch": {}}, "sft": {"steps": 2, "batch_size": 4}}
     Path("tiny.yaml").write_text(yaml.safe_dump(sections))
     held = Path("above/constant" if case == "a demo's run" else "held")
