@@ -56,11 +56,11 @@ def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     best = [e["name"] for run in runs for e in run.values() if e.get("best_constant")]
     count = len(runs)
+    of = f"Mean of {count} seeds (smallest to largest)" if count > 1 else "One seed"
+    named = ", ".join(NAMES[name] for name in best)
     lines += [
         "",
-        f"{f'Mean of {count} seeds (smallest to largest)' if count > 1 else 'One seed'}, two runs at a "
-        f"time on a CPU. Best constant cap by the validation questions: "
-        f"{', '.join(NAMES[name] for name in best)}.",
+        f"{of}, two runs at a time, CPU. Best constant cap by the validation questions: {named}.",
     ]
     return "\n".join(lines) + "\n"
 
