@@ -19,7 +19,7 @@ from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
 from .evaluations import evaluations
 from .markup import data_block, fill, fingerprint, source
-from .pareto import plane
+from .pareto import close_up, plane
 from .scale import Point
 from .svg import render
 from .table import compared_with, headline, table_rows
@@ -84,6 +84,7 @@ def build_page(folder: RunFolder) -> str:
         alarms=_alarms(folder),
         notes=list(dict.fromkeys(notes)),
         planes=_planes(folder),
+        outside=_outside(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
         runs=[
@@ -132,6 +133,13 @@ def _planes(folder: RunFolder) -> list[Markup]:
     if not named and not any(path for _, path in paths):
         return []
     return [plane(paths, named, 720, 440, "plane-a"), plane(paths, named, 360, 360, "plane-b")]
+
+
+def _outside(folder: RunFolder) -> str:
+    """The checkpoints that the plane leaves out, in words."""
+    _, named = spots(folder)
+    shown = close_up(named)
+    return "; ".join(spot.tip for spot in named if shown and spot not in shown)
 
 
 def _figure(figure: Figure, ident: str) -> Values:

@@ -54,9 +54,10 @@ def plane(
     Raises:
         ValueError: if there is no spot at all.
     """
-    spots = [spot for _, path in paths for spot in path] + list(named)
-    if not spots:
+    every = [spot for _, path in paths for spot in path] + list(named)
+    if not every:
         raise ValueError("named: got no spots; takes at least one, here or in paths")
+    spots = close_up(named) or every
     ys = [spot.accuracy for spot in spots]
     ys += [bound for spot in spots if spot.bounds for bound in spot.bounds]
     xs = [spot.tokens for spot in spots]
@@ -64,7 +65,8 @@ def plane(
     # the axes end where shares and tokens do, unless an odd value lies beyond
     floor = 0.0 if min(xs) >= 0 else -math.inf
     bottom_y, top_y = 0.0 if min(ys) >= 0 else -math.inf, 1.0 if max(ys) <= 1 else math.inf
-    x_low, x_high = rounded(min(xs) - 0.06 * reach, max(xs) + 0.06 * reach, 7)
+    margin = 0.06 if spots is every else 0.15
+    x_low, x_high = rounded(min(xs) - margin * reach, max(xs) + margin * reach, 7)
     y_low, y_high = rounded(min(ys), max(ys), 6)
     x_low, y_low, y_high = max(x_low, floor), max(y_low, bottom_y), min(y_high, top_y)
     y_ticks, x_ticks = ticks(y_low, y_high, 7), ticks(x_low, x_high, 8 if width > 500 else 5)
@@ -80,6 +82,11 @@ def plane(
     def py(y: float) -> float:
         return bottom - (min(max(y, y_low), y_high) - y_low) / (y_high - y_low) * (bottom - top)
 
+    def inside(spot: Spot) -> bool:
+        return x_low <= spot.tokens <= x_high and y_low <= spot.accuracy <= y_high
+
+    if spots is not every:
+        named, paths = spots, [(css, [*filter(inside, path)]) for css, path in paths]
     taken: list[Box] = []
     drawn = []
     for run, (css, path) in reversed(list(enumerate(paths))):
@@ -117,7 +124,7 @@ def plane(
     return fill(
         "plane.svg",
         ident=ident,
-        words="; ".join(spot.tip for spot in named) or f"{len(spots)} evaluations",
+        words="; ".join(spot.tip for spot in named) or f"{len(every)} evaluations",
         width=width,
         height=height,
         box=(left, right, top, bottom),
@@ -128,6 +135,19 @@ def plane(
         bars=bars,
         named=labelled,
     )
+
+
+def close_up(named: Sequence[Spot]) -> list[Spot]:
+    """The named spots without the start, which lies far from the others and would squash them.
+
+    Args:
+        named: all of them.
+
+    Returns:
+        Empty where fewer than two others are left: then the picture shows everything.
+    """
+    others = [spot for spot in named if spot.label != "start"]
+    return others if 1 < len(others) < len(named) else []
 
 
 def _arrow(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, float, str] | None:

@@ -12,6 +12,8 @@ Row = dict[str, Any]
 COLOUR = {"siri-low": "low", "siri-high": "high", "constant-cap": "control", "start": "start"}
 """Checkpoint name to the colour class it has everywhere on the page."""
 
+_SAID = 5
+"""In a longer table only the checkpoints with a colour of their own have a sentence."""
 _SPENT = {"trained_tokens": "trained", "train_seconds": "seconds"}
 _SPENT_ON_PAGE = {"trained_tokens": "tokens in training", "train_seconds": "seconds of training"}
 
@@ -128,6 +130,8 @@ def headline(summary: list[Row]) -> list[Row]:
         accuracy, tokens = number(row.get("accuracy")), number(row.get("tokens"))
         if base is None or accuracy is None or tokens is None or row.get("name") == "start":
             continue
+        if len(summary) > _SAID and row.get("name") not in COLOUR:
+            continue
         text = f"{100 * accuracy:.1f} % right with {_tokens(tokens)} tokens"
         points, share = _points(row, base, "accuracy"), _relative(row, base, "tokens")
         if row is not base and points is not None and share is not None:
@@ -203,7 +207,7 @@ def _change(row: Row, base: Row | None, key: str, unit: str) -> str:
 
 
 def _signed(row: Row, base: Row | None, key: str) -> float | None:
-    if base is None or row is base:
+    if base is None or row is base or key in _SPENT:
         return None
     return (_points if key.startswith("accuracy") else _relative)(row, base, key)
 
