@@ -111,10 +111,13 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from siri_train.commands.demo import demo
+    from siri_train.commands.demo import demo, full
     from siri_train.config.paths import user_path
 
-    demo(user_path(arguments.out, "--out"), arguments.seed)
+    out = user_path(arguments.out, "--out")
+    if arguments.full:
+        return full(out / "full", arguments.seed)
+    demo(out, arguments.seed)
     return 0
 
 

@@ -96,7 +96,8 @@ def rows_of(
     Args:
         arm: whose.
         member: the one that counts.
-        at: names of checkpoints; empty: siri-low and siri-high where a run has them, else last.
+        at: names of checkpoints; empty: siri-low and siri-high where a run has them (where the
+            length turned, with ``checkpoint.lag_window``), else last.
         missing: labels of runs that have not finished.
         sets: of questions.
     """
@@ -107,7 +108,9 @@ def rows_of(
     }
     names = list(at)
     if not names:
-        names = [name for name in ENDS if any(name in found for found in steps.values())]
+        known = {name for found in steps.values() for name in found}
+        late = [f"{name}-measured" if f"{name}-measured" in known else name for name in ENDS]
+        names = [name for name in late if name in known]
     rows = []
     for name in names or ["last"]:
         found = {

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from siri_train.ablate.plan import Plan, Run
-from siri_train.ablate.presets import constant, mean_cap
+from siri_train.ablate.plan import Asked, Plan, Run
+from siri_train.ablate.presets import METHODS, constant, mean_cap
 from siri_train.ablate.runs import carry_out, check_unchanged
 from siri_train.checkpoint.save_load import write_json
+from siri_train.commands.ablate import ablate
 from siri_train.commands.demo_result import Control, entries, sentences
 from siri_train.commands.output import encodable
 from siri_train.config.base import ConfigError
@@ -34,6 +35,8 @@ BETWEEN = (24, 28)
 is among them: docs/log/method.md has the sweep."""
 JOBS = 2
 """Runs at a time, where there are as many cores."""
+SEEDS = 5
+"""Of ``--full``."""
 GRACE = 20.0
 """Seconds that the runs of a demo that was killed have to end."""
 TELL = 10.0
@@ -71,6 +74,30 @@ def demo(out: Path, seed: int = 0) -> list[dict[str, Any]]:
     """
     with run_lock(out, "--out"):
         return _demo(out, seed)
+
+
+def full(out: Path, seed: int = 0) -> int:
+    """Every method of ``siri-train ablate`` on the demo's task, with five seeds.
+
+    Args:
+        out: the folder of the ablation; a second call continues.
+        seed: the first of the seeds.
+
+    Returns:
+        See :func:`siri_train.commands.ablate.ablate`.
+
+    Raises:
+        ConfigError, Stopped: see there.
+    """
+    siri = demo_config(out / "siri", seed)
+    asked = Asked(
+        recipe=RECIPE,
+        out=out,
+        methods=["constant-max", *(name for name in METHODS if name != "constant-max")],
+        seeds=",".join(str(seed + k) for k in range(SEEDS)),
+        caps=sorted(caps(siri)),
+    )
+    return ablate(asked, jobs=min(JOBS, os.cpu_count() or 1))
 
 
 def _demo(out: Path, seed: int) -> list[dict[str, Any]]:

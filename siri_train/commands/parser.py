@@ -129,6 +129,11 @@ def _demo(sub: argparse.ArgumentParser) -> None:
         default=0,
         help="of sampling and the order of questions (default: %(default)s)",
     )
+    sub.add_argument(
+        "--full",
+        action="store_true",
+        help="every method of `siri-train ablate` with five seeds, about an hour, in OUT/full",
+    )
 
 
 def _sft(sub: argparse.ArgumentParser) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import siri_train.commands.demo as command
+from siri_train.ablate.plan import Asked, build_plan
+from siri_train.ablate.presets import METHODS
+from siri_train.cli import main
 from siri_train.commands.demo import caps, demo, demo_config
 from siri_train.commands.demo_result import Control, entries
 from siri_train.config.base import ConfigError
@@ -136,6 +140,19 @@ def test_the_best_control_is_chosen_on_the_other_questions(tmp_path: Path) -> No
     assert summary["siri-low"]["step"] == 2 and summary["siri-low-scheduled"]["step"] == 1
     assert summary["siri-high"]["path"] == "siri/checkpoints/4"
     assert summary["start"]["path"] == "embedded"
+
+
+def test_full_runs_every_method_with_five_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Asked] = []
+    monkeypatch.setattr(command, "ablate", lambda one, jobs: asked.append(one) or 0)
+    assert main(["demo", "--full", "--seed", "3", "--out", str(tmp_path / "demo")]) == 0
+    plan = build_plan(asked[0])
+    assert plan.out == tmp_path / "demo" / "full" and plan.seeds == [3, 4, 5, 6, 7]
+    assert {arm.method for arm in plan.arms} == set(METHODS)
+    assert plan.arms[0].name == "constant-max"  # what the others are compared with
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.slow
