@@ -36,7 +36,7 @@ is among them: docs/log/method.md has the sweep."""
 JOBS = 2
 """Runs at a time, where there are as many cores."""
 SEEDS = 5
-"""Of ``--full``."""
+"""Training runs of each method with ``--full``."""
 GRACE = 20.0
 """Seconds that the runs of a demo that was killed have to end."""
 TELL = 10.0
