@@ -12,7 +12,6 @@ import numpy as np
 from siri_train.ablate.figures import ENDS, Scores, named_steps, scores
 from siri_train.ablate.plan import Arm, Member
 from siri_train.config.base import ConfigError
-from siri_train.registry import one_of
 from siri_train.statistics.intervals import DRAWS, Interval, quantiles, share_interval
 from siri_train.statistics.paired import Paired, paired_test, verdict
 from siri_train.statistics.resample import drawn_means
@@ -199,23 +198,16 @@ def figure_interval(
     return Interval(low, high)
 
 
-def reference_row(rows: Sequence[Row], against: str | None) -> Row:
+def reference_row(rows: Sequence[Row], name: str) -> Row:
     """The row that the others are compared with.
 
     Args:
-        rows: all of them.
-        against: ARM or ARM@CHECKPOINT; None: the first arm. Without a checkpoint the arm's last
-            row counts: siri-high where there is one.
-
-    Raises:
-        ConfigError: there is no such row.
+        rows: all of them, at least one.
+        name: ARM or ARM@CHECKPOINT. Without a checkpoint the arm's last row counts: siri-high
+            where there is one. If there is no such row, the first arm that has one counts.
     """
-    name = rows[0].arm if against is None else against
     found = [row for row in rows if name in (row.arm, row.name)]
-    if not found:
-        names = [n for row in rows for n in (row.arm, row.name)]
-        raise ConfigError(f"--against: got {name!r}; {one_of(list(dict.fromkeys(names)), name)}")
-    return found[-1]
+    return (found or [row for row in rows if row.arm == rows[0].arm])[-1]
 
 
 def compare(rows: Sequence[Row], reference: Row) -> None:

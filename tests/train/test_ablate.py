@@ -127,10 +127,35 @@ def test_it_trains_compares_and_does_nothing_twice(
     assert ablate(*TWO, "--seeds", "2", "--show", "--at", "last,best") == 0
     assert "best was chosen by the questions" in capsys.readouterr().out
 
+    assert ablate(*TWO, "--seeds", "2", "--show", "--at", "siri-low-lagged") == 0
+    assert "no finished run has such a checkpoint yet" in capsys.readouterr().out
+    # A reference that has no row is told; one that cannot be is refused before any run.
+    against = ("--show", "--against", "shape=constant@siri-low")
+    assert ablate(*TWO, "--seeds", "2", *against) == 0
+    text = capsys.readouterr().out
+    assert "shape=constant@siri-low has no row, so the differences are from shape=cosine@" in text
+    for name, message in (
+        ("shape=constan", "did you mean shape=constant?"),
+        ("shape=constant@hig", "takes one of start, "),
+    ):
+        assert ablate(*TWO, "--against", name, out="none") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"siri-train ablate: --against: got '{name}'") and message in error
+        assert not (tmp_path / "none").exists()
+
     assert ablate(*TWO, "--seeds", "2", "train.lr=0.002") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "shape=cosine seed 0 was begun with other settings" in error
     assert "train.lr was 0.001, is now 0.002" in error
+
+    # Damaged files: odd entries have no name; without the answers there is nothing to test.
+    summary = out / "shape=cosine" / "seed-0" / "summary.json"
+    summary.write_text(json.dumps(["x", 3, {}, *json.loads(summary.read_text())]))
+    assert ablate(*TWO, "--seeds", "2", "--show") == 0
+    (out / "shape=cosine" / "seed-1" / "eval_questions.jsonl").unlink()
+    capsys.readouterr()
+    assert ablate(*TWO, "--seeds", "2", "--show") == 1
+    assert "seed-1: has no evaluation by question" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -221,7 +246,7 @@ def test_a_crash_is_told_with_the_end_of_its_log(
     assert ablate(bad, "--method", "siri,constant-max") == 1
     text = capsys.readouterr().out
     assert text.count("failed with status 1") == 2 and "empty.jsonl" in text
-    assert "no run has finished yet" in text and "2 of 2 runs failed" in text
+    assert "no finished run has such a checkpoint yet" in text and "2 of 2 runs failed" in text
     assert told(tmp_path / "out")["rows"] == []
 
 
@@ -253,6 +278,15 @@ def test_the_sweep_names_its_cap_and_how_it_was_chosen(
     assert "so its accuracy is too high" in capsys.readouterr().out
     assert ablate(*words, "train.steps=1", "--set", "tests", "--show") == 1
     assert "--set: got 'tests'" in capsys.readouterr().err
+
+
+def test_an_arm_equal_to_another_can_be_the_reference(
+    ablate: Ablate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--vary", "schedule.cycle=4,04", "train.steps=1", "--against", "cycle=04")
+    assert ablate(*words) == 0
+    assert told(tmp_path / "out")["against"] == "cycle=4@last"
+    assert "has no row" not in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(
