@@ -182,7 +182,8 @@ def read_yaml(text: str, where: str = "", *, text_only: bool = False) -> Any:
     Raises:
         ConfigError: one line with the place, for text that is not YAML, a key that stands twice
             (with both lines), keys that are not text or run into their value, tags, several
-            documents, control characters, nesting over 32, aliases that refer to themselves or explode, over 256 KiB.
+            documents, control characters, nesting over 32, aliases that refer to themselves or
+            explode, over 256 KiB.
     """
     if len(text) > _LARGEST:
         raise ConfigError(_at(where, None) + f"has over {_LARGEST // 1024} KiB; takes a recipe")
