@@ -19,7 +19,15 @@ from typing import Any
 import pytest
 
 from siri_train.ablate import runs as ablate_runs
-from siri_train.ablate.compare import Spread, between_seeds, figure_interval, holm
+from siri_train.ablate.compare import (
+    Row,
+    Spread,
+    between_seeds,
+    figure_interval,
+    holm,
+    set_figures,
+)
+from siri_train.ablate.figures import Scores
 from siri_train.cli import main
 from siri_train.config.yaml_core import write_yaml
 from tests.torchrun import ROOT
@@ -365,6 +373,40 @@ def test_intervals_are_wider_where_seeds_differ() -> None:
     low, high = figure_interval([one], spread, share=True)
     assert 0 <= low < alone.low and 1 >= high > alone.high, seed
     assert figure_interval([[1.0] * 50], Spread(0.0, 0), share=True).low < 1.0
+
+
+def row_of(arm: str, checkpoint: str, runs: list[list[float]]) -> Row:
+    found = {
+        seed: Scores(4, "", [8], [values], [10 * value for value in values], 0, 0.0)
+        for seed, values in enumerate(runs)
+    }
+    return Row(arm, "", checkpoint, found)
+
+
+def test_checkpoints_of_the_same_runs_say_no_more_about_the_spread() -> None:
+    """Two rows of an arm, an arm with the runs of another, and the start before any training."""
+    seed = random.randrange(2**32)
+    draw = random.Random(seed)
+    apart = [[float(draw.random() < share) for _ in range(100)] for share in (0.3, 0.7)]
+    tests = {
+        "one": [row_of("a", "siri-low", apart)],
+        "two rows": [row_of("a", "siri-low", apart), row_of("a", "siri-high", apart)],
+        "same runs": [row_of("a", "last", apart), row_of("b", "last", apart)],
+        "start": [row_of("a", "last", apart), row_of("a", "start", [apart[0], apart[0]])],
+    }
+    for case in tests.values():
+        set_figures(case)
+    alone = tests["one"][0]
+    assert alone.intervals[0] == (0.0, 1.0), "one degree of freedom: 12.7 standard errors"
+    for name, case in tests.items():
+        assert case[0].intervals == alone.intervals, (name, seed)
+        assert case[0].tokens_interval == alone.tokens_interval, (name, seed)
+    start = tests["start"][1]
+    assert start.intervals[0].high - start.intervals[0].low < 0.3, seed
+    other = [[1.0 - value for value in values] for values in apart]
+    four = [row_of("a", "last", apart), row_of("b", "last", other)]
+    set_figures(four)
+    assert four[0].tokens_interval.high < alone.tokens_interval.high, seed
 
 
 def lines(path: Path) -> Sequence[str]:
