@@ -90,9 +90,14 @@ def named_steps(run: Path, select: str | None) -> dict[str, int]:
     rows = {one.step: one for one in read_question_records(run) if one.set == select}
     if not rows:
         raise _without_questions(run, "")
-    entries = [entry for entry in _json(run / "summary.json") if isinstance(entry, dict)]
-    found = [(entry.get("name"), entry.get("step")) for entry in entries]
-    named = {name: step for name, step in found if name in _NAMES and step in rows}
+    named = {
+        entry["name"]: entry["step"]
+        for entry in _json(run / "summary.json")
+        if isinstance(entry, dict)
+        and entry.get("name") in _NAMES
+        and isinstance(entry.get("step"), int)
+        and entry["step"] in rows
+    }
     trained = [step for step in rows if step]
     if trained:
         named["last"] = max(trained)

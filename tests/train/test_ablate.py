@@ -158,7 +158,9 @@ def test_it_trains_compares_and_does_nothing_twice(
 
     # Damaged files: odd entries have no name; without the answers there is nothing to test.
     summary = out / "shape=cosine" / "seed-0" / "summary.json"
-    summary.write_text(json.dumps(["x", 3, {}, *json.loads(summary.read_text())]))
+    summary.write_text(
+        json.dumps(["x", 3, {}, {"name": "siri-low", "step": []}, *json.loads(summary.read_text())])
+    )
     assert ablate(*TWO, "--seeds", "2", "--show") == 0
     (out / "shape=cosine" / "seed-1" / "eval_questions.jsonl").unlink()
     capsys.readouterr()
