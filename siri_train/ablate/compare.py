@@ -12,7 +12,6 @@ import numpy as np
 from siri_train.ablate.figures import ENDS, Scores, named_steps, scores
 from siri_train.ablate.plan import Arm, Member
 from siri_train.config.base import ConfigError
-from siri_train.registry import one_of
 from siri_train.statistics.intervals import DRAWS, Interval, quantiles, share_interval
 from siri_train.statistics.paired import Paired, paired_test, verdict
 from siri_train.statistics.resample import drawn_means
@@ -126,16 +125,24 @@ def rows_of(
 def set_figures(rows: Sequence[Row]) -> None:
     """Means and intervals of all rows; each budget's spread between seeds is that of all rows.
 
+    The model before training has no luck of a training run in it, so the rows of ``start`` have a
+    spread of their own.
+
     Args:
         rows: of all arms; changed in place.
     """
-    lengths = between_seeds([row.lengths() for row in rows])
-    at = {
-        budget: between_seeds(
-            [row.shares(row.budgets.index(budget)) for row in rows if budget in row.budgets]
-        )
-        for budget in {budget for row in rows for budget in row.budgets}
-    }
+    _set_figures([row for row in rows if row.checkpoint == "start"])
+    _set_figures([row for row in rows if row.checkpoint != "start"])
+
+
+def _set_figures(rows: Sequence[Row]) -> None:
+    arms = _independent(rows)
+    lengths = between_seeds([row.lengths() for row in rows], arms)
+    at = {}
+    for budget in {budget for row in rows for budget in row.budgets}:
+        there = [(row, arm) for row, arm in zip(rows, arms, strict=True) if budget in row.budgets]
+        shares = [row.shares(row.budgets.index(budget)) for row, _ in there]
+        at[budget] = between_seeds(shares, [arm for _, arm in there])
     for row in rows:
         shares = [row.shares(place) for place in range(len(row.budgets))]
         row.accuracy = [float(np.mean(values)) for values in shares]
@@ -159,21 +166,37 @@ class Spread(NamedTuple):
     degrees: int
 
 
-def between_seeds(rows: Sequence[Sequence[Sequence[float]]]) -> Spread:
+def _independent(rows: Sequence[Row]) -> list[str]:
+    """For each row the arm whose runs it shows: two arms can have the same ones."""
+    found: list[str] = []
+    for place, row in enumerate(rows):
+        same = [found[i] for i in range(place) if rows[i].scores == row.scores]
+        found.append(same[0] if same else row.arm)
+    return found
+
+
+def between_seeds(
+    rows: Sequence[Sequence[Sequence[float]]], arms: Sequence[str] | None = None
+) -> Spread:
     """The pooled variance of the seeds' means over several rows.
 
     Two or three seeds of one arm say little about the spread; all arms together say more, if it is
-    about the same in each.
+    about the same in each. Two rows of an arm are checkpoints of the same runs, which are lucky
+    together, so its degrees of freedom count once.
 
     Args:
         rows: ``[seeds][questions]`` of each.
+        arms: of each row; None: all differ.
     """
-    squares, degrees = 0.0, 0
-    for values in rows:
+    squares, count = 0.0, 0
+    degrees: dict[str, int] = {}
+    names = [str(place) for place in range(len(rows))] if arms is None else arms
+    for values, arm in zip(rows, names, strict=True):
         means = np.asarray(values, dtype=np.float64).mean(axis=1)
         squares += float(((means - means.mean()) ** 2).sum())
-        degrees += len(means) - 1
-    return Spread(squares / degrees if degrees else 0.0, degrees)
+        count += len(means) - 1
+        degrees[arm] = max(degrees.get(arm, 0), len(means) - 1)
+    return Spread(squares / count if count else 0.0, sum(degrees.values()))
 
 
 def figure_interval(
@@ -202,23 +225,16 @@ def figure_interval(
     return Interval(low, high)
 
 
-def reference_row(rows: Sequence[Row], against: str | None) -> Row:
+def reference_row(rows: Sequence[Row], name: str) -> Row:
     """The row that the others are compared with.
 
     Args:
-        rows: all of them.
-        against: ARM or ARM@CHECKPOINT; None: the first arm. Without a checkpoint the arm's last
-            row counts: siri-high where there is one.
-
-    Raises:
-        ConfigError: there is no such row.
+        rows: all of them, at least one.
+        name: ARM or ARM@CHECKPOINT. Without a checkpoint the arm's last row counts: siri-high
+            where there is one. If there is no such row, the first arm that has one counts.
     """
-    name = rows[0].arm if against is None else against
     found = [row for row in rows if name in (row.arm, row.name)]
-    if not found:
-        names = [n for row in rows for n in (row.arm, row.name)]
-        raise ConfigError(f"--against: got {name!r}; {one_of(list(dict.fromkeys(names)), name)}")
-    return found[-1]
+    return (found or [row for row in rows if row.arm == rows[0].arm])[-1]
 
 
 def compare(rows: Sequence[Row], reference: Row) -> None:

@@ -15,6 +15,8 @@ from siri_train.monitor.run_logs import spent as spent_until
 ENDS = ("siri-low", "siri-high")
 """The checkpoints that count by default in a run that has them; else the last one."""
 _NAMES = ("start", *(end + late for end in ENDS for late in ("", "-lagged", "-measured")))
+CHECKPOINTS = (*_NAMES, "last", "best")
+"""Every name that a row of a table can have."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,27 @@ def spent(run: Path, steps: int | None) -> tuple[int, float]:
 def named_steps(run: Path, select: str | None) -> dict[str, int]:
     """The checkpoints of a finished run that have a name and were evaluated: steps by name.
 
+    Every run is evaluated at its end, so without a record its file is missing or damaged.
+
     Args:
         run: its folder.
         select: the set by which ``best`` is chosen: the highest accuracy at the largest budget, of
             equal ones the shorter, then the earlier.
+
+    Raises:
+        ConfigError: it has no evaluation question by question.
     """
     rows = {one.step: one for one in read_question_records(run) if one.set == select}
-    found = {entry["name"]: entry["step"] for entry in _json(run / "summary.json")}
-    named = {name: step for name, step in found.items() if name in _NAMES and step in rows}
+    if not rows:
+        raise _without_questions(run, "")
+    named = {
+        entry["name"]: entry["step"]
+        for entry in _json(run / "summary.json")
+        if isinstance(entry, dict)
+        and entry.get("name") in _NAMES
+        and isinstance(entry.get("step"), int)
+        and entry["step"] in rows
+    }
     trained = [step for step in rows if step]
     if trained:
         named["last"] = max(trained)
@@ -121,13 +136,17 @@ def _record(run: Path, step: int, named: str | None) -> QuestionRecord:
     for record in read_question_records(run):
         if (record.step, record.set) == (step, named):
             return record
-    raise ConfigError(
-        f"{shown(run)}: has no evaluation of step {step} by question (eval_questions.jsonl), "
-        "which the tests need; remove the run's folder and run the same command again"
+    raise _without_questions(run, f" of step {step}")
+
+
+def _without_questions(run: Path, of: str) -> ConfigError:
+    return ConfigError(
+        f"{shown(run)}: has no evaluation{of} by question (eval_questions.jsonl), which the tests "
+        "need; remove the run's folder and run the same command again"
     )
 
 
-def _json(path: Path) -> list[dict[str, Any]]:
+def _json(path: Path) -> list[Any]:
     """The entries of ``summary.json``; empty if the file is missing or not whole."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -23,6 +23,9 @@ _OWN = {
     "output": "--out gives the folder",
     "name": "each run has a name of its own",
 }
+_STARTS = ("schedule.max_len", "schedule.min_len")
+"""Methods set their caps from these, so their varied values do not count over the method's."""
+_SAME = ("data.eval", "eval.budgets", "eval.select")
 _CAPS = 5
 _MOST_STEPS = 1_000_000  # of train.steps
 
@@ -137,6 +140,7 @@ def build_plan(asked: Asked) -> Plan:
     arms = _arms(asked, base)
     shared = _supervised_start(base) + _budgets(asked, base, arms)
     runs = _runs(asked, arms, seeds, shared)
+    _same_evaluation(runs)
     plan = Plan(
         asked.recipe, list(asked.overrides), asked.out, seeds, asked.match, asked.tokens, arms, runs
     )
@@ -202,9 +206,11 @@ def _members(asked: Asked, base: RunConfig, method: str | None, varied: list[str
     try:
         start = load_config(asked.recipe, [*asked.overrides, *varied])
     except ConfigError:  # values that only fit the method, as options of its reward
-        start = base
+        caps_only = [one for one in varied if one.partition("=")[0] in _STARTS]
+        start = load_config(asked.recipe, [*asked.overrides, *caps_only]) if caps_only else base
     # What is varied counts over the method's own.
-    made = [*varied, *METHODS[method].overrides(start), *varied]
+    over = [one for one in varied if one.partition("=")[0] not in _STARTS]
+    made = [*varied, *METHODS[method].overrides(start), *over]
     if not METHODS[method].sweeps:
         return [Member("", made)]
     low, high = start.schedule.min_len, start.schedule.max_len
@@ -241,7 +247,7 @@ def _supervised_start(base: RunConfig) -> list[str]:
 
 def _budgets(asked: Asked, base: RunConfig, arms: Sequence[Arm]) -> list[str]:
     """The override that lets every arm be evaluated at the same budgets of tokens."""
-    if base.eval.budgets or any(key == "eval.budgets" for key, _ in grid.read_vary(asked.vary)):
+    if base.eval.budgets:
         return []
     found = set(base.budgets)
     for arm in arms:
@@ -276,6 +282,26 @@ def _runs(
         same = [other for other in arms[:place] if [m.runs for m in other.members] == runs]
         arm.same_as = same[0].name if same else None
     return list(found.values())
+
+
+def _same_evaluation(runs: Sequence[Run]) -> None:
+    """Refuse arms whose answers could not be compared."""
+    first = runs[0].config
+    for run in runs:
+        own = run.config
+        values = zip(
+            _SAME,
+            (own.data.eval, own.budgets, own.eval.select),
+            (first.data.eval, first.budgets, first.eval.select),
+            strict=True,
+        )
+        for key, value, wanted in values:
+            if value != wanted:
+                raise ConfigError(
+                    f"--vary: {key} of {run.label} is not that of {runs[0].label}; all arms are "
+                    f"compared on the same questions within the same tokens: give {key} once, "
+                    "as an override for all arms"
+                )
 
 
 def _limit(plan: Plan) -> None:

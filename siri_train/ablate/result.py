@@ -21,7 +21,7 @@ from siri_train.ablate.compare import (
     rows_of,
     set_figures,
 )
-from siri_train.ablate.figures import finished, named_steps, scores, spent
+from siri_train.ablate.figures import CHECKPOINTS, finished, named_steps, scores, spent
 from siri_train.ablate.plan import Arm, Member, Plan, Run
 from siri_train.ablate.plot import plot
 from siri_train.ablate.presets import METHODS
@@ -58,13 +58,14 @@ def result(plan: Plan, at: Sequence[str], against: str | None, named: str | None
     Args:
         plan: whose runs.
         at: names of checkpoints, see :func:`siri_train.ablate.compare.rows_of`.
-        against: the reference, see :func:`siri_train.ablate.compare.reference_row`.
+        against: the reference, see :func:`reference_name`.
         named: the set of questions; see :func:`sets_of`.
 
     Raises:
         ConfigError: the reference does not exist, or a run's files cannot be read.
     """
     sets = sets_of(plan, named)
+    wanted = reference_name(plan, against)
     missing = [run.label for run in plan.runs if not finished(run.folder)]
     rows: list[Row] = []
     notes: list[str] = []
@@ -89,7 +90,9 @@ def result(plan: Plan, at: Sequence[str], against: str | None, named: str | None
     if not rows:
         return Result([], None, notes, sets)
     set_figures(rows)
-    reference = reference_row(rows, against)
+    reference = reference_row(rows, wanted)
+    if wanted not in (reference.arm, reference.name):
+        notes.append(f"{wanted} has no row, so the differences are from {reference.name}.")
     compare(rows, reference)
     return Result(rows, reference, notes, sets)
 
@@ -124,6 +127,30 @@ def sets_of(plan: Plan, named: str | None) -> Sets:
         raise ConfigError(f"--set: got {named!r}; {there}")
     others = [name for name in names if name != config.eval.select]
     return Sets(named or next(iter(others), select), select)
+
+
+def reference_name(plan: Plan, against: str | None) -> str:
+    """The arm that the others are compared with, as ARM or ARM@CHECKPOINT.
+
+    Args:
+        plan: all arms.
+        against: what ``--against`` got; None: the first arm.
+
+    Returns:
+        The name, of an arm that is equal to another that of the other.
+
+    Raises:
+        ConfigError: there is no such arm, or no checkpoint of this name.
+    """
+    arms = {arm.name: arm for arm in plan.arms}
+    name, sign, checkpoint = (against or plan.arms[0].name).partition("@")
+    if name not in arms:
+        raise ConfigError(f"--against: got {against!r}; {one_of(arms, name)}")
+    if sign and checkpoint not in CHECKPOINTS:
+        raise ConfigError(
+            f"--against: got {against!r}; behind the @ it {one_of(CHECKPOINTS, checkpoint)}"
+        )
+    return (arms[name].same_as or name) + sign + checkpoint
 
 
 def _chosen(arm: Arm, missing: Sequence[str], sets: Sets, notes: list[str]) -> Member | None:

@@ -130,8 +130,7 @@ def carry_out(
                 time.sleep(0.05)
     if stop:
         raise Stopped(
-            "ablate: stopped; every run that had begun has a checkpoint, run the same command "
-            "again to continue",
+            "stopped; run the same command again, and each run goes on from its newest checkpoint",
             stop.signum or 15,
         )
     return failed

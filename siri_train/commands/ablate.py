@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from siri_train.ablate.plan import Asked, Plan, Run, build_plan, require_start
 from siri_train.ablate.presets import METHODS
-from siri_train.ablate.result import Result, require_free, result, sets_of, write
+from siri_train.ablate.result import Result, reference_name, require_free, result, sets_of, write
 from siri_train.ablate.runs import carry_out, check_unchanged
 from siri_train.ablate.table import explained, matched, table
 from siri_train.commands.output import encodable
@@ -46,6 +46,7 @@ def ablate(
     """
     plan = build_plan(asked)
     sets_of(plan, named)
+    reference_name(plan, against)
     if dry_run:
         print(encodable(outline(plan)))
         return 0
@@ -96,7 +97,7 @@ def _steps(run: Run) -> str:
 
 def _tell(found: Result) -> None:
     if found.reference is None:
-        print("\nno run has finished yet")
+        print("\nno finished run has such a checkpoint yet")
     else:
         print(f"\n{encodable(table(found.rows, found.reference))}\n")
         for line in explained(found.rows, found.reference):

@@ -238,6 +238,11 @@ def _expanded(folder: Path) -> list[Path]:
     inner = [path for path in sorted(folder.iterdir()) if (path / FILE).is_file()]
     # Runs with cycles first: they are compared with the others.
     inner.sort(key=lambda path: not {*_names(path)[0].values()} & {*NAMED})
+    if not inner and (folder / "ablate.json").is_file():
+        raise ConfigError(
+            f"compare: {shown(folder)} is the folder of an ablation, whose table is in ablate.md; "
+            "give folders of its runs, ARM/seed-N"
+        )
     if not inner:
         raise ConfigError(
             f"compare: {shown(folder)} holds no evaluation question by question ({FILE} is "

@@ -86,7 +86,15 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         first: dict[str, int] = {}  # here and not later: merging (<<) adds pairs to other nodes
-        for key, _ in node.value:
+        for key, value in node.value:
+            plain = isinstance(key, ScalarNode) and key.style is None
+            if plain and node.flow_style and value.value == "" and ":" in key.value:
+                before, _, after = key.value.partition(":")
+                raise _Problem(
+                    problem=f"{key.value!r} has no space behind the colon, which YAML needs; "
+                    f"write {before}: {after}",
+                    problem_mark=key.start_mark,
+                )
             if key.tag not in (f"{_TAG}str", f"{_TAG}merge"):
                 shown = f" {key.value[:40]!r}" if isinstance(key, ScalarNode) else ""
                 raise _Problem(
@@ -173,8 +181,9 @@ def read_yaml(text: str, where: str = "", *, text_only: bool = False) -> Any:
 
     Raises:
         ConfigError: one line with the place, for text that is not YAML, a key that stands twice
-            (with both lines), keys that are not text, tags, several documents, control characters,
-            nesting over 32, aliases that refer to themselves or explode, over 256 KiB.
+            (with both lines), keys that are not text or run into their value, tags, several
+            documents, control characters, nesting over 32, aliases that refer to themselves or
+            explode, over 256 KiB.
     """
     if len(text) > _LARGEST:
         raise ConfigError(_at(where, None) + f"has over {_LARGEST // 1024} KiB; takes a recipe")

@@ -75,7 +75,7 @@ def paired_test(
             f"a and b: got {one.shape[1]} and {two.shape[1]} questions; takes the same questions "
             "in the same order"
         )
-    differences = one.mean(axis=0) - two.mean(axis=0)
+    differences = _unrounded(one.mean(axis=0), two.mean(axis=0))
     count = len(differences)
     drawn = [counts @ differences for counts in draw_questions(count, draws, seed)]
     figures = np.concatenate(drawn) / count + _between_runs(one, two, draws, seed + 1)
@@ -134,6 +134,16 @@ def sign_flips(differences: ArrayLike, flips: int = FLIPS, seed: int = 0) -> flo
         signs = 2.0 * rng.integers(0, 2, size=(rows, count), dtype=np.int8) - 1
         as_far += int((np.abs(signs @ array) >= needed).sum())
     return (1 + as_far) / (1 + flips)
+
+
+def _unrounded(one: Floats, two: Floats) -> Floats:
+    """The differences, 0 where two means are equal but for rounding: three times 0.1 is not 0.3.
+
+    Such differences can have one sign on all questions, which no test would take for chance.
+    """
+    differences = one - two
+    differences[np.abs(differences) <= 1e-12 * np.maximum(np.abs(one), np.abs(two))] = 0.0
+    return differences
 
 
 def _between_runs(one: Floats, two: Floats, draws: int, seed: int) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -153,6 +154,7 @@ class RunFolder:
             self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=HISTORY
         )
         evals, others = keep_records(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
+        self._rename(evals)
         _, wrong = keep_records(
             self.dir / QUESTIONS,
             below=start + 1,
@@ -163,6 +165,16 @@ class RunFolder:
         for notice in (*odd, *more, *others, *wrong):
             print(f"{self.config.name}: {notice}", flush=True)
         return deque(rows, maxlen=HISTORY), evals
+
+    def _rename(self, evals: list[dict[str, Any]]) -> None:
+        """Correct names in ``eval.jsonl``: with more steps an end of the run is none any more."""
+        before = [row.get("name") for row in evals]
+        for row in evals:
+            if row["step"]:
+                row["name"] = self.phase_ends(self.start_step).get(row["step"], (None,))[0]
+        if before != [row.get("name") for row in evals]:
+            text = "".join(json.dumps(row) + "\n" for row in evals)
+            replace_text(self.dir / "eval.jsonl", text)
 
     def _open_trackers(self) -> None:
         self.trackers = Trackers.open(self.config, self.start_step)

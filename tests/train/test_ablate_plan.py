@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from siri_train.ablate import grid
+from siri_train.ablate import figures, grid
 from siri_train.ablate.plan import Asked, Plan, build_plan, require_start, settings
 from siri_train.ablate.presets import METHODS
+from siri_train.commands import arguments
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
 from siri_train.config.yaml_core import write_yaml
@@ -177,8 +178,38 @@ def test_all_arms_are_evaluated_at_the_same_budgets(plan: Any) -> None:
     assert {tuple(run.config.budgets) for run in made.runs} == {(24, 48, 56, 64)}
     given = plan(methods=["siri", "constant-min"], overrides=["eval.budgets=[10, 30]"])
     assert {tuple(run.config.budgets) for run in given.runs} == {(10, 30)}
-    varied = plan(vary=["eval.budgets=[10],[20]"])
-    assert [run.config.budgets for run in varied.runs] == [[10], [20]]
+    once = plan(vary=["eval.budgets=[10, 20]", "train.lr=0.001,0.002"])
+    assert {tuple(run.config.budgets) for run in once.runs} == {(10, 20)}
+
+
+def test_the_command_line_takes_every_name_of_a_row() -> None:
+    assert sorted(arguments.CHECKPOINTS) == sorted(figures.CHECKPOINTS)
+
+
+def test_a_method_starts_from_varied_caps(plan: Any) -> None:
+    """A short cap stays short where the long one is varied, and the other way round."""
+    seed = random.randrange(2**32)
+    draw = random.Random(seed)
+    low, high = sorted(draw.sample(range(20, 60), 2))
+    caps = [f"schedule.max_len={high}", f"schedule.min_len={low}"]
+    methods = ["constant-max", "constant-mean", "constant-min", "dler", "truncation", "siri"]
+    mean = load_config("demo", [*caps, "train.steps=120"]).schedule.build().mean(120)
+    for extra in ([], ["reward.options={limit: 7}"]):  # which only some methods take
+        names = methods if not extra else ["dler", "truncation"]
+        asked = Asked("demo", Path("x"), ["train.steps=120"], [*caps, *extra], names)
+        ends = {}
+        for arm in build_plan(asked).arms:
+            schedule = arm.members[0].runs[0].config.schedule.build()
+            ends[arm.method] = (schedule.lowest, max(schedule(t) for t in range(120)))
+        wanted = {
+            "constant-max": (high, high),
+            "constant-mean": (math.floor(mean + 0.5),) * 2,
+            "constant-min": (low, low),
+            "dler": (low, low),
+            "truncation": (high, high),
+            "siri": (low, high),
+        }
+        assert ends == {name: wanted[name] for name in names}, seed
 
 
 def test_varied_values_count_over_the_methods_own(plan: Any) -> None:
@@ -227,6 +258,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "same key": ({"vary": ["train.lr=1", "train.lr=2"]}, "--vary: got train.lr twice"),
     "same value": ({"vary": ["train.lr=1.0,1.0"]}, "--vary train.lr: .* twice"),
     "key": ({"vary": ["train.learn=1,2"]}, "2 of 2 arms cannot run: learn=1: .*train.learn"),
+    "budgets": (
+        {"vary": ["eval.budgets=[24],[30]"]}, "--vary: eval.budgets of budgets=30 seed 0 is not"
+    ),
+    "questions": ({"vary": ["data.eval.0.seed=1,2"]}, "--vary: data.eval of .* is not that of"),
     "tokens": ({"tokens": 5}, "--tokens: is the budget of --match tokens"),
     "caps": ({"caps": (30,)}, "--caps: are those of --method constant-best"),
     "far cap": ({"methods": ["constant-best"], "caps": (99,)}, "--caps: got 99; .* 24 to 56"),

@@ -210,12 +210,15 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
         (tmp_path / name).mkdir()
         (tmp_path / name / FILE).write_text(json.dumps(changed.row()) + "\n")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "ablate.json").write_text("{}")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / FILE).write_text("{]\n")
     for name, said in (
         ("other", "other (step 0) and one start (step 0) answered other questions"),
         ("longer", "was evaluated within 128 tokens, one start (step 0) within 64"),
         ("empty", "holds no evaluation question by question"),
+        ("ablation", "is the folder of an ablation, whose table is in ablate.md"),
         ("damaged", "holds no whole record"),
         ("nowhere", "is not a folder"),
     ):

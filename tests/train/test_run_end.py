@@ -111,3 +111,19 @@ def test_a_finished_run_stays_and_goes_on_with_more_tokens(
 def test_what_is_no_number_of_tokens_is_refused(tiny: Any, given: str) -> None:
     with pytest.raises(ConfigError, match=r"train\.max_tokens"):
         tiny(f"train.max_tokens={given}")
+
+
+def test_an_end_that_moves_takes_its_name_along(tiny: Any, tmp_path: Path) -> None:
+    """``step-up`` expands until the run ends: with more steps, or more tokens, that is later."""
+    shape = ("schedule.shape=step-up", "schedule.options={at: 1}", "eval.every=1")
+    whole = train(tiny("train.steps=4", *shape, f"output={tmp_path / 'whole'}"))
+    for first in (("train.steps=2",), ("train.steps=4", "train.max_tokens=1")):
+        folder = tmp_path / first[-1]
+        begun = train(tiny(*first, *shape, f"output={folder}"))
+        ended = rows(begun / "eval.jsonl")[-1]
+        assert ended["name"] == {2: "siri-high", 1: "siri-low"}[ended["step"]]
+        train(tiny("train.steps=4", *shape, f"output={folder}"))
+        for name in ("eval.jsonl", "metrics.jsonl"):
+            assert rows(folder / name) == rows(whole / name)
+    names = [(row["step"], row["name"]) for row in rows(whole / "eval.jsonl")]
+    assert names[1:] == [(1, "siri-low"), (2, None), (3, None), (4, "siri-high")]

@@ -136,3 +136,17 @@ def test_a_verdict_needs_both() -> None:
 def test_what_a_paired_test_refuses(a: list, b: list, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         paired_test(a, b)
+
+
+def test_rounding_is_no_difference() -> None:
+    """The mean of three equal runs is not always their value to the last digit."""
+    seed = drawn_seed()
+    draw = random.Random(seed)
+    samples = draw.choice([10, 20, 64])
+    one = [draw.randint(0, samples) / samples for _ in range(200)]
+    runs = draw.choice([3, 6, 7])
+    for a, b in (([one] * runs, one), (one, [one] * runs), ([[0.1] * 50] * 3, [0.1] * 50)):
+        found = paired_test(a, b)
+        assert (found.difference, found.p_value) == (0.0, 1.0), seed
+        assert found.low <= 0.0 <= found.high, seed
+        assert verdict(found) == "no difference shown", seed

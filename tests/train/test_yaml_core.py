@@ -243,3 +243,15 @@ def test_tabs_separate_as_blanks_do_and_never_indent(value: Any, data: st.DataOb
     plain[wrong] = data.draw(st.sampled_from(["\t", "  \t", "\t  "])) + plain[wrong].lstrip()
     with pytest.raises(ConfigError, match="indent with blanks, not tabs"):
         read_yaml("\n".join(plain), "f")
+
+
+@pytest.mark.parametrize("text", ["{limit:24}", "{a: 1, limit:24}", "[{limit:24}]"])
+def test_a_colon_without_a_space_is_told(text: str) -> None:
+    message = "'limit:24' has no space behind the colon, which YAML needs; write limit: 24"
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(text)
+    assert read_yaml(text.replace(":24", ": 24"))
+    with pytest.raises(ConfigError, match="takes text as keys"):
+        read_yaml("{[a:1]: }")
+    # Quoted it is a key.
+    assert read_yaml('{"limit:24": null, "b:1":}') == {"limit:24": None, "b:1": None}
