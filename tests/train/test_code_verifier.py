@@ -130,6 +130,17 @@ PASSES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("assert f(4) == 4",),
         "",
     ),
+    "the end of an iterator in a function of the tests": (
+        "def f(take):\n    try:\n        while True: take()\n"
+        "    except StopIteration:\n        return 'end'",
+        ("items = iter([1, 2])\nassert f(lambda: next(items)) == 'end'",),
+        "",
+    ),
+    "annotations are no text": (
+        "def g(x: int): pass\ndef f(): return g.__annotations__['x'] is int",
+        ("def g(x: int): pass\nassert f() and g.__annotations__['x'] is int",),
+        "",
+    ),
     "modules": (
         "import bisect, collections, datetime, functools, hashlib, heapq, itertools, math, re\n"
         "import statistics, string, typing\n"
@@ -195,6 +206,11 @@ FAILS: dict[str, tuple[str, str, str]] = {
         "import os\ndef f(): os._exit(0)",
         "try:\n    f()\nexcept:\n    pass",
         "it ended before it answered",
+    ),
+    "an end of all loops": (
+        "def f(x): raise StopIteration",
+        "for got, want in zip(map(f, [2, 3]), [4, 9]):\n    assert got == want",
+        "it raised StopIteration",
     ),
     "a broken test": (RIGHT, "assert f(3) == undefined", "NameError: name 'undefined'"),
     "no call": (RIGHT, "assert True", "the tests called nothing of the program"),
