@@ -171,6 +171,8 @@ def run(program: str) -> list[int]:
         "def halves(numbers: List[int]) -> List[int]:\n    return [half(n) for n in numbers]",
         HUMANEVAL["prompt"] + "    return [half(n) for n in numbers]",
         "def half(x): return x // 2\n\ndef halves(numbers):\n    return [*map(half, numbers)]",
+        "from __future__ import annotations\n"
+        "def halves(numbers: List[Any]):\n    return [half(n) for n in numbers]",
         "    out = []\n\n    for n in numbers:\n        out.append(half(n))\n    return out",
     ],
 )
