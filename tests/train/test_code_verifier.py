@@ -315,6 +315,29 @@ def test_a_program_whose_processes_others_kill_twice_has_no_verdict() -> None:
         made.close()
 
 
+def test_where_memory_runs_out_programs_end_first() -> None:
+    mark = 1.40625
+    made = CodeVerifier(workers=1, timeout=mark, batch_timeout=None)
+    asked = threading.Thread(target=made.verdicts, args=([(BURNS, SQUARE)],))
+    seen: list[list[int]] = []
+    asked.start()
+    while asked.is_alive():
+        seen.append(sorted(map(_dies_at, _running(mark))))
+        time.sleep(0.01)
+    made.close()
+    # The two of a program, and neither who forks them nor who asks.
+    usual = _dies_at(str(os.getpid()))
+    assert [usual, usual, 1000, 1000] in seen, seen
+
+
+def _dies_at(pid: str) -> int:
+    """The kernel's order where memory runs out: 1000 is first; -1: the process has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    except OSError:
+        return -1
+
+
 def test_nothing_is_left_when_the_trainer_is_killed(tmp_path: Path) -> None:
     mark = 0.71875
     script = tmp_path / "trainer.py"

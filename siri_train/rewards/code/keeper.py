@@ -18,7 +18,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from siri_train.rewards.code import judge, program, promises
-from siri_train.rewards.code.isolation import end_with_parent, enter_namespaces, shut_in
+from siri_train.rewards.code.isolation import (
+    die_first,
+    end_with_parent,
+    enter_namespaces,
+    shut_in,
+)
 
 MODULES = tuple(
     """
@@ -130,7 +135,7 @@ def _alone(keep: list[int]) -> list[int]:
     os.setsid()
     end_with_parent()
     os.chdir("/")
-    _die_first()
+    die_first()
     null = os.open(os.devnull, os.O_RDWR)
     high = 64
     for offset, descriptor in enumerate(keep):
@@ -142,15 +147,6 @@ def _alone(keep: list[int]) -> list[int]:
         os.dup2(high + offset, 3 + offset, inheritable=False)
     os.closerange(3 + len(keep), high + len(keep) + 1)
     return list(range(3, 3 + len(keep)))
-
-
-def _die_first() -> None:
-    """Where memory runs out the kernel ends this process before any other."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
-    except OSError:
-        pass
 
 
 def _end(pid: int) -> int:

@@ -88,7 +88,7 @@ class Peer:
             if "error" in reply:
                 names, text = reply["error"]
                 error = _exception(names, text, self.end)
-                # From a function that map() calls it would end a loop of the tests, asserts and all.
+                # Under map() it would end a loop of the tests before their asserts.
                 if self._names is None and how != "next" and isinstance(error, _ENDS):
                     raise self.end(f"it raised {type(error).__name__}")
                 raise error
