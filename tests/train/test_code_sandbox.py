@@ -72,7 +72,6 @@ def test_an_ordinary_user_has_the_same_promises(without: str) -> None:
 # The promises that docs/code-rewards.md says a layer keeps alone. A machine may lack the layer.
 ALONE = {
     ("seccomp",): {"network", "files", "processes", "other processes"},
-    ("landlock",): {"files"},
     ("limits",): {"memory"},
     ("limits", "seccomp"): set(PROMISES),
 }
@@ -85,6 +84,12 @@ def test_a_layer_alone_keeps_what_the_page_says(layers: tuple[str, ...]) -> None
         assert ALONE[layers] <= set(held.promises), str(held)
     else:
         assert not set(layers) <= set(sandbox.look(LAYERS).layers)
+
+
+def test_what_other_layers_leave_open_is_not_promised() -> None:
+    # Without seccomp a service's socket, the mode of a file and the limits of a process are open.
+    held = sandbox.look(("limits", "other user", "namespaces", "landlock"))
+    assert not {"network", "files", "other processes"} & set(held.promises), str(held)
 
 
 def test_without_layers_nothing_is_promised() -> None:
