@@ -98,5 +98,19 @@ def test_without_layers_nothing_is_promised() -> None:
     assert "NOT shut off: " in str(held)
 
 
+@pytest.mark.parametrize(("lost", "right"), [([], True), (["seccomp of before"], False)])
+def test_nothing_runs_where_a_layer_is_lost(lost: list[str], right: bool) -> None:
+    gold = json.dumps({"setup": "", "names": ["f"], "tests": ["assert f() == 1"]})
+    item = {"program": "def f(): return 1", "gold": gold}
+    script = (
+        "import json\nfrom siri_train.rewards.code import host, keeper\n"
+        f"keeper._probe = lambda layers, memory: (['limits', *{lost!r}], [])\n"
+        "channel = host._keeper({'limits'})\nchannel.makefile('rb').readline()\n"
+        f"print(json.dumps(host._judge(channel, {item!r}, 30.0)))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert json.loads(said.stdout)["right"] is right, said
+
+
 def test_modules_are_pythons_own() -> None:
     assert set(name.partition(".")[0] for name in MODULES) <= set(sys.stdlib_module_names)
