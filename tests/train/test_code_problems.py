@@ -137,6 +137,9 @@ def test_a_row_of_neither_form_is_named(tmp_path: Path) -> None:
         ("1. Here:\n   ```python\n   def f():\n       return 1\n   ```", "def f():\n    return 1"),
         ("```python\n    return 1\n```", "    return 1"),  # a body stays a body
         ("```python\r\na\r\n```\r\n", "a\r"),
+        ('```python\n"""\n    ```\n    x\n    ```\n"""\n```', '"""\n    ```\n    x\n    ```\n"""'),
+        ("- a\n\n  ```python\n  a\n     ```\n", "a"),
+        ("```python\na\n\t```\n", None),  # nothing has closed it
         ("use ```x``` inline\n```python\na\n```", "a"),
         ("```Python title=x\na\n```", "a"),
     ],
@@ -185,6 +188,14 @@ def test_what_stands_before_a_function() -> None:
     assert before("import a\n@a.b\ndef f():\n    'x'\n", "f") == "import a"
     assert before("import a\n", "f") == "import a\n"
     assert before("def f(:", "f") == ""
+
+
+def test_marks_in_a_reference_do_not_close_its_block(tmp_path: Path) -> None:
+    code = 'def add(a, b):\n    return a + b\n\nTEXT = """\n```\nx\n````\n"""'
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({**MBPP, "code": code}))
+    (question,) = load_problems(file)
+    assert last_program(question.solution or "", think="none") == code
 
 
 def test_our_problems_are_the_recipes() -> None:
