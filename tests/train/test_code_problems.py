@@ -81,9 +81,23 @@ def test_a_function_with_a_built_in_name_is_the_programs() -> None:
     assert json.loads(read_problem(row).gold)["names"] == ["sum"]
 
 
+def test_a_name_that_only_a_function_sees_is_not_the_programs() -> None:
+    row = {
+        "text": "Add.",
+        "code": "def add(set, sum):\n    sorted = set + sum\n"
+        "    return [max for max in [sorted]][0]",
+        "test_list": ["assert set(sorted([max([sum([add(1, 2)])])])) == {3}"],
+        "test_setup_code": "class Box:\n    def put(self, add): pass",
+    }
+    assert json.loads(read_problem(row).gold)["names"] == ["add"]
+    del row["code"]
+    assert json.loads(read_problem(row).gold)["names"] == ["add"]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"entry_point": "class"}, "'entry_point': 'class' is no name of a function"),
         ({"entry_point": "no name"}, "'entry_point': 'no name' is no name of a function"),
         ({"entry_point": None}, "'entry_point': expected code or text, got nothing"),
         ({"prompt": " "}, "'prompt': expected code or text, got str"),

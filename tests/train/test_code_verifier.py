@@ -390,7 +390,13 @@ def test_responses_are_graded_by_their_last_block(verifier: CodeVerifier) -> Non
 
 
 @pytest.mark.parametrize(
-    "held", ["42", "{}", "no", "[]", '{"setup": "", "names": [], "tests": ["f()"]}']
+    "held",
+    [
+        *("42", "{}", "no", "[]", "[" * 100_000),
+        '{"setup": "", "names": [], "tests": ["f()"]}',
+        '{"setup": "", "names": ["f"], "tests": [["f()"]]}',
+    ],
+    ids=range(7),
 )
 def test_a_gold_answer_that_is_no_problem_is_an_error(held: str, verifier: CodeVerifier) -> None:
     with pytest.raises(ValueError, match="gold: got .* takes the gold of read_problem"):

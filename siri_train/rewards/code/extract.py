@@ -15,9 +15,9 @@ def last_program(text: str, *, think: ThinkMode = "required") -> str | None:
     """The program that a response commits to, or None.
 
     A block is closed by a line of as many marks as opened it, as Markdown has it: one that is
-    indented by four blanks more belongs to the code, such as to a docstring. A block that is not closed holds no
-    answer: a truncated program is not one. Blocks of other languages are passed over, a block
-    without a language counts.
+    indented by four blanks more belongs to the code, such as to a docstring. A block that is not
+    closed holds no answer: a truncated program is not one. Blocks of other languages are passed
+    over, a block without a language counts.
 
     Args:
         text: the decoded response, without the prompt.
