@@ -18,7 +18,8 @@ from siri_train.rewards.code import sandbox
 from siri_train.rewards.code.promises import PROMISES
 from siri_train.rewards.code.verifier import CodeVerifier, Verdict
 from siri_train.rewards.pool import WorkerPool
-from tests.train.escapes import DEEDS, FORGERIES, WITHOUT_LAYERS
+from tests.train.escapes import DEEDS, WITHOUT_LAYERS
+from tests.train.forgeries import FORGERIES
 
 ROOT = Path(__file__).parents[2]
 SECRET = "tangerine-4417"

@@ -32,7 +32,8 @@ def run(source: int, verdict: int, replies: int, calls: int, ending: int) -> Non
         why = "the tests called nothing of the program"
     said: dict[str, Any] = {"right": why is None}
     if why is not None:
-        said["why"] = why[:_LONGEST_REASON]
+        # The text may be a program's: no line break, no command to a terminal.
+        said["why"] = "".join(c if c.isprintable() else " " for c in why[:_LONGEST_REASON])
     os.write(verdict, json.dumps(said).encode("ascii") + b"\n")
     os.close(ending)
 
