@@ -94,6 +94,17 @@ def test_a_name_that_only_a_function_sees_is_not_the_programs() -> None:
     assert json.loads(read_problem(row).gold)["names"] == ["add"]
 
 
+def test_a_module_that_only_the_reference_imports_is_no_function() -> None:
+    row = {**MBPP, "test_setup_code": "", "code": f"import math\n{MBPP['code']}"}
+    assert json.loads(read_problem(row).gold)["names"] == ["add"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_odd_escape_sequence_is_no_warning() -> None:
+    tests = [r"assert add('\d', '') == '\d'"]
+    assert json.loads(read_problem({**MBPP, "test_list": tests}).gold)["tests"][:1] == tests
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -117,6 +128,7 @@ def test_rows_that_are_no_humaneval(changes: dict[str, Any], reason: str) -> Non
         ({"test_list": []}, "'test_list': holds no test"),
         ({"test_list": "assert"}, "'test_list': expected a list of texts, got str"),
         ({"test_list": ["assert ("]}, "'test_list': no Python"),
+        ({"test_list": ["assert add(1, 2) == " + "-" * 50_000 + "3"]}, "'test_list': no Python: ."),
         ({"test_list": ["assert 1 == 1"], "challenge_test_list": []}, "call no function"),
         ({"test_setup_code": "import ("}, "'test_setup_code': no Python"),
         ({"text": None}, "'text': expected code or text, got nothing"),
