@@ -114,5 +114,19 @@ def test_nothing_runs_where_a_layer_is_lost(lost: list[str], right: bool) -> Non
     assert json.loads(said.stdout)["right"] is right, said
 
 
+@pytest.mark.parametrize(("ended", "said"), [(False, b"ran"), (True, b"")])
+def test_nothing_runs_whose_parent_has_ended_before_it_began(ended: bool, said: bytes) -> None:
+    script = (
+        "import os, time\nfrom siri_train.rewards.code import keeper\n"
+        "parent = os.getpid()\npid = os.fork()\nif pid == 0:\n"
+        f"    while {ended} and os.getppid() == parent: time.sleep(0.01)\n"
+        "    def run(place): os.write(place, b'ran')\n"
+        "    keeper._child(run, [1], set(), 1 << 40, 30.0, parent)\n"
+        f"if not {ended}: os.waitpid(pid, 0)\nos._exit(0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert ran.stdout == said, ran
+
+
 def test_modules_are_pythons_own() -> None:
     assert set(name.partition(".")[0] for name in MODULES) <= set(sys.stdlib_module_names)

@@ -111,20 +111,28 @@ class _Watch:
 def _fork(
     run: Callable[..., None], keep: Iterable[int], layers: set[str], memory: int, limit_s: float
 ) -> int:
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _child(run, list(keep), layers, memory, limit_s)
+        _child(run, list(keep), layers, memory, limit_s, parent)
     return pid
 
 
 def _child(
-    run: Callable[..., None], keep: list[int], layers: set[str], memory: int, limit_s: float
+    run: Callable[..., None],
+    keep: list[int],
+    layers: set[str],
+    memory: int,
+    limit_s: float,
+    parent: int,
 ) -> NoReturn:
     status = 1
     try:
         places = _alone(keep)
+        # A parent that ended before end_with_parent() ends nobody: this would be left behind.
+        watched = os.getppid() == parent
         # Nothing runs where a layer that held before cannot be put on any more.
-        if set(shut_in(layers, memory=memory, seconds=limit_s)) == layers:
+        if watched and set(shut_in(layers, memory=memory, seconds=limit_s)) == layers:
             run(*places)
         status = 0
     finally:
