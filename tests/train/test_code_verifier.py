@@ -138,6 +138,23 @@ def _dies_at(pid: str) -> int:
         return -1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to another process")
+def test_no_zombie_is_left_to_the_first_process(tmp_path: Path) -> None:
+    # In a container the first process is often one that collects no orphans.
+    script = tmp_path / "trainer.py"
+    script.write_text(
+        "import ctypes, os\nfrom siri_train.rewards import worker\n"
+        "from siri_train.rewards.code.verifier import CodeVerifier\nworker._PARTING_S = 60\n"
+        "assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # orphans become children\n"
+        "made = CodeVerifier(workers=2, timeout=60.0, batch_timeout=0.3, sandbox='best_effort')\n"
+        f"for n in range(2): assert None in made.verdicts([({BURNS!r}, {SQUARE!r})])\n"
+        "made.close()\n"
+        "try: print(os.waitpid(-1, os.WNOHANG))\nexcept ChildProcessError: print('none')\n"
+    )
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=120)
+    assert ran.stdout == b"none\n", ran
+
+
 def test_nothing_is_left_when_the_trainer_is_killed(tmp_path: Path) -> None:
     mark = 0.71875
     script = tmp_path / "trainer.py"

@@ -63,10 +63,12 @@ def serve(channel: socket.socket, layers: set[str]) -> None:
         line, descriptors, _, _ = socket.recv_fds(channel, 1 << 12, 7)
         if not line:
             return
-        _send(channel, _run(json.loads(line)["limit_s"], descriptors, set(more), memory))
+        _send(channel, _run(json.loads(line)["limit_s"], descriptors, set(more), memory, channel))
 
 
-def _run(limit_s: float, given: list[int], layers: set[str], memory: int) -> dict[str, Any]:
+def _run(
+    limit_s: float, given: list[int], layers: set[str], memory: int, channel: socket.socket
+) -> dict[str, Any]:
     done, ending = os.pipe()
     # The last descriptor of the tests only tells that they have ended.
     theirs = ((program.run, given[:3]), (judge.run, [*given[3:], ending]))
@@ -76,6 +78,7 @@ def _run(limit_s: float, given: list[int], layers: set[str], memory: int) -> dic
     watch = _Watch(pids, limit_s)
     poll = select.poll()
     poll.register(done, select.POLLIN | select.POLLHUP)
+    poll.register(channel, 0)  # it ends: nobody wants to know any more
     late = False
     while not poll.poll(1000 * min(_SLICE_S, limit_s / 2)):
         if watch.over():
