@@ -17,7 +17,7 @@ import sys
 from typing import Any, NoReturn
 
 LONGEST_PROGRAM = 1 << 15
-"""Characters; a longer program is wrong. In bytes it fits into a pipe that nobody reads yet."""
+"""Characters; a longer program is wrong."""
 
 
 def main() -> None:
