@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from siri_train.data.damage import invisible
@@ -13,6 +14,7 @@ from siri_train.rewards.code.problems import ProblemError, read_problem
 
 OURS = Path(__file__).with_name("code_problems")
 """The folder of our own problems, ``train.jsonl`` and ``test.jsonl``."""
+_MARKS = re.compile(r"^[ \t]*(`{3,})", re.MULTILINE)
 
 
 def load_problems(
@@ -45,7 +47,9 @@ def load_problems(
             raise DataError(f"{where}: the question is empty; correct or drop the row")
         solution = None
         if problem.reference is not None:
-            solution = f"```python\n{problem.reference.strip(chr(10))}\n```"
+            # A line of marks in the program must not close the block.
+            marks = "`" * max([3, *(len(run) + 1 for run in _MARKS.findall(problem.reference))])
+            solution = f"{marks}python\n{problem.reference.strip(chr(10))}\n{marks}"
         found.append(
             Question(
                 f"{name}-{row.number}",

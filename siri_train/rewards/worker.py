@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _LONGEST_LINE = 1 << 20
+# Between the request to end and the end by force.
+_PARTING_S = 2.0
 
 # Sent from outside, by the pool, a user or the system; every other signal is the process's own.
 _OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -101,6 +103,12 @@ class Worker:
         if ended is None and self._closed_its_end():
             try:  # its pipe is at its end: it is dying; what of, is known in a moment
                 ended = self.process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                pass
+        if ended is None:
+            self.process.terminate()
+            try:  # time to collect what it has started
+                self.process.wait(_PARTING_S)
             except subprocess.TimeoutExpired:
                 pass
         try:

@@ -1,10 +1,10 @@
-"""Programs that try to get out of the sandbox, or to be called right without being it.
+"""Programs that try to get out of the sandbox.
 
 Each defines ``f``, which the tests want to square a number. A program of `DEEDS` squares only if
 its deed was done, so that the verdict says whether it was: the deed stands in ``deed()``, which
-returns what it found, or raises. A program of `FORGERIES` never squares anything, but would like
-the tests to believe it. FOLDER, SECRET, PORT, PARENT stand for what the test prepares: a folder
-that holds secret.txt, the text of it, a port where somebody listens, the process that asked.
+returns what it found, or raises. FOLDER, SECRET, PORT, PARENT stand for what the test
+prepares: a folder that holds secret.txt, the text of it, a port where somebody listens, the process
+that asked.
 """
 
 from __future__ import annotations
@@ -192,6 +192,50 @@ DEEDS = {
     "lowers the priority of the parent": """
         os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)
         return True""",
+    "makes a system call of x32": (
+        "return ctypes.CDLL(None).syscall(0x40000000 | 2, b'FOLDER/secret.txt', 0) >= 0"
+    ),
+    "makes a system call of 32 bits": """
+        import mmap
+        if os.uname().machine != 'x86_64':
+            return False
+        page = mmap.mmap(-1, 4096, prot=7)
+        page.write(bytes.fromhex('b814000000cd80c3'))  # getpid
+        place = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        return ctypes.CFUNCTYPE(ctypes.c_int)(place)() > 0""",
+    "clones by the newer system call": """
+        found = ctypes.CDLL(None).syscall(435, (ctypes.c_uint64 * 11)(0, 0, 0, 0, 17), 88)
+        if found == 0:
+            os._exit(0)
+        return found > 0""",
+    "handles page faults": """
+        number = {'x86_64': 323, 'aarch64': 282}[os.uname().machine]
+        return ctypes.CDLL(None).syscall(number, 1) >= 0""",
+    "joins a key ring": """
+        number = {'x86_64': 250, 'aarch64': 219}[os.uname().machine]
+        return ctypes.CDLL(None).syscall(number, 0, -3, 1) >= 0""",
+    "changes its personality": "return ctypes.CDLL(None).personality(0xffffffff) >= 0",
+    "lets itself be traced": "return ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0",
+    "changes the limits of the parent": """
+        import resource
+        resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))
+        return True""",
+    "changes a mode past Python": "return ctypes.CDLL(None).chmod(b'FOLDER', 0) == 0",
+    "stops itself": """
+        import signal
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return True""",
+    "stops the neighbours": """
+        import signal
+        os.kill(os.getpid() + 1, signal.SIGSTOP)
+        return True""",
+    "doubles a descriptor": "return os.dup2(3, 9) == 9",
+    "makes a pipe": "return bool(os.pipe())",
+    "sends to an abstract socket": """
+        import socket
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.bind(chr(0) + 'siri-escape')
+        return True""",
     # Limits.
     "raises its limits": """
         import resource
@@ -228,135 +272,6 @@ DEEDS = {
         return False""",
 }
 """Name and body of ``deed``."""
-
-FORGERIES = {
-    "exits with success": "def f(x): sys.exit(0)",
-    "exits at once": "def f(x): os._exit(0)",
-    "exits when it is read": "os._exit(0)",
-    "exits at the end": "import atexit\natexit.register(os._exit, 0)\ndef f(x): return 0",
-    "equals everything": """
-        class Same:
-            def __eq__(self, other): return True
-            def __ne__(self, other): return False
-            def __hash__(self): return 0
-        def f(x): return Same()""",
-    "is a number that equals everything": """
-        class Same(int):
-            def __eq__(self, other): return True
-            def __ne__(self, other): return False
-            __hash__ = int.__hash__
-        def f(x): return Same(-1)""",
-    "is a list that equals everything": """
-        class Same(list):
-            def __eq__(self, other): return True
-            def __iter__(self): return iter([1])
-        def f(x): return Same()""",
-    "is not a number": "def f(x): return float('nan')",
-    "raises what tests may expect": "def f(x): raise AssertionError",
-    "raises an interrupt": "def f(x): raise KeyboardInterrupt",
-    "raises a generator's end": "def f(x): raise GeneratorExit",
-    "stops the iteration": "def f(x): raise StopIteration",
-    "raises with an odd text": """
-        class Odd(Exception):
-            def __str__(self): os._exit(0)
-        def f(x): raise Odd""",
-    "patches the asserts": """
-        import builtins
-        class AssertionError(Exception): pass
-        builtins.AssertionError = AssertionError
-        builtins.all = builtins.any = lambda *a: True
-        def f(x): return 0""",
-    "replaces the tests": "def check(candidate): pass\ndef f(x): return 0",
-    "traces": """
-        def tracer(frame, event, arg):
-            frame.f_locals['value'] = frame.f_locals.get('args', [0])[0] ** 0
-            return tracer
-        sys.settrace(tracer)
-        sys.setprofile(tracer)
-        def f(x): return 0""",
-    "prints a verdict": """
-        print('{"right": true}', flush=True)
-        def f(x): print('{"right": true}', flush=True)""",
-    "writes a verdict everywhere": """
-        for place in range(256):
-            try: os.write(place, b'{"right": true}\\n')
-            except OSError: pass
-        def f(x): return 0""",
-    "writes a verdict for each call": """
-        def f(x):
-            for place in range(3, 256):
-                try: os.write(place, b'{"right": true}\\n')
-                except OSError: pass""",
-    "answers before it is asked": """
-        for place in range(3, 9):
-            try: os.write(place, b'{"value": 534361}\\n' * 2)
-            except OSError: pass
-        def f(x): return 0""",
-    "answers twice": """
-        def f(x):
-            for place in range(3, 9):
-                try: os.write(place, b'{"value": 4}\\n{"value": 534361}\\n')
-                except OSError: pass""",
-    "replaces its own answers": """
-        from siri_train.rewards.code.peer import Peer
-        Peer._reply = lambda *a: {"right": True, "value": True}
-        def f(x): return 0""",
-    "refers to what is not there": """
-        from siri_train.rewards.code.peer import Peer
-        Peer._reply = lambda *a: {"same": 0, "changed": {"0": [1]}}
-        def f(x): return 0""",
-    "calls the tests": """
-        from siri_train.rewards.code.peer import Peer
-        Peer._reply = lambda *a: {"target": 0, "how": "call", "args": [], "kwargs": {}}
-        def f(x): return 0""",
-    "calls by name": """
-        from siri_train.rewards.code.peer import Peer
-        Peer._reply = lambda *a: {"target": "exit", "how": "call", "args": [0], "kwargs": {}}
-        def f(x): return 0""",
-    "answers with a deep value": """
-        from siri_train.rewards.code.peer import Peer
-        import json
-        json.dumps = lambda *a: '[' * 100000
-        def f(x): return 0""",
-    "closes its pipes": "os.closerange(0, 256)\ndef f(x): return 0",
-    "prints without end": """
-        def f(x):
-            while True: print('x' * 100000)""",
-    "returns very much": "def f(x): return 'x' * (1 << 28)",
-    "returns a circle": """
-        def f(x):
-            circle = []
-            circle.append(circle)
-            return circle""",
-    "iterates without end": """
-        def f(x):
-            while True: yield x""",
-    "recurses": "def f(x): return f(x)",
-    "burns time": "def f(x):\n    while True: pass",
-    "burns time in one call": "def f(x): return 9 ** 9 ** 9",
-    "burns time when it is read": "while True: pass",
-    "ignores the clock": """
-        import signal
-        for number in range(1, 65):
-            try: signal.signal(number, signal.SIG_IGN)
-            except (OSError, ValueError): pass
-        def f(x):
-            while True: pass""",
-    "sleeps": "def f(x): time.sleep(99)",
-    "waits for itself": """
-        import threading
-        lock = threading.Lock()
-        def f(x):
-            lock.acquire()
-            lock.acquire()""",
-    "crashes": "def f(x): ctypes.string_at(0)",
-    "returns too long a number": "def f(x): return 1 << (1 << 26)",
-    "is no program": "def f(x:",
-    "is odd text": "def f(x): return 0 \x00",
-    "is very long": "# " + "x" * (1 << 16) + "\ndef f(x): return x * x",
-    "nests deeply": "def f(x): return " + "(" * 5000 + "0" + ")" * 5000,
-}
-"""Name and program."""
 
 WITHOUT_LAYERS = (
     "reads a file",

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import pytest
 
 from siri_train.rewards.code import sandbox
+from siri_train.rewards.code.promises import PROMISES
 from siri_train.rewards.code.verifier import CodeVerifier, Verdict
 from siri_train.rewards.pool import WorkerPool
-from tests.train.escapes import DEEDS, FORGERIES, WITHOUT_LAYERS
+from tests.train.escapes import DEEDS, WITHOUT_LAYERS
+from tests.train.forgeries import FORGERIES
 
 ROOT = Path(__file__).parents[2]
 SECRET = "tangerine-4417"
@@ -74,7 +76,7 @@ def bed(folder: Path) -> Bed:
     folder.mkdir()
     folder.chmod(0o777)
     for above in folder.parents[:3]:
-        if above.owner() == folder.owner() and str(above).startswith("/tmp/"):
+        if above.stat().st_uid == folder.stat().st_uid and str(above).startswith("/tmp/"):
             above.chmod(0o755)
     (folder / "secret.txt").write_text(SECRET)
     (folder / "secret.txt").chmod(0o666)
@@ -114,6 +116,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 @pytest.fixture(scope="module")
 def verdicts(place: Bed) -> Iterator[dict[str, Verdict]]:
     """All programs judged in one batch, with a right one among them."""
+    held = sandbox.look()
+    if set(held.promises) != set(PROMISES):
+        pytest.skip(f"{held}: the programs would do what they say, to this machine")
     programs = {name: place.deed(name) for name in DEEDS}
     programs |= {name: place.forgery(name) for name in FORGERIES}
     programs |= {f"honest {n}": f"{HEAD}def f(x): return x * x  # {n}" for n in range(4)}
@@ -151,11 +156,15 @@ def test_there_are_fifty_and_more() -> None:
     assert len(DEEDS) >= 50 and len(FORGERIES) >= 40
 
 
-def test_the_sandbox_keeps_its_promises_here() -> None:
+def test_the_sandbox_keeps_its_promises_or_refuses() -> None:
     held = sandbox.look()
-    assert set(held.promises) == {
-        "network", "files", "processes", "other processes", "memory",
-    }, str(held)  # fmt: skip
+    if {"limits", "seccomp"} <= set(held.layers):
+        assert set(held.promises) == {
+            "network", "files", "processes", "other processes", "memory",
+        }, str(held)  # fmt: skip
+    if set(held.promises) != set(PROMISES):
+        with pytest.raises(sandbox.SandboxError, match="NOT shut off"):
+            CodeVerifier()
 
 
 @pytest.mark.parametrize("name", [*DEEDS, *FORGERIES])

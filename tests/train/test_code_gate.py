@@ -27,7 +27,7 @@ ADD = {
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[CodeVerifier]:
-    made = CodeVerifier(timeout=10.0)
+    made = CodeVerifier(timeout=10.0, sandbox="best_effort")
     yield made
     made.close()
 
@@ -90,7 +90,7 @@ def test_one_question_with_other_tests_is_a_contradiction(
 
 
 def test_the_recipe_passes_its_own_gate(capsys: pytest.CaptureFixture[str]) -> None:
-    config = load_config("smollm2-code.yaml", ["reward.timeout=10"])
+    config = load_config("smollm2-code.yaml", ["reward.timeout=10", "reward.sandbox=best_effort"])
     train = read_sources(config.data.train, "train", "data.train")
     held_out = read_sources(config.data.eval, "test", "data.eval")
     check_data(train, held_out, config.reward)

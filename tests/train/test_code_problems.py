@@ -81,9 +81,34 @@ def test_a_function_with_a_built_in_name_is_the_programs() -> None:
     assert json.loads(read_problem(row).gold)["names"] == ["sum"]
 
 
+def test_a_name_that_only_a_function_sees_is_not_the_programs() -> None:
+    row = {
+        "text": "Add.",
+        "code": "def add(set, sum):\n    sorted = set + sum\n"
+        "    return [max for max in [sorted]][0]",
+        "test_list": ["assert set(sorted([max([sum([add(1, 2)])])])) == {3}"],
+        "test_setup_code": "class Box:\n    def put(self, add): pass",
+    }
+    assert json.loads(read_problem(row).gold)["names"] == ["add"]
+    del row["code"]
+    assert json.loads(read_problem(row).gold)["names"] == ["add"]
+
+
+def test_a_module_that_only_the_reference_imports_is_no_function() -> None:
+    row = {**MBPP, "test_setup_code": "", "code": f"import math\n{MBPP['code']}"}
+    assert json.loads(read_problem(row).gold)["names"] == ["add"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_odd_escape_sequence_is_no_warning() -> None:
+    tests = [r"assert add('\d', '') == '\d'"]
+    assert json.loads(read_problem({**MBPP, "test_list": tests}).gold)["tests"][:1] == tests
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"entry_point": "class"}, "'entry_point': 'class' is no name of a function"),
         ({"entry_point": "no name"}, "'entry_point': 'no name' is no name of a function"),
         ({"entry_point": None}, "'entry_point': expected code or text, got nothing"),
         ({"prompt": " "}, "'prompt': expected code or text, got str"),
@@ -103,6 +128,7 @@ def test_rows_that_are_no_humaneval(changes: dict[str, Any], reason: str) -> Non
         ({"test_list": []}, "'test_list': holds no test"),
         ({"test_list": "assert"}, "'test_list': expected a list of texts, got str"),
         ({"test_list": ["assert ("]}, "'test_list': no Python"),
+        ({"test_list": ["assert add(1, 2) == " + "-" * 50_000 + "3"]}, "'test_list': no Python: ."),
         ({"test_list": ["assert 1 == 1"], "challenge_test_list": []}, "call no function"),
         ({"test_setup_code": "import ("}, "'test_setup_code': no Python"),
         ({"text": None}, "'text': expected code or text, got nothing"),
@@ -137,6 +163,9 @@ def test_a_row_of_neither_form_is_named(tmp_path: Path) -> None:
         ("1. Here:\n   ```python\n   def f():\n       return 1\n   ```", "def f():\n    return 1"),
         ("```python\n    return 1\n```", "    return 1"),  # a body stays a body
         ("```python\r\na\r\n```\r\n", "a\r"),
+        ('```python\n"""\n    ```\n    x\n    ```\n"""\n```', '"""\n    ```\n    x\n    ```\n"""'),
+        ("- a\n\n  ```python\n  a\n     ```\n", "a"),
+        ("```python\na\n\t```\n", None),  # nothing has closed it
         ("use ```x``` inline\n```python\na\n```", "a"),
         ("```Python title=x\na\n```", "a"),
     ],
@@ -171,6 +200,8 @@ def run(program: str) -> list[int]:
         "def halves(numbers: List[int]) -> List[int]:\n    return [half(n) for n in numbers]",
         HUMANEVAL["prompt"] + "    return [half(n) for n in numbers]",
         "def half(x): return x // 2\n\ndef halves(numbers):\n    return [*map(half, numbers)]",
+        "from __future__ import annotations\n"
+        "def halves(numbers: List[Any]):\n    return [half(n) for n in numbers]",
         "    out = []\n\n    for n in numbers:\n        out.append(half(n))\n    return out",
     ],
 )
@@ -183,6 +214,14 @@ def test_what_stands_before_a_function() -> None:
     assert before("import a\n@a.b\ndef f():\n    'x'\n", "f") == "import a"
     assert before("import a\n", "f") == "import a\n"
     assert before("def f(:", "f") == ""
+
+
+def test_marks_in_a_reference_do_not_close_its_block(tmp_path: Path) -> None:
+    code = 'def add(a, b):\n    return a + b\n\nTEXT = """\n```\nx\n````\n"""'
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({**MBPP, "code": code}))
+    (question,) = load_problems(file)
+    assert last_program(question.solution or "", think="none") == code
 
 
 def test_our_problems_are_the_recipes() -> None:

@@ -14,9 +14,10 @@ _PYTHON = frozenset(("", "python", "py", "python3"))
 def last_program(text: str, *, think: ThinkMode = "required") -> str | None:
     """The program that a response commits to, or None.
 
-    A block is closed by a line of as many marks as opened it. A block that is not closed holds no
-    answer: a truncated program is not one. Blocks of other languages are passed over, a block
-    without a language counts.
+    A block is closed by a line of as many marks as opened it, as Markdown has it: one that is
+    indented by four blanks more belongs to the code, such as to a docstring. A block that is not
+    closed holds no answer: a truncated program is not one. Blocks of other languages are passed
+    over, a block without a language counts.
 
     Args:
         text: the decoded response, without the prompt.
@@ -40,7 +41,7 @@ def last_program(text: str, *, think: ThinkMode = "required") -> str | None:
         if opened is None:
             if fence is not None and "`" not in fence["rest"]:
                 opened, lines = fence, []
-        elif fence is not None and not fence["rest"] and _closes(fence["marks"], opened["marks"]):
+        elif fence is not None and _closes(fence, opened):
             language = (opened["rest"].split() or [""])[0].lower()
             if language in _PYTHON:
                 found = _unindented(lines, opened)
@@ -50,8 +51,18 @@ def last_program(text: str, *, think: ThinkMode = "required") -> str | None:
     return found if found and found.strip() else None
 
 
-def _closes(marks: str, opening: str) -> bool:
-    return marks[0] == opening[0] and len(marks) >= len(opening)
+def _closes(fence: re.Match[str], opened: re.Match[str]) -> bool:
+    marks, opening = fence["marks"], opened["marks"]
+    return (
+        not fence["rest"]
+        and marks[0] == opening[0]
+        and len(marks) >= len(opening)
+        and _indentation(fence) < _indentation(opened) + 4
+    )
+
+
+def _indentation(fence: re.Match[str]) -> int:
+    return len(fence.string[: fence.start("marks")].expandtabs(4))
 
 
 def _unindented(lines: list[str], opened: re.Match[str]) -> str:

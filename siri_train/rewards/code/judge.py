@@ -8,6 +8,7 @@ import random
 from typing import Any
 
 from siri_train.rewards.code.peer import Peer, ProgramEnded
+from siri_train.rewards.code.program import compiled
 
 _LONGEST_REASON = 300
 
@@ -31,7 +32,8 @@ def run(source: int, verdict: int, replies: int, calls: int, ending: int) -> Non
         why = "the tests called nothing of the program"
     said: dict[str, Any] = {"right": why is None}
     if why is not None:
-        said["why"] = why[:_LONGEST_REASON]
+        # The text may be a program's: no line break, no command to a terminal.
+        said["why"] = "".join(c if c.isprintable() else " " for c in why[:_LONGEST_REASON])
     os.write(verdict, json.dumps(said).encode("ascii") + b"\n")
     os.close(ending)
 
@@ -41,12 +43,12 @@ def _failure(gold: dict[str, Any], peer: Peer) -> str | None:
     names: dict[str, Any] = {"__name__": "tests"}
     where = "the setup"
     try:
-        exec(compile(gold["setup"], "setup", "exec"), names)
+        exec(compiled(gold["setup"], "setup"), names)
         for name in gold["names"]:
             names[name] = peer.function(name)
         for number, test in enumerate(gold["tests"], 1):
             where = f"test {number}" if len(gold["tests"]) > 1 else "the tests"
-            exec(compile(test, "tests", "exec"), names)
+            exec(compiled(test, "tests"), names)
     except ProgramEnded as error:
         return str(error)
     except MemoryError:

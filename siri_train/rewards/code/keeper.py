@@ -18,7 +18,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from siri_train.rewards.code import judge, program, promises
-from siri_train.rewards.code.isolation import end_with_parent, enter_namespaces, shut_in
+from siri_train.rewards.code.isolation import (
+    die_first,
+    end_with_parent,
+    enter_namespaces,
+    shut_in,
+)
 
 MODULES = tuple(
     """
@@ -58,10 +63,12 @@ def serve(channel: socket.socket, layers: set[str]) -> None:
         line, descriptors, _, _ = socket.recv_fds(channel, 1 << 12, 7)
         if not line:
             return
-        _send(channel, _run(json.loads(line)["limit_s"], descriptors, layers, memory))
+        _send(channel, _run(json.loads(line)["limit_s"], descriptors, set(more), memory, channel))
 
 
-def _run(limit_s: float, given: list[int], layers: set[str], memory: int) -> dict[str, Any]:
+def _run(
+    limit_s: float, given: list[int], layers: set[str], memory: int, channel: socket.socket
+) -> dict[str, Any]:
     done, ending = os.pipe()
     # The last descriptor of the tests only tells that they have ended.
     theirs = ((program.run, given[:3]), (judge.run, [*given[3:], ending]))
@@ -71,6 +78,7 @@ def _run(limit_s: float, given: list[int], layers: set[str], memory: int) -> dic
     watch = _Watch(pids, limit_s)
     poll = select.poll()
     poll.register(done, select.POLLIN | select.POLLHUP)
+    poll.register(channel, 0)  # it ends: nobody wants to know any more
     late = False
     while not poll.poll(1000 * min(_SLICE_S, limit_s / 2)):
         if watch.over():
@@ -106,20 +114,29 @@ class _Watch:
 def _fork(
     run: Callable[..., None], keep: Iterable[int], layers: set[str], memory: int, limit_s: float
 ) -> int:
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _child(run, list(keep), layers, memory, limit_s)
+        _child(run, list(keep), layers, memory, limit_s, parent)
     return pid
 
 
 def _child(
-    run: Callable[..., None], keep: list[int], layers: set[str], memory: int, limit_s: float
+    run: Callable[..., None],
+    keep: list[int],
+    layers: set[str],
+    memory: int,
+    limit_s: float,
+    parent: int,
 ) -> NoReturn:
     status = 1
     try:
         places = _alone(keep)
-        shut_in(layers, memory=memory, seconds=limit_s)
-        run(*places)
+        # A parent that ended before end_with_parent() ends nobody: this would be left behind.
+        watched = os.getppid() == parent
+        # Nothing runs where a layer that held before cannot be put on any more.
+        if watched and set(shut_in(layers, memory=memory, seconds=limit_s)) == layers:
+            run(*places)
         status = 0
     finally:
         os._exit(status)
@@ -130,7 +147,7 @@ def _alone(keep: list[int]) -> list[int]:
     os.setsid()
     end_with_parent()
     os.chdir("/")
-    _die_first()
+    die_first()
     null = os.open(os.devnull, os.O_RDWR)
     high = 64
     for offset, descriptor in enumerate(keep):
@@ -142,15 +159,6 @@ def _alone(keep: list[int]) -> list[int]:
         os.dup2(high + offset, 3 + offset, inheritable=False)
     os.closerange(3 + len(keep), high + len(keep) + 1)
     return list(range(3, 3 + len(keep)))
-
-
-def _die_first() -> None:
-    """Where memory runs out the kernel ends this process before any other."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
-    except OSError:
-        pass
 
 
 def _end(pid: int) -> int:

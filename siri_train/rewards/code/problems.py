@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import builtins
 import json
+import keyword
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +22,11 @@ _COMPLETE = (
 _WRITE = (
     "{text}\n\nThe function must pass tests like this one:\n\n```python\n{test}\n```\n\nAnswer "
     "with the whole function in one closed block that begins with ```python and ends with ```."
+)
+
+_SCOPES = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
 )
 
 
@@ -77,9 +84,12 @@ def require_gold(gold: str) -> None:
     try:
         held = json.loads(gold)
         good = isinstance(held["setup"], str) and all(
-            isinstance(held[name], list) and held[name] for name in ("names", "tests")
+            isinstance(held[name], list)
+            and held[name]
+            and all(isinstance(each, str) for each in held[name])
+            for name in ("names", "tests")
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         good = False
     if not good:
         raise ValueError(
@@ -91,7 +101,7 @@ def require_gold(gold: str) -> None:
 def _humaneval(fields: Mapping[str, Any]) -> Problem:
     prompt, test = _text(fields, "prompt"), _text(fields, "test")
     entry = _text(fields, "entry_point").strip()
-    if not entry.isidentifier():
+    if not entry.isidentifier() or keyword.iskeyword(entry):
         raise ProblemError(f"field 'entry_point': {entry!r:.60} is no name of a function")
     if not any(
         isinstance(node, ast.FunctionDef) and node.name == "check" for node in _parsed(test, "test")
@@ -137,10 +147,11 @@ def _called(tests: list[str], setup: str, reference: str | None) -> list[str]:
             for part in ast.walk(node):
                 if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load):
                     used[part.id] = None
-        bound |= _bound(test)
+        bound |= _bound(test, everywhere=True)
     if reference is not None:
         try:
-            defined = _bound(reference)
+            # A module that only the reference imports is missed by the tests, and that is said.
+            defined = _bound(reference, imports=False)
         except ProblemError:
             defined = set(used)
         # A reference may define a function with the name of a built-in one, such as sum.
@@ -148,15 +159,25 @@ def _called(tests: list[str], setup: str, reference: str | None) -> list[str]:
     return [name for name in used if name not in bound]
 
 
-def _bound(code: str) -> set[str]:
-    """Names that a piece of code binds."""
+def _bound(code: str, *, everywhere: bool = False, imports: bool = True) -> set[str]:
+    """Names that a piece of code binds.
+
+    Args:
+        code: Python.
+        everywhere: also those of functions and classes in it, which only they can see.
+        imports: also modules and what is imported from them.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.Module(_parsed(code, "code"), [])):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+    nodes: list[ast.AST] = [*_parsed(code, "code")]
+    while nodes:
+        node = nodes.pop()
+        if everywhere or not isinstance(node, _SCOPES):
+            nodes += ast.iter_child_nodes(node)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and imports:
             names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.arg):
             names.add(node.arg)
@@ -165,9 +186,12 @@ def _bound(code: str) -> set[str]:
 
 def _parsed(code: str, field: str) -> list[ast.stmt]:
     try:
-        return ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise ProblemError(f"field {field!r}: no Python: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd escape sequence is Python all the same
+            return ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = str(error) or "nested too deeply"
+        raise ProblemError(f"field {field!r}: no Python: {reason}") from error
 
 
 def _is_python(code: str) -> bool:

@@ -32,7 +32,7 @@ def run(source: int, calls: int, replies: int) -> None:
     sys.modules[NAME] = module
     failed: list[BaseException] = []
     try:
-        exec(compile(whole(**item), NAME, "exec"), module.__dict__)
+        exec(compiled(whole(**item), NAME), module.__dict__)
     except BaseException as error:
         failed.append(error)
 
@@ -46,6 +46,17 @@ def run(source: int, calls: int, replies: int) -> None:
         return found
 
     Peer(calls, replies, find).serve()
+
+
+def compiled(code: str, name: str) -> types.CodeType:
+    """Code as a module of its own: what this file imports from ``__future__`` is not for it.
+
+    Args:
+        code: of a program or a test.
+        name: for messages.
+    """
+    code_object: types.CodeType = compile(code, name, "exec", dont_inherit=True)
+    return code_object
 
 
 def whole(program: str, prompt: str | None = None, entry: str = "") -> str:
@@ -67,7 +78,9 @@ def whole(program: str, prompt: str | None = None, entry: str = "") -> str:
     except (SyntaxError, ValueError):  # a body, which is indented
         defined = None
     if defined is not None:
-        return f"{before(prompt, entry)}\n{program}"
+        lines = program.split("\n")
+        first = _end_of_future_imports(program)
+        return "\n".join([*lines[:first], before(prompt, entry), *lines[first:]])
     lines = program.strip("\n").split("\n")
     if not lines[0][:1].isspace():
         lines = [f"    {line}" for line in lines]
@@ -85,6 +98,12 @@ def before(prompt: str, entry: str) -> str:
         return prompt
     first = min([found.lineno, *(mark.lineno for mark in found.decorator_list)])
     return "\n".join(prompt.split("\n")[: first - 1])
+
+
+def _end_of_future_imports(text: str) -> int:
+    """The line of the last import from ``__future__``, which must stand before all others."""
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    return max([0, *(node.end_lineno or 0 for node in imports if node.module == "__future__")])
 
 
 def _definition(text: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:

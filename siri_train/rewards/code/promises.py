@@ -12,20 +12,25 @@ from collections.abc import Callable, Collection
 MEMORY = 512 << 20
 """Bytes that a program may have besides the interpreter's own."""
 
+_NOWHERE = "/siri-probe-nowhere"
 _BEFORE = tempfile.gettempdir()  # asked now: inside, no folder can be tried
 
 
 def _network() -> bool:
     """No way to another machine or to a service of this one."""
-    for family, address in ((socket.AF_INET, ("127.0.0.1", 9)), (socket.AF_UNIX, "\0siri")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as channel:
-                if family == socket.AF_INET:
-                    channel.connect(address)
-                    return False
-        except OSError:
-            continue
-    return True
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+            channel.connect(("127.0.0.1", 9))
+            return False
+    except OSError:
+        pass
+
+    def ask_a_service() -> None:
+        # A service's socket is a file: neither a network namespace nor Landlock keeps it away.
+        with socket.socket(socket.AF_UNIX) as channel:
+            channel.connect(_NOWHERE)
+
+    return _forbidden(ask_a_service)
 
 
 def _files() -> bool:
@@ -37,7 +42,8 @@ def _files() -> bool:
         lambda: os.unlink(_made(f"{_BEFORE}/siri-probe-{os.getpid()}")),
         lambda: os.rmdir(_made(f"{_BEFORE}/siri-probe-{os.getpid()}/")),
     )
-    return all(map(_refused, deeds))
+    # Landlock lets the mode and the times of a file be changed.
+    return all(map(_refused, deeds)) and _forbidden(lambda: os.chmod(_NOWHERE, 0o600))
 
 
 def _made(path: str) -> str:
@@ -59,7 +65,7 @@ def _processes() -> bool:
 
 
 def _others() -> bool:
-    """No other process gets a signal or is read."""
+    """No other process gets a signal, is read, or gets other limits."""
 
     def read_parent() -> None:
         buffer = ctypes.create_string_buffer(8)
@@ -69,7 +75,13 @@ def _others() -> bool:
         if libc.process_vm_readv(os.getppid(), pair, 1, there, 1, 0) < 0:
             raise OSError(ctypes.get_errno(), "process_vm_readv")
 
-    return _refused(lambda: os.kill(os.getppid(), 0)) and _refused(read_parent)
+    def limit_parent() -> None:
+        import resource
+
+        resource.prlimit(os.getppid(), resource.RLIMIT_CORE)
+
+    deeds = (lambda: os.kill(os.getppid(), 0), read_parent, limit_parent)
+    return all(map(_refused, deeds))
 
 
 def _memory() -> bool:
@@ -78,6 +90,17 @@ def _memory() -> bool:
         mmap.mmap(-1, 2 * MEMORY).close()  # address space: nothing is touched where it holds not
     except (OSError, MemoryError):
         return True
+    return False
+
+
+def _forbidden(deed: Callable[[], object]) -> bool:
+    """Whether a deed on a file that is not there is forbidden, rather than just impossible."""
+    try:
+        deed()
+    except PermissionError:
+        return True
+    except OSError:
+        pass
     return False
 
 
