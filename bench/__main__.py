@@ -49,6 +49,8 @@ COMMANDS = {
     "demo": Command("bench.workloads.demo", "siri-train demo over several seeds", "--seeds 0 1 2"),
     "recheck": Command("bench.workloads.recheck", "does wait fall and return with the cap",
                        "--seeds 0 1 2"),
+    "evidence": Command("bench.workloads.evidence", "ablations of the method, by name",
+                        "controls shapes --jobs 2"),
     "curves": Command("bench.curves.command", "runs of training beside the first of them",
                       "runs/exact runs/screened runs/seed1 --recipe recipes/smollm2-135m.yaml"),
     "states": Command("bench.real", "write hidden states of SmolLM2, for kernels --real",
