@@ -70,15 +70,16 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
 
             # 4. to 6. Log-prob, loss, update: below. Truncated responses take part.
             started = time.perf_counter()
+            objective = config.loss.at(run.schedule.phase(step))
             samples = samples_of(batch.pairs, advantages)
             selected = run.select_steps(batch, samples)  # advantage.sas: not all of their tokens
             set_learning_rate(run.optimizer, step, config.train)
             with out_of_memory_named(config, device, f"the update of step {step}"):
-                if config.loss.old_logprobs == "recompute":
-                    needed = needing_gradient(samples, config.loss)
+                if objective.old_logprobs == "recompute":
+                    needed = needing_gradient(samples, objective)
                     score(run.policy, needed, config.train.token_budget, temperature)
                 stats = update(
-                    run.policy, run.optimizer, samples, config.train, config.loss,
+                    run.policy, run.optimizer, samples, config.train, objective,
                     temperature=temperature, constant_length=config.schedule.max_len,
                     seed=run.seed(step), reference=run.reference,
                 )  # fmt: skip

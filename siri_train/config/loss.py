@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from siri_train.config.base import Section
 from siri_train.config.values import OneOf, UserPath
@@ -20,6 +20,8 @@ from siri_train.config.values import OneOf, UserPath
 if TYPE_CHECKING:  # torch comes with it, which reading a recipe does without
     from siri_kernels.policy_loss import RolloutCorrection
 
+PHASES = ("compression", "expansion")
+"""Phases of a schedule whose loss can have values of its own."""
 START = "start"
 """``loss.reference``: the model that the run began from."""
 
@@ -103,6 +105,17 @@ class RolloutCorrectionConfig(Section):
         return RolloutCorrection(self.mode, self.level, high=self.high, low=self.low)
 
 
+class PhaseLossConfig(Section):
+    """Values of ``loss`` that hold in one phase of the schedule; null: the same as elsewhere."""
+
+    clip_low: float | None = Field(None, ge=0, le=20)
+    """See ``loss.clip_low``."""
+    clip_high: float | None = Field(None, ge=0, le=1e3)
+    """See ``loss.clip_high``."""
+    entropy_coef: float | None = Field(None, ge=0, le=1e3)
+    """See ``loss.entropy_coef``."""
+
+
 class LossConfig(Section):
     """The policy loss (``siri_kernels.policy_loss``). The defaults are SIRI's."""
 
@@ -154,6 +167,13 @@ class LossConfig(Section):
     skip_zero_advantage: bool = True
     """Leave sequences whose advantage is exactly 0 out of forward and backward; the denominator
     still includes them. Has an effect only where entropy_coef and kl_coef are 0."""
+
+    compression: PhaseLossConfig | None = None
+    """Other values while the cap compresses; null: none. Without phases (a constant cap) they have
+    no effect."""
+    expansion: PhaseLossConfig | None = None
+    """Other values in expansion, where the paper suggests an entropy bonus or a higher clip; null:
+    none."""
 
     @field_validator("rollout_correction", mode="before")
     @classmethod
@@ -219,6 +239,34 @@ class LossConfig(Section):
                 f"loss.old_logprobs=recompute (it is {self.old_logprobs})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _phases_are_losses(self) -> LossConfig:
+        for phase in PHASES:
+            if getattr(self, phase) is not None:
+                try:
+                    type(self).model_validate(self.at(phase).model_dump(exclude=set(PHASES)))
+                except ValidationError as error:
+                    said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+                    raise ValueError(f"{phase}: {said}") from error
+        return self
+
+    def at(self, phase: str) -> LossConfig:
+        """The loss of a step.
+
+        Args:
+            phase: of the schedule: ``"compression"``, ``"expansion"`` or ``"constant"``.
+        """
+        own = getattr(self, phase) if phase in PHASES else None
+        if own is None:
+            return self
+        given = {name: value for name, value in own if value is not None}
+        return self.model_copy(update=given)
+
+    @property
+    def heaviest(self) -> LossConfig:
+        """The loss of the phase that takes most memory: one with an entropy bonus, if any has."""
+        return max((self, *map(self.at, PHASES)), key=lambda loss: loss.entropy_coef != 0)
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of ``policy_loss`` that are not tensors, without ``denominator``."""

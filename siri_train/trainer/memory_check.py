@@ -57,7 +57,7 @@ def rehearse(
                 loss, _ = policy_loss(
                     logprobs, batch.old_logprobs, batch.advantages, batch.cu_seqlens,
                     entropy=entropy, ref_logprobs=ref_logprobs,
-                    denominator=float(batch.tokens), **config.loss.options(),
+                    denominator=float(batch.tokens), **config.loss.heaviest.options(),
                 )  # fmt: skip
                 backward(loss, batch)
         del reserved

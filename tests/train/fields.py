@@ -17,6 +17,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "model.lora": {},
     "sft": {},
     "loss.rollout_correction": {},
+    "loss.compression": {},
+    "loss.expansion": {},
     "data.train.0": {"kind": "embedded", "size": 64},
     "data.eval.0": {"kind": "embedded", "size": 16, "seed": 1},
 }

@@ -110,6 +110,8 @@ OTHER = {
     "rollout.engine": "vllm-server",
     "rollout.probe.threshold": 0.5,
     "advantage.sas": {"share": 0.2},
+    "loss.compression": {"entropy_coef": 0.1},
+    "loss.expansion": {"clip_high": 0.5},
     "train.max_tokens": 1000,
     "eval.select": "held-out",
     "checkpoint.lag_window": 4,
