@@ -80,7 +80,7 @@ test-newest:
 	LATEST="$(LATEST)" sh scripts/ends.sh newest .newest
 	.newest/bin/python -m pytest -p no:cacheprovider $(ENDS_TESTS)
 
-# The wheel, built and installed elsewhere: the kernels alone, and with the trainer, which runs the demo.
+# The wheel, built and installed elsewhere: the kernels alone, and with the trainer, which runs both embedded tasks.
 test-wheel:
 	PYTHON="$(PYTHON)" sh scripts/wheel.sh .wheel
 

@@ -4,8 +4,8 @@
 #   sh scripts/wheel.sh .wheel
 #
 # At first it has torch, triton and numpy and nothing else of ours: README's ten lines run there, importing siri_kernels loads
-# nothing else, and siri-train says in one line what it lacks. With the extra [train] the demo runs. Not compiled: half of the
-# time.
+# nothing else, and siri-train says in one line what it lacks. With the extra [train] both embedded tasks are trained for a
+# cycle (`siri-train demo` takes six minutes, tests/train/test_demo.py runs it). Not compiled: half of the time.
 set -eu
 unset PYTHONPATH # pip would take what lies there for installed
 TARGET=${1:-.wheel}
@@ -30,6 +30,11 @@ grep -q "pip install 'siri-kernels\[train\]'" "$TARGET/work/said"
 test "$(wc -l <"$TARGET/work/said")" = 1
 
 "$TARGET/env/bin/python" $PIP install --no-compile -c constraints.txt "$WHEEL[train]"
-(cd "$TARGET/work" && ../env/bin/siri-train demo --out demo && ../env/bin/siri-train doctor)
-(cd "$TARGET/work" && ../env/bin/python "$ROOT/scripts/wheel_check.py" demo demo)
-echo "wheel: $(basename "$WHEEL") runs the ten lines and the demo"
+SHORT="schedule.cycle=10 train.steps=10 eval.every=5 checkpoint.every=0"
+for task in demo recheck; do
+    (cd "$TARGET/work" && ../env/bin/siri-train train $task.yaml output=$task $SHORT checkpoint.lag=0 checkpoint.lag_window=0)
+done
+(cd "$TARGET/work" && ../env/bin/siri-train schedule smollm2-code.yaml --svg code.svg && ../env/bin/siri-train doctor)
+(cd "$TARGET/work" && ../env/bin/python "$ROOT/scripts/wheel_check.py" run demo)
+(cd "$TARGET/work" && ../env/bin/python "$ROOT/scripts/wheel_check.py" run recheck)
+echo "wheel: $(basename "$WHEEL") runs the ten lines and both embedded tasks"

@@ -61,12 +61,16 @@ def _example(readme: Path) -> None:
         assert weight.grad.abs().sum() > 0
 
 
-def demo(run: Path) -> None:
-    """The demo's table has its four models, and the page is there."""
+def trained(run: Path) -> None:
+    """The table of a run has its three models, the page is there, and problems are in the wheel."""
     names = {entry["name"] for entry in json.loads((run / "summary.json").read_text())}
     assert {"start", "siri-low", "siri-high"} <= names, names
     assert (run / "report.html").stat().st_size > 10_000
+    import siri_train
+
+    problems = Path(str(siri_train.__file__)).parent / "data" / "code_problems"
+    assert "site-packages" in str(problems) and len(list(problems.glob("*.jsonl"))) >= 1
 
 
 if __name__ == "__main__":
-    {"kernels": kernels, "demo": demo}[sys.argv[1]](Path(sys.argv[2]))
+    {"kernels": kernels, "run": trained}[sys.argv[1]](Path(sys.argv[2]))
