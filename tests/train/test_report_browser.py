@@ -205,7 +205,7 @@ def test_the_plane_zooms_with_whole_letters_and_tells_its_spots(demo: Path) -> N
         svg.dispatchEvent(new MouseEvent('dblclick'));
         out.after = [spot.getBoundingClientRect().width, axis(svg, 'x-axis')];
     """)  # fmt: skip
-    assert "start" in out["tip"] and "60.0 %" in out["tip"]
+    assert "constant-cap" in out["tip"] and "61.0 %" in out["tip"]
     assert out["zoomed"][:2] == pytest.approx(out["before"][:2], rel=0.02)
     assert out["zoomed"][2] != out["before"][2] == out["after"][1]
 
