@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.results_io import RESULTS
+from bench.results_io import RESULTS, write
+from bench.workloads.phases import as_json, contrasts, page, read_phases
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
 
@@ -20,10 +21,14 @@ class Part(NamedTuple):
     Args:
         question: that its table answers.
         arguments: of ``siri-train ablate``, without ``--out`` and ``--jobs``.
+        before: arguments of ``siri-train`` for what must be there first; it continues too.
+        phases: also compare what each phase of the schedule does.
     """
 
     question: str
     arguments: list[str]
+    before: tuple[str, ...] = ()
+    phases: bool = False
 
 
 _CONTROLS = "constant-max,siri,constant-mean,constant-min,constant-best"
@@ -47,6 +52,7 @@ PARTS = {
         "three shapes and three lengths of a cycle, at the scheduled ends",
         ["demo", "--vary", "schedule.shape=cosine,stair,stair-cosine",
          "--vary", "schedule.cycle=60,120,240", "--seeds", "3", "--at", "siri-low,siri-high"],
+        phases=True,
     ),
     "penalties": Part(
         "a moving cap beside length in the reward under a constant cap",
@@ -57,6 +63,21 @@ PARTS = {
         "advantages over the group or over the batch, under the shortest cap",
         ["demo", "--vary", "advantage.scale=group_std,batch_std", "--seeds", "5",
          "schedule.shape=constant", "schedule.max_len=20", "schedule.min_len=20"],
+    ),
+    "entropy": Part(
+        "an entropy bonus of its own in each phase, in the task where trying again pays",
+        ["recheck", "--vary", "loss.compression.entropy_coef=0.05,0.01",
+         "--vary", "loss.expansion.entropy_coef=0.05,0.01", "--seeds", "3"],
+    ),
+    "entropy-constant": Part(
+        "the same bonuses under the longest cap, as control",
+        ["recheck", "--method", "constant-max", "--vary", "loss.entropy_coef=0.05,0.01",
+         "--seeds", "3"],
+    ),
+    "language-model": Part(
+        "SIRI beside a constant cap on SmolLM2-135M, which takes hours",
+        ["smollm2-sums", "--method", "constant-max,siri", "--seeds", "2"],
+        before=("sft", "smollm2-sums"),
     ),
 }  # fmt: skip
 """Every part by name."""
@@ -72,15 +93,21 @@ def make(name: str, runs: Path, out: Path, jobs: int) -> int:
         jobs: runs at a time.
 
     Returns:
-        The exit status of ``siri-train ablate``.
+        The exit status of ``siri-train ablate``, or of what comes before it.
     """
-    folder = runs / name
-    status = main(["ablate", *PARTS[name].arguments, "--out", str(folder), "--jobs", str(jobs)])
+    folder, part = runs / name, PARTS[name]
+    if part.before and (status := main([*part.before])):
+        return status
+    status = main(["ablate", *part.arguments, "--out", str(folder), "--jobs", str(jobs)])
+    target = f"evidence_{name.replace('-', '_')}"
     for file in FILES:
         if (folder / file).is_file():
             out.mkdir(parents=True, exist_ok=True)
-            target = f"evidence_{name.replace('-', '_')}{Path(file).suffix}"
-            shutil.copy(folder / file, out / target)
+            shutil.copy(folder / file, out / f"{target}{Path(file).suffix}")
+    if part.phases and not status:
+        found = read_phases(folder)
+        compared = contrasts(found)
+        write(out, f"{target}_phases", as_json(found, compared), page(found, compared))
     return status
 
 
