@@ -45,8 +45,8 @@ PARTS = {
     ),
     "rivals": Part(
         "SIRI beside the methods of other papers, equal steps",
-        ["demo", "--method", "siri,asymmetric,step-up,step-down,truncation,toggle,dler,l1-exact,"
-         "l1-max,dapo", "--seeds", "3"],
+        ["demo", "--method", "constant-max,siri,asymmetric,step-up,step-down,truncation,toggle,"
+         "dler,l1-exact,l1-max,dapo", "--seeds", "3"],
     ),
     "shapes": Part(
         "three shapes and three lengths of a cycle, at the scheduled ends",
@@ -55,9 +55,9 @@ PARTS = {
         phases=True,
     ),
     "penalties": Part(
-        "a moving cap beside length in the reward under a constant cap",
-        ["demo", "--vary", "reward.function=length-cap,length-penalty,kimi,arora,gr3",
-         "--seeds", "3", "schedule.shape=constant"],
+        "SIRI's moving cap beside length in the reward under a constant cap",
+        ["demo", "--method", "constant-max,siri,length-penalty,kimi,arora,gr3,laser",
+         "--seeds", "3"],
     ),
     "normalisation": Part(
         "advantages over the group or over the batch, under the shortest cap",

@@ -118,6 +118,14 @@ def _l1(name: str) -> Callable[[RunConfig], list[str]]:
     return overrides
 
 
+def _priced(name: str) -> Callable[[RunConfig], list[str]]:
+    return lambda config: [*_at_longest(config), *_reward(name)]
+
+
+def _laser(config: RunConfig) -> list[str]:
+    return [*_at_longest(config), *_reward("laser", target=config.schedule.min_len)]
+
+
 def _toggle(config: RunConfig) -> list[str]:
     return [*_shape("toggle")(config), *_reward("toggle")]
 
@@ -184,6 +192,31 @@ METHODS["l1-max"] = Method(
     _l1("l1-max"),
     "a right answer earns more the shorter it is, a half at min_len tokens",
     "L1-Max (arXiv 2503.04697), one target for all questions, not named in the prompt",
+)
+METHODS["length-penalty"] = Method(
+    _priced("length-penalty"),
+    "a right answer earns half less at max_len, in proportion to its length",
+    "the linear penalty that SIRI rejects, section 4.2",
+)
+METHODS["laser"] = Method(
+    _laser,
+    "a bonus for right answers within min_len tokens; wrong ones cost",
+    "LASER (arXiv 2505.15612)",
+)
+METHODS["kimi"] = Method(
+    _priced("kimi"),
+    "right answers earn by their length beside the shortest and the longest of the group",
+    "Kimi k1.5 (arXiv 2501.12599), section 2.3.3",
+)
+METHODS["arora"] = Method(
+    _priced("arora"),
+    "right answers earn by their length beside the mean of the group's right ones",
+    "arXiv 2502.04463, TLMRE in tables",
+)
+METHODS["gr3"] = Method(
+    _priced("gr3"),
+    "the reward is divided by a term of the length beside the group's mean",
+    "GR3 (arXiv 2603.10535)",
 )
 METHODS["dapo"] = Method(
     _dapo,
