@@ -38,6 +38,22 @@ def test_a_block_quotes_the_rows_that_it_names() -> None:
             filled(f"<!-- {name} rows: {wrong} -->\n<!-- end -->")
 
 
+def test_a_block_quotes_the_table_that_it_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.reports.readme.ROOT", tmp_path)
+    name = "bench/results/cpu/a.md"
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(
+        "# A\n\n| a   |   b |\n| --- | --: |\n| one |   1 |\n\ntext\n\n| c |\n|---|\n| 2 |\n"
+    )
+    first = f"<!-- {name} table 1 -->\n| a | b |\n| --- | --: |\n| one | 1 |\n<!-- end -->"
+    assert filled(f"<!-- {name} table 1 -->\nold\n<!-- end -->") == first
+    assert "\n| 2 |\n" in filled(f"<!-- {name} table 2 -->\n<!-- end -->")
+    with pytest.raises(ValueError, match="has 2 tables, not a table 3"):
+        filled(f"<!-- {name} table 3 -->\n<!-- end -->")
+
+
 def test_first_screen_says_what_it_is_what_ran_and_how_to_begin() -> None:
     assert len(README.splitlines()) <= 170
     screen = "\n".join(README.splitlines()[:45])
