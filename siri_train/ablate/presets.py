@@ -163,7 +163,7 @@ METHODS["constant-min"] = Method(
     _at_shortest, "the cap is min_len always", "SIRI, section 5.3: compression alone"
 )
 METHODS["constant-best"] = Method(
-    _shape("constant"),
+    lambda config: [],
     "the constant cap that is best on the validation questions",
     "the strongest control: a cap that was looked for",
     sweeps=True,

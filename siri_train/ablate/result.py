@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ class Result:
         reference: one of them; None where there are none.
         notes: what a reader must know, a sentence or two each.
         sets: of questions that were used.
+        swept: the last checkpoint of every cap of the arms that sweep; not compared.
     """
 
     rows: list[Row]
     reference: Row | None
     notes: list[str]
     sets: Sets
+    swept: list[Row] = field(default_factory=list)
 
 
 _REMEDY = "give data.eval a second set and name it in eval.select (docs/ablations.md)"
@@ -94,7 +96,17 @@ def result(plan: Plan, at: Sequence[str], against: str | None, named: str | None
     if wanted not in (reference.arm, reference.name):
         notes.append(f"{wanted} has no row, so the differences are from {reference.name}.")
     compare(rows, reference)
-    return Result(rows, reference, notes, sets)
+    return Result(rows, reference, notes, sets, _swept(plan, missing, sets))
+
+
+def _swept(plan: Plan, missing: Sequence[str], sets: Sets) -> list[Row]:
+    found = []
+    for arm in plan.arms:
+        if arm.sweeps and arm.same_as is None:
+            for member in arm.members:
+                found += rows_of(arm, member, ["last"], missing, sets)
+    set_figures(found)
+    return found
 
 
 def write(plan: Plan, found: Result) -> list[Path]:
@@ -103,7 +115,7 @@ def write(plan: Plan, found: Result) -> list[Path]:
     write_json(paths[0], _as_json(plan, found))
     if found.reference is not None:
         paths += [plan.out / "ablate.md", plan.out / "ablate.svg"]
-        replace_text(paths[1], page(plan, found.rows, found.reference, found.notes))
+        replace_text(paths[1], page(plan, found.rows, found.reference, found.notes, found.swept))
         replace_text(paths[2], plot(found.rows, f"Ablation of {plan.recipe}"))
     return paths
 
@@ -215,6 +227,7 @@ def _as_json(plan: Plan, found: Result) -> dict[str, Any]:
         "runs": [_run(run, plan.out, found.sets) for run in plan.runs],
         "against": found.reference.name if found.reference else None,
         "rows": [as_json(row) for row in found.rows],
+        "swept": [as_json(row) for row in found.swept],
         "notes": found.notes,
     }
 

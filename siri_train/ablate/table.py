@@ -54,7 +54,36 @@ def table(rows: Sequence[Row], reference: Row) -> str:
     return "\n".join([line(head), line(rule), *map(line, body)])
 
 
-def page(plan: Plan, rows: Sequence[Row], reference: Row, notes: Sequence[str]) -> str:
+def sweep_table(rows: Sequence[Row]) -> str:
+    """Every cap of the arms that sweep, one line each, without a newline at the end.
+
+    Args:
+        rows: with figures, at least one.
+    """
+    low, high = rows[0].budgets[0], rows[0].budgets[-1]
+    lines = [
+        f"| cap | seeds | accuracy within {high:,} | within {low:,} | mean tokens "
+        "| training tokens |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        tokens = row.tokens_interval
+        lines.append(
+            f"| {_arm(row)} | {len(row.scores)} | {_share(row.accuracy[-1], row.intervals[-1])} "
+            f"| {_share(row.accuracy[0], row.intervals[0])} | {_tokens(row.tokens)} "
+            f"({_tokens(tokens.low)} to {_tokens(tokens.high)}) "
+            f"| {_count(row.mean('trained_tokens'))} |"
+        )
+    return "\n".join(lines)
+
+
+def page(
+    plan: Plan,
+    rows: Sequence[Row],
+    reference: Row,
+    notes: Sequence[str],
+    swept: Sequence[Row] = (),
+) -> str:
     """The page of an ablation: the table, how to read it, and what each arm is.
 
     Args:
@@ -62,6 +91,7 @@ def page(plan: Plan, rows: Sequence[Row], reference: Row, notes: Sequence[str]) 
         rows: compared.
         reference: the row that the differences are from.
         notes: sentences that a reader must know.
+        swept: every cap of the arms that sweep, see :func:`sweep_table`.
     """
     lines = [f"# Ablation of {plan.recipe}", ""]
     if plan.overrides:
@@ -69,6 +99,8 @@ def page(plan: Plan, rows: Sequence[Row], reference: Row, notes: Sequence[str]) 
     lines += [matched(plan), "", table(rows, reference), "", *explained(rows, reference), ""]
     if notes:
         lines += [*[f"- {note}" for note in notes], ""]
+    if swept:
+        lines += ["## Every cap that was tried", "", sweep_table(swept), ""]
     lines += ["## Arms", ""]
     for arm in plan.arms:
         method = METHODS[arm.method] if arm.method else None

@@ -275,6 +275,13 @@ def test_the_sweep_names_its_cap_and_how_it_was_chosen(
     found = told(tmp_path / "out")
     assert (found["set"], found["chosen_by"]) == ("test", "validation")
     assert [row["member"] for row in found["rows"]] == [f"cap={best}"]
+    assert [row["member"] for row in found["swept"]] == ["cap=24", "cap=56"]
+    shown = {row["member"]: row["accuracy"][-1] for row in found["swept"]}
+    assert shown[f"cap={best}"] == found["rows"][0]["accuracy"][-1]
+    page = (tmp_path / "out" / "ablate.md").read_text()
+    for cap in (24, 56):
+        line = f"| constant-best (cap={cap}) | 1 | {100 * shown[f'cap={cap}']:.1f} % ("
+        assert line in page.partition("## Every cap that was tried")[2]
     assert f"the cap {best} was chosen by the set validation" in text and "too high" not in text
     assert ablate(*words, "train.steps=1", "--set", "validation", "--show") == 0
     assert "so its accuracy is too high" in capsys.readouterr().out
