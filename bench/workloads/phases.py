@@ -1,4 +1,4 @@
-"""What each phase of a schedule does to accuracy and length, from the runs of an ablation.
+"""Accuracy and length over each phase of a schedule, from the runs of an ablation.
 
 The table of ``siri-train ablate`` compares checkpoints. The paper's claims about schedules are
 about what happens between them: how much accuracy a compression costs, and how much an expansion
@@ -102,7 +102,7 @@ FIGURES: dict[str, Callable[[Sequence[Phase]], np.ndarray | None]] = {
     "change in the last compression, from the second on": _changes("compression", 2),
     "gain in the last expansion": _changes("expansion", 1),
 }
-"""What is compared between arms, ``[seeds][questions]``; None where an arm has no such phase."""
+"""Figures that are compared between arms, ``[seeds][questions]``; None where an arm has no such phase."""
 
 
 def read_phases(folder: Path) -> list[Phase]:
