@@ -130,11 +130,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: a run failed; the same command continues.
+        SystemExit: a signal ended a part; no other begins.
     """
-    failed = [
-        name
-        for name in arguments.names
-        if make(name, arguments.runs, arguments.out, arguments.jobs)
-    ]
+    failed = []
+    for name in arguments.names:
+        status = make(name, arguments.runs, arguments.out, arguments.jobs)
+        if status > 128:
+            raise SystemExit(status)
+        failed += [name] if status else []
     if failed:
         raise ConfigError(f"evidence: {', '.join(failed)}: runs failed; run the same command again")

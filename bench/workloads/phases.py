@@ -102,7 +102,7 @@ FIGURES: dict[str, Callable[[Sequence[Phase]], np.ndarray | None]] = {
     "change in the last compression, from the second on": _changes("compression", 2),
     "gain in the last expansion": _changes("expansion", 1),
 }
-"""Figures that are compared between arms, ``[seeds][questions]``; None where an arm has no such phase."""
+"""Figures that arms are compared in, ``[seeds][questions]``; None where an arm lacks the phase."""
 
 
 def read_phases(folder: Path) -> list[Phase]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from bench.workloads import evidence
+from siri_train.config.base import ConfigError
 
 
 @pytest.mark.parametrize("name", evidence.PARTS)
@@ -35,3 +37,27 @@ def test_results_are_copied_under_the_parts_name(
     assert sorted(path.name for path in out.iterdir()) == [
         "evidence_controls_tokens.json", "evidence_controls_tokens.md",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "ends", "parts"), [(143, SystemExit, 1), (1, ConfigError, 2)])
+def test_a_signal_ends_all_parts_and_a_failure_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    status: int, ends: type[BaseException], parts: int,
+) -> None:  # fmt: skip
+    begun: list[str] = []
+    monkeypatch.setattr(evidence, "main", lambda words: begun.append(words[0]) or status)
+    given = argparse.Namespace(names=["controls", "rivals"], runs=tmp_path, out=tmp_path, jobs=1)
+    with pytest.raises(ends):
+        evidence.run(given)
+    assert len(begun) == parts
+
+
+def test_what_must_be_there_first_is_made_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(evidence, "main", lambda words: begun.append(words) or 0)
+    assert evidence.make("language-model", tmp_path, tmp_path, 2) == 0
+    assert [words[0] for words in begun] == ["sft", "ablate"]
+    monkeypatch.setattr(evidence, "main", lambda words: int(words[0] == "sft"))
+    assert evidence.make("language-model", tmp_path, tmp_path, 2) == 1
