@@ -78,6 +78,7 @@ PARTS = {
         "SIRI beside a constant cap on SmolLM2-135M, which takes hours",
         ["smollm2-sums", "--method", "constant-max,siri", "--seeds", "2"],
         before=("sft", "smollm2-sums"),
+        phases=True,
     ),
 }  # fmt: skip
 """Every part by name."""

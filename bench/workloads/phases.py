@@ -190,7 +190,7 @@ def contrasts(phases: Sequence[Phase]) -> list[Contrast]:
         family = []
         for one, two in itertools.combinations(arms.values(), 2):
             first, second = one[0].varied, two[0].varied
-            if sum(first[key] != second[key] for key in first) != 1:
+            if sum(first.get(key) != second.get(key) for key in {**first, **second}) != 1:
                 continue
             a, b = of(one), of(two)
             if a is not None and b is not None:

@@ -52,12 +52,16 @@ def test_a_signal_ends_all_parts_and_a_failure_does_not(
     assert len(begun) == parts
 
 
+@pytest.mark.parametrize(("first", "status"), [(0, 3), (1, 1)])
 def test_what_must_be_there_first_is_made_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, status: int
 ) -> None:
-    begun: list[list[str]] = []
-    monkeypatch.setattr(evidence, "main", lambda words: begun.append(words) or 0)
-    assert evidence.make("language-model", tmp_path, tmp_path, 2) == 0
-    assert [words[0] for words in begun] == ["sft", "ablate"]
-    monkeypatch.setattr(evidence, "main", lambda words: int(words[0] == "sft"))
-    assert evidence.make("language-model", tmp_path, tmp_path, 2) == 1
+    begun: list[str] = []
+
+    def command(words: list[str]) -> int:
+        begun.append(words[0])
+        return first if words[0] == "sft" else 3
+
+    monkeypatch.setattr(evidence, "main", command)
+    assert evidence.make("language-model", tmp_path, tmp_path, 2) == status
+    assert begun == ["sft", "ablate"][: 2 - first]
