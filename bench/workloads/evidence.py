@@ -68,6 +68,7 @@ PARTS = {
         "an entropy bonus of its own in each phase, in the task where trying again pays",
         ["recheck", "--vary", "loss.compression.entropy_coef=0.05,0.01",
          "--vary", "loss.expansion.entropy_coef=0.05,0.01", "--seeds", "3"],
+        phases=True,
     ),
     "entropy-constant": Part(
         "the same bonuses under the longest cap, as control",

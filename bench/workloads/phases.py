@@ -106,7 +106,7 @@ FIGURES: dict[str, Callable[[Sequence[Phase]], np.ndarray | None]] = {
 
 
 def read_phases(folder: Path) -> list[Phase]:
-    """The phases of every arm.
+    """The whole phases of every arm.
 
     Args:
         folder: of a finished ablation whose recipe evaluates at the ends of all phases.
@@ -135,10 +135,12 @@ def _of_arm(
     records = [
         {one.step: one for one in read_question_records(run) if one.set == named} for run in runs
     ]
+    schedule, done = config.schedule.build(), config.train.steps
+    ends = {*schedule.compressed_ends(done, done), *schedule.expanded_ends(done, done)}
     counts = {"compression": 0, "expansion": 0}
     found = []
-    for begin, end, kind in config.schedule.build().phases(config.train.steps):
-        if kind not in counts:
+    for begin, end, kind in schedule.phases(done):
+        if kind not in counts or end not in ends:  # a constant cap; a phase that the run's end cut
             continue
         counts[kind] += 1
         for step in (begin, end):
@@ -274,4 +276,11 @@ def as_json(phases: Sequence[Phase], compared: Sequence[Contrast]) -> dict[str, 
 
 
 def _values(varied: dict[str, str]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in varied.items())
+    """The values with the shortest ends of their keys that tell them apart."""
+    parts = {key: key.split(".") for key in varied}
+    most = max((len(names) for names in parts.values()), default=1)
+    size = next(
+        (n for n in range(1, most) if len({tuple(p[-n:]) for p in parts.values()}) == len(varied)),
+        most,
+    )
+    return ", ".join(f"{'.'.join(parts[key][-size:])} {value}" for key, value in varied.items())

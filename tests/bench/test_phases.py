@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.workloads import phases
 from bench.workloads.phases import as_json, contrasts, page, read_phases
 from siri_train.config.recipe import load_config
 from siri_train.monitor.question_records import FILE, QuestionRecord
@@ -90,7 +91,23 @@ def test_arms_without_such_a_phase_are_left_out(tmp_path: Path) -> None:
     assert contrasts(read_phases(folder)) == []
 
 
+def test_a_phase_that_the_end_of_the_run_cuts_is_no_phase(tmp_path: Path) -> None:
+    folder = ablation(tmp_path, {"cosine": {s: n for s, n in COSINE.items() if s <= 70}})
+    for path in folder.glob("cosine/*/config.yaml"):
+        path.write_text(path.read_text().replace("steps: 80", "steps: 70"))
+    assert [(one.kind, one.end) for one in read_phases(folder)] == [
+        ("compression", 20), ("expansion", 40), ("compression", 60),
+    ]  # fmt: skip
+
+
 def test_an_end_without_evaluation_is_named(tmp_path: Path) -> None:
     folder = ablation(tmp_path, {"cosine": {s: n for s, n in COSINE.items() if s != 60}})
     with pytest.raises(ValueError, match="no evaluation after 60 steps"):
         read_phases(folder)
+
+
+def test_keys_are_told_apart() -> None:
+    short = {"schedule.shape": "stair", "schedule.cycle": "60"}
+    assert phases._values(short) == "shape stair, cycle 60"
+    alike = {"loss.compression.entropy_coef": "0.1", "loss.expansion.entropy_coef": "0.2"}
+    assert phases._values(alike) == "compression.entropy_coef 0.1, expansion.entropy_coef 0.2"
