@@ -119,6 +119,8 @@ def read_phases(folder: Path) -> list[Phase]:
     for arm in plan["arms"]:
         member = arm["members"][0]
         varied = dict(one.split("=", 1) for one in member["overrides"] if "=" in one)
+        if "=" not in arm["name"]:  # a method: one value, however many keys it sets
+            varied = {"method": arm["name"]}
         runs = [
             folder / run["folder"]
             for run in plan["runs"]
@@ -226,8 +228,9 @@ def page(phases: Sequence[Phase], compared: Sequence[Contrast]) -> str:
             f"| {100 * (after - before):+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) "
             f"| {fell} | {phase.tokens[0]:.1f} -> {phase.tokens[1]:.1f} |"
         )
-    lines += ["", "| figure | arms | difference, points (95 %) | p (Holm) | verdict |"]
-    lines += ["|---|---|---|---|---|"]
+    if compared:
+        lines += ["", "| figure | arms | difference, points (95 %) | p (Holm) | verdict |"]
+        lines += ["|---|---|---|---|---|"]
     for one in compared:
         told = one.paired
         lines.append(

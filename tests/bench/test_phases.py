@@ -91,6 +91,27 @@ def test_arms_without_such_a_phase_are_left_out(tmp_path: Path) -> None:
     assert contrasts(read_phases(folder)) == []
 
 
+def test_a_method_is_one_value_of_its_name(tmp_path: Path) -> None:
+    """The settings of methods are of different number, and none of them is what is compared."""
+    folder = ablation(tmp_path, {"cosine": COSINE, "stair": STAIR, "constant": COSINE})
+    plan = json.loads((folder / "ablate.json").read_text())
+    names = ("siri", "stair", "constant-max")
+    for arm, name in zip(plan["arms"], names, strict=True):
+        for run in plan["runs"]:
+            run["run"] = run["run"].replace(arm["name"] + " seed", name + " seed")
+        arm["name"] = name
+        arm["members"][0]["overrides"] += [f"schedule.max_len={50 + len(name)}"]
+    (folder / "ablate.json").write_text(json.dumps(plan))
+    found = read_phases(folder)
+    compared = contrasts(found)
+    told = page(found, compared)
+    assert "| method siri | compression 2 | 40 - 60 |" in told
+    assert "| method siri less method stair |" in told and "constant-max" not in told
+    assert {len(one.first) for one in compared} == {1} and len(compared) == 4
+    alone = [one for one in found if one.arm == "siri"]
+    assert page(alone, contrasts(alone)).count("\n") == 2 + len(alone)
+
+
 def test_a_phase_that_the_end_of_the_run_cuts_is_no_phase(tmp_path: Path) -> None:
     folder = ablation(tmp_path, {"cosine": {s: n for s, n in COSINE.items() if s <= 70}})
     for path in folder.glob("cosine/*/config.yaml"):
