@@ -317,7 +317,7 @@ def test_tests_of_kernels_come_first():
 def test_each_part_rehearsed(part, tmp_path):
     done = subprocess.run(
         ["sh", "scripts/gpu_run.sh", "first", str(tmp_path), "--rehearse", "--only", part,
-         "--limit", f"{part}=300"],
+         "--limit", f"{part}=800"],
         cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True,
     )  # fmt: skip
     (end,) = [r for r in read(tmp_path) if r["what"] == "end"]
@@ -330,7 +330,7 @@ def test_the_training_step_needs_nothing_of_the_trainer_s(tmp_path):
     absent = [f"--fault=missing:{name}" for name in ("pydantic", "math_verify", "liger_kernel")]
     done = subprocess.run(
         ["sh", "scripts/gpu_run.sh", "first", str(tmp_path), "--rehearse", "--only=step",
-         "--limit=step=300", *absent],
+         "--limit=step=800", *absent],
         cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
