@@ -119,8 +119,9 @@ def read_phases(folder: Path) -> list[Phase]:
     for arm in plan["arms"]:
         member = arm["members"][0]
         varied = dict(one.split("=", 1) for one in member["overrides"] if "=" in one)
-        if "=" not in arm["name"]:  # a method: one value, however many keys it sets
-            varied = {"method": arm["name"]}
+        if arm["method"]:  # one value, however many keys it sets; a grid's are in the arm's name
+            grid = (one.split("=", 1) for one in arm["name"].split("+") if "=" in one)
+            varied = {"method": arm["method"], **dict(grid)}
         runs = [
             folder / run["folder"]
             for run in plan["runs"]

@@ -31,7 +31,9 @@ def ablation(folder: Path, arms: dict[str, dict[int, int]]) -> Path:
     plan = {"set": "test", "arms": [], "runs": []}
     for shape, right in arms.items():
         name = f"schedule.shape={shape}"
-        plan["arms"].append({"name": name, "members": [{"name": "", "overrides": [name]}]})
+        plan["arms"].append(
+            {"name": name, "method": None, "members": [{"name": "", "overrides": [name]}]}
+        )
         for seed in (0, 1):
             run = folder / shape / f"seed-{seed}"
             run.mkdir(parents=True)
@@ -99,7 +101,7 @@ def test_a_method_is_one_value_of_its_name(tmp_path: Path) -> None:
     for arm, name in zip(plan["arms"], names, strict=True):
         for run in plan["runs"]:
             run["run"] = run["run"].replace(arm["name"] + " seed", name + " seed")
-        arm["name"] = name
+        arm["name"] = arm["method"] = name
         arm["members"][0]["overrides"] += [f"schedule.max_len={50 + len(name)}"]
     (folder / "ablate.json").write_text(json.dumps(plan))
     found = read_phases(folder)
@@ -108,6 +110,10 @@ def test_a_method_is_one_value_of_its_name(tmp_path: Path) -> None:
     assert "| method siri | compression 2 | 40 - 60 |" in told
     assert "| method siri less method stair |" in told and "constant-max" not in told
     assert {len(one.first) for one in compared} == {1} and len(compared) == 4
+    plan["arms"][0]["name"] = "siri+cycle=40"
+    plan["runs"][0]["run"], plan["runs"][1]["run"] = (f"siri+cycle=40 seed {i}" for i in (0, 1))
+    (folder / "ablate.json").write_text(json.dumps(plan))
+    assert "| method siri, cycle 40 | compression 2 |" in page(read_phases(folder), [])
     alone = [one for one in found if one.arm == "siri"]
     assert page(alone, contrasts(alone)).count("\n") == 2 + len(alone)
 
