@@ -96,7 +96,7 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
         return f"siri-train {command}: {masked(explained(error))}", 1
     if not isinstance(error, (ConfigError, WriteError)):
         from siri_train.rollout import EngineError  # torch comes with these
-        from siri_train.trainer.run import AlarmHalt
+        from siri_train.trainer.alarmed import AlarmHalt
         from siri_train.trainer.signals import Stopped
 
         if isinstance(error, Stopped):

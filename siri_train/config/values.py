@@ -70,6 +70,12 @@ def _set_name(name: str) -> str:
     return name
 
 
+def _alarm_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError("takes the name of an alarm: at most 64 letters, digits, _ or -")
+    return name
+
+
 def _project(name: str) -> str:
     not_empty(one_line(name))
     if _WANDB_REFUSES & set(name) or len(name) > 128:
@@ -138,6 +144,8 @@ Device = Annotated[str, AfterValidator(_device)]
 Gpus = Annotated[str, AfterValidator(_gpus)]
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 SetName = Annotated[str, AfterValidator(_set_name)]
+AlarmName = Annotated[str, AfterValidator(_alarm_name)]
+"""Whether there is such an alarm is checked later: plug-ins add to them."""
 Project = Annotated[str, AfterValidator(_project)]
 Url = Annotated[str, AfterValidator(_url)]
 

@@ -1,0 +1,1 @@
+"""Alarms about accuracy and held-out accuracy."""

@@ -1,0 +1,1 @@
+"""Alarms about the entropy of the policy."""

@@ -1,0 +1,1 @@
+"""Alarms about the length of responses and the cap."""

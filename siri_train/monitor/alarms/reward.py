@@ -1,0 +1,1 @@
+"""Alarms about the reward."""

@@ -1,0 +1,1 @@
+"""Alarms about the speed of sampling and updates."""

@@ -1,0 +1,1 @@
+"""Alarms about what the responses say: repetition, wait words, thoughts."""
