@@ -211,11 +211,12 @@ def _takes_limits(check: Check) -> bool:
     return len(inspect.signature(check).parameters) > 2
 
 
-def require_known(names: Sequence[str]) -> None:
-    """Refuse ``monitor.halt_on`` with a name that no alarm has.
+def require_known(names: Sequence[str], key: str = "monitor.halt_on") -> None:
+    """Refuse a name that no alarm has.
 
     Args:
-        names: of the recipe; those of plug-ins are known once these are imported.
+        names: of alarms; those of plug-ins are known once these are imported.
+        key: who asks, for the message.
 
     Raises:
         ConfigError: with the name, the nearest one and all that there are.
@@ -224,7 +225,7 @@ def require_known(names: Sequence[str]) -> None:
         try:
             OneOf(lambda: ALARMS)(name)
         except ValueError as error:
-            raise ConfigError(f"monitor.halt_on: got {shown_value(name)}; {error}") from error
+            raise ConfigError(f"{key}: got {shown_value(name)}; {error}") from error
 
 
 def _found(
