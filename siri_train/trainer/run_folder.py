@@ -18,6 +18,7 @@ from siri_train.files import append_record, replace_text
 from siri_train.monitor import alarms
 from siri_train.monitor.alarms.history import MOST_ROWS, READ_AGAIN, kept
 from siri_train.monitor.alarms.state import AlarmState
+from siri_train.monitor.backtrack import WordCounter
 from siri_train.monitor.question_records import FILE as QUESTIONS
 from siri_train.monitor.question_records import QuestionRecord, of_questions
 from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics, reported
@@ -106,10 +107,10 @@ class RunFolder:
         """Whether there is an evaluation after ``step`` steps."""
         return any(row["step"] == step for row in self.evals)
 
-    def write_samples(self, batch: RolloutBatch) -> None:
-        """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
+    def write_samples(self, batch: RolloutBatch, words: WordCounter) -> None:
+        """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``, words marked."""
         if distributed.is_main():
-            write_samples(self.dir / "rollouts", batch, self.config.monitor, self.end.over)
+            write_samples(self.dir / "rollouts", batch, self.config.monitor, words, self.end.over)
 
     def after_checkpoint(self, done: int) -> None:
         """Name the checkpoint in the manifest, delete old ones, write the report."""
