@@ -133,6 +133,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from siri_train.config.recipe import load_config
 
     config = load_config(arguments.recipe, arguments.overrides)
+    if arguments.halt_on:
+        from siri_train.commands.halt_on import halting
+
+        config = halting(config, arguments.halt_on)
     if arguments.dry_run:
         from siri_train.commands.dry_run import dry_run
 

@@ -153,6 +153,14 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="default: %(default)s",
     )
     _completed(resume, "resume")
+    halt = sub.add_argument(
+        "--halt-on",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="stop at this alarm, see docs/alarms.md; may be given several times",
+    )
+    _completed(halt, "alarm")
     sub.add_argument(
         "--dry-run",
         action="store_true",

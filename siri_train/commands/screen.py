@@ -50,6 +50,10 @@ GROUPS: dict[str, dict[str, Command]] = {
                     "plan: memory and hours on 8 GPUs of 80 GB",
                 ),
                 ("siri-train train smollm2-135m train.steps=3", "three steps on a CPU"),
+                (
+                    "siri-train train siri-1.5b --halt-on non-finite-gradient",
+                    "stop at this alarm; the newest checkpoint stays good",
+                ),
             ),
         ),
         "ablate": Command(

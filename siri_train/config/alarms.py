@@ -19,6 +19,13 @@ class AlarmsConfig(Section):
     # gradient
     grad_norm_spike: Times = 20.0
     """grad-norm-spike: this many times the median of the last 50 steps."""
+    grad_norm_creep: Times = 6.0
+    """grad-norm-creep: the median of 50 steps is this many times that of the run's start."""
+    grad_norm_vanishing: Share = 0.02
+    """grad-norm-vanishing: the median of 50 steps is below this share of that of the start."""
+    clip_frac: Share = 0.3
+    """clip-saturation: largest share of trained tokens that are clipped, median of 10 steps. The
+    clip of a token is below 0.01, that of a whole sequence (GSPO) near 0.15."""
 
     # mismatch
     rollout_kl: float = Field(0.05, gt=0, le=100)
@@ -26,10 +33,28 @@ class AlarmsConfig(Section):
     trainer is at 0.001 to 0.01."""
     rollout_ratio: float = Field(10.0, gt=1, le=1e9)
     """sampler-mismatch: largest ratio trainer / sampler of a token; 3 is usual in bf16."""
+    rollout_kl_drift: Times = 5.0
+    """sampler-drift: ``rollout_kl`` (median of 30 steps) is this many times that of the start."""
+    probe_growth: Times = 5.0
+    """sync-probe: ``probe_logprob_diff`` (median of three) is this many times the first ones."""
 
     # throughput
+    throughput: Share = 0.4
+    """throughput-decay: tokens per second (median of 30 steps) fall below this share of the run's
+    first steps of a like cap and number of tokens."""
+    dense_rows: Share = 0.5
+    """many-recomputed-tokens: largest ``dense_row_frac``, median of 20 steps."""
 
     # tokens
+    repetitive: Share = 0.3
+    """repetition: largest ``repetitive_frac``, median of 5 steps."""
+    repetitive_growth: Share = 0.1
+    """repetition: the same where it is also three times that of the run's first 20 steps."""
+    wait_words: Share = 0.05
+    """wait-words-gone: ``backtrack_per_1k`` in the second half of a whole expansion falls to this
+    share of the run's first 20 steps, and accuracy has not grown by 0.05."""
+    think_misfit: Share = 0.9
+    """wrong-think-setting: ``think_misfit_frac`` is above this share in five steps in a row."""
 
     # rollout
     unjudged: Share = 0.01

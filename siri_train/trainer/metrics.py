@@ -6,7 +6,7 @@ import math
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ METRIC_KEYS = (
     "clip_frac_high", "ratio_max", "rollout_kl", "rollout_ratio_max", "rollout_weight_mean",
     "probe_logprob_diff", "dense_row_frac", "tail_mass_max",
     "screened_frac", "screen_error_max",
-    "backtrack_per_1k", "tokens", "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
+    "backtrack_per_1k", "repetitive_frac", "think_misfit_frac",
+    "tokens", "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
     "time_train", "peak_memory_gb", "skipped_updates", "groups", "groups_failed",
     "groups_dropped", "groups_surplus", "tokens_discarded", "rollout_retries",
 )  # fmt: skip
@@ -41,6 +42,7 @@ def step_metrics(
     backtrack_per_1k: float,
     time_train: float,
     probe_logprob_diff: float | None = None,
+    form: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """The record of one step; ``docs/metrics.md`` explains every key.
 
@@ -60,6 +62,7 @@ def step_metrics(
         backtrack_per_1k: backtracking words per 1000 response tokens.
         time_train: seconds of updates, weight sync and probe.
         probe_logprob_diff: nats, what the sync probe found; None where it was skipped.
+        form: see :func:`siri_train.trainer.response_form.response_form`; None: not known.
     """
     completions = [c for group in batch.seen for c in group.completions]
     grades = [grade for group in batch.seen for grade in group.grades]
@@ -103,6 +106,7 @@ def step_metrics(
         "screened_frac": stats.screened_frac,
         "screen_error_max": stats.screen_error_max,
         "backtrack_per_1k": backtrack_per_1k,
+        **(form or dict.fromkeys(("repetitive_frac", "think_misfit_frac"))),
         "tokens": tokens,
         "rollout_tokens_per_s": (tokens + batch.tokens_discarded) / max(batch.seconds, 1e-9),
         "train_tokens_per_s": stats.trained_tokens / max(time_train, 1e-9),

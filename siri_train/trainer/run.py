@@ -42,6 +42,7 @@ from siri_train.trainer.prefetch import Rollouts
 from siri_train.trainer.preflight import Checked, model_config, preflight
 from siri_train.trainer.question_memory import QuestionMemory
 from siri_train.trainer.reference_model import open_reference
+from siri_train.trainer.response_form import response_form
 from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.run_folder import RunFolder
 from siri_train.trainer.sas import METRIC, select_steps
@@ -248,6 +249,7 @@ class Run:
             stats=stats,
             lr=self.optimizer.param_groups[0]["lr"],
             backtrack_per_1k=self._backtracking(batch),
+            form=response_form(batch, self.config.reward.think),
             time_train=seconds,
             probe_logprob_diff=probed,
         )

@@ -48,3 +48,35 @@ def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
         key: rows without a finite number there are left out.
     """
     return [value for row in rows if (value := number(row, key)) is not None]
+
+
+def median(values: Sequence[float]) -> float | None:
+    """The upper median, None of nothing.
+
+    Args:
+        values: finite numbers, in any order.
+    """
+    return sorted(values)[len(values) // 2] if values else None
+
+
+def start(history: Sequence[Mapping[str, Any]], most: int = 100) -> Sequence[Mapping[str, Any]]:
+    """The rows that a run is compared with: its first ones, without the warm-up of 10 steps.
+
+    Args:
+        history: rows of ``metrics.jsonl``, oldest first.
+        most: how many.
+    """
+    return history[10 : 10 + most]
+
+
+def newest(
+    row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], count: int
+) -> list[Mapping[str, Any]]:
+    """The newest row and those just before it, oldest first.
+
+    Args:
+        row: the newest.
+        history: the rows before it.
+        count: how many there are together, at least 2.
+    """
+    return [*history[1 - count :], row]

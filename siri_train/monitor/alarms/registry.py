@@ -238,11 +238,12 @@ def _until(step: int, others: Sequence[Record], on: Kind) -> Sequence[Record]:
     return others if end == len(others) else others[:end]
 
 
-def require_known(names: Sequence[str]) -> None:
-    """Refuse ``monitor.halt_on`` with a name that no alarm has.
+def require_known(names: Sequence[str], key: str = "monitor.halt_on") -> None:
+    """Refuse a name that no alarm has.
 
     Args:
-        names: of the recipe; those of plug-ins are known once these are imported.
+        names: of alarms; those of plug-ins are known once these are imported.
+        key: who asks, for the message.
 
     Raises:
         ConfigError: with the name, the nearest one and all that there are.
@@ -251,7 +252,7 @@ def require_known(names: Sequence[str]) -> None:
         try:
             OneOf(lambda: ALARMS)(name)
         except ValueError as error:
-            raise ConfigError(f"monitor.halt_on: got {shown_value(name)}; {error}") from error
+            raise ConfigError(f"{key}: got {shown_value(name)}; {error}") from error
 
 
 def _found(
