@@ -166,7 +166,7 @@ def raised(history: list[dict[str, Any]], **changes: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "said", "below", "above"),
     [
-        ("all-truncated", "is 1", {"truncated_frac": 0.999}, {"truncated_frac": 1.0}),
+        ("mostly-truncated", "is 1", {"truncated_frac": 0.999}, {"truncated_frac": 1.0}),
         ("all-zero-rewards", "is 1", {"groups_all_zero": 0.999}, {"groups_all_zero": 1.0}),
         ("non-finite-gradient", "above 0", {"skipped_updates": 0}, {"skipped_updates": 1}),
         ("sampler-mismatch", "(0.05)", {"rollout_kl": 0.05}, {"rollout_kl": 0.0501}),
