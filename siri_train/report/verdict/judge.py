@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from siri_train.report.data import RunFolder
 
+from .accuracy import Comparison, accuracy, compared
+from .entropy import entropy
+from .health import groups, mismatch, truncation
+from .length import length
 from .progress import finished, progress
-from .subject import Subject, subjects
-from .types import Finding, Verdict
+from .raised import alarms
+from .ship import ship
+from .subject import subjects
+from .turns import turns
+from .types import Finding, Ship, State, Verdict
+
+T = TypeVar("T")
 
 
 def judge(folder: RunFolder) -> Verdict:
-    """What the files of a run say about it.
+    """Judge a run by its files.
 
     Args:
         folder: of one run, or of several: then the first whose cap moves is judged, and the others
@@ -22,13 +32,30 @@ def judge(folder: RunFolder) -> Verdict:
         The verdict. Whatever is missing or damaged is said in it; nothing is raised.
     """
     subject, others = subjects(folder)
-    findings = [_safely(key, title, make) for key, title, make in (
+    found = _or(list[Comparison](), lambda: compared(subject, others))
+    made: list[tuple[str, str, Callable[[], Finding]]] = [
         ("state", "State of the run", lambda: progress(subject)),
-    )]  # fmt: skip
-    del others
-    state = "finished" if finished(subject) else "unfinished"
+        ("length", "Length and cap", lambda: length(subject)),
+        ("accuracy", "Accuracy", lambda: accuracy(subject, found, others)),
+        ("entropy", "Entropy", lambda: entropy(subject, found)),
+        ("turns", "Turns of the length", lambda: turns(subject)),
+        ("truncation", "Truncation", lambda: truncation(subject)),
+        ("groups", "Groups that teach", lambda: groups(subject)),
+        ("mismatch", "Sampler and trainer", lambda: mismatch(subject)),
+        ("alarms", "Alarms", lambda: alarms(subject)),
+    ]
+    findings = tuple(_safely(*each) for each in made)
+    nothing: tuple[tuple[Ship, ...], str] = (
+        (),
+        "No checkpoint to recommend: the evaluations could not be read.",
+    )
+    shipped, advice = _or(nothing, lambda: ship(subject, others))
+    state: State = "finished" if finished(subject) else "unfinished"
     steps = subject.count("train", "steps")
-    return Verdict(subject.label, state, subject.done, steps, tuple(findings))
+    return Verdict(
+        subject.described, state, subject.done, steps, findings, shipped, advice,
+        tuple(other.described for other in others),
+    )  # fmt: skip
 
 
 def _safely(key: str, title: str, make: Callable[[], Finding]) -> Finding:
@@ -40,4 +67,8 @@ def _safely(key: str, title: str, make: Callable[[], Finding]) -> Finding:
         return Finding(key, "missing", f"{title}: not judged", text)
 
 
-__all__ = ["Subject", "judge"]
+def _or(default: T, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except Exception:  # as above
+        return default

@@ -14,8 +14,8 @@ SURROGATES = 400
 PER_CYCLE = 60
 """Points that a cycle has at most: longer ones are averaged, as the lag need not be finer."""
 MEMORIES = (*(k / 20 for k in range(19)), 0.92, 0.94, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
-"""Of the slow noise, step to step, that are tried."""
-LEARNING = 6
+"""Memories of the slow noise, step to step, that are tried."""
+LEARNING = 8
 """The start of training bends every curve: a decay over a cycle / LEARNING is taken out."""
 
 
@@ -24,17 +24,17 @@ class Following(NamedTuple):
 
     Args:
         lag: how many steps later, from 0 to half a cycle.
+        lags: its 95 % interval, of series simulated with this lag and the noise found.
         correlation: at this lag, the largest one, of what is left without trend.
         p_value: chance of at least this correlation, at any lag, if it did not follow.
-        swing: how much the series moves with the whole swing of the other, in its own unit.
         cycles: for each whole cycle (correlation, p-value) at this lag; None where the other did
             not move in it.
     """
 
     lag: int
+    lags: tuple[int, int]
     correlation: float
     p_value: float
-    swing: float
     cycles: tuple[tuple[float, float] | None, ...]
 
 
@@ -67,12 +67,11 @@ def follows(
         return None
     two = np.where(known, two, np.interp(np.arange(len(two)), np.flatnonzero(known), two[known]))
     period = cycle / width
-    lags = np.arange(int(period // 2) + 1)
-    windows = [_Window(one, int(lag), period) for lag in lags]
+    windows = [_Window(one, lag, period) for lag in range(int(period // 2) + 1)]
     usable = [window for window in windows if window.moves]
     still = _Window(one, 0, period)
     left = still.without_trend(two[None])[0]
-    if not usable or not _moves(two) or not _moves(left):
+    if not usable or not _moves(two) or not _moves(left):  # a constant has no correlation
         return None
     found = np.array([window.correlation(two[None])[0] for window in usable])
     best = usable[int(found.argmax())]
@@ -82,9 +81,13 @@ def follows(
     drawn = noise.draw(surrogates, len(two), rng)
     highest = np.max([window.correlation(drawn) for window in usable], axis=0)
     p_value = (1 + int((highest >= correlation).sum())) / (1 + surrogates)
-    swing = best.slope(two) * float(np.ptp(one))
+    answer = best.slope(two) * np.roll(one, best.lag)
+    again = np.array([window.correlation(answer + noise.scale * drawn) for window in usable])
+    places = np.array([window.lag for window in usable])[again.argmax(axis=0)]
+    low, high = (round(float(at)) for at in np.quantile(places, [0.025, 0.975]))
     cycles = _by_cycle(best, one, two, period, noise, surrogates, rng)
-    return Following(best.lag * width, correlation, p_value, swing, cycles)
+    lags = (min(low, best.lag) * width, max(high, best.lag) * width)
+    return Following(best.lag * width, lags, correlation, p_value, cycles)
 
 
 class _Window:
@@ -106,7 +109,7 @@ class _Window:
         return rest
 
     def correlation(self, series: Floats) -> Floats:
-        """Of each of ``[some, steps]`` with the leader."""
+        """Correlations of ``[some, steps]`` with the leader, one each."""
         rest = self.without_trend(series)
         norms = np.linalg.norm(rest, axis=1) * self.norm
         return np.divide(rest @ self.leader, norms, out=np.zeros(len(rest)), where=norms > 0)
@@ -169,7 +172,8 @@ class _Noise:
         basis = _orthonormal(np.stack([*_trend(np.arange(steps), steps, period), *answers], axis=1))
         like = series - basis @ (basis.T @ series)
         seen = _autocovariance(like, reach)
-        seen = seen / seen[0]
+        self.scale = float(seen[0]) ** 0.5
+        seen = seen / (seen[0] or 1.0)
         distance = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
         flat = _expected(np.eye(steps), basis, reach)
         fits = []

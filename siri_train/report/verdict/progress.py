@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .subject import Subject
-from .types import Finding
+from .types import Finding, Status
 from .words import counted
 
 
@@ -49,7 +49,7 @@ def progress(subject: Subject) -> Finding:
         text += f" metrics.jsonl lacks {counted(lacking, 'step')} of them."
     if subject.notes:
         text += f" {counted(len(subject.notes), 'file')} could not be read whole."
-    status = "unclear" if damaged or not over else "good"
+    status: Status = "unclear" if damaged or not over else "good"
     if damaged:
         title += ", files damaged"
     return Finding("state", status, title, text, figures, subject.notes)

@@ -51,7 +51,9 @@ class Subject:
         """The label, with the cap where it never moves."""
         caps = {number(row.get("cap")) for row in self.run.metrics} - {None}
         if self.run.control and len(caps) == 1:
-            return f"{self.label} (constant cap {caps.pop():,.0f})"
+            cap = f"{caps.pop():.0f}"
+            if cap not in self.label:
+                return f"{self.label} (constant cap {cap})"
         return self.label
 
     @property

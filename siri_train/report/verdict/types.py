@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .words import per_cent, tokens
+
 Status = Literal["good", "bad", "unclear", "missing"]
 State = Literal["finished", "unfinished"]
 
@@ -76,6 +78,22 @@ class Ship:
     why: str
     budgets: Mapping[str, float | None] = field(default_factory=dict)
 
+    @property
+    def named(self) -> str:
+        """Its names with its step."""
+        step = f"step {self.step:,}"
+        return step if self.checkpoint == step else f"{self.checkpoint} ({step})"
+
+    @property
+    def facts(self) -> str:
+        """Accuracy with its interval, budget and length in words."""
+        told = per_cent(self.accuracy)
+        if self.accuracy_interval is not None:
+            low, high = self.accuracy_interval
+            told += f" ({100 * low:.1f} to {100 * high:.1f})"
+        within = f" within {self.budget:,} tokens" if self.budget is not None else ""
+        return f"{told}{within}, {tokens(self.tokens)} tokens a response"
+
     def to_json(self) -> dict[str, Any]:
         """The checkpoint as a JSON object."""
         return {
@@ -95,7 +113,7 @@ class Ship:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run's files say about it.
+    """The findings on a run and the checkpoints to ship.
 
     Args:
         run: label of the run that is judged.
@@ -105,6 +123,7 @@ class Verdict:
         findings: in the order in which they are shown.
         ship: checkpoints to use, at most one a purpose; empty without any that was evaluated.
         advice: why ``ship`` is empty; else empty.
+        others: the other runs of the folder, with which it is compared.
     """
 
     run: str
@@ -114,17 +133,12 @@ class Verdict:
     findings: tuple[Finding, ...]
     ship: tuple[Ship, ...] = ()
     advice: str = ""
+    others: tuple[str, ...] = ()
 
-    def finding(self, key: str) -> Finding:
-        """The finding of a name.
-
-        Args:
-            key: of the finding.
-
-        Raises:
-            KeyError: there is none.
-        """
-        return {one.key: one for one in self.findings}[key]
+    @property
+    def same(self) -> bool:
+        """Whether one checkpoint serves both purposes."""
+        return len(self.ship) > len({one.step for one in self.ship})
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as a JSON object; no value in it is NaN or infinite."""
@@ -137,4 +151,5 @@ class Verdict:
             "findings": [one.to_json() for one in self.findings],
             "ship": [one.to_json() for one in self.ship],
             "advice": self.advice,
+            "others": list(self.others),
         }
