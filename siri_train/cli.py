@@ -231,6 +231,11 @@ def _report(arguments: argparse.Namespace) -> int:
     from siri_train.config.paths import check_file, user_path
     from siri_train.report import write_report
 
+    if arguments.text or arguments.json:
+        from siri_train.commands.verdict import told
+
+        print(encodable(told(user_path(arguments.folder, "report"), arguments.json)))
+        return 0
     folder = user_path(arguments.folder, "report")
     if not folder.is_dir():
         raise ConfigError(f"report: {arguments.folder!r} is not a folder; takes a run's folder")

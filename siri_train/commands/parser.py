@@ -299,6 +299,13 @@ def _run_folder(sub: argparse.ArgumentParser) -> None:
     _completed(sub.add_argument("folder", type=kinds.path, help="the run's folder"), "run")
 
 
+def _report(sub: argparse.ArgumentParser) -> None:
+    _run_folder(sub)
+    told = sub.add_mutually_exclusive_group()
+    told.add_argument("--text", action="store_true", help="only print the verdict; write no page")
+    told.add_argument("--json", action="store_true", help="the same as JSON")
+
+
 def _compare(sub: argparse.ArgumentParser) -> None:
     runs = sub.add_argument(
         "runs",
@@ -367,7 +374,7 @@ _ARGUMENTS = {
     "ablate": _ablate,
     "verl": _verl,
     "schedule": _schedule,
-    "report": _run_folder,
+    "report": _report,
     "eval": _eval,
     "compare": _compare,
     "export": _export,

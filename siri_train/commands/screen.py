@@ -96,8 +96,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             ),
         ),
         "report": Command(
-            "write a run's report.html",
-            (("siri-train report runs/demo", "writes runs/demo/report.html"),),
+            "write a run's report.html, or print the verdict on it",
+            (
+                ("siri-train report runs/demo", "writes runs/demo/report.html"),
+                ("siri-train report runs/demo --text", "the verdict in the terminal"),
+            ),
         ),
         "eval": Command(
             "accuracy of a checkpoint at every budget from one generation pass",

@@ -23,6 +23,7 @@ from .pareto import close_up, plane
 from .scale import Point
 from .svg import render
 from .table import compared_with, headline, table_rows
+from .verdict import judge
 
 Values = dict[str, Any]
 
@@ -75,6 +76,7 @@ def build_page(folder: RunFolder) -> str:
         style=Markup(style),
         script=Markup(script),
         name=folder.folder.resolve().name,
+        verdict=judge(folder),
         facts=_facts(folder),
         about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),
