@@ -14,11 +14,12 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
+from . import script as joined
 from .budgets import budget_chart, budget_pictures
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
 from .evaluations import evaluations
-from .markup import data_block, fill, fingerprint, source
+from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
 from .scale import Point
 from .svg import render
@@ -59,7 +60,7 @@ def build_page(folder: RunFolder) -> str:
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
-    style, script = source("style.css"), source("page.js")
+    style, script = joined.style(), joined.script()
     # If an escape were missing, this policy would still refuse every script, style and address
     # except these two. Nothing in the page needs eval, an event handler or a style attribute.
     policy = (

@@ -14,7 +14,7 @@ tables and samples: 1.8 MB for three runs, 0.7 MB for one, no package beyond jin
 
 All of them draw in the browser alone. Where scripts do not run (previews of mail and of build
 artifacts, an untrusted notebook) their pages show no chart, and there are no words for a screen
-reader. Here the picture is in the page; templates/page.js adds values, zoom and smoothing.
+reader. Here the picture is in the page; the script adds values, zoom and smoothing.
 """
 
 from __future__ import annotations
