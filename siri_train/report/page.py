@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -15,10 +14,14 @@ from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
 from . import script as joined
-from .budgets import budget_chart, budget_pictures
-from .charts import Figure, colours, figures, spots
+from .alarm_lanes import alarm_list
+from .budgets import budget_chart, budget_pictures, budget_table, methods
+from .charts import Figure, colours, figures, quiet, spots
+from .cost_tables import cost_tables
 from .data import Run, RunFolder, number, read_run_folder
 from .evaluations import evaluations
+from .front import front_table
+from .group_dots import group_pictures
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
 from .scale import Point
@@ -68,7 +71,8 @@ def build_page(folder: RunFolder) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
-    budgets = budget_chart(folder)
+    compared_methods = methods(folder)
+    budgets = budget_chart(folder, compared_methods)
     chosen = colours(folder)
     return fill(
         "page.html",
@@ -82,12 +86,17 @@ def build_page(folder: RunFolder) -> str:
         compared=compared_with(folder.summary),
         headings=headings,
         rows=rows,
-        alarms=_alarms(folder),
+        alarms=alarm_list(folder),
         notes=list(dict.fromkeys(notes)),
         planes=_planes(folder),
         outside=_outside(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
+        budget_best=budget_table(compared_methods) if budgets is not None else [],
+        front=front_table(folder, chosen),
+        groups=group_pictures(folder),
+        quiet=quiet(folder),
+        costs=cost_tables(folder, chosen),
         runs=[
             {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
             for index, run in enumerate(folder.runs)
@@ -171,12 +180,14 @@ def _data(charts: list[Figure]) -> Values:
                     "window": line.window,
                     "x": steps.setdefault(at, len(steps)),
                     "y": _values(line.values),
+                    **({"words": list(line.words)} if line.words else {}),
                     "band": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.band],
                     "bars": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.bars],
                 }
             )
         drawn.append(
             {
+                "lanes": bool(chart.y_names),
                 "title": chart.title,
                 "x": chart.x_label,
                 "unit": chart.unit,
@@ -200,30 +211,6 @@ def _rounded(value: float | None) -> float | None:
 def _short(value: float) -> float:
     """A whole number without its ".0"."""
     return int(value) if abs(value) < 1e15 and value == int(value) else value
-
-
-def _alarms(folder: RunFolder) -> list[Values]:
-    """Alarms of the same name on one line: a run may raise the same one at every step."""
-    kinds: dict[tuple[str, str], list[tuple[float | None, str]]] = {}
-    for run in folder.runs:
-        for row in run.alarms:
-            rest = dict(row)
-            step = number(rest.pop("step", None))
-            name = rest.pop("alarm", None) or rest.pop("name", None) or "alarm"
-            told = [rest.pop(key, None) for key in ("message", "cause", "action")]
-            text = "; ".join(str(part) for part in told if part) or json.dumps(rest, default=str)
-            kinds.setdefault((run.label, str(name)), []).append((step, text))
-    lines = []
-    for (label, name), found in list(kinds.items())[:20]:
-        where = label
-        steps = [step for step, _ in found if step is not None]
-        if steps:
-            first, last = f"{min(steps):,.0f}", f"{max(steps):,.0f}"
-            where += f", step {first}" if first == last else f", steps {first} to {last}"
-        if len(found) > 1:
-            where += f", {len(found):,} times"
-        lines.append({"name": name, "text": f"({where}): {found[-1][1]}"})
-    return lines
 
 
 def _samples(folder: RunFolder) -> list[Values]:

@@ -66,7 +66,8 @@ def test_without_a_summary_the_latest_of_each_name(demo: Path) -> None:
     rows = [curve(rng, step, "siri-low", [4, 8, 12, 16]) for step in (15, 45)]
     jsonl(demo / "siri" / "eval.jsonl", [*rows, curve(rng, 50, None, [4, 8, 12, 16])])
     chart = budget_chart(read_run_folder(demo))
-    assert chart is not None and [line.label for line in chart.lines] == ["siri-low"]
+    assert chart is not None
+    assert [line.label for line in chart.lines] == ["siri-low", "SIRI, step 50"]
     assert [y for _, y in chart.lines[0].points] == rows[1]["accuracy"]
 
 

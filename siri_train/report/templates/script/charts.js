@@ -21,7 +21,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       for (const [step, a, b] of [...line.band, ...line.bars])
         if (step >= x0 && step <= x1) { take(a); take(b); }
     });
-    if (low > high) return [whole[2], whole[3]];
+    if (low > high || chart.lanes) return [whole[2], whole[3]];
     if (chart.floor !== null && low >= 0) low = 0;
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
     const most = chart.ceiling !== null && high <= chart.ceiling ? chart.ceiling : Infinity;
@@ -99,7 +99,8 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       const mean = one.drawn[index] === line.y ? ''
         : ` (mean ${show(one.drawn[index][i], chart.unit)})`;
       const row = document.createElement('div');
-      for (const text of [line.label, show(line.y[i], chart.unit) + mean]) {
+      const value = line.words?.[i] || show(line.y[i], chart.unit) + mean;
+      for (const text of [line.label, value]) {
         const part = document.createElement('span');
         part.textContent = text;
         row.append(part);
