@@ -120,10 +120,10 @@ def _bars(found: list[Episode], height: float, last: int) -> tuple[list[Point], 
         else:
             bars.append((one.since, end, word))
     while len(bars) > _MOST_BARS:
-        gaps = [(two[0] - one[1], k) for k, (one, two) in enumerate(zip(bars, bars[1:]))]  # noqa: B905
-        at = min(gaps)[1]
-        one, two = bars[at], bars.pop(at + 1)
-        bars[at] = (one[0], two[1], f"{one[0]:,} to {two[1]:,}")
+        gaps = [two[0] - one[1] for one, two in zip(bars, bars[1:], strict=False)]
+        at = gaps.index(min(gaps))
+        begin, end = bars[at][0], bars.pop(at + 1)[1]
+        bars[at] = (begin, end, f"{begin:,} to {end:,}")
     points: list[Point] = []
     words = []
     for start, end, word in bars:

@@ -266,7 +266,7 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
 
 
 def _of_band(run: Run, band: tuple[float, float], several: bool) -> str:
-    """What the entropy's band is, in words, and how much of the run left it."""
+    """The entropy's band in words, and how much of the run left it."""
     below, above, steps = outside(run.metrics, band)
     whose = f" of {run.label}" if several else ""
     low, high = show(band[0], "number"), show(band[1], "number")

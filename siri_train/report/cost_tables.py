@@ -15,7 +15,7 @@ _NONE = "–"
 
 
 def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
-    """What the template shows of the costs.
+    """The costs for the template.
 
     Args:
         folder: as it was read.

@@ -1,4 +1,4 @@
-"""What runs cost: tokens, seconds and money, by phase, and for a point of accuracy."""
+"""The costs of runs: tokens, seconds and money, by phase, and for a point of accuracy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Of sampling and updates."""
+        """Seconds of sampling and updates."""
         return self.rollout + self.train
 
     def add(self, row: Row, price: float | None) -> None:
@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass
 class RunCost:
-    """What a run cost.
+    """The cost of a run.
 
     Attributes:
         run: as it was read.

@@ -6,7 +6,8 @@ from .data import Row, number
 
 LEAST = 8
 """Steps of a first cycle that make a band."""
-_SHARE = 0.9
+_OUT = 5
+"""Per cent of the steps that may lie beyond each bound."""
 
 
 def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
@@ -33,7 +34,7 @@ def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
     if not moving or len(first) < LEAST:
         return None
     first.sort()
-    cut = int(len(first) * (1 - _SHARE) / 2)
+    cut = len(first) * _OUT // 100
     return first[cut], first[len(first) - 1 - cut]
 
 

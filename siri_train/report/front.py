@@ -13,7 +13,7 @@ from .table import accuracy_text
 Values = dict[str, Any]
 
 DRAWS = 500
-"""Of questions, for the intervals of hypervolumes."""
+"""Draws of questions, for the intervals of hypervolumes."""
 _MOST_CHECKPOINTS = 100
 
 
@@ -67,7 +67,7 @@ def nadir(points: list[Placed]) -> tuple[float, float]:
 
 
 def front_table(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
-    """What stands beside the plane.
+    """The two tables beside the plane.
 
     Args:
         folder: as it was read.

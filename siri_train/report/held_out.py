@@ -68,7 +68,8 @@ def ends_chart(folder: RunFolder, chosen: dict[str, str]) -> tuple[Chart, str]:
     """
     cycled = [(place, run, ends_of(run)) for place, run in enumerate(folder.runs)]
     cycled = [one for one in cycled if any(one[2].values())]
-    lines, said = [], []
+    lines: list[Line] = []
+    said: list[str] = []
     for place, run, ends in cycled:
         prefix = f"{run.label} " if len(cycled) > 1 else ""
         for name, kind in _ENDS.items():
@@ -124,10 +125,10 @@ def ends_of(run: Run) -> dict[str, list[Evaluation]]:
     cycles = run.manifest.get("cycles")
     for entry in cycles if isinstance(cycles, list) else []:
         which = entry.get("which") if isinstance(entry, dict) else None
-        step = number(entry["step"]) if which in steps and "step" in entry else None
-        if step is not None:
-            steps[which].add(int(step))
-    by_step = {one.step: one for one in run.evals}
+        step = number(entry.get("step")) if isinstance(entry, dict) else None
+        if which in tuple(steps) and step is not None:  # a damaged file may hold anything
+            steps[str(which)].add(int(step))
+    by_step = {one.step: one for one in sorted(run.evals, key=lambda one: one.name in _ENDS)}
     return {
         name: [
             one for step, one in sorted(by_step.items()) if one.name == name or step in steps[name]

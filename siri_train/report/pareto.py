@@ -17,7 +17,7 @@ from .svg import FONT
 Box = tuple[float, float, float, float]
 
 _BELOW = 0.1
-"""How far below the named checkpoints a point of the front may lie and still widen the picture."""
+"""How far below the named checkpoints a point of the front may lie and still be in the picture."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Spec:
     noise: float | None = None
     """Values all below it are rounding errors: said in words and not drawn."""
     about: float = 0.0
-    """What `noise` is a distance from."""
+    """The value from which `noise` is a distance."""
 
 
 SPECS = (

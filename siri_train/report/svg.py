@@ -51,7 +51,7 @@ class Line:
         window: steps of the running mean that made ``points`` from ``raw``; 1: no mean yet, the
             reader of the page may choose one; 0: never smoothed.
         run: the run's place in the folder, by which the page switches its curves on and off.
-        words: one a point, told in place of its value; empty: values are told.
+        words: one a point, shown in place of its value; empty: values are shown.
     """
 
     label: str
