@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .data import Evaluation, Run, RunFolder, interval, number, series
+from .lengths import length_map
 from .pareto import Spot
 from .scale import Point, running_mean
 from .svg import Chart, Line, extent
 from .table import COLOUR, accuracy_text
 
+MOST_MAPS = 4
+"""Runs whose lengths have a map."""
 Mark = tuple[float, str, str]
 Span = tuple[float, float, str, str]
 
@@ -117,6 +120,7 @@ def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
     result: list[Figure] = []
     missing: list[str] = []
     candidates = [(_length(folder), False), (_held_out(folder), False)]
+    candidates += [(found, True) for found in _maps(folder)]
     candidates += [(_from_spec(spec, folder), spec.optional) for spec in SPECS]
     for (chart, text), optional in candidates:
         if extent(chart) is None:
@@ -130,7 +134,7 @@ def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
             Figure(
                 Chart(
                     chart.title, chart.lines, chart.unit, chart.x_label, shades, within,
-                    chart.floor, chart.ceiling, chart.from_floor,
+                    chart.floor, chart.ceiling, chart.from_floor, heat=chart.heat,
                 ),
                 text,
             )
@@ -247,6 +251,22 @@ def _length(folder: RunFolder) -> tuple[Chart, str]:
         "follows the cap with a delay. Where the band touches the cap, responses are truncated."
     )
     return Chart("Cap and response length", lines, "tokens"), text
+
+
+def _maps(folder: RunFolder) -> list[tuple[Chart, str]]:
+    """The lengths of the first runs that have recorded them."""
+    chosen, several = colours(folder), len(folder.runs) > 1
+    text = (
+        "Each column is the histogram of the responses of a step, or of several where there are "
+        "many: the darker, the larger their share. Dashed: the cap. Solid: the mean response."
+    )
+    found = []
+    for place, run in enumerate(folder.runs):
+        title = f"Response lengths of {run.label}" if several else "Response lengths"
+        chart = length_map(run, place, title, chosen[run.name])
+        if chart is not None:
+            found.append((chart, text))
+    return found[:MOST_MAPS]
 
 
 def _held_out(folder: RunFolder) -> tuple[Chart, str]:
