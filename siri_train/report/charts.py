@@ -9,6 +9,7 @@ from .data import Evaluation, Run, RunFolder, interval, number, series
 from .entropy_band import entropy_band, outside
 from .group_charts import group_charts
 from .held_out import ends_chart, held_out_chart
+from .lengths import length_map
 from .pareto import Spot
 from .scale import running_mean, show
 from .specs import SPECS, Spec
@@ -17,6 +18,8 @@ from .table import COLOUR, accuracy_text
 
 __all__ = ["SPECS", "Figure", "colours", "ends", "figures", "phases", "quiet", "spots"]
 
+MOST_MAPS = 4
+"""Runs whose lengths have a map."""
 Mark = tuple[float, str, str]
 Span = tuple[float, float, str, str]
 
@@ -41,6 +44,7 @@ def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
         (ends_chart(folder, chosen), True),
         (held_out_chart(folder, chosen), False),
     ]
+    candidates += [(found, True) for found in _maps(folder)]
     for spec in SPECS:
         if spec.title != "Backtracking" or not groups:
             hidden = spec.optional or _noise(spec, folder) is not None
@@ -219,6 +223,22 @@ def _length(folder: RunFolder) -> tuple[Chart, str]:
         "follows the cap with a delay. Where the band touches the cap, responses are truncated."
     )
     return Chart("Cap and response length", lines, "tokens"), text
+
+
+def _maps(folder: RunFolder) -> list[tuple[Chart, str]]:
+    """The lengths of the first runs that have recorded them."""
+    chosen, several = colours(folder), len(folder.runs) > 1
+    text = (
+        "Each column is the histogram of the responses of a step, or of several where there are "
+        "many: the darker, the larger their share. Dashed: the cap. Solid: the mean response."
+    )
+    found = []
+    for place, run in enumerate(folder.runs):
+        title = f"Response lengths of {run.label}" if several else "Response lengths"
+        chart = length_map(run, place, title, chosen[run.name])
+        if chart is not None:
+            found.append((chart, text))
+    return found[:MOST_MAPS]
 
 
 def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:

@@ -11,6 +11,7 @@ from .markup import source
 SCRIPTS = (
     "start.js",
     "numbers.js",
+    "axis.js",
     "picture.js",
     "tip.js",
     "charts.js",
@@ -18,6 +19,9 @@ SCRIPTS = (
     "range.js",
     "plane.js",
     "tools.js",
+    "responses.js",
+    "remember.js",
+    "refresh.js",
 )
 """Files of ``templates/script/``."""
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .heat import Heat
 from .markup import coordinate, fill
 from .scale import Point, rounded, show, text_width, thin, ticks
 
@@ -82,6 +83,7 @@ class Chart:
         unit: ``percent``, ``tokens`` or ``number``; how values are written.
         spans: (first x, last x, css class, label) shaded behind the curves.
         marks: (x, css class, label) thin vertical lines.
+        heat: a map of histograms behind the curves.
         x_ticks, y_ticks: where the axes are labelled; round numbers if empty.
         y_names: text of each of ``y_ticks`` in place of its number: the chart has lanes.
         floor, ceiling: the axis never goes beyond these; the floor is always shown when
@@ -100,6 +102,7 @@ class Chart:
     x_ticks: Sequence[float] = ()
     y_ticks: Sequence[float] = ()
     y_names: Sequence[str] = ()
+    heat: Heat | None = None
 
 
 def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | None:
@@ -115,6 +118,9 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
             if low is not None and high is not None:
                 xs.append(x)
                 ys += (low, high)
+    if chart.heat is not None:
+        xs += [chart.heat.edges[0], chart.heat.edges[-1]]
+        ys += [0.0, chart.heat.top]
     if not xs:
         return None
     xs += [mark[0] for mark in chart.marks]
@@ -190,6 +196,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         y_ticks=[(py(y), text) for y, text in zip(y_ticks, y_texts, strict=True)],
         x_ticks=[(px(x), f"{x:,.0f}") for x in x_ticks if x == int(x)],
         spans=[span for span in spans if span[2] > span[1]],
+        cells=_cells(chart.heat, px, py, y_high),
         names=_phase_names(chart, spans, [px(x) for x, _, _ in chart.marks]),
         marks=[(px(x), css, label) for x, css, label in chart.marks],
         # the first line is the one to see, so it comes on top
@@ -212,6 +219,23 @@ def describe(chart: Chart) -> str:
             )
             said.append(f"{line.label}: from {start} to {end}, between {low} and {high}.")
     return " ".join(said)
+
+
+def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[int, str]]:
+    """(level, outline of all its rectangles) of each shade."""
+    if heat is None:
+        return []
+    return [
+        (
+            level,
+            "".join(
+                f"M{coordinate(px(a))} {coordinate(py(low))}H{coordinate(px(b))}"
+                f"V{coordinate(py(min(high, most)))}H{coordinate(px(a))}Z"
+                for a, b, low, high in boxes
+            ),
+        )
+        for level, boxes in heat.cells()
+    ]
 
 
 def _phase_names(

@@ -34,3 +34,35 @@ const smooth = (values, window) => {
     return value === null ? null : (sums[b] - sums[a]) / (counts[b] - counts[a]);
   });
 };
+
+/* A number on an axis that may be long: 1.2 M instead of 1,200,000. */
+const brief = (value, step) => {
+  const size = Math.max(Math.abs(value), step);
+  for (const [name, unit] of [['G', 1e9], ['M', 1e6], ['k', 1e4]])
+    if (size >= unit) {
+      const scale = name === 'k' ? 1e3 : unit;
+      return fixed(value / scale, Math.min(places(step / scale), 3)) + ' ' + name;
+    }
+  return show(value, 'number', step);
+};
+
+/* Which of the values from `a` to `b` draw the same curve: each bucket's lowest and highest. */
+const thinned = (values, a, b, most) => {
+  const chosen = [];
+  const size = Math.max(1, Math.ceil(2 * (b - a) / most));
+  for (let start = a; start < b; start += size) {
+    const end = Math.min(start + size, b);
+    if (size < 2) { chosen.push(start); continue; }
+    let low = null, high = null, gap = null;
+    for (let i = start; i < end; i++) {
+      if (values[i] === null) gap = i;
+      else {
+        if (low === null || values[i] < values[low]) low = i;
+        if (high === null || values[i] > values[high]) high = i;
+      }
+    }
+    chosen.push(...[...new Set([low, high, gap])].filter((i) => i !== null).sort((x, y) => x - y));
+  }
+  if (b > a && chosen.at(-1) !== b - 1) chosen.push(b - 1);
+  return chosen;
+};

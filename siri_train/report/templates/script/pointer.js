@@ -13,6 +13,7 @@ function pointer(drawing, moved, left, dragged, twice) {
   const stop = () => { start = null; if (band) band.remove(); band = null; };
   svg.addEventListener('pointerdown', (event) => {
     if (event.button === 0 && event.isPrimary) start = inside(at(event));
+    if (event.pointerType === 'touch') moved(...at(event), event);  // a finger does not hover
   });
   svg.addEventListener('pointermove', (event) => {
     const here = at(event);
@@ -38,6 +39,13 @@ function pointer(drawing, moved, left, dragged, twice) {
     stop();
   });
   svg.addEventListener('pointercancel', () => { stop(); left(); });
-  svg.addEventListener('pointerleave', () => { if (!band) { stop(); left(); } });
+  svg.addEventListener('pointerleave', (event) => {
+    if (band) return;
+    stop();
+    if (event.pointerType !== 'touch') left();  // else until a finger comes down elsewhere
+  });
   svg.addEventListener('dblclick', twice);
 }
+document.addEventListener('pointerdown', (event) => {
+  if (event.pointerType === 'touch' && !event.target.closest('svg.plot')) hide();
+});

@@ -5,7 +5,9 @@ const NS = 'http://www.w3.org/2000/svg';
 const data = JSON.parse(document.getElementById('data').textContent);
 const all = (root, what) => [...root.querySelectorAll(what)];
 const field = (id) => document.getElementById(id);
-const state = {from: null, to: null, window: null, runs: new Set()};  // runs: those switched off
+// `from` and `to` are places on the axis, null: its ends; `runs`: those switched off
+const state = {axis: 'step', from: null, to: null, window: null, runs: new Set()};
+const narrow = matchMedia('(max-width: 560px)');
 
 const make = (name, attributes, text) => {
   const node = document.createElementNS(NS, name);
