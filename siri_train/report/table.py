@@ -139,6 +139,8 @@ def headline(summary: list[Row]) -> list[Row]:
                 f", {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
                 f"{base.get('name')}"
             )
+            before = number(base.get("accuracy")) or 0.0
+            text += f" ({100 * before:.1f} % → {100 * accuracy:.1f} %)"
             text += ", within the intervals," if _overlap(row, base, "accuracy") else ""
             text += f" and {abs(share):.0f} % {'fewer' if share <= 0 else 'more'} tokens"
         said.append(
