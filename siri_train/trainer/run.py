@@ -27,8 +27,7 @@ from siri_train.model.packing import Sample
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.model.same_model import require_same_model
 from siri_train.monitor.backtrack import BacktrackCounter
-from siri_train.monitor.live import evaluation_lines, figures
-from siri_train.monitor.progress import Progress
+from siri_train.monitor.training import TrainingProgress
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
 from siri_train.rollout.collect import Collector, questions_per_step
@@ -111,8 +110,10 @@ class Run:
             self._open_sampling(checked, opened)
             self.folder.prepare(self.reference, begins=source is None)
             opened.callback(self.folder.close)
-            self.progress = Progress(config.name, config.train.steps, self.start_step)
+            tokens = self.end.tokens
+            self.progress = TrainingProgress(config, self.schedule, self.start_step, tokens)
             opened.callback(self.progress.close)
+            self.progress.recall(self.folder.rows, self.folder.evals)
             self._opened = opened.pop_all()
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -272,10 +273,7 @@ class Run:
         if self.schedule.kind.observe is not None:
             self.schedule.observe(on_main(dict, row))  # times differ between ranks
         found = self.folder.append_metrics(row, raised)
-        names = ", ".join(alarm["alarm"] for alarm in found)
-        self.progress.update(
-            row["step"] + 1, f"ALARM {names}" if names else "", figures(row, self.folder.evals)
-        )
+        self.progress.step(row, self.folder.evals, found, self.folder.ongoing())
         if found and self.config.monitor.halt_on_alarm:
             first = found[0]
             raise AlarmHalt(f"{first['alarm']}: {first['cause']}; {first['action']}")
@@ -383,5 +381,4 @@ class Run:
             raise AssertionError("an evaluation ended without a request to stop")
         row = {"step": step, "name": name, **found.row}
         self.folder.append_evaluation(row, found.records)
-        for line in evaluation_lines(row):
-            print(f"{self.config.name}: evaluation at step {step}: {line}", flush=True)
+        self.progress.evaluated(row)

@@ -17,13 +17,15 @@ from siri_train.config.run import RunConfig
 from siri_train.distributed import on_main
 from siri_train.files import append_record, replace_text
 from siri_train.monitor import alarms
+from siri_train.monitor.progress import say
 from siri_train.monitor.question_records import FILE as QUESTIONS
 from siri_train.monitor.question_records import QuestionRecord, of_questions
 from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics, reported
 from siri_train.monitor.trackers import Trackers
-from siri_train.report import write_report
+from siri_train.report import changes, summary_table, write_report
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.schedule import LengthSchedule
+from siri_train.terminal.lines import terminal_width
 from siri_train.trainer.reference_model import Reference, write_record
 from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.samples import write_samples
@@ -85,6 +87,11 @@ class RunFolder:
             All alarms of the step.
         """
         return on_main(self._append_metrics, row, raised)
+
+    def ongoing(self) -> list[Any]:
+        """On rank 0 the alarms that are true after the newest step."""
+        state = getattr(self, "alarms", None)
+        return [] if state is None else state.ongoing()
 
     def append_evaluation(
         self, row: dict[str, Any], records: Sequence[QuestionRecord] = ()
@@ -220,6 +227,7 @@ class RunFolder:
         ends = self._ends(steps)
         entries = summary(self.config, self.evals, ends, done=steps, supervised=supervised)
         write_json(self.dir / "summary.json", entries)
+        say(["", summary_table(entries, terminal_width()), "", *changes(entries), ""])
         print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
 
     def _ends(self, done: int) -> list[dict[str, Any]]:
