@@ -215,13 +215,14 @@ def _eval(arguments: argparse.Namespace) -> int:
     from siri_train.commands.eval import grade_checkpoint
     from siri_train.config.paths import check_file, user_path
     from siri_train.report.eval_table import evaluation_table
+    from siri_train.terminal.lines import terminal_width
 
     checkpoint = user_path(arguments.checkpoint, "eval")
     if (checkpoint / "config.json").is_file():
         for name in ("eval.json", "eval_questions.jsonl"):
             check_file(checkpoint / name, "eval")
     row = grade_checkpoint(checkpoint, arguments.recipe, arguments.overrides)
-    print(evaluation_table(row), file=sys.stderr)
+    print(encodable(evaluation_table(row, terminal_width()), sys.stderr), file=sys.stderr)
     print(json.dumps(row, indent=2), flush=True)
     return 0
 
@@ -256,9 +257,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     from siri_train.commands.compare import as_json, compare
     from siri_train.commands.compare_text import comparison_text
     from siri_train.config.paths import user_path
+    from siri_train.terminal.lines import terminal_width
 
     found = compare([user_path(run, "compare") for run in arguments.runs], arguments.set)
-    print(json.dumps(as_json(found), indent=2) if arguments.json else comparison_text(found))
+    if arguments.json:
+        print(json.dumps(as_json(found), indent=2))
+    else:
+        print(encodable(comparison_text(found, terminal_width())))
     return 0
 
 

@@ -26,9 +26,8 @@ from siri_train.files import room_needed
 from siri_train.model.packing import Sample
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.model.same_model import require_same_model
-from siri_train.monitor.live import evaluation_lines, figures
-from siri_train.monitor.progress import Progress
 from siri_train.monitor.token_groups import Rates, TokenGroups
+from siri_train.monitor.training import TrainingProgress
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
 from siri_train.rollout.collect import Collector, questions_per_step
@@ -109,8 +108,10 @@ class Run:
             self._open_sampling(checked, opened)
             self.folder.prepare(self.reference, begins=source is None)
             opened.callback(self.folder.close)
-            self.progress = Progress(config.name, config.train.steps, self.start_step)
+            tokens = self.end.tokens
+            self.progress = TrainingProgress(config, self.schedule, self.start_step, tokens)
             opened.callback(self.progress.close)
+            self.progress.recall(self.folder.rows, self.folder.evals)
             self._opened = opened.pop_all()
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -273,8 +274,7 @@ class Run:
         if self.schedule.kind.observe is not None:
             self.schedule.observe(on_main(dict, row))  # times differ between ranks
         alarmed = self.folder.append_metrics(row, raised)
-        progress = row["step"] + 1, alarmed.note(), figures(row, self.folder.evals)
-        self.progress.update(*progress)
+        self.progress.step(row, self.folder.evals, alarmed.rows, self.folder.alarms.ongoing())
         alarmed.halt()
 
     def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
@@ -392,8 +392,5 @@ class Run:
             raise AssertionError("an evaluation ended without a request to stop")
         row = {"step": step, "name": name, **found.row}
         alarmed = self.folder.append_evaluation(row, found.records)
-        for line in evaluation_lines(row):
-            print(f"{self.config.name}: evaluation at step {step}: {line}", flush=True)
-        if note := alarmed.note():
-            print(f"{self.config.name}: evaluation at step {step}: {note}", flush=True)
+        self.progress.evaluated(row, alarmed.rows)
         return alarmed

@@ -19,13 +19,15 @@ from siri_train.monitor import alarms
 from siri_train.monitor.alarms.history import MOST_ROWS, READ_AGAIN, kept
 from siri_train.monitor.alarms.state import AlarmState
 from siri_train.monitor.backtrack import WordCounter
+from siri_train.monitor.progress import say
 from siri_train.monitor.question_records import FILE as QUESTIONS
 from siri_train.monitor.question_records import QuestionRecord, of_questions
 from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics, reported
 from siri_train.monitor.trackers import Trackers
-from siri_train.report import write_report
+from siri_train.report import changes, summary_table, write_report
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.schedule import LengthSchedule
+from siri_train.terminal.lines import terminal_width
 from siri_train.trainer.alarmed import Alarmed
 from siri_train.trainer.reference_model import Reference, write_record
 from siri_train.trainer.run_end import RunEnd
@@ -237,6 +239,7 @@ class RunFolder:
         ends = self._ends(steps)
         entries = summary(self.config, self.evals, ends, done=steps, supervised=supervised)
         write_json(self.dir / "summary.json", entries)
+        say(["", summary_table(entries, terminal_width()), "", *changes(entries), ""])
         print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
 
     def _ends(self, done: int) -> list[dict[str, Any]]:
