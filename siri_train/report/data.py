@@ -123,7 +123,7 @@ def read_run_folder(folder: Path) -> RunFolder:
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name not in ("checkpoints", "rollouts") and _holds_run(path)
     ]
-    room = SAMPLE_BYTES // (len(inner) + 1)
+    room = SAMPLE_BYTES // max(1, len(inner))
     runs = [_read_run(path, f"{path.name}/", notes, room) for path in inner]
     if not inner or _holds_run(folder):
         runs.insert(0, _read_run(folder, "", notes, room))
