@@ -255,7 +255,18 @@ def _compare(arguments: argparse.Namespace) -> int:
     from siri_train.commands.compare_text import comparison_text
     from siri_train.config.paths import user_path
 
-    found = compare([user_path(run, "compare") for run in arguments.runs], arguments.set)
+    folders = [user_path(run, "compare") for run in arguments.runs]
+    if arguments.page is not None:
+        from siri_train.commands.compare_page import write_comparison
+        from siri_train.config.paths import check_file
+
+        page = check_file(user_path(arguments.page, "--page"), "--page")
+        note = write_comparison(folders, arguments.set, page)
+        if note:
+            print(f"siri-train compare: {note}", file=sys.stderr)
+        print(page)
+        return 0
+    found = compare(folders, arguments.set)
     print(json.dumps(as_json(found), indent=2) if arguments.json else comparison_text(found))
     return 0
 

@@ -316,7 +316,11 @@ def _compare(sub: argparse.ArgumentParser) -> None:
     )
     _completed(runs, "run")
     sub.add_argument("--set", metavar="NAME", help="the evaluation set; default: the first")
-    sub.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+    how.add_argument(
+        "--page", type=kinds.path, metavar="FILE", help="one page with the curves of all runs"
+    )
 
 
 def _schedule(sub: argparse.ArgumentParser) -> None:

@@ -119,6 +119,10 @@ GROUPS: dict[str, dict[str, Command]] = {
                     "siri-train compare runs/a runs/b --set aime24 --json",
                     "one evaluation set, all numbers as JSON",
                 ),
+                (
+                    "siri-train compare runs/a runs/b --page both.html",
+                    "their curves on one page",
+                ),
             ),
         ),
     },

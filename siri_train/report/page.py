@@ -50,7 +50,7 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def build_page(folder: RunFolder, state: str = "", every: float = 0.0) -> str:
+def build_page(folder: RunFolder, state: str = "", every: float = 0.0, comparison: str = "") -> str:
     """The whole page as text; the same for the same files of a run.
 
     Args:
@@ -58,6 +58,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0) -> str:
         state: of a page that a server shows while the run goes on, see `siri_train.report.serve`;
             empty: the page is a file and asks for nothing.
         every: seconds between two questions for the state.
+        comparison: tables as text, of runs that were compared question by question.
     """
     charts, missing = figures(folder)
     notes = list(folder.notes)
@@ -79,6 +80,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0) -> str:
         policy=policy,
         style=Markup(style),
         script=Markup(script),
+        comparison=comparison,
         state=state,
         every=f"{every:.1f}",
         name=folder.folder.resolve().name,
