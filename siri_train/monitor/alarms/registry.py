@@ -92,7 +92,7 @@ class Alarm:
         return self.check(row, before)
 
     def entry(self, raised: Raised) -> dict[str, Any]:
-        """What a row of ``alarms.jsonl`` says about it, without step, state and age.
+        """Its part of a row of ``alarms.jsonl``, without step, state and age.
 
         Args:
             raised: with every detail that the cause names.
@@ -177,7 +177,7 @@ def alarm(
 def check(
     row: Record, history: Sequence[Record], limits: AlarmsConfig | None = None
 ) -> list[dict[str, Any]]:
-    """What is true of the newest row of ``metrics.jsonl``.
+    """The alarms that are true of the newest row of ``metrics.jsonl``.
 
     Args:
         row: the newest row.
@@ -193,7 +193,7 @@ def check(
 def check_evaluation(
     row: Record, evaluations: Sequence[Record], limits: AlarmsConfig | None = None
 ) -> list[dict[str, Any]]:
-    """What is true of the newest row of ``eval.jsonl``.
+    """The alarms that are true of the newest row of ``eval.jsonl``.
 
     Args:
         row: the newest row; its ``step`` is the number of steps done.

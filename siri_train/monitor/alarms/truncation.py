@@ -1,4 +1,4 @@
-"""Alarms about responses that are cut at the cap."""
+"""Alarms about responses that are truncated at the cap."""
 
 from __future__ import annotations
 
