@@ -60,6 +60,10 @@ class AlarmsConfig(Section):
     unjudged: Share = 0.01
     """answers-not-judged: largest share of a step's answers without a verdict."""
 
+    # reference
+    ref_kl: float = Field(1.0, gt=0, le=1000)
+    """reference-drift: largest ``ref_kl``, nats per token, as a mean over 10 steps."""
+
     # length
     pinned: Share = 0.98
     """pinned-at-cap: the median length is at least this share of the cap."""
@@ -113,5 +117,5 @@ class AlarmsConfig(Section):
     # groups
     groups_without_signal: Share = 0.7
     """groups-without-signal: share of groups all right or all wrong, as a mean over 20 steps."""
-    held_out_learned: Share = 0.95
+    held_out_learned: Share = 0.94
     """groups-without-signal: held-out accuracy from which groups that are all right are fine."""

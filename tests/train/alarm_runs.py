@@ -80,7 +80,8 @@ def of_rlprobe(series: dict[str, np.ndarray]) -> Run:
         "reward_mean": "reward_mean", "accuracy": "reward_mean", "entropy": "entropy_mean",
         "truncated_frac": "truncation_rate", "response_len_mean": "completion_len_mean",
         "response_len_p50": "completion_len_mean", "ref_kl": "kl_mean", "loss": "loss",
-        "clip_frac_low": "clip_fraction", "grad_norm": "grad_norm", "lr": "lr",
+        "clip_frac_low": "clip_fraction", "repetitive_frac": "repetition_rate",
+        "grad_norm": "grad_norm", "lr": "lr",
         "time_rollout": "generation_time_s", "time_train": "optimization_time_s",
     }  # fmt: skip
     rows = []

@@ -11,6 +11,7 @@ from siri_train.monitor.alarms import (
     groups,
     length,
     mismatch,
+    reference,
     reward,
     rollout,
     throughput,
@@ -31,8 +32,8 @@ from siri_train.monitor.alarms.registry import (
 )
 
 THEMES = (
-    accuracy, entropy, gradient, groups, length, mismatch, reward, rollout, throughput, tokens,
-    truncation,
+    accuracy, entropy, gradient, groups, length, mismatch, reference, reward, rollout, throughput,
+    tokens, truncation,
 )  # fmt: skip
 """The modules that hold the alarms of this package."""
 
