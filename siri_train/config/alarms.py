@@ -60,14 +60,62 @@ class AlarmsConfig(Section):
     unjudged: Share = 0.01
     """answers-not-judged: largest share of a step's answers without a verdict."""
 
+    # reference
+    ref_kl: float = Field(1.0, gt=0, le=1000)
+    """reference-drift: largest ``ref_kl``, nats per token, as a mean over 10 steps."""
+
     # length
+    pinned: Share = 0.98
+    """pinned-at-cap: the median length is at least this share of the cap."""
+    tracking_correlation: float = Field(0.3, ge=-1, le=1)
+    """length-not-tracking: least correlation of cap and median length over a cycle, at the lag at
+    which it is largest."""
+    tracking_gain: float = Field(0.15, ge=0, le=10)
+    """length-not-tracking: least swing of the median length, as a share of the cap's swing."""
+    length_explosion: Times = 1.5
+    """length-explosion: this many times the length at like points, and held-out accuracy not
+    better; without evaluations the square of it."""
+    length_shrink: Share = 0.3
+    """length-hacking: shorter by this share than at like points, and worse."""
 
     # accuracy
+    accuracy_drop: Share = 0.05
+    """accuracy-not-recovered, accuracy-decay, reward-hacking: least fall of held-out accuracy."""
+    accuracy_sigmas: float = Field(3.0, ge=0, le=100)
+    """The fall is also this many standard errors of the difference."""
+    accuracy_scatter: Share = 0.02
+    """Scatter between evaluations that is assumed beside their intervals: models a few steps apart
+    differ. A run whose evaluations show more has more."""
+    learned: Share = 0.9
+    """Accuracy of training from which a task counts as learned: entropy, reward and length may
+    then rest."""
 
     # entropy
+    entropy_collapse: Share = 0.05
+    """entropy-collapse: below this share of the run's first entropies."""
+    entropy_blowup: Times = 3.0
+    """entropy-blowup: this many times the run's first entropies."""
+    entropy_band: Times = 2.0
+    """entropy-out-of-band: this many times more than 20 steps ago, than at the same place of the
+    last cycle or, where the cap stays, than 100 steps ago; or 1.5 times as many times less."""
 
     # reward
+    plateau_steps: int = Field(200, ge=20, le=2000)
+    """reward-plateau: steps without a rise; where the cap moves whole cycles, twice as many at
+    least as half of these steps need."""
+    plateau_gain: Share = 0.01
+    """reward-plateau: a rise between the two halves below this is none."""
+    reward_decay: Share = 0.15
+    """reward-decay: a fall by this share against like points."""
 
     # truncation
+    truncated: Share = 0.9
+    """mostly-truncated: share of truncated responses, as a mean over 10 steps."""
+    truncation_rise: Share = 0.3
+    """truncation-rising: so much more than at like points."""
 
     # groups
+    groups_without_signal: Share = 0.7
+    """groups-without-signal: share of groups all right or all wrong, as a mean over 20 steps."""
+    held_out_learned: Share = 0.94
+    """groups-without-signal: held-out accuracy from which groups that are all right are fine."""

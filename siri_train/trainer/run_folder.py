@@ -190,7 +190,7 @@ class RunFolder:
         append_record(self.dir / "metrics.jsonl", row)
         self.trackers.log("train", row, row["step"] + 1)
         found = [{"step": row["step"], **alarm} for alarm in raised]
-        found += alarms.check(row, self.rows, self.config.monitor.alarms)
+        found += alarms.check(row, self.rows, self.config.monitor.alarms, self.evals)
         self.rows.append(kept(row))
         del self.rows[:-MOST_ROWS]
         return self._alarmed(row["step"], found)
@@ -200,7 +200,7 @@ class RunFolder:
         # records, and finds the alarms as they are.
         for record in records:
             append_record(self.dir / QUESTIONS, replace(record, step=row["step"]).row())
-        found = alarms.check_evaluation(row, self.evals, self.config.monitor.alarms)
+        found = alarms.check_evaluation(row, self.evals, self.config.monitor.alarms, self.rows)
         alarmed = self._alarmed(max(0, row["step"] - 1), found, on="evaluation")
         append_record(self.dir / "eval.jsonl", row)
         self.trackers.log("eval", row, row["step"])

@@ -308,7 +308,7 @@ def test_metrics_count_them_and_what_the_cut_decides(tiny: Any, monkeypatch: Any
 def test_all_truncated_is_an_alarm_that_names_what_was_paid() -> None:
     row = {**QUIET, "truncated_frac": 1.0, "reward_mean": 0.25, "grad_norm": None}
     (alarm,) = alarms.check(row, [])
-    assert alarm["alarm"] == "all-truncated" and "the mean reward is 0.25" in alarm["cause"]
+    assert alarm["alarm"] == "mostly-truncated" and "the mean reward is 0.25" in alarm["cause"]
 
 
 @pytest.mark.costly

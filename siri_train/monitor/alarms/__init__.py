@@ -10,6 +10,7 @@ from siri_train.monitor.alarms import gradient as gradient
 from siri_train.monitor.alarms import groups as groups
 from siri_train.monitor.alarms import length as length
 from siri_train.monitor.alarms import mismatch as mismatch
+from siri_train.monitor.alarms import reference as reference
 from siri_train.monitor.alarms import reward as reward
 from siri_train.monitor.alarms import rollout as rollout
 from siri_train.monitor.alarms import throughput as throughput

@@ -36,6 +36,8 @@ Check = Callable[..., "Raised | None"]
 """A function of (newest record, the records before it, oldest first) that gives `Raised` or None.
 
 One with a third parameter gets the thresholds too: the section ``monitor.alarms`` of the recipe.
+One with a fourth gets what the other file holds so far: the records of ``eval.jsonl``, or of an
+alarm about evaluations those of ``metrics.jsonl``; there may be none, and none are newer.
 """
 
 
@@ -73,7 +75,11 @@ class Alarm:
             )
 
     def look(
-        self, row: Record, before: Sequence[Record], limits: AlarmsConfig | None = None
+        self,
+        row: Record,
+        before: Sequence[Record],
+        limits: AlarmsConfig | None = None,
+        others: Sequence[Record] = (),
     ) -> Raised | None:
         """Look at a record.
 
@@ -81,15 +87,18 @@ class Alarm:
             row: the newest record.
             before: the records before it, oldest first.
             limits: thresholds; None: their defaults.
+            others: the records of the other file, oldest first. Those behind the record are
+                left out.
 
         Returns:
             What the check finds; None where there is no check.
         """
         if self.check is None:
             return None
-        if _takes_limits(self.check):
-            return self.check(row, before, limits or AlarmsConfig())
-        return self.check(row, before)
+        more = [limits or AlarmsConfig(), others][: _parameters(self.check) - 2]
+        if len(more) > 1:
+            more[1] = _until(row["step"], others, self.on)
+        return self.check(row, before, *more)
 
     def entry(self, raised: Raised) -> dict[str, Any]:
         """Its part of a row of ``alarms.jsonl``, without step, state and age.
@@ -175,7 +184,10 @@ def alarm(
 
 
 def check(
-    row: Record, history: Sequence[Record], limits: AlarmsConfig | None = None
+    row: Record,
+    history: Sequence[Record],
+    limits: AlarmsConfig | None = None,
+    evaluations: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
     """The alarms that are true of the newest row of ``metrics.jsonl``.
 
@@ -183,15 +195,19 @@ def check(
         row: the newest row.
         history: the rows before it, oldest first.
         limits: thresholds; None: their defaults.
+        evaluations: the rows of ``eval.jsonl`` so far, oldest first.
 
     Returns:
         ``{"step", "alarm", "value", "cause", "action"}`` for each alarm that is true at the row.
     """
-    return _found("step", row, history, limits)
+    return _found("step", row, history, limits, evaluations)
 
 
 def check_evaluation(
-    row: Record, evaluations: Sequence[Record], limits: AlarmsConfig | None = None
+    row: Record,
+    evaluations: Sequence[Record],
+    limits: AlarmsConfig | None = None,
+    rows: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
     """The alarms that are true of the newest row of ``eval.jsonl``.
 
@@ -199,16 +215,27 @@ def check_evaluation(
         row: the newest row; its ``step`` is the number of steps done.
         evaluations: the rows before it, oldest first.
         limits: thresholds; None: their defaults.
+        rows: the rows of ``metrics.jsonl`` before it, oldest first.
 
     Returns:
         As :func:`check`.
     """
-    return _found("evaluation", row, evaluations, limits)
+    return _found("evaluation", row, evaluations, limits, rows)
 
 
 @cache
-def _takes_limits(check: Check) -> bool:
-    return len(inspect.signature(check).parameters) > 2
+def _parameters(check: Check) -> int:
+    return len(inspect.signature(check).parameters)
+
+
+def _until(step: int, others: Sequence[Record], on: Kind) -> Sequence[Record]:
+    """The records of the other file that were there: an evaluation after n steps precedes row n."""
+    end = len(others)
+    while end and (
+        others[end - 1]["step"] > step if on == "step" else others[end - 1]["step"] >= step
+    ):
+        end -= 1
+    return others if end == len(others) else others[:end]
 
 
 def require_known(names: Sequence[str], key: str = "monitor.halt_on") -> None:
@@ -229,11 +256,15 @@ def require_known(names: Sequence[str], key: str = "monitor.halt_on") -> None:
 
 
 def _found(
-    kind: Kind, row: Record, before: Sequence[Record], limits: AlarmsConfig | None
+    kind: Kind,
+    row: Record,
+    before: Sequence[Record],
+    limits: AlarmsConfig | None,
+    others: Sequence[Record],
 ) -> list[dict[str, Any]]:
     found = []
     for entry in ALARMS.values():
-        raised = entry.look(row, before, limits) if entry.on == kind else None
+        raised = entry.look(row, before, limits, others) if entry.on == kind else None
         if raised is not None:
             found.append({"step": row["step"], **entry.entry(raised)})
     return found

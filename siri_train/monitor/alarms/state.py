@@ -111,7 +111,8 @@ class AlarmState:
             entry = ALARMS.get(one.name)
             if entry is not None and entry.clear_after > 1:
                 both = (rows, slim) if entry.on == "step" else (evaluations, evaluations)
-                one.quiet = _quiet(entry, *both, limits)
+                others = evaluations if entry.on == "step" else slim
+                one.quiet = _quiet(entry, *both, limits, others)
         return state
 
     def ongoing(self) -> list[Ongoing]:
@@ -175,7 +176,11 @@ def _is_row(record: Mapping[str, Any]) -> bool:
 
 
 def _quiet(
-    entry: Alarm, rows: Sequence[Record], slim: Sequence[Record], limits: AlarmsConfig | None
+    entry: Alarm,
+    rows: Sequence[Record],
+    slim: Sequence[Record],
+    limits: AlarmsConfig | None,
+    others: Sequence[Record],
 ) -> int:
     """For how many of the newest rows an alarm that is on has not been true.
 
@@ -183,13 +188,14 @@ def _quiet(
         entry: of the alarm.
         rows: what it looks at, oldest first.
         slim: the same rows as they are kept for later ones.
+        others: the records of the other file.
         limits: thresholds.
     """
     most = min(entry.clear_after, len(rows))
     for quiet in range(most):
         at = len(rows) - 1 - quiet
         try:
-            if entry.look(rows[at], slim[max(0, at - MOST_ROWS) : at], limits) is not None:
+            if entry.look(rows[at], slim[max(0, at - MOST_ROWS) : at], limits, others) is not None:
                 return quiet
         except Exception:  # a damaged row, or a user's check that fails on it
             continue
