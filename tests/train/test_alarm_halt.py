@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from siri_train.cli import main
+from siri_train.config.alarms import AlarmsConfig
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config, parse_config
 from siri_train.monitor.alarms import ALARMS, Raised, alarm, require_known
@@ -220,3 +221,22 @@ def test_rows_have_the_form(tiny: Any) -> None:
 def test_defaults_halt_at_nothing() -> None:
     monitor = parse_config({"name": "x"}).monitor
     assert monitor.halt_on == [] and not monitor.halt_on_alarm
+
+
+def test_a_row_shows_the_alarms_of_its_rollout() -> None:
+    """As ``RolloutBatch.alarms`` decides, by what ``step_metrics`` writes."""
+    limits, rng = AlarmsConfig(), random.Random(0)
+    for _ in range(300):
+        answers, mean = rng.randint(1, 5000), rng.uniform(1, 9000)
+        unjudged = rng.choice([0, answers // 100, answers // 100 + 1, rng.randint(0, answers)])
+        tokens = round(answers * mean)
+        row = {"unjudged": unjudged, "tokens": tokens, "response_len_mean": tokens / answers}
+        shown = ALARMS["answers-not-judged"].shown
+        assert shown is not None and shown(row, limits) == (unjudged > 0.01 * answers)
+    for name, key in (
+        ("prompts-failed", "groups_failed"),
+        ("non-finite-logprobs", "rollout_retries"),
+    ):
+        shown = ALARMS[name].shown
+        assert shown is not None and shown({key: 1}, limits)
+        assert not shown({key: 0}, limits) and not shown({}, limits)
