@@ -203,18 +203,18 @@ def test_form_of_responses() -> None:
     drawn = batch(texts, [False, False, True, False], [[*loop, 0], other, loop, other])
     assert response_form(drawn, "required") == {
         "repetitive_frac": 0.5,
-        "think_misfit_frac": pytest.approx(1 / 3),
+        "think_mismatch_frac": pytest.approx(1 / 3),
     }
-    assert response_form(drawn, "none")["think_misfit_frac"] == pytest.approx(2 / 3)
-    assert response_form(drawn, "optional")["think_misfit_frac"] == 0
+    assert response_form(drawn, "none")["think_mismatch_frac"] == pytest.approx(2 / 3)
+    assert response_form(drawn, "optional")["think_mismatch_frac"] == 0
     cut = batch(["x"], [True], [[1]])
-    assert response_form(cut, "required") == {"repetitive_frac": 0.0, "think_misfit_frac": None}
+    assert response_form(cut, "required") == {"repetitive_frac": 0.0, "think_mismatch_frac": None}
 
 
 def test_rows_have_the_form(tiny: Any) -> None:
     for row in rows(train(tiny("train.steps=2")) / "metrics.jsonl"):
         assert 0 <= row["repetitive_frac"] <= 1
-        assert row["think_misfit_frac"] is None or 0 <= row["think_misfit_frac"] <= 1
+        assert row["think_mismatch_frac"] is None or 0 <= row["think_mismatch_frac"] <= 1
         assert not math.isnan(row["repetitive_frac"])
 
 
