@@ -1,4 +1,4 @@
-"""What a step or an evaluation did to the alarms, and the end of a run that stops at one."""
+"""The effect of a step or an evaluation on the alarms, and the end of a run that stops at one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class AlarmHalt(RuntimeError):
 
 @dataclass(frozen=True)
 class Alarmed:
-    """What a step or an evaluation did to the alarms.
+    """The effect of a step or an evaluation on the alarms.
 
     Args:
         rows: the new rows of ``alarms.jsonl``.
@@ -23,7 +23,7 @@ class Alarmed:
     halts: dict[str, Any] | None = None
 
     def note(self) -> str:
-        """What the terminal says about the rows; empty where there is none."""
+        """The terminal's words about the rows; empty where there is none."""
         on = [
             row["alarm"] + f" (since step {row['since']})" * (row["state"] == "ongoing")
             for row in self.rows

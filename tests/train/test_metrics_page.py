@@ -139,6 +139,16 @@ def threshold(name: str) -> str:
     return text
 
 
+def test_the_page_has_every_threshold_with_its_default() -> None:
+    read = {key for entry in alarms.ALARMS.values() for key in entry.limits}
+    assert read == set(AlarmsConfig.model_fields)
+    for name, entry in alarms.ALARMS.items():
+        for key in entry.limits:
+            default = getattr(AlarmsConfig(), key)
+            said = [f"{default:g}", f"{default:.0%}".replace("%", " %")]
+            assert any(f"`{key}` ({one})" in threshold(name) for one in said), (name, key)
+
+
 QUIET: dict[str, Any] = {
     "step": 30, "cap": 8, "truncated_frac": 0.5, "groups_all_zero": 0.5, "grad_norm": 1.0,
     "reward_mean": 0.5, "skipped_updates": 0, "rollout_kl": 0.0, "rollout_ratio_max": 1.0,
@@ -159,16 +169,21 @@ def raised(history: list[dict[str, Any]], **changes: Any) -> list[str]:
         ("mostly-truncated", "is 1", {"truncated_frac": 0.999}, {"truncated_frac": 1.0}),
         ("all-zero-rewards", "is 1", {"groups_all_zero": 0.999}, {"groups_all_zero": 1.0}),
         ("non-finite-gradient", "above 0", {"skipped_updates": 0}, {"skipped_updates": 1}),
-        ("sampler-mismatch", "above 0.05", {"rollout_kl": 0.05}, {"rollout_kl": 0.0501}),
+        ("sampler-mismatch", "(0.05)", {"rollout_kl": 0.05}, {"rollout_kl": 0.0501}),
         ("sampler-mismatch", "\\|`rollout_kl`\\|", {"rollout_kl": -0.05}, {"rollout_kl": -0.0501}),
         (
             "sampler-mismatch",
-            "above 10,",
+            "(10),",
             {"rollout_ratio_max": 10.0},
             {"rollout_ratio_max": 10.01},
         ),
         ("sampler-mismatch", "NaN", {}, {"rollout_kl": math.nan}),
-        ("grad-norm-spike", "above 20 times", {"grad_norm": 20.0}, {"grad_norm": 20.01}),
+        (
+            "grad-norm-spike",
+            "`grad_norm_spike` (20) times",
+            {"grad_norm": 20.0},
+            {"grad_norm": 20.01},
+        ),
     ],
 )
 def test_thresholds_are_those_of_the_page(

@@ -35,6 +35,7 @@ LEFT_OUT = {
     "checkpoint.best": "verl keeps no best checkpoint",
     "checkpoint.lag_window": "verl's lengths are not looked at; checkpoint.lag is known there",
     "eval.select": "verl keeps no best checkpoint",
+    "monitor.alarms": "the alarms are part of siri-train's loop",
     "monitor.rollouts_every": "verl dumps all rollouts or none: trainer.rollout_data_dir",
     "monitor.rollouts_kept": "verl dumps all rollouts or none: trainer.rollout_data_dir",
 }
@@ -49,6 +50,7 @@ ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "advantage.eps": ((1e-6,), "verl does not give it to estimators"),
     "rollout.vllm.tensor_parallel_size": ((1,), "set it by --set"),
     "monitor.halt_on_alarm": ((False,), "the alarms are part of siri-train's loop"),
+    "monitor.halt_on": (([],), "the alarms are part of siri-train's loop"),
     "model.lora.dropout": ((None, 0.0), "verl's LoRA on FSDP has none"),
     "train.screen": ((None, "auto"), "verl trains on GPUs, which have no other screen so far"),
     "train.logprob_tol": ((1e-4,), "the head in verl has the default"),

@@ -101,7 +101,7 @@ class Alarm:
         return self.check(row, before, *more)
 
     def entry(self, raised: Raised) -> dict[str, Any]:
-        """What a row of ``alarms.jsonl`` says about it, without step, state and age.
+        """Its part of a row of ``alarms.jsonl``, without step, state and age.
 
         Args:
             raised: with every detail that the cause names.
@@ -189,7 +189,7 @@ def check(
     limits: AlarmsConfig | None = None,
     evaluations: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
-    """What is true of the newest row of ``metrics.jsonl``.
+    """The alarms that are true of the newest row of ``metrics.jsonl``.
 
     Args:
         row: the newest row.
@@ -209,7 +209,7 @@ def check_evaluation(
     limits: AlarmsConfig | None = None,
     rows: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
-    """What is true of the newest row of ``eval.jsonl``.
+    """The alarms that are true of the newest row of ``eval.jsonl``.
 
     Args:
         row: the newest row; its ``step`` is the number of steps done.
