@@ -17,8 +17,8 @@ _LOOKS = 3
 
 @alarm(
     "accuracy-not-recovered",
-    cause="held-out accuracy was {before:.1%} before the compression, {low:.1%} at its end, and is "
-    "{now:.1%} at the expanded end (step {step}): {lost:.1f} points are lost, of which chance "
+    cause="held-out accuracy was {before:.1%} before the compression (step {step}), {low:.1%} at "
+    "its end, and is {now:.1%} at the expanded end: {lost:.1f} points are lost, of which chance "
     "and the questions drawn explain {chance:.1f}",
     action="the cap falls too low or too fast: raise schedule.min_len or schedule.cycle, and "
     "resume from the checkpoint before the compression",
