@@ -204,11 +204,11 @@ def test_a_step_late_in_a_long_run_looks_at_few_rows() -> None:
     assert len(history) == MOST_ROWS
     for row in (rows[-1], rows[-1] | {"phase": "expansion"}, rows[-1] | {"phase": "constant"}):
         every = looked_at(lambda row=row: alarms.check(row, history))  # type: ignore[misc]
-        assert 0 < every <= 40_000
+        assert 0 < every <= 10_000
         for name in MINE:
             entry = alarms.ALARMS[name]
             one = looked_at(lambda entry=entry, row=row: entry.look(row, history))  # type: ignore[misc]
-            assert one <= 6000, name
+            assert one <= 1000, name
 
 
 @pytest.mark.parametrize(("name", "fault", "within"), FAULTS)
