@@ -172,6 +172,8 @@ class RunFolder:
         self.rows = [kept(row) for row in rows[-MOST_ROWS:]]
         limits = self.config.monitor.alarms
         self.alarms = AlarmState.resumed(raised, start, rows, evals, limits)
+        if on := [f"{one.name} (since step {one.since})" for one in self.alarms.ongoing()]:
+            print(f"{self.config.name}: alarms that are on: {', '.join(on)}", flush=True)
         return evals
 
     def _rename(self, evals: list[dict[str, Any]]) -> None:

@@ -95,7 +95,7 @@ FAULTS: list[tuple[str, Fault, int]] = [
     ("many-recomputed-tokens", to("dense_row_frac", 0.9, after=150), 150),
     ("repetition", to("repetitive_frac", 0.5), 5),
     ("repetition", to("repetitive_frac", 0.5, after=150), 100),
-    ("wrong-think-setting", to("think_misfit_frac", 0.98), 5),
+    ("wrong-think-setting", to("think_mismatch_frac", 0.98), 5),
     ("wait-words-gone", still, 180),
 ]
 
@@ -204,11 +204,11 @@ def test_a_step_late_in_a_long_run_looks_at_few_rows() -> None:
     assert len(history) == MOST_ROWS
     for row in (rows[-1], rows[-1] | {"phase": "expansion"}, rows[-1] | {"phase": "constant"}):
         every = looked_at(lambda row=row: alarms.check(row, history))  # type: ignore[misc]
-        assert 0 < every <= 40_000
+        assert 0 < every <= 10_000
         for name in MINE:
             entry = alarms.ALARMS[name]
             one = looked_at(lambda entry=entry, row=row: entry.look(row, history))  # type: ignore[misc]
-            assert one <= 6000, name
+            assert one <= 1000, name
 
 
 @pytest.mark.parametrize(("name", "fault", "within"), FAULTS)

@@ -96,7 +96,7 @@ def _grad_norm_vanishing(
 @alarm(
     "clip-saturation",
     cause="the clip acts on {share:.0%} of the trained tokens, in the median of the last 10 steps",
-    action="lower train.lr or train.mini_batches, or widen the clip of loss",
+    action="lower train.lr or train.mini_batches, or set wider bounds of its clip",
     limits=("clip_frac",),
     clear_after=10,
 )
