@@ -197,7 +197,9 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         x_ticks=[(px(x), f"{x:,.0f}") for x in x_ticks if x == int(x)],
         spans=[span for span in spans if span[2] > span[1]],
         cells=_cells(chart.heat, px, py, y_high),
-        names=_phase_names(chart, spans, [px(x) for x, _, _ in chart.marks]),
+        names=_phase_names(
+            chart, spans, [_beside_mark(px(x), right, t) for x, _, t in chart.marks]
+        ),
         marks=[(px(x), css, label) for x, css, label in chart.marks],
         # the first line is the one to see, so it comes on top
         lines=list(reversed(list(enumerate(lines)))),
@@ -239,7 +241,7 @@ def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[i
 
 
 def _phase_names(
-    chart: Chart, spans: list[tuple[str, float, float, str]], busy: list[float]
+    chart: Chart, spans: list[tuple[str, float, float, str]], busy: list[tuple[float, float]]
 ) -> list[tuple[float, str]]:
     """(x, name) of the phases that have room; all or none, apart from what marks cover.
 
@@ -250,10 +252,17 @@ def _phase_names(
     names = []
     for _, a, b, label in spans:
         half = text_width(label, 11) / 2
-        clear = all(abs(x - (a + b) / 2) > half + 16 for x in busy)
+        low, high = (a + b) / 2 - half - 4, (a + b) / 2 + half + 4
+        clear = all(end < low or begin > high for begin, end in busy)
         if label and clear and b - a > 2 * half:
             names.append(((a + b) / 2, label))
     return names
+
+
+def _beside_mark(x: float, right: float, label: str) -> tuple[float, float]:
+    """Where a mark's text begins and ends: around it, at the plot's right edge before it."""
+    wide = text_width(label, 11, bold=True)
+    return (x - wide / 2, x + wide / 2) if x < right - 14 else (x - wide, x)
 
 
 def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:
