@@ -228,13 +228,20 @@ def _report(arguments: argparse.Namespace) -> int:
     from siri_train.report import write_report
 
     folder = user_path(arguments.folder, "report")
+    if arguments.port is not None and not arguments.serve:
+        raise ConfigError("report: --port is of --serve; give --serve too")
+    if arguments.serve:
+        from siri_train.commands.serve import serve
+
+        return serve(folder, arguments.port)
     if not folder.is_dir():
         raise ConfigError(f"report: {arguments.folder!r} is not a folder; takes a run's folder")
-    names = ("config.yaml", "metrics.jsonl", "eval.jsonl", "summary.json")
-    if not any(path for name in names for path in (*folder.glob(name), *folder.glob(f"*/{name}"))):
+    from siri_train.commands.serve import RUN_FILES, holds_run
+
+    if not holds_run(folder):
         raise ConfigError(
-            f"report: {arguments.folder!r} holds no run ({', '.join(names)} are missing); give the "
-            "folder of a run or of a demo"
+            f"report: {arguments.folder!r} holds no run ({', '.join(RUN_FILES)} are missing); give "
+            "the folder of a run or of a demo"
         )
     check_file(folder / "report.html", "report")
     print(write_report(folder))
@@ -248,7 +255,18 @@ def _compare(arguments: argparse.Namespace) -> int:
     from siri_train.commands.compare_text import comparison_text
     from siri_train.config.paths import user_path
 
-    found = compare([user_path(run, "compare") for run in arguments.runs], arguments.set)
+    folders = [user_path(run, "compare") for run in arguments.runs]
+    if arguments.page is not None:
+        from siri_train.commands.compare_page import write_comparison
+        from siri_train.config.paths import check_file
+
+        page = check_file(user_path(arguments.page, "--page"), "--page")
+        note = write_comparison(folders, arguments.set, page)
+        if note:
+            print(f"siri-train compare: {note}", file=sys.stderr)
+        print(page)
+        return 0
+    found = compare(folders, arguments.set)
     print(json.dumps(as_json(found), indent=2) if arguments.json else comparison_text(found))
     return 0
 

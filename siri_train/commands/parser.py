@@ -291,6 +291,21 @@ def _run_folder(sub: argparse.ArgumentParser) -> None:
     _completed(sub.add_argument("folder", type=kinds.path, help="the run's folder"), "run")
 
 
+def _report(sub: argparse.ArgumentParser) -> None:
+    _run_folder(sub)
+    sub.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the page at an address of this machine, anew when the run's files change",
+    )
+    sub.add_argument(
+        "--port",
+        type=kinds.port,
+        metavar="N",
+        help="of --serve; 0 takes a free one (default: 8484)",
+    )
+
+
 def _compare(sub: argparse.ArgumentParser) -> None:
     runs = sub.add_argument(
         "runs",
@@ -301,7 +316,11 @@ def _compare(sub: argparse.ArgumentParser) -> None:
     )
     _completed(runs, "run")
     sub.add_argument("--set", metavar="NAME", help="the evaluation set; default: the first")
-    sub.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+    how.add_argument(
+        "--page", type=kinds.path, metavar="FILE", help="one page with the curves of all runs"
+    )
 
 
 def _schedule(sub: argparse.ArgumentParser) -> None:
@@ -359,7 +378,7 @@ _ARGUMENTS = {
     "ablate": _ablate,
     "verl": _verl,
     "schedule": _schedule,
-    "report": _run_folder,
+    "report": _report,
     "eval": _eval,
     "compare": _compare,
     "export": _export,

@@ -93,7 +93,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "report": Command(
             "write a run's report.html",
-            (("siri-train report runs/demo", "writes runs/demo/report.html"),),
+            (
+                ("siri-train report runs/demo", "writes runs/demo/report.html"),
+                ("siri-train report runs/demo --serve", "while the run goes on, in a browser"),
+            ),
         ),
         "eval": Command(
             "accuracy of a checkpoint at every budget from one generation pass",
@@ -115,6 +118,10 @@ GROUPS: dict[str, dict[str, Command]] = {
                 (
                     "siri-train compare runs/a runs/b --set aime24 --json",
                     "one evaluation set, all numbers as JSON",
+                ),
+                (
+                    "siri-train compare runs/a runs/b --page both.html",
+                    "their curves on one page",
                 ),
             ),
         ),

@@ -115,12 +115,11 @@ def _whole(folder: RunFolder) -> list[Span]:
 
 
 def colours(folder: RunFolder) -> dict[str, str]:
-    """Run name to colour class: SIRI blue, controls grey, further runs in colours of their own."""
-    others = iter(["siri", "alt1", "alt2", "alt3"] * len(folder.runs))
+    """Run name to colour class: SIRI blue, a control grey, further runs in colours of their own."""
+    others = iter(["siri", *(f"alt{i}" for i in range(1, 8))] * len(folder.runs))
     alone = all(run.control for run in folder.runs)
-    return {
-        run.name: "control" if run.control and not alone else next(others) for run in folder.runs
-    }
+    grey = next((run.name for run in folder.runs if run.control and not alone), None)
+    return {run.name: "control" if run.name == grey else next(others) for run in folder.runs}
 
 
 def phases(folder: RunFolder) -> list[Span]:

@@ -7,93 +7,21 @@ the data have gaps and notes name the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .arms import MOST_ARMS, averaged, seeds_by_arm
 from .readers import Row, interval, number, read_json, read_rows, read_text
+from .records import Evaluation, Run, RunFolder
 from .samples import SAMPLE_BYTES, read_samples
 
-CONTROL_NAMES = ("constant", "constant-cap", "control", "baseline")
 ABOUT = "about.txt"
 """Beside ``summary.json``: a paragraph a line, shown at the top of the page."""
 LONGEST_ABOUT = 4000
 """Characters of it."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One record of eval.jsonl, budgets in ascending order; None where a number is missing."""
-
-    step: int
-    name: str | None
-    budgets: tuple[int, ...]
-    accuracy: tuple[float | None, ...]
-    intervals: tuple[tuple[float, float] | None, ...]
-    tokens: float | None
-    tokens_at: tuple[float | None, ...] = ()
-    truncated: tuple[float | None, ...] = ()
-    backtrack: float | None = None
-    questions: int | None = None
-    samples: int | None = None
-    set: str | None = None
-    others: tuple[Evaluation, ...] = ()
-    """The same evaluation on the other sets, where sets have names."""
-
-    @property
-    def best(self) -> float | None:
-        """Accuracy at the largest budget."""
-        return self.accuracy[-1] if self.accuracy else None
-
-    @property
-    def best_interval(self) -> tuple[float, float] | None:
-        """Interval of the accuracy at the largest budget."""
-        return self.intervals[-1] if self.intervals else None
-
-
-@dataclass
-class Run:
-    """One training run: its metrics, evaluations and samples."""
-
-    name: str
-    folder: Path
-    metrics: list[Row] = field(default_factory=list)
-    evals: list[Evaluation] = field(default_factory=list)
-    alarms: list[Row] = field(default_factory=list)
-    manifest: Row = field(default_factory=dict)
-    config: str | None = None
-    samples: list[tuple[int, list[Row]]] = field(default_factory=list)
-    """Responses of the steps that the page shows."""
-    recorded: int = 0
-    """Steps whose responses the run has kept."""
-
-    @property
-    def caps(self) -> dict[int, float]:
-        """The cap of each step that has one."""
-        found = {row["step"]: number(row.get("cap")) for row in self.metrics}
-        return {step: cap for step, cap in found.items() if cap is not None}
-
-    @property
-    def control(self) -> bool:
-        """Whether this is the constant-cap run that SIRI is compared with."""
-        constant = all(row.get("phase") == "constant" for row in self.metrics)
-        return self.name.lower() in CONTROL_NAMES or (constant and bool(self.metrics))
-
-    @property
-    def label(self) -> str:
-        """The name shown beside this run's curves."""
-        return "SIRI" if self.name.lower() == "siri" else self.name
-
-
-@dataclass
-class RunFolder:
-    """Everything the report shows, and notes on everything it cannot show."""
-
-    folder: Path
-    runs: list[Run]
-    summary: list[Row]
-    notes: list[str]
-    about: str = ""
+__all__ = ["Evaluation", "Run", "RunFolder", "interval", "number", "read_run_folder", "series"]
 
 
 def series(rows: list[Row], key: str) -> list[tuple[float, float | None]]:
@@ -118,12 +46,15 @@ def read_run_folder(folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise FileNotFoundError(f"run_dir: got {str(folder)!r}, which is no folder")
     notes: list[str] = []
+    arms = seeds_by_arm(folder)
+    if arms and not _holds_run(folder):
+        return _read_arms(folder, arms)
     inner = [
         path
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name not in ("checkpoints", "rollouts") and _holds_run(path)
     ]
-    room = SAMPLE_BYTES // (len(inner) + 1)
+    room = SAMPLE_BYTES // max(1, len(inner))
     runs = [_read_run(path, f"{path.name}/", notes, room) for path in inner]
     if not inner or _holds_run(folder):
         runs.insert(0, _read_run(folder, "", notes, room))
@@ -147,6 +78,37 @@ def read_run_folder(folder: Path) -> RunFolder:
     runs.sort(key=lambda run: run.control)  # stable: controls are drawn and named last
     about = (read_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
     return RunFolder(folder, runs, rows, notes, about)
+
+
+def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
+    """An ablation: each arm is one run, the mean of its seeds that have begun."""
+    notes: list[str] = []
+    begun = {
+        arm: there for arm, seeds in arms.items() if (there := [p for p in seeds if _holds_run(p)])
+    }
+    runs = []
+    seeds_of: list[str] = []
+    for arm, seeds in list(begun.items())[:MOST_ARMS]:
+        missing: list[str] = []
+        room = SAMPLE_BYTES // min(len(begun), MOST_ARMS)
+        read = [
+            _read_run(path, f"{arm}/{path.name}/", missing, room if path is seeds[0] else 0)
+            for path in seeds
+        ]
+        notes += missing[:3]
+        runs.append(averaged(arm, read))
+        seeds_of.append(f"{arm} {len(seeds)}")
+    said = (
+        "An ablation: each curve is the mean of an arm's seeds (" + ", ".join(seeds_of) + "), the "
+        "bars of an accuracy are the range of its seeds, and responses are of each arm's first "
+        "seed. A seed has a page of its own: siri-train report with its folder."
+    )
+    if len(begun) > MOST_ARMS:
+        left = ", ".join(list(begun)[MOST_ARMS:])
+        notes.insert(0, f"More than {MOST_ARMS} arms; left out: {left}.")
+    runs.sort(key=lambda run: run.control)
+    about = (read_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
+    return RunFolder(folder, runs, [], notes, f"{said}\n{about}", several=True)
 
 
 def _holds_run(folder: Path) -> bool:

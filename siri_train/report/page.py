@@ -53,8 +53,16 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def build_page(folder: RunFolder) -> str:
-    """The whole page as text; the same for the same files of a run."""
+def build_page(folder: RunFolder, state: str = "", every: float = 0.0, comparison: str = "") -> str:
+    """The whole page as text; the same for the same files of a run.
+
+    Args:
+        folder: as it was read.
+        state: of a page that a server shows while the run goes on, see `siri_train.report.serve`;
+            empty: the page is a file and asks for nothing.
+        every: seconds between two questions for the state.
+        comparison: tables as text, of runs that were compared question by question.
+    """
     charts, missing = figures(folder)
     notes = list(folder.notes)
     if missing:
@@ -62,9 +70,10 @@ def build_page(folder: RunFolder) -> str:
     style, script = joined.style(), joined.script()
     # If an escape were missing, this policy would still refuse every script, style and address
     # except these two. Nothing in the page needs eval, an event handler or a style attribute.
+    asks = "connect-src 'self'; " if state else ""
     policy = (
         f"default-src 'none'; style-src {fingerprint(style)}; script-src {fingerprint(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"{asks}base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
     compared_methods = methods(folder)
@@ -75,6 +84,9 @@ def build_page(folder: RunFolder) -> str:
         policy=policy,
         style=Markup(style),
         script=Markup(script),
+        comparison=comparison,
+        state=state,
+        every=f"{every:.1f}",
         name=folder.folder.resolve().name,
         facts=_facts(folder),
         about=[line for line in folder.about.splitlines() if line.strip()],

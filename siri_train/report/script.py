@@ -36,6 +36,12 @@ def script() -> str:
     return "'use strict';\n(() => {\n" + "\n".join([*parts, end]) + "})();\n"
 
 
+def waiting() -> str:
+    """The script of a page that waits for a run: it only asks whether there is one."""
+    begin = "const field = (id) => document.getElementById(id);\n"
+    return "'use strict';\n(() => {\n" + begin + source("script/refresh.js") + "})();\n"
+
+
 def style() -> str:
     """The whole style sheet; the policy of the page names its hash."""
     return "".join(source(name) for name in STYLES)

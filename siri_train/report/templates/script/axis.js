@@ -3,7 +3,7 @@ const longest = Math.max(0, ...data.axes.runs.map((run) => run.seconds?.at(-1) ?
 const TIME = longest > 10800 ? ['hours', 3600] : longest > 300 ? ['minutes', 60] : ['seconds', 1];
 const AXES = {
   step: {name: null, short: 'step', unit: 1},
-  tokens: {name: 'response tokens sampled before', short: 'tokens', unit: 1},
+  tokens: {name: 'response tokens sampled', short: 'tokens', unit: 1},
   seconds: {name: `${TIME[0]} of sampling and training`, short: TIME[0], unit: TIME[1]},
 };
 /* Index of the last value that is at most `value`, or -1. */

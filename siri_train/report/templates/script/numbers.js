@@ -35,10 +35,11 @@ const smooth = (values, window) => {
   });
 };
 
-/* A number on an axis that may be long: 1.2 M instead of 1,200,000. */
+/* A number on an axis that may be long: 1.2 M (1.2 B: billions) instead of 1,200,000. */
 const brief = (value, step) => {
   const size = Math.max(Math.abs(value), step);
-  for (const [name, unit] of [['G', 1e9], ['M', 1e6], ['k', 1e4]])
+  if (value === 0) return '0';
+  for (const [name, unit] of [['B', 1e9], ['M', 1e6], ['k', 1e4]])
     if (size >= unit) {
       const scale = name === 'k' ? 1e3 : unit;
       return fixed(value / scale, Math.min(places(step / scale), 3)) + ' ' + name;

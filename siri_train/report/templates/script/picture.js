@@ -57,8 +57,21 @@ const picture = (svg, unit) => {
       note.classList.toggle('off',
         !(moved >= left - 1 && moved <= left + width + 1) || self.axis !== 'step' && crowded(note));
     }
+    apart();
     if (zoomed || self.axis !== 'step') axes(view);
     else for (const [axis, nodes] of rest) axis.replaceChildren(...nodes);
+  };
+  /* Names of marks side by side where they would lie on one another. */
+  const apart = () => {
+    const named = notes.map(([note]) => note)
+      .filter((note) => note.classList.length > 1 && !note.classList.contains('off'))
+      .map((note) => [Number(note.getAttribute('x')), note]).sort((a, b) => a[0] - b[0]);
+    named.forEach(([x, note], i) => {
+      const crowd = (other) => other && Math.abs(other[0] - x) < 34;
+      const edge = x > left + width - 14;
+      note.setAttribute('text-anchor', crowd(named[i + 1]) || edge && !crowd(named[i - 1]) ? 'end'
+        : crowd(named[i - 1]) ? 'start' : 'middle');
+    });
   };
   /* On another axis the phases may be too narrow for their names; marks keep theirs. */
   const crowded = (note) => note.classList.length === 1;

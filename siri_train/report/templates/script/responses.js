@@ -5,8 +5,11 @@ const browser = field('browser');
 const filters = browser ? Object.fromEntries(all(browser, '[data-filter]')
   .map((input) => [input.dataset.filter, input])) : {};
 const browsed = browser ? JSON.parse(field('responses').textContent) : {rows: []};
+const lastStep = String(Math.max(...browsed.rows.map((row) => row.step)));
 const chosenResponses = () => Object.entries(filters)
-  .filter(([, input]) => input.value !== '').map(([key, input]) => [key, input.value]);
+  // the last step is what the page shows unasked, whichever it is by then
+  .filter(([key, input]) => input.value !== '' && !(key === 'step' && input.value === lastStep))
+  .map(([key, input]) => [key, input.value]);
 const element = (name, css, ...parts) => {
   const node = document.createElement(name);
   if (css) node.className = css;
@@ -114,6 +117,8 @@ const listed = () => {
 const chooseResponses = (entries) => {
   if (!browser) return;
   for (const [key, value] of entries) if (filters[key]) filters[key].value = value;
+  if (entries.length && !entries.some(([key]) => key === 'step')
+    && entries.some(([key]) => key === 'question')) filters.step.value = '';
   if (entries.length) listed();
 };
 if (browser) {
