@@ -159,11 +159,19 @@ def _evaluated(name: str, one: Evaluation, records: dict[int, QuestionRecord]) -
 
 
 def _run_of(row: Values, runs: list[Run]) -> Run | None:
-    """The run of an entry of the summary; an entry of a single run does not name it."""
+    """The run of an entry of the summary: by its name, or by the evaluation that it repeats."""
     name = row.get("run")
-    if name is None:
-        return runs[0] if len(runs) == 1 else None
-    return next((run for run in runs if run.name == str(name).rsplit("/", 1)[-1]), None)
+    if name is not None:
+        names = (str(name), str(name).rsplit("/", 1)[-1])
+        return next((run for one in names for run in runs if run.name == one), None)
+    if len(runs) == 1:
+        return runs[0]
+    shares = row.get("accuracy_at")
+    shares = tuple(map(number, shares)) if isinstance(shares, (list, tuple)) else ()
+    for run in runs if shares else ():
+        if any(one.step == row.get("step") and one.accuracy == shares for one in run.evals):
+            return run
+    return None
 
 
 def _curve(budgets: object, shares: object, bounds: object) -> tuple[list[Point], list[Bar]]:
