@@ -10,7 +10,7 @@ from markupsafe import Markup
 from siri_train.monitor.question_records import QuestionRecord
 
 from .data import Evaluation, Run, RunFolder, interval, number
-from .questions import apart, by_evaluation
+from .questions import Records, all_records, apart
 from .scale import Point
 from .svg import Chart, Line, extent, render
 from .table import COLOUR, accuracy_text
@@ -49,7 +49,7 @@ class Method:
         return next(((low, high) for x, low, high in self.bars if x == budget), None)
 
 
-def methods(folder: RunFolder) -> list[Method]:
+def methods(folder: RunFolder, known: dict[str, Records] | None = None) -> list[Method]:
     """The named checkpoints, then the last evaluation of every run that has none of them there.
 
     The checkpoints are those of ``summary.json``; while a run goes on, the latest evaluation of
@@ -57,8 +57,9 @@ def methods(folder: RunFolder) -> list[Method]:
 
     Args:
         folder: as it was read.
+        known: its records of questions, if they were read already.
     """
-    records = {run.name: by_evaluation(run) for run in folder.runs}
+    records = all_records(folder) if known is None else known
     found: list[Method] = []
     taken: set[tuple[str, int]] = set()
     for row in folder.summary:
@@ -152,7 +153,7 @@ def _apart(best: Method, other: Method, budget: float) -> bool:
     return two[1] < one[0]
 
 
-def _evaluated(name: str, one: Evaluation, records: dict[int, QuestionRecord]) -> Method:
+def _evaluated(name: str, one: Evaluation, records: Records) -> Method:
     return Method(
         name, *_curve(one.budgets, one.accuracy, one.intervals), records.get(one.step)
     )  # fmt: skip

@@ -23,6 +23,7 @@ from .front import front_table
 from .group_dots import group_pictures
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
+from .questions import all_records
 from .responses import browsed, cards, left_out
 from .svg import render
 from .table import compared_with, headline, table_rows
@@ -76,7 +77,8 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         f"{asks}base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
-    compared_methods = methods(folder)
+    records = all_records(folder)
+    compared_methods = methods(folder, records)
     budgets = budget_chart(folder, compared_methods)
     chosen, found, drawn = colours(folder), browsed(folder), embedded(folder, charts)
     return fill(
@@ -101,7 +103,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
         budget_best=budget_table(compared_methods) if budgets is not None else [],
-        front=front_table(folder, chosen),
+        front=front_table(folder, chosen, records),
         groups=group_pictures(folder),
         quiet=quiet(folder),
         costs=cost_tables(folder, chosen),

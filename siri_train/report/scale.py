@@ -74,6 +74,12 @@ def running_mean(points: Sequence[Point], window: int) -> list[Point]:
     """Centred mean over ``window`` points; gaps are left out of it and stay gaps."""
     half = window // 2
     result: list[Point] = []
+    values = [y for _, y in points if y is not None]
+    if len(values) == len(points):  # the usual case, many times faster
+        for index, (x, _) in enumerate(points):
+            beside = values[max(0, index - half) : index + half + 1]
+            result.append((x, sum(beside) / len(beside)))
+        return result
     for index, (x, y) in enumerate(points):
         near = [v for _, v in points[max(0, index - half) : index + half + 1] if v is not None]
         result.append((x, None if y is None else sum(near) / len(near)))
