@@ -100,7 +100,7 @@ def _panel(panel: Values, left: float, top: float, wide: float) -> Values:
     step = marks[1] - marks[0] if len(marks) > 1 else None
     bottom = top + _HEAD + _ROW * len(rows)
     return {
-        "group": panel["group"],
+        "group": panel["group"] + (f", first {len(rows)} rows" if panel["more"] else ""),
         "left": left,
         "top": top + 15,
         "grid": [(px(mark), show(mark, "number", step)) for mark in marks],

@@ -25,7 +25,7 @@ from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
 from .questions import all_records
 from .responses import browsed, cards, left_out
-from .svg import render
+from .svg import MOST_ENDS, render
 from .table import compared_with, headline, table_rows
 
 Values = dict[str, Any]
@@ -106,6 +106,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         front=front_table(folder, chosen, records),
         groups=group_pictures(folder),
         quiet=quiet(folder),
+        most_ends=MOST_ENDS,
         costs=cost_tables(folder, chosen),
         runs=[
             {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
@@ -162,7 +163,9 @@ def _outside(folder: RunFolder) -> str:
     """The checkpoints that the plane leaves out, in words."""
     _, named = spots(folder)
     shown = close_up(named)
-    return "; ".join(spot.tip for spot in named if shown and spot not in shown)
+    left = [spot.tip for spot in named if shown and spot not in shown]
+    more = f"; and {len(left) - 4:,} more" if len(left) > 4 else ""
+    return "; ".join(left[:4]) + more
 
 
 def _figure(figure: Figure, ident: str) -> Values:

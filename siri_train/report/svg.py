@@ -30,6 +30,8 @@ from .markup import coordinate, fill
 from .scale import Point, rounded, show, text_width, thin, ticks
 
 FONT = 12.0
+MOST_ENDS = 14
+"""Curves whose labels stand at their ends; with more there is no room, and a legend names them."""
 Scale = Callable[[float], float]
 Parts = dict[str, Any]
 
@@ -164,6 +166,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
     if chart.y_names:
         most = int(0.42 * width / text_width("n", FONT))
         y_texts = [cut(name, most) for name in chart.y_names]
+    end_labels = end_labels and len(chart.lines) <= MOST_ENDS
     labels = [line.label for line in chart.lines if line.beside == "end"] if end_labels else []
     left = max(text_width(text, FONT) for text in y_texts) + 12
     margin = max([text_width(text, FONT, bold=True) for text in labels], default=2.0) + 14

@@ -133,3 +133,18 @@ def test_rounding_is_said_and_not_drawn(tmp_path: Path) -> None:
     again = read_run_folder(tmp_path)
     assert "Sampler against trainer" in [one.chart.title for one in figures(again)[0]]
     assert quiet(again) == ["Probe of the weights: all values are exactly 0"]
+
+
+def test_thirty_runs_stay_in_their_pictures(tmp_path: Path) -> None:
+    rng = random.Random(SEEDS[0])
+    for place in range(30):
+        shape = "cosine" if place % 2 else "constant"
+        write_run(tmp_path / f"run{place:02}", shape, rng, steps=12, cycle=6, every=6, questions=9)
+    page = check(write_report(tmp_path))
+    shown = [attrs for tag, attrs in page.tags if tag == "text" and "transform" not in attrs]
+    assert min(float(str(attrs["y"])) for attrs in shown) >= 0
+    legends = [str(attrs["class"]) for tag, attrs in page.tags
+               if tag == "div" and str(attrs.get("class", "")).startswith("legend")]  # fmt: skip
+    assert legends and all("many" in css or "single" in css for css in legends)
+    charts = page.data["charts"]
+    assert max(len(chart["lines"]) for chart in charts) == 60  # nothing is left out of the data
