@@ -12,7 +12,6 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
-from . import script as joined
 from .budgets import budget_chart, budget_pictures
 from .charts import Figure, colours, figures, spots
 from .data import Run, RunFolder, number, read_run_folder
@@ -21,6 +20,8 @@ from .evaluations import evaluations
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
 from .responses import browsed, cards, left_out
+from .script import script as joined_script
+from .script import style as joined_style
 from .svg import render
 from .table import compared_with, headline, table_rows
 
@@ -64,7 +65,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
-    style, script = joined.style(), joined.script()
+    style, script = joined_style(), joined_script()
     # If an escape were missing, this policy would still refuse every script, style and address
     # except these two. Nothing in the page needs eval, an event handler or a style attribute.
     asks = "connect-src 'self'; " if state else ""
