@@ -11,7 +11,6 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
-from . import script as joined
 from .alarm_lanes import alarm_list
 from .budgets import budget_chart, budget_pictures, budget_table, methods
 from .charts import Figure, colours, figures, quiet, spots
@@ -25,6 +24,8 @@ from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
 from .questions import all_records
 from .responses import browsed, cards, left_out
+from .script import script as joined_script
+from .script import style as joined_style
 from .svg import MOST_ENDS, render
 from .table import compared_with, headline, table_rows
 
@@ -68,7 +69,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
-    style, script = joined.style(), joined.script()
+    style, script = joined_style(), joined_script()
     # If an escape were missing, this policy would still refuse every script, style and address
     # except these two. Nothing in the page needs eval, an event handler or a style attribute.
     asks = "connect-src 'self'; " if state else ""

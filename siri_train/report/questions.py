@@ -15,7 +15,7 @@ Z = 1.96
 
 
 Records = dict[int, QuestionRecord]
-"""Of one run's evaluations, by step."""
+"""The records of one run's evaluations, by step."""
 
 
 def all_records(folder: RunFolder) -> dict[str, Records]:
