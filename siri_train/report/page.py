@@ -28,6 +28,7 @@ from .script import script as joined_script
 from .script import style as joined_style
 from .svg import MOST_ENDS, render
 from .table import compared_with, headline, table_rows
+from .verdict import judge
 
 Values = dict[str, Any]
 
@@ -91,6 +92,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         state=state,
         every=f"{every:.1f}",
         name=folder.folder.resolve().name,
+        verdict=judge(folder),
         facts=_facts(folder),
         about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),
