@@ -30,6 +30,10 @@ from .markup import coordinate, fill
 from .scale import Point, rounded, show, text_width, thin, ticks
 
 FONT = 12.0
+_MARK_ROOM = 34.0  # of a mark's name, on either side
+_NOISE = 1e-9
+"""A chart with nothing larger shows zero: an axis of 6e-12 would draw rounding errors."""
+_ZERO_AXIS = 1e-3
 Scale = Callable[[float], float]
 Parts = dict[str, Any]
 
@@ -124,6 +128,8 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
     x_low, x_high = min(xs), max(xs)
     x_high = x_high if x_high > x_low else x_low + 1
     low, high = min(ys), max(ys)
+    if 0 < max(abs(low), abs(high)) < _NOISE and not chart.y_ticks:
+        return (x_low, x_high), (0.0 if low >= 0 else -_ZERO_AXIS, _ZERO_AXIS)
     if chart.y_ticks:  # the labels need not lie at the ends, so room is left for text there
         pad = (high - low) * 0.16 or 1.0
         return (x_low, x_high), (low - pad, high + pad)
@@ -191,7 +197,12 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         spans=[span for span in spans if span[2] > span[1]],
         cells=_cells(chart.heat, px, py, y_high),
         names=_phase_names(chart, spans, [px(x) for x, _, _ in chart.marks]),
-        marks=[(px(x), css, label) for x, css, label in chart.marks],
+        marks=[
+            (px(x), css, label, anchor)
+            for (x, css, label), anchor in zip(
+                chart.marks, _anchors([px(x) for x, _, _ in chart.marks], right), strict=True
+            )
+        ],
         # the first line is the one to see, so it comes on top
         lines=list(reversed(list(enumerate(lines)))),
         beside=beside,
@@ -229,6 +240,21 @@ def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[i
     ]
 
 
+def _anchors(places: Sequence[float], edge: float) -> list[str]:
+    """Which side of each mark its name stands on: neighbours have theirs on different sides."""
+    order = sorted(places)
+    found = []
+    for x in places:
+        at = order.index(x)
+        close = at + 1 < len(order) and order[at + 1] - x < _MARK_ROOM
+        behind = at > 0 and x - order[at - 1] < _MARK_ROOM
+        at_edge = x >= edge - 14
+        found.append(
+            "end" if close or (at_edge and not behind) else "start" if behind else "middle"
+        )
+    return found
+
+
 def _phase_names(
     chart: Chart, spans: list[tuple[str, float, float, str]], busy: list[float]
 ) -> list[tuple[float, str]]:
@@ -241,7 +267,7 @@ def _phase_names(
     names = []
     for _, a, b, label in spans:
         half = text_width(label, 11) / 2
-        clear = all(abs(x - (a + b) / 2) > half + 16 for x in busy)
+        clear = all(abs(x - (a + b) / 2) > half + _MARK_ROOM for x in busy)
         if label and clear and b - a > 2 * half:
             names.append(((a + b) / 2, label))
     return names
