@@ -96,7 +96,7 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
         return f"siri-train {command}: {masked(explained(error))}", 1
     if not isinstance(error, (ConfigError, WriteError)):
         from siri_train.rollout import EngineError  # torch comes with these
-        from siri_train.trainer.run import AlarmHalt
+        from siri_train.trainer.alarmed import AlarmHalt
         from siri_train.trainer.signals import Stopped
 
         if isinstance(error, Stopped):
@@ -133,6 +133,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from siri_train.config.recipe import load_config
 
     config = load_config(arguments.recipe, arguments.overrides)
+    if arguments.halt_on:
+        from siri_train.commands.halt_on import halting
+
+        config = halting(config, arguments.halt_on)
     if arguments.dry_run:
         from siri_train.commands.dry_run import dry_run
 
@@ -211,13 +215,14 @@ def _eval(arguments: argparse.Namespace) -> int:
     from siri_train.commands.eval import grade_checkpoint
     from siri_train.config.paths import check_file, user_path
     from siri_train.report.eval_table import evaluation_table
+    from siri_train.terminal.lines import terminal_width
 
     checkpoint = user_path(arguments.checkpoint, "eval")
     if (checkpoint / "config.json").is_file():
         for name in ("eval.json", "eval_questions.jsonl"):
             check_file(checkpoint / name, "eval")
     row = grade_checkpoint(checkpoint, arguments.recipe, arguments.overrides)
-    print(evaluation_table(row), file=sys.stderr)
+    print(encodable(evaluation_table(row, terminal_width()), sys.stderr), file=sys.stderr)
     print(json.dumps(row, indent=2), flush=True)
     return 0
 
@@ -227,6 +232,11 @@ def _report(arguments: argparse.Namespace) -> int:
     from siri_train.config.paths import check_file, user_path
     from siri_train.report import write_report
 
+    if arguments.text or arguments.json:
+        from siri_train.commands.verdict import told
+
+        print(encodable(told(user_path(arguments.folder, "report"), arguments.json)))
+        return 0
     folder = user_path(arguments.folder, "report")
     if arguments.port is not None and not arguments.serve:
         raise ConfigError("--port is of --serve; give --serve too")
@@ -254,6 +264,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from siri_train.commands.compare import as_json, compare
     from siri_train.commands.compare_text import comparison_text
     from siri_train.config.paths import user_path
+    from siri_train.terminal.lines import terminal_width
 
     folders = [user_path(run, "compare") for run in arguments.runs]
     if arguments.page is not None:
@@ -267,7 +278,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(page)
         return 0
     found = compare(folders, arguments.set)
-    print(json.dumps(as_json(found), indent=2) if arguments.json else comparison_text(found))
+    if arguments.json:
+        print(json.dumps(as_json(found), indent=2))
+    else:
+        print(encodable(comparison_text(found, terminal_width())))
     return 0
 
 

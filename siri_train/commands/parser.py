@@ -153,6 +153,14 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="default: %(default)s",
     )
     _completed(resume, "resume")
+    halt = sub.add_argument(
+        "--halt-on",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="stop at this alarm, see docs/alarms.md; may be given several times",
+    )
+    _completed(halt, "alarm")
     sub.add_argument(
         "--dry-run",
         action="store_true",
@@ -293,7 +301,10 @@ def _run_folder(sub: argparse.ArgumentParser) -> None:
 
 def _report(sub: argparse.ArgumentParser) -> None:
     _run_folder(sub)
-    sub.add_argument(
+    told = sub.add_mutually_exclusive_group()
+    told.add_argument("--text", action="store_true", help="only print the verdict; write no page")
+    told.add_argument("--json", action="store_true", help="the same as JSON")
+    told.add_argument(
         "--serve",
         action="store_true",
         help="show the page at an address of this machine, anew when the run's files change",

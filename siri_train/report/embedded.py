@@ -36,6 +36,7 @@ def embedded(folder: RunFolder, charts: Sequence[Figure]) -> Values:
                     "window": line.window,
                     "x": steps.setdefault(at, len(steps)),
                     "y": _values(line.values),
+                    **({"words": list(line.words)} if line.words else {}),
                     "band": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.band],
                     "bars": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.bars],
                 }
@@ -48,6 +49,7 @@ def embedded(folder: RunFolder, charts: Sequence[Figure]) -> Values:
                 "floor": 0 if chart.from_floor else None,
                 "ceiling": chart.ceiling,
                 "lines": lines,
+                "lanes": bool(chart.y_names),
                 "heat": chart.heat.to_json() if chart.heat is not None else None,
             }
         )

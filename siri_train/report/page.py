@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,15 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
-from .budgets import budget_chart, budget_pictures
-from .charts import Figure, colours, figures, spots
+from .alarm_lanes import alarm_list
+from .budgets import budget_chart, budget_pictures, budget_table, methods
+from .charts import Figure, colours, figures, quiet, spots
+from .cost_tables import cost_tables
 from .data import Run, RunFolder, number, read_run_folder
 from .embedded import embedded
 from .evaluations import evaluations
+from .front import front_table
+from .group_dots import group_pictures
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
 from .responses import browsed, cards, left_out
@@ -24,6 +27,7 @@ from .script import script as joined_script
 from .script import style as joined_style
 from .svg import render
 from .table import compared_with, headline, table_rows
+from .verdict import judge
 
 Values = dict[str, Any]
 
@@ -74,7 +78,8 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         f"{asks}base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
-    budgets = budget_chart(folder)
+    compared_methods = methods(folder)
+    budgets = budget_chart(folder, compared_methods)
     chosen, found, drawn = colours(folder), browsed(folder), embedded(folder, charts)
     return fill(
         "page.html",
@@ -85,18 +90,24 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         state=state,
         every=f"{every:.1f}",
         name=folder.folder.resolve().name,
+        verdict=judge(folder),
         facts=_facts(folder),
         about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),
         compared=compared_with(folder.summary),
         headings=headings,
         rows=rows,
-        alarms=_alarms(folder),
+        alarms=alarm_list(folder),
         notes=list(dict.fromkeys(notes)),
         planes=_planes(folder),
         outside=_outside(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
+        budget_best=budget_table(compared_methods) if budgets is not None else [],
+        front=front_table(folder, chosen),
+        groups=group_pictures(folder),
+        quiet=quiet(folder),
+        costs=cost_tables(folder, chosen),
         runs=[
             {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
             for index, run in enumerate(folder.runs)
@@ -163,30 +174,6 @@ def _figure(figure: Figure, ident: str) -> Values:
         "wide": render(figure.chart, 520, 290, f"{ident}-a"),
         "narrow": render(figure.chart, 350, 240, f"{ident}-b", end_labels=False),
     }
-
-
-def _alarms(folder: RunFolder) -> list[Values]:
-    """Alarms of the same name on one line: a run may raise the same one at every step."""
-    kinds: dict[tuple[str, str], list[tuple[float | None, str]]] = {}
-    for run in folder.runs:
-        for row in run.alarms:
-            rest = dict(row)
-            step = number(rest.pop("step", None))
-            name = rest.pop("alarm", None) or rest.pop("name", None) or "alarm"
-            told = [rest.pop(key, None) for key in ("message", "cause", "action")]
-            text = "; ".join(str(part) for part in told if part) or json.dumps(rest, default=str)
-            kinds.setdefault((run.label, str(name)), []).append((step, text))
-    lines = []
-    for (label, name), found in list(kinds.items())[:20]:
-        where = label
-        steps = [step for step, _ in found if step is not None]
-        if steps:
-            first, last = f"{min(steps):,.0f}", f"{max(steps):,.0f}"
-            where += f", step {first}" if first == last else f", steps {first} to {last}"
-        if len(found) > 1:
-            where += f", {len(found):,} times"
-        lines.append({"name": name, "text": f"({where}): {found[-1][1]}"})
-    return lines
 
 
 def _configs(runs: list[Run]) -> list[Values]:

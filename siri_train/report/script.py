@@ -25,7 +25,7 @@ SCRIPTS = (
 )
 """Files of ``templates/script/``."""
 
-STYLES = ("style.css",)
+STYLES = ("style.css", "content.css")
 """Files of ``templates/``, in order."""
 
 

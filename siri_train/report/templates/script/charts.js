@@ -37,7 +37,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
         if (place >= x0 && place <= x1) { take(a); take(b); }
       }
     });
-    if (low > high || chart.heat) return [whole[2], whole[3]];
+    if (low > high || chart.heat || chart.lanes) return [whole[2], whole[3]];
     if (chart.floor !== null && low >= 0) low = 0;
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
     const most = chart.ceiling !== null && high <= chart.ceiling ? chart.ceiling : Infinity;
@@ -121,11 +121,17 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     }
     return next === null ? here : way > 0 ? Math.max(next, want) : Math.min(next, want);
   };
-  /* Values of all curves at the place nearest to `want`. */
+  /* Index of the left end of a lane's bar that lies over `want`. */
+  const covering = (line, want) => line.at === null ? -1 : line.at.findIndex((place, i) =>
+    line.y[i] !== null && (line.y[i + 1] ?? null) !== null && place <= want
+    && want <= line.at[i + 1]);
+  /* Values of all curves at the place nearest to `want`; of lanes the bars that lie over it. */
   one.tell = (drawing, want, clientX, clientY, level) => {
-    const found = lines.map((line) => one.hidden(line) ? -1 : nearest(drawing, line, want));
-    let near = null;
-    found.forEach((i, index) => {
+    const found = lines.map((line) => one.hidden(line) ? -1
+      : chart.lanes ? covering(line, want) : nearest(drawing, line, want));
+    let near = chart.lanes ? Math.min(Math.max(want, drawing.view[0]), drawing.view[1]) : null;
+    if (chart.lanes && state.axis === 'step') near = Math.round(near);
+    if (!chart.lanes) found.forEach((i, index) => {
       const place = i < 0 ? null : lines[index].at[i];
       if (place !== null && (near === null || Math.abs(place - want) < Math.abs(near - want)))
         near = place;
@@ -151,12 +157,14 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     };
     lines.forEach((line, index) => {
       const i = found[index];
-      if (i < 0 || Math.abs(line.at[i] - near) > reach) return;
+      if (chart.lanes && i >= 0) say(line.label, line.words[i]);
+      if (chart.lanes || i < 0 || Math.abs(line.at[i] - near) > reach) return;
       const mean = one.drawn[index] === line.y ? ''
         : ` (mean ${show(one.drawn[index][i], chart.unit)})`;
       const where = onSteps ? '' : `, ${chart.x} ${fixed(line.steps[i], 0)}`;
       say(line.label + where, show(line.y[i], chart.unit) + mean);
     });
+    if (chart.lanes && found.every((i) => i < 0)) say('no alarm');
     if (chart.heat && level !== undefined) {
       const {edges, width, shares, unit} = chart.heat;
       const step = stepAt(lines[0].run, want), row = Math.floor(level / width);
@@ -190,7 +198,9 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       const middle = drawing.told ?? (x0 + x1) / 2;
       if (way) {
         const here = drawing.told ?? x0, wide = (x1 - x0) / (event.shiftKey ? 10 : 100);
-        one.tell(drawing, beyond(here, way, here + way * wide));
+        one.tell(drawing, chart.lanes
+          ? here + way * Math.max(state.axis === 'step' ? 1 : 0, wide)
+          : beyond(here, way, here + way * wide));
       } else if (event.key === 'Home') one.tell(drawing, x0);
       else if (event.key === 'End') one.tell(drawing, x1);
       else if (event.key === '+' || event.key === '=') around(middle, (x1 - x0) / 2, drawing);

@@ -30,6 +30,10 @@ const picture = (svg, unit) => {
       across.append(make('text', {x: at, y: bottom + 17, 'text-anchor': 'middle'},
         write(mark, marks[1] - marks[0])));
     }
+    if ('lanes' in svg.dataset) {  // names stay where they are
+      up.replaceChildren(...rest.find(([axis]) => axis === up)[1]);
+      return;
+    }
     const levels = ticks(y0, y1, 6);
     for (const mark of levels) {
       const at = top + (y1 - mark) / (y1 - y0) * height;
