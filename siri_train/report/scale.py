@@ -47,7 +47,7 @@ def rounded(low: float, high: float, most: int) -> tuple[float, float]:
 
 
 def show(value: float, unit: str, step: float | None = None) -> str:
-    """A number as text: "64.1 %", "12,288", "0.0031".
+    """A number as text: "64.1 %", "12,288", "0.0031", "2.4 B" (billions).
 
     Args:
         value: what to write.
@@ -61,8 +61,11 @@ def show(value: float, unit: str, step: float | None = None) -> str:
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         return f"{value:,.{digits}f}"
     size = abs(value)
-    if size >= 1e6:
-        return f"{value / 1e6:,.3g} M"
+    if size >= 999.5e9:  # three digits of billions have no other form than 1e+03
+        return f"{value / 1e9:,.0f} B" if size < 1e15 else f"{value:.3g}"
+    for letter, whole in (("B", 1e9), ("M", 1e6)):
+        if size >= 0.9995 * whole and size >= 1e6:
+            return f"{value / whole:.3g} {letter}"
     if size >= 1000:
         return f"{value:,.0f}"
     if value == int(value):

@@ -26,12 +26,16 @@ from typing import Any
 from markupsafe import Markup
 
 from .heat import Heat
+from .mark_names import anchors, extent_of, phase_names
 from .markup import coordinate, fill
 from .scale import Point, rounded, show, text_width, thin, ticks
 
 FONT = 12.0
 MOST_ENDS = 14
 """Curves whose labels stand at their ends; with more there is no room, and a legend names them."""
+_NOISE = 1e-9
+"""A chart with nothing larger shows zero: an axis of 6e-12 would draw rounding errors."""
+_ZERO_AXIS = 1e-3
 Scale = Callable[[float], float]
 Parts = dict[str, Any]
 
@@ -130,6 +134,8 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
     x_low, x_high = min(xs), max(xs)
     x_high = x_high if x_high > x_low else x_low + 1
     low, high = min(ys), max(ys)
+    if 0 < max(abs(low), abs(high)) < _NOISE and not chart.y_ticks:
+        return (x_low, x_high), (0.0 if low >= 0 else -_ZERO_AXIS, _ZERO_AXIS)
     if chart.y_ticks:  # the labels need not lie at the ends, so room is left for text there
         pad = 0.6 if chart.y_names else (high - low) * 0.16 or 1.0
         return (x_low, x_high), (low - pad, high + pad)
@@ -184,6 +190,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         for start, end, css, label in chart.spans
     ]
     x_ticks = chart.x_ticks or ticks(x_low, x_high, 7 if width > 400 else 5)
+    sides = anchors([px(x) for x, _, _ in chart.marks], right)
     lines = [_drawn(line, px, py, 600 if width > 400 else 240) for line in chart.lines]
     beside = list(_beside(chart, px, py, width)) if end_labels else []
     ends = list(_end_labels(chart, px, py, top, bottom, right, width)) if end_labels else []
@@ -200,10 +207,17 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         x_ticks=[(px(x), f"{x:,.0f}") for x in x_ticks if x == int(x)],
         spans=[span for span in spans if span[2] > span[1]],
         cells=_cells(chart.heat, px, py, y_high),
-        names=_phase_names(
-            chart, spans, [_beside_mark(px(x), right, t) for x, _, t in chart.marks]
+        names=phase_names(
+            spans,
+            [
+                extent_of(px(x), anchor, label)
+                for (x, _, label), anchor in zip(chart.marks, sides, strict=True)
+            ],
         ),
-        marks=[(px(x), css, label) for x, css, label in chart.marks],
+        marks=[
+            (px(x), css, label, anchor)
+            for (x, css, label), anchor in zip(chart.marks, sides, strict=True)
+        ],
         # the first line is the one to see, so it comes on top
         lines=list(reversed(list(enumerate(lines)))),
         beside=beside,
@@ -241,31 +255,6 @@ def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[i
         )
         for level, boxes in heat.cells()
     ]
-
-
-def _phase_names(
-    chart: Chart, spans: list[tuple[str, float, float, str]], busy: list[tuple[float, float]]
-) -> list[tuple[float, str]]:
-    """(x, name) of the phases that have room; all or none, apart from what marks cover.
-
-    A name on some phases and not on others would look like a difference between them.
-    """
-    if not all(b - a > text_width(label, 11) + 8 for _, a, b, label in spans[:-1] or spans):
-        return []
-    names = []
-    for _, a, b, label in spans:
-        half = text_width(label, 11) / 2
-        low, high = (a + b) / 2 - half - 4, (a + b) / 2 + half + 4
-        clear = all(end < low or begin > high for begin, end in busy)
-        if label and clear and b - a > 2 * half:
-            names.append(((a + b) / 2, label))
-    return names
-
-
-def _beside_mark(x: float, right: float, label: str) -> tuple[float, float]:
-    """Where a mark's text begins and ends: around it, at the plot's right edge before it."""
-    wide = text_width(label, 11, bold=True)
-    return (x - wide / 2, x + wide / 2) if x < right - 14 else (x - wide, x)
 
 
 def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:

@@ -198,7 +198,9 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       const middle = drawing.told ?? (x0 + x1) / 2;
       if (way) {
         const here = drawing.told ?? x0, wide = (x1 - x0) / (event.shiftKey ? 10 : 100);
-        one.tell(drawing, beyond(here, way, here + way * wide));
+        one.tell(drawing, chart.lanes
+          ? here + way * Math.max(state.axis === 'step' ? 1 : 0, wide)
+          : beyond(here, way, here + way * wide));
       } else if (event.key === 'Home') one.tell(drawing, x0);
       else if (event.key === 'End') one.tell(drawing, x1);
       else if (event.key === '+' || event.key === '=') around(middle, (x1 - x0) / 2, drawing);
