@@ -26,7 +26,7 @@ class TokenGroups:
 
     What each token of the vocabulary does to the search is a table that is made once
     (:mod:`siri_train.monitor.token_transitions`). So words are found however they are split into
-    tokens, and nothing is decoded. The counts are those of :attr:`text` on the decoded responses,
+    tokens, and nothing is decoded. The counts are those of ``text`` on the decoded responses,
     with two exceptions: a special token ends a word and is none, and a tokenizer that does not
     show its vocabulary has its responses decoded after all.
 

@@ -1,4 +1,4 @@
-"""What each token of a vocabulary adds to a text."""
+"""The text of each token of a vocabulary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 _LOST = "\ufffd"
-"""What decoding shows for bytes that are no whole character."""
+"""Decoding shows it for bytes that are no whole character."""
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 

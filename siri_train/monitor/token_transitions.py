@@ -1,4 +1,4 @@
-"""What a word automaton does over the tokens of a vocabulary, as tables."""
+"""Tables of the steps that a word automaton makes over the tokens of a vocabulary."""
 
 from __future__ import annotations
 
