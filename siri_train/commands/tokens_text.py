@@ -82,15 +82,19 @@ def _source(table: Table) -> str:
 def _said(table: Table, found: dict[str, Moves]) -> str:
     """A sentence about the cap, and one about the intervals."""
     block = block_length(table.rows)
+    needed = LEAST_BLOCKS * block
+    few = (
+        f" Too few steps for intervals: {len(table.rows)}, it takes {needed} ({LEAST_BLOCKS} "
+        f"blocks of {block}). The figures may be chance."
+        if len(table.rows) < needed
+        else ""
+    )
     if all(moved.cap.value is None for moved in found.values()):
         caps = {row.get("cap") for row in table.rows}
         why = "the cap does not move" if len(caps) == 1 else "no group occurs often enough"
-        return _wrapped(f"No correlation with the cap: {why}.")
-    if len(table.rows) < LEAST_BLOCKS * block:
-        return _wrapped(
-            f"Too few steps for intervals: {len(table.rows)}, it takes {LEAST_BLOCKS * block} "
-            f"({LEAST_BLOCKS} blocks of {block}). The figures may be chance."
-        )
+        return _wrapped(f"No correlation with the cap: {why}.{few}")
+    if few:
+        return _wrapped(few.strip())
     up = [_short(name) for name, m in found.items() if m.cap.sure and (m.cap.value or 0) > 0]
     down = [_short(name) for name, m in found.items() if m.cap.sure and (m.cap.value or 0) < 0]
     said = [f"Rises and falls with the cap: {', '.join(up) or 'none'}."]

@@ -121,7 +121,7 @@ class TokenGroups:
 
 
 def unwritable(tokenizer: Any, groups: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """The words that a tokenizer cannot express, so that no response can hold them.
+    """The words that no sequence of a tokenizer's tokens can hold.
 
     Args:
         tokenizer: of the model.
@@ -137,7 +137,12 @@ def unwritable(tokenizer: Any, groups: Mapping[str, Sequence[str]]) -> list[tupl
             back = tokenizer.decode(list(ids), skip_special_tokens=True)
             if not WordCounter({name: [word]}).counts(back)[name]:
                 found.append((name, word))
-    return found
+    pieces = token_pieces(tokenizer) if found else None
+    if pieces is None:
+        return found
+    # A word may still stand within a token, as in a mark of the template.
+    held = TokenTransitions(WordAutomaton([[word] for _, word in found]), pieces).found_at_all()
+    return [one for place, one in enumerate(found) if place not in held]
 
 
 def _counts(tables: TokenTransitions, responses: Sequence[Sequence[int]]) -> Counts:

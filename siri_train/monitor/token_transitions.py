@@ -57,6 +57,16 @@ class TokenTransitions:
         self.stays = self._kinds_of([()])[0]
         self._freeze()
 
+    def found_at_all(self) -> set[int]:
+        """The groups of which some sequence of tokens holds a word."""
+        groups: set[int] = set()
+        states = [BEGIN]
+        for state in states:  # which grows
+            counts = self.counts[np.unique(self.found[:, state])]
+            groups |= set(np.flatnonzero(counts.any(axis=0)).tolist())
+            states += sorted(set(np.unique(self.next[:, state]).tolist()).difference(states))
+        return groups
+
     def bytes_joined(self, ids: Ints, kinds: Ints) -> Ints:
         """The kinds of tokens where some begin or end within a character.
 

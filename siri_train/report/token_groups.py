@@ -96,7 +96,7 @@ def pool(rows: Sequence[Row], phase: str | None = None) -> dict[str, dict[str, R
     Returns:
         ``{GROUP: {"all": rate, "right": rate, "wrong": rate}}``.
     """
-    chosen = [row for row in rows if phase in (None, row.get("phase"))]
+    chosen = [row for row in counted(rows) if phase in (None, row.get("phase"))]
     found = {}
     for name in groups_of(rows):
         found[name] = {key: _pooled(chosen, key, name) for key in KEYS}
