@@ -19,7 +19,7 @@ from siri_train.report.token_groups import (
     pool,
 )
 
-_LONGEST = 22  # characters of a group's name, so that a line has at most 80
+_LONGEST = 16  # characters of a group's name, so that a line has at most 80
 _ASKED = {
     "cap": "correlation with the cap",
     "phase": "expansion - compression",
