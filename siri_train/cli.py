@@ -285,6 +285,18 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tokens(arguments: argparse.Namespace) -> int:
+    import json
+
+    from siri_train.commands.tokens import tables
+    from siri_train.commands.tokens_text import as_json, tokens_text
+    from siri_train.config.paths import user_path
+
+    found = tables([user_path(run, "tokens") for run in arguments.runs], arguments.words)
+    print(json.dumps(as_json(found), indent=2) if arguments.json else tokens_text(found))
+    return 0
+
+
 def _schedule(arguments: argparse.Namespace) -> int:
     import math
     import shutil
@@ -374,6 +386,7 @@ _RUN = {
     "report": _report,
     "eval": _eval,
     "compare": _compare,
+    "tokens": _tokens,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

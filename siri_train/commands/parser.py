@@ -334,6 +334,19 @@ def _compare(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _tokens(sub: argparse.ArgumentParser) -> None:
+    runs = sub.add_argument("runs", nargs="+", type=kinds.path, metavar="RUN", help="its folder")
+    _completed(runs, "run")
+    sub.add_argument(
+        "--words",
+        type=kinds.names,
+        default=[],
+        metavar="WORD,WORD",
+        help="words or phrases; default: the groups that the run counted",
+    )
+    sub.add_argument("--json", action="store_true", help="all counts as JSON")
+
+
 def _schedule(sub: argparse.ArgumentParser) -> None:
     recipe = sub.add_argument(
         "recipe", nargs="?", default="siri-1.5b.yaml", help="default: the paper's run, %(default)s"
@@ -392,6 +405,7 @@ _ARGUMENTS = {
     "report": _report,
     "eval": _eval,
     "compare": _compare,
+    "tokens": _tokens,
     "export": _export,
     "convert": _convert,
     "completion": _completion,
