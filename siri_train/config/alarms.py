@@ -53,8 +53,8 @@ class AlarmsConfig(Section):
     wait_words: Share = 0.05
     """wait-words-gone: ``backtrack_per_1k`` in the second half of a whole expansion falls to this
     share of the run's first 20 steps, and accuracy has not grown by 0.05."""
-    think_misfit: Share = 0.9
-    """wrong-think-setting: ``think_misfit_frac`` is above this share in five steps in a row."""
+    think_mismatch: Share = 0.9
+    """wrong-think-setting: ``think_mismatch_frac`` is above this share in five steps in a row."""
 
     # rollout
     unjudged: Share = 0.01

@@ -95,7 +95,7 @@ FAULTS: list[tuple[str, Fault, int]] = [
     ("many-recomputed-tokens", to("dense_row_frac", 0.9, after=150), 150),
     ("repetition", to("repetitive_frac", 0.5), 5),
     ("repetition", to("repetitive_frac", 0.5, after=150), 100),
-    ("wrong-think-setting", to("think_misfit_frac", 0.98), 5),
+    ("wrong-think-setting", to("think_mismatch_frac", 0.98), 5),
     ("wait-words-gone", still, 180),
 ]
 

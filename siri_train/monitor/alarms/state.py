@@ -195,7 +195,10 @@ def _quiet(
     for quiet in range(most):
         at = len(rows) - 1 - quiet
         try:
-            if entry.look(rows[at], slim[max(0, at - MOST_ROWS) : at], limits, others) is not None:
+            before = slim[max(0, at - MOST_ROWS) : at]
+            if entry.look(rows[at], before, limits, others) is not None:
+                return quiet
+            if entry.shown is not None and entry.shown(rows[at], limits or AlarmsConfig()):
                 return quiet
         except Exception:  # a damaged row, or a user's check that fails on it
             continue
