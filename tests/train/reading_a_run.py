@@ -53,11 +53,12 @@ def answers(run: Path) -> dict[str, str]:
     """Each answer as Markdown, by name."""
     verdict = judge(read_run_folder(run))
     said = {one.key: one for one in verdict.findings}
-    accuracy = [said["accuracy"].text, *said["accuracy"].details]
+    accuracy = said["accuracy"]
+    parts = "\n".join(f"- {line}" for line in accuracy.details)
     return {
         "half": half_budget(run),
         "following": said["length"].text,
-        "accuracy": "\n".join(f"- {line}" for line in accuracy),
+        "accuracy": f"{textwrap.fill(accuracy.text, 110)}\n\n{parts}",
         "entropy": said["entropy"].text,
         "responses": responses(run),
         "waiting": waiting(run),
@@ -171,8 +172,7 @@ def filled(page: str, found: dict[str, str]) -> str:
 
     def put(match: re.Match[str]) -> str:
         text = found[match[2]]
-        quoted = text.startswith(("|", "-", "`"))
-        wrapped = text if quoted or "```" in text else textwrap.fill(text, 110)
+        wrapped = text if "\n" in text else textwrap.fill(text, 110)
         return f"{match[1]}{wrapped}\n{match[3]}"
 
     return BLOCK.sub(put, page)

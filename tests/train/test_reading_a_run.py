@@ -38,7 +38,7 @@ def test_the_figures_are_in_the_logs(demo) -> None:
     start = evals[0]["sets"]["test"]["accuracy"][-1]
     last = max(evals)
     rise = 100 * (evals[last]["sets"]["test"]["accuracy"][-1] - start)
-    assert f"Against the start: rose, {rise:+.1f} points" in found["accuracy"].splitlines()[0]
+    assert f"Against the start: rose, {rise:+.1f} points" in found["accuracy"]
     constant = {row["step"]: row for row in rows(run / "constant" / "eval.jsonl")}
     apart = 100 * (evals[last]["sets"]["test"]["accuracy"][0]
                    - constant[last]["sets"]["test"]["accuracy"][0])  # fmt: skip

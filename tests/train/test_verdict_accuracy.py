@@ -105,7 +105,8 @@ def test_counts_in_the_title_are_those_of_the_figures(tmp_path: Path) -> None:
         "Accuracy fell against 1, not told apart against 1 and rose against 2 of 4 other runs"
     )
     assert len(verdict.others) == 4 and all("constant cap 52" in name for name in verdict.others)
-    assert len(one.details) == 1 and "within 16 tokens" in one.details[0]
+    assert len(one.details) == 2 and "within 16 tokens" in one.details[1]
+    assert len(one.table) == 1 + len(one.figures["comparisons"]) == 9
 
 
 def test_named_sets_and_the_one_that_selects(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_named_sets_and_the_one_that_selects(tmp_path: Path) -> None:
     one = found(tmp_path)[1]["accuracy"]
     by_set = {each["set"]: each["said"] for each in one.figures["comparisons"]}
     assert by_set == {"one": "rose", "two": "rose"}
-    assert "+60.0 points" in one.text and any("set two" in line for line in one.details)
+    assert "rose by 60.0 points" in one.text and any("set two" in line for line in one.details)
 
 
 def test_without_evaluations_or_with_one(tmp_path: Path) -> None:

@@ -68,7 +68,13 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         f"in {counted(first, 'step')}."
     )
     if not left.any():
-        return Finding(_KEY, "good", "Entropy stayed in its band", f"{band}. {trend}", figures)
+        return Finding(
+            _KEY,
+            "good",
+            f"Entropy stayed in its band ({figure(low)} to {figure(high)} nats)",
+            f"{band}. {trend}",
+            figures,
+        )
     place = int(left.argmax())
     side = "below" if below[place] else "above"
     figures["left_to"] = side
