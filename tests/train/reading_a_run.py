@@ -19,6 +19,7 @@ from typing import Any
 
 from siri_train.report.data import read_run_folder
 from siri_train.report.verdict import Verdict, judge
+from siri_train.report.verdict.words import signed
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reading-a-run.md"
@@ -144,18 +145,30 @@ def cost(run: Path) -> str:
 def swing(verdict: Verdict) -> str:
     """The run against every constant cap at the low budget and at the full one."""
     found = next(one for one in verdict.findings if one.key == "accuracy").figures["comparisons"]
-    lines = [
-        "| against | end | within | points | 95 % interval | said |",
-        "|---|---|--:|--:|---|---|",
+    found = [one for one in found if one["against"] != "the start"]
+    words = {"rose": "above", "fell": "below"}
+    names = list(dict.fromkeys(one["against"] for one in found))
+    beaten = [
+        name
+        for name in names
+        if any(one["said"] == "rose" for one in found if one["against"] == name)
     ]
+    lines = [
+        f"The run is above {len(beaten)} of {len(names)} constant caps in at least one row"
+        + (f"; in none above {', '.join(name for name in names if name not in beaten)}."
+           if len(beaten) < len(names) else "."),
+        "",
+        "| against | end | within | points | 95 % interval | the run is |",
+        "|---|---|--:|--:|---|---|",
+    ]  # fmt: skip
     for one in found:
-        if one["against"] != "the start":
-            low, high = (100 * bound for bound in one["interval"])
-            lines.append(
-                f"| {one['against']} | {one['end']} (step {one['step']}) | {one['budget']} | "
-                f"{100 * one['difference']:+.1f} | {low:+.1f} to {high:+.1f} | {one['said']} |"
-            )
-    return "\n".join(lines).replace("-0.0 ", "0.0 ").replace("+0.0 ", "0.0 ")
+        low, high = (signed(100 * bound) for bound in one["interval"])
+        lines.append(
+            f"| {one['against']} | {one['end']} (step {one['step']}) | {one['budget']} | "
+            f"{signed(100 * one['difference'])} | {low} to {high} | "
+            f"{words.get(one['said'], one['said'])} |"
+        )
+    return "\n".join(lines)
 
 
 def shipped(verdict: Verdict) -> str:

@@ -42,7 +42,7 @@ def test_the_figures_are_in_the_logs(demo) -> None:
     constant = {row["step"]: row for row in rows(run / "constant" / "eval.jsonl")}
     apart = 100 * (evals[last]["sets"]["test"]["accuracy"][0]
                    - constant[last]["sets"]["test"]["accuracy"][0])  # fmt: skip
-    assert f"| {apart:+.1f} |" in found["swing"]
+    assert f"| {apart:+.1f} |".replace("-", "−") in found["swing"]
     step, length = re.findall(r"shortest at step (\d+) \(lag \d+\): ([\d.]+) tokens",
                               found["turns"])[0]  # fmt: skip
     assert f"{evals[int(step)]['tokens']:.1f}" == length  # at the top: the set that selects

@@ -101,9 +101,7 @@ def test_counts_in_the_title_are_those_of_the_figures(tmp_path: Path) -> None:
     said = {each["against"][0]: each["said"] for each in one.figures["comparisons"]
             if each["budget"] == 32}  # fmt: skip
     assert said == {"a": "rose", "b": "rose", "c": "fell", "d": "not told apart"}
-    assert one.title == (
-        "Accuracy fell against 1, not told apart against 1 and rose against 2 of 4 other runs"
-    )
+    assert one.title == ("Accuracy below 1, not told apart from 1 and above 2 of 4 other runs")
     assert len(verdict.others) == 4 and all("constant cap 52" in name for name in verdict.others)
     assert len(one.details) == 2 and "within 16 tokens" in one.details[1]
     assert len(one.table) == 1 + len(one.figures["comparisons"]) == 9

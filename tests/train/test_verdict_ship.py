@@ -78,7 +78,7 @@ def test_only_what_is_on_disk_and_what_is_gone_is_named(tmp_path: Path) -> None:
     make(tmp_path, {12: (395, 300, 10.0), 24: (300, 200, 22.0), 48: (310, 210, 22.0)}, (24, 48))
     verdict, _ = found(tmp_path)
     assert {one.step for one in verdict.ship} <= {24, 48}
-    assert "Step 12 was better (98.8 %) and is not kept" in verdict.ship[0].why
+    assert "Step 12 was better there (98.8 %) and is not on disk" in verdict.ship[0].why
     nothing = tmp_path / "nothing"
     make(nothing, {12: (395, 300, 10.0), 24: (300, 200, 22.0)}, ())
     strong = found(nothing)[0].ship[0]

@@ -9,12 +9,19 @@ from typing import Any
 
 from siri_train.report.data import Evaluation
 
-from .compared import HELD, Difference, accuracy_at, corrected, difference
+from .compared import HELD, Difference, Said, accuracy_at, corrected, difference
 from .subject import Subject, at_step
 from .types import Finding, Status
 from .words import counted, listed, per_cent, points, signed
 
 _KEY = "accuracy"
+OTHERS: dict[Said, str] = {
+    "fell": "below",
+    "not told apart": "not told apart from",
+    "held": "held against",
+    "rose": "above",
+}
+"""The words for these beside another run."""
 END_NAMES = {"siri-high": "expanded end", "siri-low": "compressed end"}
 
 
@@ -173,7 +180,7 @@ def _table(found: Sequence[Comparison]) -> tuple[tuple[str, ...], ...]:
         (f"{one.end}, step {one.step:,}", *((one.set or "",) if named else ()),
          f"{one.budget:,} tokens", one.against, f"{one.other_step:,}",
          signed(100 * one.change.value),
-         f"{signed(100 * one.change.low)} to {signed(100 * one.change.high)}", one.change.said)
+         f"{signed(100 * one.change.low)} to {signed(100 * one.change.high)}", _word(one))
         for one in found
     ]  # fmt: skip
     return (head, *rows)
@@ -201,11 +208,12 @@ def _parts(at: Sequence[Comparison]) -> list[str]:
     rest = [one for one in at if one is not start]
     parts = [] if start is None else [f"{_verb(start)} against the start"]
     if len(rest) == 1:
-        parts.append(f"{_verb(rest[0])} against {rest[0].against}")
+        change = rest[0].change
+        by = f" by {abs(100 * change.value):.1f} points" if change.said in ("rose", "fell") else ""
+        parts.append(f"{OTHERS[change.said]} {rest[0].against}{by}")
     elif rest:
         counts = Counter(one.change.said for one in rest)
-        said = [f"{words} against {counts[words]}" for words in
-                ("fell", "not told apart", "held", "rose") if counts[words]]  # fmt: skip
+        said = [f"{words} {counts[said]}" for said, words in OTHERS.items() if counts[said]]
         parts.append(f"{listed(said)} of {counted(len(rest), 'other run')}")
     return parts
 
@@ -224,7 +232,7 @@ def _verb(one: Comparison) -> str:
 
 
 def _against(at: Sequence[Comparison]) -> str:
-    return " ".join(f"Against {_other(one)}: {_told(one.change)}." for one in at)
+    return " ".join(f"Against {_other(one)}: {_told(one)}." for one in at)
 
 
 def _other(one: Comparison) -> str:
@@ -232,12 +240,20 @@ def _other(one: Comparison) -> str:
     return one.against if named else f"{one.against}, step {one.other_step:,}"
 
 
-def _told(change: Difference) -> str:
+def _told(one: Comparison) -> str:
+    change = one.change
     bounds = f"({signed(100 * change.low)} to {signed(100 * change.high)})"
     if change.said == "not told apart":
         wide = 100 * (change.high - change.low)
         return f"not told apart, {points(change.value)} {bounds}, an interval of {wide:.1f} points"
-    return f"{change.said}, {points(change.value)} {bounds}"
+    return f"{_word(one)}, {points(change.value)} {bounds}"
+
+
+def _word(one: Comparison) -> str:
+    """A run rises and falls against its start; beside another run it is above or below."""
+    if one.against == "the start":
+        return one.change.said
+    return {"rose": "above", "fell": "below"}.get(one.change.said, one.change.said)
 
 
 def _line(end: str, one: Evaluation, budget: int, found: Sequence[Comparison]) -> str:
