@@ -153,6 +153,14 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="default: %(default)s",
     )
     _completed(resume, "resume")
+    halt = sub.add_argument(
+        "--halt-on",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="stop at this alarm, see docs/alarms.md; may be given several times",
+    )
+    _completed(halt, "alarm")
     sub.add_argument(
         "--dry-run",
         action="store_true",
@@ -296,6 +304,17 @@ def _report(sub: argparse.ArgumentParser) -> None:
     told = sub.add_mutually_exclusive_group()
     told.add_argument("--text", action="store_true", help="only print the verdict; write no page")
     told.add_argument("--json", action="store_true", help="the same as JSON")
+    told.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the page at an address of this machine, anew when the run's files change",
+    )
+    sub.add_argument(
+        "--port",
+        type=kinds.port,
+        metavar="N",
+        help="of --serve; 0 takes a free one (default: 8484)",
+    )
 
 
 def _compare(sub: argparse.ArgumentParser) -> None:
@@ -308,7 +327,11 @@ def _compare(sub: argparse.ArgumentParser) -> None:
     )
     _completed(runs, "run")
     sub.add_argument("--set", metavar="NAME", help="the evaluation set; default: the first")
-    sub.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
+    how.add_argument(
+        "--page", type=kinds.path, metavar="FILE", help="one page with the curves of all runs"
+    )
 
 
 def _schedule(sub: argparse.ArgumentParser) -> None:

@@ -70,6 +70,36 @@ def _set_name(name: str) -> str:
     return name
 
 
+def _alarm_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError("takes the name of an alarm: at most 64 letters, digits, _ or -")
+    return name
+
+
+def _group_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("takes the name of a group: at most 64 letters, digits, . _ or -")
+    return name
+
+
+def _group_word(word: str) -> str:
+    one_line(word)
+    if not any(map(str.isalnum, word)) or len(word) > 64:
+        raise ValueError("takes a word or a phrase: at most 64 characters, one of them a letter")
+    return " ".join(word.split())
+
+
+def _token_groups(groups: dict[str, list[str]]) -> dict[str, list[str]]:
+    if len(groups) > 32:
+        raise ValueError(f"got {len(groups)} groups; takes at most 32")
+    for name, words in groups.items():
+        if not 0 < len(words) <= 64:
+            raise ValueError(f"{name}: got {len(words)} words; takes 1 to 64")
+        if len({word.casefold() for word in words}) < len(words):
+            raise ValueError(f"{name}: holds a word twice (case does not matter); takes each once")
+    return groups
+
+
 def _project(name: str) -> str:
     not_empty(one_line(name))
     if _WANDB_REFUSES & set(name) or len(name) > 128:
@@ -137,7 +167,16 @@ UserPath = Annotated[str, AfterValidator(expand)]
 Device = Annotated[str, AfterValidator(_device)]
 Gpus = Annotated[str, AfterValidator(_gpus)]
 FolderName = Annotated[str, AfterValidator(_folder_name)]
+TokenGroups = Annotated[
+    dict[
+        Annotated[str, AfterValidator(_group_name)],
+        list[Annotated[str, AfterValidator(_group_word)]],
+    ],
+    AfterValidator(_token_groups),
+]
 SetName = Annotated[str, AfterValidator(_set_name)]
+AlarmName = Annotated[str, AfterValidator(_alarm_name)]
+"""Whether there is such an alarm is checked later: plug-ins add to them."""
 Project = Annotated[str, AfterValidator(_project)]
 Url = Annotated[str, AfterValidator(_url)]
 
