@@ -187,10 +187,11 @@ def test_the_folder_of_an_ablation(tmp_path: Path, capsys: pytest.CaptureFixture
             rng = np.random.default_rng(seed)
             write_evals(place, {48: {52: rng.random(60) < 0.5}}, names={48: "siri-high"})
     verdict, findings = found(tmp_path)
-    assert verdict.run == "siri/m/seed-0" and len(verdict.others) == 3
-    assert len(findings["accuracy"].figures["comparisons"]) == 3
+    assert verdict.run == "siri/m, seed-0"
+    assert verdict.others == ("constant-max/m, seed-0 (constant cap 52)",)
+    assert [one["paired"] for one in findings["accuracy"].figures["comparisons"]] == [True]
     assert main(["report", str(tmp_path), "--text"]) == 0
-    assert "siri/m/seed-0: finished, 48 of 48 steps" in capsys.readouterr().out
+    assert "siri/m, seed-0: finished, 48 of 48 steps" in capsys.readouterr().out
 
 
 def test_text_for_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
