@@ -1,4 +1,4 @@
-"""What the terminal shows of a training run: its steps, evaluations and alarms."""
+"""The terminal's view of a training run: its steps, evaluations and alarms."""
 
 from __future__ import annotations
 

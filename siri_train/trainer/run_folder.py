@@ -196,6 +196,7 @@ class RunFolder:
         self.rows.append(row)
         for alarm in found:
             append_record(self.dir / "alarms.jsonl", alarm)
+        self.trackers.log_alarms(found, self.ongoing(), row["step"] + 1)
         return found
 
     def _append_evaluation(self, row: dict[str, Any], records: Sequence[QuestionRecord]) -> None:
