@@ -138,10 +138,11 @@ class TrainingProgress(Progress):
         self._raised = set(raised)
 
     def _where(self, row: Mapping[str, Any]) -> str:
-        if row["phase"] == "constant":
-            return "constant cap"
+        phase, cycle = row.get("phase"), row.get("cycle")
+        if phase in (None, "constant"):
+            return "constant cap" if phase else ""
         of = f" of {self.cycles}" if self.cycles is not None else ""
-        return f"{row['phase']}, cycle {row['cycle']}{of}"
+        return f"{phase}, cycle {cycle}{of}"
 
     def _width(self) -> int:
         return terminal_width() if self.tty else LOG_WIDTH
