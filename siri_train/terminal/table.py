@@ -11,6 +11,8 @@ from siri_train.terminal.lines import shortened
 
 _LEAST = 8
 """Columns that a shortened name keeps at least."""
+_MOST = 3
+"""Tables that repeat the names of the rows."""
 
 
 def aligned(
@@ -24,9 +26,10 @@ def aligned(
     """A Markdown table that is also aligned for a terminal, without a newline at its end.
 
     A table that is wider than ``width`` becomes several, one below the other, that all begin with
-    the first ``keys`` columns; no cell is broken and no column left out. Names in these columns are
-    shortened in their middle where nothing else helps, and the whole names stand below the tables.
-    Where even that does not fit, each row is a list of its cells.
+    the first ``keys`` columns; no cell is broken and no column left out. Where that would make more
+    than three tables, rows are numbered and named once. Names in the first columns are shortened in
+    their middle where nothing else helps, and the whole names stand below the tables. Where even
+    that does not fit, each row is a list of its cells.
 
     Args:
         head: of the columns.
@@ -50,6 +53,11 @@ def aligned(
         lines, names = _with_short_names(lines, keys, room)
         widths = _widths(lines)
     blocks = _blocks(widths, keys, breaks, width)
+    if len(blocks) > _MOST and _total([4, *widths[:keys]]) <= width:
+        lines = [["row", *lines[0]], *([str(i), *line] for i, line in enumerate(lines[1:], 1))]
+        breaks, left = [keys + 1, *(place + 1 for place in breaks)], [place + 1 for place in left]
+        widths, keys = _widths(lines), 1
+        blocks = _blocks(widths, keys, breaks, width)
     tables = [_drawn(lines, [*range(keys), *block], left) for block in blocks]
     return "\n\n".join([*tables, *(["\n".join(names)] if names else [])])
 

@@ -215,6 +215,7 @@ class RunFolder:
         rows = self.alarms.update(step, found, on)
         for row in rows:
             append_record(self.dir / "alarms.jsonl", row)
+        self.trackers.log_alarms(rows, self.alarms.ongoing(), step + 1)
         monitor = self.config.monitor
         halts = [a for a in found if monitor.halt_on_alarm or a["alarm"] in monitor.halt_on]
         return Alarmed(rows, halts[0] if halts else None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -257,3 +259,28 @@ def test_phase_and_cycle(
     phase = "constant" if "constant" in said else "compression"
     shown.step(row(0) | {"phase": phase, "cycle": 1}, [])
     assert said in capsys.readouterr().out
+
+
+def test_a_resumed_run_goes_on_with_its_history_and_its_times(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config(TINY, ["output=unused", "train.steps=900"])
+    schedule = config.schedule.build()
+    rows = [metric(schedule, step) for step in range(600)]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps(one) + "\n" for one in rows) + '{"step": 600, "ca')
+    evaluations = [evaluation(0, "start", 0.1, 9.0), evaluation(300, None, 0.7, 9.0)]
+    stream = io.StringIO()
+    monkeypatch.setattr(progress, "_is_terminal", lambda: True)
+    monkeypatch.setattr(
+        live, "Console", lambda: Console(file=stream, force_terminal=True, width=80)
+    )
+    shown = TrainingProgress(config, schedule, 600)
+    shown.recall(log, evaluations)
+    assert shown.left.seconds(600) == pytest.approx(0.2 * 300, rel=0.01)
+    shown.step(metric(schedule, 600), evaluations)
+    assert shown.display is not None
+    assert shown.display.history["held-out"].low == pytest.approx(-0.1)
+    assert sum(map(len, (shown.display.history["cap"].means,))) == 301  # of two steps each
+    shown.close()
+    assert "step 601/900" in stream.getvalue()
