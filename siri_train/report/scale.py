@@ -63,9 +63,9 @@ def show(value: float, unit: str, step: float | None = None) -> str:
     size = abs(value)
     if size >= 999.5e9:  # three digits of billions have no other form than 1e+03
         return f"{value / 1e9:,.0f} B" if size < 1e15 else f"{value:.3g}"
-    for letter, unit in (("B", 1e9), ("M", 1e6)):
-        if size >= 0.9995 * unit and size >= 1e6:
-            return f"{value / unit:.3g} {letter}"
+    for letter, scale in (("B", 1e9), ("M", 1e6)):
+        if size >= 0.9995 * scale and size >= 1e6:
+            return f"{value / scale:.3g} {letter}"
     if size >= 1000:
         return f"{value:,.0f}"
     if value == int(value):
