@@ -359,3 +359,60 @@ def test_the_map_of_lengths_holds_the_counts(page, tmp_path):
         counts = row["response_len_hist"]["counts"]
         whole = sum(counts)
         assert column == pytest.approx([1000 * n / whole for n in counts], abs=0.51)
+
+
+NASTY = [
+    "<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "javascript:alert(1)",
+    "' onmouseover='alert(1)", "\"><svg onload=alert(1)>", "{{ 7 * 7 }}", "&lt;b&gt;", "\u202eabc",
+    "\x00\ud800", "x" * 9000, "__proto__", "constructor", "${1}", "-->", "%3Cb%3E",
+]  # fmt: skip
+ODD = [float("nan"), float("inf"), 1e300, 10**400, -5, True, None, [], {}, [[1]], {"a": [None]}]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_the_logs_hold_is_text(page, tmp_path, seed):
+    rng = random.Random(seed)
+    folder = make(tmp_path / "run", seed)
+    for path in [folder / "metrics.jsonl", folder / "eval.jsonl", folder / "alarms.jsonl",
+                 *sorted((folder / "rollouts").iterdir())]:  # fmt: skip
+        logged = [json.loads(line) for line in path.open(encoding="utf-8")]
+        for row in logged:
+            for key in rng.sample(sorted(row), min(len(row), 4)):
+                row[key] = rng.choice([*NASTY, *ODD])
+            row[rng.choice(NASTY)] = rng.choice(ODD)
+        path.write_text("".join(json.dumps(row) + "\n" for row in logged))
+    (folder / "summary.json").write_text(json.dumps(
+        [{"name": rng.choice(NASTY), "step": 1, "accuracy": 0.5, "tokens": 9.0,
+          "run": rng.choice(NASTY)} for _ in range(3)]
+    ))  # fmt: skip
+    moved = folder.rename(tmp_path / "<b>&'\"{{ x }} run")
+    show(page, moved)
+    page.do("{ window.alert = () => { throw new Error('ran'); }; }")
+    page.do("document.querySelector('#all-responses').click()")
+    page.do("document.querySelectorAll('#list summary').forEach((one) => one.click())")
+    page.wait("document.querySelectorAll('#list details .sample').length >= 1")
+    for kind in ("tokens", "seconds", "step"):
+        page.do(CHOOSE % ("'#axis'", json.dumps(kind)) if page.do(
+            "Boolean(document.querySelector('#axis'))") else "1")  # fmt: skip
+        page.do("""document.querySelectorAll('.wide svg.plot').forEach((svg) => {
+          for (const key of ['Home', 'ArrowRight', 'End', '+', 'Escape'])
+            svg.dispatchEvent(new KeyboardEvent('keydown', {key}));
+        })""")
+    # the page's own elements, and no more: nothing that came from a log became one
+    assert (
+        page.do("document.querySelectorAll('img, iframe, object, embed, a[href^=java]').length")
+        == 0
+    )
+    assert page.do("document.querySelectorAll('script').length") == 3
+    assert (
+        page.do("""[...document.querySelectorAll('*')].filter((one) =>
+      [...one.attributes].some((each) => each.name.startsWith('on'))).length""")
+        == 0
+    )
+    for width in (1200, 390):
+        page.size(width)
+        wide = page.do("""[...document.querySelectorAll('body *')].filter((one) =>
+          one.getBoundingClientRect().right > innerWidth + 1
+          && !one.closest('.scroll, svg, option'))
+          .map((one) => one.outerHTML.slice(0, 120))""")
+        assert page.do("document.documentElement.scrollWidth") <= width, wide
