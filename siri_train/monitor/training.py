@@ -115,7 +115,7 @@ class TrainingProgress(Progress):
             head = f"{self.label}: evaluation at step {row['step']}: {named}".rstrip()
             lines += joined(head, parts, self._width(), ", ")
         say(lines)
-        self._tell(max(0, row["step"] - 1), found)
+        self.alarmed(max(0, row["step"] - 1), found)
 
     def alarmed(self, step: int, found: Sequence[Mapping[str, Any]]) -> None:
         """Print alarms that are new, and those that are over, whatever else is not printed.
