@@ -11,7 +11,7 @@ from siri_train.monitor.alarms.registry import Raised, Record, alarm
 from siri_train.monitor.alarms.trends import learned, mean, window
 from siri_train.monitor.alarms.truncation import mostly
 
-_LONG = 50
+_LONG = 40
 """Steps for which the groups of a learned task are all right before that is a finding."""
 _TRUNCATED = 0.4
 """Share of truncated responses above which these, and not the questions, are why groups are wrong:
