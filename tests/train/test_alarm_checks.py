@@ -114,6 +114,17 @@ def test_every_alarm_of_these_files_has_a_fault() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_a_heavy_tail_is_no_spike(seed: int) -> None:
+    """Norms of many times the median come again and again; only one beyond them is a spike."""
+    rng, rows = random.Random(seed), list(healthy(seed, 400))
+    for row in rows:
+        row["grad_norm"] = (40.0 if row["step"] % 12 == 5 else 1.0) * rng.uniform(0.8, 1.2)
+    assert watched(rows, ["grad-norm-spike"], first=50) == []
+    rows[399]["grad_norm"] = 200.0
+    assert watched(rows, ["grad-norm-spike"], first=50) == [(399, "grad-norm-spike")]
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_a_moving_cap_alone_is_no_decay(seed: int) -> None:
     """Speed falls to a fifth at the longest cap, as it may with a long tail of responses."""
     rows = list(healthy(seed, 400, cycle=100))
