@@ -184,6 +184,13 @@ def methods(prefix: str) -> list[str]:
     return listed(METHODS, prefix)
 
 
+def alarms(prefix: str) -> list[str]:
+    """Alarms; those of plug-ins are not looked for."""
+    from siri_train.monitor.alarms import ALARMS
+
+    return [name for name in ALARMS if name.startswith(prefix)]
+
+
 _COMPLETERS: dict[str, Callable[[str], list[str]]] = {
     "recipe": recipes,
     "override": overrides,
@@ -191,6 +198,7 @@ _COMPLETERS: dict[str, Callable[[str], list[str]]] = {
     "run": runs,
     "resume": lambda prefix: ["auto", "never", *folders(prefix)],
     "method": methods,
+    "alarm": alarms,
     "at": lambda prefix: listed(CHECKPOINTS, prefix),
     "which": lambda prefix: [*ENDS, "best"],
 }

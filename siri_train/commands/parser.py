@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from siri_train import __version__
 from siri_train.commands import arguments as kinds
+from siri_train.commands import run_arguments
+from siri_train.commands.arguments import completed as _completed
 from siri_train.commands.screen import COMMANDS, GROUPS
 
 _PROG = "siri-train"
@@ -94,11 +96,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _completed(action: argparse.Action, kind: str) -> None:
-    """Mark what completes an argument: a name in ``siri_train.commands.completion``."""
-    action.completed_by = kind  # type: ignore[attr-defined]
-
-
 def _recipe(sub: argparse.ArgumentParser) -> None:
     action = sub.add_argument("recipe", help="a YAML file, or the name of a packaged recipe")
     _completed(action, "recipe")
@@ -153,6 +150,14 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="default: %(default)s",
     )
     _completed(resume, "resume")
+    halt = sub.add_argument(
+        "--halt-on",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="stop at this alarm, see docs/alarms.md; may be given several times",
+    )
+    _completed(halt, "alarm")
     sub.add_argument(
         "--dry-run",
         action="store_true",
@@ -291,30 +296,22 @@ def _run_folder(sub: argparse.ArgumentParser) -> None:
     _completed(sub.add_argument("folder", type=kinds.path, help="the run's folder"), "run")
 
 
-def _compare(sub: argparse.ArgumentParser) -> None:
-    runs = sub.add_argument(
-        "runs",
-        nargs="+",
-        type=kinds.path,
-        metavar="RUN",
-        help="folder of a run, of runs, or of a checkpoint that eval has graded",
+def _report(sub: argparse.ArgumentParser) -> None:
+    _run_folder(sub)
+    told = sub.add_mutually_exclusive_group()
+    told.add_argument("--text", action="store_true", help="only print the verdict; write no page")
+    told.add_argument("--json", action="store_true", help="the same as JSON")
+    told.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the page at an address of this machine, anew when the run's files change",
     )
-    _completed(runs, "run")
-    sub.add_argument("--set", metavar="NAME", help="the evaluation set; default: the first")
-    sub.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
-
-
-def _tokens(sub: argparse.ArgumentParser) -> None:
-    runs = sub.add_argument("runs", nargs="+", type=kinds.path, metavar="RUN", help="its folder")
-    _completed(runs, "run")
     sub.add_argument(
-        "--words",
-        type=kinds.names,
-        default=[],
-        metavar="WORD,WORD",
-        help="words or phrases; default: the groups that the run counted",
+        "--port",
+        type=kinds.port,
+        metavar="N",
+        help="of --serve; 0 takes a free one (default: 8484)",
     )
-    sub.add_argument("--json", action="store_true", help="all counts as JSON")
 
 
 def _schedule(sub: argparse.ArgumentParser) -> None:
@@ -372,10 +369,10 @@ _ARGUMENTS = {
     "ablate": _ablate,
     "verl": _verl,
     "schedule": _schedule,
-    "report": _run_folder,
+    "report": _report,
     "eval": _eval,
-    "compare": _compare,
-    "tokens": _tokens,
+    "compare": run_arguments.compare,
+    "tokens": run_arguments.tokens,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

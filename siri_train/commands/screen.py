@@ -50,6 +50,10 @@ GROUPS: dict[str, dict[str, Command]] = {
                     "plan: memory and hours on 8 GPUs of 80 GB",
                 ),
                 ("siri-train train smollm2-135m train.steps=3", "three steps on a CPU"),
+                (
+                    "siri-train train siri-1.5b --halt-on non-finite-gradient",
+                    "stop at this alarm; the newest checkpoint stays good",
+                ),
             ),
         ),
         "ablate": Command(
@@ -92,8 +96,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             ),
         ),
         "report": Command(
-            "write a run's report.html",
-            (("siri-train report runs/demo", "writes runs/demo/report.html"),),
+            "write a run's report.html, or print the verdict on it",
+            (
+                ("siri-train report runs/demo", "writes runs/demo/report.html"),
+                ("siri-train report runs/demo --text", "the verdict in the terminal"),
+                ("siri-train report runs/demo --serve", "while the run goes on, in a browser"),
+            ),
         ),
         "eval": Command(
             "accuracy of a checkpoint at every budget from one generation pass",
@@ -115,6 +123,10 @@ GROUPS: dict[str, dict[str, Command]] = {
                 (
                     "siri-train compare runs/a runs/b --set aime24 --json",
                     "one evaluation set, all numbers as JSON",
+                ),
+                (
+                    "siri-train compare runs/a runs/b --page both.html",
+                    "their curves on one page",
                 ),
             ),
         ),

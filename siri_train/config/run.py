@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from siri_train.config.alarms import AlarmsConfig
 from siri_train.config.base import Section
 from siri_train.config.data import DataConfig
 from siri_train.config.loss import AdvantageConfig, LossConfig
@@ -18,6 +19,7 @@ from siri_train.config.model import ModelConfig
 from siri_train.config.plugins import Plugin
 from siri_train.config.rollout import RolloutConfig
 from siri_train.config.values import (
+    AlarmName,
     Betas,
     Device,
     FolderName,
@@ -157,12 +159,18 @@ class MonitorConfig(Section):
     compute) replaces that group."""
     halt_on_alarm: bool = False
     """Stop at the first alarm instead of recording it and going on."""
+    halt_on: list[AlarmName] = Field([], max_length=64)
+    """Stop at these alarms, by name (docs/alarms.md); the others are recorded."""
+    alarms: AlarmsConfig = AlarmsConfig()
     tensorboard: bool = False
     """Also write RUN/tensorboard. The three trackers come with the extra ``loggers``."""
     wandb: Project | None = None
     """Also log to this project of Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
     trackio: Project | None = None
     """Also log to this project of Trackio, on this machine (``trackio show``)."""
+    price_per_gpu_hour: float | None = Field(None, ge=0, le=1e6)
+    """Money that an hour of one GPU costs (without a GPU: of one process), in any currency; the
+    page then says what a run and a point of accuracy cost. null: no money is shown."""
 
 
 class DistributedConfig(Section):

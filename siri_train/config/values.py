@@ -70,6 +70,12 @@ def _set_name(name: str) -> str:
     return name
 
 
+def _alarm_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError("takes the name of an alarm: at most 64 letters, digits, _ or -")
+    return name
+
+
 def _token_groups(groups: dict[str, Any]) -> dict[str, Any]:
     """Refuses by hand: the types in a mapping have no keys that a message could name."""
     if len(groups) > 32:
@@ -167,6 +173,8 @@ FolderName = Annotated[str, AfterValidator(_folder_name)]
 TokenGroups = Annotated[dict[str, Any], AfterValidator(_token_groups)]
 """Words or phrases by the name of their group."""
 SetName = Annotated[str, AfterValidator(_set_name)]
+AlarmName = Annotated[str, AfterValidator(_alarm_name)]
+"""Whether there is such an alarm is checked later: plug-ins add to them."""
 Project = Annotated[str, AfterValidator(_project)]
 Url = Annotated[str, AfterValidator(_url)]
 

@@ -12,39 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from siri_train.config.alarms import AlarmsConfig
 from siri_train.config.rollout import RolloutConfig
 from siri_train.data.sources import EncodedQuestion
-from siri_train.monitor.alarms import Raised, register
+from siri_train.monitor.alarms import Raised
+from siri_train.monitor.alarms.rollout import (
+    ANSWERS_NOT_JUDGED,
+    FEW_INFORMATIVE_GROUPS,
+    NON_FINITE_LOGPROBS,
+    PROMPTS_FAILED,
+)
 from siri_train.rewards import Grade
 from siri_train.rollout.engine import Completion
-
-# Above this share of answers without a verdict an alarm is raised.
-_MOST_UNJUDGED = 0.01
-
-_PROMPTS_FAILED = register(
-    "prompts-failed",
-    cause="the engine could not answer {count} of the step's questions; {question}: {reason}",
-    action="they were left out with their whole groups; look for the reason in the engine's log",
-)
-_NON_FINITE_LOGPROBS = register(
-    "non-finite-logprobs",
-    cause="the sampler's log-probs were not finite; the batch was thrown away and sampled again "
-    "after the weights had been handed over once more",
-    action="if it comes back, check the engine's dtype and its weight sync",
-)
-_ANSWERS_NOT_JUDGED = register(
-    "answers-not-judged",
-    cause="{unjudged} of the step's {answers} answers could not be judged: math-verify did not "
-    "start, its processes were stopped or killed, or reward.batch_timeout was used up",
-    action="they were left out of their groups; raise reward.workers or reward.batch_timeout, and "
-    "look for long boxes in rollouts/",
-)
-_FEW_INFORMATIVE_GROUPS = register(
-    "few-informative-groups",
-    cause="only {informative} groups had rewards that differ, {wanted} were wanted",
-    action="raise rollout.oversample or rollout.max_rounds, or take questions that are neither too "
-    "easy nor too hard",
-)
 
 
 @dataclass
@@ -135,25 +114,30 @@ class RolloutBatch:
             "rollout_retries": self.retries,
         }
 
-    def alarms(self) -> list[dict[str, Any]]:
-        """Alarms about the rollout itself, without the step."""
+    def alarms(self, limits: AlarmsConfig | None = None) -> list[dict[str, Any]]:
+        """Alarms about the rollout itself, without the step.
+
+        Args:
+            limits: thresholds; None: their defaults.
+        """
+        limits = limits or AlarmsConfig()
         found = []
         if self.failures:
             question, reason = self.failures[0]
             count = len(self.failures)
             raised = Raised(count, count=count, question=question, reason=reason)
-            found.append(_PROMPTS_FAILED.entry(raised))
+            found.append(PROMPTS_FAILED.entry(raised))
         if self.retries:
-            found.append(_NON_FINITE_LOGPROBS.entry(Raised(self.retries)))
+            found.append(NON_FINITE_LOGPROBS.entry(Raised(self.retries)))
         grades = [grade for group in self.seen for grade in group.grades]
         unjudged = sum(grade.right is None for grade in grades)
-        if unjudged > _MOST_UNJUDGED * len(grades):
+        if unjudged > limits.unjudged * len(grades):
             raised = Raised(unjudged, unjudged=unjudged, answers=len(grades))
-            found.append(_ANSWERS_NOT_JUDGED.entry(raised))
+            found.append(ANSWERS_NOT_JUDGED.entry(raised))
         informative = sum(group.informative for group in self.groups)
         if self.dynamic and informative < self.wanted:
             raised = Raised(informative, informative=informative, wanted=self.wanted)
-            found.append(_FEW_INFORMATIVE_GROUPS.entry(raised))
+            found.append(FEW_INFORMATIVE_GROUPS.entry(raised))
         return found
 
 

@@ -6,7 +6,7 @@ import math
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ METRIC_KEYS = (
     "clip_frac_high", "ratio_max", "rollout_kl", "rollout_ratio_max", "rollout_weight_mean",
     "probe_logprob_diff", "dense_row_frac", "tail_mass_max",
     "screened_frac", "screen_error_max",
-    "backtrack_per_1k", "token_groups", "tokens", "tokens_right", "tokens_wrong",
+    "backtrack_per_1k", "repetitive_frac", "think_misfit_frac",
+    "token_groups", "tokens", "tokens_right", "tokens_wrong",
     "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
     "time_train", "peak_memory_gb", "ranks", "skipped_updates", "groups", "groups_failed",
     "groups_dropped", "groups_surplus", "tokens_discarded", "rollout_retries",
@@ -49,6 +50,7 @@ def step_metrics(
     time_train: float,
     token_groups: Rates | None = None,
     probe_logprob_diff: float | None = None,
+    form: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """The record of one step; ``docs/metrics.md`` explains every key.
 
@@ -69,6 +71,7 @@ def step_metrics(
         time_train: seconds of updates, weight sync and probe.
         token_groups: see :meth:`siri_train.monitor.token_groups.TokenGroups.rates`.
         probe_logprob_diff: nats, what the sync probe found; None where it was skipped.
+        form: see :func:`siri_train.trainer.response_form.response_form`; None: not known.
     """
     completions = [c for group in batch.seen for c in group.completions]
     grades = [grade for group in batch.seen for grade in group.grades]
@@ -114,6 +117,7 @@ def step_metrics(
         "screened_frac": stats.screened_frac,
         "screen_error_max": stats.screen_error_max,
         "backtrack_per_1k": backtrack_per_1k,
+        **(form or dict.fromkeys(("repetitive_frac", "think_misfit_frac"))),
         "token_groups": token_groups or {},
         "tokens": tokens,
         "tokens_right": _tokens_where(True, rights, of_each),

@@ -27,6 +27,7 @@ from siri_train.model.folder import check_model, load_config
 from siri_train.model.ids import require_chat
 from siri_train.model.lora import check_lora
 from siri_train.model.policy import choose_device, max_positions, resolve_model_path
+from siri_train.monitor.alarms import require_known
 from siri_train.monitor.token_groups import unwritable
 from siri_train.monitor.trackers import require_packages
 from siri_train.rollout.build import check_engine
@@ -57,7 +58,8 @@ def preflight(config: RunConfig) -> Checked:
     Raises:
         ConfigError: a device that is not there, a screen that it does not have, missing or
             malformed data (file, line, reason), what :func:`siri_train.data.gate.check_data` and
-            ``check_think`` refuse, a prompt over ``data.max_prompt_len``, a missing model, a cap
+            ``check_think`` refuse, an unknown alarm in ``monitor.halt_on``, a prompt over
+            ``data.max_prompt_len``, a missing model, a cap
             over the model's positions, an engine that cannot run here, or a reference model that
             :func:`check_reference` refuses.
     """
@@ -71,6 +73,7 @@ def preflight(config: RunConfig) -> Checked:
             flush=True,
         )
     require_packages(config.monitor)
+    require_known(config.monitor.halt_on)
     train = read_sources(config.data.train, "train", "data.train")
     evaluation = read_evaluation(config)
     check_data(train, evaluation, config.reward)

@@ -26,12 +26,12 @@ from siri_train.files import room_needed
 from siri_train.model.packing import Sample
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.model.same_model import require_same_model
-from siri_train.monitor.live import evaluation_lines, figures
-from siri_train.monitor.progress import Progress
 from siri_train.monitor.token_groups import Rates, TokenGroups
+from siri_train.monitor.training import TrainingProgress
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
 from siri_train.rollout.collect import Collector, questions_per_step
+from siri_train.trainer.alarmed import Alarmed
 from siri_train.trainer.evaluate import Evaluation
 from siri_train.trainer.grader import Grader
 from siri_train.trainer.memory_check import rehearse
@@ -41,6 +41,7 @@ from siri_train.trainer.prefetch import Rollouts
 from siri_train.trainer.preflight import Checked, model_config, preflight
 from siri_train.trainer.question_memory import QuestionMemory
 from siri_train.trainer.reference_model import open_reference
+from siri_train.trainer.response_form import response_form
 from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.run_folder import RunFolder
 from siri_train.trainer.sas import METRIC, select_steps
@@ -48,10 +49,6 @@ from siri_train.trainer.signals import Stopped, StopRequest
 from siri_train.trainer.sync_probe import SyncProbe
 from siri_train.trainer.update import UpdateStats
 from siri_train.trainer.verifier import build_verifier
-
-
-class AlarmHalt(RuntimeError):
-    """The run stopped at an alarm because ``monitor.halt_on_alarm`` is set."""
 
 
 class Run:
@@ -111,8 +108,10 @@ class Run:
             self._open_sampling(checked, opened)
             self.folder.prepare(self.reference, begins=source is None)
             opened.callback(self.folder.close)
-            self.progress = Progress(config.name, config.train.steps, self.start_step)
+            tokens = self.end.tokens
+            self.progress = TrainingProgress(config, self.schedule, self.start_step, tokens)
             opened.callback(self.progress.close)
+            self.progress.recall(self.folder.rows, self.folder.evals)
             self._opened = opened.pop_all()
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -241,7 +240,7 @@ class Run:
             probed: what the sync probe found.
 
         Raises:
-            AlarmHalt: an alarm, where ``monitor.halt_on_alarm`` is set.
+            AlarmHalt: an alarm that the run stops at.
             Stopped: see :meth:`after_step`.
         """
         token_groups, backtrack = self._words(batch)
@@ -252,12 +251,13 @@ class Run:
             stats=stats,
             lr=self.optimizer.param_groups[0]["lr"],
             backtrack_per_1k=backtrack,
+            form=response_form(batch, self.config.reward.think),
             time_train=seconds,
             token_groups=token_groups,
             probe_logprob_diff=probed,
         )
         self.end.add(batch)
-        self.record(row, batch.alarms())
+        self.record(row, batch.alarms(self.config.monitor.alarms))
         self.folder.write_samples(batch, self.words.text)
         self.after_step(batch.step + 1, self.rollouts.state())
 
@@ -269,18 +269,13 @@ class Run:
             raised: alarms that the row does not show, without their step.
 
         Raises:
-            AlarmHalt: an alarm, where ``monitor.halt_on_alarm`` is set.
+            AlarmHalt: an alarm that the run stops at.
         """
         if self.schedule.kind.observe is not None:
             self.schedule.observe(on_main(dict, row))  # times differ between ranks
-        found = self.folder.append_metrics(row, raised)
-        names = ", ".join(alarm["alarm"] for alarm in found)
-        self.progress.update(
-            row["step"] + 1, f"ALARM {names}" if names else "", figures(row, self.folder.evals)
-        )
-        if found and self.config.monitor.halt_on_alarm:
-            first = found[0]
-            raise AlarmHalt(f"{first['alarm']}: {first['cause']}; {first['action']}")
+        alarmed = self.folder.append_metrics(row, raised)
+        self.progress.step(row, self.folder.evals, alarmed.rows, self.folder.alarms.ongoing())
+        alarmed.halt()
 
     def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
         """Save and evaluate where the schedule or the recipe asks for it.
@@ -296,16 +291,19 @@ class Run:
         Raises:
             Stopped: the run was asked to end while it evaluated; a checkpoint has been written,
                 and the run evaluates first when it continues.
+            AlarmHalt: the evaluation raised an alarm that the run stops at.
         """
         every, saved = self.config.checkpoint.every, False
+        alarmed = Alarmed()
         if self.folder.is_end(done) or (every and done % every == 0):
             saved = self._write(done, rollouts)
         if self._evaluation_due(done):
-            self._evaluate(done, self.folder.end_name(done), rollouts)
+            alarmed = self._evaluate(done, self.folder.end_name(done), rollouts)
         if not saved and (self.folder.best_step(done) == done or self.folder.is_turn(done)):
             saved = self._write(done, rollouts)
         if saved:
             self.folder.after_checkpoint(done)
+        alarmed.halt()
 
     def end_if_asked(self, step: int, rollouts: dict[str, Any] | None, where: str = "") -> None:
         """End the run before ``step`` if a signal asked for it; every rank must call it.
@@ -363,28 +361,36 @@ class Run:
     def _evaluate_start(self) -> None:
         """Evaluate the weights the run starts from, where that is due and has not been done.
 
+        Raises AlarmHalt as :meth:`after_step` does.
+
         They are those of a run that begins, or of one that ended between a checkpoint and its
         evaluation.
         """
         start, before = self.start_step, len(self.folder.evals)
+        alarmed = Alarmed()
         # Another run's checkpoint is not evaluated here: this run's names cannot point to it.
         own = start in on_main(checkpoints, self.dir)
         if self._evaluation_due(start) and (own or start == 0):
             name = self.folder.end_name(start) if start else "start"
-            self._evaluate(start, name, None)
+            alarmed = self._evaluate(start, name, None)
         # The interrupted run did not get to this; otherwise the next checkpoint does it.
         if own and (len(self.folder.evals) > before or self.end.over):
             self.folder.after_checkpoint(start)
+        alarmed.halt()
 
-    def _evaluate(self, step: int, name: str | None, rollouts: dict[str, Any] | None) -> None:
-        """Evaluate after ``step`` steps unless that is done; raises Stopped with all saved."""
+    def _evaluate(self, step: int, name: str | None, rollouts: dict[str, Any] | None) -> Alarmed:
+        """Evaluate after ``step`` steps unless that is done; raises Stopped with all saved.
+
+        Returns:
+            What it did to the alarms; nothing where it was done before.
+        """
         if self.folder.evaluated(step):
-            return
+            return Alarmed()
         found = self.evaluation(cancelled=lambda: bool(self.stop))
         if found is None:
             self.end_if_asked(step, rollouts, ", in an evaluation")
             raise AssertionError("an evaluation ended without a request to stop")
         row = {"step": step, "name": name, **found.row}
-        self.folder.append_evaluation(row, found.records)
-        for line in evaluation_lines(row):
-            print(f"{self.config.name}: evaluation at step {step}: {line}", flush=True)
+        alarmed = self.folder.append_evaluation(row, found.records)
+        self.progress.evaluated(row, alarmed.rows)
+        return alarmed

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from siri_train import distributed
 from siri_train.checkpoint import measured, retention
@@ -17,21 +16,23 @@ from siri_train.config.run import RunConfig
 from siri_train.distributed import on_main
 from siri_train.files import append_record, replace_text
 from siri_train.monitor import alarms
+from siri_train.monitor.alarms.history import MOST_ROWS, READ_AGAIN, kept
+from siri_train.monitor.alarms.state import AlarmState
 from siri_train.monitor.backtrack import WordCounter
+from siri_train.monitor.progress import say
 from siri_train.monitor.question_records import FILE as QUESTIONS
 from siri_train.monitor.question_records import QuestionRecord, of_questions
 from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics, reported
 from siri_train.monitor.trackers import Trackers
-from siri_train.report import write_report
+from siri_train.report import changes, summary_table, write_report
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.schedule import LengthSchedule
+from siri_train.terminal.lines import terminal_width
+from siri_train.trainer.alarmed import Alarmed
 from siri_train.trainer.reference_model import Reference, write_record
 from siri_train.trainer.run_end import RunEnd
 from siri_train.trainer.samples import write_samples
 from siri_train.trainer.summary import summary
-
-HISTORY = 50
-"""Records of ``metrics.jsonl`` kept in memory for the alarms; all others are on the disk only."""
 
 
 class RunFolder:
@@ -43,7 +44,9 @@ class RunFolder:
         end: the steps done and whether the run ends after them.
 
     Attributes:
-        rows: on rank 0 the newest :data:`HISTORY` records of ``metrics.jsonl``.
+        rows: on rank 0, of the newest records of ``metrics.jsonl``, what the alarms read; at most
+            :data:`siri_train.monitor.alarms.history.MOST_ROWS` of them.
+        alarms: on rank 0 the alarms that are on.
         evals: on every rank all records of ``eval.jsonl``.
     """
 
@@ -51,7 +54,8 @@ class RunFolder:
         self.config, self.dir, self.start_step = config, config.run_dir, end.done
         self.end = end
         self.schedule = schedule
-        self.rows: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self.rows: list[dict[str, Any]] = []
+        self.alarms = AlarmState()
         self.evals: list[dict[str, Any]] = []
         self.trackers = Trackers([])
 
@@ -66,16 +70,14 @@ class RunFolder:
             OSError: a file cannot be written.
             ConfigError: a tracker that cannot be opened.
         """
-        self.rows, self.evals = on_main(self._prepare, reference, begins)
+        self.evals = on_main(self._prepare, reference, begins)
         on_main(self._open_trackers)
 
     def close(self) -> None:
         """Close the trackers."""
         self.trackers.close()
 
-    def append_metrics(
-        self, row: dict[str, Any], raised: Sequence[dict[str, Any]] = ()
-    ) -> list[dict[str, Any]]:
+    def append_metrics(self, row: dict[str, Any], raised: Sequence[dict[str, Any]] = ()) -> Alarmed:
         """Append a step to ``metrics.jsonl`` and what it raises to ``alarms.jsonl``.
 
         Args:
@@ -83,21 +85,25 @@ class RunFolder:
             raised: alarms that the row does not show, without their step.
 
         Returns:
-            All alarms of the step.
+            What it did to the alarms.
         """
         return on_main(self._append_metrics, row, raised)
 
     def append_evaluation(
         self, row: dict[str, Any], records: Sequence[QuestionRecord] = ()
-    ) -> None:
+    ) -> Alarmed:
         """Append to ``eval.jsonl``, and what it is made of to ``eval_questions.jsonl``.
 
         Args:
             row: the record of ``eval.jsonl``.
             records: the same evaluation question by question; the row's step becomes theirs.
+
+        Returns:
+            What it did to the alarms.
         """
-        on_main(self._append_evaluation, row, records)
+        alarmed = on_main(self._append_evaluation, row, records)
         self.evals.append(row)
+        return alarmed
 
     def evaluated(self, step: int) -> bool:
         """Whether there is an evaluation after ``step`` steps."""
@@ -142,17 +148,15 @@ class RunFolder:
         """Whether the length turns after ``done`` steps, by the evaluations until then."""
         return any(step == done for _, _, step in on_main(self._turns, done))
 
-    def _prepare(
-        self, reference: Reference | None, begins: bool
-    ) -> tuple[deque[dict[str, Any]], list[dict[str, Any]]]:
+    def _prepare(self, reference: Reference | None, begins: bool) -> list[dict[str, Any]]:
         self.dir.mkdir(parents=True, exist_ok=True)
         replace_text(self.dir / "config.yaml", self.config.to_yaml())
         write_record(self.dir, reference, begins=begins)
         set_aside_newer(self.config, self.start_step)
         start = self.start_step
-        _, odd = keep_records(self.dir / "alarms.jsonl", below=start, last=0)
+        raised, odd = keep_records(self.dir / "alarms.jsonl", below=start)
         rows, more = keep_records(
-            self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=HISTORY
+            self.dir / "metrics.jsonl", below=start, valid=of_metrics, last=READ_AGAIN
         )
         evals, others = keep_records(self.dir / "eval.jsonl", below=start + 1, valid=of_evaluation)
         self._rename(evals)
@@ -165,7 +169,10 @@ class RunFolder:
         )
         for notice in (*odd, *more, *others, *wrong):
             print(f"{self.config.name}: {notice}", flush=True)
-        return deque(rows, maxlen=HISTORY), evals
+        self.rows = [kept(row) for row in rows[-MOST_ROWS:]]
+        limits = self.config.monitor.alarms
+        self.alarms = AlarmState.resumed(raised, start, rows, evals, limits)
+        return evals
 
     def _rename(self, evals: list[dict[str, Any]]) -> None:
         """Correct names in ``eval.jsonl``: with more steps an end of the run is none any more."""
@@ -180,24 +187,35 @@ class RunFolder:
     def _open_trackers(self) -> None:
         self.trackers = Trackers.open(self.config, self.start_step)
 
-    def _append_metrics(
-        self, row: dict[str, Any], raised: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
+    def _append_metrics(self, row: dict[str, Any], raised: Sequence[dict[str, Any]]) -> Alarmed:
         append_record(self.dir / "metrics.jsonl", row)
         self.trackers.log("train", row, row["step"] + 1)
         found = [{"step": row["step"], **alarm} for alarm in raised]
-        found += alarms.check(row, list(self.rows))
-        self.rows.append(row)
-        for alarm in found:
-            append_record(self.dir / "alarms.jsonl", alarm)
-        return found
+        found += alarms.check(row, self.rows, self.config.monitor.alarms, self.evals)
+        self.rows.append(kept(row))
+        del self.rows[:-MOST_ROWS]
+        return self._alarmed(row["step"], found)
 
-    def _append_evaluation(self, row: dict[str, Any], records: Sequence[QuestionRecord]) -> None:
-        # First: if the run is killed between the two, it evaluates again and removes these.
+    def _append_evaluation(self, row: dict[str, Any], records: Sequence[QuestionRecord]) -> Alarmed:
+        # First: if the run is killed before the row is there, it evaluates again, removes these
+        # records, and finds the alarms as they are.
         for record in records:
             append_record(self.dir / QUESTIONS, replace(record, step=row["step"]).row())
+        found = alarms.check_evaluation(row, self.evals, self.config.monitor.alarms, self.rows)
+        alarmed = self._alarmed(max(0, row["step"] - 1), found, on="evaluation")
         append_record(self.dir / "eval.jsonl", row)
         self.trackers.log("eval", row, row["step"])
+        return alarmed
+
+    def _alarmed(
+        self, step: int, found: Sequence[dict[str, Any]], on: Literal["step", "evaluation"] = "step"
+    ) -> Alarmed:
+        rows = self.alarms.update(step, found, on)
+        for row in rows:
+            append_record(self.dir / "alarms.jsonl", row)
+        monitor = self.config.monitor
+        halts = [a for a in found if monitor.halt_on_alarm or a["alarm"] in monitor.halt_on]
+        return Alarmed(rows, halts[0] if halts else None)
 
     def _after_checkpoint(self, done: int) -> None:
         self._update_manifest(done)
@@ -221,6 +239,7 @@ class RunFolder:
         ends = self._ends(steps)
         entries = summary(self.config, self.evals, ends, done=steps, supervised=supervised)
         write_json(self.dir / "summary.json", entries)
+        say(["", summary_table(entries, terminal_width()), "", *changes(entries), ""])
         print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
 
     def _ends(self, done: int) -> list[dict[str, Any]]:

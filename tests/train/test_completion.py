@@ -73,6 +73,7 @@ LINES = {
     },
     "siri-train ablate demo --at last,siri-h": {"last,siri-high": True, "last,last": False},
     "siri-train ablate demo --vary schedule.cyc": {"schedule.cycle=": True},
+    "siri-train train siri-7b --halt-on grad-norm-sp": {"grad-norm-spike ": True},
     "siri-train completion ": {"bash": True, "zsh": True, "fish": True},
     "siri-train train siri-7b nowhere.x": {},
 }

@@ -21,11 +21,11 @@ from siri_train.checkpoint.save_load import load_state
 from siri_train.cli import main
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
+from siri_train.monitor.alarms.history import MOST_ROWS
 from siri_train.monitor.run_logs import gaps, keep_records, of_evaluation
 from siri_train.report import write_report
 from siri_train.train import train
 from siri_train.trainer import run as run_module
-from siri_train.trainer import run_folder
 from siri_train.trainer.run import Run
 from tests.train.conftest import TINY
 from tests.train.test_checkpoint import rows
@@ -302,13 +302,16 @@ def test_rows_of_a_long_run_are_not_kept_in_memory(tiny: Any) -> None:
         row = {"truncated_frac": 0.0, "groups_all_zero": 0.0, "grad_norm": 1.0, "cap": 5,
                "response_len_mean": 3.0, "accuracy": 0.5}  # fmt: skip
         for step in range(300):
-            opened.record({"step": step, **row})
-        assert len(opened.folder.rows) == run_folder.HISTORY == 50
+            opened.record({"step": step, **row, "nested": [row] * 100})
+        assert len(opened.folder.rows) == 300
+        assert all(set(kept) == {"step", *row} for kept in opened.folder.rows)
+        opened.folder.rows *= 20
         opened.record({"step": 300, **row, "grad_norm": 1000.0})  # the alarm sees enough of them
+        assert len(opened.folder.rows) == MOST_ROWS < 6000
     folder = tiny().run_dir
     assert [r["alarm"] for r in rows(folder / "alarms.jsonl")] == ["grad-norm-spike"]
     assert len(rows(folder / "metrics.jsonl")) == 301
-    kept, _ = keep_records(folder / "metrics.jsonl", below=301, last=run_folder.HISTORY)
+    kept, _ = keep_records(folder / "metrics.jsonl", below=301, last=50)
     assert [row["step"] for row in kept] == [*range(251, 301)]
 
 

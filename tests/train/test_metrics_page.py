@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from siri_train.commands.sft import supervise
+from siri_train.config.alarms import AlarmsConfig
 from siri_train.monitor import alarms
-from siri_train.rollout import batch as rollout_batch
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.train import train
 from siri_train.trainer import sas
@@ -139,6 +139,16 @@ def threshold(name: str) -> str:
     return text
 
 
+def test_the_page_has_every_threshold_with_its_default() -> None:
+    read = {key for entry in alarms.ALARMS.values() for key in entry.limits}
+    assert read == set(AlarmsConfig.model_fields)
+    for name, entry in alarms.ALARMS.items():
+        for key in entry.limits:
+            default = getattr(AlarmsConfig(), key)
+            said = [f"{default:g}", f"{default:.0%}".replace("%", " %")]
+            assert any(f"`{key}` ({one})" in threshold(name) for one in said), (name, key)
+
+
 QUIET: dict[str, Any] = {
     "step": 30, "cap": 8, "truncated_frac": 0.5, "groups_all_zero": 0.5, "grad_norm": 1.0,
     "reward_mean": 0.5, "skipped_updates": 0, "rollout_kl": 0.0, "rollout_ratio_max": 1.0,
@@ -148,26 +158,32 @@ HISTORY = [QUIET] * 20
 
 def raised(history: list[dict[str, Any]], **changes: Any) -> list[str]:
     found = alarms.check({**QUIET, **changes}, history)
-    assert all(set(alarm) == set(keys_of("alarms.jsonl")) for alarm in found)
+    of_state = {"state", "since", "age"}
+    assert all(set(alarm) == set(keys_of("alarms.jsonl")) - of_state for alarm in found)
     return [alarm["alarm"] for alarm in found]
 
 
 @pytest.mark.parametrize(
     ("name", "said", "below", "above"),
     [
-        ("all-truncated", "is 1", {"truncated_frac": 0.999}, {"truncated_frac": 1.0}),
+        ("mostly-truncated", "is 1", {"truncated_frac": 0.999}, {"truncated_frac": 1.0}),
         ("all-zero-rewards", "is 1", {"groups_all_zero": 0.999}, {"groups_all_zero": 1.0}),
         ("non-finite-gradient", "above 0", {"skipped_updates": 0}, {"skipped_updates": 1}),
-        ("sampler-mismatch", "above 0.05", {"rollout_kl": 0.05}, {"rollout_kl": 0.0501}),
+        ("sampler-mismatch", "(0.05)", {"rollout_kl": 0.05}, {"rollout_kl": 0.0501}),
         ("sampler-mismatch", "\\|`rollout_kl`\\|", {"rollout_kl": -0.05}, {"rollout_kl": -0.0501}),
         (
             "sampler-mismatch",
-            "above 10,",
+            "(10),",
             {"rollout_ratio_max": 10.0},
             {"rollout_ratio_max": 10.01},
         ),
         ("sampler-mismatch", "NaN", {}, {"rollout_kl": math.nan}),
-        ("grad-norm-spike", "above 20 times", {"grad_norm": 20.0}, {"grad_norm": 20.01}),
+        (
+            "grad-norm-spike",
+            "`grad_norm_spike` (20) times",
+            {"grad_norm": 20.0},
+            {"grad_norm": 20.01},
+        ),
     ],
 )
 def test_thresholds_are_those_of_the_page(
@@ -185,7 +201,7 @@ def test_thresholds_are_those_of_the_page(
 def test_alarms_of_a_batch_are_those_of_the_page() -> None:
     def batch(**options: Any) -> list[str]:
         found = RolloutBatch(0, 8, **{"wanted": 1, **options}).alarms()
-        keys = set(keys_of("alarms.jsonl")) - {"step"}
+        keys = set(keys_of("alarms.jsonl")) - {"step", "state", "since", "age"}
         assert all(set(alarm) == keys for alarm in found)
         return [alarm["alarm"] for alarm in found]
 
@@ -201,8 +217,6 @@ def test_alarms_of_a_batch_are_those_of_the_page() -> None:
     assert batch(groups=[right], retries=1) == ["non-finite-logprobs"]
     assert batch(groups=[group([math.nan] + [1.0] * 99)]) == []
     assert batch(groups=[group([math.nan] * 2 + [1.0] * 98)]) == ["answers-not-judged"]
-    assert f"{rollout_batch._MOST_UNJUDGED:.0%}".replace("%", " %") in threshold(
-        "answers-not-judged"
-    )
+    assert f"{AlarmsConfig().unjudged:.0%}".replace("%", " %") in threshold("answers-not-judged")
     assert batch(groups=[group([1.0, 1.0])], dynamic=True) == ["few-informative-groups"]
     assert batch(groups=[group([1.0, 1.0])]) == []

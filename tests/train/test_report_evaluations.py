@@ -12,8 +12,9 @@ from siri_train.cli import main
 from siri_train.commands.compare import compare
 from siri_train.report import write_report
 from siri_train.report.data import read_run_folder
-from siri_train.report.eval_table import aligned, evaluation_table
+from siri_train.report.eval_table import evaluation_table
 from siri_train.report.evaluations import evaluations
+from siri_train.terminal.table import aligned
 from siri_train.train import train
 from tests.train.report_page import check, jsonl
 

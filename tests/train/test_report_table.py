@@ -43,11 +43,13 @@ def test_sentences_speak_of_points():
     said = {one["name"]: one["text"] for one in headline(SUMMARY)}
     assert list(said) == ["siri-low", "siri-high", "constant-cap"]
     assert said["siri-low"] == (
-        "90.0 % right with 20.0 tokens, 29.0 points more than constant-cap and 33 % fewer tokens."
+        "90.0 % right with 20.0 tokens, 29.0 points more than constant-cap (61.0 % → 90.0 %) and "
+        "33 % fewer tokens."
     )
     near = [SUMMARY[1], {**SUMMARY[2], "accuracy": 0.6, "accuracy_interval": [0.57, 0.63]}]
     assert (
-        "1.0 points less than constant-cap, within the intervals, and" in headline(near)[0]["text"]
+        "1.0 points less than constant-cap (61.0 % → 60.0 %), within the intervals, and"
+        in headline(near)[0]["text"]
     )
     assert headline(SUMMARY[2:]) == []
 

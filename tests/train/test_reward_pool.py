@@ -296,7 +296,7 @@ def test_metrics_count_them_and_what_the_cut_decides(tiny: Any, monkeypatch: Any
     raised = [
         json.loads(line)["alarm"] for line in (folder / "alarms.jsonl").read_text().splitlines()
     ]
-    assert raised.count("answers-not-judged") == 2
+    assert raised.count("answers-not-judged") == 1  # raised in the first step, on in the second
     dumped = (folder / "rollouts" / "step_000000.jsonl").read_text().splitlines()
     assert [json.loads(line)["reward"] for line in dumped].count(None) == 4
     assert "NaN" not in "".join(dumped)
@@ -308,7 +308,7 @@ def test_metrics_count_them_and_what_the_cut_decides(tiny: Any, monkeypatch: Any
 def test_all_truncated_is_an_alarm_that_names_what_was_paid() -> None:
     row = {**QUIET, "truncated_frac": 1.0, "reward_mean": 0.25, "grad_norm": None}
     (alarm,) = alarms.check(row, [])
-    assert alarm["alarm"] == "all-truncated" and "the mean reward is 0.25" in alarm["cause"]
+    assert alarm["alarm"] == "mostly-truncated" and "the mean reward is 0.25" in alarm["cause"]
 
 
 @pytest.mark.costly

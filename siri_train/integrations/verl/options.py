@@ -38,6 +38,7 @@ LEFT_OUT = {
     "monitor.token_groups": "verl counts no words",
     "monitor.rollouts_every": "verl dumps all rollouts or none: trainer.rollout_data_dir",
     "monitor.rollouts_kept": "verl dumps all rollouts or none: trainer.rollout_data_dir",
+    "monitor.price_per_gpu_hour": "the page of siri-train alone shows what a run cost",
 }
 
 

@@ -1,0 +1,41 @@
+"""Alarms that a step's rollout raises itself: no row of ``metrics.jsonl`` tells their reason.
+
+``RolloutBatch.alarms`` (`siri_train.rollout.batch`) raises them.
+"""
+
+from __future__ import annotations
+
+from siri_train.monitor.alarms.registry import register
+
+PROMPTS_FAILED = register(
+    "prompts-failed",
+    cause="the engine could not answer {count} of the step's questions; {question}: {reason}",
+    action="they were left out with their whole groups; look for the reason in the engine's log",
+)
+"""The engine could not finish a response; the whole group was left out."""
+
+NON_FINITE_LOGPROBS = register(
+    "non-finite-logprobs",
+    cause="the sampler's log-probs were not finite; the batch was thrown away and sampled again "
+    "after the weights had been handed over once more",
+    action="if it comes back, check the engine's dtype and its weight sync",
+)
+"""A batch was sampled again."""
+
+ANSWERS_NOT_JUDGED = register(
+    "answers-not-judged",
+    cause="{unjudged} of the step's {answers} answers could not be judged: math-verify did not "
+    "start, its processes were stopped or killed, or reward.batch_timeout was used up",
+    action="they were left out of their groups; raise reward.workers or reward.batch_timeout, and "
+    "look for long boxes in rollouts/",
+    limits=("unjudged",),
+)
+"""More answers without a verdict than a few."""
+
+FEW_INFORMATIVE_GROUPS = register(
+    "few-informative-groups",
+    cause="only {informative} groups had rewards that differ, {wanted} were wanted",
+    action="raise rollout.oversample or rollout.max_rounds, or take questions that are neither too "
+    "easy nor too hard",
+)
+"""Dynamic sampling found fewer groups than it wanted."""
