@@ -15,7 +15,7 @@ from siri_train.config.base import ConfigError
 from siri_train.files import shown
 from siri_train.monitor.backtrack import GROUPS, WordCounter
 from siri_train.report.data import Run, number, read_run_folder
-from siri_train.report.token_groups import KEYS, TOKENS, counted, groups_of
+from siri_train.report.token_pooling import KEYS, TOKENS, counted, groups_of
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from siri_train.commands.tokens import Table
 from siri_train.report.eval_table import aligned
-from siri_train.report.token_groups import (
+from siri_train.report.token_pooling import (
     KEYS,
     LEAST_BLOCKS,
     Moved,

@@ -14,7 +14,7 @@ from siri_train.cli import main
 from siri_train.commands.tokens import tables
 from siri_train.commands.tokens_text import as_json, tokens_text
 from siri_train.monitor.token_groups import TokenGroups
-from siri_train.report.token_groups import KEYS, TOKENS, counted, moves, pool
+from siri_train.report.token_pooling import KEYS, TOKENS, counted, moves, pool
 from siri_train.schedule import LengthSchedule
 from siri_train.statistics.blocks import draw_blocks
 from siri_train.train import train
