@@ -51,6 +51,11 @@ def test_sentences_speak_of_points():
         "1.0 points less than constant-cap (61.0 % → 60.0 %), within the intervals, and"
         in headline(near)[0]["text"]
     )
+    same = [SUMMARY[1], {**SUMMARY[2], "accuracy": 0.6101}]
+    assert (
+        "61.0 % right with 20.0 tokens, as many as constant-cap, and 33 % fewer tokens."
+        == (headline(same)[0]["text"])
+    )
     assert headline(SUMMARY[2:]) == []
 
 
