@@ -109,7 +109,8 @@ def waiting(run: Path) -> str:
     metrics = rows(run / "siri" / "metrics.jsonl")
     kinds = list(dict.fromkeys((row["cycle"], row["phase"]) for row in metrics))
     lines = [
-        "| cycle | phase | backtracking words per 1000 tokens | wait: right responses | wait: wrong ones |"
+        "| cycle | phase | backtracking words per 1000 tokens | wait: right responses | "
+        "wait: wrong ones |"
     ]
     lines.append("|--:|---|--:|--:|--:|")
     for cycle, phase in kinds:
