@@ -108,7 +108,10 @@ def waiting(run: Path) -> str:
     """Backtracking words by cycle and phase; by correctness where the run recorded it."""
     metrics = rows(run / "siri" / "metrics.jsonl")
     kinds = list(dict.fromkeys((row["cycle"], row["phase"]) for row in metrics))
-    lines = ["| cycle | phase | backtracking words per 1000 tokens | right | wrong |"]
+    lines = [
+        "| cycle | phase | backtracking words per 1000 tokens | wait: right responses | "
+        "wait: wrong ones |"
+    ]
     lines.append("|--:|---|--:|--:|--:|")
     for cycle, phase in kinds:
         part = [row for row in metrics if (row["cycle"], row["phase"]) == (cycle, phase)]
@@ -119,11 +122,9 @@ def waiting(run: Path) -> str:
 
 
 def _by_correctness(part: list[dict[str, Any]], side: str) -> str:
-    """The mean rate of the group that backtracks; "not recorded" by older versions."""
-    groups = [row["token_groups"] for row in part if row.get("token_groups")]
-    named = [name for name in ("backtracking", "backtrack") if groups and name in groups[0]]
-    values = [one[named[0]][side] for one in groups] if named else []
-    known = [value for value in values if value is not None]
+    """The mean rate of "wait" over the steps that have such responses."""
+    groups = [(row.get("token_groups") or {}).get("wait") or {} for row in part]
+    known = [value for one in groups if (value := one.get(side)) is not None]
     return f"{mean(known):.2f}" if known else "not recorded"
 
 

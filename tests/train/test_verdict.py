@@ -50,6 +50,8 @@ def test_findings_and_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_a_run_of_few_steps(steps: int, tmp_path: Path) -> None:
     write_metrics(tmp_path, [20.0] * steps, steps=48)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": ')  # the run goes on, and this line is being written
     verdict, findings = found(tmp_path)
     assert (verdict.state, verdict.step, verdict.steps) == ("unfinished", steps, 48)
     assert findings["state"].title == f"Not finished: {steps} of 48 steps"

@@ -228,4 +228,6 @@ def _records(folder: Path) -> dict[tuple[int | None, str | None], QuestionRecord
 
 
 def _of_damage(note: str) -> bool:
-    return any(words in note for words in ("left out", "could not be read"))
+    """Whether a file is not whole; a last line that is being written is no damage."""
+    lost = "left out" in note or "could not be read" in note
+    return lost and "half-written" not in note
