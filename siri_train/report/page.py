@@ -92,7 +92,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         state=state,
         every=f"{every:.1f}",
         name=folder.folder.resolve().name,
-        verdict=None if folder.several else judge(folder),
+        verdict=judge(folder),
         facts=_facts(folder),
         about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),

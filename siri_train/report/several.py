@@ -45,7 +45,9 @@ def read_several(folders: Sequence[Path], title: str) -> RunFolder:
         runs = runs[:MOST_RUNS]
     summary = [row for run in runs for row in latest_rows(run)]
     runs.sort(key=lambda run: run.control)
-    about = "Each run has a verdict of its own: siri-train report RUN --text."
+    about = (
+        "The verdict is of the run that it names; each has its own: siri-train report RUN --text."
+    )
     return RunFolder(Path(title), runs, summary, notes, about, several=True)
 
 
