@@ -124,8 +124,8 @@ def test_every_scenario_has_its_alarm_or_a_reason() -> None:
 
 
 LUCKY = "saturated_groups"
-"""Its held-out accuracy is 92.5 %, with noise of 1.2 points. In one run of 20 the evaluations lie so
-high that held-out questions look learned as well, and then there is nothing to raise."""
+"""Its held-out accuracy is 92.5 %, with noise of 1.2 points. In one run of 20 the evaluations lie
+so high that held-out questions look learned as well, and then there is nothing to raise."""
 
 
 def without_luck(wrong: dict[str, list[str]]) -> dict[str, list[str]]:
