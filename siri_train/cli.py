@@ -239,18 +239,18 @@ def _report(arguments: argparse.Namespace) -> int:
         return 0
     folder = user_path(arguments.folder, "report")
     if arguments.port is not None and not arguments.serve:
-        raise ConfigError("report: --port is of --serve; give --serve too")
+        raise ConfigError("--port is of --serve; give --serve too")
     if arguments.serve:
         from siri_train.commands.serve import serve
 
         return serve(folder, arguments.port)
     if not folder.is_dir():
-        raise ConfigError(f"report: {arguments.folder!r} is not a folder; takes a run's folder")
+        raise ConfigError(f"{arguments.folder!r} is not a folder; takes a run's folder")
     from siri_train.commands.serve import RUN_FILES, holds_run
 
     if not holds_run(folder):
         raise ConfigError(
-            f"report: {arguments.folder!r} holds no run ({', '.join(RUN_FILES)} are missing); give "
+            f"{arguments.folder!r} holds no run ({', '.join(RUN_FILES)} are missing); give "
             "the folder of a run or of a demo"
         )
     check_file(folder / "report.html", "report")
@@ -282,6 +282,18 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_json(found), indent=2))
     else:
         print(encodable(comparison_text(found, terminal_width())))
+    return 0
+
+
+def _tokens(arguments: argparse.Namespace) -> int:
+    import json
+
+    from siri_train.commands.tokens import tables
+    from siri_train.commands.tokens_text import as_json, tokens_text
+    from siri_train.config.paths import user_path
+
+    found = tables([user_path(run, "tokens") for run in arguments.runs], arguments.words)
+    print(json.dumps(as_json(found), indent=2) if arguments.json else tokens_text(found))
     return 0
 
 
@@ -374,6 +386,7 @@ _RUN = {
     "report": _report,
     "eval": _eval,
     "compare": _compare,
+    "tokens": _tokens,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

@@ -141,3 +141,8 @@ def path(text: str) -> str:
         return expand(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"got {_short(text)}; {error}") from error
+
+
+def completed(action: argparse.Action, kind: str) -> None:
+    """Mark what completes an argument: a name in ``siri_train.commands.completion``."""
+    action.completed_by = kind  # type: ignore[attr-defined]

@@ -130,6 +130,16 @@ GROUPS: dict[str, dict[str, Command]] = {
                 ),
             ),
         ),
+        "tokens": Command(
+            "words that move with the cap, by phase and right or wrong",
+            (
+                ("siri-train tokens runs/siri-1.5b", "the groups that the run counted"),
+                (
+                    'siri-train tokens runs/demo --words "maybe,not sure"',
+                    "other words, in the responses that the run kept",
+                ),
+            ),
+        ),
     },
     "models": {
         "export": Command(
