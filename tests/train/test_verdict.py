@@ -161,6 +161,21 @@ def test_entropy(
         assert 24 <= one.figures["left_at"] <= 26
 
 
+def test_noise_seldom_leaves_the_band(tmp_path: Path) -> None:
+    left = runs = 0
+    for seed in range(12):
+        for memory in (0.0, 0.5, 0.8):
+            rng = np.random.default_rng(seed)
+            values, now = [], 0.0
+            for _ in range(72):
+                now = memory * now + (1 - memory**2) ** 0.5 * rng.standard_normal()
+                values.append(0.5 + 0.05 * now)
+            write_metrics(tmp_path, [20.0] * 72, entropy=values)
+            left += found(tmp_path)[1]["entropy"].figures["left_at"] is not None
+            runs += 1
+    assert left <= 0.1 * runs
+
+
 def test_odd_health_is_said(tmp_path: Path) -> None:
     write_metrics(tmp_path, [20.0] * 48, truncated_frac=0.97, groups_all_zero=0.96,
                   groups_all_one=0.0, rollout_kl=0.2, rollout_ratio_max=1.5)  # fmt: skip

@@ -19,8 +19,9 @@ from .words import counted, figure, signed
 _KEY = "entropy"
 SETTLED = 0.25
 """The band begins behind this share of the first cycle: at the start entropy falls by learning."""
-WIDER = 0.25
-"""The band reaches this share of its height beyond what was seen, on either side."""
+WIDER, AT_LEAST = 0.5, 0.15
+"""The band reaches the first share of its height beyond what was seen, on either side; at least the
+second share of its mean, as few steps show little of what noise does."""
 RUN = 5
 """Steps in a row outside, in the mean over as many, that count as leaving."""
 
@@ -47,7 +48,7 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         title = "Entropy: not judged, " + ("too few steps" if len(steps) else "not recorded")
         return Finding(_KEY, "missing", title, text, {"last": _last(values)})
     seen = values[in_first]
-    reach = WIDER * float(np.ptp(seen))
+    reach = max(WIDER * float(np.ptp(seen)), AT_LEAST * float(seen.mean()))
     low, high = max(float(seen.min()) - reach, 0.0), float(seen.max()) + reach
     late, at = values[behind], steps[behind]
     below, above = _stays(late < low), _stays(late > high)

@@ -107,9 +107,9 @@ def subjects(folder: RunFolder) -> tuple[Subject, list[Subject]]:
     The first whose cap moves is judged; without one the first that has records.
 
     Args:
-        folder: as it was read; runs deeper in it (``controls/`` of a demo) are read here. From an
-            ablation, whose arms are means of seeds, the first seed of each arm is taken: a mean has
-            no questions to pair.
+        folder: as it was read; runs deeper in it (``controls/`` of a demo) are read here. The arms
+            of an ablation are means of seeds, which have no questions to pair: the first seed of
+            each is read instead.
     """
     notes = {id(run): folder.notes for run in folder.runs}
     runs: list[Run] = []
