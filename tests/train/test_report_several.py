@@ -164,17 +164,16 @@ def test_six_thousand_steps_open_at_once(tmp_path):
         jsonl(folder / "eval.jsonl",
               [evaluation(t, None, 0.5, 20.0) for t in range(0, 2001, 40)])  # fmt: skip
     path = write_report(tmp_path)
-    with browser() as page:
-        for width in (1200, 390):
+    for width in (1200, 390):
+        with browser() as page:
             page.size(width)
             page.call("Performance.enable")
             page.open(path.as_uri())
             page.wait("document.documentElement.classList.contains('live')")
             known = page.call("Performance.getMetrics")["metrics"]
             worked = {one["name"]: one["value"] for one in known}
-            assert worked["TaskDuration"] < 2.0, worked
-            assert worked["ScriptDuration"] < 1.0, worked
+            assert worked["ProcessTime"] < 2.0, worked  # processor time, about 0.6 s
             corners = page.do("""Math.max(...[...document.querySelectorAll('polyline')]
               .map((one) => one.getAttribute('points').split(' ').length))""")
             assert corners < 1200  # what is drawn is thinned; the data are whole
-        assert page.messages == []
+            assert page.messages == []
