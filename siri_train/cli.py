@@ -215,13 +215,14 @@ def _eval(arguments: argparse.Namespace) -> int:
     from siri_train.commands.eval import grade_checkpoint
     from siri_train.config.paths import check_file, user_path
     from siri_train.report.eval_table import evaluation_table
+    from siri_train.terminal.lines import terminal_width
 
     checkpoint = user_path(arguments.checkpoint, "eval")
     if (checkpoint / "config.json").is_file():
         for name in ("eval.json", "eval_questions.jsonl"):
             check_file(checkpoint / name, "eval")
     row = grade_checkpoint(checkpoint, arguments.recipe, arguments.overrides)
-    print(evaluation_table(row), file=sys.stderr)
+    print(encodable(evaluation_table(row, terminal_width()), sys.stderr), file=sys.stderr)
     print(json.dumps(row, indent=2), flush=True)
     return 0
 
@@ -231,14 +232,26 @@ def _report(arguments: argparse.Namespace) -> int:
     from siri_train.config.paths import check_file, user_path
     from siri_train.report import write_report
 
+    if arguments.text or arguments.json:
+        from siri_train.commands.verdict import told
+
+        print(encodable(told(user_path(arguments.folder, "report"), arguments.json)))
+        return 0
     folder = user_path(arguments.folder, "report")
+    if arguments.port is not None and not arguments.serve:
+        raise ConfigError("--port is of --serve; give --serve too")
+    if arguments.serve:
+        from siri_train.commands.serve import serve
+
+        return serve(folder, arguments.port)
     if not folder.is_dir():
-        raise ConfigError(f"report: {arguments.folder!r} is not a folder; takes a run's folder")
-    names = ("config.yaml", "metrics.jsonl", "eval.jsonl", "summary.json")
-    if not any(path for name in names for path in (*folder.glob(name), *folder.glob(f"*/{name}"))):
+        raise ConfigError(f"{arguments.folder!r} is not a folder; takes a run's folder")
+    from siri_train.commands.serve import RUN_FILES, holds_run
+
+    if not holds_run(folder):
         raise ConfigError(
-            f"report: {arguments.folder!r} holds no run ({', '.join(names)} are missing); give the "
-            "folder of a run or of a demo"
+            f"{arguments.folder!r} holds no run ({', '.join(RUN_FILES)} are missing); give "
+            "the folder of a run or of a demo"
         )
     check_file(folder / "report.html", "report")
     print(write_report(folder))
@@ -251,9 +264,36 @@ def _compare(arguments: argparse.Namespace) -> int:
     from siri_train.commands.compare import as_json, compare
     from siri_train.commands.compare_text import comparison_text
     from siri_train.config.paths import user_path
+    from siri_train.terminal.lines import terminal_width
 
-    found = compare([user_path(run, "compare") for run in arguments.runs], arguments.set)
-    print(json.dumps(as_json(found), indent=2) if arguments.json else comparison_text(found))
+    folders = [user_path(run, "compare") for run in arguments.runs]
+    if arguments.page is not None:
+        from siri_train.commands.compare_page import write_comparison
+        from siri_train.config.paths import check_file
+
+        page = check_file(user_path(arguments.page, "--page"), "--page")
+        note = write_comparison(folders, arguments.set, page)
+        if note:
+            print(f"siri-train compare: {note}", file=sys.stderr)
+        print(page)
+        return 0
+    found = compare(folders, arguments.set)
+    if arguments.json:
+        print(json.dumps(as_json(found), indent=2))
+    else:
+        print(encodable(comparison_text(found, terminal_width())))
+    return 0
+
+
+def _tokens(arguments: argparse.Namespace) -> int:
+    import json
+
+    from siri_train.commands.tokens import tables
+    from siri_train.commands.tokens_text import as_json, tokens_text
+    from siri_train.config.paths import user_path
+
+    found = tables([user_path(run, "tokens") for run in arguments.runs], arguments.words)
+    print(json.dumps(as_json(found), indent=2) if arguments.json else tokens_text(found))
     return 0
 
 
@@ -346,6 +386,7 @@ _RUN = {
     "report": _report,
     "eval": _eval,
     "compare": _compare,
+    "tokens": _tokens,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

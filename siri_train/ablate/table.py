@@ -9,14 +9,16 @@ from siri_train.ablate.plan import Plan
 from siri_train.ablate.presets import METHODS
 from siri_train.monitor.progress import duration
 from siri_train.statistics.intervals import Interval
+from siri_train.terminal.table import aligned
 
 
-def table(rows: Sequence[Row], reference: Row) -> str:
+def table(rows: Sequence[Row], reference: Row, width: int | None = None) -> str:
     """One line a row, without a newline at the end.
 
     Args:
         rows: compared.
         reference: the one that the differences are from.
+        width: columns of the terminal, see :func:`siri_train.terminal.table.aligned`.
     """
     low, high = reference.budgets[0], reference.budgets[-1]
     head = ["arm", "checkpoint", "seeds", f"accuracy within {high:,}"]
@@ -37,21 +39,8 @@ def table(rows: Sequence[Row], reference: Row) -> str:
             row.verdict,
         ]
         body.append(cells)
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    left = (0, 1, len(head) - 1)
-
-    def line(cells: list[str]) -> str:
-        shown = [
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join(shown) + " |"
-
-    rule = [
-        "-" * width if place in left else "-" * (width - 1) + ":"
-        for place, width in enumerate(widths)
-    ]
-    return "\n".join([line(head), line(rule), *map(line, body)])
+    breaks = [head.index(name) for name in ("mean tokens", "training tokens", "difference, points")]
+    return aligned(head, body, (0, 1, len(head) - 1), width, keys=2, breaks=breaks)
 
 
 def sweep_table(rows: Sequence[Row]) -> str:

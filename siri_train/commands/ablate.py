@@ -10,6 +10,7 @@ from siri_train.ablate.result import Result, reference_name, require_free, resul
 from siri_train.ablate.runs import carry_out, check_unchanged
 from siri_train.ablate.table import explained, matched, table
 from siri_train.commands.output import encodable
+from siri_train.terminal.lines import terminal_width, words
 from siri_train.trainer.lock import run_lock
 from siri_train.trainer.signals import stop_request
 
@@ -99,8 +100,12 @@ def _tell(found: Result) -> None:
     if found.reference is None:
         print("\nno finished run has such a checkpoint yet")
     else:
-        print(f"\n{encodable(table(found.rows, found.reference))}\n")
-        for line in explained(found.rows, found.reference):
-            print(encodable(line))
+        print(f"\n{encodable(table(found.rows, found.reference, terminal_width()))}\n")
+        for text in explained(found.rows, found.reference):
+            _say(words("", text, terminal_width()))
     for note in found.notes:
-        print(encodable(f"note: {note}"))
+        _say(words("note:", note, terminal_width()))
+
+
+def _say(lines: Sequence[str]) -> None:
+    print(encodable("\n".join(lines)))

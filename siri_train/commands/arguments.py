@@ -100,6 +100,11 @@ def positive(text: str) -> int:
     return _whole(text, 1, 1_000_000)
 
 
+def port(text: str) -> int:
+    """A port of this machine, or 0 for any free one."""
+    return _whole(text, 0, 65535)
+
+
 def seed(text: str) -> int:
     """A seed of 32 bits."""
     return _whole(text, 0, 2**32 - 1)  # values.SEED_MAX, which is slow to import
@@ -136,3 +141,8 @@ def path(text: str) -> str:
         return expand(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"got {_short(text)}; {error}") from error
+
+
+def completed(action: argparse.Action, kind: str) -> None:
+    """Mark what completes an argument: a name in ``siri_train.commands.completion``."""
+    action.completed_by = kind  # type: ignore[attr-defined]

@@ -12,38 +12,54 @@ from siri_train.commands.compare import (
     intervals,
     start_of,
 )
-from siri_train.report.eval_table import aligned
 from siri_train.statistics.paired import Paired
+from siri_train.terminal.lines import words
+from siri_train.terminal.table import aligned
 
 
-def comparison_text(found: Comparison) -> str:
+def comparison_text(found: Comparison, width: int | None = None) -> str:
     """The whole comparison, without a newline at the end.
 
     Args:
         found: see :func:`siri_train.commands.compare.compare`.
+        width: columns of the terminal, see :func:`siri_train.terminal.table.aligned`.
     """
     record = found.record
     of_set = f" of the set {record.set}" if record.set else ""
+
+    def said(text: str) -> str:
+        return text if width is None else "\n".join(words("", text, width))
+
     blocks = [
-        f"{len(record.ids):,} questions{of_set}, within {record.budgets[-1]:,} tokens; 95 % "
-        "intervals over questions",
-        checkpoints_table(found),
+        said(
+            f"{len(record.ids):,} questions{of_set}, within {record.budgets[-1]:,} tokens; 95 % "
+            "intervals over questions"
+        ),
+        checkpoints_table(found, width),
     ]
     left = len(found.points) - len(_shown(found))
     if left:
-        blocks[-1] += f"\n{left} more evaluated checkpoints are dominated; --json lists them."
+        more = said(f"{left} more evaluated checkpoints are dominated; --json lists them.")
+        blocks[-1] += f"\n{more}"
     blocks.append(
-        "Hypervolume: the mean, over all lengths up to the budget, of a run's best accuracy with "
-        "at most that length."
+        said(
+            "Hypervolume: the mean, over all lengths up to the budget, of a run's best accuracy "
+            "with at most that length."
+        )
     )
-    blocks.append(_hypervolumes(found))
+    blocks.append(_hypervolumes(found, width))
     if found.tests:
-        blocks += [_tests(found), *_notes(found)]
+        blocks += [_tests(found, width), *map(said, _notes(found))]
     return "\n\n".join(blocks)
 
 
-def checkpoints_table(found: Comparison) -> str:
-    """The named checkpoints, the last one of each run, and all that no other beats."""
+def checkpoints_table(found: Comparison, width: int | None = None) -> str:
+    """The named checkpoints, the last one of each run, and all that no other beats.
+
+    Args:
+        found: see :func:`siri_train.commands.compare.compare`.
+        width: columns of the terminal, see :func:`siri_train.terminal.table.aligned`.
+    """
     head = ["run", "checkpoint", "step", "accuracy", "mean tokens", "dAcc/CR", "front"]
     body = []
     for point, dominated in _shown(found):
@@ -61,7 +77,7 @@ def checkpoints_table(found: Comparison) -> str:
                 "dominated" if dominated else "on it",
             ]
         )
-    return aligned(head, body, left=(0, 1, 6))
+    return aligned(head, body, (0, 1, 6), width, keys=3, breaks=(4, 5))
 
 
 def _shown(found: Comparison) -> list[tuple[Point, bool]]:
@@ -73,7 +89,7 @@ def _shown(found: Comparison) -> list[tuple[Point, bool]]:
     ]
 
 
-def _hypervolumes(found: Comparison) -> str:
+def _hypervolumes(found: Comparison, width: int | None) -> str:
     body = []
     for label, points in found.runs.items():
         area, bounds = covered(points)
@@ -84,10 +100,10 @@ def _hypervolumes(found: Comparison) -> str:
                 f"{100 * area:.1f} % ({100 * bounds.low:.1f} to {100 * bounds.high:.1f})",
             ]
         )
-    return aligned(["run", "checkpoints", "hypervolume"], body, left=(0,))
+    return aligned(["run", "checkpoints", "hypervolume"], body, (0,), width)
 
 
-def _tests(found: Comparison) -> str:
+def _tests(found: Comparison, width: int | None) -> str:
     head = ["first", "second", "accuracy, points", "p", "verdict"]
     head += ["tokens", "p", "verdict"]
     body = []
@@ -104,7 +120,7 @@ def _tests(found: Comparison) -> str:
                 said[1],
             ]
         )
-    return aligned(head, body, left=(0, 1, 4, 7))
+    return aligned(head, body, (0, 1, 4, 7), width, keys=2, breaks=(5,))
 
 
 def _notes(found: Comparison) -> list[str]:

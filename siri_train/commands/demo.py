@@ -24,8 +24,9 @@ from siri_train.data.demo_task import questions as embedded
 from siri_train.files import replace_text
 from siri_train.model import demo_model
 from siri_train.monitor.progress import duration
-from siri_train.report import summary_table, write_report
+from siri_train.report import changes, summary_table, write_report
 from siri_train.report.data import ABOUT
+from siri_train.terminal.lines import terminal_width, words
 from siri_train.trainer.lock import NAME, run_lock
 from siri_train.trainer.signals import stop_request
 
@@ -127,9 +128,9 @@ def _demo(out: Path, seed: int) -> list[dict[str, Any]]:
     said = sentences(out, summary, siri.data.eval[0].name)
     replace_text(out / ABOUT, "\n".join([embedded.ABOUT, *said]) + "\n")
     page = write_report(out)
-    print(f"\n{encodable(summary_table(summary))}\n")
-    for line in said:
-        print(encodable(line))
+    print(f"\n{encodable(summary_table(summary, terminal_width()))}\n")
+    for text in (*changes(summary), "", *said):
+        _say("\n".join(words("", text, terminal_width())))
     print(f"\nreport: {page}   ({duration(time.monotonic() - started)})", flush=True)
     return summary
 

@@ -26,6 +26,7 @@ from siri_train.model.lora import check_lora
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.monitor.progress import Progress
 from siri_train.monitor.question_records import FILE as QUESTIONS
+from siri_train.monitor.token_groups import TokenGroups
 from siri_train.rollout import EngineError
 from siri_train.rollout.build import build_engine, check_engine
 from siri_train.rollout.vllm.server_process import HOW_TO_CONTINUE
@@ -88,6 +89,7 @@ def grade_checkpoint(
         check_engine(config, checked.config, device, take_server=named)
     policy = load_policy(model, device, named="eval")
     encoded = encode_questions(questions, policy.tokenizer, config.data)
+    words = TokenGroups(policy.tokenizer, config.monitor.token_groups)
     progress = Progress("eval", len(encoded) * config.eval.samples)
     with (
         closing(progress),
@@ -98,7 +100,7 @@ def grade_checkpoint(
         if engines.engine_of(config).own_weights:
             prompts = [question.prompt_ids for question in encoded]
             SyncProbe(engine, policy, config, prompts).after_sync(config.seed)
-        found = Evaluation(config, encoded, engine, policy, verifier)(
+        found = Evaluation(config, encoded, engine, policy, verifier, words)(
             lambda done, total: progress.update(done, "responses")
         )
     assert found is not None  # no stop request is given, so it is not cancelled

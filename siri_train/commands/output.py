@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-_ASCII: dict[int, int | str] = {**str.maketrans("┤│└─┬▼▲█–−…·", "||+-+vA#--.*"), ord("±"): "+-"}
+from siri_train.terminal.encodable import encodable
+
+__all__ = ["DroppingStream", "claim_descriptors", "encodable", "tolerant_output"]
 
 
 class DroppingStream:
@@ -94,23 +96,6 @@ def claim_descriptors() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-
-
-def encodable(text: str, stream: Any = None) -> str:
-    """``text`` as the stream can show it: drawn with ASCII characters where its encoding must.
-
-    Args:
-        text: with box drawing, braille dots or marks.
-        stream: default: standard output.
-    """
-    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        plain = text.translate(_ASCII)
-        # Braille holds the curve: any dot is a star.
-        return "".join("*" if "\u2800" < c <= "\u28ff" else c for c in plain)
-    return text
 
 
 def _set_errors(stream: Any, errors: str | None) -> str | None:

@@ -96,8 +96,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             ),
         ),
         "report": Command(
-            "write a run's report.html",
-            (("siri-train report runs/demo", "writes runs/demo/report.html"),),
+            "write a run's report.html, or print the verdict on it",
+            (
+                ("siri-train report runs/demo", "writes runs/demo/report.html"),
+                ("siri-train report runs/demo --text", "the verdict in the terminal"),
+                ("siri-train report runs/demo --serve", "while the run goes on, in a browser"),
+            ),
         ),
         "eval": Command(
             "accuracy of a checkpoint at every budget from one generation pass",
@@ -119,6 +123,20 @@ GROUPS: dict[str, dict[str, Command]] = {
                 (
                     "siri-train compare runs/a runs/b --set aime24 --json",
                     "one evaluation set, all numbers as JSON",
+                ),
+                (
+                    "siri-train compare runs/a runs/b --page both.html",
+                    "their curves on one page",
+                ),
+            ),
+        ),
+        "tokens": Command(
+            "words that move with the cap, by phase and right or wrong",
+            (
+                ("siri-train tokens runs/siri-1.5b", "the groups that the run counted"),
+                (
+                    'siri-train tokens runs/demo --words "maybe,not sure"',
+                    "other words, in the responses that the run kept",
                 ),
             ),
         ),

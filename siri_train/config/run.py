@@ -32,6 +32,7 @@ from siri_train.config.values import (
     SetName,
     Steps,
     StepsOrNone,
+    TokenGroups,
     Tokens,
     UserPath,
     WeightDecay,
@@ -152,6 +153,10 @@ class MonitorConfig(Section):
     """Steps between dumps of sample responses; 0: none."""
     rollouts_kept: Rows = 16
     """Responses per dump."""
+    token_groups: TokenGroups = {}
+    """Groups of words of your own to count beside the paper's, by name, as
+    ``{doubt: [maybe, not sure]}``; a name of the paper's (wait, hold_on, alternatively, so,
+    compute) replaces that group."""
     halt_on_alarm: bool = False
     """Stop at the first alarm instead of recording it and going on."""
     halt_on: list[AlarmName] = Field([], max_length=64)
@@ -163,6 +168,9 @@ class MonitorConfig(Section):
     """Also log to this project of Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
     trackio: Project | None = None
     """Also log to this project of Trackio, on this machine (``trackio show``)."""
+    price_per_gpu_hour: float | None = Field(None, ge=0, le=1e6)
+    """Money that an hour of one GPU costs (without a GPU: of one process), in any currency; the
+    page then says what a run and a point of accuracy cost. null: no money is shown."""
 
 
 class DistributedConfig(Section):

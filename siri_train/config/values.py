@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -74,6 +74,33 @@ def _alarm_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise ValueError("takes the name of an alarm: at most 64 letters, digits, _ or -")
     return name
+
+
+def _token_groups(groups: dict[str, Any]) -> dict[str, Any]:
+    """Refuses by hand: the types in a mapping have no keys that a message could name."""
+    if len(groups) > 32:
+        raise ValueError(f"has {len(groups)} groups; takes at most 32")
+    for name, words in groups.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ValueError(
+                f"{name!r} is no name of a group; takes at most 64 letters, digits, . _ or -"
+            )
+        if not isinstance(words, list) or not 0 < len(words) <= 64:
+            got = f"{len(words)} of them" if isinstance(words, list) else repr(words)
+            raise ValueError(f"{name} takes a list of 1 to 64 words, got {got}")
+        for word in words:
+            if not (isinstance(word, str) and any(map(str.isalnum, word)) and len(word) <= 64):
+                raise ValueError(
+                    f"{name}: {word!r} is no word; takes words and phrases of at most 64 "
+                    "characters with a letter or a digit in them (a number in quotes)"
+                )
+            writable(word)
+        if len({" ".join(word.lower().split()) for word in words}) < len(words):
+            raise ValueError(f"{name} holds a word twice (case does not matter); takes it once")
+    size = sum(len(word) for words in groups.values() for word in words)
+    if size > 2048:
+        raise ValueError(f"has words of {size} characters in all; takes at most 2048")
+    return {name: [" ".join(word.split()) for word in words] for name, words in groups.items()}
 
 
 def _project(name: str) -> str:
@@ -143,6 +170,8 @@ UserPath = Annotated[str, AfterValidator(expand)]
 Device = Annotated[str, AfterValidator(_device)]
 Gpus = Annotated[str, AfterValidator(_gpus)]
 FolderName = Annotated[str, AfterValidator(_folder_name)]
+TokenGroups = Annotated[dict[str, Any], AfterValidator(_token_groups)]
+"""Words or phrases by the name of their group."""
 SetName = Annotated[str, AfterValidator(_set_name)]
 AlarmName = Annotated[str, AfterValidator(_alarm_name)]
 """Whether there is such an alarm is checked later: plug-ins add to them."""

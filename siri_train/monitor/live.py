@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Mapping, Sequence
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
 from rich.text import Text
 
-from siri_train.monitor.run_logs import reported
+from siri_train.monitor.figures import Figure
+from siri_train.monitor.sparkline import ASCII, BLOCKS, History, sparkline
+from siri_train.terminal.lines import cut, shortened
 
-BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*%#"
-_HISTORY = 400
-
-
-class Figure(NamedTuple):
-    """One line of the display.
-
-    Args:
-        value: what the history is drawn from; None where it does not exist in this step.
-        text: how the newest one is written.
-    """
-
-    value: float | None
-    text: str
+_SHARE = 0.008
+"""Drawing takes at most this share of the time; a state that would take more is not drawn."""
+_BAR, _LEAST_LINE = 30, 6
 
 
-class LiveDisplay(Progress):
-    """A bar, a line for each figure, a note; drawn below whatever else is printed.
+class LiveDisplay:
+    """A bar, a line for each figure, notes; drawn below whatever else is printed.
 
     Call ``stop`` before the end: it leaves the last state on the screen.
 
@@ -38,129 +28,137 @@ class LiveDisplay(Progress):
         label: what is running.
         total: number of steps.
         console: where to; default: standard output.
+        done: steps done when it starts.
+        unit: written before the number of those that are done.
     """
 
-    def __init__(self, label: str, total: int, console: Console | None = None) -> None:
-        self.history: dict[str, list[float]] = {}
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        console: Console | None = None,
+        done: int = 0,
+        unit: str = "",
+    ) -> None:
+        self.label, self.total, self.done, self.unit = label, total, done, unit
+        self.history: dict[str, History] = {}
         self.figures: Mapping[str, Figure] = {}
-        self.note = ""
-        super().__init__(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[time_left]}", markup=False),
-            console=console or Console(),
-            auto_refresh=False,  # a thread that refreshes would draw into forked workers
-        )
-        self.bar = self.add_task(label, total=total, time_left="")
-        self.start()
+        self.notes: Sequence[str] = ()
+        self.time_left = self.doing = ""
+        self.console = console or Console()
+        self.fancy = self.console.encoding.lower().startswith("utf")
+        self._width = self.console.width
+        self._started, self._spent = time.monotonic(), 0.0
+        # auto_refresh would be a thread that draws into forked workers
+        self.live = Live(self, console=self.console, auto_refresh=False)
+        self.live.start()
 
-    def show(self, done: int, time_left: str, note: str, figures: Mapping[str, Figure]) -> None:
-        """Draw the state after ``done`` steps.
+    def show(
+        self, done: int, time_left: str, notes: Sequence[str], figures: Mapping[str, Figure]
+    ) -> None:
+        """Take the state after ``done`` steps, and draw it if drawing has not taken too long.
 
         Args:
             done: steps finished.
             time_left: such as ``ETA 3 min 20 s``.
-            note: one line of text under the figures.
+            notes: lines of text; the first stands under the bar, the others under the figures.
             figures: by name, in the order they are shown; their values join the histories.
         """
+        self.remember(figures)
+        self.done, self.time_left, self.notes, self.doing = done, time_left, notes, ""
+        self.figures = figures
+        self._draw(done >= self.total)
+
+    def remember(self, figures: Mapping[str, Figure]) -> None:
+        """Add the values to the histories without drawing."""
         for name, figure in figures.items():
             if figure.value is not None:
-                self.history.setdefault(name, []).append(figure.value)
-                del self.history[name][:-_HISTORY]
-        self.figures, self.note = figures, note
-        self.update(self.bar, completed=done, time_left=time_left, refresh=True)
+                self.history.setdefault(name, History()).add(figure.value)
 
     def status(self, text: str) -> None:
-        """Draw the last state again with ``text`` behind its note; histories stay as they are."""
-        note, self.note = self.note, "  ".join(part for part in (self.note, text) if part)
-        self.refresh()
-        self.note = note
+        """Draw the last state with ``text`` beside the time left; histories stay as they are."""
+        self.doing = text
+        self._draw(False)
 
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """The tables that rich draws."""
-        yield self.make_tasks_table(self.tasks)
-        if self.figures:
-            yield self._figures_table()
-        if self.note:
-            yield Text(self.note, overflow="ellipsis", no_wrap=True)
+    def stop(self) -> None:
+        """Draw the last state and give the terminal back."""
+        self.doing = ""
+        self._after_resize()
+        self.live.stop()
 
-    def _figures_table(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        table.add_column()
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True)
-        room = max(8, self.console.width - 36)
-        blocks = BLOCKS if self.console.encoding.lower().startswith("utf") else ASCII
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines that rich draws."""
+        yield Text("\n", no_wrap=True, overflow="crop").join(self.lines(options.max_width))
+
+    def lines(self, width: int) -> list[Text]:
+        """The state as lines, none wider than ``width`` columns.
+
+        Args:
+            width: of the terminal.
+        """
+        mark = "…" if self.fancy else "..."
+        lines = [self._bar(width, mark)]
+        first, *rest = self.notes or [""]
+        if first:
+            lines.append(Text(cut(first, width, mark), style="dim"))
+        lines += self._table(width, mark)
+        return lines + [Text(cut(note, width, mark), style="red") for note in rest if note]
+
+    def _bar(self, width: int, mark: str) -> Text:
+        tail = f"{self.unit} {self.done}/{self.total}".lstrip()
+        for more in (self.time_left, self.doing):
+            if more and cell_len(tail) + 2 + cell_len(more) <= width:
+                tail += f"  {more}"
+        tail = cut(tail, width, mark)
+        room = width - cell_len(tail) - 2
+        label = shortened(self.label, max(room, 0), mark) if room >= 4 else ""
+        room -= cell_len(label) + 2
+        line = Text(label, style="bold")
+        if room >= _LEAST_LINE:
+            size = min(room, _BAR)
+            full = size * min(self.done, self.total) // max(self.total, 1)
+            one, none = ("━", "─") if self.fancy else ("#", "-")
+            line.append("  ").append(one * full, "green").append(none * (size - full), "dim")
+        return line.append("  " if label else "").append(tail, "not bold")
+
+    def _table(self, width: int, mark: str) -> list[Text]:
+        names = max(map(cell_len, self.figures), default=0)
+        texts = max((cell_len(figure.text) for figure in self.figures.values()), default=0)
+        ends = {
+            name: (self.figures[name].scale(past.low), self.figures[name].scale(past.high))
+            for name, past in self.history.items()
+            if name in self.figures
+        }
+        scale = max((cell_len(end) for both in ends.values() for end in both), default=0)
+        room = width - names - texts - 4
+        scaled = room - 2 * scale - 2 >= _LEAST_LINE
+        lines = []
         for name, figure in self.figures.items():
-            line = sparkline(self.history.get(name, ()), room, blocks)
-            table.add_row(Text(name, style="dim"), Text(figure.text), Text(line, style="cyan"))
-        return table
+            start = f"{name:<{names}}  {figure.text:>{texts}}"
+            line = Text(cut(start, width, mark))
+            line.stylize("dim", 0, min(len(name), len(line)))
+            past = self.history.get(name)
+            drawn = room - (2 * scale + 2 if scaled else 0)
+            if past is not None and drawn >= _LEAST_LINE:
+                blocks = BLOCKS if self.fancy else ASCII
+                curve = sparkline(past.means, drawn, blocks, (past.low, past.high))
+                low, high = ends[name]
+                line.append("  ").append(f"{low:>{scale}} " if scaled else "", "dim")
+                line.append(curve, "cyan").append(f" {high}" if scaled else "", "dim")
+            lines.append(line)
+        return lines
 
+    def _draw(self, always: bool) -> None:
+        started = time.monotonic()
+        if not always and self._spent > _SHARE * (started - self._started) and self._spent:
+            return
+        self._after_resize()
+        self.live.refresh()
+        self._spent += time.monotonic() - started
 
-def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
-    """The values as text at most ``width`` long.
-
-    More values than that are averaged in equal parts, so that the whole history shows.
-
-    Args:
-        values: in order.
-        width: characters.
-        blocks: from the lowest to the highest.
-
-    Raises:
-        ValueError: a width below 1, or less than two blocks.
-    """
-    if width < 1 or len(blocks) < 2:
-        raise ValueError(f"sparkline: width {width} and {len(blocks)} blocks; takes 1 and 2")
-    count = min(width, len(values))
-    bounds = [len(values) * i // count for i in range(count + 1)] if count else [0]
-    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
-    if not means:
-        return ""
-    low, span = min(means), max(means) - min(means)
-    top = len(blocks) - 1
-    return "".join(blocks[round((v - low) / span * top) if span else top // 2] for v in means)
-
-
-_MOST_BUDGETS = 4
-
-
-def evaluation_lines(row: dict[str, Any]) -> list[str]:
-    """A record of ``eval.jsonl`` for the terminal: a line a set.
-
-    A long list of budgets is shown in part: both ends and some between them.
-
-    Args:
-        row: the record.
-    """
-    sets = {f"{name}: ": figures for name, figures in row.get("sets", {}).items()} or {"": row}
-    budgets = row["budgets"]
-    count = min(len(budgets), _MOST_BUDGETS)
-    chosen = {round(i * (len(budgets) - 1) / max(count - 1, 1)) for i in range(count)}
-    return [
-        name
-        + ", ".join(f"{one['accuracy'][i]:.1%} within {budgets[i]} tokens" for i in sorted(chosen))
-        + f", mean length {one['tokens']:.1f}"
-        for name, one in sets.items()
-    ]
-
-
-def figures(row: Mapping[str, Any], evaluations: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """The figures of a training step for the display.
-
-    Args:
-        row: the step's record in ``metrics.jsonl``.
-        evaluations: records of ``eval.jsonl``; the last one is shown until the next.
-    """
-    accuracy = row["accuracy"]
-    shown = {
-        "cap": Figure(row["cap"], str(row["cap"])),
-        "length": Figure(row["response_len_mean"], f"{row['response_len_mean']:.0f}"),
-        "accuracy": Figure(accuracy, "-" if accuracy is None else f"{accuracy:.0%}"),
-        "truncated": Figure(row["truncated_frac"], f"{row['truncated_frac']:.0%}"),
-    }
-    if evaluations:
-        held_out = reported(evaluations[-1])["accuracy"][-1]
-        shown["held-out"] = Figure(held_out, f"{held_out:.0%}")
-    return shown
+    def _after_resize(self) -> None:
+        """Clear a window that became narrower: it has broken the lines that were drawn in it."""
+        width = self.console.width
+        if width < self._width:
+            self.console.clear()
+        self._width = width

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .alarm_lanes import alarm_chart
 from .data import Evaluation, Run, RunFolder, interval, number, series
+from .entropy_band import WINDOW, entropy_band, outside
+from .group_charts import group_charts
+from .held_out import ends_chart, held_out_chart
+from .lengths import length_map
 from .pareto import Spot
-from .scale import Point, running_mean
+from .scale import running_mean, show
+from .specs import SPECS, Spec
 from .svg import Chart, Line, extent
 from .table import COLOUR, accuracy_text
 
+__all__ = ["SPECS", "Figure", "colours", "ends", "figures", "phases", "quiet", "spots"]
+
+MOST_MAPS = 4
+"""Runs whose lengths have a map."""
 Mark = tuple[float, str, str]
 Span = tuple[float, float, str, str]
 
@@ -22,129 +32,94 @@ class Figure:
     text: str
 
 
-@dataclass(frozen=True)
-class Spec:
-    """One chart over the steps: its metrics (key in metrics.jsonl, label) and what they mean."""
-
-    title: str
-    metrics: tuple[tuple[str, str], ...]
-    text: str
-    unit: str = "number"
-    ceiling: float | None = None
-    optional: bool = False
-    from_floor: bool = True
-
-
-SPECS = (
-    Spec(
-        "Accuracy in training",
-        (("accuracy", "all"), ("accuracy_finished", "finished")),
-        "Share of sampled responses that are right. “All” takes every response; a truncated one "
-        "seldom holds its answer yet. “Finished” leaves truncated responses out. The gap between "
-        "the two curves is what the cap costs.",
-        "percent",
-        1.0,
-        from_floor=False,
-    ),
-    Spec(
-        "Entropy",
-        (("entropy", ""),),
-        "How undecided the policy is about its next token, in nats. With SIRI it tends to fall "
-        "while the cap tightens and to recover as the cap opens. An entropy that stays near zero "
-        "means that the policy no longer explores.",
-    ),
-    Spec(
-        "Truncated responses",
-        (("truncated_frac", ""),),
-        "Share of sampled responses that reached the cap before they ended. What such a response "
-        "holds is graded (or pays 0, with reward.truncated=zero), but it rarely holds its final "
-        "answer yet. This is the pressure that shortens responses; near 100 % almost no response "
-        "earns a reward and little is left to learn from.",
-        "percent",
-        1.0,
-    ),
-    Spec(
-        "Groups all right or all wrong",
-        (("groups_all_zero", "all wrong"), ("groups_all_one", "all right")),
-        "A response's advantage compares it with the other responses to its question, its group. "
-        "Where all of them are wrong, or all are right, every advantage is 0 and the question "
-        "gives no gradient.",
-        "share",
-    ),
-    Spec(
-        "Backtracking",
-        (("backtrack_per_1k", ""),),
-        "How often a response says “wait” or “hold on”, per 1,000 tokens: a sign that it checks "
-        "its own reasoning. In the paper these words become rare in compression and return in "
-        "expansion.",
-    ),
-    Spec(
-        "Gradient norm",
-        (("grad_norm", ""),),
-        "Norm of the gradient before clipping. Single spikes are harmless. A steady climb is "
-        "usually the first sign that a run will diverge.",
-    ),
-    Spec(
-        "Clipped tokens",
-        (("clip_frac_low", "low"), ("clip_frac_high", "high")),
-        "Share of tokens whose gradient the clip removes, at the lower and at the upper bound. "
-        "High values mean that the policy has moved far from the one that sampled the responses.",
-        "percent",
-        1.0,
-    ),
-    Spec(
-        "Sampler against trainer",
-        (("rollout_kl", ""),),
-        "KL divergence between the sampler's probabilities and the trainer's for the same tokens, "
-        "in nats per token. It should stay near zero. If it grows, the engine samples from other "
-        "weights or computes them differently.",
-        optional=True,
-    ),
-    Spec(
-        "Throughput",
-        (("rollout_tokens_per_s", "rollout"), ("train_tokens_per_s", "train")),
-        "Response tokens per second, when they are sampled (rollout) and when the policy is "
-        "updated with them (train). Batches of shorter responses use the hardware less well, so "
-        "both curves move with the cap.",
-        "tokens",
-    ),
-)
-
-
 def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
     """The charts that the folder has data for, and the titles of the charts without data."""
     spans, marks = phases(folder), ends(folder)
     result: list[Figure] = []
     missing: list[str] = []
-    candidates = [(_length(folder), False), (_held_out(folder), False)]
-    candidates += [(_from_spec(spec, folder), spec.optional) for spec in SPECS]
+    chosen = colours(folder)
+    groups = group_charts(folder, chosen)
+    candidates = [
+        (_length(folder), False),
+        (ends_chart(folder, chosen), True),
+        (held_out_chart(folder, chosen), False),
+    ]
+    candidates += [(found, True) for found in _maps(folder)]
+    for spec in SPECS:
+        if spec.title != "Backtracking" or not groups:
+            hidden = spec.optional or _noise(spec, folder) is not None
+            candidates.append((_from_spec(spec, folder), hidden))
+        if spec.title == "Backtracking":
+            candidates += [(group, True) for group in groups]
+    lanes = alarm_chart(folder)
+    if lanes is not None:
+        candidates.insert(3, (lanes, True))
     for (chart, text), optional in candidates:
         if extent(chart) is None:
             missing += [] if optional else [chart.title]
             continue
+        shown = [*spans, *_whole(folder)] if chart.y_names else spans
+        xs = [a for a, *_ in shown] + [b for _, b, *_ in shown] if chart.y_names else []
         low, high = (extent(chart) or ((0.0, 0.0),))[0]
+        low, high = min(low, *xs) if xs else low, max(high, *xs) if xs else high
         within = [mark for mark in marks if low <= mark[0] <= high + 1]
         # the first chart names the phases, on the others the shading is enough
-        shades = [(a, b, css, "" if result else label) for a, b, css, label in spans]
-        result.append(
-            Figure(
-                Chart(
-                    chart.title, chart.lines, chart.unit, chart.x_label, shades, within,
-                    chart.floor, chart.ceiling, chart.from_floor,
-                ),
-                text,
-            )
-        )  # fmt: skip
+        shades = [(a, b, css, "" if result else label) for a, b, css, label in shown]
+        result.append(Figure(replace(chart, spans=shades, marks=within), text))
     return result, missing
 
 
+def quiet(folder: RunFolder) -> list[str]:
+    """The charts that would show rounding errors alone, in words.
+
+    Args:
+        folder: as it was read.
+    """
+    said = []
+    for spec in SPECS:
+        largest = _noise(spec, folder)
+        if largest is not None:
+            off = f"differ from {spec.about:g} by" if spec.about else "are"
+            said.append(
+                f"{spec.title}: all values {off} at most {largest:.1g}, which is rounding"
+                if largest
+                else f"{spec.title}: all values are exactly {spec.about:g}"
+            )
+    return said
+
+
+def _noise(spec: Spec, folder: RunFolder, only: str | None = None) -> float | None:
+    """The largest distance of a spec's values if all are rounding errors; None if not.
+
+    Args:
+        spec: the chart.
+        folder: as it was read.
+        only: one of its metrics; None: all of them.
+    """
+    if spec.noise is None:
+        return None
+    values = [
+        abs(value - spec.about)
+        for run in folder.runs
+        for row in run.metrics
+        for key, _ in spec.metrics
+        if only in (None, key) and (value := number(row.get(key))) is not None
+    ]
+    return max(values) if values and max(values) < spec.noise else None
+
+
+def _whole(folder: RunFolder) -> list[Span]:
+    """All steps, unseen: alarms have the same axis as the other charts."""
+    steps = [float(row["step"]) for run in folder.runs for row in run.metrics]
+    return [(min(steps), max(steps) + 1, "whole", "")] if steps else []
+
+
 def colours(folder: RunFolder) -> dict[str, str]:
-    """Run name to colour class: SIRI blue, controls grey, further runs in colours of their own."""
-    others = iter(["siri", "alt1", "alt2", "alt3"] * len(folder.runs))
+    """Run name to colour class: SIRI blue, a control grey, further runs in colours of their own."""
+    others = iter(["siri", *(f"alt{i}" for i in range(1, 8))] * len(folder.runs))
     alone = all(run.control for run in folder.runs)
-    return {
-        run.name: "control" if run.control and not alone else next(others) for run in folder.runs
-    }
+    grey = next((run.name for run in folder.runs if run.control and not alone), None)
+    return {run.name: "control" if run.name == grey else next(others) for run in folder.runs}
 
 
 def phases(folder: RunFolder) -> list[Span]:
@@ -249,53 +224,37 @@ def _length(folder: RunFolder) -> tuple[Chart, str]:
     return Chart("Cap and response length", lines, "tokens"), text
 
 
-def _held_out(folder: RunFolder) -> tuple[Chart, str]:
-    """Evaluations over the steps, at the largest and the smallest budget."""
+def _maps(folder: RunFolder) -> list[tuple[Chart, str]]:
+    """The lengths of the first runs that have recorded them."""
     chosen, several = colours(folder), len(folder.runs) > 1
-    lines = []
-    both = False
-    for order, run in enumerate(folder.runs):
-        css, prefix = chosen[run.name], f"{run.label} " if several else ""
-        budgets = sorted({budget for one in run.evals for budget in one.budgets})
-        for budget in [budgets[-1], *budgets[:1]] if len(budgets) > 1 else budgets:
-            points: list[Point] = []
-            bars = []
-            for one in run.evals:
-                if budget in one.budgets:
-                    place = one.budgets.index(budget)
-                    points.append((float(one.step), one.accuracy[place]))
-                    bounds = one.intervals[place]
-                    if bounds and one.accuracy[place] is not None:
-                        bars.append((float(one.step), *bounds))
-            low = len(budgets) > 1 and budget == budgets[0]
-            both = both or low
-            lines.append(
-                Line(
-                    f"{prefix}at {budget:,}", points, css, "rings" if low else "dots", bars=bars,
-                    run=order,
-                )
-            )  # fmt: skip
     text = (
-        "Accuracy on held-out questions after so many steps, with its interval. “At N”: with at "
-        "most N response tokens."
+        "Each column is the histogram of the responses of a step, or of several where there are "
+        "many: the darker, the larger their share. Dashed: the cap. Solid: the mean response."
     )
-    if both:
-        text += (
-            " Hollow: the same responses truncated at the smallest budget; a response that has "
-            "not given its answer by then is wrong."
-        )
-    chart = Chart(
-        "Held-out accuracy", lines, "percent", "steps done", ceiling=1.0, from_floor=False
-    )
-    return chart, text
+    found = []
+    for place, run in enumerate(folder.runs):
+        title = f"Response lengths of {run.label}" if several else "Response lengths"
+        chart = length_map(run, place, title, chosen[run.name])
+        if chart is not None:
+            found.append((chart, text))
+    return found[:MOST_MAPS]
 
 
 def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
     chosen, several = colours(folder), len(folder.runs) > 1
     lines, text = [], spec.text
     averaged = 0
+    if _noise(spec, folder) is not None:
+        return Chart(spec.title, []), text
+    shown = []
+    for key, label in spec.metrics:
+        off = _noise(spec, folder, key)
+        if off is None:
+            shown.append((key, label))
+        else:
+            text += f" Not drawn: “{label}”, at most {off:.1g} from {spec.about:g}."
     for place, run in enumerate(folder.runs):
-        for index, (key, label) in enumerate(spec.metrics):
+        for index, (key, label) in enumerate(shown):
             raw = series(run.metrics, key)
             window = max(5, len(raw) // 30)
             points, behind, mean = raw, (), 1
@@ -305,10 +264,14 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
                 points, behind = running_mean(raw, window), raw  # type: ignore[assignment]
             name = " ".join(filter(None, [run.label if several else "", label]))
             look = "dashed" if index else "line"
+            band = entropy_band(run.metrics) if key == "entropy" else None
+            if band is not None:
+                text += _of_band(run, band, several)
             # a lone curve is named by the title above it
             lines.append(
                 Line(
                     name or spec.title.lower(), points, chosen[run.name], look, behind,
+                    band=[(x, *band) for x in (raw[0][0], raw[-1][0])] if band else (),
                     beside="end" if name else "nowhere", window=mean, run=place,
                 )
             )  # fmt: skip
@@ -319,3 +282,20 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
         biggest = max([y for line in lines for _, y in line.points if y is not None], default=0.0)
         unit, ceiling = ("percent", 1.0) if biggest <= 1 else ("number", None)
     return Chart(spec.title, lines, unit, ceiling=ceiling, from_floor=spec.from_floor), text
+
+
+def _of_band(run: Run, band: tuple[float, float], several: bool) -> str:
+    """The entropy's band in words, and how much of the run left it."""
+    below, above, steps = outside(run.metrics, band)
+    whose = f" of {run.label}" if several else ""
+    low, high = show(band[0], "number"), show(band[1], "number")
+    text = (
+        f" Shaded: the band{whose}, {low} to {high} nats: what the first cycle covered behind its "
+        "first quarter, and a quarter of that height on either side."
+    )
+    if steps:
+        text += (
+            f" Of the {steps:,} steps behind that cycle {below:,} lie below the band and {above:,} "
+            f"above (means over {WINDOW} steps)."
+        )
+    return text

@@ -6,109 +6,23 @@ the data have gaps and notes name the reason.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from .arms import MOST_ARMS, averaged, seeds_by_arm
+from .latest import latest_rows
+from .readers import Row, interval, number, read_json, read_rows, read_text
+from .records import Evaluation, Run, RunFolder
+from .samples import SAMPLE_BYTES, read_samples
 
-CONTROL_NAMES = ("constant", "constant-cap", "control", "baseline")
 ABOUT = "about.txt"
 """Beside ``summary.json``: a paragraph a line, shown at the top of the page."""
 LONGEST_ABOUT = 4000
 """Characters of it."""
-SAMPLE_ROWS = 64
-"""Responses read from a step's rollout file: it may hold thousands, the page shows four."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One record of eval.jsonl, budgets in ascending order; None where a number is missing."""
-
-    step: int
-    name: str | None
-    budgets: tuple[int, ...]
-    accuracy: tuple[float | None, ...]
-    intervals: tuple[tuple[float, float] | None, ...]
-    tokens: float | None
-    tokens_at: tuple[float | None, ...] = ()
-    truncated: tuple[float | None, ...] = ()
-    backtrack: float | None = None
-    questions: int | None = None
-    samples: int | None = None
-    set: str | None = None
-    others: tuple[Evaluation, ...] = ()
-    """The same evaluation on the other sets, where sets have names."""
-
-    @property
-    def best(self) -> float | None:
-        """Accuracy at the largest budget."""
-        return self.accuracy[-1] if self.accuracy else None
-
-    @property
-    def best_interval(self) -> tuple[float, float] | None:
-        """Interval of the accuracy at the largest budget."""
-        return self.intervals[-1] if self.intervals else None
-
-
-@dataclass
-class Run:
-    """One training run: its metrics, evaluations and samples."""
-
-    name: str
-    folder: Path
-    metrics: list[Row] = field(default_factory=list)
-    evals: list[Evaluation] = field(default_factory=list)
-    alarms: list[Row] = field(default_factory=list)
-    manifest: Row = field(default_factory=dict)
-    config: str | None = None
-    samples: list[tuple[int, list[Row]]] = field(default_factory=list)
-
-    @property
-    def control(self) -> bool:
-        """Whether this is the constant-cap run that SIRI is compared with."""
-        constant = all(row.get("phase") == "constant" for row in self.metrics)
-        return self.name.lower() in CONTROL_NAMES or (constant and bool(self.metrics))
-
-    @property
-    def label(self) -> str:
-        """The name shown beside this run's curves."""
-        return "SIRI" if self.name.lower() == "siri" else self.name
-
-
-@dataclass
-class RunFolder:
-    """Everything the report shows, and notes on everything it cannot show."""
-
-    folder: Path
-    runs: list[Run]
-    summary: list[Row]
-    notes: list[str]
-    about: str = ""
-
-
-def number(value: object) -> float | None:
-    """``value`` as a float that can be drawn; None for NaN, infinity, null and text."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        result = float(value)
-    except OverflowError:
-        return None
-    return result if math.isfinite(result) and abs(result) < 1e100 else None
-
-
-def interval(value: object) -> tuple[float, float] | None:
-    """``value`` as (low, high) if it is two finite numbers in order, else None."""
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        return None
-    low, high = number(value[0]), number(value[1])
-    return None if low is None or high is None or low > high else (low, high)
+__all__ = ["Evaluation", "Run", "RunFolder", "interval", "number", "read_run_folder", "series"]
 
 
 def series(rows: list[Row], key: str) -> list[tuple[float, float | None]]:
@@ -133,18 +47,22 @@ def read_run_folder(folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise FileNotFoundError(f"run_dir: got {str(folder)!r}, which is no folder")
     notes: list[str] = []
+    arms = seeds_by_arm(folder)
+    if arms and not _holds_run(folder):
+        return _read_arms(folder, arms)
     inner = [
         path
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name not in ("checkpoints", "rollouts") and _holds_run(path)
     ]
-    runs = [_read_run(path, f"{path.name}/", notes) for path in inner]
+    room = SAMPLE_BYTES // max(1, len(inner))
+    runs = [_read_run(path, f"{path.name}/", notes, room) for path in inner]
     if not inner or _holds_run(folder):
-        runs.insert(0, _read_run(folder, "", notes))
+        runs.insert(0, _read_run(folder, "", notes, room))
     else:  # files that belong to all sub-runs together
-        shared = Run(folder.name, folder, alarms=_rows(folder / "alarms.jsonl", "", notes))
-        shared.config = _text(folder / "config.yaml")
-        shared.manifest = _json(folder / "checkpoints" / "manifest.json", "", notes, dict) or {}
+        shared = Run(folder.name, folder, alarms=read_rows(folder / "alarms.jsonl", "", notes))
+        shared.config = read_text(folder / "config.yaml")
+        shared.manifest = read_json(folder / "checkpoints" / "manifest.json", "", notes, dict) or {}
         first = next((run for run in runs if not run.control), runs[0])
         first.alarms = shared.alarms + first.alarms
         first.manifest = first.manifest or shared.manifest
@@ -152,22 +70,55 @@ def read_run_folder(folder: Path) -> RunFolder:
     for run in runs:
         if run.config is None and not any(other.config for other in runs):
             notes.append(f"{run.name}: config.yaml is missing, so the configuration is not shown.")
-    summary = _json(folder / "summary.json", "", notes, list)
+    summary = read_json(folder / "summary.json", "", notes, list)
     if summary is None:
         notes.append(
             "summary.json is missing, so there is no headline table. A run writes it when it ends."
         )
     rows = [row for row in summary or [] if isinstance(row, dict)]
     runs.sort(key=lambda run: run.control)  # stable: controls are drawn and named last
-    about = (_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
+    about = (read_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
     return RunFolder(folder, runs, rows, notes, about)
+
+
+def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
+    """An ablation: each arm is one run, the mean of its seeds that have begun."""
+    notes: list[str] = []
+    begun = {
+        arm: there for arm, seeds in arms.items() if (there := [p for p in seeds if _holds_run(p)])
+    }
+    runs = []
+    seeds_of: list[str] = []
+    for arm, seeds in list(begun.items())[:MOST_ARMS]:
+        missing: list[str] = []
+        room = SAMPLE_BYTES // min(len(begun), MOST_ARMS)
+        read = [
+            _read_run(path, f"{arm}/{path.name}/", missing, room if path is seeds[0] else 0)
+            for path in seeds
+        ]
+        notes += missing[:3]
+        runs.append(averaged(arm, read))
+        seeds_of.append(f"{arm} {len(seeds)}")
+    said = (
+        "An ablation: each curve is the mean of an arm's seeds (" + ", ".join(seeds_of) + "), the "
+        "bars of an accuracy are the range of its seeds, and responses are of each arm's first "
+        "seed. A seed has a page and a verdict of its own: siri-train report with its folder. The "
+        "tests between arms are in ablate.md."
+    )
+    if len(begun) > MOST_ARMS:
+        left = ", ".join(list(begun)[MOST_ARMS:])
+        notes.insert(0, f"More than {MOST_ARMS} arms; left out: {left}.")
+    runs.sort(key=lambda run: run.control)
+    about = (read_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
+    summary = [row for run in runs for row in latest_rows(run)]
+    return RunFolder(folder, runs, summary, notes, f"{said}\n{about}", several=True)
 
 
 def _holds_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("metrics.jsonl", "eval.jsonl"))
 
 
-def _read_run(folder: Path, prefix: str, notes: list[str]) -> Run:
+def _read_run(folder: Path, prefix: str, notes: list[str], room: int) -> Run:
     run = Run(folder.resolve().name, folder)
     for name, needed_for in (
         ("metrics.jsonl", "the curves over the steps"),
@@ -180,33 +131,16 @@ def _read_run(folder: Path, prefix: str, notes: list[str]) -> Run:
     evals = [_evaluation(row) for row in _steps(folder / "eval.jsonl", prefix, notes)]
     by_key = {(one.step, one.name): one for one in evals}
     run.evals = sorted(by_key.values(), key=lambda one: (one.step, one.name or ""))
-    run.alarms = _rows(folder / "alarms.jsonl", prefix, notes)
-    run.config = _text(folder / "config.yaml")
-    run.manifest = _json(folder / "checkpoints" / "manifest.json", prefix, notes, dict) or {}
+    run.alarms = read_rows(folder / "alarms.jsonl", prefix, notes)
+    run.config = read_text(folder / "config.yaml")
+    run.manifest = read_json(folder / "checkpoints" / "manifest.json", prefix, notes, dict) or {}
     if not run.manifest and not run.control:
         notes.append(
             f"{prefix}checkpoints/manifest.json is missing, so no siri-low or siri-high "
             "checkpoint is marked by it."
         )
-    run.samples = _samples(folder / "rollouts", prefix, notes)
+    run.samples, run.recorded = read_samples(folder / "rollouts", prefix, notes, room)
     return run
-
-
-def _samples(folder: Path, prefix: str, notes: list[str]) -> list[tuple[int, list[Row]]]:
-    """Rows of the first and the last rollout file that can be read."""
-    found: dict[int, Path] = {}
-    if folder.is_dir():
-        for path in folder.glob("step_*.jsonl"):
-            match = re.fullmatch(r"step_(\d+)\.jsonl", path.name)
-            if match:
-                found[int(match[1])] = path
-    if not found:
-        notes.append(f"{prefix}rollouts/ holds no responses, so no samples are shown.")
-        return []
-    return [
-        (step, _rows(found[step], f"{prefix}rollouts/", notes, SAMPLE_ROWS))
-        for step in sorted({min(found), max(found)})
-    ]
 
 
 def _evaluation(row: Row) -> Evaluation:
@@ -256,7 +190,7 @@ def _evaluation(row: Row) -> Evaluation:
 def _steps(path: Path, prefix: str, notes: list[str]) -> Iterator[Row]:
     """Records with a usable step number, as a plain int."""
     dropped = 0
-    for row in _rows(path, prefix, notes):
+    for row in read_rows(path, prefix, notes):
         step = number(row.get("step"))
         if step is None or not 0 <= step < 1e12:
             dropped += 1
@@ -264,65 +198,3 @@ def _steps(path: Path, prefix: str, notes: list[str]) -> Iterator[Row]:
             yield {**row, "step": int(step)}
     if dropped:
         notes.append(f"{prefix}{path.name}: {dropped} row(s) without a step number were left out.")
-
-
-def _rows(path: Path, prefix: str, notes: list[str], most: int | None = None) -> list[Row]:
-    """The objects of a JSON-lines file; a note names the lines that hold none."""
-    rows: list[Row] = []
-    broken: list[int] = []
-    last = 0
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        notes.append(f"{prefix}{path.name} is no file; it was left out.")
-        return rows
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for last, line in enumerate(islice(lines, most), start=1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except (ValueError, RecursionError):
-                        row = None
-                    if isinstance(row, dict):
-                        rows.append(row)
-                    else:
-                        broken.append(last)
-    except FileNotFoundError:
-        return rows
-    except OSError as error:
-        notes.append(f"{prefix}{path.name} could not be read ({error.strerror}).")
-        return rows
-    if broken and broken[-1] == last and most is None:
-        notes.append(
-            f"{prefix}{path.name}: the last line is half-written and was left out "
-            "(the run was stopped while writing it, or is still going)."
-        )
-        broken.pop()
-    if broken:
-        where = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
-        notes.append(f"{prefix}{path.name}: line(s) {where} hold no JSON object; left out.")
-    return rows
-
-
-def _json(path: Path, prefix: str, notes: list[str], kind: type) -> Any:
-    """The content of a JSON file if it is of ``kind``; None, with a note, if it is not."""
-    text = _text(path)
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, kind):
-        expected = "a list" if kind is list else "an object"
-        notes.append(f"{prefix}{path.name} holds no JSON {expected.split()[1]}; it was left out.")
-        return kind()
-    return value
-
-
-def _text(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None

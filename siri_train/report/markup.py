@@ -56,7 +56,7 @@ def fill(name: str, /, **values: Any) -> Markup:
 
 
 def source(name: str) -> str:
-    """The text of ``templates/name`` as it is: the style sheet and the script."""
+    """The text of ``templates/name`` as it is: parts of the style sheet and of the script."""
     return (FOLDER / name).read_text(encoding="utf-8")
 
 

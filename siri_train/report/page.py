@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,20 +11,26 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
-from .budgets import budget_chart, budget_pictures
-from .charts import Figure, colours, figures, spots
+from .alarm_lanes import alarm_list
+from .budgets import budget_chart, budget_pictures, budget_table, methods
+from .charts import Figure, colours, figures, quiet, spots
+from .cost_tables import cost_tables
 from .data import Run, RunFolder, number, read_run_folder
+from .embedded import embedded
 from .evaluations import evaluations
-from .markup import data_block, fill, fingerprint, source
+from .front import front_table
+from .group_dots import group_pictures
+from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
-from .scale import Point
-from .svg import render
+from .questions import all_records
+from .responses import browsed, cards, left_out
+from .script import script as joined_script
+from .script import style as joined_style
+from .svg import MOST_ENDS, render
 from .table import compared_with, headline, table_rows
+from .verdict import judge
 
 Values = dict[str, Any]
-
-LONGEST_SAMPLE = 4000
-"""Characters of a response that the page shows, so that its size stays small."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -53,48 +56,72 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def build_page(folder: RunFolder) -> str:
-    """The whole page as text; the same for the same files of a run."""
+def build_page(folder: RunFolder, state: str = "", every: float = 0.0, comparison: str = "") -> str:
+    """The whole page as text; the same for the same files of a run.
+
+    Args:
+        folder: as it was read.
+        state: of a page that a server shows while the run goes on, see `siri_train.report.serve`;
+            empty: the page is a file and asks for nothing.
+        every: seconds between two questions for the state.
+        comparison: tables as text, of runs that were compared question by question.
+    """
     charts, missing = figures(folder)
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
-    style, script = source("style.css"), source("page.js")
+    style, script = joined_style(), joined_script()
     # If an escape were missing, this policy would still refuse every script, style and address
     # except these two. Nothing in the page needs eval, an event handler or a style attribute.
+    asks = "connect-src 'self'; " if state else ""
     policy = (
         f"default-src 'none'; style-src {fingerprint(style)}; script-src {fingerprint(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"{asks}base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
-    budgets = budget_chart(folder)
-    chosen = colours(folder)
+    records = all_records(folder)
+    compared_methods = methods(folder, records)
+    budgets = budget_chart(folder, compared_methods)
+    chosen, found, drawn = colours(folder), browsed(folder), embedded(folder, charts)
     return fill(
         "page.html",
         policy=policy,
         style=Markup(style),
         script=Markup(script),
+        comparison=comparison,
+        state=state,
+        every=f"{every:.1f}",
         name=folder.folder.resolve().name,
+        verdict=judge(folder),
         facts=_facts(folder),
         about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),
         compared=compared_with(folder.summary),
         headings=headings,
         rows=rows,
-        alarms=_alarms(folder),
+        alarms=alarm_list(folder),
         notes=list(dict.fromkeys(notes)),
         planes=_planes(folder),
         outside=_outside(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
+        budget_best=budget_table(compared_methods) if budgets is not None else [],
+        front=front_table(folder, chosen, records),
+        groups=group_pictures(folder),
+        quiet=quiet(folder),
+        most_ends=MOST_ENDS,
+        costs=cost_tables(folder, chosen),
         runs=[
             {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
             for index, run in enumerate(folder.runs)
         ],
         figures=[_figure(one, f"chart-{index}") for index, one in enumerate(charts)],
         smooth=max([line.window for one in charts for line in one.chart.lines], default=0),
-        data=data_block(_data(charts)),
-        samples=_samples(folder),
+        data=data_block(drawn),
+        axes=drawn["axes"]["kinds"],
+        samples=cards(folder),
+        responses=None if found is None else data_block(found),
+        left_out=left_out(folder),
         evaluations=evaluations(folder.runs),
         configs=_configs(folder.runs),
         when=_when(folder),
@@ -139,7 +166,9 @@ def _outside(folder: RunFolder) -> str:
     """The checkpoints that the plane leaves out, in words."""
     _, named = spots(folder)
     shown = close_up(named)
-    return "; ".join(spot.tip for spot in named if shown and spot not in shown)
+    left = [spot.tip for spot in named if shown and spot not in shown]
+    more = f"; and {len(left) - 4:,} more" if len(left) > 4 else ""
+    return "; ".join(left[:4]) + more
 
 
 def _figure(figure: Figure, ident: str) -> Values:
@@ -149,131 +178,6 @@ def _figure(figure: Figure, ident: str) -> Values:
         "lines": figure.chart.lines,
         "wide": render(figure.chart, 520, 290, f"{ident}-a"),
         "narrow": render(figure.chart, 350, 240, f"{ident}-b", end_labels=False),
-    }
-
-
-def _data(charts: list[Figure]) -> Values:
-    """The values that the script draws; lines with the same steps share one list of steps."""
-    steps: dict[tuple[float, ...], int] = {}
-    drawn = []
-    for figure in charts:
-        chart = figure.chart
-        lines = []
-        for line in chart.lines:
-            at = tuple(_short(x) for x, _ in line.values)
-            lines.append(
-                {
-                    "label": line.label,
-                    "css": line.css,
-                    "look": line.look,
-                    "run": line.run,
-                    "window": line.window,
-                    "x": steps.setdefault(at, len(steps)),
-                    "y": _values(line.values),
-                    "band": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.band],
-                    "bars": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.bars],
-                }
-            )
-        drawn.append(
-            {
-                "title": chart.title,
-                "x": chart.x_label,
-                "unit": chart.unit,
-                "floor": 0 if chart.from_floor else None,
-                "ceiling": chart.ceiling,
-                "lines": lines,
-            }
-        )
-    return {"steps": list(steps), "charts": drawn}
-
-
-def _values(points: Sequence[Point]) -> list[float | None]:
-    return [_rounded(y) for _, y in points]
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six digits: enough for a chart, and half the bytes."""
-    return None if value is None else _short(float(f"{value:.6g}"))
-
-
-def _short(value: float) -> float:
-    """A whole number without its ".0"."""
-    return int(value) if abs(value) < 1e15 and value == int(value) else value
-
-
-def _alarms(folder: RunFolder) -> list[Values]:
-    """Alarms of the same name on one line: a run may raise the same one at every step."""
-    kinds: dict[tuple[str, str], list[tuple[float | None, str]]] = {}
-    for run in folder.runs:
-        for row in run.alarms:
-            rest = dict(row)
-            step = number(rest.pop("step", None))
-            name = rest.pop("alarm", None) or rest.pop("name", None) or "alarm"
-            told = [rest.pop(key, None) for key in ("message", "cause", "action")]
-            text = "; ".join(str(part) for part in told if part) or json.dumps(rest, default=str)
-            kinds.setdefault((run.label, str(name)), []).append((step, text))
-    lines = []
-    for (label, name), found in list(kinds.items())[:20]:
-        where = label
-        steps = [step for step, _ in found if step is not None]
-        if steps:
-            first, last = f"{min(steps):,.0f}", f"{max(steps):,.0f}"
-            where += f", step {first}" if first == last else f", steps {first} to {last}"
-        if len(found) > 1:
-            where += f", {len(found):,} times"
-        lines.append({"name": name, "text": f"({where}): {found[-1][1]}"})
-    return lines
-
-
-def _samples(folder: RunFolder) -> list[Values]:
-    blocks: list[Values] = []
-    for run in folder.runs:
-        for step, rows in run.samples:
-            cards = [_sample(row) for row in _contrast(rows)]
-            if cards:
-                several = f"{run.label}, " if len(folder.runs) > 1 else ""
-                blocks.append({"title": f"{several}step {step:,}", "cards": cards})
-    return blocks
-
-
-def _contrast(rows: list[dict]) -> list[dict]:
-    """At most four responses: one right, one wrong, one truncated, then the first others."""
-    wanted = [
-        next((row for row in rows if (number(row.get("reward")) or 0) > 0), None),
-        next((r for r in rows if not number(r.get("reward")) and not r.get("truncated")), None),
-        next((row for row in rows if row.get("truncated")), None),
-        *rows[:4],
-    ]
-    chosen: list[dict] = []
-    for row in wanted:
-        if row is not None and not any(row is other for other in chosen):
-            chosen.append(row)
-    return chosen[:4]
-
-
-def _sample(row: dict) -> Values:
-    reward, tokens = number(row.get("reward")), number(row.get("tokens"))
-    verdict, css = ("right", "high") if reward and reward > 0 else ("wrong", "low")
-    if "reward" in row and row["reward"] is None:
-        verdict = "not judged"
-    if row.get("truncated"):
-        verdict, css = f"{verdict}, truncated at the cap", "low"
-    facts = []
-    if tokens is not None:
-        facts.append(f"{tokens:,.0f} tokens")
-    facts.append(f"answer {row.get('answer')}" if row.get("answer") is not None else "no answer")
-    facts.append(f"expected {row.get('gold', '–')}")
-    response = str(row.get("response", ""))
-    hidden = len(response) - LONGEST_SAMPLE
-    # pieces at odd places are the backtracking words
-    pieces = re.split(r"\b(wait|hold on)\b", response[:LONGEST_SAMPLE], flags=re.IGNORECASE)
-    return {
-        "verdict": verdict,
-        "css": css,
-        "facts": " · ".join(facts),
-        "prompt": str(row.get("prompt", ""))[-LONGEST_SAMPLE:],
-        "pieces": pieces,
-        "hidden": f"{hidden:,}" if hidden > 0 else "",
     }
 
 

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from siri_train.statistics.pareto import front
+
 from .markup import coordinate, fill
 from .scale import rounded, show, text_width, ticks
 from .svg import FONT
 
 Box = tuple[float, float, float, float]
+
+_BELOW = 0.1
+"""How far below the named checkpoints a point of the front may lie and still be in the picture."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ def plane(
     Args:
         paths: a run's colour class and its evaluations in order of step, joined by arrows.
         named: the spots to label (start, constant-cap, siri-low, siri-high), drawn on top.
+            What another spot dominates is grey; the others are joined by the front's steps.
         width: of the view box.
         height: of the view box.
         ident: unique in the page.
@@ -57,7 +63,18 @@ def plane(
     every = [spot for _, path in paths for spot in path] + list(named)
     if not every:
         raise ValueError("named: got no spots; takes at least one, here or in paths")
+    best = {
+        (every[k].tokens, every[k].accuracy)
+        for k in front([(spot.tokens, spot.accuracy) for spot in every])
+    }
     spots = close_up(named) or every
+    if spots is not every:
+        lowest = min(spot.accuracy for spot in spots) - _BELOW
+        far = {(spot.tokens, spot.accuracy) for spot in named if spot not in spots}
+        spots = spots + [
+            spot for _, path in paths for spot in path
+            if (spot.tokens, spot.accuracy) in best - far and spot.accuracy >= lowest
+        ]  # fmt: skip
     ys = [spot.accuracy for spot in spots]
     ys += [bound for spot in spots if spot.bounds for bound in spot.bounds]
     xs = [spot.tokens for spot in spots]
@@ -86,7 +103,15 @@ def plane(
         return x_low <= spot.tokens <= x_high and y_low <= spot.accuracy <= y_high
 
     if spots is not every:
-        named, paths = spots, [(css, [*filter(inside, path)]) for css, path in paths]
+        named = close_up(named)
+        paths = [(css, [*filter(inside, path)]) for css, path in paths]
+
+    def beaten(spot: Spot) -> bool:
+        return (spot.tokens, spot.accuracy) not in best
+
+    def told(spot: Spot) -> str:
+        return spot.tip + (" – dominated" if beaten(spot) else " – on the front")
+
     taken: list[Box] = []
     drawn = []
     for run, (css, path) in reversed(list(enumerate(paths))):
@@ -105,7 +130,16 @@ def plane(
                 "css": css,
                 "corners": corners if len(places) > 1 else "",
                 "arrows": [arrow for arrow in arrows if arrow],
-                "spots": [(x, y, spot.tip) for spot, (x, y) in zip(path, places, strict=True)],
+                "spots": [
+                    (
+                        x,
+                        y,
+                        told(spot),
+                        beaten(spot),
+                        spot.bounds and (py(spot.bounds[0]), py(spot.bounds[1])),
+                    )
+                    for spot, (x, y) in zip(path, places, strict=True)
+                ],
             }
         )
     bars = []
@@ -120,7 +154,7 @@ def plane(
     for spot in named:
         x, y = px(spot.tokens), py(spot.accuracy)
         at = _label_place(spot, x, y, taken, (left, top - 16, right + 14, bottom))
-        labelled.append((spot, x, y, at[0] - x, at[1] - y))
+        labelled.append((spot, x, y, at[0] - x, at[1] - y, beaten(spot), told(spot)))
     return fill(
         "plane.svg",
         ident=ident,
@@ -134,7 +168,37 @@ def plane(
         paths=drawn,
         bars=bars,
         named=labelled,
+        front=[
+            " ".join(f"{coordinate(px(x))},{coordinate(py(y))}" for x, y in piece)
+            for piece in steps(sorted(best), (x_low, x_high, y_low, y_high))
+        ],
     )
+
+
+def steps(points: Sequence[tuple[float, float]], box: Box) -> list[list[tuple[float, float]]]:
+    """The lower right edge of a front: accuracy holds to the right until the next point's.
+
+    Args:
+        points: (tokens, accuracy) of the front, ascending.
+        box: (tokens low, high, accuracy low, high) that is drawn.
+
+    Returns:
+        The straight pieces inside the box, each with two ends.
+    """
+    x_low, x_high, y_low, y_high = box
+    corners: list[tuple[float, float]] = []
+    for x, y in points:
+        if corners:
+            corners.append((x, corners[-1][1]))
+        corners.append((x, y))
+    corners += [(max(x_high, x), y) for x, y in corners[-1:]]
+    pieces = []
+    for one, two in zip(corners, corners[1:], strict=False):
+        x1, x2 = max(one[0], x_low), min(two[0], x_high)
+        y1, y2 = max(one[1], y_low), min(two[1], y_high)
+        if x1 <= x2 and y1 <= y2 and (x1, y1) != (x2, y2):
+            pieces.append([(x1, y1), (x2, y2)])
+    return pieces
 
 
 def close_up(named: Sequence[Spot]) -> list[Spot]:

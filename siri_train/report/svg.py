@@ -14,7 +14,7 @@ tables and samples: 1.8 MB for three runs, 0.7 MB for one, no package beyond jin
 
 All of them draw in the browser alone. Where scripts do not run (previews of mail and of build
 artifacts, an untrusted notebook) their pages show no chart, and there are no words for a screen
-reader. Here the picture is in the page; templates/page.js adds values, zoom and smoothing.
+reader. Here the picture is in the page; the script adds values, zoom and smoothing.
 """
 
 from __future__ import annotations
@@ -25,10 +25,17 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .heat import Heat
+from .mark_names import anchors, extent_of, phase_names
 from .markup import coordinate, fill
 from .scale import Point, rounded, show, text_width, thin, ticks
 
 FONT = 12.0
+MOST_ENDS = 14
+"""Curves whose labels stand at their ends; with more there is no room, and a legend names them."""
+_NOISE = 1e-9
+"""A chart with nothing larger shows zero: an axis of 6e-12 would draw rounding errors."""
+_ZERO_AXIS = 1e-3
 Scale = Callable[[float], float]
 Parts = dict[str, Any]
 
@@ -44,13 +51,14 @@ class Line:
         points: (x, y) in order of x; y is None where the curve has a gap.
         css: colour class: ``siri``, ``control``, ``cap``, ``low``, ``high``, ``alt1`` ...
         look: ``line``, ``dashed``, ``dots`` (filled points joined by a thin line) or ``rings``
-            (the same, hollow).
+            (the same, hollow), or ``lane`` (thick bars).
         raw: single steps drawn faintly behind ``points``, which are then their running mean.
         band: (x, low, high) shaded behind the curve.
         bars: (x, low, high) error bars.
         window: steps of the running mean that made ``points`` from ``raw``; 1: no mean yet, the
             reader of the page may choose one; 0: never smoothed.
         run: the run's place in the folder, by which the page switches its curves on and off.
+        words: one a point, shown in place of its value; empty: values are shown.
     """
 
     label: str
@@ -63,6 +71,7 @@ class Line:
     beside: str = "end"
     window: int = 0
     run: int = 0
+    words: Sequence[str] = ()
 
     @property
     def values(self) -> Sequence[Point]:
@@ -80,7 +89,9 @@ class Chart:
         unit: ``percent``, ``tokens`` or ``number``; how values are written.
         spans: (first x, last x, css class, label) shaded behind the curves.
         marks: (x, css class, label) thin vertical lines.
+        heat: a map of histograms behind the curves.
         x_ticks, y_ticks: where the axes are labelled; round numbers if empty.
+        y_names: text of each of ``y_ticks`` in place of its number: the chart has lanes.
         floor, ceiling: the axis never goes beyond these; the floor is always shown when
             ``from_floor`` is set.
     """
@@ -96,6 +107,8 @@ class Chart:
     from_floor: bool = True
     x_ticks: Sequence[float] = ()
     y_ticks: Sequence[float] = ()
+    y_names: Sequence[str] = ()
+    heat: Heat | None = None
 
 
 def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | None:
@@ -111,6 +124,9 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
             if low is not None and high is not None:
                 xs.append(x)
                 ys += (low, high)
+    if chart.heat is not None:
+        xs += [chart.heat.edges[0], chart.heat.edges[-1]]
+        ys += [0.0, chart.heat.top]
     if not xs:
         return None
     xs += [mark[0] for mark in chart.marks]
@@ -118,8 +134,10 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
     x_low, x_high = min(xs), max(xs)
     x_high = x_high if x_high > x_low else x_low + 1
     low, high = min(ys), max(ys)
+    if 0 < max(abs(low), abs(high)) < _NOISE and not chart.y_ticks:
+        return (x_low, x_high), (0.0 if low >= 0 else -_ZERO_AXIS, _ZERO_AXIS)
     if chart.y_ticks:  # the labels need not lie at the ends, so room is left for text there
-        pad = (high - low) * 0.16 or 1.0
+        pad = 0.6 if chart.y_names else (high - low) * 0.16 or 1.0
         return (x_low, x_high), (low - pad, high + pad)
     if chart.floor is not None and chart.from_floor:
         low = min(low, chart.floor)
@@ -151,6 +169,10 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
     y_ticks = list(chart.y_ticks) or ticks(y_low, y_high, 6 if height > 200 else 4)
     y_step = y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else None
     y_texts = [show(value, chart.unit, y_step) for value in y_ticks]
+    if chart.y_names:
+        most = int(0.42 * width / text_width("n", FONT))
+        y_texts = [cut(name, most) for name in chart.y_names]
+    end_labels = end_labels and len(chart.lines) <= MOST_ENDS
     labels = [line.label for line in chart.lines if line.beside == "end"] if end_labels else []
     left = max(text_width(text, FONT) for text in y_texts) + 12
     margin = max([text_width(text, FONT, bold=True) for text in labels], default=2.0) + 14
@@ -168,6 +190,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         for start, end, css, label in chart.spans
     ]
     x_ticks = chart.x_ticks or ticks(x_low, x_high, 7 if width > 400 else 5)
+    sides = anchors([px(x) for x, _, _ in chart.marks], right)
     lines = [_drawn(line, px, py, 600 if width > 400 else 240) for line in chart.lines]
     beside = list(_beside(chart, px, py, width)) if end_labels else []
     ends = list(_end_labels(chart, px, py, top, bottom, right, width)) if end_labels else []
@@ -183,8 +206,18 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         y_ticks=[(py(y), text) for y, text in zip(y_ticks, y_texts, strict=True)],
         x_ticks=[(px(x), f"{x:,.0f}") for x in x_ticks if x == int(x)],
         spans=[span for span in spans if span[2] > span[1]],
-        names=_phase_names(chart, spans, [px(x) for x, _, _ in chart.marks]),
-        marks=[(px(x), css, label) for x, css, label in chart.marks],
+        cells=_cells(chart.heat, px, py, y_high),
+        names=phase_names(
+            spans,
+            [
+                extent_of(px(x), anchor, label)
+                for (x, _, label), anchor in zip(chart.marks, sides, strict=True)
+            ],
+        ),
+        marks=[
+            (px(x), css, label, anchor)
+            for (x, css, label), anchor in zip(chart.marks, sides, strict=True)
+        ],
         # the first line is the one to see, so it comes on top
         lines=list(reversed(list(enumerate(lines)))),
         beside=beside,
@@ -197,7 +230,9 @@ def describe(chart: Chart) -> str:
     said = []
     for line in chart.lines:
         there = [y for _, y in line.points if y is not None]
-        if line.label and there:
+        if line.label and there and line.words:
+            said.append(f"{line.label}: {', '.join(dict.fromkeys(filter(None, line.words)))}.")
+        elif line.label and there:
             start, end, low, high = (
                 show(value, chart.unit) for value in (there[0], there[-1], min(there), max(there))
             )
@@ -205,27 +240,27 @@ def describe(chart: Chart) -> str:
     return " ".join(said)
 
 
-def _phase_names(
-    chart: Chart, spans: list[tuple[str, float, float, str]], busy: list[float]
-) -> list[tuple[float, str]]:
-    """(x, name) of the phases that have room; all or none, apart from what marks cover.
-
-    A name on some phases and not on others would look like a difference between them.
-    """
-    if not all(b - a > text_width(label, 11) + 8 for _, a, b, label in spans[:-1] or spans):
+def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[int, str]]:
+    """(level, outline of all its rectangles) of each shade."""
+    if heat is None:
         return []
-    names = []
-    for _, a, b, label in spans:
-        half = text_width(label, 11) / 2
-        clear = all(abs(x - (a + b) / 2) > half + 16 for x in busy)
-        if label and clear and b - a > 2 * half:
-            names.append(((a + b) / 2, label))
-    return names
+    return [
+        (
+            level,
+            "".join(
+                f"M{coordinate(px(a))} {coordinate(py(low))}H{coordinate(px(b))}"
+                f"V{coordinate(py(min(high, most)))}H{coordinate(px(a))}Z"
+                for a, b, low, high in boxes
+            ),
+        )
+        for level, boxes in heat.cells()
+    ]
 
 
 def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:
     """A line for the template: corners of its curves as text, its spots as coordinates."""
     # a mean over many steps has no spikes to keep
+    most = len(line.points) + 1 if line.look == "lane" else most  # its gaps are all wanted
     pieces = _pieces(line.points, px, py, most // 2 if line.window > 5 else most)
     spotted = line.look in ("dots", "rings")
     return {
@@ -295,10 +330,15 @@ def _end_labels(
     places = spread([end[0] for end in ends], gap, top + 4, bottom)
     room = max(int((width - edge - 10) / text_width("n", FONT, bold=True)), 8)
     for place, (y, x, index, line) in zip(places, ends, strict=True):
-        text = line.label if len(line.label) <= room else line.label[: room - 1] + "…"
+        text = cut(line.label, room)
         led = abs(place - y) > 5 or edge - x > 8
         yield {"line": index, "css": line.css, "text": text, "x": edge + 9, "y": place + 4,
                "leader": (x + 2, y, edge + 7, place) if led else None}  # fmt: skip
+
+
+def cut(text: str, most: int) -> str:
+    """``text`` with at most so many characters; "…" stands for what is left out."""
+    return text if len(text) <= most else text[: max(most - 1, 0)] + "…"
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from siri_train.terminal.lines import words
+from siri_train.terminal.table import aligned
+
 from .data import interval, number
 from .scale import show
 
@@ -18,13 +21,15 @@ _SPENT = {"trained_tokens": "trained", "train_seconds": "seconds"}
 _SPENT_ON_PAGE = {"trained_tokens": "tokens in training", "train_seconds": "seconds of training"}
 
 
-def summary_table(summary: list[Row]) -> str:
+def summary_table(summary: list[Row], width: int | None = None) -> str:
     """The headline table as Markdown that is also aligned for a terminal.
 
     Args:
         summary: the rows of summary.json. The others are compared with the row named
             ``constant-cap``, or with ``start`` where there is none. Missing, null and NaN values
             are shown as "-".
+        width: columns of the terminal: what is wider is divided, see
+            :func:`siri_train.terminal.table.aligned`; None: one table, for a file.
 
     Returns:
         One line a checkpoint: accuracy in per cent with half its interval, mean response tokens,
@@ -40,7 +45,7 @@ def summary_table(summary: list[Row]) -> str:
     body = []
     for row in summary:
         cells = [
-            " ".join(str(row.get("name", "-")).split()).replace("|", "\\|"),
+            str(row.get("name", "-")),
             _count(row.get("step")),
             accuracy_text(row.get("accuracy"), row.get("accuracy_interval")),
         ]
@@ -57,19 +62,13 @@ def summary_table(summary: list[Row]) -> str:
             ),
         ]
         body.append(cells)
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-
-    def line(cells: list[str]) -> str:
-        first = cells[0].ljust(widths[0])
-        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return "| " + " | ".join([first, *rest]) + " |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [line(head), line(rule), *map(line, body)]
+    breaks = (head.index("accuracy"), head.index("points"))
+    lines = [aligned(head, body, (0,), width, breaks=breaks)]
     if base is not None:
-        lines += ["", f"points, tokens %: change from {base.get('name')}"]
+        note = f"points, tokens %: change from {base.get('name')}"
         if spent:
-            lines[-1] += "; trained, seconds: response tokens and time of training until then"
+            note += "; trained, seconds: response tokens and time of training until then"
+        lines += ["", *([note] if width is None else words("", note, width))]
     return "\n".join(lines)
 
 
@@ -135,11 +134,15 @@ def headline(summary: list[Row]) -> list[Row]:
         text = f"{100 * accuracy:.1f} % right with {_tokens(tokens)} tokens"
         points, share = _points(row, base, "accuracy"), _relative(row, base, "tokens")
         if row is not base and points is not None and share is not None:
-            text += (
-                f", {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
-                f"{base.get('name')}"
-            )
-            text += ", within the intervals," if _overlap(row, base, "accuracy") else ""
+            before = number(base.get("accuracy")) or 0.0
+            if abs(points) < 0.05:
+                text += f", as many as {base.get('name')},"
+            else:
+                text += (
+                    f", {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
+                    f"{base.get('name')} ({100 * before:.1f} % → {100 * accuracy:.1f} %)"
+                )
+                text += ", within the intervals," if _overlap(row, base, "accuracy") else ""
             text += f" and {abs(share):.0f} % {'fewer' if share <= 0 else 'more'} tokens"
         said.append(
             {

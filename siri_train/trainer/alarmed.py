@@ -22,17 +22,6 @@ class Alarmed:
     rows: list[dict[str, Any]] = field(default_factory=list)
     halts: dict[str, Any] | None = None
 
-    def note(self) -> str:
-        """The terminal's words about the rows; empty where there is none."""
-        on = [
-            row["alarm"] + f" (since step {row['since']})" * (row["state"] == "ongoing")
-            for row in self.rows
-            if row["state"] != "cleared"
-        ]
-        over = [row["alarm"] for row in self.rows if row["state"] == "cleared"]
-        notes = [f"ALARM {', '.join(on)}"] * bool(on) + [f"cleared {', '.join(over)}"] * bool(over)
-        return "; ".join(notes)
-
     def halt(self) -> None:
         """End the run if it stops at what is true.
 

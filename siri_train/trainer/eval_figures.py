@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from siri_train.monitor.backtrack import BacktrackCounter
+from siri_train.monitor.token_groups import Counts, TokenGroups
 from siri_train.statistics.intervals import bootstrap, share_intervals
 from siri_train.statistics.pass_at_k import doubled, mean_pass_at
 
@@ -27,7 +27,8 @@ class Graded:
         truncated: the same: truncated at the budget.
         unjudged: ``[questions, samples]``: could not be judged, at the largest budget.
         lengths: ``[questions, samples]``: response tokens at the largest budget.
-        texts: the responses at the largest budget, question by question.
+        words: ``[questions * samples, groups + 1]``: see ``TokenGroups.counts``, at the largest
+            budget, question by question.
     """
 
     budgets: Sequence[int]
@@ -36,7 +37,7 @@ class Graded:
     truncated: Bools
     unjudged: Bools
     lengths: NDArray[np.int64]
-    texts: Sequence[str]
+    words: Counts
 
     def of(self, places: Sequence[int]) -> Graded:
         """The responses to some of the questions."""
@@ -48,24 +49,26 @@ class Graded:
             self.truncated[:, places],
             self.unjudged[places],
             self.lengths[places],
-            [text for q in places for text in self.texts[q * samples : (q + 1) * samples]],
+            self.words.reshape(-1, samples, self.words.shape[1])[places].reshape(
+                -1, self.words.shape[1]
+            ),
         )
 
 
-def figures(graded: Graded, counter: BacktrackCounter) -> dict[str, Any]:
+def figures(graded: Graded, groups: TokenGroups) -> dict[str, Any]:
     """The figures of a set as in ``eval.jsonl``, without its budgets.
 
     Args:
         graded: the responses to the set's questions.
-        counter: of backtracking words.
+        groups: whose words were counted.
 
     Returns:
         Lists with a value for each budget: accuracy (avg@n) with its interval over questions,
         pass@k for k = samples and, by k, for 1, 2, 4, ... samples, mean tokens, truncated share,
         share of the truncated whose answer was right before the cap (None without any). At the
-        largest budget: mean tokens with their interval over questions, backtracking words per 1000
-        tokens, the number of answers that could not be judged. And the numbers of questions and
-        samples.
+        largest budget: mean tokens with their interval over questions, backtracking words and
+        groups of words per 1000 tokens, the number of answers that could not be judged. And the
+        numbers of questions and samples.
     """
     questions, samples = graded.lengths.shape
     shares = graded.right.mean(axis=2)
@@ -73,7 +76,10 @@ def figures(graded: Graded, counter: BacktrackCounter) -> dict[str, Any]:
     passed = [mean_pass_at(samples, counts.tolist(), ks) for counts in graded.right.sum(axis=2)]
     cut = [np.minimum(graded.lengths, budget) for budget in graded.budgets]
     held = graded.correct & graded.truncated
-    lengths = graded.lengths.ravel().tolist()
+    rights: list[bool | None] = graded.right[-1].ravel().tolist()
+    for place in np.flatnonzero(graded.unjudged):
+        rights[place] = None
+    token_groups, backtrack = groups.rates(graded.words, graded.lengths.ravel().tolist(), rights)
     return {
         "accuracy": shares.mean(axis=1).tolist(),
         "accuracy_interval": [list(bounds) for bounds in share_intervals(shares.T)],
@@ -87,7 +93,8 @@ def figures(graded: Graded, counter: BacktrackCounter) -> dict[str, Any]:
         ],
         "tokens": float(graded.lengths.mean()),
         "tokens_interval": list(bootstrap(graded.lengths.mean(axis=1))),
-        "backtrack_per_1k": counter.per_1k(graded.texts, lengths)["backtrack_per_1k"],
+        "backtrack_per_1k": backtrack,
+        "token_groups": token_groups,
         "questions": questions,
         "samples": samples,
         "unjudged": int(graded.unjudged.sum()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +12,8 @@ from siri_train.config.run import RunConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.model.policy import Policy
 from siri_train.model.think_marks import thinking
-from siri_train.monitor.backtrack import BacktrackCounter
 from siri_train.monitor.question_records import QuestionRecord, fingerprint
+from siri_train.monitor.token_groups import TokenGroups
 from siri_train.rewards import Grade, Response, Verifier, grade_responses
 from siri_train.rollout import Completion, Engine, SamplingParams
 from siri_train.trainer.eval_figures import Graded, figures
@@ -43,7 +43,7 @@ class Evaluation:
         engine: samples the responses.
         policy: whose end-of-sequence set and tokenizer are used.
         verifier: as in training.
-        counter: of backtracking words.
+        words: the groups of words that are counted.
     """
 
     config: RunConfig
@@ -51,7 +51,7 @@ class Evaluation:
     engine: Engine
     policy: Policy
     verifier: Verifier
-    counter: BacktrackCounter = field(default_factory=BacktrackCounter)
+    words: TokenGroups
 
     def __call__(
         self,
@@ -96,22 +96,19 @@ class Evaluation:
             return None
         texts = self.policy.decode([c.token_ids for c in completions])
         golds = [question.answer for question in self.questions for _ in range(samples)]
-        lengths = [len(c.token_ids) for c in completions]
-        graded = self._graded(texts, lengths, self._grades(completions, texts, golds))
+        graded = self._graded(completions, self._grades(completions, texts, golds))
         places: dict[str, list[int]] = {}
         for place, question in enumerate(self.questions):
             places.setdefault(question.set, []).append(place)
         of = {name: graded.of(some) for name, some in places.items()}
-        found = {name: figures(part, self.counter) for name, part in of.items()}
+        found = {name: figures(part, self.words) for name, part in of.items()}
         selecting = self.config.eval.select or next(iter(found))
         row: dict[str, Any] = {"budgets": list(budgets), **found[selecting]}
         if "" not in found:
             row |= {"set": selecting, "sets": found}
         return Evaluated(row, [self._record(name, places[name], of[name]) for name in of])
 
-    def _graded(
-        self, texts: Sequence[str], lengths: Sequence[int], at: dict[int, list[Grade]]
-    ) -> Graded:
+    def _graded(self, completions: Sequence[Completion], at: dict[int, list[Grade]]) -> Graded:
         shape = len(self.questions), self.config.eval.samples
         grades = list(at.values())
         return Graded(
@@ -120,8 +117,8 @@ class Evaluation:
             correct=np.reshape([[g.correct for g in each] for each in grades], (-1, *shape)),
             truncated=np.reshape([[g.truncated for g in each] for each in grades], (-1, *shape)),
             unjudged=np.reshape([g.right is None for g in grades[-1]], shape),
-            lengths=np.reshape(lengths, shape).astype(np.int64),
-            texts=texts,
+            lengths=np.reshape([len(c.token_ids) for c in completions], shape).astype(np.int64),
+            words=self.words.counts([c.token_ids for c in completions]),
         )
 
     def _record(self, name: str, places: Sequence[int], graded: Graded) -> QuestionRecord:

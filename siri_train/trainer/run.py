@@ -26,9 +26,8 @@ from siri_train.files import room_needed
 from siri_train.model.packing import Sample
 from siri_train.model.policy import choose_device, load_policy
 from siri_train.model.same_model import require_same_model
-from siri_train.monitor.backtrack import BacktrackCounter
-from siri_train.monitor.live import evaluation_lines, figures
-from siri_train.monitor.progress import Progress
+from siri_train.monitor.token_groups import Rates, TokenGroups
+from siri_train.monitor.training import TrainingProgress
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.rollout.build import build_engine
 from siri_train.rollout.collect import Collector, questions_per_step
@@ -103,14 +102,16 @@ class Run:
         wanted = config.train.rehearse
         if wanted == "always" or (wanted == "auto" and self.policy.device.type == "cuda"):
             rehearse(self.policy, self.optimizer, config, self.reference)
-        self.counter = BacktrackCounter()
+        self.words = TokenGroups(self.policy.tokenizer, config.monitor.token_groups)
         self.folder = RunFolder(config, self.schedule, self.end)
         with ExitStack() as opened:  # what is open is closed again if anything below fails
             self._open_sampling(checked, opened)
             self.folder.prepare(self.reference, begins=source is None)
             opened.callback(self.folder.close)
-            self.progress = Progress(config.name, config.train.steps, self.start_step)
+            tokens = self.end.tokens
+            self.progress = TrainingProgress(config, self.schedule, self.start_step, tokens)
             opened.callback(self.progress.close)
+            self.progress.recall(self.dir / "metrics.jsonl", self.folder.evals)
             self._opened = opened.pop_all()
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)
@@ -147,7 +148,7 @@ class Run:
             ahead_of = self.start_step + (self.rollouts.next is not None)
             self.memory.restore(load_memory(self.source), ahead_of, config.name)
         self.evaluation = Evaluation(
-            config, checked.eval_questions, self.engine, policy, self.verifier, self.counter
+            config, checked.eval_questions, self.engine, policy, self.verifier, self.words
         )
         prompts = [question.prompt_ids for question in checked.train_questions]
         self.probe = SyncProbe(self.engine, policy, config, prompts)
@@ -242,20 +243,22 @@ class Run:
             AlarmHalt: an alarm that the run stops at.
             Stopped: see :meth:`after_step`.
         """
+        token_groups, backtrack = self._words(batch)
         row = step_metrics(
             step=batch.step,
             schedule=self.schedule,
             batch=batch,
             stats=stats,
             lr=self.optimizer.param_groups[0]["lr"],
-            backtrack_per_1k=self._backtracking(batch),
+            backtrack_per_1k=backtrack,
             form=response_form(batch, self.config.reward.think),
             time_train=seconds,
+            token_groups=token_groups,
             probe_logprob_diff=probed,
         )
         self.end.add(batch)
         self.record(row, batch.alarms(self.config.monitor.alarms))
-        self.folder.write_samples(batch)
+        self.folder.write_samples(batch, self.words.text)
         self.after_step(batch.step + 1, self.rollouts.state())
 
     def record(self, row: dict[str, Any], raised: Sequence[dict[str, Any]] = ()) -> None:
@@ -271,8 +274,7 @@ class Run:
         if self.schedule.kind.observe is not None:
             self.schedule.observe(on_main(dict, row))  # times differ between ranks
         alarmed = self.folder.append_metrics(row, raised)
-        progress = row["step"] + 1, alarmed.note(), figures(row, self.folder.evals)
-        self.progress.update(*progress)
+        self.progress.step(row, self.folder.evals, alarmed.rows, self.folder.alarms.ongoing())
         alarmed.halt()
 
     def after_step(self, done: int, rollouts: dict[str, Any] | None = None) -> None:
@@ -329,11 +331,12 @@ class Run:
         """Write ``summary.json`` and the report."""
         self.folder.finish(supervised=self.start is not None)
 
-    def _backtracking(self, batch: RolloutBatch) -> float:
-        """Backtracking words ("wait", "hold on") per 1000 response tokens."""
-        texts = [text for group in batch.seen for text in group.texts]
-        lengths = [len(c.token_ids) for group in batch.seen for c in group.completions]
-        return self.counter.per_1k(texts, lengths)["backtrack_per_1k"]
+    def _words(self, batch: RolloutBatch) -> tuple[Rates, float]:
+        """Groups of words per 1000 response tokens, and those of ``backtrack_per_1k``."""
+        responses = [c.token_ids for group in batch.seen for c in group.completions]
+        rights = [grade.right for group in batch.seen for grade in group.grades]
+        counts = self.words.counts(responses)
+        return self.words.rates(counts, [len(ids) for ids in responses], rights)
 
     def _save(self, done: int, rollouts: dict[str, Any] | None) -> Path:
         """The checkpoint after ``done`` steps, written if it is not there yet."""
@@ -389,8 +392,5 @@ class Run:
             raise AssertionError("an evaluation ended without a request to stop")
         row = {"step": step, "name": name, **found.row}
         alarmed = self.folder.append_evaluation(row, found.records)
-        for line in evaluation_lines(row):
-            print(f"{self.config.name}: evaluation at step {step}: {line}", flush=True)
-        if note := alarmed.note():
-            print(f"{self.config.name}: evaluation at step {step}: {note}", flush=True)
+        self.progress.evaluated(row, alarmed.rows)
         return alarmed

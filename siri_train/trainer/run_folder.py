@@ -18,13 +18,16 @@ from siri_train.files import append_record, replace_text
 from siri_train.monitor import alarms
 from siri_train.monitor.alarms.history import MOST_ROWS, READ_AGAIN, kept
 from siri_train.monitor.alarms.state import AlarmState
+from siri_train.monitor.backtrack import WordCounter
+from siri_train.monitor.progress import say
 from siri_train.monitor.question_records import FILE as QUESTIONS
 from siri_train.monitor.question_records import QuestionRecord, of_questions
 from siri_train.monitor.run_logs import keep_records, of_evaluation, of_metrics, reported
 from siri_train.monitor.trackers import Trackers
-from siri_train.report import write_report
+from siri_train.report import changes, summary_table, write_report
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.schedule import LengthSchedule
+from siri_train.terminal.lines import terminal_width
 from siri_train.trainer.alarmed import Alarmed
 from siri_train.trainer.reference_model import Reference, write_record
 from siri_train.trainer.run_end import RunEnd
@@ -106,10 +109,10 @@ class RunFolder:
         """Whether there is an evaluation after ``step`` steps."""
         return any(row["step"] == step for row in self.evals)
 
-    def write_samples(self, batch: RolloutBatch) -> None:
-        """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``."""
+    def write_samples(self, batch: RolloutBatch, words: WordCounter) -> None:
+        """Write some of a step's responses to ``rollouts/step_XXXXXX.jsonl``, words marked."""
         if distributed.is_main():
-            write_samples(self.dir / "rollouts", batch, self.config.monitor, self.end.over)
+            write_samples(self.dir / "rollouts", batch, self.config.monitor, words, self.end.over)
 
     def after_checkpoint(self, done: int) -> None:
         """Name the checkpoint in the manifest, delete old ones, write the report."""
@@ -212,6 +215,7 @@ class RunFolder:
         rows = self.alarms.update(step, found, on)
         for row in rows:
             append_record(self.dir / "alarms.jsonl", row)
+        self.trackers.log_alarms(rows, self.alarms.ongoing(), step + 1)
         monitor = self.config.monitor
         halts = [a for a in found if monitor.halt_on_alarm or a["alarm"] in monitor.halt_on]
         return Alarmed(rows, halts[0] if halts else None)
@@ -238,6 +242,7 @@ class RunFolder:
         ends = self._ends(steps)
         entries = summary(self.config, self.evals, ends, done=steps, supervised=supervised)
         write_json(self.dir / "summary.json", entries)
+        say(["", summary_table(entries, terminal_width()), "", *changes(entries), ""])
         print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
 
     def _ends(self, done: int) -> list[dict[str, Any]]:

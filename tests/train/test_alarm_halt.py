@@ -149,14 +149,7 @@ def test_halt_on_of_the_command_line(
     assert "did you mean always?" in capsys.readouterr().err
 
 
-def test_the_terminal_names_what_is_new() -> None:
-    def of(name: str, state: str) -> dict[str, Any]:
-        return {"alarm": name, "state": state, "since": 7}
-
-    assert Alarmed().note() == ""
-    assert Alarmed([of("a", "raised")]).note() == "ALARM a"
-    told = Alarmed([of("a", "raised"), of("b", "ongoing"), of("c", "cleared")]).note()
-    assert told == "ALARM a, b (since step 7); cleared c"
+def test_without_an_alarm_nothing_ends() -> None:
     Alarmed().halt()
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siri_train.monitor.backtrack import GROUPS, BacktrackCounter
+from siri_train.monitor.backtrack import BACKTRACK, GROUPS, WordCounter
+
+KINDS = {
+    "backtrack": BACKTRACK,
+    "alternatives": GROUPS["alternatively"],
+    "deduction": (*GROUPS["so"], *GROUPS["compute"]),
+}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +26,7 @@ from siri_train.monitor.backtrack import GROUPS, BacktrackCounter
     ],
 )
 def test_counts(text, backtrack, alternatives, deduction):
-    counts = BacktrackCounter().counts(text)
+    counts = WordCounter(KINDS).counts(text)
     assert counts == {
         "backtrack": backtrack,
         "alternatives": alternatives,
@@ -30,40 +34,27 @@ def test_counts(text, backtrack, alternatives, deduction):
     }
 
 
-def test_per_1k_is_pooled_over_tokens():
-    rates = BacktrackCounter().per_1k(["wait wait", "hold on", "none"], [10, 10, 480])
-    assert rates == {"backtrack_per_1k": 6.0, "alternatives_per_1k": 0.0, "deduction_per_1k": 0.0}
-
-
-def test_no_tokens_is_nan():
-    assert all(math.isnan(rate) for rate in BacktrackCounter().per_1k([], []).values())
-    assert math.isnan(BacktrackCounter().per_1k([""], [0])["backtrack_per_1k"])
-
-
 def test_own_groups():
-    counter = BacktrackCounter({"check": ["check", "check again"], "c++": ["c++"]})
+    counter = WordCounter({"check": ["check", "check again"], "c++": ["c++"]})
     assert counter.counts("check again, check; C++ code") == {"check": 2, "c++": 1}
 
 
 def test_default_groups_are_the_papers():
-    assert GROUPS["backtrack"] == ("wait", "hold on")
+    words = [word for group in GROUPS.values() for word in group]
+    assert words == ["wait", "hold on", "alternatively", "so", "compute"]
+    assert set(BACKTRACK) < set(words)
 
 
 @given(st.lists(st.sampled_from(["Wait", "hold on", "x", "ok."]), max_size=30))
 def test_counting_agrees_with_a_plain_loop(words):
     text = "; ".join(words)
-    assert BacktrackCounter().counts(text)["backtrack"] == sum(
+    assert WordCounter(KINDS).counts(text)["backtrack"] == sum(
         w in ("Wait", "hold on") for w in words
     )
 
 
 def test_refusals():
-    counter = BacktrackCounter()
-    with pytest.raises(ValueError, match="token_counts: got 1 counts for 2 texts"):
-        counter.per_1k(["a", "b"], [1])
-    with pytest.raises(ValueError, match="token_counts: got -1"):
-        counter.per_1k(["a"], [-1])
     with pytest.raises(ValueError, match=r"groups\['x'\]"):
-        BacktrackCounter({"x": [" "]})
+        WordCounter({"x": [" "]})
     with pytest.raises(ValueError, match=r"groups\['x'\]"):
-        BacktrackCounter({"x": "wait"})
+        WordCounter({"x": "wait"})

@@ -112,8 +112,12 @@ def test_points_front_and_tests_by_hand(tmp_path: Path, rng: np.random.Generator
 
 
 def test_json_and_text_say_the_same(
-    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    rng: np.random.Generator,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # tables in one piece
     siri = write(tmp_path / "siri", rng, SIRI)
     write(tmp_path / "constant", rng, CONTROL)
     runs = [str(tmp_path / "siri"), str(tmp_path / "constant")]

@@ -273,7 +273,13 @@ def compare(folder: Path, run: str) -> None:
     assert len(ours) == len(theirs) == 4
     for row, want in zip(ours, theirs, strict=True):
         assert row["phase"] == want["phase"]
-        for key in want.keys() - {*MEASURED, "peak_memory_gb", "phase"}:
+        # Counted over the responses of all ranks.
+        assert row["response_len_hist"] == want["response_len_hist"]
+        for group, rates in want["token_groups"].items():
+            assert row["token_groups"][group] == pytest.approx(rates), group
+        apart_from = {*MEASURED, "peak_memory_gb", "phase", "ranks"}
+        apart_from |= {"response_len_hist", "token_groups"}
+        for key in want.keys() - apart_from:
             if want[key] is None:  # nothing went through the model
                 assert row[key] is None, key
             else:

@@ -13,6 +13,7 @@ import pytest
 
 from siri_train.config.recipe import parse_config
 from siri_train.data.sources import EncodedQuestion
+from siri_train.monitor.token_groups import TokenGroups
 from siri_train.rewards import make_verifier
 from siri_train.rollout import Completion, SamplingParams
 from siri_train.trainer.evaluate import Evaluated, Evaluation
@@ -80,7 +81,8 @@ def evaluated(
         ],
     )
     engine, verifier = Scripted(script), make_verifier("exact")
-    found = Evaluation(config, questions, engine, policy, verifier)()  # type: ignore[arg-type]
+    words = TokenGroups(SimpleNamespace(decode=lambda ids, **_: "wait" if ids[0] else ""))
+    found = Evaluation(config, questions, engine, policy, verifier, words)()  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -121,6 +123,9 @@ def test_counts_by_hand() -> None:
     assert row["tokens"] == (4 + 9 + 4 + 20) / 4
     assert row["truncated_frac"] == [0.5, 0.25]
     assert row["backtrack_per_1k"] == pytest.approx(1000 * 3 / 37)
+    wait = row["token_groups"]["wait"]  # the last is cut at 20, and wrong only with "zero"
+    assert wait == pytest.approx({"all": 1000 * 3 / 37, "right": 1000 * 3 / 33, "wrong": 0.0})
+    assert strict["token_groups"]["wait"]["wrong"] == pytest.approx(1000 / 24)
 
 
 def random_script(rng: random.Random, questions: int, samples: int) -> Script:

@@ -221,5 +221,5 @@ def test_hostile_text_runs_nothing(demo: Path) -> None:
         at(plot('Cap and response length'), 0.5, 'pointermove'); out.tip = $('#tip').textContent;
         out.tags = $('#tip').querySelectorAll('script').length;
     """)  # fmt: skip
-    assert out["scripts"] == 4 and out["bad"] == 0 and out["tags"] == 0
+    assert out["scripts"] == 5 and out["bad"] == 0 and out["tags"] == 0
     assert "a<b>&'\" {{ 7*7 }} <!--" in out["tip"]

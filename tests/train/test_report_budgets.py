@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from siri_train.report import write_report
-from siri_train.report.budgets import budget_chart
+from siri_train.report.budgets import budget_chart, budget_table, methods
 from siri_train.report.data import read_run_folder
+from tests.train.report_content import BUDGETS, write_folder
 from tests.train.report_page import check, jsonl, make_demo
 
 
@@ -66,7 +68,8 @@ def test_without_a_summary_the_latest_of_each_name(demo: Path) -> None:
     rows = [curve(rng, step, "siri-low", [4, 8, 12, 16]) for step in (15, 45)]
     jsonl(demo / "siri" / "eval.jsonl", [*rows, curve(rng, 50, None, [4, 8, 12, 16])])
     chart = budget_chart(read_run_folder(demo))
-    assert chart is not None and [line.label for line in chart.lines] == ["siri-low"]
+    assert chart is not None
+    assert [line.label for line in chart.lines] == ["siri-low", "SIRI, step 50"]
     assert [y for _, y in chart.lines[0].points] == rows[1]["accuracy"]
 
 
@@ -98,3 +101,62 @@ def test_odd_rows_leave_gaps(demo: Path) -> None:
         ("odd", [(4.0, 0.1), (8.0, None), (12.0, None)], [(4.0, 0.0, 0.2)])
     ]
     check(write_report(demo))
+
+
+@pytest.mark.parametrize("seed", [time.time_ns() + k for k in range(3)])
+def test_all_methods_and_the_best_at_each_budget(seed: int, tmp_path: Path) -> None:
+    write_folder(tmp_path, seed)
+    folder = read_run_folder(tmp_path)
+    found = methods(folder)
+    names = [one.name for one in found]
+    assert names == ["start", "siri-low", "siri-high", "constant, step 60", "short, step 60"], seed
+    chart = budget_chart(folder)
+    assert chart is not None and [line.label for line in chart.lines] == names, seed
+    table = budget_table(found)
+    assert [line["budget"] for line in table] == [str(budget) for budget in BUDGETS], seed
+    for place, line in enumerate(table):
+        shares = {one.name: one.points[place][1] for one in found}
+        assert shares[line["name"]] == max(shares.values()), seed  # type: ignore[type-var]
+        best = next(one for one in found if one.name == line["name"])
+        for other in found:
+            if other is best:
+                continue
+            assert best.record is not None and other.record is not None
+            both = zip(best.record.right[place], other.record.right[place], strict=True)
+            gaps = [a - b for a, b in both]
+            mean = sum(gaps) / len(gaps)
+            spread = (sum((g - mean) ** 2 for g in gaps) / (len(gaps) - 1) / len(gaps)) ** 0.5
+            close = mean <= 1.96 * spread
+            assert (other.name in line["close"]) == close, (seed, place, other.name)
+    text = re.sub(r"\s+", " ", check(write_report(tmp_path)).text)
+    for line in table:
+        close = "; ".join(line["close"]) or "none"
+        assert f"{line['budget']} {line['name']} {line['accuracy']} {close}" in text, seed
+
+
+def test_without_records_of_questions_intervals_are_compared(tmp_path: Path) -> None:
+    write_folder(tmp_path, 5)
+    for path in tmp_path.glob("*/eval_questions.jsonl"):
+        path.unlink()
+    found = methods(read_run_folder(tmp_path))
+    for line in budget_table(found):
+        budget = float(line["budget"])
+        best = next(one for one in found if one.name == line["name"])
+        for other in found:
+            bounds = best.bounds(budget), other.bounds(budget)
+            if other is not best and None not in bounds:
+                overlap = bounds[1][1] >= bounds[0][0]  # type: ignore[index]
+                assert (other.name in line["close"]) == overlap
+
+
+def test_an_entry_without_a_run_is_found_by_its_figures(tmp_path: Path) -> None:
+    write_folder(tmp_path, 7)
+    summary = []
+    for name in ("siri", "constant"):  # as the page of several runs has them
+        row = [json.loads(line) for line in (tmp_path / name / "eval.jsonl").open()][-1]
+        summary.append({"name": f"{name} last", "step": row["step"], "budgets": BUDGETS,
+                        "accuracy_at": row["accuracy"]})  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    found = methods(read_run_folder(tmp_path))
+    assert [one.name for one in found] == ["siri last", "constant last", "short, step 60"]
+    assert all(one.record is not None for one in found)

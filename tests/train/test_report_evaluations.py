@@ -12,8 +12,9 @@ from siri_train.cli import main
 from siri_train.commands.compare import compare
 from siri_train.report import write_report
 from siri_train.report.data import read_run_folder
-from siri_train.report.eval_table import aligned, evaluation_table
+from siri_train.report.eval_table import evaluation_table
 from siri_train.report.evaluations import evaluations
+from siri_train.terminal.table import aligned
 from siri_train.train import train
 from tests.train.report_page import check, jsonl
 
@@ -92,6 +93,8 @@ def test_table_of_an_evaluation_by_hand() -> None:
     assert "|  2,048 | 50.0 % ± 10.0 | 75.0 % |     1,234.5 |     0.0 % | 1,000 x 2 |" in text
     both = evaluation_table({"budgets": [8, 2048], "samples": 2, **one, "sets": {"a": one}})
     assert [line.split()[1] for line in both.splitlines()[2:]] == ["a", "a"]
+    narrow = evaluation_table({"budgets": [8, 2048], "samples": 2, **one, "sets": {"a": one}}, 60)
+    assert max(map(len, narrow.splitlines())) <= 60 and narrow.count("| a   |") == 4
     assert aligned(["a|b"], [["c"]], left=(0,)) == "| a\\|b |\n| ---- |\n| c    |"
 
 

@@ -80,6 +80,7 @@ OTHER = {
     "monitor.halt_on": ["grad-norm-spike"],
     "train.betas": [0.8, 0.9],
     "eval.budgets": [16, 24],
+    "monitor.token_groups": {"doubt": ["maybe"]},
     "loss.objective": "sapo",
     "loss.dual_clip": 3.0,
     "loss.delta": 3.0,

@@ -35,9 +35,11 @@ LEFT_OUT = {
     "checkpoint.best": "verl keeps no best checkpoint",
     "checkpoint.lag_window": "verl's lengths are not looked at; checkpoint.lag is known there",
     "eval.select": "verl keeps no best checkpoint",
+    "monitor.token_groups": "verl counts no words",
     "monitor.alarms": "the alarms are part of siri-train's loop",
     "monitor.rollouts_every": "verl dumps all rollouts or none: trainer.rollout_data_dir",
     "monitor.rollouts_kept": "verl dumps all rollouts or none: trainer.rollout_data_dir",
+    "monitor.price_per_gpu_hour": "the page of siri-train alone shows what a run cost",
 }
 
 

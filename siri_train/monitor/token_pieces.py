@@ -1,0 +1,125 @@
+"""The text of each token of a vocabulary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+_LOST = "\ufffd"
+"""Decoding shows it for bytes that are no whole character."""
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A vocabulary's tokens as they stand in the middle of a text.
+
+    Args:
+        texts: by id. Special tokens and ids that no token has are ``None``.
+        partial: by id, the bytes of the tokens that begin or end within a character, and of all
+            single bytes to which a vocabulary falls back.
+        strict: whether bytes that are no text together show as nothing but lost bytes.
+    """
+
+    texts: list[str | None]
+    partial: dict[int, bytes]
+    strict: bool
+
+    def joined(self, ids: Sequence[int]) -> str:
+        """The text of tokens of ``partial``, one behind the other."""
+        raw = b"".join(self.partial[i] for i in ids)
+        if self.strict and not _whole(raw):
+            return _LOST * len(raw)
+        return raw.decode(errors="replace")
+
+
+def token_pieces(tokenizer: Any) -> Pieces | None:
+    """The text of every token, whatever the kind of tokenizer: what it adds behind another token.
+
+    A token that is decoded alone may look different: SentencePiece drops its blank, WordPiece
+    shows the marks of a continued word.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+
+    Returns:
+        None where the tokenizer does not show its vocabulary, or joins tokens in a way of its own.
+    """
+    try:
+        vocabulary = dict(tokenizer.get_vocab())
+        special = set(map(int, tokenizer.all_special_ids))
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    special |= {int(i) for i, token in added.items() if getattr(token, "special", False)}
+    by_id = {int(i): token for token, i in vocabulary.items()}
+    ids = sorted(by_id.keys() - special)
+    texts: list[str | None] = [None] * (max(by_id, default=-1) + 1)
+    anchor = _anchor(tokenizer, by_id, ids)
+    if anchor is None:
+        return None
+    before, alone = anchor
+    partial: dict[int, bytes] = {}
+    for i, text in zip(ids, _decoded(tokenizer, [[before, i] for i in ids]), strict=True):
+        if not text.startswith(alone):
+            return None
+        texts[i] = text[len(alone) :]
+        if _LOST in text:
+            raw = _bytes(by_id[i])
+            if raw is not None and not _whole(raw):
+                partial[i] = raw
+    strict = any(_BYTE.fullmatch(by_id[i]) for i in partial)
+    if strict:
+        partial |= {i: raw for i in ids if _BYTE.fullmatch(by_id[i]) and (raw := _bytes(by_id[i]))}
+    return Pieces(texts, partial, strict)
+
+
+def _anchor(tokenizer: Any, by_id: dict[int, str], ids: list[int]) -> tuple[int, str] | None:
+    """A token that others can stand behind, and its text: a digit or a letter, if there is one."""
+    plain = (i for i in ids if by_id[i].strip("\u0120\u2581 ").isalnum())
+    for i in [*islice(plain, 50), *ids[:50]]:
+        (alone,) = _decoded(tokenizer, [[i]])
+        twice = _decoded(tokenizer, [[i, i]])[0]
+        if alone.strip() and _LOST not in alone and twice.startswith(alone) and twice != alone:
+            return i, alone
+    return None
+
+
+def _decoded(tokenizer: Any, rows: list[list[int]]) -> list[str]:
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None:
+        return fast.decode_batch(rows, skip_special_tokens=False)
+    return [
+        tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for row in rows
+    ]
+
+
+def _bytes(token: str) -> bytes | None:
+    """The bytes of a token of a byte-level vocabulary, or of a byte that another falls back to."""
+    byte = _BYTE.fullmatch(token)
+    if byte:
+        return bytes([int(byte[1], 16)])
+    values = [_BYTE_OF.get(char) for char in token]
+    return None if None in values else bytes(value for value in values if value is not None)
+
+
+def _whole(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters by which byte-level vocabularies show bytes (GPT-2's table)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in set(shown)]
+    return {chr(byte): byte for byte in shown} | {chr(256 + n): b for n, b in enumerate(hidden)}
+
+
+_BYTE_OF = _byte_letters()

@@ -1,0 +1,141 @@
+"""The page's two tables of costs: a line a run, and a line a run and phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .costs import PHASES, Cost, RunCost, costs, device
+from .data import RunFolder
+from .held_out import best_control
+from .scale import show
+
+Values = dict[str, Any]
+
+_NONE = "–"
+
+
+def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
+    """The costs for the template.
+
+    Args:
+        folder: as it was read.
+        chosen: the runs' colour classes by name.
+
+    Returns:
+        ``runs`` and ``phases``, each with ``head`` and ``lines``; ``notes`` in words. None without
+        records of steps.
+    """
+    found = costs(folder)
+    if not found:
+        return None
+    paid = any(one.price is not None for one in found)
+    kinds = {device(one.run) for one in found}
+    unit = {"gpu": "GPU hours", "cpu": "process hours"}.get(next(iter(kinds)), "hours")
+    unit = unit if len(kinds) == 1 else "hours"
+    control = best_control(folder)
+    money = ["money"] if paid else []
+    point = ["tokens / point", "s / point", *(["money / point"] if paid else [])]
+    runs = {
+        "head": ["run", "steps", "tokens", "sampling", "updates", unit, *money, "gained",
+                 *point],
+        "lines": [
+            {
+                "css": chosen[one.run.name],
+                "cells": [one.run.label, f"{one.whole.steps:,}", *_amounts(one.whole, paid),
+                          _points(one.gained), *_each(one.whole, one.gained, paid)],
+            }
+            for one in found
+        ],
+    }  # fmt: skip
+    phases = {
+        "head": ["run", "phase", "steps", "tokens", "sampling", "updates", unit, *money,
+                 "accuracy"],
+        "lines": [
+            {
+                "css": chosen[one.run.name],
+                "cells": [one.run.label, phase, f"{one.phases[phase].steps:,}",
+                          *_amounts(one.phases[phase], paid), _points(one.changes.get(phase))],
+            }
+            for one in found for phase in PHASES if phase in one.phases
+        ],
+    }  # fmt: skip
+    reached = [_reached(one, paid) for one in found] if control is not None else []
+    return {
+        "runs": runs,
+        "phases": phases if any(len(one.phases) > 1 for one in found) else None,
+        "control": control[1].label if control is not None else "",
+        "goal": f"{100 * (control[1].evals[-1].best or 0):.1f} %" if control is not None else "",
+        "reached": reached,
+        "notes": _notes(found, paid, unit),
+    }
+
+
+def _amounts(cost: Cost, paid: bool) -> list[str]:
+    cells = [show(cost.tokens, "tokens"), _time(cost.rollout), _time(cost.train)]
+    cells.append(f"{cost.hours:,.3g}" if cost.hours < 1000 else f"{cost.hours:,.0f}")
+    return [*cells, *([_money(cost.money)] if paid else [])]
+
+
+def _each(cost: Cost, gained: float | None, paid: bool) -> list[str]:
+    """Amounts for a point of accuracy; none where nothing was gained."""
+    if gained is None or gained <= 0:
+        return [_NONE] * (3 if paid else 2)
+    points = 100 * gained
+    cells = [show(cost.tokens / points, "tokens"), f"{cost.seconds / points:,.3g}"]
+    each = None if cost.money is None else cost.money / points
+    return [*cells, *([_money(each)] if paid else [])]
+
+
+def _reached(one: RunCost, paid: bool) -> str:
+    if one.reached is None:
+        return f"{one.run.label}: in none of its evaluations"
+    cost, evaluation = one.reached
+    text = f"{one.run.label}: after {evaluation.step:,} steps, {show(cost.tokens, 'tokens')} tokens"
+    text += f" and {_time(cost.seconds)}"
+    return text + (f", {_money(cost.money)} in money" if paid and cost.money is not None else "")
+
+
+def _notes(found: list[RunCost], paid: bool, unit: str) -> list[str]:
+    notes = [
+        "Tokens are response tokens sampled in training, also those thrown away. Hours are seconds "
+        "of sampling and updates times the processes of the run; evaluations, checkpoints and the "
+        "supervised stage are in none of these figures, as their times are not recorded."
+    ]
+    if unit == "hours":
+        notes.append("An hour is one of a GPU; of a run without a GPU it is one of a process.")
+    if not paid:
+        notes.append(
+            "Money is not shown: the recipe's monitor.price_per_gpu_hour is null. Set it, or write "
+            "it into the run's config.yaml, and write the page anew (siri-train report RUN)."
+        )
+    elif unit == "process hours":
+        notes.append("The price is of a process hour: the runs used no GPU.")
+    if paid and any(one.price is None for one in found):
+        names = ", ".join(one.run.label for one in found if one.price is None)
+        notes.append(f"Without a price, so without money: {names}.")
+    if not all(one.ranks for one in found):
+        notes.append(
+            f"Records of older versions do not say how many processes ran: one is assumed, so the "
+            f"{unit} of a run on several are too few."
+        )
+    gaps = [f"{one.run.label} {one.whole.gaps:,}" for one in found if one.whole.gaps]
+    if gaps:
+        notes.append(f"Steps without tokens or seconds, counted as 0: {', '.join(gaps)}.")
+    return notes
+
+
+def _time(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:,.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def _money(value: float | None) -> str:
+    return _NONE if value is None else f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _points(change: float | None) -> str:
+    if change is None:
+        return _NONE
+    return f"{100 * change:+.1f} points".replace("-", "−", 1)

@@ -1,0 +1,159 @@
+"""Two evaluations compared: the difference of their accuracy with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
+
+from siri_train.report.data import Evaluation
+from siri_train.statistics.paired import paired_test
+
+from .subject import Subject
+
+HELD = 0.02
+"""Accuracy that has fallen by less than this share, at the interval's lower end, has held."""
+ALPHA = 0.05
+DRAWS, FLIPS = 1000, 4000
+"""Draws of the paired test: a verdict has many tests."""
+
+Said = Literal["rose", "fell", "held", "not told apart"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one evaluation less that of another.
+
+    Args:
+        value: a share.
+        low: lower bound of its 95 % interval.
+        high: upper bound.
+        p_value: of no difference; after `corrected` Holm's.
+        paired: question by question; else from the two intervals.
+        questions: how many, where that is known.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    paired: bool
+    questions: int | None
+
+    @property
+    def said(self) -> Said:
+        """The difference in words: "rose" and "fell" are claims, "held" excludes a larger fall."""
+        if self.p_value < ALPHA and self.low > 0:
+            return "rose"
+        if self.p_value < ALPHA and self.high < 0:
+            return "fell"
+        return "held" if self.low >= -HELD else "not told apart"
+
+
+def accuracy_at(one: Evaluation, budget: int) -> tuple[float, tuple[float, float] | None] | None:
+    """Accuracy and its interval at a budget; None where it is unknown.
+
+    Args:
+        one: an evaluation on one set.
+        budget: tokens.
+    """
+    if budget not in one.budgets:
+        return None
+    place = one.budgets.index(budget)
+    value = one.accuracy[place]
+    return None if value is None else (value, one.intervals[place])
+
+
+def difference(
+    subject: Subject,
+    one: Evaluation,
+    other: Subject,
+    two: Evaluation,
+    budget: int,
+    *,
+    quick: bool = False,
+) -> Difference | None:
+    """``one`` less ``two`` at a budget.
+
+    Paired by question where both runs recorded the same questions; else from the two intervals
+    (the MOVER method), which is wider as it does not know that the questions are the same.
+
+    Args:
+        subject: the run of ``one``.
+        one: an evaluation on one set.
+        other: the run of ``two``.
+        two: an evaluation on the same set.
+        budget: tokens.
+        quick: with fewer draws, for one of many candidates.
+
+    Returns:
+        None where an accuracy or an interval is unknown, or the sets differ.
+    """
+    a, b = accuracy_at(one, budget), accuracy_at(two, budget)
+    if a is None or b is None or one.set != two.set:
+        return None
+    records = [run.records.get((of.step, of.set)) for run, of in ((subject, one), (other, two))]
+    first, second = records
+    if (
+        first is not None
+        and second is not None
+        and first.fingerprint == second.fingerprint
+        and budget in first.budgets
+        and budget in second.budgets
+    ):
+        test = paired_test(
+            first.shares(first.budgets.index(budget)),
+            second.shares(second.budgets.index(budget)),
+            draws=DRAWS // 4 if quick else DRAWS,
+            flips=FLIPS // 4 if quick else FLIPS,
+        )
+        if abs(test.difference - (a[0] - b[0])) < 1e-6:  # the two files agree
+            low, high = _not_empty(test.low, test.high, test.difference, a, b)
+            return Difference(test.difference, low, high, test.p_value, True, test.questions)
+    return _unpaired(a, b, one.questions)
+
+
+def corrected(found: Sequence[Difference]) -> list[Difference]:
+    """With Holm's p-values: at most one claim in 20 such lists is false where nothing differs.
+
+    Args:
+        found: all comparisons of a verdict.
+    """
+    order = sorted(range(len(found)), key=lambda place: found[place].p_value)
+    result = list(found)
+    highest = 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, found[place].p_value * (len(found) - rank)))
+        result[place] = replace(found[place], p_value=highest)
+    return result
+
+
+Known = tuple[float, "tuple[float, float] | None"]
+
+
+def _unpaired(a: Known, b: Known, questions: int | None) -> Difference | None:
+    (p, of_p), (q, of_q) = a, b
+    if of_p is None or of_q is None:
+        return None
+    value = p - q
+    low = value - math.hypot(p - of_p[0], of_q[1] - q)
+    high = value + math.hypot(of_p[1] - p, q - of_q[0])
+    side = value - low if value > 0 else high - value
+    if value == 0:
+        p_value = 1.0
+    elif side <= 0:
+        p_value = 0.0
+    else:
+        normal = NormalDist()
+        p_value = 2 * (1 - normal.cdf(abs(value) / side * normal.inv_cdf(0.975)))
+    return Difference(value, low, high, p_value, False, questions)
+
+
+def _not_empty(low: float, high: float, value: float, a: Known, b: Known) -> tuple[float, float]:
+    """The bootstrap of answers that are all the same is empty: then the wider interval counts."""
+    if high > low:
+        return low, high
+    wide = _unpaired(a, b, None)
+    return (low, high) if wide is None else (min(wide.low, value), max(wide.high, value))

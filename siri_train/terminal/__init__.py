@@ -1,0 +1,1 @@
+"""Text for a terminal: widths, line breaks, tables, encodings."""

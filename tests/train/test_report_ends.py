@@ -1,0 +1,150 @@
+"""Accuracy at the ends of cycles, the entropy's band, and what is said instead of drawn."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from siri_train.report import write_report
+from siri_train.report.charts import colours, figures, quiet
+from siri_train.report.data import read_run_folder
+from siri_train.report.entropy_band import entropy_band, outside
+from siri_train.report.held_out import ends_chart
+from siri_train.report.svg import extent
+from tests.train.report_content import write_folder, write_run
+from tests.train.report_page import check, evaluation, jsonl, make_demo
+
+SEEDS = [time.time_ns() + k for k in range(4)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ends_are_those_of_the_logs(seed: int, tmp_path: Path) -> None:
+    write_folder(tmp_path, seed)
+    rows = {
+        name: [json.loads(line) for line in (tmp_path / name / "eval.jsonl").open()]
+        for name in ("siri", "constant", "short")
+    }
+    page = check(write_report(tmp_path))
+    chart = next(c for c in page.data["charts"] if c["title"].startswith("Accuracy at both ends"))
+    lines = {line["label"]: line for line in chart["lines"]}
+    first = min(r["step"] for r in rows["siri"] if r["name"] in ("siri-low", "siri-high"))
+    best = max(("constant", "short"), key=lambda name: rows[name][-1]["accuracy"][-1])
+    for label, wanted in (
+        ("compressed", [r for r in rows["siri"] if r["name"] == "siri-low"]),
+        ("expanded", [r for r in rows["siri"] if r["name"] == "siri-high"]),
+        (best, [r for r in rows[best] if r["step"] >= first]),
+    ):
+        line = lines.pop(label)
+        assert page.data["steps"][line["x"]] == [row["step"] for row in wanted], (seed, label)
+        shares = [row["accuracy"][-1] for row in wanted]
+        assert line["y"] == pytest.approx(shares, rel=1e-5), (seed, label)
+        bounds = [row["accuracy_interval"][-1] for row in wanted]
+        drawn = [bar[1:] for bar in line["band"] or line["bars"]]
+        assert drawn == [pytest.approx(pair, rel=1e-5) for pair in bounds], (seed, label)
+    assert not lines, seed
+
+
+def test_a_point_of_accuracy_can_be_seen(tmp_path: Path) -> None:
+    rows = [evaluation(0, "start", 0.4, 30)]
+    for step, name, share in ((15, "siri-low", 0.97), (30, "siri-high", 0.98)):
+        row = evaluation(step, name, share, 20)
+        row["accuracy_interval"] = [[share - 0.01, share + 0.01]] * 2
+        row["accuracy"] = [share - 0.3, share]
+        row["budgets"] = [16, 32]
+        rows.append(row)
+    jsonl(tmp_path / "eval.jsonl", rows)
+    folder = read_run_folder(tmp_path)
+    chart, text = ends_chart(folder, colours(folder))
+    (_, (low, high)) = extent(chart) or pytest.fail("empty")
+    assert high - low < 0.1 and "98.0 %" in text  # a point is a tenth of the height or more
+
+
+def test_without_names_the_manifest_tells_the_ends(tmp_path: Path) -> None:
+    make_demo(tmp_path / "d")
+    path = tmp_path / "d" / "siri" / "checkpoints" / "manifest.json"
+    cycles = [{"which": "siri-low", "step": 15}, {"which": "siri-high", "step": 30}, 3,
+              {"which": "siri-low", "step": "x"}, {"which": ["a"]}]  # fmt: skip
+    path.write_text(json.dumps({"cycles": cycles}))
+    folder = read_run_folder(tmp_path / "d")
+    chart, _ = ends_chart(folder, colours(folder))
+    assert [[x for x, _ in line.points] for line in chart.lines] == [[15], [30], [15, 30, 45, 60]]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_band_is_that_of_the_first_cycle(seed: int) -> None:
+    rng = random.Random(seed)
+    size = rng.randint(8, 80)
+    values = [rng.choice([None, rng.random()]) if rng.random() < 0.2 else rng.random()
+              for _ in range(3 * size)]  # fmt: skip
+    rows = [
+        {"step": t, "cycle": t // size + 1, "entropy": v, "phase": "expansion"}
+        for t, v in enumerate(values)
+    ]
+    kept = [(t, v) for t, v in enumerate(values) if v is not None]
+    means = {}
+    for k, (t, _) in enumerate(kept):
+        near = [v for _, v in kept[max(0, k - 2) : k + 3]]
+        means[t] = sum(near) / len(near)
+    seen = [mean for t, mean in means.items() if size / 4 <= t < size]
+    room = (max(seen) - min(seen)) / 4
+    low, high = entropy_band(rows) or pytest.fail("no band")
+    assert (low, high) == pytest.approx((max(min(seen) - room, 0), max(seen) + room)), seed
+    later = [mean for t, mean in means.items() if t >= size]
+    below, above, steps = outside(rows, (low, high))
+    assert steps == len(later) and below == sum(v < low for v in later), seed
+    assert above == sum(v > high for v in later), seed
+    assert entropy_band(rows[:size]) is None  # nothing to compare with the first cycle
+    assert entropy_band([{**row, "phase": "constant"} for row in rows]) is None
+
+
+def test_the_band_is_shaded_over_the_whole_run(tmp_path: Path) -> None:
+    write_run(tmp_path, "cosine", random.Random(SEEDS[0]))
+    folder = read_run_folder(tmp_path)
+    figure = next(one for one in figures(folder)[0] if one.chart.title == "Entropy")
+    band = entropy_band(folder.runs[0].metrics)
+    assert band and figure.chart.lines[0].band == [(0.0, *band), (59.0, *band)]
+    below, above, steps = outside(folder.runs[0].metrics, band)
+    told = f"Of the {steps} steps behind that cycle {below} lie below the band and {above} above"
+    assert told in figure.text
+    assert "stuck" not in figure.text
+
+
+def test_rounding_is_said_and_not_drawn(tmp_path: Path) -> None:
+    write_run(tmp_path, "cosine", random.Random(SEEDS[0]))
+    folder = read_run_folder(tmp_path)
+    shown, missing = figures(folder)
+    titles = [one.chart.title for one in shown]
+    assert "Sampler against trainer" not in titles + missing
+    (said,) = quiet(folder)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    largest = max(row["rollout_kl"] for row in rows)
+    assert said.startswith("Sampler against trainer") and f"{largest:.1g}" in said
+    assert said in check(write_report(tmp_path)).text
+    ratios = next(one for one in shown if one.chart.title == "Largest ratios of a token")
+    assert [line.label for line in ratios.chart.lines] == ["updates"]
+    assert "Not drawn: “sampler”" in ratios.text
+    for row in rows:
+        row |= {"rollout_kl": 0.01, "probe_logprob_diff": 0.0}
+    jsonl(tmp_path / "metrics.jsonl", rows)
+    again = read_run_folder(tmp_path)
+    assert "Sampler against trainer" in [one.chart.title for one in figures(again)[0]]
+    assert quiet(again) == ["Probe of the weights: all values are exactly 0"]
+
+
+def test_thirty_runs_stay_in_their_pictures(tmp_path: Path) -> None:
+    rng = random.Random(SEEDS[0])
+    for place in range(30):
+        shape = "cosine" if place % 2 else "constant"
+        write_run(tmp_path / f"run{place:02}", shape, rng, steps=12, cycle=6, every=6, questions=9)
+    page = check(write_report(tmp_path))
+    shown = [attrs for tag, attrs in page.tags if tag == "text" and "transform" not in attrs]
+    assert min(float(str(attrs["y"])) for attrs in shown) >= 0
+    legends = [str(attrs["class"]) for tag, attrs in page.tags
+               if tag == "div" and str(attrs.get("class", "")).startswith("legend")]  # fmt: skip
+    assert legends and all("many" in css or "single" in css for css in legends)
+    charts = page.data["charts"]
+    assert max(len(chart["lines"]) for chart in charts) == 60  # nothing is left out of the data
