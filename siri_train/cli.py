@@ -239,18 +239,18 @@ def _report(arguments: argparse.Namespace) -> int:
         return 0
     folder = user_path(arguments.folder, "report")
     if arguments.port is not None and not arguments.serve:
-        raise ConfigError("report: --port is of --serve; give --serve too")
+        raise ConfigError("--port is of --serve; give --serve too")
     if arguments.serve:
         from siri_train.commands.serve import serve
 
         return serve(folder, arguments.port)
     if not folder.is_dir():
-        raise ConfigError(f"report: {arguments.folder!r} is not a folder; takes a run's folder")
+        raise ConfigError(f"{arguments.folder!r} is not a folder; takes a run's folder")
     from siri_train.commands.serve import RUN_FILES, holds_run
 
     if not holds_run(folder):
         raise ConfigError(
-            f"report: {arguments.folder!r} holds no run ({', '.join(RUN_FILES)} are missing); give "
+            f"{arguments.folder!r} holds no run ({', '.join(RUN_FILES)} are missing); give "
             "the folder of a run or of a demo"
         )
     check_file(folder / "report.html", "report")

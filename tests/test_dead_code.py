@@ -21,7 +21,7 @@ CALLED_BY_OTHERS = re.compile(
     r"|construct_yaml_\w+|ignore_aliases"  # PyYAML
     r"|get_renderables"  # rich
     r"|ptr_range|get_current_(?:target|device|stream)"  # Triton
-    r"|writelines|format_help"  # the standard library
+    r"|writelines|format_help|log_message"  # the standard library
 )
 """Names that another library calls."""
 PUBLIC = re.compile(r"\.integrations\.")

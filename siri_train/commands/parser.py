@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from siri_train import __version__
 from siri_train.commands import arguments as kinds
-from siri_train.commands import run_arguments
-from siri_train.commands.arguments import completed as _completed
+from siri_train.commands import run_arguments as runs
 from siri_train.commands.screen import COMMANDS, GROUPS
 
 _PROG = "siri-train"
@@ -98,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _recipe(sub: argparse.ArgumentParser) -> None:
     action = sub.add_argument("recipe", help="a YAML file, or the name of a packaged recipe")
-    _completed(action, "recipe")
+    kinds.completed(action, "recipe")
     _overrides(sub)
 
 
@@ -109,7 +108,7 @@ def _overrides(sub: argparse.ArgumentParser) -> None:
         metavar="a.b=c",
         help="override a value: text as it stands, or YAML where the key takes no text",
     )
-    _completed(action, "override")
+    kinds.completed(action, "override")
 
 
 def _demo(sub: argparse.ArgumentParser) -> None:
@@ -119,7 +118,7 @@ def _demo(sub: argparse.ArgumentParser) -> None:
         default="runs/demo",
         help="folder of the run (default: %(default)s)",
     )
-    _completed(out, "folder")
+    kinds.completed(out, "folder")
     sub.add_argument(
         "--seed",
         type=kinds.seed,
@@ -149,7 +148,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         metavar="auto|never|PATH",
         help="default: %(default)s",
     )
-    _completed(resume, "resume")
+    kinds.completed(resume, "resume")
     halt = sub.add_argument(
         "--halt-on",
         action="append",
@@ -157,7 +156,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="stop at this alarm, see docs/alarms.md; may be given several times",
     )
-    _completed(halt, "alarm")
+    kinds.completed(halt, "alarm")
     sub.add_argument(
         "--dry-run",
         action="store_true",
@@ -179,7 +178,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a run whose measured rates to use; default: this one",
     )
-    _completed(rates, "run")
+    kinds.completed(rates, "run")
 
 
 def _ablate(sub: argparse.ArgumentParser) -> None:
@@ -191,7 +190,7 @@ def _ablate(sub: argparse.ArgumentParser) -> None:
         metavar="KEY=V1,V2",
         help="a key and its values; several make a grid. []{} and quotes hold commas",
     )
-    _completed(vary, "override")
+    kinds.completed(vary, "override")
     method = sub.add_argument(
         "--method",
         action="append",
@@ -200,7 +199,7 @@ def _ablate(sub: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help="methods by name, see docs/ablations.md; default: the recipe's own",
     )
-    _completed(method, "method")
+    kinds.completed(method, "method")
     sub.add_argument(
         "--seeds",
         default="1",
@@ -235,7 +234,7 @@ def _ablate(sub: argparse.ArgumentParser) -> None:
         "-measured, best, "
         "start; default: siri-low and siri-high where a run has them, else last",
     )
-    _completed(at, "at")
+    kinds.completed(at, "at")
     sub.add_argument(
         "--against",
         metavar="ARM[@NAME]",
@@ -250,7 +249,7 @@ def _ablate(sub: argparse.ArgumentParser) -> None:
         "--jobs", type=kinds.positive, default=1, help="runs at a time (default: %(default)s)"
     )
     out = sub.add_argument("--out", type=kinds.path, help="default: runs/ablate-RECIPE")
-    _completed(out, "folder")
+    kinds.completed(out, "folder")
     only = sub.add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="only show the plan")
     only.add_argument(
@@ -284,59 +283,23 @@ def _eval(sub: argparse.ArgumentParser) -> None:
     checkpoint = sub.add_argument(
         "checkpoint", type=kinds.path, help="a folder that from_pretrained loads"
     )
-    _completed(checkpoint, "folder")
+    kinds.completed(checkpoint, "folder")
     _overrides(sub)
     recipe = sub.add_argument(
         "--recipe", type=kinds.path, help="default: the config.yaml of the checkpoint's run"
     )
-    _completed(recipe, "recipe")
-
-
-def _run_folder(sub: argparse.ArgumentParser) -> None:
-    _completed(sub.add_argument("folder", type=kinds.path, help="the run's folder"), "run")
-
-
-def _report(sub: argparse.ArgumentParser) -> None:
-    _run_folder(sub)
-    told = sub.add_mutually_exclusive_group()
-    told.add_argument("--text", action="store_true", help="only print the verdict; write no page")
-    told.add_argument("--json", action="store_true", help="the same as JSON")
-    told.add_argument(
-        "--serve",
-        action="store_true",
-        help="show the page at an address of this machine, anew when the run's files change",
-    )
-    sub.add_argument(
-        "--port",
-        type=kinds.port,
-        metavar="N",
-        help="of --serve; 0 takes a free one (default: 8484)",
-    )
+    kinds.completed(recipe, "recipe")
 
 
 def _schedule(sub: argparse.ArgumentParser) -> None:
     recipe = sub.add_argument(
         "recipe", nargs="?", default="siri-1.5b.yaml", help="default: the paper's run, %(default)s"
     )
-    _completed(recipe, "recipe")
+    kinds.completed(recipe, "recipe")
     _overrides(sub)
     sub.add_argument(
         "--svg", type=kinds.path, metavar="FILE", help="default: schedule.svg beside the run"
     )
-
-
-def _export(sub: argparse.ArgumentParser) -> None:
-    _run_folder(sub)
-    which = sub.add_argument(
-        "--which",
-        type=kinds.which,
-        required=True,
-        metavar="NAME|STEP",
-        help=f"{', '.join(kinds.ENDS)} of the last cycle, best, or a number of steps",
-    )
-    _completed(which, "which")
-    out = sub.add_argument("--out", type=kinds.path, help="default: RUN/export/NAME")
-    _completed(out, "folder")
 
 
 def _convert(sub: argparse.ArgumentParser) -> None:
@@ -344,7 +307,7 @@ def _convert(sub: argparse.ArgumentParser) -> None:
         "source", type=kinds.path, help="PACKAGE:FILE.gguf, or the path of a GGUF file"
     )
     out = sub.add_argument("out", type=kinds.path, help="the folder to write")
-    _completed(out, "folder")
+    kinds.completed(out, "folder")
     sub.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -369,11 +332,11 @@ _ARGUMENTS = {
     "ablate": _ablate,
     "verl": _verl,
     "schedule": _schedule,
-    "report": _report,
+    "report": runs.report,
     "eval": _eval,
-    "compare": run_arguments.compare,
-    "tokens": run_arguments.tokens,
-    "export": _export,
+    "compare": runs.compare,
+    "tokens": runs.tokens,
+    "export": runs.export,
     "convert": _convert,
     "completion": _completion,
 }

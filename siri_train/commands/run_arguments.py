@@ -1,7 +1,4 @@
-"""The arguments of commands that compare and count the files of runs.
-
-Standard library only, see ``parser.py``.
-"""
+"""The arguments of the commands that take the folder of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +7,32 @@ import argparse
 from siri_train.commands import arguments as kinds
 
 
+def run_folder(sub: argparse.ArgumentParser) -> None:
+    """The folder of a run."""
+    kinds.completed(sub.add_argument("folder", type=kinds.path, help="the run's folder"), "run")
+
+
+def report(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``siri-train report``."""
+    run_folder(sub)
+    told = sub.add_mutually_exclusive_group()
+    told.add_argument("--text", action="store_true", help="only print the verdict; write no page")
+    told.add_argument("--json", action="store_true", help="the same as JSON")
+    told.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the page at an address of this machine, anew when the run's files change",
+    )
+    sub.add_argument(
+        "--port",
+        type=kinds.port,
+        metavar="N",
+        help="of --serve; 0 takes a free one (default: 8484)",
+    )
+
+
 def compare(sub: argparse.ArgumentParser) -> None:
-    """Add those of ``siri-train compare``."""
+    """The arguments of ``siri-train compare``."""
     runs = sub.add_argument(
         "runs",
         nargs="+",
@@ -29,7 +50,7 @@ def compare(sub: argparse.ArgumentParser) -> None:
 
 
 def tokens(sub: argparse.ArgumentParser) -> None:
-    """Add those of ``siri-train tokens``."""
+    """The arguments of ``siri-train tokens``."""
     runs = sub.add_argument("runs", nargs="+", type=kinds.path, metavar="RUN", help="its folder")
     kinds.completed(runs, "run")
     sub.add_argument(
@@ -40,3 +61,18 @@ def tokens(sub: argparse.ArgumentParser) -> None:
         help="words or phrases; default: the groups that the run counted",
     )
     sub.add_argument("--json", action="store_true", help="all counts as JSON")
+
+
+def export(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``siri-train export``."""
+    run_folder(sub)
+    which = sub.add_argument(
+        "--which",
+        type=kinds.which,
+        required=True,
+        metavar="NAME|STEP",
+        help=f"{', '.join(kinds.ENDS)} of the last cycle, best, or a number of steps",
+    )
+    kinds.completed(which, "which")
+    out = sub.add_argument("--out", type=kinds.path, help="default: RUN/export/NAME")
+    kinds.completed(out, "folder")

@@ -37,7 +37,7 @@ def serve(folder: Path, port: int | None) -> int:
         ConfigError: the folder is a file, or the port cannot be had.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"report: {str(folder)!r} is not a folder; takes a run's folder")
+        raise ConfigError(f"{str(folder)!r} is not a folder; takes a run's folder")
 
     def build(state: str, every: float) -> str:
         if not folder.is_dir():
@@ -49,7 +49,7 @@ def serve(folder: Path, port: int | None) -> int:
     try:
         listening = server(folder, PORT if port is None else port, build)
     except PortTaken as error:
-        raise ConfigError(f"report: {error}") from error
+        raise ConfigError(str(error)) from error
     with listening:
         print(f"http://{HOST}:{listening.server_address[1]}/   (Ctrl-C ends it)", flush=True)
         try:

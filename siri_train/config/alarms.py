@@ -53,12 +53,16 @@ class AlarmsConfig(Section):
     wait_words: Share = 0.05
     """wait-words-gone: ``backtrack_per_1k`` in the second half of a whole expansion falls to this
     share of the run's first 20 steps, and accuracy has not grown by 0.05."""
-    think_misfit: Share = 0.9
-    """wrong-think-setting: ``think_misfit_frac`` is above this share in five steps in a row."""
+    think_mismatch: Share = 0.9
+    """wrong-think-setting: ``think_mismatch_frac`` is above this share in five steps in a row."""
 
     # rollout
     unjudged: Share = 0.01
     """answers-not-judged: largest share of a step's answers without a verdict."""
+
+    # reference
+    ref_kl: float = Field(1.0, gt=0, le=1000)
+    """reference-drift: largest ``ref_kl``, nats per token, as a mean over 10 steps."""
 
     # length
     pinned: Share = 0.98
@@ -113,5 +117,5 @@ class AlarmsConfig(Section):
     # groups
     groups_without_signal: Share = 0.7
     """groups-without-signal: share of groups all right or all wrong, as a mean over 20 steps."""
-    held_out_learned: Share = 0.95
+    held_out_learned: Share = 0.94
     """groups-without-signal: held-out accuracy from which groups that are all right are fine."""

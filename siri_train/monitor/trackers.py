@@ -1,7 +1,7 @@
 """TensorBoard, Weights & Biases and Trackio beside ``metrics.jsonl``, each by one key.
 
 The records that the run appends to ``metrics.jsonl`` and ``eval.jsonl`` go to them under
-``train/KEY`` and ``eval/KEY``; a value for each budget becomes ``eval/KEY@BUDGET``. The JSONL
+``train/KEY`` and ``eval/KEY``, alarms under ``alarms/NAME``; see ``tracked_values.py``. The JSONL
 files stay the record: a tracker that fails is switched off with one line and training goes on.
 """
 
@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from siri_train.config.base import ConfigError
 from siri_train.config.run import MonitorConfig, RunConfig
+from siri_train.monitor.tracked_values import Histogram, Totals, histogram, numbers
 
 INSTALL = "pip install 'siri-kernels[loggers]'"
 PACKAGES = {
@@ -34,11 +39,27 @@ class Tracker:
         name: its key under ``monitor``.
         log: takes the step and flat numeric values.
         close: writes out what is buffered.
+        histogram: takes the step, a name and counts; None: the tracker has no histograms.
+        text: takes the step, a title and a text; None: the tracker has no place for text.
     """
 
     name: str
     log: Callable[[int, dict[str, float]], None]
     close: Callable[[], None]
+    histogram: Callable[[int, str, Histogram], None] | None = None
+    text: Callable[[int, str, str], None] | None = None
+
+
+class Named(Protocol):
+    """An alarm that stays true."""
+
+    @property
+    def name(self) -> str:
+        """As ``alarms.jsonl`` has it."""
+
+    @property
+    def age(self) -> int:
+        """Steps since it was raised."""
 
 
 class Trackers:
@@ -46,10 +67,19 @@ class Trackers:
 
     Args:
         opened: the trackers.
+        totals: what the run took until now; None: it begins.
+        known: alarms that it has raised.
     """
 
-    def __init__(self, opened: Iterable[Tracker]) -> None:
+    def __init__(
+        self,
+        opened: Iterable[Tracker],
+        totals: Totals | None = None,
+        known: Iterable[str] = (),
+    ) -> None:
         self.opened = list(opened)
+        self.totals = totals or Totals()
+        self.known = dict.fromkeys(known, 0.0)
 
     @classmethod
     def open(cls, config: RunConfig, start_step: int) -> Trackers:
@@ -78,23 +108,82 @@ class Trackers:
                 raise ConfigError(
                     f"monitor.{name}: cannot be opened: {type(error).__name__}: {error}"
                 ) from error
-        return cls(opened)
+        if not opened:
+            return cls([])
+        price = getattr(config.monitor, "price_per_gpu_hour", None)
+        totals = Totals.of(config.run_dir / "metrics.jsonl", start_step, price)
+        return cls(opened, totals, _raised(config.run_dir / "alarms.jsonl"))
 
     def log(self, group: str, row: Mapping[str, Any], step: int) -> None:
-        """Send the numbers of a record; see :func:`numbers`.
+        """Send the numbers of a record, and what the run has taken until then.
+
+        The names are those of :func:`siri_train.monitor.tracked_values.numbers`.
 
         Args:
             group: ``train`` or ``eval``.
             row: a record of ``metrics.jsonl`` or ``eval.jsonl``.
             step: optimiser steps done.
         """
-        values = numbers(group, row)
+        if not self.opened:
+            return
+        totals = self.totals.add(row) if group == "train" else self.totals.values(group)
+        values = {**numbers(group, row), **totals}
         self._each(lambda tracker: tracker.log(step, values))
+        lengths = histogram(row)
+        if lengths is not None:
+            self._histogram(step, f"{group}/response_len_hist", lengths)
+
+    def log_alarms(
+        self, rows: Sequence[Mapping[str, Any]], ongoing: Iterable[Named], step: int
+    ) -> None:
+        """Send the alarms of a step.
+
+        ``alarms/NAME`` is 1 while the alarm is true and 0 before and after, in every step from the
+        one that first raised it; ``alarms/NAME/age``, ``alarms/NAME/value`` and the like are the
+        numbers of its records. What was raised or cleared goes as text to trackers that have text.
+
+        Args:
+            rows: of ``alarms.jsonl``, of this step.
+            ongoing: the alarms that are true after it.
+            step: optimiser steps done.
+        """
+        if not self.opened:
+            return
+        self.known = dict.fromkeys(self.known, 0.0)
+        values: dict[str, float] = {}
+        for row in rows:
+            name, state = str(row.get("alarm")), row.get("state") or "raised"
+            self.known[name] = float(state != "cleared")
+            values |= numbers(f"alarms/{name}", row)
+            if state == "raised":
+                self._text(step, f"ALARM {name}", f"{row.get('cause')}; {row.get('action')}")
+            elif state == "cleared":
+                self._text(step, f"alarm {name} is over", f"after {row.get('age')} steps")
+        for one in ongoing:
+            self.known[one.name] = 1.0
+            values[f"alarms/{one.name}/age"] = float(one.age)
+        values |= {f"alarms/{name}": state for name, state in self.known.items()}
+        if values:
+            self._each(lambda tracker: tracker.log(step, values))
 
     def close(self) -> None:
         """Write out what is buffered; afterwards nothing is sent."""
         self._each(lambda tracker: tracker.close())
         self.opened = []
+
+    def _histogram(self, step: int, name: str, lengths: Histogram) -> None:
+        def send(tracker: Tracker) -> None:
+            if tracker.histogram is not None:
+                tracker.histogram(step, name, lengths)
+
+        self._each(send)
+
+    def _text(self, step: int, title: str, text: str) -> None:
+        def send(tracker: Tracker) -> None:
+            if tracker.text is not None:
+                tracker.text(step, title, text)
+
+        self._each(send)
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self.opened):
@@ -123,32 +212,14 @@ def require_packages(monitor: MonitorConfig) -> None:
                 raise ConfigError(f"monitor.{name}: {error}; {INSTALL}") from error
 
 
-def numbers(group: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """The numeric values of a record under flat names.
-
-    None, text and intervals are left out; a list as long as ``row["budgets"]`` gives one value a
-    budget: ``{"accuracy": [0.1, 0.2], "budgets": [8, 16]}`` becomes ``eval/accuracy@8: 0.1, ...``,
-    and ``pass_at`` of k samples ``eval/pass_at_2@8``. Figures of named sets are under
-    ``eval/NAME/...``.
-    """
-    flat: dict[str, float] = {}
-    budgets = row.get("budgets", ())
-    for key, value in row.items():
-        if key in ("step", "budgets") or key.endswith("_interval"):
-            continue
-        if isinstance(value, (int, float)):
-            flat[f"{group}/{key}"] = float(value)
-        elif isinstance(value, list) and len(value) == len(budgets):
-            for budget, item in zip(budgets, value, strict=True):
-                if isinstance(item, (int, float)):
-                    flat[f"{group}/{key}@{budget}"] = float(item)
-        elif key == "pass_at" and isinstance(value, dict):
-            by_k = {f"pass_at_{k}": values for k, values in value.items()}
-            flat |= numbers(group, {"budgets": budgets, **by_k})
-        elif key == "sets" and isinstance(value, dict):
-            for name, figures in value.items():
-                flat |= numbers(f"{group}/{name}", {"budgets": budgets, **figures})
-    return flat
+def _raised(path: Path) -> list[str]:
+    """The names of all alarms that a run's log holds."""
+    names = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a damaged line has none
+                names.append(str(json.loads(line)["alarm"]))
+    return names
 
 
 def _tensorboard(config: RunConfig, start_step: int) -> Tracker:
@@ -164,7 +235,26 @@ def _tensorboard(config: RunConfig, start_step: int) -> Tracker:
             writer.add_scalar(name, value, step)
         writer.flush()
 
-    return Tracker("tensorboard", log, writer.close)
+    def lengths(step: int, name: str, found: Histogram) -> None:
+        middles = [(a + b) / 2 for a, b in itertools.pairwise(found.edges)]
+        pairs = list(zip(middles, found.counts, strict=True))
+        writer.add_histogram_raw(
+            name,
+            min=0.0,
+            max=found.edges[-1],
+            num=sum(found.counts),
+            sum=sum(middle * count for middle, count in pairs),
+            sum_squares=sum(middle**2 * count for middle, count in pairs),
+            bucket_limits=found.edges[1:],
+            bucket_counts=list(found.counts),
+            global_step=step,
+        )
+        writer.flush()
+
+    def text(step: int, title: str, said: str) -> None:
+        writer.add_text("alarms", f"**{title}**: {said}", step)
+
+    return Tracker("tensorboard", log, writer.close, lengths, text)
 
 
 def _wandb(config: RunConfig, start_step: int) -> Tracker:
@@ -183,7 +273,20 @@ def _wandb(config: RunConfig, start_step: int) -> Tracker:
     run.define_metric("step")
     run.define_metric("train/*", step_metric="step")
     run.define_metric("eval/*", step_metric="step")
-    return Tracker("wandb", lambda step, values: run.log({"step": step, **values}), run.finish)
+    run.define_metric("alarms/*", step_metric="step")
+
+    def lengths(step: int, name: str, found: Histogram) -> None:
+        shown = wandb.Histogram(np_histogram=(list(found.counts), found.edges))
+        run.log({"step": step, name: shown})
+
+    def text(step: int, title: str, said: str) -> None:
+        if title.startswith("ALARM"):  # it is sent to people
+            run.alert(title=title, text=f"step {step}: {said}")
+
+    def log(step: int, values: dict[str, float]) -> None:
+        run.log({"step": step, **values})
+
+    return Tracker("wandb", log, run.finish, lengths, text)
 
 
 def _trackio(config: RunConfig, start_step: int) -> Tracker:
@@ -196,7 +299,21 @@ def _trackio(config: RunConfig, start_step: int) -> Tracker:
         config=config.model_dump(mode="json"),
         embed=False,
     )
-    return Tracker("trackio", lambda step, values: run.log(values, step=step), run.finish)
+
+    def lengths(step: int, name: str, found: Histogram) -> None:
+        shown = trackio.Histogram(np_histogram=(list(found.counts), found.edges))
+        run.log({name: shown}, step=step)
+
+    def text(step: int, title: str, said: str) -> None:
+        with redirect_stdout(io.StringIO()):  # the run has printed it
+            run.alert(title=title, text=said, step=step)
+
+    def log(step: int, values: dict[str, float]) -> None:
+        run.log(values, step=step)
+
+    # Versions before 0.30 lack one or the other.
+    histograms = lengths if hasattr(trackio, "Histogram") else None
+    return Tracker("trackio", log, run.finish, histograms, text if hasattr(run, "alert") else None)
 
 
 def _identity(folder: Path) -> str:

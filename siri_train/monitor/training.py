@@ -1,14 +1,18 @@
-"""What the terminal shows of a training run: its steps, evaluations and alarms."""
+"""The terminal's view of a training run: its steps, evaluations and alarms."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from siri_train.config.run import RunConfig
 from siri_train.monitor.figures import evaluation_parts, figures
 from siri_train.monitor.progress import Progress, say
+from siri_train.monitor.run_logs import is_number
 from siri_train.monitor.time_left import TimeLeft
 from siri_train.schedule import LengthSchedule
 from siri_train.terminal.lines import LOG_WIDTH, joined, terminal_width, words
@@ -55,17 +59,23 @@ class TrainingProgress(Progress):
         self.cycles = schedule.cycle_index(config.train.steps - 1) if fixed else None
         self._raised: set[str] = set()
 
-    def recall(
-        self, rows: Sequence[Mapping[str, Any]], evaluations: Sequence[dict[str, Any]]
-    ) -> None:
+    def recall(self, log: Path, evaluations: Sequence[dict[str, Any]]) -> None:
         """Take up what an interrupted run has left: for the histories and the time left.
 
         Args:
-            rows: of ``metrics.jsonl``, oldest first.
+            log: ``metrics.jsonl`` of a run that continues.
             evaluations: of ``eval.jsonl``.
         """
+        if not (self.first and log.is_file()):
+            return
+        rows = []
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):  # a damaged line
+                row = json.loads(line)
+                if isinstance(row, dict) and is_number(row.get("step")):
+                    rows.append(row)
         self.left.recall(rows)
-        if self.tty and rows:
+        if self.tty:
             display = self._open()
             for row in rows:
                 before = [one for one in evaluations if one["step"] <= row["step"]]
@@ -86,7 +96,7 @@ class TrainingProgress(Progress):
             found: its records in ``alarms.jsonl``.
             ongoing: the alarms that are true after it.
         """
-        self._tell(row["step"], found)
+        self.alarmed(row["step"], found)
         self.left.add(row, time.monotonic())
         left = self.left.seconds(row["step"] + 1)
         notes = [self._where(row), alarm_line(ongoing, found)]
@@ -105,10 +115,15 @@ class TrainingProgress(Progress):
             head = f"{self.label}: evaluation at step {row['step']}: {named}".rstrip()
             lines += joined(head, parts, self._width(), ", ")
         say(lines)
-        self._tell(max(0, row["step"] - 1), found)
+        self.alarmed(max(0, row["step"] - 1), found)
 
-    def _tell(self, step: int, found: Sequence[Mapping[str, Any]]) -> None:
-        """Print alarms that are new, and those that are over; each stays in the scrollback."""
+    def alarmed(self, step: int, found: Sequence[Mapping[str, Any]]) -> None:
+        """Print alarms that are new, and those that are over, whatever else is not printed.
+
+        Args:
+            step: that raised them, from 0.
+            found: its records in ``alarms.jsonl``.
+        """
         lines = []
         raised = {str(one["alarm"]): one for one in found if one.get("state") in (None, "raised")}
         for name, one in raised.items():
@@ -125,10 +140,11 @@ class TrainingProgress(Progress):
         self._raised = set(raised)
 
     def _where(self, row: Mapping[str, Any]) -> str:
-        if row["phase"] == "constant":
-            return "constant cap"
+        phase, cycle = row.get("phase"), row.get("cycle")
+        if phase in (None, "constant"):
+            return "constant cap" if phase else ""
         of = f" of {self.cycles}" if self.cycles is not None else ""
-        return f"{row['phase']}, cycle {row['cycle']}{of}"
+        return f"{phase}, cycle {cycle}{of}"
 
     def _width(self) -> int:
         return terminal_width() if self.tty else LOG_WIDTH

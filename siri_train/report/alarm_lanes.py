@@ -76,7 +76,12 @@ def alarm_list(folder: RunFolder) -> list[Values]:
             lines.append({"name": name, "text": _told(run, found), "on": on})
         for name, text in stepless(run.alarms):
             lines.append({"name": name, "text": f"({run.label}): {text}", "on": False})
-    return sorted(lines, key=lambda line: not line["on"])[:MOST_LISTED]
+    lines.sort(key=lambda line: not line["on"])
+    more = len(lines) - MOST_LISTED
+    if more > 0:
+        rest = {"name": f"{more:,} more", "text": "in alarms.jsonl of the runs", "on": False}
+        lines = [*lines[:MOST_LISTED], rest]
+    return lines
 
 
 def _told(run: Run, found: list[Episode]) -> str:

@@ -36,7 +36,7 @@ def spent(run: Run) -> Values:
 
 
 def axes(folder: RunFolder) -> Values:
-    """What the page's script draws the axes from.
+    """The axes of the page, for its script.
 
     Args:
         folder: as it was read.

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from siri_train.monitor.question_records import QuestionRecord
 
 from .data import Evaluation, Run, RunFolder, interval, number
-from .questions import apart, by_evaluation
+from .questions import Records, all_records, apart
 from .scale import Point
 from .svg import Chart, Line, extent, render
 from .table import COLOUR, accuracy_text
@@ -49,7 +49,7 @@ class Method:
         return next(((low, high) for x, low, high in self.bars if x == budget), None)
 
 
-def methods(folder: RunFolder) -> list[Method]:
+def methods(folder: RunFolder, known: dict[str, Records] | None = None) -> list[Method]:
     """The named checkpoints, then the last evaluation of every run that has none of them there.
 
     The checkpoints are those of ``summary.json``; while a run goes on, the latest evaluation of
@@ -57,8 +57,9 @@ def methods(folder: RunFolder) -> list[Method]:
 
     Args:
         folder: as it was read.
+        known: its records of questions, if they were read already.
     """
-    records = {run.name: by_evaluation(run) for run in folder.runs}
+    records = all_records(folder) if known is None else known
     found: list[Method] = []
     taken: set[tuple[str, int]] = set()
     for row in folder.summary:
@@ -152,18 +153,26 @@ def _apart(best: Method, other: Method, budget: float) -> bool:
     return two[1] < one[0]
 
 
-def _evaluated(name: str, one: Evaluation, records: dict[int, QuestionRecord]) -> Method:
+def _evaluated(name: str, one: Evaluation, records: Records) -> Method:
     return Method(
         name, *_curve(one.budgets, one.accuracy, one.intervals), records.get(one.step)
     )  # fmt: skip
 
 
 def _run_of(row: Values, runs: list[Run]) -> Run | None:
-    """The run of an entry of the summary; an entry of a single run does not name it."""
+    """The run of an entry of the summary: by its name, or by the evaluation that it repeats."""
     name = row.get("run")
-    if name is None:
-        return runs[0] if len(runs) == 1 else None
-    return next((run for run in runs if run.name == str(name).rsplit("/", 1)[-1]), None)
+    if name is not None:
+        names = (str(name), str(name).rsplit("/", 1)[-1])
+        return next((run for one in names for run in runs if run.name == one), None)
+    if len(runs) == 1:
+        return runs[0]
+    shares = row.get("accuracy_at")
+    shares = tuple(map(number, shares)) if isinstance(shares, (list, tuple)) else ()
+    for run in runs if shares else ():
+        if any(one.step == row.get("step") and one.accuracy == shares for one in run.evals):
+            return run
+    return None
 
 
 def _curve(budgets: object, shares: object, bounds: object) -> tuple[list[Point], list[Bar]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from .alarm_lanes import alarm_chart
 from .data import Evaluation, Run, RunFolder, interval, number, series
-from .entropy_band import entropy_band, outside
+from .entropy_band import WINDOW, entropy_band, outside
 from .group_charts import group_charts
 from .held_out import ends_chart, held_out_chart
 from .lengths import length_map
@@ -289,9 +289,13 @@ def _of_band(run: Run, band: tuple[float, float], several: bool) -> str:
     below, above, steps = outside(run.metrics, band)
     whose = f" of {run.label}" if several else ""
     low, high = show(band[0], "number"), show(band[1], "number")
-    text = f" Shaded: the band{whose}, {low} to {high} nats, the middle 90 % of its first cycle."
+    text = (
+        f" Shaded: the band{whose}, {low} to {high} nats: what the first cycle covered behind its "
+        "first quarter, and a quarter of that height on either side."
+    )
     if steps:
         text += (
-            f" Of the {steps:,} steps behind it {below:,} lie below the band and {above:,} above."
+            f" Of the {steps:,} steps behind that cycle {below:,} lie below the band and {above:,} "
+            f"above (means over {WINDOW} steps)."
         )
     return text

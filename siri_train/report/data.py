@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .arms import MOST_ARMS, averaged, seeds_by_arm
+from .latest import latest_rows
 from .readers import Row, interval, number, read_json, read_rows, read_text
 from .records import Evaluation, Run, RunFolder
 from .samples import SAMPLE_BYTES, read_samples
@@ -101,14 +102,16 @@ def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
     said = (
         "An ablation: each curve is the mean of an arm's seeds (" + ", ".join(seeds_of) + "), the "
         "bars of an accuracy are the range of its seeds, and responses are of each arm's first "
-        "seed. A seed has a page of its own: siri-train report with its folder."
+        "seed. A seed has a page and a verdict of its own: siri-train report with its folder. The "
+        "tests between arms are in ablate.md."
     )
     if len(begun) > MOST_ARMS:
         left = ", ".join(list(begun)[MOST_ARMS:])
         notes.insert(0, f"More than {MOST_ARMS} arms; left out: {left}.")
     runs.sort(key=lambda run: run.control)
     about = (read_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
-    return RunFolder(folder, runs, [], notes, f"{said}\n{about}", several=True)
+    summary = [row for run in runs for row in latest_rows(run)]
+    return RunFolder(folder, runs, summary, notes, f"{said}\n{about}", several=True)
 
 
 def _holds_run(folder: Path) -> bool:

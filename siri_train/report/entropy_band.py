@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 from .data import Row, number
+from .scale import Point, running_mean
 
-LEAST = 8
-"""Steps of a first cycle that make a band."""
-_OUT = 5
-"""Per cent of the steps that may lie beyond each bound."""
+SETTLED = 0.25
+"""The band begins behind this share of the first cycle: at the start entropy falls by learning."""
+WIDER = 0.25
+"""The band reaches this share of its height beyond what was seen, on either side."""
+WINDOW = 5
+"""Steps of the running mean that is looked at."""
+_LEAST = 3
 
 
 def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
-    """The range of the middle 90 % of a run's entropies in its first cycle.
-
-    One step in 20 may lie below it and one in 20 above, so that a single odd step sets no bound.
+    """The range of a run's entropies in its first cycle, without the start, and some room.
 
     Args:
         rows: of ``metrics.jsonl``, by step.
 
     Returns:
-        (low, high) in nats; None without a second cycle, which alone can be compared with the
-        first, and where the first has fewer than `LEAST` values.
+        (low, high) in nats; None under a constant cap, with too few values, or while the first
+        cycle lasts: there is nothing to compare it with.
     """
-    cycles = [number(row.get("cycle")) for row in rows]
-    if not any(cycle is not None and cycle > 1 for cycle in cycles):
+    first = _first_cycle(rows)
+    if first is None:
         return None
-    moving = any(row.get("phase") in ("compression", "expansion") for row in rows)
-    first = [
-        value
-        for cycle, row in zip(cycles, rows, strict=True)
-        if cycle == 1 and (value := number(row.get("entropy"))) is not None
-    ]
-    if not moving or len(first) < LEAST:
+    means = _means(rows)
+    seen = [y for x, y in means if SETTLED * first <= x < first and y is not None]
+    behind = sum(x >= first for x, _ in means)
+    if len(seen) < _LEAST or behind < WINDOW:
         return None
-    first.sort()
-    cut = len(first) * _OUT // 100
-    return first[cut], first[len(first) - 1 - cut]
+    room = WIDER * (max(seen) - min(seen))
+    return max(min(seen) - room, 0.0), max(seen) + room
 
 
 def outside(rows: list[Row], band: tuple[float, float]) -> tuple[int, int, int]:
@@ -43,12 +41,26 @@ def outside(rows: list[Row], band: tuple[float, float]) -> tuple[int, int, int]:
 
     Args:
         rows: as `entropy_band` takes them.
-        band: what it gave.
+        band: its result.
     """
-    later = [
-        value
-        for row in rows
-        if (number(row.get("cycle")) or 0) > 1 and (value := number(row.get("entropy"))) is not None
-    ]
-    below, above = (sum(v < band[0] for v in later), sum(v > band[1] for v in later))
-    return below, above, len(later)
+    first = _first_cycle(rows) or 0
+    later = [y for x, y in _means(rows) if x >= first and y is not None]
+    return sum(y < band[0] for y in later), sum(y > band[1] for y in later), len(later)
+
+
+def _first_cycle(rows: list[Row]) -> int | None:
+    """The steps of the first cycle, where another one follows."""
+    if not any(row.get("phase") in ("compression", "expansion") for row in rows):
+        return None
+    starts: dict[float, int] = {}
+    for row in rows:
+        cycle = number(row.get("cycle"))
+        if cycle is not None:
+            starts.setdefault(cycle, row["step"])
+    ordered = [starts[cycle] for cycle in sorted(starts)]
+    return ordered[1] - ordered[0] if len(ordered) > 1 and ordered[1] > ordered[0] else None
+
+
+def _means(rows: list[Row]) -> list[Point]:
+    points = [(float(row["step"]), number(row.get("entropy"))) for row in rows]
+    return running_mean([point for point in points if point[1] is not None], WINDOW)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from siri_train.statistics.pareto import front, hypervolume, hypervolume_interval
 
 from .data import Evaluation, Run, RunFolder
-from .questions import by_evaluation
+from .questions import Records, all_records
 from .table import accuracy_text
 
 Values = dict[str, Any]
@@ -66,12 +66,15 @@ def nadir(points: list[Placed]) -> tuple[float, float]:
     return max(one.tokens for one in points), min(one.accuracy for one in points)
 
 
-def front_table(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
+def front_table(
+    folder: RunFolder, chosen: dict[str, str], known: dict[str, Records] | None = None
+) -> Values | None:
     """The two tables beside the plane.
 
     Args:
         folder: as it was read.
         chosen: the runs' colour classes by name.
+        known: its records of questions, if they were read already.
 
     Returns:
         ``points`` of the front by tokens, ``volumes`` of the runs, the largest first, and the
@@ -81,12 +84,13 @@ def front_table(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
     if not points:
         return None
     reference = nadir(points)
+    records = all_records(folder) if known is None else known
     volumes = []
     for place, run in enumerate(folder.runs):
         own = [(one.tokens, one.accuracy) for one in points if one.run == place]
         if own:
             volume = hypervolume(own, reference)
-            bounds = _interval(run, reference)
+            bounds = _interval(run, records[run.name], reference)
             text = f"{volume:.2f}" + (f" ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "")
             volumes.append(
                 {"label": run.label, "css": chosen[run.name], "text": text, "value": volume}
@@ -119,9 +123,10 @@ def point_name(run: Run, one: Evaluation) -> str:
     return f"{run.label} after {one.step:,} steps{name}"
 
 
-def _interval(run: Run, reference: tuple[float, float]) -> tuple[float, float] | None:
+def _interval(
+    run: Run, records: Records, reference: tuple[float, float]
+) -> tuple[float, float] | None:
     """The hypervolume's interval over questions, where all evaluations recorded theirs."""
-    records = by_evaluation(run)
     wanted = {one.step: one for one in run.evals if one.tokens is not None and one.best is not None}
     own = [records.get(step) for step in wanted]
     if len(own) > _MOST_CHECKPOINTS or len({one.fingerprint if one else "" for one in own}) != 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .data import RunFolder
 from .scale import Point, running_mean
 from .svg import Chart, Line
-from .token_groups import KINDS, group_names, over_steps
+from .word_rates import KINDS, group_names, over_steps
 
 MEAN_FROM = 40
 """Steps from which the curves are running means."""

@@ -10,7 +10,7 @@ from .data import RunFolder
 from .markup import fill
 from .scale import rounded, show, text_width, ticks
 from .svg import FONT, cut
-from .token_groups import KINDS, PHASES, by_phase, group_names
+from .word_rates import KINDS, PHASES, by_phase, group_names
 
 Values = dict[str, Any]
 
@@ -26,8 +26,8 @@ def group_values(folder: RunFolder) -> list[Values]:
         folder: as it was read.
 
     Returns:
-        A group each. A kind's value is the mean per 1000 tokens over the steps of the phase, None
-        where no step has one.
+        A group each. A kind's value is per 1000 tokens of the phase's responses, None where no step
+        has one.
     """
     found = []
     for group in group_names(folder):
@@ -100,7 +100,7 @@ def _panel(panel: Values, left: float, top: float, wide: float) -> Values:
     step = marks[1] - marks[0] if len(marks) > 1 else None
     bottom = top + _HEAD + _ROW * len(rows)
     return {
-        "group": panel["group"],
+        "group": panel["group"] + (f", first {len(rows)} rows" if panel["more"] else ""),
         "left": left,
         "top": top + 15,
         "grid": [(px(mark), show(mark, "number", step)) for mark in marks],

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
-from . import script as joined
 from .alarm_lanes import alarm_list
 from .budgets import budget_chart, budget_pictures, budget_table, methods
 from .charts import Figure, colours, figures, quiet, spots
@@ -23,8 +22,11 @@ from .front import front_table
 from .group_dots import group_pictures
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
+from .questions import all_records
 from .responses import browsed, cards, left_out
-from .svg import render
+from .script import script as joined_script
+from .script import style as joined_style
+from .svg import MOST_ENDS, render
 from .table import compared_with, headline, table_rows
 from .verdict import judge
 
@@ -68,7 +70,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
-    style, script = joined.style(), joined.script()
+    style, script = joined_style(), joined_script()
     # If an escape were missing, this policy would still refuse every script, style and address
     # except these two. Nothing in the page needs eval, an event handler or a style attribute.
     asks = "connect-src 'self'; " if state else ""
@@ -77,7 +79,8 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         f"{asks}base-uri 'none'; form-action 'none'"
     )
     headings, rows = table_rows(folder.summary)
-    compared_methods = methods(folder)
+    records = all_records(folder)
+    compared_methods = methods(folder, records)
     budgets = budget_chart(folder, compared_methods)
     chosen, found, drawn = colours(folder), browsed(folder), embedded(folder, charts)
     return fill(
@@ -103,9 +106,10 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
         budget_best=budget_table(compared_methods) if budgets is not None else [],
-        front=front_table(folder, chosen),
+        front=front_table(folder, chosen, records),
         groups=group_pictures(folder),
         quiet=quiet(folder),
+        most_ends=MOST_ENDS,
         costs=cost_tables(folder, chosen),
         runs=[
             {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
@@ -162,7 +166,9 @@ def _outside(folder: RunFolder) -> str:
     """The checkpoints that the plane leaves out, in words."""
     _, named = spots(folder)
     shown = close_up(named)
-    return "; ".join(spot.tip for spot in named if shown and spot not in shown)
+    left = [spot.tip for spot in named if shown and spot not in shown]
+    more = f"; and {len(left) - 4:,} more" if len(left) > 4 else ""
+    return "; ".join(left[:4]) + more
 
 
 def _figure(figure: Figure, ident: str) -> Values:

@@ -8,13 +8,26 @@ import numpy as np
 
 from siri_train.monitor.question_records import QuestionRecord, read_question_records
 
-from .data import Run
+from .data import Run, RunFolder
 
 Z = 1.96
 """Standard errors of a 95 % interval."""
 
 
-def by_evaluation(run: Run) -> dict[int, QuestionRecord]:
+Records = dict[int, QuestionRecord]
+"""The records of one run's evaluations, by step."""
+
+
+def all_records(folder: RunFolder) -> dict[str, Records]:
+    """The records of all runs, by the run's name; see `by_evaluation`.
+
+    Args:
+        folder: as it was read.
+    """
+    return {run.name: by_evaluation(run) for run in folder.runs}
+
+
+def by_evaluation(run: Run) -> Records:
     """The records of a run's evaluations by step, of the set that the page shows.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the report knows of a run: its records, as they were read."""
+"""A run as the report knows it: its records, as they were read."""
 
 from __future__ import annotations
 

@@ -223,4 +223,4 @@ def cut(grade: str, cap: float | None) -> str:
         cap: in tokens; None if it is not known.
     """
     text = "truncated here" + ("" if cap is None else f": cap {cap:,.0f} tokens")
-    return text + ("; right all the same, its answer stands before the cut" * (grade == "right"))
+    return text + ("; right all the same, its answer stands before this" * (grade == "right"))

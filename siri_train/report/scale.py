@@ -47,7 +47,7 @@ def rounded(low: float, high: float, most: int) -> tuple[float, float]:
 
 
 def show(value: float, unit: str, step: float | None = None) -> str:
-    """A number as text: "64.1 %", "12,288", "0.0031".
+    """A number as text: "64.1 %", "12,288", "0.0031", "2.4 B" (billions).
 
     Args:
         value: what to write.
@@ -61,8 +61,11 @@ def show(value: float, unit: str, step: float | None = None) -> str:
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         return f"{value:,.{digits}f}"
     size = abs(value)
-    if size >= 1e6:
-        return f"{value / 1e6:,.3g} M"
+    if size >= 999.5e9:  # three digits of billions have no other form than 1e+03
+        return f"{value / 1e9:,.0f} B" if size < 1e15 else f"{value:.3g}"
+    for letter, whole in (("B", 1e9), ("M", 1e6)):
+        if size >= 0.9995 * whole and size >= 1e6:
+            return f"{value / whole:.3g} {letter}"
     if size >= 1000:
         return f"{value:,.0f}"
     if value == int(value):
@@ -74,6 +77,12 @@ def running_mean(points: Sequence[Point], window: int) -> list[Point]:
     """Centred mean over ``window`` points; gaps are left out of it and stay gaps."""
     half = window // 2
     result: list[Point] = []
+    values = [y for _, y in points if y is not None]
+    if len(values) == len(points):  # the usual case, many times faster
+        for index, (x, _) in enumerate(points):
+            beside = values[max(0, index - half) : index + half + 1]
+            result.append((x, sum(beside) / len(beside)))
+        return result
     for index, (x, y) in enumerate(points):
         near = [v for _, v in points[max(0, index - half) : index + half + 1] if v is not None]
         result.append((x, None if y is None else sum(near) / len(near)))

@@ -9,8 +9,8 @@ from pathlib import Path
 from siri_train.files import shown
 
 from .data import read_run_folder
-from .readers import Row
-from .records import Evaluation, Run, RunFolder
+from .latest import latest_rows
+from .records import Run, RunFolder
 
 MOST_RUNS = 12
 """Runs on a page: more curves in a chart cannot be told apart."""
@@ -43,9 +43,12 @@ def read_several(folders: Sequence[Path], title: str) -> RunFolder:
         left = ", ".join(run.label for run in runs[MOST_RUNS:])
         notes.insert(0, f"More than {MOST_RUNS} runs; left out: {left}.")
         runs = runs[:MOST_RUNS]
-    summary = [row for run in runs for row in _named(run)]
+    summary = [row for run in runs for row in latest_rows(run)]
     runs.sort(key=lambda run: run.control)
-    return RunFolder(Path(title), runs, summary, notes, several=True)
+    about = (
+        "The verdict is of the run that it names; each has its own: siri-train report RUN --text."
+    )
+    return RunFolder(Path(title), runs, summary, notes, about, several=True)
 
 
 def _labelled(runs: list[Run]) -> list[Run]:
@@ -61,24 +64,3 @@ def _labelled(runs: list[Run]) -> list[Run]:
                 labelled.append(replace(run, name=name))
                 break
     return labelled
-
-
-def _named(run: Run) -> list[Row]:
-    """Rows as in ``summary.json`` of a run's named checkpoints and its last evaluation."""
-    latest: dict[str, Evaluation] = {one.name: one for one in run.evals if one.name}
-    latest.pop("start", None)
-    if run.evals and not any(one is run.evals[-1] for one in latest.values()):
-        latest["last"] = run.evals[-1]
-    return [
-        {
-            "name": f"{run.label} {name}",
-            "step": one.step,
-            "accuracy": one.best,
-            "accuracy_interval": one.best_interval,
-            "tokens": one.tokens,
-            "budgets": one.budgets,
-            "accuracy_at": one.accuracy,
-            "accuracy_at_interval": one.intervals,
-        }
-        for name, one in latest.items()
-    ]

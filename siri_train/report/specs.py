@@ -101,7 +101,7 @@ SPECS = (
         "values are harmless and a steady climb is not.",
         optional=True,
         from_floor=False,
-        noise=10 * NOISE,
+        noise=100 * NOISE,
         about=1.0,
     ),
     Spec(

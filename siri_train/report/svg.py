@@ -26,10 +26,16 @@ from typing import Any
 from markupsafe import Markup
 
 from .heat import Heat
+from .mark_names import anchors, extent_of, phase_names
 from .markup import coordinate, fill
 from .scale import Point, rounded, show, text_width, thin, ticks
 
 FONT = 12.0
+MOST_ENDS = 14
+"""Curves whose labels stand at their ends; with more there is no room, and a legend names them."""
+_NOISE = 1e-9
+"""A chart with nothing larger shows zero: an axis of 6e-12 would draw rounding errors."""
+_ZERO_AXIS = 1e-3
 Scale = Callable[[float], float]
 Parts = dict[str, Any]
 
@@ -128,6 +134,8 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
     x_low, x_high = min(xs), max(xs)
     x_high = x_high if x_high > x_low else x_low + 1
     low, high = min(ys), max(ys)
+    if 0 < max(abs(low), abs(high)) < _NOISE and not chart.y_ticks:
+        return (x_low, x_high), (0.0 if low >= 0 else -_ZERO_AXIS, _ZERO_AXIS)
     if chart.y_ticks:  # the labels need not lie at the ends, so room is left for text there
         pad = 0.6 if chart.y_names else (high - low) * 0.16 or 1.0
         return (x_low, x_high), (low - pad, high + pad)
@@ -164,6 +172,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
     if chart.y_names:
         most = int(0.42 * width / text_width("n", FONT))
         y_texts = [cut(name, most) for name in chart.y_names]
+    end_labels = end_labels and len(chart.lines) <= MOST_ENDS
     labels = [line.label for line in chart.lines if line.beside == "end"] if end_labels else []
     left = max(text_width(text, FONT) for text in y_texts) + 12
     margin = max([text_width(text, FONT, bold=True) for text in labels], default=2.0) + 14
@@ -181,6 +190,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         for start, end, css, label in chart.spans
     ]
     x_ticks = chart.x_ticks or ticks(x_low, x_high, 7 if width > 400 else 5)
+    sides = anchors([px(x) for x, _, _ in chart.marks], right)
     lines = [_drawn(line, px, py, 600 if width > 400 else 240) for line in chart.lines]
     beside = list(_beside(chart, px, py, width)) if end_labels else []
     ends = list(_end_labels(chart, px, py, top, bottom, right, width)) if end_labels else []
@@ -197,8 +207,17 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
         x_ticks=[(px(x), f"{x:,.0f}") for x in x_ticks if x == int(x)],
         spans=[span for span in spans if span[2] > span[1]],
         cells=_cells(chart.heat, px, py, y_high),
-        names=_phase_names(chart, spans, [px(x) for x, _, _ in chart.marks]),
-        marks=[(px(x), css, label) for x, css, label in chart.marks],
+        names=phase_names(
+            spans,
+            [
+                extent_of(px(x), anchor, label)
+                for (x, _, label), anchor in zip(chart.marks, sides, strict=True)
+            ],
+        ),
+        marks=[
+            (px(x), css, label, anchor)
+            for (x, css, label), anchor in zip(chart.marks, sides, strict=True)
+        ],
         # the first line is the one to see, so it comes on top
         lines=list(reversed(list(enumerate(lines)))),
         beside=beside,
@@ -236,24 +255,6 @@ def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[i
         )
         for level, boxes in heat.cells()
     ]
-
-
-def _phase_names(
-    chart: Chart, spans: list[tuple[str, float, float, str]], busy: list[float]
-) -> list[tuple[float, str]]:
-    """(x, name) of the phases that have room; all or none, apart from what marks cover.
-
-    A name on some phases and not on others would look like a difference between them.
-    """
-    if not all(b - a > text_width(label, 11) + 8 for _, a, b, label in spans[:-1] or spans):
-        return []
-    names = []
-    for _, a, b, label in spans:
-        half = text_width(label, 11) / 2
-        clear = all(abs(x - (a + b) / 2) > half + 16 for x in busy)
-        if label and clear and b - a > 2 * half:
-            names.append(((a + b) / 2, label))
-    return names
 
 
 def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:

@@ -134,13 +134,15 @@ def headline(summary: list[Row]) -> list[Row]:
         text = f"{100 * accuracy:.1f} % right with {_tokens(tokens)} tokens"
         points, share = _points(row, base, "accuracy"), _relative(row, base, "tokens")
         if row is not base and points is not None and share is not None:
-            text += (
-                f", {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
-                f"{base.get('name')}"
-            )
             before = number(base.get("accuracy")) or 0.0
-            text += f" ({100 * before:.1f} % → {100 * accuracy:.1f} %)"
-            text += ", within the intervals," if _overlap(row, base, "accuracy") else ""
+            if abs(points) < 0.05:
+                text += f", as many as {base.get('name')},"
+            else:
+                text += (
+                    f", {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
+                    f"{base.get('name')} ({100 * before:.1f} % → {100 * accuracy:.1f} %)"
+                )
+                text += ", within the intervals," if _overlap(row, base, "accuracy") else ""
             text += f" and {abs(share):.0f} % {'fewer' if share <= 0 else 'more'} tokens"
         said.append(
             {

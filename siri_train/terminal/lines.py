@@ -22,12 +22,12 @@ def joined(head: str, parts: Sequence[str], width: int, between: str = "  ") -> 
     A part is never broken: one that is longer than a line has a line of its own.
 
     Args:
-        head: begins the first line; the others begin with four blanks.
+        head: begins the first line; the others then begin with four blanks. It may be empty.
         parts: such as ``cap 28 tokens``.
         width: columns.
         between: put between parts, a mark or not, and blanks.
     """
-    mark = between.rstrip()
+    mark, indent = between.rstrip(), "    " if head else ""
     lines, now = [], head
     for place, part in enumerate(parts):
         gap = between if place else " " if now.endswith(":") or between == " " else "  "
@@ -36,7 +36,7 @@ def joined(head: str, parts: Sequence[str], width: int, between: str = "  ") -> 
             now = part
         elif cell_len(now + gap + part + behind) > width:
             lines.append(now + (mark if place else ""))
-            now = "    " + part
+            now = indent + part
         else:
             now += gap + part
     return [*lines, now]
@@ -46,7 +46,7 @@ def words(head: str, text: str, width: int) -> list[str]:
     """``head`` and a sentence behind it, broken between words.
 
     Args:
-        head: begins the first line; the others begin with four blanks.
+        head: begins the first line; the others then begin with four blanks. It may be empty.
         text: the sentence.
         width: columns.
     """

@@ -11,6 +11,8 @@ from siri_train.terminal.lines import shortened
 
 _LEAST = 8
 """Columns that a shortened name keeps at least."""
+_MOST = 3
+"""Tables that repeat the names of the rows."""
 
 
 def aligned(
@@ -24,9 +26,10 @@ def aligned(
     """A Markdown table that is also aligned for a terminal, without a newline at its end.
 
     A table that is wider than ``width`` becomes several, one below the other, that all begin with
-    the first ``keys`` columns; no cell is broken and no column left out. Names in these columns are
-    shortened in their middle where nothing else helps, and the whole names stand below the tables.
-    Where even that does not fit, each row is a list of its cells.
+    the first ``keys`` columns; no cell is broken and no column left out. Where these are too long
+    for that, or it would make more than three tables, rows are numbered and named once. Names that
+    are longer than a line are shortened in their middle, and the whole names stand below the
+    tables. Where even that does not fit, each row is a list of its cells.
 
     Args:
         head: of the columns.
@@ -41,10 +44,16 @@ def aligned(
     widths = _widths(lines)
     if width is None or _total(widths) <= width or len(widths) <= keys:
         return _drawn(lines, range(len(widths)), left)
-    most = max(widths[keys:])
-    room = width - _total([*widths[:keys], most]) + sum(widths[:keys])
+    room = width - _total([*widths[:keys], max(widths[keys:])]) + sum(widths[:keys])
+    fits = sum(widths[:keys]) <= room
+    if not fits or len(_blocks(widths, keys, breaks, width)) > _MOST:
+        of_row = [["row", *lines[0]], *([str(i), *line] for i, line in enumerate(lines[1:], 1))]
+        numbered = _widths(of_row)
+        if _total(numbered[: keys + 1]) <= width and _total([numbered[0], max(numbered)]) <= width:
+            breaks, left = [keys + 1, *(n + 1 for n in breaks)], [n + 1 for n in left]
+            lines, widths, keys, fits = of_row, numbered, 1, True
     names: list[str] = []
-    if sum(widths[:keys]) > room:
+    if not fits:
         if room < keys * _LEAST:
             return _listed(lines, keys)
         lines, names = _with_short_names(lines, keys, room)

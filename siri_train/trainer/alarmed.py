@@ -1,4 +1,4 @@
-"""What a step or an evaluation did to the alarms, and the end of a run that stops at one."""
+"""The effect of a step or an evaluation on the alarms, and the end of a run that stops at one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class AlarmHalt(RuntimeError):
 
 @dataclass(frozen=True)
 class Alarmed:
-    """What a step or an evaluation did to the alarms.
+    """The effect of a step or an evaluation on the alarms.
 
     Args:
         rows: the new rows of ``alarms.jsonl``.

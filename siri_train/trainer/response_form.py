@@ -16,7 +16,7 @@ def response_form(batch: RolloutBatch, think: str) -> dict[str, float | None]:
 
     Returns:
         ``repetitive_frac``, the share of responses that end in a loop
-        (:func:`siri_train.monitor.repetition.repetitive`); and ``think_misfit_frac``, of the
+        (:func:`siri_train.monitor.repetition.repetitive`); and ``think_mismatch_frac``, of the
         finished responses the share without ``</think>`` where it is required, with it where
         ``think`` is ``none``; None where no response finished.
     """
@@ -29,5 +29,5 @@ def response_form(batch: RolloutBatch, think: str) -> dict[str, float | None]:
     wrong = {"required": closed.count(False), "none": closed.count(True)}.get(think, 0)
     return {
         "repetitive_frac": float(loops.mean()) if len(loops) else None,
-        "think_misfit_frac": wrong / len(closed) if closed else None,
+        "think_mismatch_frac": wrong / len(closed) if closed else None,
     }

@@ -111,7 +111,7 @@ class Run:
             tokens = self.end.tokens
             self.progress = TrainingProgress(config, self.schedule, self.start_step, tokens)
             opened.callback(self.progress.close)
-            self.progress.recall(self.folder.rows, self.folder.evals)
+            self.progress.recall(self.dir / "metrics.jsonl", self.folder.evals)
             self._opened = opened.pop_all()
         if self.start_step:
             print(f"{config.name}: continues from step {self.start_step} ({source})", flush=True)

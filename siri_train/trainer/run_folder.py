@@ -172,6 +172,8 @@ class RunFolder:
         self.rows = [kept(row) for row in rows[-MOST_ROWS:]]
         limits = self.config.monitor.alarms
         self.alarms = AlarmState.resumed(raised, start, rows, evals, limits)
+        if on := [f"{one.name} (since step {one.since})" for one in self.alarms.ongoing()]:
+            print(f"{self.config.name}: alarms that are on: {', '.join(on)}", flush=True)
         return evals
 
     def _rename(self, evals: list[dict[str, Any]]) -> None:
@@ -213,6 +215,7 @@ class RunFolder:
         rows = self.alarms.update(step, found, on)
         for row in rows:
             append_record(self.dir / "alarms.jsonl", row)
+        self.trackers.log_alarms(rows, self.alarms.ongoing(), step + 1)
         monitor = self.config.monitor
         halts = [a for a in found if monitor.halt_on_alarm or a["alarm"] in monitor.halt_on]
         return Alarmed(rows, halts[0] if halts else None)

@@ -55,6 +55,7 @@ class Curves:
         self.held_out_extra = np.zeros(n + 1)
         self.truncated_extra = np.zeros(n)
         self.prompts = int(rng.choice([16, 32, 128]))
+        self.scatter = rng.uniform(0, 0.02)  # of evaluations, beside their questions
         self.concentration = 2.5  # of the questions' difficulties: 0 is all or nothing
 
     def _compressed(self) -> np.ndarray:
@@ -106,7 +107,7 @@ class Curves:
 
     def _evaluations(self) -> list[dict]:
         rng, n = self.rng, self.steps
-        questions, scatter = int(rng.choice([200, 500, 2000])), rng.uniform(0, 0.02)
+        questions = int(rng.choice([200, 500, 2000]))
         ends = {} if self.shape == "constant" else {
             **dict.fromkeys(self.schedule.compressed_ends(n), "siri-low"),
             **dict.fromkeys(self.schedule.expanded_ends(n), "siri-high"),
@@ -118,7 +119,7 @@ class Curves:
             truth = self.ability[at] - self.dip[at] - self.gap + self.held_out_extra[t]
             truth = min(max(truth, 0.01), 0.99)
             error = np.sqrt(truth * (1 - truth) / questions)
-            value = np.clip(truth + rng.normal(0, np.hypot(error, scatter)), 0, 1)
+            value = np.clip(truth + rng.normal(0, np.hypot(error, self.scatter)), 0, 1)
             name = "start" if t == 0 else ends.get(t)
             found.append(evaluation(t, float(value), 1.96 * float(error), name))
         return found
@@ -166,7 +167,7 @@ def _band(c: Curves, jump: bool) -> None:
 
 
 def _fall(c: Curves, jump: bool) -> None:
-    size = c.rng.uniform(0.15, 0.25)
+    size = c.rng.uniform(0.2, 0.3)
     c.ability[:] = c.rng.uniform(0.5, 0.7)
     c.held_out_extra[1:] -= size * _onset(c, jump)
     c.ability -= size * _onset(c, jump)
@@ -271,4 +272,33 @@ def draw(seed: int, fault: str | None = None, jump: bool | None = None) -> Run:
     )
     if fault:
         FAULTS[fault][1](curves, bool(rng.random() < 0.5) if jump is None else jump)
+    return curves.run()
+
+
+def draw_learned(seed: int, scatter: float) -> Run:
+    """A run that has learned its task: nothing rises any more, and that is fine.
+
+    Args:
+        seed: draws everything.
+        scatter: of evaluations, beside their questions.
+    """
+    curves = Curves(np.random.default_rng([seed, 99]))
+    rng = curves.rng
+    curves.ability[:], curves.gap = rng.uniform(0.97, 0.995), rng.uniform(-0.01, 0.005)
+    curves.length[:] = np.minimum(curves.length, 0.8 * curves.cap.min())
+    curves.scatter = scatter
+    return curves.run()
+
+
+def draw_steady(seed: int, scatter: float) -> Run:
+    """A run whose held-out accuracy neither rises nor falls, while it gets shorter.
+
+    Args:
+        seed: draws everything.
+        scatter: of evaluations, beside their questions.
+    """
+    curves = Curves(np.random.default_rng([seed, 98]))
+    rng = curves.rng
+    curves.ability[:], curves.gap = rng.uniform(0.3, 0.9), 0.0
+    curves.scatter = scatter
     return curves.run()

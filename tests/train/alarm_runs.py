@@ -8,7 +8,6 @@ from __future__ import annotations
 import bisect
 import json
 import lzma
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,8 @@ def of_rlprobe(series: dict[str, np.ndarray]) -> Run:
         "reward_mean": "reward_mean", "accuracy": "reward_mean", "entropy": "entropy_mean",
         "truncated_frac": "truncation_rate", "response_len_mean": "completion_len_mean",
         "response_len_p50": "completion_len_mean", "ref_kl": "kl_mean", "loss": "loss",
-        "clip_frac_low": "clip_fraction", "grad_norm": "grad_norm", "lr": "lr",
+        "clip_frac_low": "clip_fraction", "repetitive_frac": "repetition_rate",
+        "grad_norm": "grad_norm", "lr": "lr",
         "time_rollout": "generation_time_s", "time_train": "optimization_time_s",
     }  # fmt: skip
     rows = []
@@ -102,11 +102,13 @@ def of_rlprobe(series: dict[str, np.ndarray]) -> Run:
     return rows, []
 
 
-def recorded() -> Iterator[tuple[str, Run]]:
-    """Our own recorded runs, by name."""
+def recorded() -> dict[str, Run]:
+    """Our own recorded runs by name; those of which the name ends in ``.ill`` are not healthy."""
+    found = {}
     for path in sorted(RECORDED.glob("*.json.xz")):
         run = json.loads(lzma.decompress(path.read_bytes()))
-        yield path.name.split(".")[0], (run["metrics"], run["eval"])
+        found[path.name.removesuffix(".json.xz")] = run["metrics"], run["eval"]
+    return found
 
 
 def found(run: Run, stride: int = 1, limits: AlarmsConfig = LIMITS) -> dict[str, int]:
@@ -126,12 +128,22 @@ def found(run: Run, stride: int = 1, limits: AlarmsConfig = LIMITS) -> dict[str,
     return first
 
 
-def replayed(run: Run, limits: AlarmsConfig = LIMITS) -> list[Row]:
-    """The rows of alarms.jsonl that a run with these logs writes."""
+def replayed(
+    run: Run, limits: AlarmsConfig = LIMITS, state: AlarmState | None = None, start: int = 0
+) -> list[Row]:
+    """The rows of alarms.jsonl that a run with these logs writes.
+
+    Args:
+        run: whole.
+        limits: thresholds.
+        state: of a run that continues.
+        start: the step from which it continues; the evaluation there is done.
+    """
     rows, evals = run
-    state, written = AlarmState(), []
-    waiting, seen, slim = list(evals), [], []
-    for row in [*rows, None]:
+    state, written = state or AlarmState(), []
+    seen = [row for row in evals if start and row["step"] <= start]
+    waiting, slim = evals[len(seen) :], [kept(row) for row in rows[:start]]
+    for row in [*rows[start:], None]:
         while waiting and (row is None or waiting[0]["step"] <= row["step"]):
             one = waiting.pop(0)
             raised = alarms.check_evaluation(one, seen, limits, slim)

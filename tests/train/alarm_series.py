@@ -79,7 +79,7 @@ def healthy(seed: int, steps: int, cycle: int = 120, longest: int = 4096) -> Ite
             "tail_mass_max": about(0.004, 0.3),
             "backtrack_per_1k": about(wait * (0.3 + share), 0.2),
             "repetitive_frac": min(1.0, about(0.02, 0.6)),
-            "think_misfit_frac": min(1.0, about(0.05, 0.5)),
+            "think_mismatch_frac": min(1.0, about(0.05, 0.5)),
             "tokens": round(tokens),
             "rollout_tokens_per_s": about(speed * (1.5 - 0.7 * share), 0.15) / slow,
             "train_tokens_per_s": about(2 * speed, 0.1) / slow,

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -152,7 +153,7 @@ class Page:
 def browser() -> Iterator[Page]:
     """A browser with an empty profile and one page, ended afterwards."""
     ours, theirs = os.pipe(), os.pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
 
         def set_up() -> None:  # the browser reads from 3 and writes to 4
             read, write = os.dup(ours[0]), os.dup(theirs[1])
@@ -164,14 +165,14 @@ def browser() -> Iterator[Page]:
              "--no-first-run", "--disable-background-networking", "--remote-debugging-pipe",
              f"--user-data-dir={profile}"],
             preexec_fn=set_up, close_fds=False, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         os.close(ours[0])
         os.close(theirs[1])
         try:
             yield Page(ours[1], theirs[0])
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with all the processes that it started
             process.wait()
             os.close(ours[1])
             os.close(theirs[0])

@@ -62,6 +62,7 @@ def write_run(
             "time_rollout": rng.random(), "time_train": rng.random(),
             "rollout_kl": rng.random() * 1e-12, "rollout_ratio_max": 1 + rng.random() * 1e-7,
             "ratio_max": 1 + rng.random(), "token_groups": groups(rng, step),
+            "tokens_right": rng.randint(100, 500), "tokens_wrong": rng.randint(100, 500),
         }  # fmt: skip
         if ranks is not None:
             row["ranks"] = ranks

@@ -45,6 +45,7 @@ def ablate(
 ) -> Ablate:
     """``ablate("--vary", ..., out="name")``: the command, whose runs are forks of this process."""
     monkeypatch.setattr(ablate_runs, "Popen", Forked)
+    monkeypatch.setenv("COLUMNS", "1000")  # tables and sentences in one piece
 
     def call(*words: str, out: str = "out") -> int:
         return main(["ablate", str(recipe), *words, "--out", str(tmp_path / out)])

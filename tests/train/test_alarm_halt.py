@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from siri_train.cli import main
+from siri_train.config.alarms import AlarmsConfig
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config, parse_config
 from siri_train.monitor.alarms import ALARMS, Raised, alarm, require_known
@@ -195,21 +196,40 @@ def test_form_of_responses() -> None:
     drawn = batch(texts, [False, False, True, False], [[*loop, 0], other, loop, other])
     assert response_form(drawn, "required") == {
         "repetitive_frac": 0.5,
-        "think_misfit_frac": pytest.approx(1 / 3),
+        "think_mismatch_frac": pytest.approx(1 / 3),
     }
-    assert response_form(drawn, "none")["think_misfit_frac"] == pytest.approx(2 / 3)
-    assert response_form(drawn, "optional")["think_misfit_frac"] == 0
+    assert response_form(drawn, "none")["think_mismatch_frac"] == pytest.approx(2 / 3)
+    assert response_form(drawn, "optional")["think_mismatch_frac"] == 0
     cut = batch(["x"], [True], [[1]])
-    assert response_form(cut, "required") == {"repetitive_frac": 0.0, "think_misfit_frac": None}
+    assert response_form(cut, "required") == {"repetitive_frac": 0.0, "think_mismatch_frac": None}
 
 
 def test_rows_have_the_form(tiny: Any) -> None:
     for row in rows(train(tiny("train.steps=2")) / "metrics.jsonl"):
         assert 0 <= row["repetitive_frac"] <= 1
-        assert row["think_misfit_frac"] is None or 0 <= row["think_misfit_frac"] <= 1
+        assert row["think_mismatch_frac"] is None or 0 <= row["think_mismatch_frac"] <= 1
         assert not math.isnan(row["repetitive_frac"])
 
 
 def test_defaults_halt_at_nothing() -> None:
     monitor = parse_config({"name": "x"}).monitor
     assert monitor.halt_on == [] and not monitor.halt_on_alarm
+
+
+def test_a_row_shows_the_alarms_of_its_rollout() -> None:
+    """As ``RolloutBatch.alarms`` decides, by what ``step_metrics`` writes."""
+    limits, rng = AlarmsConfig(), random.Random(0)
+    for _ in range(300):
+        answers, mean = rng.randint(1, 5000), rng.uniform(1, 9000)
+        unjudged = rng.choice([0, answers // 100, answers // 100 + 1, rng.randint(0, answers)])
+        tokens = round(answers * mean)
+        row = {"unjudged": unjudged, "tokens": tokens, "response_len_mean": tokens / answers}
+        shown = ALARMS["answers-not-judged"].shown
+        assert shown is not None and shown(row, limits) == (unjudged > 0.01 * answers)
+    for name, key in (
+        ("prompts-failed", "groups_failed"),
+        ("non-finite-logprobs", "rollout_retries"),
+    ):
+        shown = ALARMS[name].shown
+        assert shown is not None and shown({key: 1}, limits)
+        assert not shown({key: 0}, limits) and not shown({}, limits)

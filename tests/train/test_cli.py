@@ -49,7 +49,8 @@ def test_dry_run_shows_the_configuration_and_writes_nothing(
     assert main(["train", recipe, "train.lr=0.5", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "lr: 0.5" in out and "AdamW moments" in out and "64 training and 16 held-out" in out
-    assert "hours: unknown" in out and "fit" not in out  # a CPU has no size to fit
+    # a CPU has no size to fit
+    assert "hours: unknown" in out and "fit" not in out
     assert yaml.safe_load(out)["train"]["lr"] == 0.5
     assert not Path("runs").exists()
 

@@ -118,6 +118,45 @@ def test_page_has_the_keys_of_named_sets(tiny: Any) -> None:
         assert {key: entry[key] for key in of_entry} == entry["sets"]["test"]
 
 
+NEW = {
+    "response_len_hist", "token_groups", "ranks", "tokens_right", "tokens_wrong",
+    "repetitive_frac", "think_misfit_frac",
+}  # fmt: skip
+
+
+def healthy() -> dict[str, list[str]]:
+    """Key of ``metrics.jsonl`` to the cells behind it, of the table of healthy ranges."""
+    (text,) = re.findall(
+        r"^## What healthy looks like\n(.*?)^The evaluations:", METRICS, re.M | re.S
+    )
+    found = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.M)
+    return {key: [cell.strip() for cell in rest.split("|")] for key, rest in found}
+
+
+def test_page_says_of_every_key_what_healthy_looks_like() -> None:
+    keys = [*METRIC_KEYS, *keys_of("metrics.jsonl", 1)]
+    table = healthy()
+    assert set(keys) <= set(table) and set(table) - set(keys) <= NEW
+    assert [key for key in table if key in keys] == keys  # the order of the record
+    assert all(len(cells) == 4 and cells[0] for cells in table.values())
+    of_eval = set(keys_of("eval.jsonl")) - {"step", "name", "budgets"}
+    listed = set(keys_of("What healthy looks like", table=1))
+    assert of_eval <= listed and listed - of_eval <= NEW
+
+
+def test_page_says_what_the_console_and_the_charts_show() -> None:
+    from siri_train.monitor.figures import KEYS
+    from siri_train.report.charts import SPECS
+
+    table = healthy()
+    of_console = {cells[2]: key for key, cells in table.items() if cells[2]}
+    named = {name: key for name, key in of_console.items() if name not in ("step", "phase")}
+    assert named == KEYS
+    for spec in SPECS:
+        for key, _ in spec.metrics:
+            assert table[key][3], f"{key} has a chart: write yes into its last column"
+
+
 def test_alarm_page_has_every_alarm_and_no_other() -> None:
     names = re.findall(r"^\| `([\w-]+)` \|", ALARMS, re.M)
     assert len(names) == len(set(names)) > 5
@@ -142,11 +181,10 @@ def threshold(name: str) -> str:
 def test_the_page_has_every_threshold_with_its_default() -> None:
     read = {key for entry in alarms.ALARMS.values() for key in entry.limits}
     assert read == set(AlarmsConfig.model_fields)
-    for name, entry in alarms.ALARMS.items():
-        for key in entry.limits:
-            default = getattr(AlarmsConfig(), key)
-            said = [f"{default:g}", f"{default:.0%}".replace("%", " %")]
-            assert any(f"`{key}` ({one})" in threshold(name) for one in said), (name, key)
+    for key in sorted(read):  # those that several alarms share stand in one row, or below the table
+        default = getattr(AlarmsConfig(), key)
+        said = [f"`{key}` ({one}" for one in (f"{default:g}", f"{default:.0%}".replace("%", " %"))]
+        assert any(one in ALARMS for one in said), key
 
 
 QUIET: dict[str, Any] = {

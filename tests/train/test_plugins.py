@@ -130,6 +130,19 @@ def test_train_with_one_of_each_kind(
     assert "triangle" in (tmp_path / "cap.svg").read_text()
 
 
+def test_a_run_halts_on_the_alarm_of_a_plugin(
+    plugin: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin("always", ALWAYS)
+    recipe = tmp_path / "own.yaml"
+    tiny = copy.deepcopy(TINY) | {"plugins": ["always"], "output": str(tmp_path / "run")}
+    recipe.write_text(yaml.safe_dump(tiny))
+    assert main(["train", str(recipe), *SMALL, "--halt-on", "always"]) == 1
+    assert "always: step 0 of a run with a plug-in; nothing" in capsys.readouterr().err
+    assert main(["train", str(recipe), *SMALL, "monitor.halt_on=[alwais]"]) == 1
+    assert "did you mean always?" in capsys.readouterr().err
+
+
 def test_eval_imports_the_plugins_of_the_run(
     plugin: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

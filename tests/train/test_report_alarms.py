@@ -108,6 +108,8 @@ def test_many_alarms_and_many_bars_are_joined(tmp_path: Path) -> None:
     assert often.label == "often" and len(often.points) <= 3 * 150
     xs = [x for x, _ in often.points]
     assert xs == sorted(xs) and (xs[0], xs[-1]) == (0, 1999)
+    listed = alarm_list(read_run_folder(tmp_path))
+    assert len(listed) == 21 and listed[-1]["name"] == "11 more"
     check(write_report(tmp_path))
 
 

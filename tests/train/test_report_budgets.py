@@ -147,3 +147,16 @@ def test_without_records_of_questions_intervals_are_compared(tmp_path: Path) -> 
             if other is not best and None not in bounds:
                 overlap = bounds[1][1] >= bounds[0][0]  # type: ignore[index]
                 assert (other.name in line["close"]) == overlap
+
+
+def test_an_entry_without_a_run_is_found_by_its_figures(tmp_path: Path) -> None:
+    write_folder(tmp_path, 7)
+    summary = []
+    for name in ("siri", "constant"):  # as the page of several runs has them
+        row = [json.loads(line) for line in (tmp_path / name / "eval.jsonl").open()][-1]
+        summary.append({"name": f"{name} last", "step": row["step"], "budgets": BUDGETS,
+                        "accuracy_at": row["accuracy"]})  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    found = methods(read_run_folder(tmp_path))
+    assert [one.name for one in found] == ["siri last", "constant last", "short, step 60"]
+    assert all(one.record is not None for one in found)

@@ -93,6 +93,8 @@ def test_table_of_an_evaluation_by_hand() -> None:
     assert "|  2,048 | 50.0 % ± 10.0 | 75.0 % |     1,234.5 |     0.0 % | 1,000 x 2 |" in text
     both = evaluation_table({"budgets": [8, 2048], "samples": 2, **one, "sets": {"a": one}})
     assert [line.split()[1] for line in both.splitlines()[2:]] == ["a", "a"]
+    narrow = evaluation_table({"budgets": [8, 2048], "samples": 2, **one, "sets": {"a": one}}, 60)
+    assert max(map(len, narrow.splitlines())) <= 60 and narrow.count("| a   |") == 4
     assert aligned(["a|b"], [["c"]], left=(0,)) == "| a\\|b |\n| ---- |\n| c    |"
 
 

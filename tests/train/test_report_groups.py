@@ -15,7 +15,7 @@ from siri_train.report import write_report
 from siri_train.report.charts import figures
 from siri_train.report.data import read_run_folder
 from siri_train.report.group_dots import group_values
-from siri_train.report.token_groups import KINDS, MOST_GROUPS, group_names
+from siri_train.report.word_rates import KINDS, MOST_GROUPS, group_names
 from tests.train.report_content import GROUPS, write_folder, write_run
 from tests.train.report_page import check, jsonl, make_run
 
@@ -23,7 +23,7 @@ SEEDS = [time.time_ns() + k for k in range(3)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_means_are_those_of_the_steps(seed: int, tmp_path: Path) -> None:
+def test_rates_are_words_over_tokens_of_a_phase(seed: int, tmp_path: Path) -> None:
     write_folder(tmp_path, seed)
     folder = read_run_folder(tmp_path)
     values = group_values(folder)
@@ -35,13 +35,16 @@ def test_means_are_those_of_the_steps(seed: int, tmp_path: Path) -> None:
             path = tmp_path / names[row["run"]] / "metrics.jsonl"
             rows = [json.loads(line) for line in path.open()]
             for kind in KINDS:
+                key = "tokens" if kind == "all" else f"tokens_{kind}"
                 found = [
-                    one["token_groups"][panel["group"]][kind]
+                    (one["token_groups"][panel["group"]][kind], one[key])
                     for one in rows
                     if one["phase"] == row["phase"]
                 ]
-                there = [value for value in found if value is not None]
-                assert row[kind] == pytest.approx(sum(there) / len(there)), seed
+                there = [pair for pair in found if pair[0] is not None]
+                words = sum(value * tokens for value, tokens in there)
+                rate = words / sum(tokens for _, tokens in there)
+                assert row[kind] == pytest.approx(rate), seed
     page = check(write_report(tmp_path))
     dots = [attrs for tag, attrs in page.tags
             if tag == "circle" and "cy" in attrs and "kind-" in str(attrs["class"])]  # fmt: skip
@@ -82,7 +85,7 @@ def test_old_runs_show_what_they_counted(tmp_path: Path) -> None:
     folder = read_run_folder(tmp_path)
     (panel,) = group_values(folder)
     assert [(row["phase"], row["all"], row["right"]) for row in panel["rows"]] == [
-        ("compression", 12.5, None), ("expansion", 12.5, None)
+        ("compression", pytest.approx(12.5), None), ("expansion", pytest.approx(12.5), None)
     ]  # fmt: skip
     titles = [one.chart.title for one in figures(folder)[0]]
     assert "Backtracking" in titles and not any(title.startswith("Words") for title in titles)
@@ -98,3 +101,16 @@ def test_odd_groups_make_a_page(tmp_path: Path, groups: Any) -> None:
     jsonl(tmp_path / "metrics.jsonl", rows)
     assert len(group_names(read_run_folder(tmp_path))) <= MOST_GROUPS
     check(write_report(tmp_path))
+
+
+def test_without_tokens_all_steps_weigh_the_same(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": step, "phase": "expansion", "token_groups": {"a": {"all": float(step)}}}
+        for step in range(4)
+    ]
+    for tokens, mean in (([1, 1, 1, None], 1.5), ([0, 0, 0, 0], 1.5), ([0, 0, 2, 6], 2.75)):
+        for row, count in zip(rows, tokens, strict=True):
+            row["tokens"] = count
+        jsonl(tmp_path / "metrics.jsonl", rows)
+        (panel,) = group_values(read_run_folder(tmp_path))
+        assert panel["rows"][0]["all"] == pytest.approx(mean)

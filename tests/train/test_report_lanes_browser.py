@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from siri_train.report import write_report
 from siri_train.report.alarm_episodes import episodes
 from siri_train.report.data import read_run_folder
-from tests.train.browser import BROWSER
+from tests.train.browser import BROWSER, browser
 from tests.train.report_content import write_folder, write_run
 from tests.train.test_report_browser import look
 
@@ -56,3 +57,26 @@ def test_the_front_says_which_points_are_dominated(tmp_path: Path) -> None:
     """)  # fmt: skip
     assert out["beaten"] == out["told"] and True in out["beaten"]
     assert out["wide"] == [True] * 4
+
+
+@pytest.mark.draw(1, "lanes")
+def test_all_sections_fit_every_width_and_lanes_move_with_the_axis(tmp_path: Path) -> None:
+    seed = time.time_ns()
+    path = write_report(write_folder(tmp_path, seed, price=3.0, ranks=2))
+    bar = "document.querySelector('[data-lanes] .strong polyline').getAttribute('points')"
+    with browser() as page:
+        for width, dark in ((1200, False), (390, True), (360, False)):
+            page.size(width, dark=dark)
+            page.open(path.as_uri())
+            reach = page.do("document.documentElement.scrollWidth")
+            assert reach <= width, (seed, width, reach)
+            cut = page.do("""[...document.querySelectorAll('#word-groups svg text')]
+                .filter((text) => text.getBoundingClientRect().width > 0)
+                .filter((text) => text.getBoundingClientRect().right > innerWidth).length""")
+            assert cut == 0, (seed, width)
+        page.size(1200)
+        before = page.do(bar)
+        page.do("""{ const axis = document.getElementById('axis'); axis.value = 'tokens';
+            axis.dispatchEvent(new Event('change', {bubbles: true})); }""")
+        assert page.do(bar) != before, seed
+        assert page.messages == [], seed

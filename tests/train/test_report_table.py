@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 
-from siri_train.report import summary_table
+import pytest
+
+from siri_train.report import changes, summary_table
 from siri_train.report.table import headline
 from tests.train.report_page import SUMMARY
 
@@ -51,6 +54,11 @@ def test_sentences_speak_of_points():
         "1.0 points less than constant-cap (61.0 % → 60.0 %), within the intervals, and"
         in headline(near)[0]["text"]
     )
+    same = [SUMMARY[1], {**SUMMARY[2], "accuracy": 0.6101}]
+    assert (
+        "61.0 % right with 20.0 tokens, as many as constant-cap, and 33 % fewer tokens."
+        == (headline(same)[0]["text"])
+    )
     assert headline(SUMMARY[2:]) == []
 
 
@@ -70,3 +78,32 @@ def test_summary_table_with_holes():
     assert "a\\|b c" in lines[3] and "12,000" in lines[3]
     assert "nan" not in summary_table(rows)
     assert summary_table([]).count("\n") == 1
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_no_width_breaks_a_cell(width):
+    rng = random.Random()
+    for _ in range(20):
+        spent = {"trained_tokens": rng.randint(0, 10**9), "train_seconds": rng.random() * 1e6}
+        rows = [{**row, "low_budget": 4096, **spent} for row in SUMMARY]
+        rows[2]["name"] = "siri-" + "x" * rng.randint(0, 40)
+        whole = summary_table(rows)
+        text = summary_table(rows, width)
+        assert max(map(len, text.splitlines())) <= width
+        cells = {cell.strip() for line in whole.splitlines()[:6] for cell in line.split("|")}
+        rest = text.replace("~", "")
+        assert all(cell in rest for cell in cells if not cell.startswith("-"))
+        assert "change from constant-cap" in " ".join(text.split())
+        if max(map(len, whole.splitlines())) <= width:
+            assert text == whole
+
+
+def test_changes_name_both_figures():
+    assert changes(SUMMARY) == [
+        "start -> constant-cap: accuracy 60.0 % -> 61.0 %, mean tokens 40.0 -> 30.0",
+        "start -> siri-low: accuracy 60.0 % -> 90.0 %, mean tokens 40.0 -> 20.0",
+        "start -> siri-high: accuracy 60.0 % -> 96.0 %, mean tokens 40.0 -> 28.0",
+    ]
+    twice = [*SUMMARY, {**SUMMARY[2], "name": "siri-low-measured"}]
+    assert changes(twice) == changes(SUMMARY)  # one checkpoint with two names
+    assert changes(SUMMARY[1:]) == changes([]) == changes([{"name": "start"}, {"name": "a"}]) == []

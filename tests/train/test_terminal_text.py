@@ -36,7 +36,7 @@ def blocks(text: str) -> tuple[list[list[list[str]]], dict[str, str]]:
 
 def test_every_cell_is_whole_somewhere_and_no_line_too_wide() -> None:
     rng = random.Random()
-    divided = shortened_names = 0
+    divided = shortened_names = numbered = 0
     for _ in range(200):
         columns, keys = rng.randint(2, 11), rng.randint(1, 2)
         keys = min(keys, columns - 1)
@@ -56,6 +56,19 @@ def test_every_cell_is_whole_somewhere_and_no_line_too_wide() -> None:
             assert len({len(line) for line in table}) == 1
         divided += len(found) > 1
         shortened_names += bool(whole)
+        if found[0][0][0] == "row":  # named once, then numbered
+            numbered += 1
+            assert [line[0] for line in found[0][1:]] == [str(i + 1) for i in range(len(body))]
+            whole_lines = [
+                [cell for table in found for cell in table[row][1:]] for row in range(len(body) + 1)
+            ]
+            whole_lines = [
+                [whole.get(c, c) if i < keys else c for i, c in enumerate(line)]
+                for line in whole_lines
+            ]
+            assert whole_lines == [head, *body]
+            assert all([r[0] for r in table] == [r[0] for r in found[0]] for table in found)
+            continue
         of = [
             [line[:keys] for line in found[0]][row]
             + [cell for table in found for cell in table[row][keys:]]
@@ -69,7 +82,7 @@ def test_every_cell_is_whole_somewhere_and_no_line_too_wide() -> None:
         assert blocks(wide)[0] == [[head, *body]]
         if cell_len(wide.splitlines()[0]) <= width:
             assert text == wide
-    assert divided > 20 and shortened_names > 5
+    assert divided > 20 and shortened_names > 5 and numbered > 5
 
 
 def test_columns_of_one_subject_stay_together() -> None:

@@ -77,6 +77,7 @@ OTHER = {
     "reward.options": {},
     "reward.verifier": "math_verify",
     "sft": {},
+    "monitor.halt_on": ["grad-norm-spike"],
     "train.betas": [0.8, 0.9],
     "eval.budgets": [16, 24],
     "monitor.token_groups": {"doubt": ["maybe"]},
@@ -140,6 +141,8 @@ def other(key, field, value):
     """A valid value that is not the default."""
     if key in OTHER:
         return OTHER[key]
+    if key.startswith("monitor.alarms."):  # each has bounds of its own
+        return type(value)(0.9 * value)
     choices = getattr(field.annotation, "__args__", ())
     names = [choice for choice in choices if isinstance(choice, str)]
     if names:

@@ -4,19 +4,18 @@
 Each file here holds the checks of one theme; importing the package fills `ALARMS`.
 """
 
-from siri_train.monitor.alarms import (
-    accuracy,
-    entropy,
-    gradient,
-    groups,
-    length,
-    mismatch,
-    reward,
-    rollout,
-    throughput,
-    tokens,
-    truncation,
-)
+from siri_train.monitor.alarms import accuracy as accuracy
+from siri_train.monitor.alarms import entropy as entropy
+from siri_train.monitor.alarms import gradient as gradient
+from siri_train.monitor.alarms import groups as groups
+from siri_train.monitor.alarms import length as length
+from siri_train.monitor.alarms import mismatch as mismatch
+from siri_train.monitor.alarms import reference as reference
+from siri_train.monitor.alarms import reward as reward
+from siri_train.monitor.alarms import rollout as rollout
+from siri_train.monitor.alarms import throughput as throughput
+from siri_train.monitor.alarms import tokens as tokens
+from siri_train.monitor.alarms import truncation as truncation
 from siri_train.monitor.alarms.registry import (
     ALARMS,
     Alarm,
@@ -30,15 +29,8 @@ from siri_train.monitor.alarms.registry import (
     require_known,
 )
 
-THEMES = (
-    accuracy, entropy, gradient, groups, length, mismatch, reward, rollout, throughput, tokens,
-    truncation,
-)  # fmt: skip
-"""The modules that hold the alarms of this package."""
-
 __all__ = [
     "ALARMS",
-    "THEMES",
     "Alarm",
     "Check",
     "Raised",

@@ -17,8 +17,8 @@ _LOOKS = 3
 
 @alarm(
     "accuracy-not-recovered",
-    cause="held-out accuracy was {before:.1%} before the compression, {low:.1%} at its end, and is "
-    "{now:.1%} at the expanded end (step {step}): {lost:.1f} points are lost, of which chance "
+    cause="held-out accuracy was {before:.1%} before the compression (step {step}), {low:.1%} at "
+    "its end, and is {now:.1%} at the expanded end: {lost:.1f} points are lost, of which chance "
     "and the questions drawn explain {chance:.1f}",
     action="the cap falls too low or too fast: raise schedule.min_len or schedule.cycle, and "
     "resume from the checkpoint before the compression",
@@ -115,17 +115,19 @@ class Lost:
 
 
 def _fell(
-    before: Sequence[Point], now: Sequence[Point], sigma: float, limits: AlarmsConfig
+    before: Sequence[Point], now: Sequence[Point], sigma: float, limits: AlarmsConfig, tries: int
 ) -> Lost | None:
+    """The fall, if chance does not explain it; it had ``tries`` occasions to look like one."""
     drop = mean_accuracy(before) - mean_accuracy(now)
-    chance = limits.accuracy_sigmas * sigma * math.sqrt(1 / len(before) + 1 / len(now))
+    sigmas = math.sqrt(limits.accuracy_sigmas**2 + 2 * math.log(tries))
+    chance = sigmas * sigma * math.sqrt(1 / len(before) + 1 / len(now))
     if drop <= max(limits.accuracy_drop, chance):
         return None
     return Lost(mean_accuracy(before), mean_accuracy(now), before[-1].step, 100 * chance)
 
 
 def _unrecovered(some: Sequence[Point], limits: AlarmsConfig) -> tuple[Lost, float] | None:
-    """What the last expanded end lost against the one before or the start; the compressed end."""
+    """The loss from one expanded end (or the start) to the last; accuracy between them."""
     ends = [i for i, point in enumerate(some) if point.high]
     if len(ends) < 2:
         return None
@@ -138,16 +140,16 @@ def _unrecovered(some: Sequence[Point], limits: AlarmsConfig) -> tuple[Lost, flo
     old = [p for p in some[: ends[-1]] if abs(p.step - before.step) <= near]
     new = [p for p in some[: ends[-1] + 1] if 0 <= now.step - p.step <= near]
     sigma = spread(some[: ends[-1] + 1], limits.accuracy_scatter)
-    lost = _fell(old, new, sigma, limits)
+    lost = _fell(old, new, sigma, limits, len(ends) - 1)
     return (lost, lows[-1].accuracy) if lost else None
 
 
 def _lost(some: Sequence[Point], limits: AlarmsConfig) -> Lost | None:
-    """What the last evaluations lost against the best ones at like points."""
+    """The loss of the last evaluations against the best ones at like points."""
     if len(some) < 2 * _LOOKS:
         return None
     now, sigma = some[-_LOOKS:], spread(some, limits.accuracy_scatter)
-    found = [_fell(before, now, sigma, limits) for before in _alike(some)]
+    found = [_fell(before, now, sigma, limits, len(some)) for before in _alike(some)]
     lost = [one for one in found if one is not None]
     return max(lost, key=lambda one: one.before, default=None)
 

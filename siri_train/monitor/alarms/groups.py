@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from siri_train.config.alarms import AlarmsConfig
-from siri_train.monitor.alarms.held_out import points, spread
+from siri_train.monitor.alarms.held_out import mean_accuracy, points
 from siri_train.monitor.alarms.history import number
 from siri_train.monitor.alarms.registry import Raised, Record, alarm
 from siri_train.monitor.alarms.trends import learned, mean, window
@@ -13,8 +13,11 @@ from siri_train.monitor.alarms.truncation import mostly
 
 _LONG = 40
 """Steps for which the groups of a learned task are all right before that is a finding."""
-_EVALUATIONS = 4
-"""Evaluations none of which says that the task is learned."""
+_TRUNCATED = 0.4
+"""Share of truncated responses above which these, and not the questions, are why groups are wrong:
+a cap that is down for a while does that, and other alarms are about truncation."""
+_EVALUATIONS = 6
+"""Evaluations that say whether held-out questions are learned or being learned."""
 
 
 @alarm(
@@ -57,6 +60,9 @@ def without_signal(
         return None
     if number(row, "groups_all_zero") == 1.0 or mostly(row, history, limits) is not None:
         return None
+    halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+    if max(mean(half, "truncated_frac") or 0.0 for half in halves) > _TRUNCATED:
+        return None
     easy = right > wrong
     why = ""
     if easy and learned(row, history, limits.learned):
@@ -91,6 +97,8 @@ def _as_good_as_learned(
     alike = (mean(rows, "groups_all_one") or 0.0) + (mean(rows, "groups_all_zero") or 0.0)
     if alike < limits.groups_without_signal:
         return True
-    lately, sigma = some[-_EVALUATIONS:], spread(some, limits.accuracy_scatter)
-    best = max(point.accuracy for point in lately)
-    return best >= limits.held_out_learned or lately[-1].accuracy > lately[0].accuracy + sigma
+    lately, before = some[-_EVALUATIONS // 2 :], some[-_EVALUATIONS : -_EVALUATIONS // 2]
+    # The third best: two lucky ones say nothing, and compressed models are a bit worse.
+    good = sorted(point.accuracy for point in some[-_EVALUATIONS:])[-3]
+    rising = mean_accuracy(lately) > mean_accuracy(before) + limits.accuracy_scatter
+    return good >= limits.held_out_learned or rising

@@ -7,6 +7,7 @@ and because models a few steps apart differ, which no interval tells. Both count
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from siri_train.monitor.alarms.history import number
 Record = Mapping[str, Any]
 
 _SIGMAS_OF_95 = 1.96
+_MEDIAN_OF_NORMAL = 0.6745
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,11 @@ def spread(some: Sequence[Point], scatter: float) -> float:
     error = max((point.error for point in some), default=0.0)
     assumed = math.hypot(error, scatter)
     values = [point.accuracy for point in some]
-    bends = sorted(
-        (a - 2 * b + c) ** 2 for a, b, c in zip(values, values[1:], values[2:], strict=False)
-    )
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
     if len(bends) < 6:
         return assumed
-    inner = bends[: max(6, len(bends) * 9 // 10)]  # one jump is no scatter
-    return max(assumed, math.sqrt(sum(inner) / len(inner) / 6))
+    # The median: fast learning at first, or one jump, is no scatter.
+    return max(assumed, statistics.median(bends) / _MEDIAN_OF_NORMAL / math.sqrt(6))
 
 
 def positions(some: Sequence[Point]) -> list[tuple[str, int, int]]:

@@ -1,4 +1,4 @@
-"""What the checks read of the steps before: numbers of the rows, kept for a whole long run."""
+"""The rows of the steps before, as the checks read them, kept for a whole long run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READ_AGAIN = MOST_ROWS + MOST_QUIET
 
 
 def kept(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a row of ``metrics.jsonl`` for the checks of later steps.
+    """The part of a row of ``metrics.jsonl`` that is kept for the checks of later steps.
 
     Args:
         row: whole, or damaged.

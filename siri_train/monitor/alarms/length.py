@@ -60,7 +60,7 @@ def _patience(row: Record, history: Sequence[Record]) -> int:
     if not moves(row):
         return 50
     found = cycle_of(row, history)
-    return max(WINDOW, (found[1] - found[0]) // 4) if found else 200
+    return max(WINDOW, (found[1] - found[0]) // 2) if found else 200
 
 
 @alarm(

@@ -55,6 +55,8 @@ class Alarm:
         limits: the keys of ``monitor.alarms`` that it reads.
         clear_after: looks in a row that must find nothing before the alarm is over; more than 1
             for a check that would else flicker.
+        shown: without a check, whether a row of ``metrics.jsonl`` shows that the alarm was true
+            at its step. A run that continues asks it.
     """
 
     name: str
@@ -64,14 +66,15 @@ class Alarm:
     on: Kind = "step"
     limits: tuple[str, ...] = ()
     clear_after: int = 1
+    shown: Callable[[Record, AlarmsConfig], bool] | None = None
 
     def __post_init__(self) -> None:
-        # A run that continues looks again at the rows before it, which needs a check.
-        most = 1 if self.check is None else MOST_QUIET
+        # A run that continues looks again at the rows before it.
+        most = 1 if self.check is None and self.shown is None else MOST_QUIET
         if not 1 <= self.clear_after <= most:
             raise ValueError(
                 f"alarm {self.name}: clear_after: got {self.clear_after}; takes a whole number "
-                f"from 1 to {MOST_QUIET}, without a check 1"
+                f"from 1 to {MOST_QUIET}, without check and shown 1"
             )
 
     def look(
@@ -101,7 +104,7 @@ class Alarm:
         return self.check(row, before, *more)
 
     def entry(self, raised: Raised) -> dict[str, Any]:
-        """What a row of ``alarms.jsonl`` says about it, without step, state and age.
+        """Its part of a row of ``alarms.jsonl``, without step, state and age.
 
         Args:
             raised: with every detail that the cause names.
@@ -126,6 +129,7 @@ def register(
     on: Kind = "step",
     limits: tuple[str, ...] = (),
     clear_after: int = 1,
+    shown: Callable[[Record, AlarmsConfig], bool] | None = None,
 ) -> Alarm:
     """Add an alarm to `ALARMS`.
 
@@ -137,11 +141,12 @@ def register(
         on: see `Alarm`.
         limits: see `Alarm`.
         clear_after: see `Alarm`.
+        shown: see `Alarm`.
 
     Returns:
         The entry.
     """
-    ALARMS[name] = Alarm(name, cause, action, check, on, limits, clear_after)
+    ALARMS[name] = Alarm(name, cause, action, check, on, limits, clear_after, shown)
     return ALARMS[name]
 
 
@@ -189,7 +194,7 @@ def check(
     limits: AlarmsConfig | None = None,
     evaluations: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
-    """What is true of the newest row of ``metrics.jsonl``.
+    """The alarms that are true of the newest row of ``metrics.jsonl``.
 
     Args:
         row: the newest row.
@@ -209,7 +214,7 @@ def check_evaluation(
     limits: AlarmsConfig | None = None,
     rows: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
-    """What is true of the newest row of ``eval.jsonl``.
+    """The alarms that are true of the newest row of ``eval.jsonl``.
 
     Args:
         row: the newest row; its ``step`` is the number of steps done.

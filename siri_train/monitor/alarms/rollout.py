@@ -5,12 +5,24 @@
 
 from __future__ import annotations
 
-from siri_train.monitor.alarms.registry import register
+from siri_train.config.alarms import AlarmsConfig
+from siri_train.monitor.alarms.history import number
+from siri_train.monitor.alarms.registry import Record, register
+
+
+def _unjudged(row: Record, limits: AlarmsConfig) -> bool:
+    """Whether too many answers of a step were not judged, as ``RolloutBatch.alarms`` counts."""
+    tokens, length = number(row, "tokens"), number(row, "response_len_mean")
+    answers = round(tokens / length) if tokens and length else 0
+    return (number(row, "unjudged") or 0.0) > limits.unjudged * answers
+
 
 PROMPTS_FAILED = register(
     "prompts-failed",
     cause="the engine could not answer {count} of the step's questions; {question}: {reason}",
     action="they were left out with their whole groups; look for the reason in the engine's log",
+    clear_after=10,
+    shown=lambda row, limits: bool(row.get("groups_failed")),
 )
 """The engine could not finish a response; the whole group was left out."""
 
@@ -19,6 +31,8 @@ NON_FINITE_LOGPROBS = register(
     cause="the sampler's log-probs were not finite; the batch was thrown away and sampled again "
     "after the weights had been handed over once more",
     action="if it comes back, check the engine's dtype and its weight sync",
+    clear_after=10,
+    shown=lambda row, limits: bool(row.get("rollout_retries")),
 )
 """A batch was sampled again."""
 
@@ -29,6 +43,8 @@ ANSWERS_NOT_JUDGED = register(
     action="they were left out of their groups; raise reward.workers or reward.batch_timeout, and "
     "look for long boxes in rollouts/",
     limits=("unjudged",),
+    clear_after=10,
+    shown=_unjudged,
 )
 """More answers without a verdict than a few."""
 

@@ -1,6 +1,6 @@
-"""Which alarms are on: raised once, told again while they stay on, cleared once.
+"""The alarms that are on: raised once, noted again while they stay on, cleared once.
 
-An alarm that is on is told again when its age reaches 2, 4, 8, 16, ... steps, so that one which is
+An alarm that is on is noted again when its age reaches 2, 4, 8, 16, ... steps, so that one which is
 on for a whole run fills no file. All that decides about the next row stands in ``alarms.jsonl``
 and in the records that are checked: a run that continues writes the rows that it would have
 written without the break.
@@ -195,7 +195,10 @@ def _quiet(
     for quiet in range(most):
         at = len(rows) - 1 - quiet
         try:
-            if entry.look(rows[at], slim[max(0, at - MOST_ROWS) : at], limits, others) is not None:
+            before = slim[max(0, at - MOST_ROWS) : at]
+            if entry.look(rows[at], before, limits, others) is not None:
+                return quiet
+            if entry.shown is not None and entry.shown(rows[at], limits or AlarmsConfig()):
                 return quiet
         except Exception:  # a damaged row, or a user's check that fails on it
             continue

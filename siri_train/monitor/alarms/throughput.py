@@ -28,8 +28,8 @@ def _throughput_decay(
         return None
     last = newest(row, history, 30)
     # The first steps compile, and fill caches.
-    earlier = history[5:-30]
-    like = _like(earlier[:: max(1, len(earlier) // _MOST_LOOKED_AT)], last)[:_COMPARED]
+    earlier = history[5 : -30 : 1 + len(history) // _MOST_LOOKED_AT]
+    like = _like(earlier, last)[:_COMPARED]
     for what, key in (
         ("sampling", "rollout_tokens_per_s"),
         ("training", "train_tokens_per_s"),

@@ -62,15 +62,15 @@ def _wait_words_gone(row: Record, history: Sequence[Record], limits: AlarmsConfi
     "in each of the last 5 steps",
     action="required is for a model that closes its thoughts with </think>, none for one that does "
     "not mark them; optional takes both",
-    limits=("think_misfit",),
+    limits=("think_mismatch",),
     clear_after=5,
 )
 def _wrong_think_setting(
     row: Record, history: Sequence[Record], limits: AlarmsConfig
 ) -> Raised | None:
     rows = [one for one in newest(row, history, 5) if (number(one, "truncated_frac") or 0) <= 0.9]
-    shares = column(rows, "think_misfit_frac")
-    if len(shares) < 5 or min(shares) <= limits.think_misfit:
+    shares = column(rows, "think_mismatch_frac")
+    if len(shares) < 5 or min(shares) <= limits.think_mismatch:
         return None
     return Raised(min(shares), share=min(shares))
 

@@ -18,6 +18,7 @@ Record = Mapping[str, Any]
 
 WINDOW = 20
 """Steps of a window whose mean is looked at."""
+_MOST_WINDOWS = 50
 
 
 def window(row: Record, history: Sequence[Record], count: int = WINDOW) -> list[Record]:
@@ -102,6 +103,7 @@ def earlier(row: Record, history: Sequence[Record], count: int = WINDOW) -> list
         return []
     if not moves(row):
         starts = range(len(history) + 1 - 2 * count, -1, -count)
+        starts = starts[:: 1 + len(starts) // _MOST_WINDOWS]  # a long run has hundreds
         return [list(history[at : at + count]) for at in starts]
     found = cycle_of(row, history)
     if found is None:

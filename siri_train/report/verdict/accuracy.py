@@ -9,12 +9,19 @@ from typing import Any
 
 from siri_train.report.data import Evaluation
 
-from .compared import HELD, Difference, accuracy_at, corrected, difference
+from .compared import HELD, Difference, Said, accuracy_at, corrected, difference
 from .subject import Subject, at_step
 from .types import Finding, Status
 from .words import counted, listed, per_cent, points, signed
 
 _KEY = "accuracy"
+OTHERS: dict[Said, str] = {
+    "fell": "below",
+    "not told apart": "not told apart from",
+    "held": "held against",
+    "rose": "above",
+}
+"""The words for these beside another run."""
 END_NAMES = {"siri-high": "expanded end", "siri-low": "compressed end"}
 
 
@@ -130,22 +137,27 @@ def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Sub
         "ends": [_figures(end, one) for end, one in evaluated],
         "margin": HELD,
     }
-    lines = [_line(end, one, budget, found) for end, one in evaluated for budget in budgets(one)]
-    details = lines[1:]
+    places = [(end, one, budget) for end, one in evaluated for budget in budgets(one)]
+    details = [_line(*place, found) for place in places if _at(*place, found)]
     details += _other_sets(found, evaluated)
     details += _left_out(found, others, evaluated)
     first, main = evaluated[0]
-    at = [one for one in found if one.end == first and one.budget == main.budgets[-1:][0]
-          and one.set == main.set] if main.budgets else []  # fmt: skip
+    at = _at(first, main, main.budgets[-1], found) if main.budgets else []
     if not at:
-        known = main.best is not None
-        text = f"{_where(first, main)}: {per_cent(main.best)}. There is nothing to compare it with."
-        title = f"Accuracy {per_cent(main.best)}, nothing to compare with"
-        if not known:
+        value = per_cent(main.best)
+        if main.best is None:
             title, text = "Accuracy: unknown", "The evaluation has no accuracy."
+        else:
+            title = f"Accuracy {value}, nothing to compare with"
+            text = f"{_where(first, main)}: {value}. There is nothing to compare it with."
         return Finding(_KEY, "missing", title, text, figures, tuple(details))
     status, title = _summary(at, found)
-    text = lines[0]
+    text = " ".join(
+        f"{_where(end, one)}, within {budget:,} tokens: {_value(one, budget)}: "
+        f"{'; '.join(_parts(rows))}."
+        for end, one, budget in places
+        if (rows := _at(end, one, budget, found))
+    )
     pairs = "the same questions" if all(one.change.paired for one in found) else (
         "the intervals of the two" if not any(one.change.paired for one in found)
         else "the same questions where both runs have them"
@@ -156,23 +168,27 @@ def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Sub
     )
     if len(found) > 1:
         text += f" Claims of a difference are corrected for {len(found)} comparisons (Holm)."
-    return Finding(_KEY, status, title, text, figures, tuple(details))
+    return Finding(_KEY, status, title, text, figures, tuple(details), _table(found))
+
+
+def _table(found: Sequence[Comparison]) -> tuple[tuple[str, ...], ...]:
+    """The comparisons for the page, the head first."""
+    named = any(one.set is not None for one in found)
+    head = ("checkpoint", *(("set",) if named else ()), "within", "against", "its step", "points",
+            "95 % interval", "said")  # fmt: skip
+    rows = [
+        (f"{one.end}, step {one.step:,}", *((one.set or "",) if named else ()),
+         f"{one.budget:,} tokens", one.against, f"{one.other_step:,}",
+         signed(100 * one.change.value),
+         f"{signed(100 * one.change.low)} to {signed(100 * one.change.high)}", _word(one))
+        for one in found
+    ]  # fmt: skip
+    return (head, *rows)
 
 
 def _summary(at: Sequence[Comparison], found: Sequence[Comparison]) -> tuple[Status, str]:
     """Status and title, from the comparisons of the expanded end at the full budget."""
-    start = next((one for one in at if one.against == "the start"), None)
-    rest = [one for one in at if one is not start]
-    parts = []
-    if start is not None:
-        parts.append(f"{_verb(start)} against the start")
-    if rest:
-        counts = Counter(one.change.said for one in rest)
-        of = counted(len(rest), "other run")
-        said = [f"{words} against {counts[words]}" for words in
-                ("fell", "not told apart", "held", "rose") if counts[words]]  # fmt: skip
-        parts.append(f"{listed(said)} of {of}" if len(rest) > 1 else
-                     f"{_verb(rest[0])} against {rest[0].against}")  # fmt: skip
+    parts = _parts(at)
     fell = [one for one in at if one.change.said == "fell"]
     low = [one for one in found if one.against == "the start" and one.change.said == "fell"
            and one.budget == at[0].budget]  # fmt: skip
@@ -186,6 +202,28 @@ def _summary(at: Sequence[Comparison], found: Sequence[Comparison]) -> tuple[Sta
     return status, "Accuracy " + "; ".join(parts)
 
 
+def _parts(at: Sequence[Comparison]) -> list[str]:
+    """A checkpoint at a budget against the start, and against how many of the other runs."""
+    start = next((one for one in at if one.against == "the start"), None)
+    rest = [one for one in at if one is not start]
+    parts = [] if start is None else [f"{_verb(start)} against the start"]
+    if len(rest) == 1:
+        change = rest[0].change
+        by = f" by {abs(100 * change.value):.1f} points" if change.said in ("rose", "fell") else ""
+        parts.append(f"{OTHERS[change.said]} {rest[0].against}{by}")
+    elif rest:
+        counts = Counter(one.change.said for one in rest)
+        said = [f"{words} {counts[said]}" for said, words in OTHERS.items() if counts[said]]
+        parts.append(f"{listed(said)} of {counted(len(rest), 'other run')}")
+    return parts
+
+
+def _at(end: str, one: Evaluation, budget: int, found: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of a checkpoint at a budget."""
+    return [each for each in found
+            if (each.end, each.budget, each.set) == (end, budget, one.set)]  # fmt: skip
+
+
 def _verb(one: Comparison) -> str:
     change = one.change
     if change.said in ("rose", "fell"):
@@ -194,7 +232,7 @@ def _verb(one: Comparison) -> str:
 
 
 def _against(at: Sequence[Comparison]) -> str:
-    return " ".join(f"Against {_other(one)}: {_told(one.change)}." for one in at)
+    return " ".join(f"Against {_other(one)}: {_told(one)}." for one in at)
 
 
 def _other(one: Comparison) -> str:
@@ -202,20 +240,26 @@ def _other(one: Comparison) -> str:
     return one.against if named else f"{one.against}, step {one.other_step:,}"
 
 
-def _told(change: Difference) -> str:
+def _told(one: Comparison) -> str:
+    change = one.change
     bounds = f"({signed(100 * change.low)} to {signed(100 * change.high)})"
     if change.said == "not told apart":
         wide = 100 * (change.high - change.low)
         return f"not told apart, {points(change.value)} {bounds}, an interval of {wide:.1f} points"
-    return f"{change.said}, {points(change.value)} {bounds}"
+    return f"{_word(one)}, {points(change.value)} {bounds}"
+
+
+def _word(one: Comparison) -> str:
+    """A run rises and falls against its start; beside another run it is above or below."""
+    if one.against == "the start":
+        return one.change.said
+    return {"rose": "above", "fell": "below"}.get(one.change.said, one.change.said)
 
 
 def _line(end: str, one: Evaluation, budget: int, found: Sequence[Comparison]) -> str:
     """An end at a budget, with all that it is compared with."""
-    at = [each for each in found
-          if (each.end, each.budget, each.set) == (end, budget, one.set)]  # fmt: skip
     text = f"{_where(end, one)}, within {budget:,} tokens: {_value(one, budget)}."
-    return f"{text} {_against(at)}".strip()
+    return f"{text} {_against(_at(end, one, budget, found))}"
 
 
 def _other_sets(

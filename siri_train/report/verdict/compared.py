@@ -67,7 +67,13 @@ def accuracy_at(one: Evaluation, budget: int) -> tuple[float, tuple[float, float
 
 
 def difference(
-    subject: Subject, one: Evaluation, other: Subject, two: Evaluation, budget: int
+    subject: Subject,
+    one: Evaluation,
+    other: Subject,
+    two: Evaluation,
+    budget: int,
+    *,
+    quick: bool = False,
 ) -> Difference | None:
     """``one`` less ``two`` at a budget.
 
@@ -80,6 +86,7 @@ def difference(
         other: the run of ``two``.
         two: an evaluation on the same set.
         budget: tokens.
+        quick: with fewer draws, for one of many candidates.
 
     Returns:
         None where an accuracy or an interval is unknown, or the sets differ.
@@ -99,8 +106,8 @@ def difference(
         test = paired_test(
             first.shares(first.budgets.index(budget)),
             second.shares(second.budgets.index(budget)),
-            draws=DRAWS,
-            flips=FLIPS,
+            draws=DRAWS // 4 if quick else DRAWS,
+            flips=FLIPS // 4 if quick else FLIPS,
         )
         if abs(test.difference - (a[0] - b[0])) < 1e-6:  # the two files agree
             low, high = _not_empty(test.low, test.high, test.difference, a, b)

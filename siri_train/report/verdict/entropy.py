@@ -34,13 +34,14 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
     """
     steps, values = _smooth(subject)
     cycles = cycles_of(subject)
+    part = "cycle" if cycles is not None else "third"
     first = cycles.length if cycles is not None else max(len(steps) // 3, 1)
     in_first = (steps >= SETTLED * first) & (steps < first)
     behind = steps >= first
     if in_first.sum() < 3 or behind.sum() < RUN:
         text = (
             "There are too few values." if len(steps) < 8 else
-            "The first cycle is not over, and it gives the band."
+            f"The first {part} is not over, and it gives the band."
         )  # fmt: skip
         text += f" The last is {figure(values[-1])} nats." if len(values) else ""
         title = "Entropy: not judged, " + ("too few steps" if len(steps) else "not recorded")
@@ -60,15 +61,21 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
     }  # fmt: skip
     band = (
         f"Its band is {figure(low)} to {figure(high)} nats, by steps {round(SETTLED * first):,} to "
-        f"{first - 1:,} (its first cycle without the start)"
+        f"{first - 1:,} (its first {part} without the start)"
     )
     trend = (
         f"It was inside at {100 * inside:.0f} % of the later steps; it is {figure(values[-1])} at "
-        f"the end, the trend behind the first cycle {_signed(slope)} nats "
+        f"the end, the trend behind the first {part} {_signed(slope)} nats "
         f"in {counted(first, 'step')}."
     )
     if not left.any():
-        return Finding(_KEY, "good", "Entropy stayed in its band", f"{band}. {trend}", figures)
+        return Finding(
+            _KEY,
+            "good",
+            f"Entropy stayed in its band ({figure(low)} to {figure(high)} nats)",
+            f"{band}. {trend}",
+            figures,
+        )
     place = int(left.argmax())
     side = "below" if below[place] else "above"
     figures["left_to"] = side

@@ -33,8 +33,8 @@ def truncation(subject: Subject) -> Finding:
     most = max(rows, key=lambda row: row[1])
     figures = {"last_cycle": mean, "most": most[1], "most_at": most[0], "end": rows[-1][1]}
     text = (
-        f"The cap truncated {per_cent(mean)} of the responses in the last cycle, most at step "
-        f"{most[0]:,} ({per_cent(most[1])}), {per_cent(rows[-1][1])} at the last step."
+        f"The cap truncated {per_cent(mean)} of the responses in the {_part(subject)}, most at "
+        f"step {most[0]:,} ({per_cent(most[1])}), {per_cent(rows[-1][1])} at the last step."
     )
     if mean > MOST_TRUNCATED:
         text += " Nearly every response is truncated: raise schedule.min_len."
@@ -60,7 +60,7 @@ def groups(subject: Subject) -> Finding:
     mean = _mean(late)
     figures = {"last_cycle": mean, "all_right": right, "end": rows[-1][1]}
     text = (
-        f"{per_cent(mean)} of the groups of the last cycle had right and wrong answers, "
+        f"{per_cent(mean)} of the groups in the {_part(subject)} had right and wrong answers, "
         f"{per_cent(right)} only right ones; the others teach nothing."
     )
     if mean < LEAST_TEACHING:
@@ -106,6 +106,11 @@ def mismatch(subject: Subject) -> Finding:
 def _values(rows: Sequence[Row], key: str) -> list[tuple[int, float]]:
     found = [(row["step"], number(row.get(key))) for row in rows]
     return [(step, value) for step, value in found if value is not None]
+
+
+def _part(subject: Subject) -> str:
+    """The rows of `_last_cycle` in words."""
+    return "last cycle" if cycles_of(subject) is not None else "last third of the steps"
 
 
 def _last_cycle(subject: Subject, rows: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -16,8 +16,11 @@ from .words import counted, tokens
 
 CLOSE = 0.4
 """The smallest correlation that is called following, however sure it is."""
-ALPHA = 0.05
-"""Largest p-value of a claim."""
+ALPHA = 0.02
+"""Largest p-value of a claim: then one run in about twenty that does not follow seems to, as slow
+noise over two cycles passes more often than the p-value says."""
+ALPHA_CYCLE = 0.05
+"""Largest p-value of a claim on one cycle, of a run that follows as a whole."""
 BINDS = 0.01
 """A cap that truncates fewer responses than this share, at every step, never bound."""
 _KEY = "length"
@@ -107,7 +110,7 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
     )
     text = f"{how}{chance}.{swing} By cycle: {by_cycle}."
     if last is not None and last < cycles.whole and found.cycles[-1] is not None:
-        text += f" Cycle {last} is the last in which it followed (p below {ALPHA})."
+        text += f" Cycle {last} is the last in which it followed (p below {ALPHA_CYCLE})."
         title = f"Length followed the cap until cycle {last} of {cycles.whole}"
         return Finding(_KEY, "unclear", title, text, figures)
     title = (
@@ -122,7 +125,7 @@ def _last_followed(found: Following) -> int | None:
     fine = [
         place
         for place, one in enumerate(found.cycles, start=1)
-        if one is not None and one[0] >= CLOSE and one[1] < ALPHA
+        if one is not None and one[0] >= CLOSE and one[1] < ALPHA_CYCLE
     ]
     return max(fine, default=None)
 

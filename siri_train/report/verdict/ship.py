@@ -138,7 +138,7 @@ def _choose(subject: Subject, candidates: Sequence[Evaluation], budget: int) -> 
     alike = [
         (value, one)
         for value, one in rows
-        if one is best or _not_apart(difference(subject, best, subject, one, budget))
+        if one is best or _not_apart(difference(subject, best, subject, one, budget, quick=True))
     ]
     near = [one for value, one in alike if best_value - value < NEAR]
     chosen = min(near, key=lambda one: (_length(one), one.step))
@@ -246,12 +246,14 @@ def _better_gone(
         return ""
     most, one = max(gone, key=lambda row: (row[0], -row[1].step))
     change = difference(subject, one, subject, choice.best, choice.budget)
-    if most - top[0] < NEAR and not (change is not None and change.said == "rose"):
+    better = change is not None and change.said == "rose"
+    if most - top[0] < NEAR and not better:
         return ""
-    return (
-        f" Step {one.step:,} was better ({per_cent(most)}) and is not kept; checkpoint.best keeps "
-        "such a one."
-    )
+    if better:
+        said = f"was better there ({per_cent(most)})"
+    else:
+        said = f"has more there ({per_cent(most)}, not told apart from the best one kept)"
+    return f" Step {one.step:,} {said} and is not on disk; checkpoint.best keeps such a one."
 
 
 def _named(subject: Subject, step: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from siri_train.monitor.question_records import QuestionRecord, read_question_re
 from siri_train.report.data import Evaluation, Run, RunFolder, number, read_run_folder
 
 DEEPEST = 3
-"""Folders below the given one that are looked at: an ablation's runs are at ARM/MEMBER/seed-N."""
+"""Folders below the given one that are looked at."""
 MOST = 100
 """Runs that are read besides those of the folder."""
 _FILES = ("metrics.jsonl", "eval.jsonl")
@@ -107,18 +107,27 @@ def subjects(folder: RunFolder) -> tuple[Subject, list[Subject]]:
     The first whose cap moves is judged; without one the first that has records.
 
     Args:
-        folder: as it was read; runs deeper in it (``controls/`` of a demo, an ablation's) are read
-            here.
+        folder: as it was read; runs deeper in it (``controls/`` of a demo) are read here. Of an
+            ablation, whose arms are means of seeds, the first seed of each arm is read: a mean has
+            no questions to pair.
     """
     notes = {id(run): folder.notes for run in folder.runs}
-    runs = list(folder.runs)
+    runs: list[Run] = []
+    if folder.several:
+        for run in folder.runs:
+            own, told = _read(run.folder)
+            if own is not None:
+                seed = f", {run.folder.name}" if run.name != run.folder.name else ""
+                own = replace(own, name=f"{run.name}{seed}")
+                notes[id(own)] = told
+                runs.append(own)
+    runs = runs or list(folder.runs)
     known = {run.folder.resolve() for run in runs}
-    for path in _deeper(folder.folder, known):
-        read = read_run_folder(path)
-        for run in read.runs:
-            if run.folder.resolve() == path.resolve():
-                notes[id(run)] = read.notes
-                runs.append(run)
+    for path in _deeper(folder.folder, known) if not folder.several else ():
+        own, told = _read(path)
+        if own is not None:
+            notes[id(own)] = told
+            runs.append(own)
     filled = [run for run in runs if run.metrics or run.evals]
     runs = filled or runs[:1]
     first = next((run for run in runs if not run.control), runs[0])
@@ -154,6 +163,16 @@ def of_set(one: Evaluation, name: str | None) -> Evaluation:
         name: of the set; None: the first.
     """
     return next((other for other in (one, *one.others) if other.set == name), one)
+
+
+def _read(path: Path) -> tuple[Run | None, list[str]]:
+    """The run that a folder itself holds, and notes on its files."""
+    try:
+        read = read_run_folder(path)
+    except OSError:
+        return None, []
+    own = [run for run in read.runs if run.folder.resolve() == path.resolve()]
+    return (own[0] if own else None), read.notes
 
 
 def _deeper(folder: Path, known: set[Path]) -> list[Path]:
@@ -209,4 +228,6 @@ def _records(folder: Path) -> dict[tuple[int | None, str | None], QuestionRecord
 
 
 def _of_damage(note: str) -> bool:
-    return any(words in note for words in ("left out", "could not be read"))
+    """Whether a file is not whole; a last line that is being written is no damage."""
+    lost = "left out" in note or "could not be read" in note
+    return lost and "half-written" not in note

@@ -141,14 +141,14 @@ def _line(one: Turn) -> str:
 
 def _manifest(last: Turn, named: dict[str, int], subject: Subject) -> str:
     step = named.get(str(last.end))
+    window = subject.count("checkpoint", "lag_window")
     if step is None:
         return (
-            "No checkpoint is kept for it by measurement: checkpoint.lag_window is the key."
-            if not named else "The manifest names no siri-low-measured for this end."
+            "The manifest names no siri-low-measured for this end." if window or named
+            else "No checkpoint is kept for it by measurement: checkpoint.lag_window is the key."
         )  # fmt: skip
     if step == last.step:
         return f"It is the manifest's siri-low-measured (step {step:,})."
-    window = subject.count("checkpoint", "lag_window")
     looked = f" within {counted(window, 'step')}" if window else ""
     if last.flat[0] <= step <= last.flat[1]:
         return (

@@ -27,6 +27,7 @@ class Finding:
         text: the result in sentences, with its figures.
         figures: the numbers in the text, by name; every value is one that JSON holds.
         details: further sentences, one each.
+        table: the details as a table, its head first, for the page; else empty.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Finding:
     text: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     details: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The finding as a JSON object."""

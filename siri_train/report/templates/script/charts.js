@@ -109,6 +109,18 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     });
     return best;
   };
+  /* At least the next value of any line: where points are far apart, a small move finds none. */
+  const beyond = (here, way, want) => {
+    let next = null;
+    for (const line of lines) {
+      if (one.hidden(line)) continue;
+      line.at.forEach((at, i) => {
+        if (line.y[i] === null || (at - here) * way <= 0) return;
+        if (next === null || (at - next) * way < 0) next = at;
+      });
+    }
+    return next === null ? here : way > 0 ? Math.max(next, want) : Math.min(next, want);
+  };
   /* Index of the left end of a lane's bar that lies over `want`. */
   const covering = (line, want) => line.at === null ? -1 : line.at.findIndex((place, i) =>
     line.y[i] !== null && (line.y[i + 1] ?? null) !== null && place <= want
@@ -185,9 +197,10 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       const [x0, x1] = drawing.view, way = {ArrowLeft: -1, ArrowRight: 1}[event.key];
       const middle = drawing.told ?? (x0 + x1) / 2;
       if (way) {
-        const least = state.axis === 'step' ? 1 : 0;
-        const wide = (x1 - x0) / (event.shiftKey ? 10 : 100);
-        one.tell(drawing, (drawing.told ?? x0) + way * Math.max(least, wide));
+        const here = drawing.told ?? x0, wide = (x1 - x0) / (event.shiftKey ? 10 : 100);
+        one.tell(drawing, chart.lanes
+          ? here + way * Math.max(state.axis === 'step' ? 1 : 0, wide)
+          : beyond(here, way, here + way * wide));
       } else if (event.key === 'Home') one.tell(drawing, x0);
       else if (event.key === 'End') one.tell(drawing, x1);
       else if (event.key === '+' || event.key === '=') around(middle, (x1 - x0) / 2, drawing);

@@ -55,7 +55,7 @@ const body = (row) => {
     marked(row, row.tail, row.text.length));
   if (row.truncated) part.append(element('p', 'cut', 'truncated here'
     + (row.cap === null ? '' : `: cap ${fixed(row.cap, 0)} tokens`)
-    + (row.grade === 'right' ? '; right all the same, its answer stands before the cut' : '')));
+    + (row.grade === 'right' ? '; right all the same, its answer stands before this' : '')));
   return part;
 };
 const entry = (row) => {

@@ -9,6 +9,8 @@ from .data import Row, Run, RunFolder, number
 from .scale import Point
 
 KINDS = ("all", "right", "wrong")
+TOKENS = {"all": "tokens", "right": "tokens_right", "wrong": "tokens_wrong"}
+"""The key of a record that holds the tokens of each kind of responses."""
 PHASES = ("compression", "expansion", "constant")
 MOST_GROUPS = 12
 OLD = "backtrack"
@@ -16,7 +18,7 @@ OLD = "backtrack"
 
 
 class Rate(NamedTuple):
-    """A mean over steps.
+    """A group's rate over several steps.
 
     Args:
         mean: per 1000 response tokens.
@@ -70,7 +72,10 @@ def over_steps(rows: Sequence[Row], group: str, kind: str) -> list[Point]:
 
 
 def by_phase(run: Run, group: str) -> dict[tuple[str, str], Rate]:
-    """The mean of a group's rates over the steps of each phase that has any.
+    """A group's rate over the steps of each phase that has any.
+
+    Every step weighs as much as it has tokens of that kind of responses, which gives occurrences
+    over tokens of the whole phase; where a record does not say how many, all weigh the same.
 
     Args:
         run: as it was read.
@@ -79,14 +84,23 @@ def by_phase(run: Run, group: str) -> dict[tuple[str, str], Rate]:
     Returns:
         Keys are (phase, kind of responses).
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
     for row in run.metrics:
         phase = row.get("phase")
         for kind in KINDS if phase in PHASES else ():
             value = rate(row, group, kind)
             if value is not None:
-                found.setdefault((str(phase), kind), []).append(value)
-    return {key: Rate(sum(some) / len(some), len(some)) for key, some in found.items()}
+                tokens = number(row.get(TOKENS[kind]))
+                found.setdefault((str(phase), kind), []).append((value, tokens))
+    return {key: Rate(_mean(some), len(some)) for key, some in found.items()}
+
+
+def _mean(found: list[tuple[float, float | None]]) -> float:
+    weights = [1.0 if weight is None else max(weight, 0.0) for _, weight in found]
+    if any(weight is None for _, weight in found) or sum(weights) <= 0:
+        weights = [1.0] * len(found)
+    total = sum(weights)
+    return sum(value * (weight / total) for (value, _), weight in zip(found, weights, strict=True))
 
 
 def _groups(row: Row) -> Row:

@@ -1,0 +1,59 @@
+"""Alarms against drawn runs of SIRI, with a cap that moves: 16 faults, and none."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.conftest import DRAW
+from tests.train.alarm_draws import FAULTS, draw, draw_learned, draw_steady
+from tests.train.alarm_runs import found
+
+TODAY = random.Random(DRAW).randrange(10**3, 10**6)
+HELD_OUT = {"accuracy-decay", "accuracy-not-recovered", "reward-hacking"}
+
+
+def missed(fault: str, seeds: range) -> list[tuple[int, bool]]:
+    """Draws in which the alarm of a fault, at once or slowly, is not raised."""
+    alarm = FAULTS[fault][0]
+    return [
+        (seed, jump)
+        for seed in seeds
+        for jump in (False, True)
+        if alarm not in found(draw(seed, fault, jump), 10)
+    ]
+
+
+def test_faults_of_the_day_raise_their_alarm() -> None:
+    lost = {fault: missed(fault, range(TODAY, TODAY + 2)) for fault in FAULTS}
+    # A draw can hide a fault in noise: docs/alarms.md has the rates over many seeds.
+    assert sum(map(len, lost.values())) <= 2, lost
+    assert max(map(len, lost.values())) < 4, lost
+
+
+def test_nothing_is_raised_on_healthy_runs_of_the_day() -> None:
+    seeds = range(TODAY, TODAY + 15)
+    assert {seed: names for seed in seeds if (names := found(draw(seed), 10))} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_over_20_seeds(fault: str) -> None:
+    assert len(missed(fault, range(20))) <= 2  # of 40
+
+
+@pytest.mark.slow
+def test_healthy_runs_over_200_seeds() -> None:
+    assert {seed: names for seed in range(200) if (names := found(draw(seed), 10))} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scatter", [0.0, 0.02])
+def test_scatter_between_evaluations_is_no_decay(scatter: float) -> None:
+    learned = {seed: found(draw_learned(seed, scatter), 20) for seed in range(100)}
+    assert sum(bool(HELD_OUT & set(names)) for names in learned.values()) == 0
+    assert sum(bool(names) for names in learned.values()) <= 2
+    steady = {seed: found(draw_steady(seed, scatter), 20) for seed in range(100)}
+    # Nothing rises any more, and there is room: a plateau, and nothing else.
+    assert {name for names in steady.values() for name in names} <= {"reward-plateau"}
