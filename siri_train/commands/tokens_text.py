@@ -22,6 +22,8 @@ from siri_train.report.token_pooling import (
 _LONGEST = 16  # characters of a group's name, so that a line has at most 80
 _ASKED = {
     "cap": "correlation with the cap",
+    "falling": "- in compression",
+    "rising": "- in expansion",
     "phase": "expansion - compression",
     "right": "right - wrong",
 }
@@ -53,7 +55,7 @@ def _of_run(table: Table) -> str:
     if never:
         blocks.append(_wrapped(f"Not found at all: {', '.join(map(_short, never))}."))
     lines = [
-        [_short(name), said, *_moved(getattr(moved, key), 2 if key == "cap" else 3)]
+        [_short(name), said, *_moved(getattr(moved, key), 3 if key in ("phase", "right") else 2)]
         for name, moved in found.items()
         for key, said in _ASKED.items()
         if name not in never and getattr(moved, key).value is not None
@@ -80,7 +82,7 @@ def _source(table: Table) -> str:
 
 
 def _said(table: Table, found: dict[str, Moves]) -> str:
-    """A sentence about the cap, and one about the intervals."""
+    """Sentences: the groups that move with the cap, and what the intervals are of."""
     block = block_length(table.rows)
     needed = LEAST_BLOCKS * block
     few = (
@@ -95,14 +97,20 @@ def _said(table: Table, found: dict[str, Moves]) -> str:
         return _wrapped(f"No correlation with the cap: {why}.{few}")
     if few:
         return _wrapped(few.strip())
-    up = [_short(name) for name, m in found.items() if m.cap.sure and (m.cap.value or 0) > 0]
-    down = [_short(name) for name, m in found.items() if m.cap.sure and (m.cap.value or 0) < 0]
-    said = [f"Rises and falls with the cap: {', '.join(up) or 'none'}."]
-    if down:
-        said.append(f"Moves against it: {', '.join(down)}.")
+    with_cap = [_short(name) for name, moved in found.items() if moved.follows > 0]
+    against = [_short(name) for name, moved in found.items() if moved.follows < 0]
+    trend = [_short(name) for name, moved in found.items() if moved.cap.sure and not moved.follows]
+    said = [f"Falls in compression and returns in expansion: {', '.join(with_cap) or 'none'}."]
+    if against:
+        said.append(f"The other way round: {', '.join(against)}.")
+    if trend:
+        said.append(
+            f"Correlated with the cap, but not in both phases, as a trend of the whole run would "
+            f"be: {', '.join(trend)}."
+        )
     return _wrapped(
-        f"{' '.join(said)} Intervals are over blocks of {block} steps of this run; a trend over "
-        "the whole run counts as well, and another seed may differ."
+        f"{' '.join(said)} Intervals are over blocks of {block} steps of this run; another seed "
+        "may differ."
     )
 
 

@@ -67,13 +67,23 @@ class Moves:
 
     Args:
         cap: correlation of its rate in a step with the step's cap.
+        falling: the same in the steps of compression, where the cap falls.
+        rising: the same in those of expansion. A trend over the whole run has other signs in both.
         phase: its rate in expansion less that in compression.
         right: its rate in right responses less that in wrong ones.
     """
 
     cap: Moved
+    falling: Moved
+    rising: Moved
     phase: Moved
     right: Moved
+
+    @property
+    def follows(self) -> int:
+        """1 if it falls in compression and rises in expansion, -1 the other way round, else 0."""
+        signs = {np.sign(one.value or 0) if one.sure else 0 for one in (self.falling, self.rising)}
+        return int(signs.pop()) if len(signs) == 1 else 0
 
 
 def groups_of(rows: Sequence[Row]) -> list[str]:
@@ -145,6 +155,8 @@ def _moves(
         expanded = rate("all", phases == "expansion")
         return Moves(
             cap=_moved(_correlation(caps, each, weights)),
+            falling=_moved(_correlation(caps, each, weights, phases == "compression")),
+            rising=_moved(_correlation(caps, each, weights, phases == "expansion")),
             phase=_moved(expanded - rate("all", phases == "compression")),
             right=_moved(rate("right", everywhere) - rate("wrong", everywhere)),
         )
@@ -154,9 +166,11 @@ def _per_1k(counts: Floats, tokens: Floats) -> Floats:
     return np.where(tokens > 0, 1000 * counts / tokens, np.nan)
 
 
-def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
+def _correlation(
+    x: Floats, y: Floats, weights: Floats, where: NDArray[np.bool_] | bool = True
+) -> Floats:
     """Pearson's, with a row of weights each; NaN where one of both does not vary."""
-    there = np.isfinite(x) & np.isfinite(y)
+    there = np.isfinite(x) & np.isfinite(y) & where
     if there.sum() < 3 or np.ptp(x[there]) == 0 or np.ptp(y[there]) == 0:
         return np.full(len(weights), np.nan)
     x, y, weights = x[there] - x[there].mean(), y[there] - y[there].mean(), weights[:, there]

@@ -99,6 +99,22 @@ def test_what_follows_the_cap_is_found_and_the_rest_is_not(seed: int) -> None:
     assert abs(so.cap.value or 0) < 0.4
     against = moves([row(step, rng, follows=-1.0) for step in range(120)])["wait"]
     assert against.cap.sure and (against.cap.value or 0) < -0.5
+    assert (wait.follows, so.follows, against.follows) == (1, 0, -1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_trend_over_the_run_does_not_follow_the_cap(seed: int) -> None:
+    """A word that training makes rare, mostly in the first compression, or a frequent one."""
+    rng = random.Random(seed)
+    rows = [row(step, rng) for step in range(120)]
+    for one in rows:
+        wait = one["token_groups"]["wait"]
+        for key in KEYS:
+            wait[key] *= 0.02 + 0.98 ** one["step"] if seed % 2 else 1 + one["step"] / 30
+    found = moves(rows)["wait"]
+    assert found.follows == 0
+    falling, rising = found.falling.value or 0, found.rising.value or 0
+    assert (falling > 0 > rising) if seed % 2 else (falling < 0 < rising)
 
 
 def test_intervals_of_unrelated_rates_hold_zero_about_as_often_as_they_say() -> None:
@@ -160,7 +176,7 @@ def test_table_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["tokens", str(run)]) == 0
     text = capsys.readouterr().out
     assert "120 of 120 steps" in text
-    assert "Rises and falls with the cap: wait." in text
+    assert "Falls in compression and returns in expansion: wait." in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80 or len(str(run)) > 80
     pooled = pool([json.loads(line) for line in (run / "metrics.jsonl").open()], "expansion")
     shown = f"{pooled['wait']['right'].per_1k:.3f}"
@@ -173,7 +189,7 @@ def test_table_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "count": pooled["wait"]["right"].count,
         "tokens": pooled["wait"]["right"].tokens,
     }
-    assert set(found["groups"]["wait"]["moves"]) == {"cap", "phase", "right"}
+    assert set(found["groups"]["wait"]["moves"]) == {"cap", "falling", "rising", "phase", "right"}
 
 
 def test_lines_fit_with_the_longest_names(tmp_path: Path) -> None:
