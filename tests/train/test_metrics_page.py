@@ -120,7 +120,7 @@ def test_page_has_the_keys_of_named_sets(tiny: Any) -> None:
 
 NEW = {
     "response_len_hist", "token_groups", "ranks", "tokens_right", "tokens_wrong",
-    "repetitive_frac", "think_misfit_frac",
+    "repetitive_frac", "think_mismatch_frac",
 }  # fmt: skip
 
 
