@@ -107,8 +107,8 @@ def subjects(folder: RunFolder) -> tuple[Subject, list[Subject]]:
     The first whose cap moves is judged; without one the first that has records.
 
     Args:
-        folder: as it was read; runs deeper in it (``controls/`` of a demo) are read here. Of an
-            ablation, whose arms are means of seeds, the first seed of each arm is read: a mean has
+        folder: as it was read; runs deeper in it (``controls/`` of a demo) are read here. From an
+            ablation, whose arms are means of seeds, comes the first seed of each arm: a mean has
             no questions to pair.
     """
     notes = {id(run): folder.notes for run in folder.runs}
