@@ -134,3 +134,24 @@ def test_without_evaluations_or_with_one(tmp_path: Path) -> None:
     write_evals(tmp_path / "one", {48: {32: answered(0.5, np.random.default_rng(0))}})
     one = found(tmp_path / "one")[1]["accuracy"]
     assert one.status == "missing" and "nothing to compare" in one.title
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_lost_behind_the_last_end_is_said(seed: int, tmp_path: Path) -> None:
+    """The run ends between two ends, or its last evaluation has no name: it counts all the same."""
+    rng = np.random.default_rng([seed, 7])
+    before, top = answered(rng.uniform(0.2, 0.6), rng), answered(rng.uniform(0.6, 0.9), rng)
+    last, lost = int(rng.integers(36, 48)), rng.random(QUESTIONS) < rng.uniform(0.05, 0.4)
+    for name, now in (("lost", top & lost), ("kept", top)):
+        write_metrics(tmp_path / name, [20.0] * last)
+        write_evals(tmp_path / name, {0: {32: before}, 24: {32: top}, last: {32: now}},
+                    names={0: "start", 24: "siri-high"})  # fmt: skip
+    verdict, findings = found(tmp_path / "lost")
+    one, points = findings["accuracy"], 100 * (top.mean() - (top & lost).mean())
+    said = f"fell by {points:.1f} points from the expanded end to the last evaluation (step {last})"
+    assert one.status == "bad" and said in one.title, one.title
+    assert f"fell by {points:.1f} points against its expanded end" in one.text
+    assert verdict.ship[0].step == 24
+    one = found(tmp_path / "kept")[1]["accuracy"]
+    assert one.status != "bad" and "last evaluation" not in one.title
+    assert "other run" not in one.title + one.text

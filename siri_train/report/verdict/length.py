@@ -90,10 +90,9 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
     if cycles.whole < 2:
         text = f"{how}. One cycle cannot tell an answer to the cap from learning.{swing}"
         title = "Length and cap moved together for one cycle"
-        return Finding(
-            _KEY, "unclear", title if found.correlation >= CLOSE else
-            "One cycle is too little to say whether length follows the cap", text, figures
-        )  # fmt: skip
+        if found.correlation < CLOSE or found.p_value >= ALPHA:
+            title = "One cycle is too little to say whether length follows the cap"
+        return Finding(_KEY, "unclear", title, text, figures)
     if found.p_value >= ALPHA or found.correlation < CLOSE:
         apart = found.correlation < CLOSE and found.p_value >= ALPHA
         title = (
