@@ -40,8 +40,8 @@ class AlarmsConfig(Section):
 
     # throughput
     throughput: Share = 0.4
-    """throughput-decay: tokens per second (median of 30 steps) fall below this share of the run's
-    first steps of a like cap and number of tokens."""
+    """throughput-decay: tokens per second (median of 30 steps, and of ten minutes of steps) fall
+    below this share of the run's first steps of a like cap and number of tokens."""
     dense_rows: Share = 0.5
     """many-recomputed-tokens: largest ``dense_row_frac``, median of 20 steps."""
 

@@ -132,7 +132,7 @@ def test_long_cycles_are_averaged() -> None:
 
 
 def test_noise_of_one_cycle_is_no_movement_with_the_cap(tmp_path: Path) -> None:
-    """Of some lags the largest correlation with noise is often above 0.4."""
+    """The largest correlation with noise, over some lags, is often above 0.4."""
     told = []
     for seed in range(12):
         rng = np.random.default_rng([seed, 3])
