@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -43,6 +44,22 @@ def test_entropy_may_swing_with_the_cap() -> None:
     told = {seed: found(draw_swinging(seed), 5) for seed in range(TODAY, TODAY + 14)}
     raised = [seed for seed, names in told.items() if any(n.startswith("entropy") for n in names)]
     assert len(raised) <= 3, told
+
+
+def test_entropy_may_fall_fast_while_a_run_begins_to_learn() -> None:
+    """The demo's controls fall to a third within twenty steps, beside accuracy that rises."""
+    told = {}
+    for seed in range(TODAY, TODAY + 6):
+        rng = random.Random(seed)
+        rows, evals = draw(seed)
+        low, pace, share = rng.uniform(0.1, 0.2), rng.uniform(6, 9), rng.uniform(0.1, 0.3)
+        for step, row in enumerate(rows[:80]):
+            left = math.exp(-step / pace)
+            row["entropy"] *= (low + (1 - low) * left) / low
+            for key in ("accuracy", "accuracy_finished", "reward_mean"):
+                row[key] *= 1 - (1 - share) * left
+        told[seed] = found((rows[:80], evals), 2)
+    assert not [names for names in told.values() if "entropy-out-of-band" in names], told
 
 
 @pytest.mark.slow

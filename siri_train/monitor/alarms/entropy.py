@@ -93,7 +93,8 @@ def _bands(
 ) -> Iterator[tuple[float, float, str]]:
     """Least and largest mean of a few steps: shortly before, at like points, or a while ago."""
     end = len(history) + 1
-    if not _swings(row, history, now):
+    # At first entropy falls fast, by learning.
+    if len(history) >= 2 * WINDOW and not _swings(row, history, now):
         before = history[max(0, end - 3 * _SHORT) : max(0, end - 2 * _SHORT)]
         yield from _band(before, "20 steps ago")
     if moves(row):
@@ -129,6 +130,6 @@ def _band(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str
 def _rising(row: Record, history: Sequence[Record]) -> bool:
     """Whether accuracy has risen over the last steps: then the policy converges."""
     now = mean(window(row, history), "accuracy")
-    end = max(0, len(history) - _LATELY)
-    before = mean(history[max(0, end - WINDOW) : end], "accuracy")
+    end = max(WINDOW, len(history) - _LATELY)
+    before = mean(history[end - WINDOW : end], "accuracy")
     return now is not None and before is not None and now > before + 0.05
