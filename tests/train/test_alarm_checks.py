@@ -133,6 +133,12 @@ def test_a_moving_cap_alone_is_no_decay(seed: int) -> None:
     assert watched(rows, ["throughput-decay"]) == []
 
 
+def test_only_causes_have_braces() -> None:
+    """An action is written as it is: ``{other}`` in it reached the user."""
+    actions = {name: one.action for name, one in alarms.ALARMS.items()}
+    assert {name: action for name, action in actions.items() if set("{}") & set(action)} == {}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_slow_minute_is_no_decay(seed: int) -> None:
     """A demo's step takes less than a second: another program is there for many of them."""

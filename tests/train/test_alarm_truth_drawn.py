@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import DRAW
 from tests.train.alarm_draws import FAULTS, draw, draw_learned, draw_steady, draw_swinging
-from tests.train.alarm_runs import found
+from tests.train.alarm_runs import evaluation, found
 
 TODAY = random.Random(DRAW).randrange(10**3, 10**6)
 HELD_OUT = {"accuracy-decay", "accuracy-not-recovered", "reward-hacking"}
@@ -60,6 +60,25 @@ def test_entropy_may_fall_fast_while_a_run_begins_to_learn() -> None:
                 row[key] *= 1 - (1 - share) * left
         told[seed] = found((rows[:80], evals), 2)
     assert not [names for names in told.values() if "entropy-out-of-band" in names], told
+
+
+def test_a_learned_task_whose_long_answers_are_truncated_is_none_without_signal() -> None:
+    """The demo's control of 20 tokens: a third is truncated, all else is right."""
+    for seed in range(TODAY, TODAY + 4):
+        rows, _ = draw_learned(seed, 0.0)
+        rng = random.Random(seed)
+        cut = rng.uniform(0.3, 0.38)
+        for row in rows:
+            wrong = rng.uniform(0.7, 0.95) * cut
+            alike = rng.uniform(0.78, 0.84)
+            right, finished = alike - wrong, rng.uniform(0.93, 0.97)
+            row |= {"truncated_frac": cut, "groups_all_zero": wrong, "groups_all_one": right,
+                    "accuracy_finished": finished, "accuracy": finished * (1 - cut),
+                    "reward_mean": finished * (1 - cut), "phase": "constant"}  # fmt: skip
+        evals = [
+            evaluation(step, rng.uniform(0.90, 0.93), 0.03) for step in range(0, len(rows), 10)
+        ]
+        assert "groups-without-signal" not in found((rows, evals), 5)
 
 
 @pytest.mark.slow
