@@ -101,7 +101,10 @@ def test_counts_in_the_title_are_those_of_the_figures(tmp_path: Path) -> None:
     said = {each["against"][0]: each["said"] for each in one.figures["comparisons"]
             if each["budget"] == 32}  # fmt: skip
     assert said == {"a": "rose", "b": "rose", "c": "fell", "d": "not told apart"}
-    assert one.title == ("Accuracy below 1, not told apart from 1 and above 2 of 4 other runs")
+    low = [each["said"] for each in one.figures["comparisons"] if each["budget"] == 16]
+    worse, told = low.count("fell"), "Accuracy below 1, not told apart from 1 and above 2 of 4"
+    short = f"; within 16 tokens below {worse} of 4 other runs" if worse else ""
+    assert one.title == f"{told} other runs{short}"
     assert len(verdict.others) == 4 and all("constant cap 52" in name for name in verdict.others)
     assert len(one.details) == 2 and "within 16 tokens" in one.details[1]
     assert len(one.table) == 1 + len(one.figures["comparisons"]) == 9
@@ -155,3 +158,16 @@ def test_what_was_lost_behind_the_last_end_is_said(seed: int, tmp_path: Path) ->
     one = found(tmp_path / "kept")[1]["accuracy"]
     assert one.status != "bad" and "last evaluation" not in one.title
     assert "other run" not in one.title + one.text
+
+
+@pytest.mark.parametrize("worse", [0, 1, 3])
+def test_a_loss_at_the_low_budget_is_in_the_title(worse: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(worse)
+    base = answered(0.7, rng)
+    for place, name in enumerate(("siri", "a", "b", "c")):
+        write_metrics(tmp_path / name, [20.0] * 48, shape="constant" if place else "cosine")
+        low = base & (rng.random(QUESTIONS) < (0.9 if 0 < place <= worse else 0.3))
+        write_evals(tmp_path / name, {48: {32: base, 16: low}}, names={48: "siri-high"})
+    title = found(tmp_path)[1]["accuracy"].title
+    said = f"; within 16 tokens below {worse} of 3 other runs" if worse else ""
+    assert title == f"Accuracy not told apart from 3 of 3 other runs{said}"

@@ -174,7 +174,8 @@ def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Sub
     )  # fmt: skip
     text += (
         f" Differences are in points with 95 % intervals, from {pairs}; held means that a "
-        f"fall of {100 * HELD:.0f} points is outside the interval."
+        f"fall of {100 * HELD:.0f} points is outside the interval, not told apart that these "
+        "questions do not decide it."
     )
     if len(found) > 1:
         text += f" Claims of a difference are corrected for {len(found)} comparisons (Holm)."
@@ -202,6 +203,14 @@ def _summary(at: Sequence[Comparison], found: Sequence[Comparison]) -> tuple[Sta
     fell = [one for one in at if one.change.said == "fell"]
     low = [one for one in found if one.against == "the start" and one.change.said == "fell"
            and one.budget == at[0].budget]  # fmt: skip
+    short = [one for one in found if (one.end, one.set) == (at[0].end, at[0].set)
+             and one.budget < at[0].budget and one.against not in OWN]  # fmt: skip
+    worse = sum(one.change.said == "fell" for one in short)
+    if worse:
+        parts.append(
+            f"within {short[0].budget:,} tokens below {worse:,} of "
+            f"{counted(len(short), 'other run')}"
+        )
     if not fell:
         parts += [f"{_verb(one)} against the start at the {one.end} (step {one.step:,})"
                   for one in low if one.end != at[0].end]  # fmt: skip

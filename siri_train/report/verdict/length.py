@@ -82,7 +82,10 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
         f"largest with the length {counted(found.lag, 'step')} later "
         f"({found.lags[0]} to {found.lags[1]}): {found.correlation:.2f}"
     )
-    chance = f", p = {found.p_value:.2g} of noise with the same autocorrelation"
+    chance = (
+        f" (noise with the same autocorrelation reaches that in {100 * found.p_value:.2g} % of "
+        f"tries: p = {found.p_value:.2g})"
+    )
     swing = (
         f" Mean length is {tokens(short)} tokens where the cap so many steps before was in its "
         f"lowest quarter, {tokens(long)} where it was in its highest."
