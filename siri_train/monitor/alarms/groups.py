@@ -66,7 +66,7 @@ def without_signal(
     easy = right > wrong
     why = ""
     if easy and learned(row, history, limits.learned):
-        # Of a learned task those that the cap truncates are wrong, and not for the questions.
+        # The cap truncates long answers of a learned task: these are wrong, not the questions.
         by_cap = min(wrong, mean(rows, "truncated_frac") or 0.0)
         if right + wrong - by_cap < limits.groups_without_signal:
             return None
