@@ -292,4 +292,5 @@ def _named(subject: Subject, step: int) -> str:
 def _command(folder: Path, step: int) -> str:
     if not (folder / "checkpoints" / "manifest.json").is_file():
         return ""
-    return f"siri-train export {shlex.quote(str(folder))} --which {step}"
+    place = f"./{folder}" if str(folder).startswith("-") else str(folder)  # else it is an option
+    return f"siri-train export {shlex.quote(place)} --which {step}"
