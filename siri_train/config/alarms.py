@@ -40,8 +40,8 @@ class AlarmsConfig(Section):
 
     # throughput
     throughput: Share = 0.4
-    """throughput-decay: tokens per second (median of 30 steps) fall below this share of the run's
-    first steps of a like cap and number of tokens."""
+    """throughput-decay: tokens per second (median of 30 steps, and of ten minutes of steps) fall
+    below this share of the run's first steps of a like cap and number of tokens."""
     dense_rows: Share = 0.5
     """many-recomputed-tokens: largest ``dense_row_frac``, median of 20 steps."""
 
@@ -96,8 +96,9 @@ class AlarmsConfig(Section):
     entropy_blowup: Times = 3.0
     """entropy-blowup: this many times the run's first entropies."""
     entropy_band: Times = 2.0
-    """entropy-out-of-band: this many times more than 20 steps ago, than at the same place of the
-    last cycle or, where the cap stays, than 100 steps ago; or 1.5 times as many times less."""
+    """entropy-out-of-band: this many times more than at the same place of the last cycle, than 20
+    steps ago (and than all of the last cycle) or, where the cap stays, than 100 steps ago; or 1.5
+    times as many times less."""
 
     # reward
     plateau_steps: int = Field(200, ge=20, le=2000)

@@ -302,3 +302,21 @@ def draw_steady(seed: int, scatter: float) -> Run:
     curves.ability[:], curves.gap = rng.uniform(0.3, 0.9), 0.0
     curves.scatter = scatter
     return curves.run()
+
+
+def draw_swinging(seed: int) -> Run:
+    """A healthy run whose entropy swings by a factor of 3 to 5 with the cap, as the demo's does.
+
+    Args:
+        seed: draws everything; every other run learns its task.
+    """
+    rng = np.random.default_rng([seed, 97])
+    curves = Curves(rng, str(rng.choice(CYCLIC)))
+    low, late = rng.uniform(3.0, 5.0), max(1, int(curves.cycle * rng.uniform(0.05, 0.2)))
+    down = np.concatenate([np.zeros(late), curves._compressed()[:-late]])
+    curves.entropy[:] = rng.uniform(0.1, 0.9) * np.exp(-rng.uniform(0.3, 1.5) * curves.frac)
+    curves.entropy *= low**-down
+    if seed % 2:
+        curves.ability[:], curves.gap = rng.uniform(0.95, 0.99), 0.0
+        curves.length[:] = np.minimum(curves.length, 0.8 * curves.cap.min())
+    return curves.run()

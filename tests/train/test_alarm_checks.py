@@ -133,6 +133,26 @@ def test_a_moving_cap_alone_is_no_decay(seed: int) -> None:
     assert watched(rows, ["throughput-decay"]) == []
 
 
+def test_only_causes_have_braces() -> None:
+    """An action is written as it is: ``{other}`` in it reached the user."""
+    actions = {name: one.action for name, one in alarms.ALARMS.items()}
+    assert {name: action for name, action in actions.items() if set("{}") & set(action)} == {}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_slow_minute_is_no_decay(seed: int) -> None:
+    """A demo's step takes less than a second: another program is there for many of them."""
+    rng = random.Random(seed)
+    start, count = rng.randrange(120, 200), rng.randrange(40, 90)
+    for seconds, raised in ((0.2, False), (60.0, True)):
+        rows = list(healthy(seed, 300, cycle=60))
+        for row in rows:
+            slow = 0.2 if start <= row["step"] < start + count else 1.0
+            row["rollout_tokens_per_s"] *= slow
+            row |= {"time_rollout": seconds / slow, "time_train": seconds}
+        assert bool(watched(rows, ["throughput-decay"])) == raised
+
+
 def test_slow_steps_after_a_resume_are_no_decay() -> None:
     for seed in range(5):
         rows = list(healthy(seed, 300, cycle=100))

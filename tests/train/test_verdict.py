@@ -161,6 +161,29 @@ def test_entropy(
         assert 24 <= one.figures["left_at"] <= 26
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_collapse_is_seen_also_where_entropy_fell_far_in_the_first_cycle(
+    seed: int, tmp_path: Path
+) -> None:
+    """Half of what was seen beyond it would be a band down to 0, which nothing leaves."""
+    rng = np.random.default_rng(seed)
+    top, end = rng.uniform(0.8, 2.0), rng.uniform(0.15, 0.3)
+    values = np.concatenate([np.linspace(top, end, 24), np.geomspace(end, 0.01, 48)])
+    write_metrics(tmp_path, [20.0] * 72, entropy=values.tolist())
+    count = np.arange(400)
+    write_evals(tmp_path, {0: {52: count < 200}, 48: {52: count < 200}, 72: {52: count < 60}},
+                names={48: "siri-high"})  # fmt: skip
+    one = found(tmp_path)[1]["entropy"]
+    assert one.figures["band"][0] > 0 and one.figures["left_to"] == "below"
+    assert one.status == "bad" and "collapsed" in one.title
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_much_truncation_is_not_called_good(share: float, tmp_path: Path) -> None:
+    write_metrics(tmp_path, [20.0] * 48, truncated_frac=share)
+    assert found(tmp_path)[1]["truncation"].status == ("good" if share < 0.5 else "unclear")
+
+
 def test_noise_seldom_leaves_the_band(tmp_path: Path) -> None:
     left = runs = 0
     for seed in range(12):

@@ -101,7 +101,10 @@ def test_counts_in_the_title_are_those_of_the_figures(tmp_path: Path) -> None:
     said = {each["against"][0]: each["said"] for each in one.figures["comparisons"]
             if each["budget"] == 32}  # fmt: skip
     assert said == {"a": "rose", "b": "rose", "c": "fell", "d": "not told apart"}
-    assert one.title == ("Accuracy below 1, not told apart from 1 and above 2 of 4 other runs")
+    low = [each["said"] for each in one.figures["comparisons"] if each["budget"] == 16]
+    worse, told = low.count("fell"), "Accuracy below 1, not told apart from 1 and above 2 of 4"
+    short = f"; within 16 tokens below {worse} of 4 other runs" if worse else ""
+    assert one.title == f"{told} other runs{short}"
     assert len(verdict.others) == 4 and all("constant cap 52" in name for name in verdict.others)
     assert len(one.details) == 2 and "within 16 tokens" in one.details[1]
     assert len(one.table) == 1 + len(one.figures["comparisons"]) == 9
@@ -134,3 +137,37 @@ def test_without_evaluations_or_with_one(tmp_path: Path) -> None:
     write_evals(tmp_path / "one", {48: {32: answered(0.5, np.random.default_rng(0))}})
     one = found(tmp_path / "one")[1]["accuracy"]
     assert one.status == "missing" and "nothing to compare" in one.title
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_lost_behind_the_last_end_is_said(seed: int, tmp_path: Path) -> None:
+    """The run ends between two ends, or its last evaluation has no name: it counts all the same."""
+    rng = np.random.default_rng([seed, 7])
+    before, top = answered(rng.uniform(0.2, 0.6), rng), answered(rng.uniform(0.6, 0.9), rng)
+    last, lost = int(rng.integers(36, 48)), rng.random(QUESTIONS) < rng.uniform(0.05, 0.4)
+    for name, now in (("lost", top & lost), ("kept", top)):
+        write_metrics(tmp_path / name, [20.0] * last)
+        write_evals(tmp_path / name, {0: {32: before}, 24: {32: top}, last: {32: now}},
+                    names={0: "start", 24: "siri-high"})  # fmt: skip
+    verdict, findings = found(tmp_path / "lost")
+    one, points = findings["accuracy"], 100 * (top.mean() - (top & lost).mean())
+    said = f"fell by {points:.1f} points from the expanded end to the last evaluation (step {last})"
+    assert one.status == "bad" and said in one.title, one.title
+    assert f"fell by {points:.1f} points against its expanded end" in one.text
+    assert verdict.ship[0].step == 24
+    one = found(tmp_path / "kept")[1]["accuracy"]
+    assert one.status != "bad" and "last evaluation" not in one.title
+    assert "other run" not in one.title + one.text
+
+
+@pytest.mark.parametrize("worse", [0, 1, 3])
+def test_a_loss_at_the_low_budget_is_in_the_title(worse: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(worse)
+    base = answered(0.7, rng)
+    for place, name in enumerate(("siri", "a", "b", "c")):
+        write_metrics(tmp_path / name, [20.0] * 48, shape="constant" if place else "cosine")
+        low = base & (rng.random(QUESTIONS) < (0.9 if 0 < place <= worse else 0.3))
+        write_evals(tmp_path / name, {48: {32: base, 16: low}}, names={48: "siri-high"})
+    title = found(tmp_path)[1]["accuracy"].title
+    said = f"; within 16 tokens below {worse} of 3 other runs" if worse else ""
+    assert title == f"Accuracy not told apart from 3 of 3 other runs{said}"

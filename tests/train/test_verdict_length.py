@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from siri_train.report.verdict.lagged import follows
-from tests.train.verdict_runs import found, write_metrics
+from tests.train.verdict_runs import found, write_evals, write_metrics
 
 T = 24
 
@@ -129,3 +129,29 @@ def test_long_cycles_are_averaged() -> None:
     one = follows(leader, series, 640, 100)
     assert one is not None and abs(one.lag - 120) <= 30 and one.p_value < 0.02
     assert all(each is not None and each[1] < 0.05 for each in one.cycles[:2])
+
+
+def test_noise_of_one_cycle_is_no_movement_with_the_cap(tmp_path: Path) -> None:
+    """The largest correlation with noise, over some lags, is often above 0.4."""
+    told = []
+    for seed in range(12):
+        rng = np.random.default_rng([seed, 3])
+        write_metrics(tmp_path / str(seed), 20 * np.exp(0.05 * rng.standard_normal(T)))
+        told.append(found(tmp_path / str(seed))[1]["length"].title)
+    assert sum("moved together" in title for title in told) <= 1, told
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_lag_is_as_sure_as_the_lengths_are(seed: int, tmp_path: Path) -> None:
+    """Lengths that are the same within 2 % name no step; one that is shorter does."""
+    rng = np.random.default_rng(seed)
+    answers = np.arange(100) < 50
+    flat = {24: 19.0, 36: 20.0, 40: 19.9 + 0.1 * rng.random(), 44: 21.0, 48: 22.0}
+    for name, tokens in (("flat", flat), ("sharp", {**flat, 40: 17.0})):
+        write_metrics(tmp_path / name, [20.0] * 48)
+        write_evals(tmp_path / name, {step: {32: answers} for step in tokens}, tokens=tokens,
+                    names={24: "siri-high", 36: "siri-low", 48: "siri-high"})  # fmt: skip
+    words = "behind the compressed end"
+    one = found(tmp_path / "flat")[1]["turns"]
+    assert one.title == f"Responses were shortest 0 to 4 steps {words} (the same within 2 %)"
+    assert found(tmp_path / "sharp")[1]["turns"].title == f"Responses were shortest 4 steps {words}"

@@ -147,3 +147,24 @@ def test_the_command_works(
     assert main(["report", "runs/it's one"]) == 0  # the page with the verdict
     page = Path("runs/it's one/report.html").read_text(encoding="utf-8")
     assert "Which checkpoint to ship" in page
+
+
+def test_a_run_that_made_the_model_worse_says_so(tmp_path: Path) -> None:
+    make(tmp_path / "worse", {0: (300, 20, 40.0), 24: (200, 150, 22.0)}, (24,))
+    strong, cheap = found(tmp_path / "worse")[0].ship
+    assert "The model before training is more accurate within 52 tokens: 75.0 %." in strong.why
+    assert "before training" not in cheap.why
+    make(tmp_path / "none", {0: (300, 20, 40.0), 24: (0, 0, 22.0)}, (24,))
+    verdict = found(tmp_path / "none")[0]
+    assert not verdict.ship and "right answer" in verdict.advice
+
+
+@pytest.mark.parametrize("name", ["-r", "a b", "it's `x` $HOME"])
+def test_the_command_names_the_folder_in_a_shell(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(Path(name), {0: (160, 20, 40.0), 24: (390, 150, 22.0)}, (24,))
+    words = shlex.split(found(Path(name))[0].ship[0].command)
+    assert words[:2] == ["siri-train", "export"] and words[3:] == ["--which", "24"]
+    assert Path(words[2]) == Path(name) and words[2][0] != "-"

@@ -9,6 +9,7 @@ from siri_train.monitor.alarms.history import column
 from siri_train.monitor.alarms.registry import Raised, Record, alarm
 from siri_train.monitor.alarms.trends import (
     WINDOW,
+    cycle_of,
     earlier,
     learned,
     mean,
@@ -59,7 +60,7 @@ def _blowup(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Rai
 
 @alarm(
     "entropy-out-of-band",
-    cause="entropy is {now:.3g} nats per token; {when} it lay between {low:.3g} and {high:.3g}",
+    cause="entropy is {now:.3g} nats per token; {when} it {was}",
     action="a jump: resume from a checkpoint before it; a drift: change loss.entropy_coef or "
     "loss.clip_high before it becomes a collapse or a blow-up",
     limits=("entropy_band", "learned"),
@@ -69,14 +70,15 @@ def _out_of_band(row: Record, history: Sequence[Record], limits: AlarmsConfig) -
     now = mean(window(row, history, _SHORT), "entropy")
     if now is None or _collapse(row, history, limits) or _blowup(row, history, limits):
         return None
-    for low, high, when in _bands(row, history):
-        if now > limits.entropy_band * high:
-            return Raised(now, now=now, low=low, high=high, when=when)
+    for low, high, when in _bands(row, history, now):
+        was = f"was {high:.3g}" if low == high else f"lay between {low:.3g} and {high:.3g}"
+        knows = learned(row, history, limits.learned)
+        # Where a task is learned entropy is next to nothing, and so is twice of it.
+        if now > limits.entropy_band * high and not (knows and now < _NOWHERE):
+            return Raised(now, now=now, was=was, when=when)
         # Entropy falls as a policy learns: less than this, or with rising accuracy, is usual.
-        if 1.5 * limits.entropy_band * now < low and not (
-            learned(row, history, limits.learned) or _rising(row, history)
-        ):
-            return Raised(now, now=now, low=low, high=high, when=when)
+        if 1.5 * limits.entropy_band * now < low and not (knows or _rising(row, history)):
+            return Raised(now, now=now, was=was, when=when)
     return None
 
 
@@ -86,10 +88,15 @@ def _start(history: Sequence[Record]) -> float | None:
     return median(first) if len(history) >= 2 * WINDOW and len(first) >= WINDOW // 2 else None
 
 
-def _bands(row: Record, history: Sequence[Record]) -> Iterator[tuple[float, float, str]]:
+def _bands(
+    row: Record, history: Sequence[Record], now: float
+) -> Iterator[tuple[float, float, str]]:
     """Least and largest mean of a few steps: shortly before, at like points, or a while ago."""
     end = len(history) + 1
-    yield from _band(history[max(0, end - 3 * _SHORT) : max(0, end - 2 * _SHORT)], "20 steps ago")
+    # At first entropy falls fast, by learning.
+    if len(history) >= 2 * WINDOW and not _swings(row, history, now):
+        before = history[max(0, end - 3 * _SHORT) : max(0, end - 2 * _SHORT)]
+        yield from _band(before, "20 steps ago")
     if moves(row):
         for rows in earlier(row, history)[:1]:
             yield from _band(rows, "at the same place of the last cycle")
@@ -98,6 +105,19 @@ def _bands(row: Record, history: Sequence[Record]) -> Iterator[tuple[float, floa
         rows = list(history[max(0, end - _SPAN) : max(0, end)])
         if len(rows) >= _SPAN // 2:
             yield from _band(rows, f"until {_GAP} steps ago")
+
+
+def _swings(row: Record, history: Sequence[Record], now: float) -> bool:
+    """Whether the cap moves, and entropy, which moves with it, was about there in the cycle before.
+
+    In the first cycle nobody knows yet how far it falls with the cap.
+    """
+    if not moves(row):
+        return False
+    end, found = max(0, len(history) + 1 - 2 * _SHORT), cycle_of(row, history)
+    span = end if found is None else found[1] - found[0]
+    seen = list(_band(history[max(0, end - span) : end], ""))
+    return bool(seen) and (found is None or seen[0][0] <= 2 * now) and now <= seen[0][1]
 
 
 def _band(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str]]:
@@ -110,6 +130,6 @@ def _band(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str
 def _rising(row: Record, history: Sequence[Record]) -> bool:
     """Whether accuracy has risen over the last steps: then the policy converges."""
     now = mean(window(row, history), "accuracy")
-    end = max(0, len(history) - _LATELY)
-    before = mean(history[max(0, end - WINDOW) : end], "accuracy")
+    end = max(WINDOW, len(history) - _LATELY)
+    before = mean(history[end - WINDOW : end], "accuracy")
     return now is not None and before is not None and now > before + 0.05

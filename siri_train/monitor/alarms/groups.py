@@ -34,8 +34,8 @@ def _none_right(row: Record, history: Sequence[Record]) -> Raised | None:
 @alarm(
     "groups-without-signal",
     cause="{share:.0%} of the groups of the last {steps} steps were all right ({right:.0%}) or all "
-    "wrong ({wrong:.0%}): their advantages are 0{why}",
-    action="take {other} questions, raise rollout.group_size, or leave such groups out with "
+    "wrong ({wrong:.0%}): their advantages are 0{why}; {other} questions would teach more",
+    action="take other questions, raise rollout.group_size, or leave such groups out with "
     "rollout.oversample (docs/dynamic-sampling.md)",
     limits=("groups_without_signal", "held_out_learned", "accuracy_scatter", "truncated"),
     clear_after=5,
@@ -66,6 +66,10 @@ def without_signal(
     easy = right > wrong
     why = ""
     if easy and learned(row, history, limits.learned):
+        # The cap truncates long answers of a learned task: these are wrong, not the questions.
+        by_cap = min(wrong, mean(rows, "truncated_frac") or 0.0)
+        if right + wrong - by_cap < limits.groups_without_signal:
+            return None
         if _as_good_as_learned(row, history, limits, evaluations):
             return None
         why = ", and held-out questions still have room"

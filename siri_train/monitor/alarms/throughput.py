@@ -10,6 +10,8 @@ from siri_train.monitor.alarms.registry import Raised, Record, alarm
 
 _LIKE = 1.25  # a step is compared with those whose cap and tokens are within this factor
 _MOST_LOOKED_AT, _COMPARED = 300, 100
+_SECONDS = 600.0
+"""Seconds for which speed stays low: another program of a few minutes is no decay."""
 
 
 @alarm(
@@ -38,7 +40,7 @@ def _throughput_decay(
         before = median(first)
         if len(first) < 20 or now is None or before is None:
             continue
-        if now < limits.throughput * before:
+        if now < limits.throughput * before and _lasts(row, history, key, now, before, limits):
             return Raised(now, what=what, now=now, before=before, count=len(first))
     return None
 
@@ -61,6 +63,29 @@ def _many_recomputed_tokens(
     # train.tail=0 and small vocabularies recompute all tokens, always and on purpose.
     left_out = column([*history[:20], *newest(row, history, 50)], "tail_mass_max")
     return Raised(share, share=share) if any(left_out) else None
+
+
+def _lasts(
+    row: Record,
+    history: Sequence[Record],
+    key: str,
+    now: float,
+    before: float,
+    limits: AlarmsConfig,
+) -> bool:
+    """Whether it has been as slow for `_SECONDS`; steps that do not tell their time count whole."""
+    slow: list[float] = []
+    seconds = 0.0
+    for one in [row, *reversed(history)]:
+        times = [number(one, name) for name in ("time_rollout", "time_train")]
+        if None in times:
+            return True
+        seconds += sum(time or 0.0 for time in times)
+        slow.append(number(one, key) or now)
+        if seconds >= _SECONDS:
+            late = median(slow)
+            return late is not None and late < limits.throughput * before
+    return False
 
 
 def _like(rows: Sequence[Record], last: Sequence[Record]) -> list[Record]:

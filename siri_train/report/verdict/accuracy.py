@@ -23,6 +23,11 @@ OTHERS: dict[Said, str] = {
 }
 """The words for these beside another run."""
 END_NAMES = {"siri-high": "expanded end", "siri-low": "compressed end"}
+_LAST = "last evaluation"
+OWN = ("the start", "its expanded end")
+"""Evaluations of the run itself: against them it rises or falls, beside others it is above them."""
+LOST = 0.05
+"""Accuracy lost behind the last expanded end that a cap which falls again does not excuse."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Comparison:
     """A checkpoint of the run against another one, at a budget.
 
     Args:
-        end: of the run's checkpoint in words: "expanded end", "compressed end", "last step".
+        end: of the run's checkpoint in words: "expanded end", "compressed end", "last evaluation".
         step: of it.
         budget: tokens.
         against: what it is compared with, in words.
@@ -68,6 +73,7 @@ class Comparison:
 def compared(subject: Subject, others: Sequence[Subject]) -> list[Comparison]:
     """The last evaluation at each end against the start and against every other run.
 
+    The last evaluation of all, if it lies behind the ends, is held against the expanded end, too.
     Another run's evaluation is the one after as many steps, else the nearest one. The p-values are
     corrected for all of the comparisons.
 
@@ -77,10 +83,13 @@ def compared(subject: Subject, others: Sequence[Subject]) -> list[Comparison]:
     """
     found: list[Comparison] = []
     start = at_step(subject.run, 0)
-    for end, one in ends(subject):
+    places = ends(subject)
+    for end, one in places:
         if one.step == 0:
             continue
         opponents = [("the start", subject, start)]
+        if end == _LAST and places[0][0] == END_NAMES["siri-high"]:
+            opponents.append(("its expanded end", subject, places[0][1]))
         opponents += [(other.described, other, _near(other, one.step)) for other in others]
         for name, other, evaluation in opponents:
             if evaluation is None or evaluation is one:
@@ -106,7 +115,7 @@ def budgets(one: Evaluation) -> tuple[int, ...]:
 
 
 def ends(subject: Subject) -> list[tuple[str, Evaluation]]:
-    """The evaluations at the last expanded and compressed end; without an end the last one.
+    """The evaluations at the last expanded and compressed end, and one behind both: the last one.
 
     Args:
         subject: the run.
@@ -117,7 +126,8 @@ def ends(subject: Subject) -> list[tuple[str, Evaluation]]:
         last = [row for row in rows if row is not None]
         if last:
             found.append((words, last[-1]))
-    return found or [("last evaluation", one) for one in subject.run.evals[-1:]]
+    behind = max((one.step for _, one in found), default=-1)
+    return found + [(_LAST, one) for one in subject.run.evals[-1:] if one.step > behind]
 
 
 def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Subject]) -> Finding:
@@ -164,7 +174,8 @@ def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Sub
     )  # fmt: skip
     text += (
         f" Differences are in points with 95 % intervals, from {pairs}; held means that a "
-        f"fall of {100 * HELD:.0f} points is outside the interval."
+        f"fall of {100 * HELD:.0f} points is outside the interval, not told apart that these "
+        "questions do not decide it."
     )
     if len(found) > 1:
         text += f" Claims of a difference are corrected for {len(found)} comparisons (Holm)."
@@ -192,10 +203,23 @@ def _summary(at: Sequence[Comparison], found: Sequence[Comparison]) -> tuple[Sta
     fell = [one for one in at if one.change.said == "fell"]
     low = [one for one in found if one.against == "the start" and one.change.said == "fell"
            and one.budget == at[0].budget]  # fmt: skip
-    if not fell and low and low[0].end != at[0].end:
-        parts.append(f"{_verb(low[0])} against the start at the {low[0].end}")
+    short = [one for one in found if (one.end, one.set) == (at[0].end, at[0].set)
+             and one.budget < at[0].budget and one.against not in OWN]  # fmt: skip
+    worse = sum(one.change.said == "fell" for one in short)
+    if worse:
+        parts.append(
+            f"within {short[0].budget:,} tokens below {worse:,} of "
+            f"{counted(len(short), 'other run')}"
+        )
+    if not fell:
+        parts += [f"{_verb(one)} against the start at the {one.end} (step {one.step:,})"
+                  for one in low if one.end != at[0].end]  # fmt: skip
+    since = [one for one in found if one.against == "its expanded end" and one.budget ==
+             at[0].budget and one.set == at[0].set and one.change.said == "fell"]  # fmt: skip
+    parts += [f"{_verb(one)} from the expanded end to the last evaluation (step {one.step:,})"
+              for one in since]  # fmt: skip
     status: Status = "good"
-    if fell or low:
+    if fell or low or any(one.change.value < -LOST for one in since):
         status = "bad"
     elif any(one.change.said == "not told apart" for one in at):
         status = "unclear"
@@ -205,8 +229,13 @@ def _summary(at: Sequence[Comparison], found: Sequence[Comparison]) -> tuple[Sta
 def _parts(at: Sequence[Comparison]) -> list[str]:
     """A checkpoint at a budget against the start, and against how many of the other runs."""
     start = next((one for one in at if one.against == "the start"), None)
-    rest = [one for one in at if one is not start]
-    parts = [] if start is None else [f"{_verb(start)} against the start"]
+    own = next((one for one in at if one.against == "its expanded end"), None)
+    rest = [one for one in at if one.against not in OWN]
+    parts = [
+        f"{_verb(one)} {'from' if one.change.said == 'not told apart' else 'against'} {one.against}"
+        for one in (start, own)
+        if one is not None
+    ]
     if len(rest) == 1:
         change = rest[0].change
         by = f" by {abs(100 * change.value):.1f} points" if change.said in ("rose", "fell") else ""
@@ -251,7 +280,7 @@ def _told(one: Comparison) -> str:
 
 def _word(one: Comparison) -> str:
     """A run rises and falls against its start; beside another run it is above or below."""
-    if one.against == "the start":
+    if one.against in OWN:
         return one.change.said
     return {"rose": "above", "fell": "below"}.get(one.change.said, one.change.said)
 

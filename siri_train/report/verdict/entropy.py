@@ -9,7 +9,7 @@ import numpy as np
 
 from siri_train.report.data import number
 
-from .accuracy import Comparison
+from .accuracy import LOST, OWN, Comparison
 from .cycles import cycles_of
 from .lagged import Floats
 from .subject import Subject
@@ -22,6 +22,8 @@ SETTLED = 0.25
 WIDER, AT_LEAST = 0.5, 0.15
 """The band reaches the first share of its height beyond what was seen, on either side; at least the
 second share of its mean, as few steps show little of what noise does."""
+LOWEST = 1 / 3
+"""The band ends at this share of the least that was seen, where its reach is further down."""
 RUN = 5
 """Steps in a row outside, in the mean over as many, that count as leaving."""
 
@@ -49,7 +51,9 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         return Finding(_KEY, "missing", title, text, {"last": _last(values)})
     seen = values[in_first]
     reach = max(WIDER * float(np.ptp(seen)), AT_LEAST * float(seen.mean()))
-    low, high = max(float(seen.min()) - reach, 0.0), float(seen.max()) + reach
+    low, high = float(seen.min()) - reach, float(seen.max()) + reach
+    # A band down to 0 could not be left: where the first cycle's entropy fell far, a share counts.
+    low = max(low, LOWEST * float(seen.min()))
     late, at = values[behind], steps[behind]
     below, above = _stays(late < low), _stays(late > high)
     left = below | above
@@ -88,8 +92,7 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
     said = f"{band}. {where} {trend}"
     if falls:
         title = f"Entropy {'collapsed' if low_end else f'left its band, {side} it'}, accuracy fell"
-        return Finding(_KEY, "bad", title, f"{said} Held-out accuracy fell against the start.",
-                       figures)  # fmt: skip
+        return Finding(_KEY, "bad", title, f"{said} Held-out accuracy fell.", figures)
     if low_end and rises:
         title = "Entropy is small, as the task is learned: accuracy did not fall"
         text = f"{said} Held-out accuracy did not fall, so this is no collapse."
@@ -99,16 +102,26 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         return Finding(_KEY, "good", title, said, figures)
     title = f"Entropy left its band at step {int(at[place]):,}, {side} it"
     if not rises:
-        said += " No held-out accuracy says whether that did harm."
+        said += " Held-out accuracy does not say whether that did harm."
     return Finding(_KEY, "unclear", title, said, figures)
 
 
 def _accuracies(found: Sequence[Comparison]) -> tuple[bool, bool]:
-    """Whether accuracy at the full budget held or rose against the start, and whether it fell."""
+    """Whether accuracy at the full budget held or rose against the start, and whether it fell.
+
+    It holds only if the last evaluation does: what the run had before may be lost since.
+    """
     start = [one for one in found if one.against == "the start"]
     most = max((one.budget for one in start), default=None)
-    said = {one.change.said for one in start[:1] if one.budget == most}
-    return bool(said & {"held", "rose"}), "fell" in said
+    full = [one for one in found if one.budget == most and one.set == start[0].set]
+    first, behind = start[:1], [one for one in full if one.end == "last evaluation"]
+    fell = any(
+        one.change.said == "fell" and (one.against == "the start" or one.change.value < -LOST)
+        for one in [*first, *behind]
+        if one.against in OWN
+    )
+    held = any(one.change.said in ("held", "rose") for one in first if one.budget == most)
+    return held and not fell, fell
 
 
 def _smooth(subject: Subject) -> tuple[Floats, Floats]:
@@ -146,7 +159,9 @@ def _trend(steps: Floats, values: Floats) -> float:
 
 
 def _signed(value: float) -> str:
-    return signed(value, 3) if abs(value) >= 0.0005 else figure(value)
+    if abs(value) >= 0.0005:
+        return signed(value, 3)
+    return figure(value if abs(value) > 1e-9 else 0)  # of what never moves rounding is left
 
 
 def _last(values: Floats) -> float | None:

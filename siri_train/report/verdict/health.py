@@ -13,6 +13,8 @@ from .words import figure, per_cent
 
 MOST_TRUNCATED = 0.9
 """More truncated responses than this share, in the mean over the last cycle, teach nothing."""
+MUCH_TRUNCATED = 0.5
+"""More than this share is odd."""
 LEAST_TEACHING = 0.1
 """A smaller share of the groups that teach, in the mean over the last cycle, is odd."""
 MOST_DRIFT, MOST_RATIO = 0.05, 10.0
@@ -39,6 +41,10 @@ def truncation(subject: Subject) -> Finding:
     if mean > MOST_TRUNCATED:
         text += " Nearly every response is truncated: raise schedule.min_len."
         return Finding("truncation", "bad", "Nearly all responses are truncated", text, figures)
+    if mean > MUCH_TRUNCATED:
+        text += " More than half of the responses earn nothing, whatever they say."
+        title = f"{per_cent(mean)} truncated, which is much"
+        return Finding("truncation", "unclear", title, text, figures)
     return Finding("truncation", "good", f"{per_cent(mean)} truncated", text, figures)
 
 

@@ -82,7 +82,10 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
         f"largest with the length {counted(found.lag, 'step')} later "
         f"({found.lags[0]} to {found.lags[1]}): {found.correlation:.2f}"
     )
-    chance = f", p = {found.p_value:.2g} of noise with the same autocorrelation"
+    chance = (
+        f" (noise with the same autocorrelation reaches that in {100 * found.p_value:.2g} % of "
+        f"tries: p = {found.p_value:.2g})"
+    )
     swing = (
         f" Mean length is {tokens(short)} tokens where the cap so many steps before was in its "
         f"lowest quarter, {tokens(long)} where it was in its highest."
@@ -90,10 +93,9 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
     if cycles.whole < 2:
         text = f"{how}. One cycle cannot tell an answer to the cap from learning.{swing}"
         title = "Length and cap moved together for one cycle"
-        return Finding(
-            _KEY, "unclear", title if found.correlation >= CLOSE else
-            "One cycle is too little to say whether length follows the cap", text, figures
-        )  # fmt: skip
+        if found.correlation < CLOSE or found.p_value >= ALPHA:
+            title = "One cycle is too little to say whether length follows the cap"
+        return Finding(_KEY, "unclear", title, text, figures)
     if found.p_value >= ALPHA or found.correlation < CLOSE:
         apart = found.correlation < CLOSE and found.p_value >= ALPHA
         title = (

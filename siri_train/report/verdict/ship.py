@@ -11,7 +11,7 @@ from pathlib import Path
 from siri_train.report.data import Evaluation
 
 from .compared import ALPHA, Difference, accuracy_at, corrected, difference
-from .subject import Subject, of_set
+from .subject import Subject, at_step, of_set
 from .types import Ship
 from .words import counted, listed, per_cent, tokens
 
@@ -62,6 +62,8 @@ def ship(subject: Subject, others: Sequence[Subject]) -> tuple[tuple[Ship, ...],
     if not rated:
         why = "no checkpoint was evaluated after the first step"
         return (), f"No checkpoint to recommend: {why} (eval.every, eval.at_start)."
+    if not any(of_set(one, subject.select).best for one in rated):
+        return (), "No checkpoint to recommend: none that was evaluated gave a right answer."
     there = kept(subject.run.folder)
     candidates = [one for one in rated if one.step in there] or rated
     full = of_set(candidates[-1], subject.select).budgets[-1]
@@ -76,6 +78,7 @@ def ship(subject: Subject, others: Sequence[Subject]) -> tuple[tuple[Ship, ...],
         whole = next(one for one in candidates if one.step == step)
         shown = accuracy_at(whole, choice.budget)
         why = _why(subject, purpose, choice, whole, low < full)
+        why += _better_start(subject, whole, choice.budget)
         why += _better_elsewhere(subject, whole, others, choice.budget)
         if step in there:
             why += _better_gone(subject, choice, rated, there)
@@ -207,6 +210,19 @@ def _why(subject: Subject, purpose: str, choice: Choice, whole: Evaluation, seve
     return text
 
 
+def _better_start(subject: Subject, whole: Evaluation, budget: int) -> str:
+    """The model before training, where it is more accurate at the budget."""
+    start = at_step(subject.run, 0)
+    change = None if start is None else difference(subject, start, subject, whole, budget)
+    value = None if start is None else accuracy_at(start, budget)
+    if change is None or value is None or change.said != "rose":
+        return ""
+    return (
+        f" The model before training is more accurate within {budget:,} tokens: "
+        f"{per_cent(value[0])}."
+    )
+
+
 def _better_elsewhere(
     subject: Subject, whole: Evaluation, others: Sequence[Subject], budget: int
 ) -> str:
@@ -276,4 +292,5 @@ def _named(subject: Subject, step: int) -> str:
 def _command(folder: Path, step: int) -> str:
     if not (folder / "checkpoints" / "manifest.json").is_file():
         return ""
-    return f"siri-train export {shlex.quote(str(folder))} --which {step}"
+    place = f"./{folder}" if str(folder).startswith("-") else str(folder)  # else it is an option
+    return f"siri-train export {shlex.quote(place)} --which {step}"

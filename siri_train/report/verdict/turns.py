@@ -118,7 +118,11 @@ def turns(subject: Subject) -> Finding:
         f"Responses were shortest {counted(last.lag, 'step')} behind the compressed end"
         if last.lag else "Responses were shortest at the compressed end itself"
     )  # fmt: skip
-    if last.open and last.step == last.last:
+    if last.flat[0] < last.flat[1]:
+        first, until = (step - last.end for step in last.flat)
+        title = f"Responses were shortest {first:,} to {counted(until, 'step')} behind the"
+        title += f" compressed end (the same within {100 * FLAT:.0f} %)"
+    if last.open and last.step == last.last and last.flat[0] == last.flat[1]:
         status = "unclear"
         title = "Responses were still getting shorter at the last evaluation"
     if named:
