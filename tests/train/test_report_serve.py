@@ -181,6 +181,8 @@ def _start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "siri_train", "report", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell ignores Ctrl-C in what it runs in the background, as in CI; a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -92,6 +92,7 @@ OTHER = {
     "loss.kl_estimator": "k1",
     "loss.kl_limit": 10.0,
     "loss.reference": "x/y",
+    "monitor.price_per_gpu_hour": 2.5,
     "monitor.wandb": "w",
     "monitor.trackio": "t",
     "distributed.compute_dtype": "bfloat16",
