@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from .data import Row, Run, RunFolder, number
 from .scale import Point
-from .token_pooling import pool
+from .token_pooling import KEYS, pool
 
+KINDS = KEYS
 PHASES = ("compression", "expansion", "constant")
 MOST_GROUPS = 12
 OLD = "backtrack"
