@@ -21,6 +21,19 @@ def group_names(folder: RunFolder) -> list[str]:
     Args:
         folder: as it was read.
     """
+    return _names(folder)[:MOST_GROUPS]
+
+
+def groups_left_out(folder: RunFolder) -> list[str]:
+    """The groups behind the first `MOST_GROUPS`, which the page does not draw.
+
+    Args:
+        folder: as it was read.
+    """
+    return _names(folder)[MOST_GROUPS:]
+
+
+def _names(folder: RunFolder) -> list[str]:
     names: dict[str, None] = {}
     for run in folder.runs:
         for row in run.metrics:
@@ -28,7 +41,7 @@ def group_names(folder: RunFolder) -> list[str]:
         if not any(map(_groups, run.metrics)):
             if any(number(row.get("backtrack_per_1k")) is not None for row in run.metrics):
                 names[OLD] = None
-    return list(names)[:MOST_GROUPS]
+    return list(names)
 
 
 def rate(row: Row, group: str, kind: str) -> float | None:

@@ -101,8 +101,12 @@ def test_old_runs_show_what_they_counted(tmp_path: Path) -> None:
 def test_odd_groups_make_a_page(tmp_path: Path, groups: Any) -> None:
     rows = [{"step": step, "phase": "expansion", "token_groups": groups} for step in range(3)]
     jsonl(tmp_path / "metrics.jsonl", rows)
-    assert len(group_names(read_run_folder(tmp_path))) <= MOST_GROUPS
+    drawn = len(group_names(read_run_folder(tmp_path)))
+    assert drawn <= MOST_GROUPS
     check(write_report(tmp_path))
+    more = len(groups) - drawn if isinstance(groups, dict) and len(groups) > drawn else 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (f"{more} more groups of words are not drawn" in text) == (more > 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
