@@ -294,10 +294,8 @@ def _tokens(arguments: argparse.Namespace) -> int:
     from siri_train.terminal.lines import terminal_width
 
     found = tables([user_path(run, "tokens") for run in arguments.runs], arguments.words)
-    if arguments.json:
-        print(json.dumps(as_json(found), indent=2))
-    else:
-        print(encodable(tokens_text(found, terminal_width())))
+    written = json.dumps(as_json(found), indent=2) if arguments.json else ""
+    print(written or encodable(tokens_text(found, terminal_width())))
     return 0
 
 
