@@ -291,9 +291,11 @@ def _tokens(arguments: argparse.Namespace) -> int:
     from siri_train.commands.tokens import tables
     from siri_train.commands.tokens_text import as_json, tokens_text
     from siri_train.config.paths import user_path
+    from siri_train.terminal.lines import terminal_width
 
     found = tables([user_path(run, "tokens") for run in arguments.runs], arguments.words)
-    print(json.dumps(as_json(found), indent=2) if arguments.json else tokens_text(found))
+    written = json.dumps(as_json(found), indent=2) if arguments.json else ""
+    print(written or encodable(tokens_text(found, terminal_width())))
     return 0
 
 

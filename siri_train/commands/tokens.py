@@ -14,6 +14,7 @@ import yaml
 from siri_train.config.base import ConfigError
 from siri_train.files import shown
 from siri_train.monitor.backtrack import GROUPS, WordCounter
+from siri_train.report.arms import seeds_by_arm
 from siri_train.report.data import Run, number, read_run_folder
 from siri_train.report.token_pooling import KEYS, TOKENS, counted, groups_of
 
@@ -59,8 +60,7 @@ def tables(folders: Sequence[Path], words: Sequence[str] = ()) -> list[Table]:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{shown(folder)} is not a folder; takes a run's folder")
-        runs = read_run_folder(folder).runs
-        runs = [run for run in runs if run.metrics or (run.folder / "rollouts").is_dir()]
+        runs = [run for run in _runs(folder) if run.metrics or (run.folder / "rollouts").is_dir()]
         if not runs:
             raise ConfigError(
                 f"{shown(folder)} holds no run (metrics.jsonl and rollouts/ are missing); "
@@ -68,6 +68,15 @@ def tables(folders: Sequence[Path], words: Sequence[str] = ()) -> list[Table]:
             )
         found += [table for run in runs for table in _of_run(run, words)]
     return found
+
+
+def _runs(folder: Path) -> list[Run]:
+    """The runs in a folder; of an ablation every seed, as a mean of seeds counts nothing."""
+    found = read_run_folder(folder)
+    if not found.several:
+        return found.runs
+    seeds = [path for paths in seeds_by_arm(folder).values() for path in paths]
+    return [run for path in seeds for run in read_run_folder(path).runs]
 
 
 def _of_run(run: Run, words: Sequence[str]) -> list[Table]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from siri_train.commands.tokens import Table
-from siri_train.report.eval_table import aligned
 from siri_train.report.token_pooling import (
     KEYS,
     LEAST_BLOCKS,
@@ -18,6 +16,8 @@ from siri_train.report.token_pooling import (
     moves,
     pool,
 )
+from siri_train.terminal.lines import LOG_WIDTH, shortened, words
+from siri_train.terminal.table import aligned
 
 _LONGEST = 16  # characters of a group's name, so that a line has at most 80
 _ASKED = {
@@ -29,9 +29,14 @@ _ASKED = {
 }
 
 
-def tokens_text(tables: Sequence[Table]) -> str:
-    """The tables of all runs, without a newline at the end; no line is wider than 80."""
-    return "\n\n".join(_of_run(table) for table in tables)
+def tokens_text(tables: Sequence[Table], width: int) -> str:
+    """The tables of all runs, without a newline at the end.
+
+    Args:
+        tables: of the runs.
+        width: columns of the terminal, see :func:`siri_train.terminal.table.aligned`.
+    """
+    return "\n\n".join(_of_run(table, width) for table in tables)
 
 
 def as_json(tables: Sequence[Table]) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def as_json(tables: Sequence[Table]) -> dict[str, Any]:
     return {"runs": [_json_of_run(table) for table in tables]}
 
 
-def _of_run(table: Table) -> str:
+def _of_run(table: Table, width: int) -> str:
     phases = _phases(table)
     body = []
     pooled = {phase: pool(table.rows, None if phase == "all steps" else phase) for phase in phases}
@@ -49,11 +54,11 @@ def _of_run(table: Table) -> str:
             rates = pooled[phase][name]
             body.append([_short(name), phase, *(_rate(rates[key]) for key in KEYS)])
     found = moves(table.rows)
-    blocks = [f"{table.run}\n{_source(table)}"]
+    blocks = [f"{table.run}\n{_wrapped(_source(table), width)}"]
     if body:
-        blocks.append(aligned(["group", "phase", *KEYS], body, left=(0, 1)))
+        blocks.append(aligned(["group", "phase", *KEYS], body, (0, 1), width, keys=2))
     if never:
-        blocks.append(_wrapped(f"Not found at all: {', '.join(map(_short, never))}."))
+        blocks.append(_wrapped(f"Not found at all: {', '.join(map(_short, never))}.", width))
     lines = [
         [_short(name), said, *_moved(getattr(moved, key), 3 if key in ("phase", "right") else 2)]
         for name, moved in found.items()
@@ -61,8 +66,8 @@ def _of_run(table: Table) -> str:
         if name not in never and getattr(moved, key).value is not None
     ]
     if lines:
-        blocks.append(aligned(["group", "moves", "by", "95 % interval"], lines, left=(0, 1)))
-    return "\n\n".join([*blocks, _said(table, found)])
+        blocks.append(aligned(["group", "moves", "by", "95 % interval"], lines, (0, 1), width, 2))
+    return "\n\n".join([*blocks, _wrapped(_said(table, found), width)])
 
 
 def _phases(table: Table) -> list[str]:
@@ -77,7 +82,7 @@ def _source(table: Table) -> str:
         return f"Per 1000 response tokens, in all responses of {steps}."
     return (
         f"Per 1000 response tokens, counted now in the {table.responses} responses of "
-        f"{len(table.rows)} steps that\nrollouts/ keeps; metrics.jsonl has no counts of them."
+        f"{len(table.rows)} steps that rollouts/ keeps; metrics.jsonl has no counts of them."
     )
 
 
@@ -94,9 +99,9 @@ def _said(table: Table, found: dict[str, Moves]) -> str:
     if all(moved.cap.value is None for moved in found.values()):
         caps = {row.get("cap") for row in table.rows}
         why = "the cap does not move" if len(caps) == 1 else "no group occurs often enough"
-        return _wrapped(f"No correlation with the cap: {why}.{few}")
+        return f"No correlation with the cap: {why}.{few}"
     if few:
-        return _wrapped(few.strip())
+        return few.strip()
     with_cap = [_short(name) for name, moved in found.items() if moved.follows > 0]
     against = [_short(name) for name, moved in found.items() if moved.follows < 0]
     trend = [_short(name) for name, moved in found.items() if moved.cap.sure and not moved.follows]
@@ -108,14 +113,14 @@ def _said(table: Table, found: dict[str, Moves]) -> str:
             f"Correlated with the cap, but not in both phases, as a trend of the whole run would "
             f"be: {', '.join(trend)}."
         )
-    return _wrapped(
+    return (
         f"{' '.join(said)} Intervals are over blocks of {block} steps of this run; another seed "
         "may differ."
     )
 
 
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 79)
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(words("", text, min(width, LOG_WIDTH)))
 
 
 def _rate(rate: Rate) -> str:
@@ -130,7 +135,7 @@ def _moved(moved: Moved, digits: int) -> list[str]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+    return shortened(name, _LONGEST, "...")
 
 
 def _json_of_run(table: Table) -> dict[str, Any]:

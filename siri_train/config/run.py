@@ -170,7 +170,8 @@ class MonitorConfig(Section):
     """Also log to this project of Trackio, on this machine (``trackio show``)."""
     price_per_gpu_hour: float | None = Field(None, ge=0, le=1e6)
     """Money that an hour of one GPU costs (without a GPU: of one process), in any currency; the
-    page then says what a run and a point of accuracy cost. null: no money is shown."""
+    page then says what a run and a point of accuracy cost, and trackers get the sum so far. null:
+    no money is shown."""
 
 
 class DistributedConfig(Section):

@@ -28,7 +28,8 @@ class TokenGroups:
     (:mod:`siri_train.monitor.token_transitions`). So words are found however they are split into
     tokens, and nothing is decoded. The counts are those of ``text`` on the decoded responses,
     with two exceptions: a special token ends a word and is none, and a tokenizer that does not
-    show its vocabulary has its responses decoded after all.
+    show its vocabulary, or whose tokens look different at the end of a text, has its responses
+    decoded after all.
 
     Args:
         tokenizer: of the model whose responses are counted.

@@ -10,6 +10,8 @@ from typing import Any
 
 _LOST = "\ufffd"
 """Decoding shows it for bytes that are no whole character."""
+_TOGETHER = 64
+"""Tokens that are decoded together to see whether they join."""
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -63,6 +65,7 @@ def token_pieces(tokenizer: Any) -> Pieces | None:
         return None
     before, alone = anchor
     partial: dict[int, bytes] = {}
+    whole = []
     for i, text in zip(ids, _decoded(tokenizer, [[before, i] for i in ids]), strict=True):
         if not text.startswith(alone):
             return None
@@ -71,10 +74,24 @@ def token_pieces(tokenizer: Any) -> Pieces | None:
             raw = _bytes(by_id[i])
             if raw is not None and not _whole(raw):
                 partial[i] = raw
+        elif not _BYTE.fullmatch(by_id[i]):
+            whole.append((i, text[len(alone) :]))
+    if not _join(tokenizer, before, alone, whole):
+        return None
     strict = any(_BYTE.fullmatch(by_id[i]) for i in partial)
     if strict:
         partial |= {i: raw for i in ids if _BYTE.fullmatch(by_id[i]) and (raw := _bytes(by_id[i]))}
     return Pieces(texts, partial, strict)
+
+
+def _join(tokenizer: Any, before: int, alone: str, pieces: Sequence[tuple[int, str]]) -> bool:
+    """Whether tokens one behind the other show as their texts do.
+
+    They do not where the last token of a text looks different (``</w>`` ends a word there).
+    """
+    parts = [pieces[start : start + _TOGETHER] for start in range(0, len(pieces), _TOGETHER)]
+    found = _decoded(tokenizer, [[before, *(i for i, _ in part)] for part in parts])
+    return found == [alone + "".join(text for _, text in part) for part in parts]
 
 
 def _anchor(tokenizer: Any, by_id: dict[int, str], ids: list[int]) -> tuple[int, str] | None:

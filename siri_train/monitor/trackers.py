@@ -110,7 +110,7 @@ class Trackers:
                 ) from error
         if not opened:
             return cls([])
-        price = getattr(config.monitor, "price_per_gpu_hour", None)
+        price = config.monitor.price_per_gpu_hour
         totals = Totals.of(config.run_dir / "metrics.jsonl", start_step, price)
         return cls(opened, totals, _raised(config.run_dir / "alarms.jsonl"))
 

@@ -30,19 +30,16 @@ def group_values(folder: RunFolder) -> list[Values]:
         has one.
     """
     found = []
+    of_runs = [(run, by_phase(run)) for run in folder.runs]
     for group in group_names(folder):
         rows = []
-        for run in folder.runs:
-            rates = by_phase(run, group)
+        for run, rates in of_runs:
             for phase in PHASES:
-                values = {kind: rates[phase, kind].mean for kind in KINDS if (phase, kind) in rates}
-                if values:
+                values = {kind: rates.get((group, phase, kind)) for kind in KINDS}
+                if any(value is not None for value in values.values()):
                     several = len(folder.runs) > 1 and run.label != phase
                     label = f"{run.label}, {phase}" if several else phase
-                    rows.append(
-                        {"label": label, "run": run.label, "phase": phase}
-                        | {kind: values.get(kind) for kind in KINDS}
-                    )
+                    rows.append({"label": label, "run": run.label, "phase": phase} | values)
         if rows:
             found.append({"group": group, "rows": rows[:MOST_ROWS], "more": len(rows[MOST_ROWS:])})
     return found

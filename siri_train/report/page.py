@@ -29,6 +29,7 @@ from .script import style as joined_style
 from .svg import MOST_ENDS, render
 from .table import compared_with, headline, table_rows
 from .verdict import judge
+from .word_rates import groups_left_out
 
 Values = dict[str, Any]
 
@@ -70,6 +71,8 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
+    if more := groups_left_out(folder):
+        notes.append(f"{len(more)} more groups of words are not drawn: siri-train tokens has all.")
     style, script = joined_style(), joined_script()
     # If an escape were missing, this policy would still refuse every script, style and address
     # except these two. Nothing in the page needs eval, an event handler or a style attribute.

@@ -30,12 +30,12 @@ class Rate:
     """Occurrences of a group in some responses.
 
     Args:
-        count: occurrences.
+        count: occurrences; of a mean of runs, as an arm of an ablation is one, a fraction.
         tokens: response tokens.
     """
 
-    count: int
-    tokens: int
+    count: float
+    tokens: float
 
     @property
     def per_1k(self) -> float | None:
@@ -88,12 +88,14 @@ class Moves:
 
 def groups_of(rows: Sequence[Row]) -> list[str]:
     """The names of the groups that the records count, in their order."""
-    return list(dict.fromkeys(name for row in rows for name in row.get("token_groups") or ()))
+    return list(dict.fromkeys(name for row in rows for name in _groups(row)))
 
 
 def counted(rows: Sequence[_Row]) -> list[_Row]:
-    """The records that say how often groups occurred, and in how many tokens."""
-    return [row for row in rows if _numbers(row, "all", None) is not None]
+    """The records that say how often some group occurred, and in how many tokens."""
+    return [
+        row for row in rows if any(_numbers(row, "all", name) is not None for name in _groups(row))
+    ]
 
 
 def pool(rows: Sequence[Row], phase: str | None = None) -> dict[str, dict[str, Rate]]:
@@ -196,24 +198,28 @@ def _pooled(rows: Sequence[Row], key: str, name: str) -> Rate:
     return Rate(sum(count for count, _ in pairs), sum(total for _, total in pairs))
 
 
-def _numbers(row: Row, key: str, name: str | None) -> tuple[int, int] | None:
+def _numbers(row: Row, key: str, name: str) -> tuple[float, float] | None:
     """(occurrences, tokens) of a group in a record; None where the record does not say.
 
     Args:
         row: of ``metrics.jsonl``.
         key: all, right or wrong.
-        name: of the group; None: any of them.
+        name: of the group.
     """
-    tokens, groups = _finite(row.get(TOKENS[key])), row.get("token_groups")
-    if not isinstance(groups, dict) or not groups:
-        return None
-    rates = groups.get(next(iter(groups)) if name is None else name)
-    if not isinstance(rates, dict) or not math.isfinite(tokens):
+    tokens, rates = _finite(row.get(TOKENS[key])), _groups(row).get(name)
+    if not isinstance(rates, dict) or not tokens >= 0:  # NaN, too
         return None
     rate = _finite(rates.get(key))
     if not math.isfinite(rate):
         return None if tokens else (0, 0)
-    return round(rate * tokens / 1000), int(tokens)
+    count = rate * tokens / 1000
+    whole = abs(count - round(count)) < 1e-6 * max(count, 1)
+    return (round(count) if whole else count), (int(tokens) if tokens == int(tokens) else tokens)
+
+
+def _groups(row: Row) -> Row:
+    groups = row.get("token_groups")
+    return groups if isinstance(groups, dict) else {}
 
 
 def _finite(value: object) -> float:

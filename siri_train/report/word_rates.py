@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from .data import Row, Run, RunFolder, number
 from .scale import Point
+from .token_pooling import KEYS, pool
 
-KINDS = ("all", "right", "wrong")
-TOKENS = {"all": "tokens", "right": "tokens_right", "wrong": "tokens_wrong"}
-"""The key of a record that holds the tokens of each kind of responses."""
+KINDS = KEYS
 PHASES = ("compression", "expansion", "constant")
 MOST_GROUPS = 12
 OLD = "backtrack"
 """The group that ``backtrack_per_1k`` counts: all that records of older versions have."""
-
-
-class Rate(NamedTuple):
-    """A group's rate over several steps.
-
-    Args:
-        mean: per 1000 response tokens.
-        steps: that have a value.
-    """
-
-    mean: float
-    steps: int
 
 
 def group_names(folder: RunFolder) -> list[str]:
@@ -35,14 +21,27 @@ def group_names(folder: RunFolder) -> list[str]:
     Args:
         folder: as it was read.
     """
+    return _names(folder)[:MOST_GROUPS]
+
+
+def groups_left_out(folder: RunFolder) -> list[str]:
+    """The groups behind the first `MOST_GROUPS`, which the page does not draw.
+
+    Args:
+        folder: as it was read.
+    """
+    return _names(folder)[MOST_GROUPS:]
+
+
+def _names(folder: RunFolder) -> list[str]:
     names: dict[str, None] = {}
     for run in folder.runs:
         for row in run.metrics:
             names |= dict.fromkeys(map(str, _groups(row)))
-        if not any(_groups(row) for row in run.metrics):
+        if not any(map(_groups, run.metrics)):
             if any(number(row.get("backtrack_per_1k")) is not None for row in run.metrics):
                 names[OLD] = None
-    return list(names)[:MOST_GROUPS]
+    return list(names)
 
 
 def rate(row: Row, group: str, kind: str) -> float | None:
@@ -71,36 +70,30 @@ def over_steps(rows: Sequence[Row], group: str, kind: str) -> list[Point]:
     return [(float(row["step"]), rate(row, group, kind)) for row in rows]
 
 
-def by_phase(run: Run, group: str) -> dict[tuple[str, str], Rate]:
-    """A group's rate over the steps of each phase that has any.
+def by_phase(run: Run) -> dict[tuple[str, str, str], float]:
+    """The rate of each group over the steps of each phase that has any.
 
-    Every step weighs as much as it has tokens of that kind of responses, which gives occurrences
-    over tokens of the whole phase; where a record does not say how many, all weigh the same.
+    It is that of `siri_train.report.token_pooling.pool`, as ``siri-train tokens`` shows it: words
+    over tokens of the whole phase. A step whose record does not say how many is left out.
 
     Args:
         run: as it was read.
-        group: see `group_names`.
 
     Returns:
-        Keys are (phase, kind of responses).
+        Keys are (group, phase, kind of responses).
     """
-    found: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
-    for row in run.metrics:
-        phase = row.get("phase")
-        for kind in KINDS if phase in PHASES else ():
-            value = rate(row, group, kind)
-            if value is not None:
-                tokens = number(row.get(TOKENS[kind]))
-                found.setdefault((str(phase), kind), []).append((value, tokens))
-    return {key: Rate(_mean(some), len(some)) for key, some in found.items()}
-
-
-def _mean(found: list[tuple[float, float | None]]) -> float:
-    weights = [1.0 if weight is None else max(weight, 0.0) for _, weight in found]
-    if any(weight is None for _, weight in found) or sum(weights) <= 0:
-        weights = [1.0] * len(found)
-    total = sum(weights)
-    return sum(value * (weight / total) for (value, _), weight in zip(found, weights, strict=True))
+    rows: list[Row] = run.metrics
+    if not any(map(_groups, rows)):  # of an older version, which counted one group
+        rows = [
+            {**row, "token_groups": {OLD: {"all": row.get("backtrack_per_1k")}}} for row in rows
+        ]
+    return {
+        (group, phase, kind): rate.per_1k
+        for phase in PHASES
+        for group, rates in pool(rows, phase).items()
+        for kind, rate in rates.items()
+        if rate.per_1k is not None
+    }
 
 
 def _groups(row: Row) -> Row:

@@ -27,7 +27,7 @@ from siri_train.monitor.trackers import Trackers
 from siri_train.report import changes, summary_table, write_report
 from siri_train.rollout.batch import RolloutBatch
 from siri_train.schedule import LengthSchedule
-from siri_train.terminal.lines import terminal_width
+from siri_train.terminal.lines import terminal_width, words
 from siri_train.trainer.alarmed import Alarmed
 from siri_train.trainer.reference_model import Reference, write_record
 from siri_train.trainer.run_end import RunEnd
@@ -242,7 +242,9 @@ class RunFolder:
         ends = self._ends(steps)
         entries = summary(self.config, self.evals, ends, done=steps, supervised=supervised)
         write_json(self.dir / "summary.json", entries)
-        say(["", summary_table(entries, terminal_width()), "", *changes(entries), ""])
+        width = terminal_width()
+        said = [line for text in changes(entries) for line in words("", text, width)]
+        say(["", summary_table(entries, width), "", *said, ""])
         print(f"{self.config.name}: report {write_report(self.dir)}", flush=True)
 
     def _ends(self, done: int) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from siri_train.commands.tokens import tables
+from siri_train.commands.tokens_text import as_json
 from siri_train.report import write_report
 from siri_train.report.charts import figures
 from siri_train.report.data import read_run_folder
@@ -99,16 +101,42 @@ def test_old_runs_show_what_they_counted(tmp_path: Path) -> None:
 def test_odd_groups_make_a_page(tmp_path: Path, groups: Any) -> None:
     rows = [{"step": step, "phase": "expansion", "token_groups": groups} for step in range(3)]
     jsonl(tmp_path / "metrics.jsonl", rows)
-    assert len(group_names(read_run_folder(tmp_path))) <= MOST_GROUPS
+    drawn = len(group_names(read_run_folder(tmp_path)))
+    assert drawn <= MOST_GROUPS
     check(write_report(tmp_path))
+    more = len(groups) - drawn if isinstance(groups, dict) and len(groups) > drawn else 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (f"{more} more groups of words are not drawn" in text) == (more > 0)
 
 
-def test_without_tokens_all_steps_weigh_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_page_and_tokens_command_say_the_same(seed: int, tmp_path: Path) -> None:
+    """Also of damaged records: what one leaves out the other does."""
+    rng = random.Random(seed)
+    write_run(tmp_path, "cosine", rng)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    for row in rng.sample(rows, len(rows) // 3):
+        key = rng.choice(["tokens", "tokens_right", "tokens_wrong", "token_groups", "phase"])
+        odd = rng.choice([None, "many", -3, [], {}, rng.choice(rows)[key]])
+        row[key] = odd
+    del rng.choice(rows)["token_groups"]
+    jsonl(tmp_path / "metrics.jsonl", rows)
+    command = as_json(tables([tmp_path]))["runs"][0]["groups"]
+    panels = group_values(read_run_folder(tmp_path))
+    assert {panel["group"] for panel in panels} == set(GROUPS), seed
+    for panel in panels:
+        for row in panel["rows"]:
+            said = command[panel["group"]]["phases"][row["phase"]]
+            for kind in KINDS:
+                assert row[kind] == pytest.approx(said[kind]["per_1k"], rel=1e-9), (seed, kind)
+
+
+def test_a_step_without_tokens_is_left_out(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"step": step, "phase": "expansion", "token_groups": {"a": {"all": float(step)}}}
         for step in range(4)
     ]
-    for tokens, mean in (([1, 1, 1, None], 1.5), ([0, 0, 0, 0], 1.5), ([0, 0, 2, 6], 2.75)):
+    for tokens, mean in (([1, 1, 1, None], 1.0), ([1, 1, 1, 1], 1.5), ([0, 0, 2, 6], 2.75)):
         for row, count in zip(rows, tokens, strict=True):
             row["tokens"] = count
         jsonl(tmp_path / "metrics.jsonl", rows)

@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from siri_train.config.base import ConfigError
@@ -101,12 +110,48 @@ def characters() -> Any:
     return _wrapped(tokenizer, "<eos>")
 
 
+def word_ends() -> Any:
+    """The end of a word is a mark in its last token, a blank in the text unless it ends there."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<eos>"], end_of_word_suffix="</w>",
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return _wrapped(tokenizer, "<eos>")
+
+
+def metaspace() -> Any:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=160, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return _wrapped(tokenizer, "</s>")
+
+
+def with_added() -> Any:
+    """Added tokens that are not special, as Qwen's marks of thoughts are."""
+    tokenizer = byte_level()
+    added = ["<think>", "</think>", "wait", " wait", "é", "hold on", "\u0120so", "<0x41>", "…"]
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
+    return tokenizer
+
+
 KINDS: dict[str, Callable[[], Any]] = {
     "byte-level": cache(byte_level),
     "sentencepiece": cache(sentencepiece),
     "wordpiece": cache(wordpiece),
     "characters": cache(characters),
     "demo": cache(demo_model.tokenizer),
+    "word ends": cache(word_ends),
+    "metaspace": cache(metaspace),
+    "added": cache(with_added),
 }
 
 

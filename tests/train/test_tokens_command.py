@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from siri_train.cli import main
 from siri_train.commands.tokens import tables
@@ -197,7 +198,7 @@ def test_lines_fit_with_the_longest_names(tmp_path: Path) -> None:
     rows = [row(step, rng) for step in range(80)]
     for one in rows:
         one["token_groups"]["n" * 64] = {key: 1234.567 for key in KEYS}
-    text = tokens_text(tables([write(tmp_path / "r", rows)]))
+    text = tokens_text(tables([write(tmp_path / "r", rows)]), 80)
     lines = text.splitlines()[1:]  # the first is the folder
     assert max(map(len, lines)) <= 80, max(lines, key=len)
 
@@ -219,7 +220,7 @@ def test_old_run_is_counted_in_its_texts(tmp_path: Path) -> None:
         file.write('{"response": 3}\nnonsense\n[]\n')
     (found,) = tables([run])
     assert (found.source, found.responses, len(found.rows)) == ("rollouts", 4, 2)
-    assert "4 responses of 2 steps" in tokens_text([found])
+    assert "4 responses of 2 steps" in tokens_text([found], 80)
     pooled = pool(found.rows, "compression")
     assert pooled["wait"]["all"].per_1k == 1000 * 2 / 40
     assert pooled["wait"]["right"].per_1k == 200.0 and pooled["wait"]["wrong"].per_1k == 0.0
@@ -299,3 +300,30 @@ def test_run_of_the_demo_writes_what_the_command_reads(tiny: Any) -> None:
         assert one["backtrack_per_1k"] == one["token_groups"]["wait"]["all"]
         assert one["ranks"] == 1
     assert len(from_metrics.rows) == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_ablation_gives_a_table_a_seed(seed: int, tmp_path: Path) -> None:
+    """Not the mean of an arm's seeds under the name of one: that has no counts."""
+    rng = random.Random(seed)
+    seeds = [tmp_path / arm / f"seed-{n}" for arm in ("a", "b") for n in range(3)]
+    for folder in seeds:
+        write(folder, [row(step, rng) for step in range(4)])
+    found = tables([tmp_path])
+    assert [table.run for table in found] == [str(folder) for folder in seeds]
+    for table, folder in zip(found, seeds, strict=True):
+        assert table == tables([folder])[0]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_tables_are_no_wider_than_the_terminal(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(width)
+    rows = [row(step, rng, follows=rng.random()) for step in range(120)]
+    for one in rows:
+        one["token_groups"]["名前" * 9] = {key: 1000 * rng.random() for key in KEYS}
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["tokens", str(write(tmp_path / "r", rows))]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()  # the first is the folder
+    assert max(map(cell_len, lines)) <= width

@@ -224,3 +224,19 @@ def test_a_tracker_that_cannot_open_is_named(tiny: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(trackers, "require_packages", lambda monitor: None)
     with pytest.raises(ConfigError, match=r"monitor\.wandb: .*ValueError: project name is"):
         Trackers.open(tiny("monitor.wandb=ab"), 0)
+
+
+@pytest.mark.parametrize("price", [None, 0.0, 3.25])
+def test_the_recipes_price_reaches_the_trackers(
+    price: float | None, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, dict[str, float]]] = []
+    opened = Tracker("wandb", lambda step, values: sent.append((step, values)), lambda: None)
+    monkeypatch.setattr(trackers, "_wandb", lambda config, step: opened)
+    monkeypatch.setattr(trackers, "PACKAGES", {})
+    given = "null" if price is None else price
+    folder = train(tiny("monitor.wandb=ab", f"monitor.price_per_gpu_hour={given}", "train.steps=2"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    hours = sum(row["ranks"] * (row["time_rollout"] + row["time_train"]) for row in rows) / 3600
+    costs = [values["train/total_cost"] for _, values in sent if "train/total_cost" in values]
+    assert costs[-1:] == ([] if price is None else [pytest.approx(price * hours, abs=1e-6)])
