@@ -122,7 +122,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         samples=cards(folder),
         responses=None if found is None else data_block(found),
         left_out=left_out(folder),
-        evaluations=evaluations(folder.runs),
+        evaluations=evaluations(folder),
         configs=_configs(folder.runs),
         when=_when(folder),
     )

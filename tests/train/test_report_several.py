@@ -14,6 +14,7 @@ from siri_train.cli import main
 from siri_train.commands.compare import compare
 from siri_train.commands.compare_text import comparison_text
 from siri_train.report import write_report
+from siri_train.report.alarm_lanes import alarm_list
 from siri_train.report.arms import MOST_ARMS
 from siri_train.report.charts import colours
 from siri_train.report.data import read_run_folder
@@ -142,6 +143,23 @@ def test_a_seed_that_has_not_begun_and_gaps_are_no_harm(tmp_path):
     read = read_run_folder(folder)
     assert [len(run.metrics) for run in read.runs] == [12, 12]
     check(write_report(folder))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_alarm_that_one_seed_cleared_still_holds_in_another(tmp_path, seed):
+    rng = random.Random(seed)
+    folder = ablation(tmp_path, ["a"], 2, 40)
+    told = {"alarm": "drift", "cause": "c", "action": "d"}
+    since, later = rng.sample(range(20), 2)
+    rows = [{"step": step, "state": state, "since": since, **told}
+            for step, state in ((since, "raised"), (30, "cleared"))]  # fmt: skip
+    jsonl(folder / "a" / "seed-0" / "alarms.jsonl", rows)
+    jsonl(folder / "a" / "seed-1" / "alarms.jsonl",
+          [{"step": later, "state": "raised", "since": later, **told}])  # fmt: skip
+    listed = {line["name"]: line for line in alarm_list(read_run_folder(folder))}
+    assert listed["drift (seed-1)"]["on"] and not listed["drift (seed-0)"]["on"]
+    assert f"since step {later}" in listed["drift (seed-1)"]["text"]
+    assert f"steps {since} to 30, cleared" in listed["drift (seed-0)"]["text"]
 
 
 def test_many_arms_are_limited_and_the_rest_named(tmp_path):
