@@ -15,7 +15,7 @@ from .pareto import Spot
 from .scale import running_mean, show
 from .specs import SPECS, Spec
 from .svg import Chart, Line, extent
-from .table import COLOUR, accuracy_text
+from .table import COLOUR, accuracy_text, css_of
 
 __all__ = ["SPECS", "Figure", "colours", "ends", "figures", "phases", "quiet", "spots"]
 
@@ -183,7 +183,7 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
         bounds = row.get("accuracy_interval")
         text = accuracy_text(accuracy, bounds)
         tip = f"{name}: {text}, {tokens:,.1f} tokens"
-        css = COLOUR.get(name, "other")
+        css = css_of(row, chosen if folder.several else {})
         named.append(Spot(tokens, accuracy, interval(bounds), css, tip, name))
     if not named:  # a run that is still going: the latest evaluation of each name
         latest = {(run.name, one.name): (one, run) for run in folder.runs for one in run.evals}
