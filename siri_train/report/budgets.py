@@ -145,6 +145,25 @@ def budget_table(found: list[Method]) -> list[Values]:
     return lines
 
 
+def every_budget(found: list[Method]) -> Values:
+    """All figures of the picture, for the template.
+
+    Args:
+        found: see `methods`.
+
+    Returns:
+        ``head``, the budgets, and ``lines``, each with the ``name`` of a method and its ``cells``;
+        empty where it was not evaluated at a budget.
+    """
+    budgets = sorted({x for one in found for x, y in one.points if y is not None})
+    lines = []
+    for one in found:
+        shares = [(one.at(budget), one.bounds(budget)) for budget in budgets]
+        cells = ["" if y is None else accuracy_text(y, bounds) for y, bounds in shares]
+        lines.append({"name": one.name, "cells": cells})
+    return {"head": [f"{budget:,.0f}" for budget in budgets], "lines": lines}
+
+
 def _apart(best: Method, other: Method, budget: float) -> bool:
     if best.record is not None and other.record is not None:
         paired = apart(best.record, other.record, int(budget))

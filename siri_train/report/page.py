@@ -12,7 +12,14 @@ from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
 from .alarm_lanes import alarm_list
-from .budgets import MOST_DRAWN, budget_chart, budget_pictures, budget_table, methods
+from .budgets import (
+    MOST_DRAWN,
+    budget_chart,
+    budget_pictures,
+    budget_table,
+    every_budget,
+    methods,
+)
 from .charts import Figure, colours, figures, quiet, spots
 from .checkpoint_names import measured
 from .cost_tables import cost_tables
@@ -110,6 +117,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
         budget_more=max(len(compared_methods) - MOST_DRAWN, 0),
+        budget_every=every_budget(compared_methods),
         budget_best=budget_table(compared_methods) if budgets is not None else [],
         front=front_table(folder, chosen, records),
         groups=group_pictures(folder),

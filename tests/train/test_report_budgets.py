@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from siri_train.report import write_report
-from siri_train.report.budgets import MOST_DRAWN, budget_chart, budget_table, methods
+from siri_train.report.budgets import (
+    MOST_DRAWN,
+    budget_chart,
+    budget_table,
+    every_budget,
+    methods,
+)
 from siri_train.report.data import read_run_folder
 from siri_train.report.page import build_page
 from siri_train.report.several import read_several
@@ -188,3 +194,17 @@ def test_runs_with_equal_results_are_not_taken_for_each_other(tmp_path: Path) ->
         jsonl(tmp_path / name / "eval.jsonl", rows)
     folder = read_several([tmp_path / "one", tmp_path / "two"], "t")
     assert [method.name for method in methods(folder)] == ["one siri-low", "two siri-low"]
+
+
+@pytest.mark.parametrize("seed", [time.time_ns() + k for k in range(3)])
+def test_every_figure_of_the_picture_is_in_a_table(seed: int, tmp_path: Path) -> None:
+    folder = read_run_folder(write_folder(tmp_path, seed))
+    found = methods(folder)
+    table = every_budget(found)
+    assert [line["name"] for line in table["lines"]] == [one.name for one in found], seed
+    for one, line in zip(found, table["lines"], strict=True):
+        shown = dict(zip(table["head"], line["cells"], strict=True))
+        for budget, share in one.points:
+            assert shown[f"{budget:,.0f}"].startswith(f"{100 * share:.1f} %"), seed
+        assert sum(map(bool, line["cells"])) == len(one.points), seed
+    assert "All figures of the picture" in build_page(folder)

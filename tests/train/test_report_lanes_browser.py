@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from pathlib import Path
 
@@ -80,3 +81,43 @@ def test_all_sections_fit_every_width_and_lanes_move_with_the_axis(tmp_path: Pat
             axis.dispatchEvent(new Event('change', {bubbles: true})); }""")
         assert page.do(bar) != before, seed
         assert page.messages == [], seed
+
+
+@pytest.mark.draw(1, "lanes")
+def test_the_plane_tells_every_point_by_key(tmp_path: Path) -> None:
+    seed = time.time_ns()
+    path = write_report(write_folder(tmp_path, seed))
+    told = "document.getElementById('tip').textContent"
+    for_all = "document.querySelectorAll('#plane .wide circle')"
+    with browser() as page:
+        page.size(1200)
+        page.open(path.as_uri())
+        wanted = page.do(f"[...{for_all}].map((one) => one.getAttribute('aria-label'))")
+        page.do("document.querySelector('#plane .wide svg.plot').focus()")
+        page.key("Home")
+        found = [page.do(told)]
+        for _ in wanted[1:]:
+            page.key("ArrowRight")
+            found.append(page.do(told))
+        assert sorted(found) == sorted(wanted), seed
+        tokens = [float(re.search(r"([\d,.]+) tokens", text)[1]) for text in found]  # type: ignore[index]
+        assert tokens == sorted(tokens), seed
+        page.key("Escape")
+        assert page.do("document.getElementById('tip').style.visibility") == "hidden"
+        assert page.messages == [], seed
+
+
+@pytest.mark.draw(1, "lanes")
+@pytest.mark.parametrize("width", [390, 320])
+def test_nothing_is_wider_than_a_small_screen(tmp_path: Path, width: int) -> None:
+    path = write_report(write_folder(tmp_path, time.time_ns()))
+    wide = """[...document.querySelectorAll('main *')].filter((one) => !one.closest('.scroll, svg'))
+        .filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.id)"""
+    out = """[...document.querySelectorAll('.tools *')].filter((one) =>
+        one.getBoundingClientRect().right > one.closest('.tools').getBoundingClientRect().right)
+        .map((one) => one.tagName + one.id)"""
+    with browser() as page:
+        page.size(width)
+        page.open(path.as_uri())
+        page.do("document.querySelectorAll('main details').forEach((one) => { one.open = true; })")
+        assert page.do(wide) == [] and page.do(out) == []
