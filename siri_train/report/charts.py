@@ -175,6 +175,7 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
         path = [_spot(folder, one, run, chosen[run.name]) for one in run.evals]
         paths.append((chosen[run.name], [spot for spot in path if spot is not None]))
     named = []
+    places = {run.name: place for place, run in enumerate(folder.runs)}
     for row in folder.summary:
         tokens, accuracy = number(row.get("tokens")), number(row.get("accuracy"))
         if tokens is None or accuracy is None:
@@ -184,13 +185,14 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
         text = accuracy_text(accuracy, bounds)
         tip = f"{name}: {text}, {tokens:,.1f} tokens"
         css = css_of(row, chosen if folder.several else {})
-        named.append(Spot(tokens, accuracy, interval(bounds), css, tip, name))
+        place = places.get(str(row.get("run")))
+        named.append(Spot(tokens, accuracy, interval(bounds), css, tip, name, place))
     if not named:  # a run that is still going: the latest evaluation of each name
         latest = {(run.name, one.name): (one, run) for run in folder.runs for one in run.evals}
         for one, run in latest.values():
             spot = _spot(folder, one, run, COLOUR.get(one.name or "", "other"))
             if one.name and spot is not None:
-                named.append(replace(spot, label=one.name))
+                named.append(replace(spot, label=one.name, run=places[run.name]))
     # a control without an evaluation at step 0 started from the same weights as the others
     start = next((spot for spot in named if spot.label == "start"), None)
     for run, (_, spots_of_run) in zip(folder.runs, paths, strict=True):

@@ -34,6 +34,7 @@ class Spot:
         css: colour class.
         tip: what it is, in words, for tooltips and screen readers.
         label: written beside it; empty for the points along the way.
+        run: place of its run on the page, with which it is switched off; None if not known.
     """
 
     tokens: float
@@ -42,6 +43,7 @@ class Spot:
     css: str
     tip: str
     label: str = ""
+    run: int | None = None
 
 
 def plane(
@@ -152,7 +154,7 @@ def plane(
         taken.append((x - 8, y - 8, x + 8, y + 8))
         if spot.bounds:
             low, high = py(spot.bounds[0]), py(spot.bounds[1])
-            bars.append((spot.css, x, low, high))
+            bars.append((spot, x, low, high))
             taken.append((x - 5, high, x + 5, low))
     labelled = []
     notes = (0.0, 0.0, 4 + text_width("accuracy", FONT), 18.0)

@@ -12,6 +12,8 @@ import pytest
 from siri_train.report import write_report
 from siri_train.report.alarm_episodes import episodes
 from siri_train.report.data import read_run_folder
+from siri_train.report.page import build_page
+from siri_train.report.several import read_several
 from tests.train.browser import BROWSER, browser
 from tests.train.report_content import write_folder, write_run
 from tests.train.test_report_browser import look
@@ -105,6 +107,31 @@ def test_the_plane_tells_every_point_by_key(tmp_path: Path) -> None:
         page.key("Escape")
         assert page.do("document.getElementById('tip').style.visibility") == "hidden"
         assert page.messages == [], seed
+
+
+@pytest.mark.draw(1, "lanes")
+def test_a_run_that_is_switched_off_leaves_the_plane(tmp_path: Path) -> None:
+    seed = time.time_ns()
+    write_folder(tmp_path, seed)
+    folder = read_several([tmp_path / name for name in ("siri", "constant", "short")], "t")
+    (tmp_path / "page.html").write_text(build_page(folder))
+    seen = """[...document.querySelectorAll('#plane .wide circle, #plane .wide text.label')]
+        .filter((one) => one.getBoundingClientRect().width > 0)
+        .map((one) => one.getAttribute('aria-label') ?? one.textContent)"""
+    with browser() as page:
+        page.size(1200)
+        page.open((tmp_path / "page.html").as_uri())
+        before = page.do(seen)
+        for run in folder.runs:
+            assert any(text.startswith(f"{run.label} ") for text in before), seed
+            press = (
+                f"document.querySelector('#tools [data-run=\"{folder.runs.index(run)}\"]').click()"
+            )
+            page.do(press)
+            left = [text for text in before if not text.startswith(f"{run.label} ")]
+            assert page.do(seen) == left, seed
+            page.do(press)
+        assert page.do(seen) == before and page.messages == [], seed
 
 
 @pytest.mark.draw(1, "lanes")
