@@ -152,8 +152,9 @@ def ends(folder: RunFolder) -> list[Mark]:
         if row.get("name") in ("siri-low", "siri-high") and step is not None:
             found[row["name"]] = step
     run = _cycled(folder)
-    for name in ("siri-low", "siri-high") if run is not None and not measured(folder) else ():
-        entry = run.manifest.get(name)
+    manifest = {} if run is None or measured(folder) else run.manifest
+    for name in ("siri-low", "siri-high"):
+        entry = manifest.get(name)
         step = number(entry.get("step")) if isinstance(entry, dict) else None
         if step is not None:
             found[name] = step

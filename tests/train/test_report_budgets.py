@@ -205,6 +205,7 @@ def test_every_figure_of_the_picture_is_in_a_table(seed: int, tmp_path: Path) ->
     for one, line in zip(found, table["lines"], strict=True):
         shown = dict(zip(table["head"], line["cells"], strict=True))
         for budget, share in one.points:
+            assert share is not None
             assert shown[f"{budget:,.0f}"].startswith(f"{100 * share:.1f} %"), seed
         assert sum(map(bool, line["cells"])) == len(one.points), seed
     assert "All figures of the picture" in build_page(folder)
