@@ -56,6 +56,7 @@ def averaged(name: str, runs: Sequence[Run]) -> Run:
     return replace(
         first,
         name=name,
+        seeds=len(runs),
         metrics=[{**_mean(rows[step]), "step": step} for step in sorted(rows)],
         evals=[_evaluation(evals[key]) for key in sorted(evals, key=lambda k: (k[0], k[1] or ""))],
         alarms=[

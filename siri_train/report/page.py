@@ -113,6 +113,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         planes=planes,
         nameless=nameless,
         measured=measured(folder),
+        seeds=any(run.seeds > 1 for run in folder.runs),
         outside=_outside(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
