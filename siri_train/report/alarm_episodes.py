@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from .data import Row, number
+from .readers import Row, number
 
 
 @dataclass(frozen=True)

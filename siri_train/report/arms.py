@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .alarm_episodes import name_of
 from .readers import number
 from .records import Evaluation, Run
 
@@ -38,7 +39,8 @@ def averaged(name: str, runs: Sequence[Run]) -> Run:
 
     Returns:
         The means of all numbers that are finite; of an accuracy the interval is the range of the
-        seeds. Words, the configuration and responses are those of the first.
+        seeds. Alarms keep their seed's name: one that a seed clears may hold in another. Words, the
+        configuration and responses are those of the first.
     """
     first = runs[0]
     if len(runs) == 1:
@@ -54,9 +56,12 @@ def averaged(name: str, runs: Sequence[Run]) -> Run:
     return replace(
         first,
         name=name,
+        seeds=len(runs),
         metrics=[{**_mean(rows[step]), "step": step} for step in sorted(rows)],
         evals=[_evaluation(evals[key]) for key in sorted(evals, key=lambda k: (k[0], k[1] or ""))],
-        alarms=[row for run in runs for row in run.alarms],
+        alarms=[
+            {**row, "alarm": f"{name_of(row)} ({run.name})"} for run in runs for row in run.alarms
+        ],
     )
 
 

@@ -18,10 +18,10 @@ from .table import COLOUR, accuracy_text
 LEAST = 3
 """Budgets that make a curve; with fewer the headline table says it all."""
 MOST_DRAWN = 16
-"""Curves of the picture; the table beside it has all methods."""
+"""Curves of the picture; the table under it looks at all methods."""
 Bar = tuple[float, float, float]
 Values = dict[str, Any]
-_OTHERS = ("alt1", "alt2", "alt3", "cap", "siri")
+_OTHERS = ("alt1", "alt2", "alt3", "cap", "siri", "alt4", "alt5", "alt6", "alt7")
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,14 @@ def budget_chart(folder: RunFolder, found: list[Method] | None = None) -> Chart 
         found: what `methods` gave for it, if it was called already.
     """
     found = methods(folder) if found is None else found
-    others = iter(_OTHERS * (len(found) + 1))
-    lines = [
-        Line(one.name, one.points, COLOUR.get(one.name) or next(others), "dots", bars=one.bars)
-        for one in found[:MOST_DRAWN]
-    ]
+    used, lines = 0, []
+    for one in found[:MOST_DRAWN]:
+        css, look = COLOUR.get(one.name), "dots"
+        if css is None:  # each colour once with filled points, then once with hollow ones
+            css = _OTHERS[used % len(_OTHERS)]
+            look = "rings" if used // len(_OTHERS) % 2 else "dots"
+            used += 1
+        lines.append(Line(one.name, one.points, css, look, bars=one.bars))
     chart = Chart(
         "Accuracy at every budget", lines, "percent", "longest response, tokens", ceiling=1.0
     )
@@ -140,6 +143,25 @@ def budget_table(found: list[Method]) -> list[Values]:
             }
         )
     return lines
+
+
+def every_budget(found: list[Method]) -> Values:
+    """All figures of the picture, for the template.
+
+    Args:
+        found: see `methods`.
+
+    Returns:
+        ``head``, the budgets, and ``lines``, each with the ``name`` of a method and its ``cells``;
+        empty where it was not evaluated at a budget.
+    """
+    budgets = sorted({x for one in found for x, y in one.points if y is not None})
+    lines = []
+    for one in found:
+        shares = [(one.at(budget), one.bounds(budget)) for budget in budgets]
+        cells = ["" if y is None else accuracy_text(y, bounds) for y, bounds in shares]
+        lines.append({"name": one.name, "cells": cells})
+    return {"head": [f"{budget:,.0f}" for budget in budgets], "lines": lines}
 
 
 def _apart(best: Method, other: Method, budget: float) -> bool:

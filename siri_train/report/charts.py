@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .alarm_lanes import alarm_chart
+from .checkpoint_names import measured, point_name
 from .data import Evaluation, Run, RunFolder, interval, number, series
 from .entropy_band import WINDOW, entropy_band, outside
 from .group_charts import group_charts
@@ -14,12 +15,13 @@ from .pareto import Spot
 from .scale import running_mean, show
 from .specs import SPECS, Spec
 from .svg import Chart, Line, extent
-from .table import COLOUR, accuracy_text
+from .table import COLOUR, accuracy_text, css_of
 
 __all__ = ["SPECS", "Figure", "colours", "ends", "figures", "phases", "quiet", "spots"]
 
 MOST_MAPS = 4
 """Runs whose lengths have a map."""
+_CYCLED = ("compression", "expansion")
 Mark = tuple[float, str, str]
 Span = tuple[float, float, str, str]
 
@@ -128,7 +130,7 @@ def phases(folder: RunFolder) -> list[Span]:
         spans: list[Span] = []
         for row in run.metrics:
             phase, step = row.get("phase"), float(row["step"])
-            if phase not in ("compression", "expansion"):
+            if phase not in _CYCLED:
                 continue
             if spans and spans[-1][2] == phase:
                 spans[-1] = (spans[-1][0], step + 1, phase, phase)
@@ -140,19 +142,30 @@ def phases(folder: RunFolder) -> list[Span]:
 
 
 def ends(folder: RunFolder) -> list[Mark]:
-    """The steps of the siri-low and siri-high checkpoints, from the manifest or the summary."""
+    """The steps of the siri-low and siri-high checkpoints, from the manifest or the summary.
+
+    Of several runs those of the run whose phases are shaded.
+    """
     found: dict[str, float] = {}
     for row in folder.summary:
         step = number(row.get("step"))
         if row.get("name") in ("siri-low", "siri-high") and step is not None:
             found[row["name"]] = step
-    for run in folder.runs:
-        for name in ("siri-low", "siri-high"):
-            entry = run.manifest.get(name)
-            step = number(entry.get("step")) if isinstance(entry, dict) else None
-            if step is not None and not run.control:
-                found[name] = step
+    run = _cycled(folder)
+    manifest = {} if run is None or measured(folder) else run.manifest
+    for name in ("siri-low", "siri-high"):
+        entry = manifest.get(name)
+        step = number(entry.get("step")) if isinstance(entry, dict) else None
+        if step is not None:
+            found[name] = step
     return [(step, COLOUR[name], COLOUR[name]) for name, step in sorted(found.items())]
+
+
+def _cycled(folder: RunFolder) -> Run | None:
+    """The run whose phases are shaded; without any the first that is no control."""
+    runs = [run for run in folder.runs if not run.control]
+    shaded = (r for r in runs if any(row.get("phase") in _CYCLED for row in r.metrics))
+    return next(shaded, next((run for run in runs if run.manifest), None))
 
 
 def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
@@ -160,9 +173,10 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
     chosen = colours(folder)
     paths = []
     for run in folder.runs:
-        path = [_spot(one, run, chosen[run.name]) for one in run.evals]
+        path = [_spot(folder, one, run, chosen[run.name]) for one in run.evals]
         paths.append((chosen[run.name], [spot for spot in path if spot is not None]))
     named = []
+    places = {run.name: place for place, run in enumerate(folder.runs)}
     for row in folder.summary:
         tokens, accuracy = number(row.get("tokens")), number(row.get("accuracy"))
         if tokens is None or accuracy is None:
@@ -171,14 +185,15 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
         bounds = row.get("accuracy_interval")
         text = accuracy_text(accuracy, bounds)
         tip = f"{name}: {text}, {tokens:,.1f} tokens"
-        css = COLOUR.get(name, "other")
-        named.append(Spot(tokens, accuracy, interval(bounds), css, tip, name))
+        css = css_of(row, chosen if folder.several else {})
+        place = places.get(str(row.get("run")))
+        named.append(Spot(tokens, accuracy, interval(bounds), css, tip, name, place))
     if not named:  # a run that is still going: the latest evaluation of each name
         latest = {(run.name, one.name): (one, run) for run in folder.runs for one in run.evals}
         for one, run in latest.values():
-            spot = _spot(one, run, COLOUR.get(one.name or "", "other"))
+            spot = _spot(folder, one, run, COLOUR.get(one.name or "", "other"))
             if one.name and spot is not None:
-                named.append(replace(spot, label=one.name))
+                named.append(replace(spot, label=one.name, run=places[run.name]))
     # a control without an evaluation at step 0 started from the same weights as the others
     start = next((spot for spot in named if spot.label == "start"), None)
     for run, (_, spots_of_run) in zip(folder.runs, paths, strict=True):
@@ -187,12 +202,11 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
     return paths, named
 
 
-def _spot(one: Evaluation, run: Run, css: str) -> Spot | None:
+def _spot(folder: RunFolder, one: Evaluation, run: Run, css: str) -> Spot | None:
     if one.tokens is None or one.best is None:
         return None
-    name = f" ({one.name})" if one.name else ""
     text = accuracy_text(one.best, one.best_interval)
-    tip = f"{run.label} after {one.step:,} steps{name}: {text}, {one.tokens:,.1f} tokens"
+    tip = f"{point_name(folder, run, one)}: {text}, {one.tokens:,.1f} tokens"
     return Spot(one.tokens, one.best, one.best_interval, css, tip)
 
 
@@ -266,7 +280,7 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
             look = "dashed" if index else "line"
             band = entropy_band(run.metrics) if key == "entropy" else None
             if band is not None:
-                text += _of_band(run, band, several)
+                text += _of_band(run, band, several, "Shaded:" not in text)
             # a lone curve is named by the title above it
             lines.append(
                 Line(
@@ -284,18 +298,16 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
     return Chart(spec.title, lines, unit, ceiling=ceiling, from_floor=spec.from_floor), text
 
 
-def _of_band(run: Run, band: tuple[float, float], several: bool) -> str:
-    """The entropy's band in words, and how much of the run left it."""
+def _of_band(run: Run, band: tuple[float, float], several: bool, first: bool) -> str:
+    """The entropy's band in words, and how much of the run left it; the first says what it is."""
     below, above, steps = outside(run.metrics, band)
     whose = f" of {run.label}" if several else ""
     low, high = show(band[0], "number"), show(band[1], "number")
+    left = f"{below:,} of the {steps:,} steps behind that cycle lie below it and {above:,} above"
+    if not first:
+        return f" {run.label}: {low} to {high} nats" + (f"; {left}." if steps else ".")
     text = (
         f" Shaded: the band{whose}, {low} to {high} nats: what the first cycle covered behind its "
-        "first quarter, and a quarter of that height on either side."
+        "first quarter, and half of that height on either side, at least 15 % of the mean."
     )
-    if steps:
-        text += (
-            f" Of the {steps:,} steps behind that cycle {below:,} lie below the band and {above:,} "
-            f"above (means over {WINDOW} steps)."
-        )
-    return text
+    return text + (f" Of means over {WINDOW} steps, {left}." if steps else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .costs import PHASES, Cost, RunCost, costs, device
+from .costs import PHASES, TIMES, Cost, RunCost, costs, device
 from .data import RunFolder
 from .held_out import best_control
 from .scale import show
@@ -71,9 +71,14 @@ def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
 
 
 def _amounts(cost: Cost, paid: bool) -> list[str]:
-    cells = [show(cost.tokens, "tokens"), _time(cost.rollout), _time(cost.train)]
-    cells.append(f"{cost.hours:,.3g}" if cost.hours < 1000 else f"{cost.hours:,.0f}")
-    return [*cells, *([_money(cost.money)] if paid else [])]
+    hours = f"{cost.hours:,.3g}" if cost.hours < 1000 else f"{cost.hours:,.0f}"
+    cells = [
+        _NONE if cost.unknown("tokens") else show(cost.tokens, "tokens"),
+        *(_NONE if cost.unknown(key) else _time(getattr(cost, name))
+          for key, name in zip(TIMES, ("rollout", "train"), strict=True)),
+        _NONE if cost.unknown(*TIMES) else hours,
+    ]  # fmt: skip
+    return [*cells, *([_NONE if cost.unknown(*TIMES) else _money(cost.money)] if paid else [])]
 
 
 def _each(cost: Cost, gained: float | None, paid: bool) -> list[str]:
@@ -81,8 +86,11 @@ def _each(cost: Cost, gained: float | None, paid: bool) -> list[str]:
     if gained is None or gained <= 0:
         return [_NONE] * (3 if paid else 2)
     points = 100 * gained
-    cells = [show(cost.tokens / points, "tokens"), f"{cost.seconds / points:,.3g}"]
-    each = None if cost.money is None else cost.money / points
+    cells = [
+        _NONE if cost.unknown("tokens") else show(cost.tokens / points, "tokens"),
+        _NONE if cost.unknown(*TIMES) else f"{cost.seconds / points:,.3g}",
+    ]
+    each = None if cost.money is None or cost.unknown(*TIMES) else cost.money / points
     return [*cells, *([_money(each)] if paid else [])]
 
 
@@ -90,9 +98,12 @@ def _reached(one: RunCost, paid: bool) -> str:
     if one.reached is None:
         return f"{one.run.label}: in none of its evaluations"
     cost, evaluation = one.reached
-    text = f"{one.run.label}: after {evaluation.step:,} steps, {show(cost.tokens, 'tokens')} tokens"
-    text += f" and {_time(cost.seconds)}"
-    return text + (f", {_money(cost.money)} in money" if paid and cost.money is not None else "")
+    spent = [] if cost.unknown("tokens") else [f"{show(cost.tokens, 'tokens')} tokens"]
+    if not cost.unknown(*TIMES):
+        spent.append(_time(cost.seconds))
+        spent += [f"{_money(cost.money)} in money"] if paid and cost.money is not None else []
+    text = ", ".join(spent[:1]) + " and " * (len(spent) > 1) + ", ".join(spent[1:])
+    return f"{one.run.label}: after {evaluation.step:,} steps" + (f", {text}" if text else "")
 
 
 def _notes(found: list[RunCost], paid: bool, unit: str) -> list[str]:
@@ -120,7 +131,10 @@ def _notes(found: list[RunCost], paid: bool, unit: str) -> list[str]:
         )
     gaps = [f"{one.run.label} {one.whole.gaps:,}" for one in found if one.whole.gaps]
     if gaps:
-        notes.append(f"Steps without tokens or seconds, counted as 0: {', '.join(gaps)}.")
+        notes.append(
+            f"Steps without tokens or seconds, counted as 0: {', '.join(gaps)}. A figure that no "
+            f"step has is “{_NONE}”."
+        )
     return notes
 
 

@@ -14,6 +14,8 @@ from .held_out import best_control
 Values = dict[str, Any]
 
 PHASES = ("compression", "expansion", "constant")
+TIMES = ("time_rollout", "time_train")
+FIGURES = ("tokens", *TIMES)
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Cost:
         hours: of all GPUs, or processes, together.
         money: ``hours`` times the price; None without a price.
         gaps: steps whose record lacks tokens or seconds, which are counted as 0.
+        known: steps that have ``tokens``, ``time_rollout`` and ``time_train``.
     """
 
     steps: int = 0
@@ -37,11 +40,20 @@ class Cost:
     hours: float = 0.0
     money: float | None = None
     gaps: int = 0
+    known: dict[str, int] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
         """Seconds of sampling and updates."""
         return self.rollout + self.train
+
+    def unknown(self, *keys: str) -> bool:
+        """Whether no step has any of these figures: then their sum is not 0 but not known.
+
+        Args:
+            keys: of ``metrics.jsonl``.
+        """
+        return self.steps > 0 and not any(self.known.get(key) for key in keys)
 
     def add(self, row: Row, price: float | None) -> None:
         """Count one step.
@@ -50,7 +62,9 @@ class Cost:
             row: of ``metrics.jsonl``.
             price: of an hour.
         """
-        found = [number(row.get(key)) for key in ("tokens", "time_rollout", "time_train")]
+        found = [number(row.get(key)) for key in FIGURES]
+        for key, value in zip(FIGURES, found, strict=True):
+            self.known[key] = self.known.get(key, 0) + (value is not None)
         tokens, rollout, train = (max(value or 0.0, 0.0) for value in found)
         discarded = number(row.get("tokens_discarded")) or 0.0
         ranks = number(row.get("ranks"))
@@ -109,7 +123,10 @@ def costs(folder: RunFolder) -> list[RunCost]:
     """
     control = best_control(folder)
     wanted = control[1].evals[-1].best if control is not None else None
-    start = next((one for run in folder.runs for one in run.evals if one.step == 0), None)
+    # a control without an evaluation before training began with the weights of the others; runs
+    # from several places may have begun anywhere
+    first = (one for run in folder.runs for one in run.evals if one.step == 0)
+    start = None if folder.several else next(first, None)
     return [_cost(run, wanted, start) for run in folder.runs if run.metrics]
 
 

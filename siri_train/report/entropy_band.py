@@ -7,8 +7,12 @@ from .scale import Point, running_mean
 
 SETTLED = 0.25
 """The band begins behind this share of the first cycle: at the start entropy falls by learning."""
-WIDER = 0.25
-"""The band reaches this share of its height beyond what was seen, on either side."""
+WIDER, AT_LEAST = 0.5, 0.15
+"""The band reaches the first share of its height beyond what was seen, on either side; at least the
+second share of its mean, as few steps show little of what noise does."""
+LOWEST = 1 / 3
+"""The band ends at this share of the least that was seen, where its reach is further down: an
+entropy that collapses must be able to leave it."""
 WINDOW = 5
 """Steps of the running mean that is looked at."""
 _LEAST = 3
@@ -32,8 +36,8 @@ def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
     behind = sum(x >= first for x, _ in means)
     if len(seen) < _LEAST or behind < WINDOW:
         return None
-    room = WIDER * (max(seen) - min(seen))
-    return max(min(seen) - room, 0.0), max(seen) + room
+    room = max(WIDER * (max(seen) - min(seen)), AT_LEAST * sum(seen) / len(seen))
+    return max(min(seen) - room, LOWEST * min(seen)), max(seen) + room
 
 
 def outside(rows: list[Row], band: tuple[float, float]) -> tuple[int, int, int]:

@@ -6,13 +6,14 @@ from typing import Any
 
 from siri_train.statistics.pareto import front
 
-from .data import Evaluation, Run
+from .checkpoint_names import shown_name
+from .data import Evaluation, RunFolder
 from .table import accuracy_text
 
 Values = dict[str, Any]
 
 
-def evaluations(runs: list[Run]) -> Values | None:
+def evaluations(folder: RunFolder) -> Values | None:
     """The table for the page's template: a line for each evaluation, set and budget.
 
     At the largest budget a checkpoint is on the Pareto front of its set, or dominated: another
@@ -20,13 +21,14 @@ def evaluations(runs: list[Run]) -> Values | None:
     one of the two.
 
     Args:
-        runs: all runs of the page.
+        folder: as it was read.
 
     Returns:
         ``head``, (text, class) of each column, and ``lines``, each with its ``cells`` and whether
         it is ``dominated``. None without evaluations.
     """
-    found = [(run, one) for run in runs for first in run.evals for one in (first, *first.others)]
+    firsts = [(run, first) for run in folder.runs for first in run.evals]
+    found = [(run, one) for run, first in firsts for one in (first, *first.others)]
     if not found:
         return None
     named = any(one.set is not None for _, one in found)
@@ -36,7 +38,8 @@ def evaluations(runs: list[Run]) -> Values | None:
         for place, budget in enumerate(one.budgets):
             largest = place == len(one.budgets) - 1
             state = on_front.get(id(one)) if largest else None
-            cells = [run.label, one.name or "", *([one.set or ""] if named else [])]
+            cells = [run.label, shown_name(folder, run, one)]
+            cells += [one.set or ""] if named else []
             cells += [f"{one.step:,}", f"{budget:,}", *_numbers(one, place)]
             cells.append("" if state is None else "on it" if state else "dominated")
             lines.append({"cells": cells, "dominated": state is False})

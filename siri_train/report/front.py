@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from siri_train.statistics.pareto import front, hypervolume, hypervolume_interval
 
+from .checkpoint_names import point_name
 from .data import Evaluation, Run, RunFolder
 from .questions import Records, all_records
 from .table import accuracy_text
@@ -100,7 +101,7 @@ def front_table(
         "points": [
             {
                 "css": chosen[folder.runs[one.run].name],
-                "label": point_name(folder.runs[one.run], one.one),
+                "label": point_name(folder, folder.runs[one.run], one.one),
                 "tokens": f"{one.tokens:,.1f}",
                 "accuracy": accuracy_text(one.accuracy, one.one.best_interval),
             }
@@ -110,17 +111,6 @@ def front_table(
         "volumes": sorted(volumes, key=lambda one: -one["value"]),
         "reference": f"{reference[0]:,.1f} tokens, {100 * reference[1]:.1f} %",
     }
-
-
-def point_name(run: Run, one: Evaluation) -> str:
-    """Run, steps and the checkpoint's name if it has one.
-
-    Args:
-        run: whose evaluation it is.
-        one: the evaluation.
-    """
-    name = f" ({one.name})" if one.name else ""
-    return f"{run.label} after {one.step:,} steps{name}"
 
 
 def _interval(

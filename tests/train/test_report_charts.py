@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -13,7 +15,7 @@ from siri_train.report import plot_svg, plot_text
 from siri_train.report.data import interval, number
 from siri_train.report.markup import clean, coordinate
 from siri_train.report.pareto import Spot, close_up, plane
-from siri_train.report.scale import rounded, running_mean, show, thin, ticks
+from siri_train.report.scale import rounded, running_mean, show, text_width, thin, ticks
 from siri_train.report.svg import Chart, Line, extent, render, spread
 from siri_train.schedule import SHAPES, LengthSchedule
 
@@ -164,3 +166,30 @@ def test_schedule_plots_refuse_nothing_to_plot():
         plot_svg(schedule, 0)
     with pytest.raises(ValueError, match="got 10 x 14"):
         plot_text(schedule, 10, width=10)
+
+
+@pytest.mark.parametrize("seed", [time.time_ns() + k for k in range(20)])
+@pytest.mark.parametrize("width, height", [(720, 440), (360, 360)])
+def test_names_on_the_plane_lie_on_no_other_and_in_the_picture(seed, width, height):
+    rng = random.Random(seed)
+    named = [
+        Spot(rng.gauss(20, 3), min(max(rng.gauss(0.9, 0.05), 0), 1), None, "siri", "tip",
+             f"{rng.choice('abc') * rng.randint(1, 16)} siri-{rng.choice(['low', 'high'])}")
+        for _ in range(rng.randint(2, 24))
+    ]  # fmt: skip
+    picture = str(plane([], named, width, height, "x"))
+    found = re.findall(
+        r'<text class="label big[^>]*translate\(([-\d.]+) ([-\d.]+)\)"\s+x="([-\d.]+)"'
+        r' y="([-\d.]+)">([^<]*)<', picture,
+    )  # fmt: skip
+    boxes = []
+    for x, y, dx, dy, text in found:
+        left, base = float(x) + float(dx), float(y) + float(dy)
+        boxes.append((left, base - 10, left + text_width(text, 14, bold=True), base))
+    assert boxes and len(boxes) <= len(named), seed
+    assert all(box[0] >= 0 and box[2] <= width for box in boxes), seed
+    for place, one in enumerate(boxes):
+        for two in boxes[:place]:
+            wide = min(one[2], two[2]) - max(one[0], two[0])
+            high = min(one[3], two[3]) - max(one[1], two[1])
+            assert wide <= 0 or high <= 0 or wide * high < 0.1 * 10 * (one[2] - one[0]), seed

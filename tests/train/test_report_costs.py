@@ -15,8 +15,9 @@ from siri_train.report.cost_tables import cost_tables
 from siri_train.report.costs import costs, device, price
 from siri_train.report.data import Run, read_run_folder
 from siri_train.report.held_out import best_control
+from siri_train.report.several import read_several
 from tests.train.report_content import write_folder, write_run
-from tests.train.report_page import check, jsonl
+from tests.train.report_page import check, evaluation, jsonl
 
 SEEDS = [time.time_ns() + k for k in range(4)]
 
@@ -119,3 +120,38 @@ def test_gaps_are_said_and_a_lost_run_gains_nothing(tmp_path: Path) -> None:
     assert table is not None and any("counted as 0" in note for note in table["notes"])
     assert table["runs"]["lines"][0]["cells"][-1] == "–" and not table["reached"]
     check(write_report(tmp_path))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_figure_that_no_step_has_is_not_zero(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    lost = rng.sample(["tokens", "time_rollout", "time_train"], rng.randint(1, 3))
+    write_folder(tmp_path, seed, price=2.0)
+    for path in tmp_path.glob("*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.open()]
+        jsonl(path, [{k: v for k, v in row.items() if k not in lost} for row in rows])
+    folder = read_run_folder(tmp_path)
+    tables = cost_tables(folder, {run.name: "siri" for run in folder.runs})
+    assert tables is not None
+    timeless = {"time_rollout", "time_train"} <= set(lost)
+    none = {"tokens": "tokens" in lost, "sampling": "time_rollout" in lost,
+            "updates": "time_train" in lost, "hours": timeless, "money": timeless}  # fmt: skip
+    for table in (tables["runs"], tables["phases"]):
+        for line in table["lines"]:
+            cells = dict(zip(table["head"], line["cells"], strict=True))
+            assert {key: cells[key] == "–" for key in none} == none, (seed, lost, cells)
+            for key in {"s / point", "money / point"} & set(cells):
+                assert cells[key] == "–" or not timeless, (seed, cells)
+    for text in tables["reached"]:
+        assert not timeless or not re.search(r"\d s\b|money", text), (seed, text)
+        assert ("tokens" in text) <= ("tokens" not in lost), (seed, text)
+
+
+def test_runs_from_several_places_share_no_start(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a" / "metrics.jsonl", [{"step": 0, "tokens": 5}])
+    jsonl(tmp_path / "b" / "metrics.jsonl", [{"step": 0, "tokens": 5}])
+    jsonl(tmp_path / "a" / "eval.jsonl", [evaluation(0, "start", 0.1, 9)])
+    jsonl(tmp_path / "b" / "eval.jsonl", [evaluation(1, "siri-low", 0.9, 9)])
+    assert [one.gained for one in costs(read_run_folder(tmp_path))][1] == pytest.approx(0.8)
+    folder = read_several([tmp_path / "a", tmp_path / "b"], "t")
+    assert [one.gained for one in costs(folder)][1] is None

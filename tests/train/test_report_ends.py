@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from siri_train.report import write_report
-from siri_train.report.charts import colours, figures, quiet
+from siri_train.report.charts import colours, ends, figures, quiet
+from siri_train.report.checkpoint_names import shown_name
 from siri_train.report.data import read_run_folder
 from siri_train.report.entropy_band import entropy_band, outside
 from siri_train.report.held_out import ends_chart
 from siri_train.report.svg import extent
+from siri_train.report.verdict import judge
 from tests.train.report_content import write_folder, write_run
 from tests.train.report_page import check, evaluation, jsonl, make_demo
 
@@ -90,7 +92,7 @@ def test_the_band_is_that_of_the_first_cycle(seed: int) -> None:
         near = [v for _, v in kept[max(0, k - 2) : k + 3]]
         means[t] = sum(near) / len(near)
     seen = [mean for t, mean in means.items() if size / 4 <= t < size]
-    room = (max(seen) - min(seen)) / 4
+    room = max((max(seen) - min(seen)) / 2, 0.15 * sum(seen) / len(seen))
     low, high = entropy_band(rows) or pytest.fail("no band")
     assert (low, high) == pytest.approx((max(min(seen) - room, 0), max(seen) + room)), seed
     later = [mean for t, mean in means.items() if t >= size]
@@ -108,9 +110,58 @@ def test_the_band_is_shaded_over_the_whole_run(tmp_path: Path) -> None:
     band = entropy_band(folder.runs[0].metrics)
     assert band and figure.chart.lines[0].band == [(0.0, *band), (59.0, *band)]
     below, above, steps = outside(folder.runs[0].metrics, band)
-    told = f"Of the {steps} steps behind that cycle {below} lie below the band and {above} above"
+    told = f"{below} of the {steps} steps behind that cycle lie below it and {above} above"
     assert told in figure.text
     assert "stuck" not in figure.text
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_verdict_and_the_chart_have_one_band(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    cycle = 2 * rng.randint(6, 20)
+    write_run(tmp_path, "cosine", rng, steps=rng.randint(2, 4) * cycle, cycle=cycle)
+    folder = read_run_folder(tmp_path)
+    finding = next(one for one in judge(folder).findings if one.key == "entropy")
+    band = entropy_band(folder.runs[0].metrics)
+    assert finding.figures["band"] == pytest.approx(band), seed
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_marks_are_of_the_run_whose_phases_are_shaded(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    wanted = []
+    for name in "abc":
+        write_run(tmp_path / name, "cosine", rng, steps=60)
+        low, high = rng.sample(range(1, 60), 2)
+        (tmp_path / name / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / name / "checkpoints" / "manifest.json").write_text(
+            json.dumps({"siri-low": {"step": low}, "siri-high": {"step": high}})
+        )
+        wanted.append({(low, "low"), (high, "high")})
+    found = {(step, name) for step, name, _ in ends(read_run_folder(tmp_path))}
+    assert found == wanted[0], seed
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_name_of_the_headline_is_no_other_checkpoint(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    write_run(tmp_path / "siri", "cosine", rng, every=10)
+    write_run(tmp_path / "constant", "constant", rng, every=10)
+    evals = [json.loads(line) for line in (tmp_path / "siri" / "eval.jsonl").open()]
+    low = [row["step"] for row in evals if row["name"] == "siri-low"]
+    other = rng.choice([row["step"] for row in evals if row["name"] is None])
+    said = {"run": "siri", "accuracy": 0.5, "tokens": 20.0}
+    summary = [{**said, "name": "siri-low", "step": other},
+               {**said, "name": "siri-low-scheduled", "step": low[-1]}]  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    folder = read_run_folder(tmp_path)
+    run = next(run for run in folder.runs if run.name == "siri")
+    steps = {one.step: shown_name(folder, run, one) for one in run.evals}
+    assert [step for step, name in steps.items() if name == "siri-low"] == [other], seed
+    assert [step for step, name in steps.items() if name == "siri-low-scheduled"] == low, seed
+    assert (float(other), "low", "low") in ends(folder)
+    text = check(write_report(tmp_path)).text
+    assert not any(f"after {step} steps (siri-low)" in text for step in low), seed
 
 
 def test_rounding_is_said_and_not_drawn(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_dominated_checkpoints_are_marked_among_all_runs(tmp_path: Path) -> None
     jsonl(tmp_path / "siri" / "eval.jsonl", [row(0, 0.5, 20.0), row(9, 0.6, 12.0)])
     jsonl(tmp_path / "constant" / "eval.jsonl", [row(0, 0.5, 20.0), row(9, 0.7, 19.0)])
     folder = read_run_folder(tmp_path)
-    table = evaluations(folder.runs)
+    table = evaluations(folder)
     assert table is not None
     assert [line[:3] for line in state(table) if line[1] == "16"] == [
         ("0", "16", "dominated"), ("9", "16", "on it"),
@@ -51,7 +52,7 @@ def test_dominated_checkpoints_are_marked_among_all_runs(tmp_path: Path) -> None
     page = check(write_report(tmp_path))
     marked = [tag for tag, given in page.tags if tag == "tr" and given.get("class") == "dominated"]
     assert len(marked) == 2 and "All evaluated checkpoints" in page.text
-    assert evaluations([]) is None
+    assert evaluations(replace(folder, runs=[])) is None
 
 
 def test_every_set_has_its_lines_and_its_front(tmp_path: Path) -> None:
@@ -60,10 +61,11 @@ def test_every_set_has_its_lines_and_its_front(tmp_path: Path) -> None:
 
     rows = [row(0, 0.9, 1.0, **sets(0.2, 0.5)), row(9, 0.9, 1.0, **sets(0.3, None))]
     jsonl(tmp_path / "eval.jsonl", rows)
-    run = read_run_folder(tmp_path).runs[0]
+    folder = read_run_folder(tmp_path)
+    run = folder.runs[0]
     assert [one.best for one in run.evals] == [0.2, 0.3]  # the curves show the first set
     assert [one.step for one in run.evals] == [0, 9]
-    table = evaluations([run])
+    table = evaluations(folder)
     assert table is not None
     assert [line for line in state(table) if line[2] == "16"] == [
         ("aime", "0", "16", "dominated"), ("math", "0", "16", "on it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from siri_train.report import write_report
 from siri_train.report.alarm_episodes import episodes
 from siri_train.report.data import read_run_folder
+from siri_train.report.page import build_page
+from siri_train.report.several import read_several
 from tests.train.browser import BROWSER, browser
 from tests.train.report_content import write_folder, write_run
 from tests.train.test_report_browser import look
@@ -80,3 +83,69 @@ def test_all_sections_fit_every_width_and_lanes_move_with_the_axis(tmp_path: Pat
             axis.dispatchEvent(new Event('change', {bubbles: true})); }""")
         assert page.do(bar) != before, seed
         assert page.messages == [], seed
+
+
+@pytest.mark.draw(1, "lanes")
+def test_the_plane_tells_every_point_by_key(tmp_path: Path) -> None:
+    seed = time.time_ns()
+    path = write_report(write_folder(tmp_path, seed))
+    told = "document.getElementById('tip').textContent"
+    for_all = "document.querySelectorAll('#plane .wide circle')"
+    with browser() as page:
+        page.size(1200)
+        page.open(path.as_uri())
+        wanted = page.do(f"[...{for_all}].map((one) => one.getAttribute('aria-label'))")
+        page.do("document.querySelector('#plane .wide svg.plot').focus()")
+        page.key("Home")
+        found = [page.do(told)]
+        for _ in wanted[1:]:
+            page.key("ArrowRight")
+            found.append(page.do(told))
+        assert sorted(found) == sorted(wanted), seed
+        tokens = [float(re.search(r"([\d,.]+) tokens", text)[1]) for text in found]  # type: ignore[index]
+        assert tokens == sorted(tokens), seed
+        page.key("Escape")
+        assert page.do("document.getElementById('tip').style.visibility") == "hidden"
+        assert page.messages == [], seed
+
+
+@pytest.mark.draw(1, "lanes")
+def test_a_run_that_is_switched_off_leaves_the_plane(tmp_path: Path) -> None:
+    seed = time.time_ns()
+    write_folder(tmp_path, seed)
+    folder = read_several([tmp_path / name for name in ("siri", "constant", "short")], "t")
+    (tmp_path / "page.html").write_text(build_page(folder))
+    seen = """[...document.querySelectorAll('#plane .wide circle, #plane .wide text.label')]
+        .filter((one) => one.getBoundingClientRect().width > 0)
+        .map((one) => one.getAttribute('aria-label') ?? one.textContent)"""
+    with browser() as page:
+        page.size(1200)
+        page.open((tmp_path / "page.html").as_uri())
+        before = page.do(seen)
+        for run in folder.runs:
+            assert any(text.startswith(f"{run.label} ") for text in before), seed
+            press = (
+                f"document.querySelector('#tools [data-run=\"{folder.runs.index(run)}\"]').click()"
+            )
+            page.do(press)
+            left = [text for text in before if not text.startswith(f"{run.label} ")]
+            assert page.do(seen) == left, seed
+            page.do(press)
+        assert page.do(seen) == before and page.messages == [], seed
+
+
+@pytest.mark.draw(1, "lanes")
+@pytest.mark.parametrize("width", [390, 320])
+def test_nothing_is_wider_than_a_small_screen(tmp_path: Path, width: int) -> None:
+    path = write_report(write_folder(tmp_path, time.time_ns()))
+    wide = """[...document.querySelectorAll('main *')].filter((one) => !one.closest('.scroll, svg'))
+        .filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.id)"""
+    broken = """[...document.querySelectorAll('.tools label')].filter((label) => {
+        const words = document.createRange();
+        words.selectNode(label.firstChild.firstChild ?? label.firstChild);
+        return words.getClientRects().length > 1; }).map((label) => label.textContent)"""
+    with browser() as page:
+        page.size(width)
+        page.open(path.as_uri())
+        page.do("document.querySelectorAll('main details').forEach((one) => { one.open = true; })")
+        assert page.do(wide) == [] and page.do(broken) == []

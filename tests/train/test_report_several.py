@@ -14,11 +14,14 @@ from siri_train.cli import main
 from siri_train.commands.compare import compare
 from siri_train.commands.compare_text import comparison_text
 from siri_train.report import write_report
+from siri_train.report.alarm_lanes import alarm_list
 from siri_train.report.arms import MOST_ARMS
 from siri_train.report.charts import colours
 from siri_train.report.data import read_run_folder
+from siri_train.report.questions import all_records, by_evaluation
 from siri_train.report.several import MOST_RUNS, read_several
 from tests.train.browser import BROWSER, browser
+from tests.train.report_content import write_run
 from tests.train.report_page import check, evaluation, jsonl, make_demo
 from tests.train.report_runs import make, metrics
 
@@ -142,6 +145,38 @@ def test_a_seed_that_has_not_begun_and_gaps_are_no_harm(tmp_path):
     read = read_run_folder(folder)
     assert [len(run.metrics) for run in read.runs] == [12, 12]
     check(write_report(folder))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_alarm_that_one_seed_cleared_still_holds_in_another(tmp_path, seed):
+    rng = random.Random(seed)
+    folder = ablation(tmp_path, ["a"], 2, 40)
+    told = {"alarm": "drift", "cause": "c", "action": "d"}
+    since, later = rng.sample(range(20), 2)
+    rows = [{"step": step, "state": state, "since": since, **told}
+            for step, state in ((since, "raised"), (30, "cleared"))]  # fmt: skip
+    jsonl(folder / "a" / "seed-0" / "alarms.jsonl", rows)
+    jsonl(folder / "a" / "seed-1" / "alarms.jsonl",
+          [{"step": later, "state": "raised", "since": later, **told}])  # fmt: skip
+    listed = {line["name"]: line for line in alarm_list(read_run_folder(folder))}
+    assert listed["drift (seed-1)"]["on"] and not listed["drift (seed-0)"]["on"]
+    assert f"since step {later}" in listed["drift (seed-1)"]["text"]
+    assert f"steps {since} to 30, cleared" in listed["drift (seed-0)"]["text"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_questions_of_one_seed_are_not_those_of_the_mean(tmp_path, seed):
+    rng = random.Random(seed)
+    for arm in ("a", "b"):
+        for place in range(2):
+            write_run(tmp_path / arm / f"seed-{place}", "cosine", rng)
+    assert by_evaluation(read_run_folder(tmp_path / "a" / "seed-0").runs[0])
+    folder = read_run_folder(tmp_path)
+    assert [run.seeds for run in folder.runs] == [2, 2]
+    assert all_records(folder) == {"a": {}, "b": {}}
+    text = re.sub(r"\s+", " ", check(write_report(tmp_path)).text)
+    assert "the ranges over the seeds overlap" in text and "half the range over the seeds" in text
+    assert "paired on the same" not in text and "95 % intervals over the questions" not in text
 
 
 def test_many_arms_are_limited_and_the_rest_named(tmp_path):

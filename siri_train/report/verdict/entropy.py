@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from siri_train.report.data import number
+from siri_train.report.entropy_band import AT_LEAST, LOWEST, SETTLED, WIDER
 
 from .accuracy import LOST, OWN, Comparison
 from .cycles import cycles_of
@@ -17,13 +18,6 @@ from .types import Finding
 from .words import counted, figure, signed
 
 _KEY = "entropy"
-SETTLED = 0.25
-"""The band begins behind this share of the first cycle: at the start entropy falls by learning."""
-WIDER, AT_LEAST = 0.5, 0.15
-"""The band reaches the first share of its height beyond what was seen, on either side; at least the
-second share of its mean, as few steps show little of what noise does."""
-LOWEST = 1 / 3
-"""The band ends at this share of the least that was seen, where its reach is further down."""
 RUN = 5
 """Steps in a row outside, in the mean over as many, that count as leaving."""
 

@@ -8,6 +8,39 @@ const planes = all(document, '#plane svg.plot').map((svg) => {
     spot.setAttribute('aria-label', title.textContent);
     title.remove();  // else the browser's own tooltip covers ours
   }
+  /* By key from point to point, in order of length. */
+  const spots = [...words.keys()].map((spot) => [Number(
+    /translate\(([-\d.]+)/.exec(spot.getAttribute('transform'))[1]), spot])
+    .sort((a, b) => a[0] - b[0]).map(([, spot]) => spot);
+  const seen = () => {
+    const frame = svg.querySelector('svg.data').getBoundingClientRect();
+    return spots.filter((spot) => {
+      const box = spot.getBoundingClientRect();
+      return box.width > 0 && box.right > frame.left && box.left < frame.right
+        && box.bottom > frame.top && box.top < frame.bottom;
+    });
+  };
+  let told = null;
+  const tell = (spot) => {
+    told = spot;
+    tip.textContent = words.get(spot);
+    const box = spot.getBoundingClientRect();
+    place(box.right, box.top);
+  };
+  svg.setAttribute('tabindex', '0');
+  svg.addEventListener('keydown', (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    const shown = seen(), way = {ArrowLeft: -1, ArrowRight: 1}[event.key], last = shown.length - 1;
+    const here = shown.indexOf(told);
+    if (way && shown.length)
+      tell(shown[here < 0 ? (way > 0 ? 0 : last) : Math.min(Math.max(here + way, 0), last)]);
+    else if (event.key === 'Home' && shown.length) tell(shown[0]);
+    else if (event.key === 'End' && shown.length) tell(shown[last]);
+    else if (event.key === 'Escape') { hide(); told = null; drawing.show(drawing.whole); }
+    else return;
+    event.preventDefault();
+  });
+  svg.addEventListener('blur', hide);
   pointer(drawing, (px, py, event) => {
     const text = words.get(event.target);
     if (text === undefined) { hide(); return; }
