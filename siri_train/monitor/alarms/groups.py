@@ -38,7 +38,7 @@ def _none_right(row: Record, history: Sequence[Record]) -> Raised | None:
     action="take other questions, raise rollout.group_size, or leave such groups out with "
     "rollout.oversample (docs/dynamic-sampling.md)",
     limits=("groups_without_signal", "held_out_learned", "accuracy_scatter", "truncated"),
-    clear_after=5,
+    clear_after=20,
 )
 def without_signal(
     row: Record,
