@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from siri_train.statistics.pareto import front, hypervolume, hypervolume_interval
 
 from .checkpoint_names import point_name
-from .data import Evaluation, Run, RunFolder
+from .data import Evaluation, Run, RunFolder, number
 from .questions import Records, all_records
-from .table import accuracy_text
+from .table import COLOUR, accuracy_text
 
 Values = dict[str, Any]
 
@@ -96,21 +96,46 @@ def front_table(
             volumes.append(
                 {"label": run.label, "css": chosen[run.name], "text": text, "value": volume}
             )
-    seen: dict[tuple[int, int], Placed] = {(one.run, one.one.step): one for one in on_front(points)}
-    return {
-        "points": [
+    shown = [
+        (
+            (one.tokens, one.accuracy),
             {
                 "css": chosen[folder.runs[one.run].name],
                 "label": point_name(folder, folder.runs[one.run], one.one),
                 "tokens": f"{one.tokens:,.1f}",
                 "accuracy": accuracy_text(one.accuracy, one.one.best_interval),
-            }
-            for one in seen.values()
-        ],
-        "of": len({(one.run, one.one.step) for one in points}),
+            },
+        )
+        for one in {(one.run, one.one.step): one for one in on_front(points)}.values()
+    ]
+    alone = _of_summary_alone(folder)
+    shown += alone
+    best = sorted((shown[k] for k in front([place for place, _ in shown])), key=lambda one: one[0])
+    return {
+        "points": [values for _, values in best],
+        "of": len({(one.run, one.one.step) for one in points}) + len(alone),
         "volumes": sorted(volumes, key=lambda one: -one["value"]),
         "reference": f"{reference[0]:,.1f} tokens, {100 * reference[1]:.1f} %",
     }
+
+
+def _of_summary_alone(folder: RunFolder) -> list[tuple[tuple[float, float], Values]]:
+    """Checkpoints of the summary whose run is no run of the folder, as controls that lie deeper."""
+    names = {run.name for run in folder.runs}
+    found = []
+    for row in folder.summary:
+        tokens, accuracy = number(row.get("tokens")), number(row.get("accuracy"))
+        run = row.get("run")
+        if tokens is None or accuracy is None or run is None or str(run) in names:
+            continue
+        values = {
+            "css": COLOUR.get(str(row.get("name")), "other"),
+            "label": str(row.get("name", "")),
+            "tokens": f"{tokens:,.1f}",
+            "accuracy": accuracy_text(accuracy, row.get("accuracy_interval")),
+        }
+        found.append(((tokens, accuracy), values))
+    return found
 
 
 def _interval(

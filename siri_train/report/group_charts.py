@@ -12,7 +12,7 @@ MEAN_FROM = 40
 
 
 def group_charts(folder: RunFolder, chosen: dict[str, str]) -> list[tuple[Chart, str]]:
-    """A chart a group; empty if all runs are of versions that recorded no groups.
+    """A chart a group that occurs; empty if all runs are of versions that recorded no groups.
 
     Of one run all, right and wrong responses have a curve each; of several runs each has one, of
     all its responses.
@@ -26,7 +26,10 @@ def group_charts(folder: RunFolder, chosen: dict[str, str]) -> list[tuple[Chart,
     several = len(folder.runs) > 1
     colour = {"all": "", "right": "high", "wrong": "low"}
     found = []
+    unsaid = unsaid_groups(folder)
     for group in group_names(folder):
+        if group in unsaid:
+            continue
         lines = []
         for place, run in enumerate(folder.runs):
             for kind in ("all",) if several else KINDS:
@@ -44,6 +47,21 @@ def group_charts(folder: RunFolder, chosen: dict[str, str]) -> list[tuple[Chart,
         if mean > 1:
             text += f" Strong: means over {mean} steps."
         found.append((Chart(f"Words: {group}", lines), text))
+    return found
+
+
+def unsaid_groups(folder: RunFolder) -> list[str]:
+    """The groups of which no response holds a word: a chart would be an empty one.
+
+    Args:
+        folder: as it was read.
+    """
+    found = []
+    for group in group_names(folder):
+        rates = [y for run in folder.runs for _, y in over_steps(run.metrics, group, "all")]
+        known = [rate for rate in rates if rate is not None]
+        if known and not any(known):
+            found.append(group)
     return found
 
 

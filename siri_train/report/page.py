@@ -27,6 +27,7 @@ from .data import Run, RunFolder, number, read_run_folder
 from .embedded import embedded
 from .evaluations import evaluations
 from .front import front_table
+from .group_charts import unsaid_groups
 from .group_dots import group_pictures
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
@@ -125,7 +126,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         budget_best=budget_table(compared_methods) if budgets is not None else [],
         front=front_table(folder, chosen, records),
         groups=group_pictures(folder),
-        quiet=quiet(folder),
+        quiet=[*quiet(folder), *_unsaid(folder)],
         most_ends=MOST_ENDS,
         costs=cost_tables(folder, chosen),
         runs=[
@@ -143,6 +144,11 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         configs=_configs(folder.runs),
         when=_when(folder),
     )
+
+
+def _unsaid(folder: RunFolder) -> list[str]:
+    groups = unsaid_groups(folder)
+    return [f"Words: no response holds one of {', '.join(groups)}"] if groups else []
 
 
 def _facts(folder: RunFolder) -> str:

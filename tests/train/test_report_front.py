@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -110,3 +111,27 @@ def test_a_close_up_shows_the_front_and_not_the_start() -> None:
     )  # fmt: skip
     assert low <= 15 < 20.01 <= high < 30 and below > 0.5 and above >= 0.91
     assert "on the front" in picture and '<polyline class="curve front"' in picture
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_a_control_of_the_summary_alone_is_on_the_front_or_keeps_others_off(
+    seed: int, tmp_path: Path
+) -> None:
+    write_folder(tmp_path, seed)
+    before = front_table(read_run_folder(tmp_path), {run.name: "siri" for run in
+                                                     read_run_folder(tmp_path).runs})  # fmt: skip
+    assert before is not None
+    rng = random.Random(seed)
+    tokens, accuracy = rng.uniform(1, 60), rng.random()
+    row = {"name": "constant-9", "run": "controls/constant-9", "tokens": tokens}
+    (tmp_path / "summary.json").write_text(json.dumps([{**row, "accuracy": accuracy}]))
+    folder = read_run_folder(tmp_path)
+    table = front_table(folder, colours(folder))
+    assert table is not None and table["of"] == before["of"] + 1
+    points = [(one.tokens, one.accuracy) for one in placed(folder)]
+    beaten = any(t <= tokens and a >= accuracy for t, a in points)
+    labels = [point["label"] for point in table["points"]]
+    assert ("constant-9" in labels) == (not beaten), seed
+    left = [one for one in on_front(placed(folder))
+            if beaten or one.tokens < tokens or one.accuracy > accuracy]  # fmt: skip
+    assert len(labels) == len(left) + (not beaten), seed

@@ -142,3 +142,17 @@ def test_a_step_without_tokens_is_left_out(tmp_path: Path) -> None:
         jsonl(tmp_path / "metrics.jsonl", rows)
         (panel,) = group_values(read_run_folder(tmp_path))
         assert panel["rows"][0]["all"] == pytest.approx(mean)
+
+
+def test_a_group_that_nobody_says_is_told_and_not_drawn(tmp_path: Path) -> None:
+    write_run(tmp_path, "cosine", random.Random(SEEDS[0]))
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    gone, *others = GROUPS
+    for row in rows:
+        row["token_groups"][gone] = dict.fromkeys(KINDS, 0.0)
+    jsonl(path, rows)
+    titles = [one.chart.title for one in figures(read_run_folder(tmp_path))[0]]
+    assert f"Words: {gone}" not in titles
+    assert all(f"Words: {group}" in titles for group in others)
+    assert f"no response holds one of {gone}" in check(write_report(tmp_path)).text
