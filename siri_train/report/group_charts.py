@@ -5,7 +5,7 @@ from __future__ import annotations
 from .data import RunFolder
 from .scale import Point, running_mean
 from .svg import Chart, Line
-from .word_rates import KINDS, group_names, over_steps
+from .word_rates import KINDS, group_names, over_steps, unsaid_groups
 
 MEAN_FROM = 40
 """Steps from which the curves are running means."""
@@ -47,21 +47,6 @@ def group_charts(folder: RunFolder, chosen: dict[str, str]) -> list[tuple[Chart,
         if mean > 1:
             text += f" Strong: means over {mean} steps."
         found.append((Chart(f"Words: {group}", lines), text))
-    return found
-
-
-def unsaid_groups(folder: RunFolder) -> list[str]:
-    """The groups of which no response holds a word: a chart would be an empty one.
-
-    Args:
-        folder: as it was read.
-    """
-    found = []
-    for group in group_names(folder):
-        rates = [y for run in folder.runs for _, y in over_steps(run.metrics, group, "all")]
-        known = [rate for rate in rates if rate is not None]
-        if known and not any(known):
-            found.append(group)
     return found
 
 

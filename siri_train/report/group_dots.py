@@ -10,7 +10,7 @@ from .data import RunFolder
 from .markup import fill
 from .scale import rounded, show, text_width, ticks
 from .svg import FONT, cut
-from .word_rates import KINDS, PHASES, by_phase, group_names
+from .word_rates import KINDS, PHASES, by_phase, group_names, unsaid_groups
 
 Values = dict[str, Any]
 
@@ -26,12 +26,15 @@ def group_values(folder: RunFolder) -> list[Values]:
         folder: as it was read.
 
     Returns:
-        A group each. A kind's value is per 1000 tokens of the phase's responses, None where no step
-        has one.
+        A group each that occurs. A kind's value is per 1000 tokens of the phase's responses, None
+        where no step has one.
     """
     found = []
     of_runs = [(run, by_phase(run)) for run in folder.runs]
+    unsaid = unsaid_groups(folder)
     for group in group_names(folder):
+        if group in unsaid:
+            continue
         rows = []
         for run, rates in of_runs:
             for phase in PHASES:

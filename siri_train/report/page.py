@@ -27,7 +27,6 @@ from .data import Run, RunFolder, number, read_run_folder
 from .embedded import embedded
 from .evaluations import evaluations
 from .front import front_table
-from .group_charts import unsaid_groups
 from .group_dots import group_pictures
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
@@ -38,7 +37,7 @@ from .script import style as joined_style
 from .svg import MOST_ENDS, render
 from .table import compared_with, headline, table_rows
 from .verdict import judge
-from .word_rates import groups_left_out
+from .word_rates import groups_left_out, unsaid_groups
 
 Values = dict[str, Any]
 
@@ -80,6 +79,12 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     notes = list(folder.notes)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
+    judged = judge(folder)
+    if folder.summary and judged.state == "unfinished":
+        notes.append(
+            "summary.json is of an earlier end of the run, which has gone on: the table of "
+            "checkpoints is not of its newest steps."
+        )
     if more := groups_left_out(folder):
         notes.append(f"{len(more)} more groups of words are not drawn: siri-train tokens has all.")
     style, script = joined_style(), joined_script()
@@ -105,7 +110,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         state=state,
         every=f"{every:.1f}",
         name=folder.folder.resolve().name,
-        verdict=judge(folder),
+        verdict=judged,
         facts=_facts(folder),
         about=[line for line in folder.about.splitlines() if line.strip()],
         said=headline(folder.summary),

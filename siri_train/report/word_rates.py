@@ -33,6 +33,21 @@ def groups_left_out(folder: RunFolder) -> list[str]:
     return _names(folder)[MOST_GROUPS:]
 
 
+def unsaid_groups(folder: RunFolder) -> list[str]:
+    """The groups of which no response holds a word: a chart would be an empty one.
+
+    Args:
+        folder: as it was read.
+    """
+    found = []
+    for group in group_names(folder):
+        rates = [y for run in folder.runs for _, y in over_steps(run.metrics, group, "all")]
+        known = [rate for rate in rates if rate is not None]
+        if known and not any(known):
+            found.append(group)
+    return found
+
+
 def _names(folder: RunFolder) -> list[str]:
     names: dict[str, None] = {}
     for run in folder.runs:

@@ -27,6 +27,7 @@ from tests.train.report_page import (
     evaluation,
     jsonl,
     make_demo,
+    make_run,
     metric,
     rollout,
 )
@@ -189,3 +190,14 @@ def test_a_response_is_shown_letter_by_letter(text):
     words = re.findall("<mark[^>]*>(.*?)</mark>", shown[1])
     assert words == re.findall(r"(?i)\b(?:wait|hold on)\b", text)
     assert html.unescape(re.sub("</?mark[^>]*>", "", shown[1])) == text
+
+
+def test_a_summary_of_an_earlier_end_is_called_so(tmp_path: Path) -> None:
+    make_run(tmp_path, "cosine", 60)
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    for steps, earlier in ((60, False), (90, True)):  # continued with more steps, not there yet
+        (tmp_path / "config.yaml").write_text(
+            f"schedule:\n  shape: cosine\ntrain:\n  steps: {steps}\n"
+        )
+        page = re.sub(r"\s+", " ", check(write_report(tmp_path)).text)
+        assert ("of an earlier end of the run" in page) == earlier
