@@ -80,7 +80,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
     judged = judge(folder)
-    if folder.summary and judged.state == "unfinished":
+    if folder.summary and judged.state == "unfinished" and judged.steps is not None:
         notes.append(
             "summary.json is of an earlier end of the run, which has gone on: the table of "
             "checkpoints is not of its newest steps."
