@@ -246,6 +246,7 @@ def test_text_for_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         words = " ".join(text.split())
         assert " ".join(out.split()) == words or width != 80
         assert all(len(line) <= width or "/" in line for line in text.splitlines())
+        assert not any(line.lstrip().startswith("%") for line in text.splitlines())
     coloured = verdict_text(judge(read_run_folder(folder)), colour=True)
     assert re.sub(r"\x1b\[\d+m", "", coloured) == out.rstrip("\n")
 

@@ -8,6 +8,7 @@ from .types import Finding, Verdict
 
 MARKS = {"good": "[+]", "bad": "[!]", "unclear": "[?]", "missing": "[ ]"}
 """Before each finding: good, bad, the figures do not decide, not judged."""
+_JOINED = "\xa0"
 _COLOURS = {"good": "32", "bad": "31", "unclear": "33", "missing": "2"}
 
 
@@ -39,7 +40,7 @@ def verdict_text(verdict: Verdict, width: int = 80, colour: bool = False) -> str
 
 def _finding(one: Finding, width: int, colour: bool) -> list[str]:
     mark = MARKS[one.status]
-    title = textwrap.wrap(_plain(one.title), width - 4) or [""]
+    title = _wrapped(_plain(one.title), width - 4) or [""]
     if colour:
         mark = f"\x1b[{_COLOURS[one.status]}m{mark}\x1b[0m"
         title = [f"\x1b[1m{line}\x1b[0m" for line in title]
@@ -74,13 +75,14 @@ def _shipped(verdict: Verdict, width: int) -> list[str]:
 
 
 def _wrapped(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        text,
+    lines = textwrap.wrap(
+        text.replace(" %", f"{_JOINED}%"),  # a number and its % stay on one line
         width,
         initial_indent=first,
         subsequent_indent=first if rest is None else rest,
         break_on_hyphens=False,
     )
+    return [line.replace(_JOINED, " ") for line in lines]
 
 
 def _plain(text: str) -> str:
