@@ -7,10 +7,10 @@ from .scale import Point, running_mean
 
 SETTLED = 0.25
 """The band begins behind this share of the first cycle: at the start entropy falls by learning."""
-WIDER, AT_LEAST = 0.5, 0.15
+_WIDER, _AT_LEAST = 0.5, 0.15
 """The band reaches the first share of its height beyond what was seen, on either side; at least the
 second share of its mean, as few steps show little of what noise does."""
-LOWEST = 1 / 3
+_LOWEST = 1 / 3
 """The band ends at this share of the least that was seen, where its reach is further down: an
 entropy that collapses must be able to leave it."""
 WINDOW = 5
@@ -36,8 +36,22 @@ def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
     behind = sum(x >= first for x, _ in means)
     if len(seen) < _LEAST or behind < WINDOW:
         return None
-    room = max(WIDER * (max(seen) - min(seen)), AT_LEAST * sum(seen) / len(seen))
-    return max(min(seen) - room, LOWEST * min(seen)), max(seen) + room
+    return band_around(min(seen), max(seen), sum(seen) / len(seen))
+
+
+def band_around(least: float, most: float, mean: float) -> tuple[float, float]:
+    """The band of the entropies seen in a first cycle.
+
+    Args:
+        least: the smallest of them, in nats.
+        most: the largest.
+        mean: their mean.
+
+    Returns:
+        (low, high) in nats.
+    """
+    room = max(_WIDER * (most - least), _AT_LEAST * mean)
+    return max(least - room, _LOWEST * least), most + room
 
 
 def outside(rows: list[Row], band: tuple[float, float]) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from siri_train.report.data import number
-from siri_train.report.entropy_band import AT_LEAST, LOWEST, SETTLED, WIDER
+from siri_train.report.entropy_band import SETTLED, band_around
 
 from .accuracy import LOST, OWN, Comparison
 from .cycles import cycles_of
@@ -44,10 +44,7 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         title = "Entropy: not judged, " + ("too few steps" if len(steps) else "not recorded")
         return Finding(_KEY, "missing", title, text, {"last": _last(values)})
     seen = values[in_first]
-    reach = max(WIDER * float(np.ptp(seen)), AT_LEAST * float(seen.mean()))
-    low, high = float(seen.min()) - reach, float(seen.max()) + reach
-    # A band down to 0 could not be left: where the first cycle's entropy fell far, a share counts.
-    low = max(low, LOWEST * float(seen.min()))
+    low, high = band_around(float(seen.min()), float(seen.max()), float(seen.mean()))
     late, at = values[behind], steps[behind]
     below, above = _stays(late < low), _stays(late > high)
     left = below | above
