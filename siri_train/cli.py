@@ -90,7 +90,7 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
     """The line for the user and the exit status; None where the error is a fault of the code."""
     from siri_train.config.base import ConfigError
     from siri_train.config.masked import masked
-    from siri_train.files import WriteError, explained
+    from siri_train.files import WriteError, explained, printable
 
     if isinstance(error, OSError):
         return f"siri-train {command}: {masked(explained(error))}", 1
@@ -106,7 +106,7 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
     # A library's message may have several lines.
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     # Names of files and tensors may hold characters that control the terminal.
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    text = printable(text)
     return f"siri-train {command}: {masked(text)}", 1
 
 

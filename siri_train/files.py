@@ -117,6 +117,11 @@ def shown(path: Any) -> str:
     return text if len(text) <= 300 else f"{text[:200]}...{text[-60:]}"
 
 
+def printable(text: str) -> str:
+    """The text with every character that would not print, a line's end as well, as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 @contextmanager
 def room_needed(folder: Path) -> Iterator[None]:
     """Turn an error about a file inside the block into a WriteError with path and remedy.

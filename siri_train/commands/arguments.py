@@ -7,6 +7,8 @@ import difflib
 import re
 from typing import NoReturn
 
+from siri_train.files import printable
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line that ends with where to read more."""
@@ -20,7 +22,7 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(found.group(1), names, n=1)
             text += f"; did you mean {near[0]}?" if near else ""
         # argparse shows some of what was given as it is, control characters too.
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        text = printable(text)
         self.exit(2, f"{self.prog}: {text}; see {self.prog} --help\n")
 
 

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from siri_train.config.values import OneOf
 from siri_train.config.yaml_core import is_number
+from siri_train.files import printable
 
 _LONGEST = 80
 _WORDS = {"yes": "true", "on": "true", "true": "true", "y": "true", "no": "false", "off": "false",
@@ -221,7 +222,7 @@ def _explain(item: Any, keys: list[str], annotation: Any, root: type[BaseModel])
     if item["type"] == "missing" and annotation is not None and isinstance(given, dict):
         return f"{key}: is missing; takes {takes(annotation)}"
     if item["type"] == "value_error":
-        message = " ".join(item["msg"].removeprefix("Value error, ").split())
+        message = printable(" ".join(item["msg"].removeprefix("Value error, ").split()))
         if message.startswith("takes ") and not isinstance(given, (dict, list)):
             return f"{key}: got {shown_value(given, keys)}; {message}"
         section = section_of(annotation)

@@ -168,6 +168,12 @@ def inside(key: str) -> st.SearchStrategy[Any]:
 TEXTS = [key for key, field in FIELDS.items() if kinds(field.annotation)[0] is str]
 
 
+@pytest.mark.parametrize("key", TEXTS)
+def test_a_refusal_can_be_printed(key: str) -> None:
+    for odd in ("\U00018cd6", "a\x1b[31mb", "\u202ea", "a\u2028b", "\ufeff", "\ud800"):
+        message_of(set_at(copy.deepcopy(TINY), key, wrap(key, odd)))  # looks at the message
+
+
 @pytest.mark.costly
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from siri_train.config.base import ConfigError
 from siri_train.config.explain import masked_value
-from siri_train.files import shown
+from siri_train.files import printable, shown
 from siri_train.rollout.engine import EngineError
 from siri_train.rollout.vllm import supervisor, versions
 from siri_train.rollout.vllm.http_client import Faulty, JsonClient, Refused, Unreachable, free_port
@@ -158,7 +158,7 @@ def cause_of_death(log: str) -> str:
     errors = [line for line in others if _ERROR.match(line) and not _ELSEWHERE.search(line)]
     ended = next((line for line in reversed(own) if line.startswith(supervisor.ENDED)), "")
     line = (errors or others or [""])[-1]
-    text = masked_value("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+    text = masked_value(printable(line))
     text = text if len(text) <= 400 else f"{text[:300]} ... {text[-90:]}"
     status = ended.removeprefix(f"{supervisor.ENDED}, ") or "no status"
     return f"{text} ({status})" if text else f"it said nothing ({status})"
