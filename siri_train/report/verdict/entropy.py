@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from siri_train.report.data import number
-from siri_train.report.entropy_band import SETTLED, band_around
+from siri_train.report.entropy_band import SETTLED, WINDOW, seen
 
 from .accuracy import LOST, OWN, Comparison
-from .cycles import cycles_of
 from .lagged import Floats
 from .subject import Subject
 from .types import Finding
 from .words import counted, figure, signed
 
 _KEY = "entropy"
-RUN = 5
+RUN = WINDOW
 """Steps in a row outside, in the mean over as many, that count as leaving."""
 
 
@@ -29,30 +27,27 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         subject: the run.
         found: comparisons of accuracy: small entropy is only a collapse where accuracy fell.
     """
-    steps, values = _smooth(subject)
-    cycles = cycles_of(subject)
-    part = "cycle" if cycles is not None else "third"
-    first = cycles.length if cycles is not None else max(len(steps) // 3, 1)
-    in_first = (steps >= SETTLED * first) & (steps < first)
-    behind = steps >= first
-    if in_first.sum() < 3 or behind.sum() < RUN:
+    curve = seen(subject.run.metrics)
+    part, first = curve.part, curve.first
+    end = curve.means[-1] if curve.means else None
+    if curve.band is None:
         text = (
-            "There are too few values." if len(steps) < 8 else
+            "There are too few values." if len(curve.means) < 8 else
             f"The first {part} is not over, and it gives the band."
         )  # fmt: skip
-        text += f" The last is {figure(values[-1])} nats." if len(values) else ""
-        title = "Entropy: not judged, " + ("too few steps" if len(steps) else "not recorded")
-        return Finding(_KEY, "missing", title, text, {"last": _last(values)})
-    seen = values[in_first]
-    low, high = band_around(float(seen.min()), float(seen.max()), float(seen.mean()))
-    late, at = values[behind], steps[behind]
+        text += f" The last is {figure(end)} nats." if end is not None else ""
+        title = "Entropy: not judged, " + ("not recorded" if end is None else "too few steps")
+        return Finding(_KEY, "missing", title, text, {"last": end})
+    low, high = curve.band
+    at, late = (np.array(column) for column in zip(*curve.later, strict=True))
     below, above = _stays(late < low), _stays(late > high)
     left = below | above
     slope = _trend(at, late) * first
-    inside = 1 - float(((late < low) | (late > high)).mean())
+    counts = curve.outside()
+    inside = 1 - sum(counts[:2]) / counts[2]
     figures: dict[str, Any] = {
-        "band": [low, high], "first_steps": [round(SETTLED * first), first], "last": _last(values),
-        "inside": inside, "trend_per_cycle": slope,
+        "band": [low, high], "first_steps": [round(SETTLED * first), first], "last": end,
+        "inside": inside, "steps_below_above_of": list(counts), "trend_per_cycle": slope,
         "left_at": int(at[left.argmax()]) if left.any() else None,
     }  # fmt: skip
     band = (
@@ -60,7 +55,7 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         f"{first - 1:,} (its first {part} without the start)"
     )
     trend = (
-        f"It was inside at {100 * inside:.0f} % of the later steps; it is {figure(values[-1])} at "
+        f"It was inside at {100 * inside:.0f} % of the later steps; it is {figure(late[-1])} at "
         f"the end, the trend behind the first {part} {_signed(slope)} nats "
         f"in {counted(first, 'step')}."
     )
@@ -115,20 +110,6 @@ def _accuracies(found: Sequence[Comparison]) -> tuple[bool, bool]:
     return held and not fell, fell
 
 
-def _smooth(subject: Subject) -> tuple[Floats, Floats]:
-    """Steps and mean entropy over `RUN` steps."""
-    rows = [(row["step"], number(row.get("entropy"))) for row in subject.run.metrics]
-    kept = [(step, value) for step, value in rows if value is not None]
-    steps = np.array([step for step, _ in kept], dtype=np.float64)
-    values = np.array([value for _, value in kept], dtype=np.float64)
-    if len(values) < RUN:
-        return steps, values
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    places = np.arange(len(values))
-    first, last = np.maximum(places - RUN // 2, 0), np.minimum(places + RUN // 2 + 1, len(values))
-    return steps, (sums[last] - sums[first]) / (last - first)
-
-
 def _stays(outside: np.ndarray) -> np.ndarray:
     """Where a stretch of at least `RUN` steps outside goes on."""
     result = np.zeros(len(outside), dtype=bool)
@@ -153,7 +134,3 @@ def _signed(value: float) -> str:
     if abs(value) >= 0.0005:
         return signed(value, 3)
     return figure(value if abs(value) > 1e-9 else 0)  # of what never moves rounding is left
-
-
-def _last(values: Floats) -> float | None:
-    return float(values[-1]) if len(values) else None
