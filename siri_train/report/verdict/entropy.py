@@ -9,7 +9,7 @@ import numpy as np
 
 from siri_train.report.entropy_band import SETTLED, WINDOW, seen
 
-from .accuracy import LOST, OWN, Comparison
+from .comparisons import LAST, LOST, OWN, PEAK, START, Comparison
 from .lagged import Floats
 from .subject import Subject
 from .types import Finding
@@ -97,16 +97,19 @@ def _accuracies(found: Sequence[Comparison]) -> tuple[bool, bool]:
 
     It holds only if the last evaluation does: what the run had before may be lost since.
     """
-    start = [one for one in found if one.against == "the start"]
+    start = [one for one in found if one.against == START]
     most = max((one.budget for one in start), default=None)
     full = [one for one in found if one.budget == most and one.set == start[0].set]
-    first, behind = start[:1], [one for one in full if one.end == "last evaluation"]
+    first = start[:1]
+    behind = [one for one in full if one.end == LAST or one.against == PEAK]
     fell = any(
-        one.change.said == "fell" and (one.against == "the start" or one.change.value < -LOST)
+        one.change.said == "fell" and (one.against == START or one.change.value < -LOST)
         for one in [*first, *behind]
         if one.against in OWN
     )
-    held = any(one.change.said in ("held", "rose") for one in first if one.budget == most)
+    held = any(
+        one.change.said in ("held", "rose", "the same") for one in first if one.budget == most
+    )
     return held and not fell, fell
 
 

@@ -83,8 +83,8 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
         f"({found.lags[0]} to {found.lags[1]}): {found.correlation:.2f}"
     )
     chance = (
-        f" (noise with the same autocorrelation reaches that in {100 * found.p_value:.2g} % of "
-        f"tries: p = {found.p_value:.2g})"
+        f" (by luck alone, lengths that wander as these do reach that in "
+        f"{100 * found.p_value:.2g} % of tries)"
     )
     swing = (
         f" Mean length is {tokens(short)} tokens where the cap so many steps before was in its "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from siri_train.report.data import number
+from siri_train.report.alarm_episodes import episodes
 
 from .subject import Subject
 from .types import Finding
@@ -31,7 +31,7 @@ class Kind:
 
 
 def kinds(subject: Subject) -> list[Kind]:
-    """The alarms by name, in the order in which they were raised first.
+    """The alarms by name, in the order in which they were raised first; those of all seeds.
 
     Rows without a state (of older versions) are raises; such an alarm goes on if the last step
     raised it.
@@ -40,25 +40,16 @@ def kinds(subject: Subject) -> list[Kind]:
         subject: the run.
     """
     found: dict[str, Kind] = {}
-    for row in subject.run.alarms:
-        name, step = row.get("alarm") or row.get("name"), number(row.get("step"))
-        if not isinstance(name, str) or step is None:
-            continue
-        kind = found.setdefault(name, Kind(name, []))
-        state = row.get("state")
-        if state == "cleared":
-            kind.ongoing = False
-            continue
-        kind.told = "; ".join(str(row[key]) for key in ("cause", "action") if row.get(key))
-        if state == "ongoing":
-            kind.ongoing = True
-            since = number(row.get("since"))
-            if not kind.raised and since is not None:  # its first row is lost
-                kind.raised.append(int(since))
-            continue
-        kind.raised.append(int(step))
-        kind.ongoing = state == "raised" or step >= subject.done - 1
-    return [kind for kind in found.values() if kind.raised]
+    for member in subject.members:
+        for one in episodes(member.run.alarms):
+            kind = found.setdefault(one.name, Kind(one.name, []))
+            kind.raised.append(one.since)
+            kind.told = one.text or kind.told
+            if one.old:
+                kind.ongoing |= one.last >= member.done - 1
+            else:
+                kind.ongoing |= one.until is None
+    return sorted(found.values(), key=lambda kind: min(kind.raised))
 
 
 def alarms(subject: Subject) -> Finding:

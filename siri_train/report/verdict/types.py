@@ -11,8 +11,9 @@ from .words import per_cent, tokens
 Status = Literal["good", "bad", "unclear", "missing"]
 State = Literal["finished", "unfinished"]
 
-SCHEMA = 1
-"""Version of the JSON; a key may be added without another number."""
+SCHEMA = 2
+"""Version of the JSON; a key may be added without another number. Since 2 a difference may be "the
+same", and the figures of "turns" have "kept"."""
 
 
 @dataclass(frozen=True)
