@@ -130,7 +130,10 @@ def test_alarms_old_and_new(tmp_path: Path) -> None:
     jsonl(folder / "alarms.jsonl", new)
     one = found(folder)[1]["alarms"]
     assert one.figures["names"] == {"a": 2, "b": 1} and one.figures["ongoing"] == ["b"]
-    assert one.title == "3 alarms, 1 at the end" and "the first is a at step 4" in one.text
+    assert (
+        one.title == "3 alarms raised, 1 goes on at the end"
+        and "The first is a at step 4" in one.text
+    )
     (folder / "alarms.jsonl").write_text("")
     assert found(folder)[1]["alarms"].status == "good"
 
@@ -139,7 +142,7 @@ def test_alarms_old_and_new(tmp_path: Path) -> None:
     ("late", "before", "after", "status", "words"),
     [
         (0.5, 0.5, 0.5, "good", "stayed in its band"),
-        (0.02, 0.3, 0.95, "good", "the task is learned"),
+        (0.02, 0.3, 0.95, "good", "no collapse"),
         (0.02, 0.9, 0.2, "bad", "collapsed"),
         (3.0, 0.9, 0.2, "bad", "above it"),
         (3.0, 0.5, None, "unclear", "above it"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siri_train.report.verdict.comparisons import LOST
+from siri_train.report.verdict.comparisons import LOST, PEAK
 from siri_train.report.verdict.text import verdict_text
 from tests.train.verdict_runs import found, keep, write_evals, write_metrics
 
@@ -49,8 +49,8 @@ def test_nothing_that_fell_is_called_good(seed: int, tmp_path: Path) -> None:
         first = [row for row in rows if (row["end"], row["budget"]) == ("expanded end", 52)]
         assert (one.status == "good") <= (not fell), (seed, place, one.title)
         bad = [row for row in fell if row["against"] == "the start"
-               or (row in first and row["against"] != "its peak")
-               or (row["against"] == "its peak" and row["difference"] < -LOST)]  # fmt: skip
+               or (row in first and row["against"] != PEAK)
+               or (row["against"] == PEAK and row["difference"] < -LOST)]  # fmt: skip
         assert (one.status == "bad") == bool(bad), (seed, place, one.title)
         for end, budget in {(row["end"], row["budget"]) for row in fell}:
             others = [row for row in fell if (row["end"], row["budget"]) == (end, budget)

@@ -61,15 +61,18 @@ def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Sub
             title = f"Accuracy {value}, nothing to compare with"
             text = f"{_where(first, main)}: {value}. There is nothing to compare it with."
         return Finding(_KEY, "missing", title, text, figures, tuple(details))
-    said = [
-        f"{_where(end, one)}, within {budget:,} tokens: {_value(one, budget)}: "
-        f"{'; '.join(_parts(rows))}."
-        for end, one, budget in places
-        if (rows := _at(end, one, budget, found))
-    ]
-    text = " ".join([*said, _how_to_read(subject, found)])
+    text = f"{_right(evaluated)} {_how_to_read(subject, found)}"
     title = "Accuracy " + "; ".join([*_headline(at, subject), *_losses(at, found)])
     return Finding(_KEY, _status(at, found), title, text, figures, tuple(details), _table(found))
+
+
+def _right(evaluated: Sequence[tuple[str, Evaluation]]) -> str:
+    """The accuracies in a sentence."""
+    parts = []
+    for end, one in evaluated:
+        values = [f"{_value(one, budget)} within {budget:,} tokens" for budget in budgets(one)]
+        parts.append(f"at the {end} (step {one.step:,}) {listed(values)}")
+    return f"Held-out questions answered right: {'; '.join(parts)}."
 
 
 def _how_to_read(subject: Subject, found: Sequence[Comparison]) -> str:
@@ -81,14 +84,14 @@ def _how_to_read(subject: Subject, found: Sequence[Comparison]) -> str:
         else "where both were asked the same questions, they are compared question by question"
     )  # fmt: skip
     text = (
-        f"Differences are in percentage points, with the interval that holds the true one in 95 "
-        f"of 100 cases; {how}. “Held”: a fall of {100 * HELD:.0f} points or more is ruled out. "
-        "“Not told apart”: so few questions do not decide it."
+        "Below are differences in percentage points, each with the range that holds the true one "
+        f"in 95 of 100 cases; {how}. “Held”: a fall of {100 * HELD:.0f} points or more is ruled "
+        "out. “Not told apart”: so few questions do not decide it."
     )
     if len(found) > 1:
         text += (
-            f" Of {len(found):,} comparisons some would show a difference by luck alone: above, "
-            "below, rose and fell are said only where luck is an unlikely reason for any of them."
+            f" Of {len(found):,} comparisons some would show a difference by luck alone; “above”, "
+            "“below”, “rose” and “fell” allow for that."
         )
     if subject.seeds:
         text += (
@@ -116,8 +119,10 @@ def _headline(at: Sequence[Comparison], subject: Subject) -> list[str]:
     """The first place in the title: against the start, since its best, beside other runs."""
     parts = _parts([one for one in at if one.against != PEAK])
     peak = next((one for one in at if one.against == PEAK and one.change.said == "fell"), None)
-    if peak is not None:
-        parts.insert(1 if any(one.against == START for one in at) else 0, _peaked(peak, subject))
+    start = next((one for one in at if one.against == START), None)
+    # what never was above the start has no peak
+    if peak is not None and (start is None or start.change.value > peak.change.value):
+        parts.insert(0 if start is None else 1, _peaked(peak, subject))
     return parts
 
 
@@ -134,8 +139,14 @@ def _peaked(one: Comparison, subject: Subject) -> str:
 def _losses(at: Sequence[Comparison], found: Sequence[Comparison]) -> list[str]:
     """What fell elsewhere: own falls first, then a part for each place below other runs."""
     parts = []
-    rest = [one for one in found if one.change.said == "fell" and one not in at]
+    fell = [one for one in found if one.change.said == "fell"]
+    rest = [one for one in fell if one not in at]
+    said = {one.against for one in at if one.change.said == "fell"}
     for one in rest:
+        whole = [each for each in fell if (each.end, each.against, each.set) ==
+                 (one.end, one.against, one.set) and each.budget > one.budget]  # fmt: skip
+        if one.against in OWN and (whole or one.against in said):  # said of the first place
+            continue
         if one.against == EXPANDED:
             parts.append(f"{_verb(one)} from the expanded end to the last evaluation "
                          f"(step {one.step:,}){_short(one, at)}")  # fmt: skip
@@ -143,7 +154,8 @@ def _losses(at: Sequence[Comparison], found: Sequence[Comparison]) -> list[str]:
             parts.append(f"{_verb(one)} against the start at the {one.end} "
                          f"(step {one.step:,}){_short(one, at)}")  # fmt: skip
         elif one.against == PEAK:
-            parts.append(f"at the {one.end} it {_verb(one)} since step {one.other_step:,}")
+            parts.append(f"{_verb(one)} from the {one.end} at step {one.other_step:,} to that at "
+                         f"step {one.step:,}")  # fmt: skip
     first_said = False
     places: dict[tuple[str, int, str | None], list[Comparison]] = {}
     for one in rest:
@@ -189,12 +201,13 @@ def _table(found: Sequence[Comparison]) -> tuple[tuple[str, ...], ...]:
 def _parts(at: Sequence[Comparison]) -> list[str]:
     """A checkpoint at a budget against the run's own, and against how many of the other runs."""
     rest = [one for one in at if one.against not in OWN]
-    parts = [f"{_verb(one)} {_against_own(one)}" for one in at if one.against in OWN]
+    parts = [f"{_verb(one)} {_against_own(one)}{_bounds(one)}" for one in at
+             if one.against in OWN]  # fmt: skip
     if len(rest) == 1:
         change = rest[0].change
         by = f" by {abs(100 * change.value):.1f} points" if change.said in ("rose", "fell") else ""
         same = _on_all(rest[0]) if change.identical else ""
-        parts.append(f"{OTHERS[change.said]} {rest[0].against}{by}{same}")
+        parts.append(f"{OTHERS[change.said]} {rest[0].against}{by}{same}{_bounds(rest[0])}")
     elif rest:
         counts = Counter(one.change.said for one in rest)
         said = [f"{words} {counts[said]}" for said, words in OTHERS.items() if counts[said]]
@@ -225,6 +238,15 @@ def _verb(one: Comparison) -> str:
     if change.said in ("rose", "fell"):
         return f"{change.said} by {abs(100 * change.value):.1f} points"
     return change.said
+
+
+def _bounds(one: Comparison) -> str:
+    """The difference with its range, for what is no claim."""
+    change = one.change
+    return (
+        f" ({points(change.value)}, {signed(100 * change.low)} to {signed(100 * change.high)})"
+        if change.said in ("held", "not told apart") else ""
+    )  # fmt: skip
 
 
 def _against(at: Sequence[Comparison]) -> str:

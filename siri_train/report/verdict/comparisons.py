@@ -13,7 +13,7 @@ from .subject import Subject, at_step, of_set
 
 END_NAMES = {"siri-high": "expanded end", "siri-low": "compressed end"}
 LAST = "last evaluation"
-START, EXPANDED, PEAK = "the start", "its expanded end", "its peak"
+START, EXPANDED, PEAK = "the start", "its expanded end", "its best earlier evaluation"
 OWN = (START, EXPANDED, PEAK)
 """Evaluations of the run itself: against them it rises or falls, beside others it is above them."""
 LOST = 0.05

@@ -51,13 +51,14 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         "left_at": int(at[left.argmax()]) if left.any() else None,
     }  # fmt: skip
     band = (
-        f"Its band is {figure(low)} to {figure(high)} nats, by steps {round(SETTLED * first):,} to "
-        f"{first - 1:,} (its first {part} without the start)"
+        f"Its band, {figure(low)} to {figure(high)} nats, is where it lay at steps "
+        f"{round(SETTLED * first):,} to {first - 1:,} (the first {part} without its start), and "
+        "some room"
     )
     trend = (
-        f"It was inside at {100 * inside:.0f} % of the later steps; it is {figure(late[-1])} at "
-        f"the end, the trend behind the first {part} {_signed(slope)} nats "
-        f"in {counted(first, 'step')}."
+        f"It was inside at {100 * inside:.0f} % of the later steps. At the end it is "
+        f"{figure(late[-1])} nats; since the first {part} it moved by {_signed(slope)} nats in "
+        f"{counted(first, 'step')} on average."
     )
     if not left.any():
         return Finding(
@@ -80,8 +81,8 @@ def entropy(subject: Subject, found: Sequence[Comparison]) -> Finding:
         title = f"Entropy {'collapsed' if low_end else f'left its band, {side} it'}, accuracy fell"
         return Finding(_KEY, "bad", title, f"{said} Held-out accuracy fell.", figures)
     if low_end and rises:
-        title = "Entropy is small, as the task is learned: accuracy did not fall"
-        text = f"{said} Held-out accuracy did not fall, so this is no collapse."
+        title = "Entropy fell below its band, but accuracy did not fall: no collapse"
+        text = f"{said} Held-out accuracy did not fall: answers to a learned task are sure."
         return Finding(_KEY, "good", title, text, figures)
     if not outside and rises:
         title = f"Entropy left its band for a time ({side} it) and is inside at the end"

@@ -71,17 +71,22 @@ def alarms(subject: Subject) -> Finding:
     first = min(found, key=lambda kind: min(kind.raised))
     going = [kind for kind in found if kind.ongoing]
     count = sum(len(kind.raised) for kind in found)
-    text = (
-        f"{counted(count, 'alarm')} of {counted(len(found), 'kind')}; the first is {first.name} at "
-        f"step {min(first.raised):,}."
-    )
-    title = f"{counted(count, 'alarm')}, none at the end"
+    text = f"The first is {first.name} at step {min(first.raised):,}."
+    if count > len(found):
+        text = f"They are of {counted(len(found), 'kind')}. {text}"
+    title = f"{counted(count, 'alarm')} raised, none goes on at the end"
+    if count == 1:
+        title = "1 alarm raised, it is over at the end"
     if going:
         text += f" At the end {'goes' if len(going) == 1 else 'go'} on: "
         text += f"{listed([kind.name for kind in going])}."
-        title = f"{counted(count, 'alarm')}, {len(going):,} at the end"
+        title = f"{counted(count, 'alarm')} raised, "
+        title += (
+            f"{len(going):,} {'goes' if len(going) == 1 else 'go'} on at the end" if count > 1
+            else "it goes on at the end"
+        )  # fmt: skip
     details = [
-        f"{kind.name}: raised {counted(len(kind.raised), 'time')}, {_steps(kind.raised)}"
+        f"{kind.name}: raised {_steps(kind.raised)}"
         f"{', goes on at the end' if kind.ongoing else ''}. {kind.told}".strip()
         for kind in found
     ]
@@ -89,6 +94,8 @@ def alarms(subject: Subject) -> Finding:
 
 
 def _steps(raised: list[int]) -> str:
+    if len(raised) == 1:
+        return f"at step {raised[0]:,}"
     if min(raised) == max(raised):
-        return f"step {raised[0]:,}"
-    return f"steps {min(raised):,} to {max(raised):,}"
+        return f"{counted(len(raised), 'time')} at step {raised[0]:,}"
+    return f"{counted(len(raised), 'time')}, at steps {min(raised):,} to {max(raised):,}"

@@ -134,8 +134,8 @@ def ship(subject: Subject, others: Sequence[Subject], names: Names) -> tuple[tup
                 why += " It loads as it is; to export it, checkpoints/manifest.json is missing."
         else:
             why += (
-                f" Step {step:,} is not on disk any more: checkpoint.best keeps the most accurate "
-                "checkpoint, checkpoint.lag_window the shortest behind an end."
+                f" Step {step:,} is not on disk any more. For the next run: checkpoint.best keeps "
+                "the most accurate checkpoint, checkpoint.lag_window the shortest behind an end."
             )
         name = ", ".join(names.of(run, step)) or f"step {step:,}"
         found.append(
@@ -237,15 +237,15 @@ def _why(purpose: str, choice: Choice, several: bool) -> str:
             text += " The run has kept it as its best."
         elif choice.alike > 1:
             others = choice.alike - 1
-            none = "none of them is" if others > 1 else "it is not"
+            each = "each" if others > 1 else "it"
             text += (
-                f" {counted(others, 'other')} cannot be told apart from it; {none} both shorter "
-                f"and less than {100 * NEAR:.0f} point below."
+                f" {counted(others, 'other')} cannot be told apart from it, but {each} is no "
+                f"shorter, or {100 * NEAR:.0f} point or more below."
             )
     else:
         text = (
-            f"{per_cent(value)} {within}{on} with {tokens(chosen.tokens)} tokens. The highest "
-            f"of {of} is {step}: {per_cent(top)} with {tokens(best.tokens)} tokens; "
+            f"{per_cent(value)} right {within}{on}, {tokens(chosen.tokens)} tokens a response. The "
+            f"highest of {of} is {step}: {per_cent(top)}, {tokens(best.tokens)} tokens; "
             f"the two cannot be told apart, and this one is shorter."
         )
     whole = choice.one.whole

@@ -96,8 +96,9 @@ def turns(subject: Subject, names: Names) -> Finding:
         names: of checkpoints.
     """
     if cycles_of(subject) is None and not subject.ends("siri-low"):
-        return Finding(_KEY, "missing", "Turns of the length: the cap did not move",
-                       "Without cycles there is no compressed end to look behind.")  # fmt: skip
+        title = "Where responses were shortest: not judged, the cap did not move"
+        text = "Without cycles there is no compressed end to look behind."
+        return Finding(_KEY, "missing", title, text)
     found = find_turns(subject)
     lows = [one for one in found if one.name == "siri-low"]
     highs = [one for one in found if one.name == "siri-high"]
@@ -107,9 +108,11 @@ def turns(subject: Subject, names: Names) -> Finding:
             "It takes two evaluations behind a compressed end: set eval.every to a fraction of the "
             "cycle."
         )
-        return Finding(_KEY, "missing", "Turns of the length: not measured", text, figures)
+        return Finding(
+            _KEY, "missing", "Where responses were shortest: not measured", text, figures
+        )
     last = lows[-1]
-    details = [_line(one) for one in found]
+    details = [_line(one) for one in found if one not in (last, *highs[-1:])]
     named = _of_manifest(subject)
     status: Status = "good"
     text = _line(last)
@@ -124,9 +127,12 @@ def turns(subject: Subject, names: Names) -> Finding:
         first, until = (step - last.end for step in last.flat)
         title = f"Responses were shortest {first:,} to {counted(until, 'step')} behind the"
         title += f" compressed end (the same within {100 * FLAT:.0f} %)"
-    if last.open and last.step == last.last and last.flat[0] == last.flat[1]:
+    if last.step == last.last and last.flat[0] == last.flat[1]:
         status = "unclear"
-        title = "Responses were still getting shorter at the last evaluation"
+        title = (
+            "Responses were still getting shorter at the last evaluation" if last.open
+            else "Responses were shortest only at the next expanded end"
+        )  # fmt: skip
     if named:
         figures["kept"] = named
     return Finding(_KEY, status, title, text, figures, tuple(details))
@@ -136,13 +142,17 @@ def _line(one: Turn) -> str:
     what, kind = ("shortest", "compressed") if one.name == "siri-low" else ("longest", "expanded")
     text = (
         f"Behind the {kind} end at step {one.end:,} held-out responses were {what} at step "
-        f"{one.step:,} (lag {one.lag:,}): {tokens(one.tokens)} tokens"
+        f"{one.step:,} {_later(one)}: {tokens(one.tokens)} tokens"
     )
     if one.at_end is not None and one.lag:
         text += f", {tokens(one.at_end)} at the end itself"
     if one.flat[0] < one.flat[1]:
         text += f"; the same within {100 * FLAT:.0f} % at steps {one.flat[0]:,} to {one.flat[1]:,}"
     return text + "."
+
+
+def _later(one: Turn) -> str:
+    return f"({counted(one.lag, 'step')} later)" if one.lag else "(that end itself)"
 
 
 def _kept(last: Turn, named: dict[str, int], subject: Subject, names: Names) -> str:

@@ -90,7 +90,7 @@ class Ship:
     @property
     def facts(self) -> str:
         """Accuracy with its interval, budget and length in words."""
-        told = per_cent(self.accuracy)
+        told = f"{per_cent(self.accuracy)} right" if self.accuracy is not None else "unknown"
         if self.accuracy_interval is not None:
             low, high = self.accuracy_interval
             told += f" ({100 * low:.1f} to {100 * high:.1f})"
