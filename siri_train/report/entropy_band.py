@@ -56,8 +56,8 @@ class Seen(NamedTuple):
 def seen(rows: list[Row]) -> Seen:
     """The entropies of a run, and their band: the range in its first cycle, with some room.
 
-    The start of that cycle is left out. Of a run whose cap never moves the first third of its steps
-    stands for the cycle.
+    The start of that cycle is left out. If the cap never moves, the first third of the steps stands
+    for the cycle.
 
     Args:
         rows: of ``metrics.jsonl``, by step.

@@ -76,7 +76,7 @@ def _right(evaluated: Sequence[tuple[str, Evaluation]]) -> str:
 
 
 def _how_to_read(subject: Subject, found: Sequence[Comparison]) -> str:
-    """What the words and figures mean."""
+    """The meaning of words and figures."""
     paired = [one.change.paired for one in found]
     how = (
         "both were asked the same questions, and are compared question by question" if all(paired)
@@ -137,7 +137,7 @@ def _peaked(one: Comparison, subject: Subject) -> str:
 
 
 def _losses(at: Sequence[Comparison], found: Sequence[Comparison]) -> list[str]:
-    """What fell elsewhere: own falls first, then a part for each place below other runs."""
+    """Losses elsewhere: own falls first, then a part for each place below other runs."""
     parts = []
     fell = [one for one in found if one.change.said == "fell"]
     rest = [one for one in fell if one not in at]

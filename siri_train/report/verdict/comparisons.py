@@ -1,4 +1,4 @@
-"""What a run's evaluations are compared with: its start, its own best, and every other run."""
+"""A run's evaluations beside its start, its own best, and every other run."""
 
 from __future__ import annotations
 

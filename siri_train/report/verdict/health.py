@@ -37,7 +37,7 @@ def truncation(subject: Subject) -> Finding:
     most = max(rows, key=lambda row: row[1])
     figures = {"last_cycle": mean, "most": most[1], "most_at": most[0], "end": rows[-1][1]}
     text = (
-        f"The cap cut off {per_cent(mean)} of the responses in the {_part(subject)}, and "
+        f"The cap truncated {per_cent(mean)} of the responses in the {_part(subject)}, and "
         f"{per_cent(rows[-1][1])} at the last step. The largest share is {per_cent(most[1])}, "
         f"at step {most[0]:,}."
     )
@@ -45,7 +45,7 @@ def truncation(subject: Subject) -> Finding:
         text += " Nearly every response is truncated: raise schedule.min_len."
         return Finding("truncation", "bad", "Nearly all responses are truncated", text, figures)
     if mean > MUCH_TRUNCATED:
-        text += " A response that is cut off before its answer earns nothing."
+        text += " A response that is truncated before its answer earns nothing."
         title = f"{per_cent(mean)} of the responses truncated, which is much"
         return Finding("truncation", "unclear", title, text, figures)
     return Finding(

@@ -40,7 +40,7 @@ def length(subject: Subject) -> Finding:
         shortest = min(cycles.caps[np.isfinite(cycles.caps)])
         title = "Length did not answer to the cap: the cap never bound"
         text = (
-            f"At no step was more than {100 * BINDS:.0f} % of the responses cut off by the cap. "
+            f"At no step was more than {100 * BINDS:.0f} % of the responses truncated. "
             f"The mean response has {tokens(lengths[-1] if lengths else None)} tokens at the end, "
             f"the shortest cap is {shortest:,.0f}. A cap that truncates nothing teaches nothing: "
             "lower schedule.min_len."

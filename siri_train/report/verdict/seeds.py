@@ -181,7 +181,7 @@ def _mean(found: Sequence[Evaluation]) -> Evaluation:
 def _interval(
     mean: float, pairs: Sequence[tuple[float, tuple[float, float] | None]]
 ) -> tuple[float, float] | None:
-    """Of a mean over seeds: what other questions would give, and what other seeds would."""
+    """The interval of a mean over seeds, for other questions and other seeds."""
     known = [(value, bounds) for value, bounds in pairs if bounds is not None]
     if not known:
         return None

@@ -20,11 +20,9 @@ TOPICS: dict[str, tuple[str, ...]] = {
                "answers-not-judged", "wrong-think-setting", "prompts-failed"),
     "mismatch": ("sampler-mismatch", "sampler-drift", "sync-probe", "non-finite-logprobs"),
 }  # fmt: skip
-"""Alarms by the finding that is about the same: it is not good while one of them goes on."""
-WITHOUT = ("non-finite-gradient", "non-finite-loss", "grad-norm-spike", "grad-norm-creep",
-           "grad-norm-vanishing", "clip-saturation", "throughput-decay", "many-recomputed-tokens",
-           "wait-words-gone", "reference-drift")  # fmt: skip
-"""Alarms that no other finding is about: the line on alarms alone has them."""
+"""Alarms by the finding that is about the same: it is not good while one of them goes on.
+
+Alarms that no finding is about stand in the line on alarms alone; the tests list them."""
 
 
 def agreeing(finding: Finding, alarms: Sequence[Kind]) -> Finding:
