@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from siri_train.report.several import read_several
+from siri_train.report.verdict import judge
 from siri_train.report.verdict.compared import DRAWS_OF_SEEDS
 from siri_train.report.verdict.seeds import scatter, student
 from siri_train.statistics.paired import paired_test
@@ -121,7 +123,20 @@ def test_the_worst_seed_gives_the_sign(seed: int, tmp_path: Path) -> None:
     assert f"seed-{ill}" in findings["mismatch"].title, (seed, findings["mismatch"].title)
     assert "1 of 3 seeds" in findings["mismatch"].title, (seed, findings["mismatch"].title)
     assert findings["alarms"].status == "bad" and "seed-" in findings["alarms"].title, seed
-    assert set(findings["mismatch"].figures["seeds"]) == {f"siri, seed-{k}" for k in range(3)}
+    assert set(findings["mismatch"].figures["seeds"]) == {f"seed-{k}" for k in range(3)}
+    assert findings["groups"].title.endswith("(all 3 seeds)") and not findings["groups"].details
+
+
+def test_runs_that_are_compared_are_put_together_too(tmp_path: Path) -> None:
+    runs(tmp_path, np.random.default_rng(4), flat=True, seeds=2, spread=0.05)
+    folders = [tmp_path / f"{arm}-{seed}" for arm in ("moving", "still") for seed in (0, 1)]
+    verdict = judge(read_several(folders, "both"))
+    assert set(verdict.findings[1].figures["seeds"]) == {"moving-0", "moving-1"}
+    assert verdict.run == "moving-0 and moving-1 (2 seeds)" and len(verdict.others) == 1
+    arms = tmp_path / "arms"
+    runs(arms, np.random.default_rng(4), flat=False, seeds=2, spread=0.05)
+    verdict = judge(read_several([arms, tmp_path / "moving-0"], "both"))
+    assert verdict.run == "moving/m (2 seeds)" and len(verdict.others) == 2
 
 
 def test_students_t() -> None:

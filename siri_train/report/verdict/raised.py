@@ -87,10 +87,14 @@ def alarms(subject: Subject) -> Finding:
         )  # fmt: skip
     details = [
         f"{kind.name}: raised {_steps(kind.raised)}"
-        f"{', goes on at the end' if kind.ongoing else ''}. {kind.told}".strip()
+        f"{', goes on at the end' if kind.ongoing else ''}. {_sentence(kind.told)}".strip()
         for kind in found
     ]
     return Finding(_KEY, "bad" if going else "unclear", title, text, figures, tuple(details))
+
+
+def _sentence(text: str) -> str:
+    return text if not text or text.endswith(".") else f"{text}."
 
 
 def _steps(raised: list[int]) -> str:

@@ -122,21 +122,31 @@ def merged(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
     """
     if len(findings) == 1:
         return findings[0]
+    names = _without_common_start(names)
     worst = min(findings, key=lambda one: _WORST.index(one.status))
     alike = sum(one.status == worst.status for one in findings)
     name = names[list(findings).index(worst)]
-    some = "so in each" if alike == len(findings) else f"so in {alike}"
-    title = f"{worst.title} ({name}; {some} of {counted(len(findings), 'seed')})"
+    many = counted(len(findings), "seed")
+    some = f"alike in all {many}" if alike == len(findings) else f"{alike} of {many}"
+    title = f"{worst.title} ({name}; {some})"
     lines = [
         line
         for each, one in zip(names, findings, strict=True)
         for line in (f"{each}: {one.title}.", *(f"{each}: {detail}" for detail in one.details))
     ]
+    if len({(one.title, one.details) for one in findings}) == 1:
+        title, lines = f"{worst.title} (all {many})", []
     figures: dict[str, Any] = {
         **worst.figures,
         "seeds": {each: dict(one.figures) for each, one in zip(names, findings, strict=True)},
     }
     return Finding(worst.key, worst.status, title, f"{name}: {worst.text}", figures, tuple(lines))
+
+
+def _without_common_start(names: Sequence[str]) -> list[str]:
+    """Each "arm, seed-0" as "seed-0", where all are of one arm."""
+    heads = {name.rpartition(", ")[0] for name in names}
+    return [name.rpartition(", ")[2] for name in names] if len(heads) == 1 else list(names)
 
 
 def _method(subject: Subject) -> str | None:

@@ -85,7 +85,7 @@ class Ship:
     def named(self) -> str:
         """Its names with its step."""
         step = f"step {self.step:,}"
-        return step if self.checkpoint == step else f"{self.checkpoint} ({step})"
+        return self.checkpoint if self.checkpoint.endswith(step) else f"{self.checkpoint} ({step})"
 
     @property
     def facts(self) -> str:
