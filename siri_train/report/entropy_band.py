@@ -1,9 +1,14 @@
-"""The entropy's own band: where it lay in the first cycle."""
+"""The entropy's own band: where it lay in the first cycle.
+
+One definition, for the page's chart and for the verdict: `seen`.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .data import Row, number
-from .scale import Point, running_mean
+from .scale import running_mean
 
 SETTLED = 0.25
 """The band begins behind this share of the first cycle: at the start entropy falls by learning."""
@@ -18,8 +23,64 @@ WINDOW = 5
 _LEAST = 3
 
 
+class Seen(NamedTuple):
+    """A run's entropies in running means over `WINDOW` steps, and the band of its first part.
+
+    Args:
+        part: "cycle", or of a cap that never moves "third".
+        first: steps of that part; the later steps are compared with it.
+        steps: of the means.
+        means: in nats, one a step that has an entropy.
+        band: (low, high) in nats; None while there is nothing to compare it with.
+    """
+
+    part: str
+    first: int
+    steps: tuple[int, ...]
+    means: tuple[float, ...]
+    band: tuple[float, float] | None
+
+    @property
+    def later(self) -> list[tuple[int, float]]:
+        """(step, mean) behind the first part."""
+        pairs = zip(self.steps, self.means, strict=True)
+        return [(step, mean) for step, mean in pairs if step >= self.first]
+
+    def outside(self) -> tuple[int, int, int]:
+        """How many later steps lie (below, above) the band, and how many there are."""
+        values = [mean for _, mean in self.later]
+        low, high = self.band or (-float("inf"), float("inf"))
+        return sum(one < low for one in values), sum(one > high for one in values), len(values)
+
+
+def seen(rows: list[Row]) -> Seen:
+    """The entropies of a run, and their band: the range in its first cycle, with some room.
+
+    The start of that cycle is left out. If the cap never moves, the first third of the steps stands
+    for the cycle.
+
+    Args:
+        rows: of ``metrics.jsonl``, by step.
+    """
+    points = [(float(row["step"]), number(row.get("entropy"))) for row in rows]
+    means = running_mean([point for point in points if point[1] is not None], WINDOW)
+    pairs = [(int(x), y) for x, y in means if y is not None]
+    steps, values = tuple(step for step, _ in pairs), tuple(value for _, value in pairs)
+    moves = any(row.get("phase") in ("compression", "expansion") for row in rows)
+    part = "cycle" if moves else "third"
+    first = _first_cycle(rows) if moves else max((rows[-1]["step"] + 1) // 3, 1) if rows else 1
+    if first is None:  # the first cycle lasts
+        return Seen(part, rows[-1]["step"] + 1, steps, values, None)
+    settled = [value for step, value in pairs if SETTLED * first <= step < first]
+    behind = sum(step >= first for step in steps)
+    if len(settled) < _LEAST or behind < WINDOW:
+        return Seen(part, first, steps, values, None)
+    band = band_around(min(settled), max(settled), sum(settled) / len(settled))
+    return Seen(part, first, steps, values, band)
+
+
 def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
-    """The range of a run's entropies in its first cycle, without the start, and some room.
+    """The band of a run whose cap moves.
 
     Args:
         rows: of ``metrics.jsonl``, by step.
@@ -28,15 +89,8 @@ def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
         (low, high) in nats; None under a constant cap, with too few values, or while the first
         cycle lasts: there is nothing to compare it with.
     """
-    first = _first_cycle(rows)
-    if first is None:
-        return None
-    means = _means(rows)
-    seen = [y for x, y in means if SETTLED * first <= x < first and y is not None]
-    behind = sum(x >= first for x, _ in means)
-    if len(seen) < _LEAST or behind < WINDOW:
-        return None
-    return band_around(min(seen), max(seen), sum(seen) / len(seen))
+    found = seen(rows)
+    return found.band if found.part == "cycle" else None
 
 
 def band_around(least: float, most: float, mean: float) -> tuple[float, float]:
@@ -55,21 +109,17 @@ def band_around(least: float, most: float, mean: float) -> tuple[float, float]:
 
 
 def outside(rows: list[Row], band: tuple[float, float]) -> tuple[int, int, int]:
-    """How many steps behind the first cycle lie (below, above) its band, and how many there are.
+    """How many steps behind the first cycle lie (below, above) a band, and how many there are.
 
     Args:
         rows: as `entropy_band` takes them.
-        band: its result.
+        band: (low, high) in nats.
     """
-    first = _first_cycle(rows) or 0
-    later = [y for x, y in _means(rows) if x >= first and y is not None]
-    return sum(y < band[0] for y in later), sum(y > band[1] for y in later), len(later)
+    return seen(rows)._replace(band=band).outside()
 
 
 def _first_cycle(rows: list[Row]) -> int | None:
     """The steps of the first cycle, where another one follows."""
-    if not any(row.get("phase") in ("compression", "expansion") for row in rows):
-        return None
     starts: dict[float, int] = {}
     for row in rows:
         cycle = number(row.get("cycle"))
@@ -77,8 +127,3 @@ def _first_cycle(rows: list[Row]) -> int | None:
             starts.setdefault(cycle, row["step"])
     ordered = [starts[cycle] for cycle in sorted(starts)]
     return ordered[1] - ordered[0] if len(ordered) > 1 and ordered[1] > ordered[0] else None
-
-
-def _means(rows: list[Row]) -> list[Point]:
-    points = [(float(row["step"]), number(row.get("entropy"))) for row in rows]
-    return running_mean([point for point in points if point[1] is not None], WINDOW)

@@ -19,6 +19,7 @@ from typing import Any
 
 from siri_train.report.data import read_run_folder
 from siri_train.report.verdict import Verdict, judge
+from siri_train.report.verdict.comparisons import OWN
 from siri_train.report.verdict.words import signed
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +147,7 @@ def cost(run: Path) -> str:
 def swing(verdict: Verdict) -> str:
     """The run against every constant cap at the low budget and at the full one."""
     found = next(one for one in verdict.findings if one.key == "accuracy").figures["comparisons"]
-    found = [one for one in found if one["against"] != "the start"]
+    found = [one for one in found if one["against"] not in OWN]
     words = {"rose": "above", "fell": "below"}
     names = list(dict.fromkeys(one["against"] for one in found))
     beaten = [

@@ -43,7 +43,7 @@ def test_the_figures_are_in_the_logs(demo) -> None:
     apart = 100 * (evals[last]["sets"]["test"]["accuracy"][0]
                    - constant[last]["sets"]["test"]["accuracy"][0])  # fmt: skip
     assert f"| {apart:+.1f} |".replace("-", "−") in found["swing"]
-    step, length = re.findall(r"shortest at step (\d+) \(lag \d+\): ([\d.]+) tokens",
+    step, length = re.findall(r"shortest at step (\d+) \(\d+ steps later\): ([\d.]+) tokens",
                               found["turns"])[0]  # fmt: skip
     assert f"{evals[int(step)]['tokens']:.1f}" == length  # at the top: the set that selects
     named = [int(one) for one in re.findall(r"--which (\d+)", found["ship"])]

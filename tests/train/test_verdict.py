@@ -130,7 +130,10 @@ def test_alarms_old_and_new(tmp_path: Path) -> None:
     jsonl(folder / "alarms.jsonl", new)
     one = found(folder)[1]["alarms"]
     assert one.figures["names"] == {"a": 2, "b": 1} and one.figures["ongoing"] == ["b"]
-    assert one.title == "3 alarms, 1 at the end" and "the first is a at step 4" in one.text
+    assert (
+        one.title == "3 alarms raised, 1 goes on at the end"
+        and "The first is a at step 4" in one.text
+    )
     (folder / "alarms.jsonl").write_text("")
     assert found(folder)[1]["alarms"].status == "good"
 
@@ -139,7 +142,7 @@ def test_alarms_old_and_new(tmp_path: Path) -> None:
     ("late", "before", "after", "status", "words"),
     [
         (0.5, 0.5, 0.5, "good", "stayed in its band"),
-        (0.02, 0.3, 0.95, "good", "the task is learned"),
+        (0.02, 0.3, 0.95, "good", "no collapse"),
         (0.02, 0.9, 0.2, "bad", "collapsed"),
         (3.0, 0.9, 0.2, "bad", "above it"),
         (3.0, 0.5, None, "unclear", "above it"),
@@ -227,11 +230,12 @@ def test_the_folder_of_an_ablation(tmp_path: Path, capsys: pytest.CaptureFixture
             rng = np.random.default_rng(seed)
             write_evals(place, {48: {52: rng.random(60) < 0.5}}, names={48: "siri-high"})
     verdict, findings = found(tmp_path)
-    assert verdict.run == "siri/m, seed-0"
-    assert verdict.others == ("constant-max/m, seed-0 (constant cap 52)",)
-    assert [one["paired"] for one in findings["accuracy"].figures["comparisons"]] == [True]
+    assert verdict.run == "siri/m (2 seeds)"
+    assert verdict.others == ("constant-max/m (constant cap 52, 2 seeds)",)
+    (one,) = findings["accuracy"].figures["comparisons"]
+    assert one["paired"] and one["seeds"] == [2, 2]
     assert main(["report", str(tmp_path), "--text"]) == 0
-    assert "siri/m, seed-0: finished, 48 of 48 steps" in capsys.readouterr().out
+    assert "siri/m (2 seeds): finished, 48 of 48 steps" in capsys.readouterr().out
 
 
 def test_text_for_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,7 +260,7 @@ def test_json_is_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["report", str(folder), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row == json.loads(json.dumps(judge(read_run_folder(folder)).to_json()))
-    assert row["schema"] == 1 and [one["key"] for one in row["findings"]] == KEYS
+    assert row["schema"] == 2 and [one["key"] for one in row["findings"]] == KEYS
     assert {one["for"] for one in row["ship"]} == {"strong", "cheap"}
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from siri_train.report.data import Evaluation
 
-from .compared import HELD, Difference, Said, accuracy_at, corrected, difference
-from .subject import Subject, at_step
+from .compared import HELD, Said, accuracy_at
+from .comparisons import EXPANDED, LOST, OWN, PEAK, START, Comparison, budgets, ends
+from .subject import Subject
 from .types import Finding, Status
 from .words import counted, listed, per_cent, points, signed
 
@@ -19,119 +19,19 @@ OTHERS: dict[Said, str] = {
     "fell": "below",
     "not told apart": "not told apart from",
     "held": "held against",
+    "the same": "the same as",
     "rose": "above",
 }
 """The words for these beside another run."""
-END_NAMES = {"siri-high": "expanded end", "siri-low": "compressed end"}
-_LAST = "last evaluation"
-OWN = ("the start", "its expanded end")
-"""Evaluations of the run itself: against them it rises or falls, beside others it is above them."""
-LOST = 0.05
-"""Accuracy lost behind the last expanded end that a cap which falls again does not excuse."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A checkpoint of the run against another one, at a budget.
-
-    Args:
-        end: of the run's checkpoint in words: "expanded end", "compressed end", "last evaluation".
-        step: of it.
-        budget: tokens.
-        against: what it is compared with, in words.
-        other_step: of that.
-        change: the difference.
-        set: of questions; None where sets have no names.
-    """
-
-    end: str
-    step: int
-    budget: int
-    against: str
-    other_step: int
-    change: Difference
-    set: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Its figures; differences are shares."""
-        return {
-            "end": self.end,
-            "step": self.step,
-            "budget": self.budget,
-            "against": self.against,
-            "against_step": self.other_step,
-            "set": self.set,
-            "said": self.change.said,
-            "difference": self.change.value,
-            "interval": [self.change.low, self.change.high],
-            "p_value": self.change.p_value,
-            "paired": self.change.paired,
-            "questions": self.change.questions,
-        }
-
-
-def compared(subject: Subject, others: Sequence[Subject]) -> list[Comparison]:
-    """The last evaluation at each end against the start and against every other run.
-
-    The last evaluation of all, if it lies behind the ends, is held against the expanded end, too.
-    Another run's evaluation is the one after as many steps, else the nearest one. The p-values are
-    corrected for all of the comparisons.
-
-    Args:
-        subject: the run.
-        others: of the same folder.
-    """
-    found: list[Comparison] = []
-    start = at_step(subject.run, 0)
-    places = ends(subject)
-    for end, one in places:
-        if one.step == 0:
-            continue
-        opponents = [("the start", subject, start)]
-        if end == _LAST and places[0][0] == END_NAMES["siri-high"]:
-            opponents.append(("its expanded end", subject, places[0][1]))
-        opponents += [(other.described, other, _near(other, one.step)) for other in others]
-        for name, other, evaluation in opponents:
-            if evaluation is None or evaluation is one:
-                continue
-            for mine, theirs in _same_sets(subject.select, one, evaluation):
-                for budget in mine.budgets[-1:] if mine is not one else budgets(mine):
-                    change = difference(subject, mine, other, theirs, budget)
-                    if change is not None:
-                        found.append(
-                            Comparison(end, one.step, budget, name, theirs.step, change, mine.set)
-                        )
-    changes = corrected([one.change for one in found])
-    return [replace(one, change=change) for one, change in zip(found, changes, strict=True)]
-
-
-def budgets(one: Evaluation) -> tuple[int, ...]:
-    """The full budget and, where there is another, the low one.
-
-    Args:
-        one: an evaluation.
-    """
-    return tuple(dict.fromkeys((*one.budgets[-1:], *one.budgets[:1])))
-
-
-def ends(subject: Subject) -> list[tuple[str, Evaluation]]:
-    """The evaluations at the last expanded and compressed end, and one behind both: the last one.
-
-    Args:
-        subject: the run.
-    """
-    found = []
-    for name, words in END_NAMES.items():
-        rows = [at_step(subject.run, step) for step in subject.ends(name)]
-        last = [row for row in rows if row is not None]
-        if last:
-            found.append((words, last[-1]))
-    behind = max((one.step for _, one in found), default=-1)
-    return found + [(_LAST, one) for one in subject.run.evals[-1:] if one.step > behind]
 
 
 def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Subject]) -> Finding:
     """The finding.
+
+    It is bad where the run fell behind its own start, lost more than `LOST` since its best, or is
+    below another run at the first place that is looked at (the expanded end, the full budget).
+    Below another run elsewhere only, or a smaller loss, is mixed. It is good where nothing that is
+    shown fell, and the first place is told apart.
 
     Args:
         subject: the run.
@@ -161,25 +61,126 @@ def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Sub
             title = f"Accuracy {value}, nothing to compare with"
             text = f"{_where(first, main)}: {value}. There is nothing to compare it with."
         return Finding(_KEY, "missing", title, text, figures, tuple(details))
-    status, title = _summary(at, found)
-    text = " ".join(
-        f"{_where(end, one)}, within {budget:,} tokens: {_value(one, budget)}: "
-        f"{'; '.join(_parts(rows))}."
-        for end, one, budget in places
-        if (rows := _at(end, one, budget, found))
-    )
-    pairs = "the same questions" if all(one.change.paired for one in found) else (
-        "the intervals of the two" if not any(one.change.paired for one in found)
-        else "the same questions where both runs have them"
+    text = f"{_right(evaluated)} {_how_to_read(subject, found)}"
+    title = "Accuracy " + "; ".join([*_headline(at, subject), *_losses(at, found)])
+    return Finding(_KEY, _status(at, found), title, text, figures, tuple(details), _table(found))
+
+
+def _right(evaluated: Sequence[tuple[str, Evaluation]]) -> str:
+    """The accuracies in a sentence."""
+    parts = []
+    for end, one in evaluated:
+        values = [f"{_value(one, budget)} within {budget:,} tokens" for budget in budgets(one)]
+        parts.append(f"at the {end} (step {one.step:,}) {listed(values)}")
+    return f"Held-out questions answered right: {'; '.join(parts)}."
+
+
+def _how_to_read(subject: Subject, found: Sequence[Comparison]) -> str:
+    """The meaning of words and figures."""
+    paired = [one.change.paired for one in found]
+    how = (
+        "both were asked the same questions, and are compared question by question" if all(paired)
+        else "they come from the two intervals" if not any(paired)
+        else "where both were asked the same questions, they are compared question by question"
     )  # fmt: skip
-    text += (
-        f" Differences are in points with 95 % intervals, from {pairs}; held means that a "
-        f"fall of {100 * HELD:.0f} points is outside the interval, not told apart that these "
-        "questions do not decide it."
+    text = (
+        "Below are differences in percentage points, each with the range that holds the true one "
+        f"in 95 of 100 cases; {how}. “Held”: a fall of {100 * HELD:.0f} points or more is ruled "
+        "out. “Not told apart”: so few questions do not decide it."
     )
     if len(found) > 1:
-        text += f" Claims of a difference are corrected for {len(found)} comparisons (Holm)."
-    return Finding(_KEY, status, title, text, figures, tuple(details), _table(found))
+        text += (
+            f" Of {len(found):,} comparisons some would show a difference by luck alone; “above”, "
+            "“below”, “rose” and “fell” allow for that."
+        )
+    if subject.seeds:
+        text += (
+            f" All figures are means over {counted(len(subject.seeds), 'seed')}; the intervals "
+            "include how much the seeds differ."
+        )
+    return text
+
+
+def _status(at: Sequence[Comparison], found: Sequence[Comparison]) -> Status:
+    """The worst that is shown decides."""
+    fell = [one for one in found if one.change.said == "fell"]
+    if any(
+        one in at or one.against == START for one in fell if one.against not in (PEAK, EXPANDED)
+    ):
+        return "bad"
+    if any(one.against in OWN and one.change.value < -LOST for one in fell):
+        return "bad"
+    if fell or any(one.change.said == "not told apart" for one in at if one.against != PEAK):
+        return "unclear"
+    return "good"
+
+
+def _headline(at: Sequence[Comparison], subject: Subject) -> list[str]:
+    """The first place in the title: against the start, since its best, beside other runs."""
+    parts = _parts([one for one in at if one.against != PEAK])
+    peak = next((one for one in at if one.against == PEAK and one.change.said == "fell"), None)
+    start = next((one for one in at if one.against == START), None)
+    # what never was above the start has no peak
+    if peak is not None and (start is None or start.change.value > peak.change.value):
+        parts.insert(0 if start is None else 1, _peaked(peak, subject))
+    return parts
+
+
+def _peaked(one: Comparison, subject: Subject) -> str:
+    change = one.change
+    row = next(each for each in subject.run.evals if each.step == one.other_step)
+    return (
+        f"it peaked at step {one.other_step:,} with {per_cent(row.best)} and has lost "
+        f"{abs(100 * change.value):.1f} points since ({-100 * change.high:.1f} to "
+        f"{-100 * change.low:.1f})"
+    )
+
+
+def _losses(at: Sequence[Comparison], found: Sequence[Comparison]) -> list[str]:
+    """Losses elsewhere: own falls first, then a part for each place below other runs."""
+    parts = []
+    fell = [one for one in found if one.change.said == "fell"]
+    rest = [one for one in fell if one not in at]
+    said = {one.against for one in at if one.change.said == "fell"}
+    for one in rest:
+        whole = [each for each in fell if (each.end, each.against, each.set) ==
+                 (one.end, one.against, one.set) and each.budget > one.budget]  # fmt: skip
+        if one.against in OWN and (whole or one.against in said):  # said of the first place
+            continue
+        if one.against == EXPANDED:
+            parts.append(f"{_verb(one)} from the expanded end to the last evaluation "
+                         f"(step {one.step:,}){_short(one, at)}")  # fmt: skip
+        elif one.against == START:
+            parts.append(f"{_verb(one)} against the start at the {one.end} "
+                         f"(step {one.step:,}){_short(one, at)}")  # fmt: skip
+        elif one.against == PEAK:
+            parts.append(f"{_verb(one)} from the {one.end} at step {one.other_step:,} to that at "
+                         f"step {one.step:,}")  # fmt: skip
+    first_said = False
+    places: dict[tuple[str, int, str | None], list[Comparison]] = {}
+    for one in rest:
+        if one.against not in OWN:
+            places.setdefault((one.end, one.budget, one.set), []).append(one)
+    for (end, budget, name), below in places.items():
+        beside = [one for one in found if (one.end, one.budget, one.set) == (end, budget, name)
+                  and one.against not in OWN]  # fmt: skip
+        worst = min(below, key=lambda one: one.change.value)
+        told = f"{abs(100 * worst.change.value):.1f} points below {worst.against}"
+        if len(beside) > 1:
+            told = f"below {len(below):,} of {counted(len(beside), 'other run')}: {told}"
+            told += " at worst" if len(below) > 1 else ""
+        where = f"at the {end} within {budget:,} tokens"
+        if name != at[0].set:
+            where += f" on the set {name}"
+        parts.append(f"{'and' if first_said else 'but'} {where} {told}")
+        first_said = True
+    return parts
+
+
+def _short(one: Comparison, at: Sequence[Comparison]) -> str:
+    """The budget and the set, where they are not those of the first place."""
+    text = "" if one.budget == at[0].budget else f" within {one.budget:,} tokens"
+    return text if one.set == at[0].set else f"{text} on the set {one.set}"
 
 
 def _table(found: Sequence[Comparison]) -> tuple[tuple[str, ...], ...]:
@@ -197,54 +198,33 @@ def _table(found: Sequence[Comparison]) -> tuple[tuple[str, ...], ...]:
     return (head, *rows)
 
 
-def _summary(at: Sequence[Comparison], found: Sequence[Comparison]) -> tuple[Status, str]:
-    """Status and title, from the comparisons of the expanded end at the full budget."""
-    parts = _parts(at)
-    fell = [one for one in at if one.change.said == "fell"]
-    low = [one for one in found if one.against == "the start" and one.change.said == "fell"
-           and one.budget == at[0].budget]  # fmt: skip
-    short = [one for one in found if (one.end, one.set) == (at[0].end, at[0].set)
-             and one.budget < at[0].budget and one.against not in OWN]  # fmt: skip
-    worse = sum(one.change.said == "fell" for one in short)
-    if worse:
-        parts.append(
-            f"within {short[0].budget:,} tokens below {worse:,} of "
-            f"{counted(len(short), 'other run')}"
-        )
-    if not fell:
-        parts += [f"{_verb(one)} against the start at the {one.end} (step {one.step:,})"
-                  for one in low if one.end != at[0].end]  # fmt: skip
-    since = [one for one in found if one.against == "its expanded end" and one.budget ==
-             at[0].budget and one.set == at[0].set and one.change.said == "fell"]  # fmt: skip
-    parts += [f"{_verb(one)} from the expanded end to the last evaluation (step {one.step:,})"
-              for one in since]  # fmt: skip
-    status: Status = "good"
-    if fell or low or any(one.change.value < -LOST for one in since):
-        status = "bad"
-    elif any(one.change.said == "not told apart" for one in at):
-        status = "unclear"
-    return status, "Accuracy " + "; ".join(parts)
-
-
 def _parts(at: Sequence[Comparison]) -> list[str]:
-    """A checkpoint at a budget against the start, and against how many of the other runs."""
-    start = next((one for one in at if one.against == "the start"), None)
-    own = next((one for one in at if one.against == "its expanded end"), None)
+    """A checkpoint at a budget against the run's own, and against how many of the other runs."""
     rest = [one for one in at if one.against not in OWN]
-    parts = [
-        f"{_verb(one)} {'from' if one.change.said == 'not told apart' else 'against'} {one.against}"
-        for one in (start, own)
-        if one is not None
-    ]
+    parts = [f"{_verb(one)} {_against_own(one)}{_bounds(one)}" for one in at
+             if one.against in OWN]  # fmt: skip
     if len(rest) == 1:
         change = rest[0].change
         by = f" by {abs(100 * change.value):.1f} points" if change.said in ("rose", "fell") else ""
-        parts.append(f"{OTHERS[change.said]} {rest[0].against}{by}")
+        same = _on_all(rest[0]) if change.identical else ""
+        parts.append(f"{OTHERS[change.said]} {rest[0].against}{by}{same}{_bounds(rest[0])}")
     elif rest:
         counts = Counter(one.change.said for one in rest)
         said = [f"{words} {counts[said]}" for said, words in OTHERS.items() if counts[said]]
         parts.append(f"{listed(said)} of {counted(len(rest), 'other run')}")
     return parts
+
+
+def _against_own(one: Comparison) -> str:
+    if one.change.identical:
+        return f"as {one.against}{_on_all(one)}"
+    return f"{'from' if one.change.said == 'not told apart' else 'against'} {one.against}"
+
+
+def _on_all(one: Comparison) -> str:
+    """Where two checkpoints are the same: on how many questions."""
+    questions = one.change.questions
+    return "" if questions is None else f" (equal on each of the {counted(questions, 'question')})"
 
 
 def _at(end: str, one: Evaluation, budget: int, found: Sequence[Comparison]) -> list[Comparison]:
@@ -260,22 +240,41 @@ def _verb(one: Comparison) -> str:
     return change.said
 
 
+def _bounds(one: Comparison) -> str:
+    """The difference with its range, for what is no claim."""
+    change = one.change
+    return (
+        f" ({points(change.value)}, {signed(100 * change.low)} to {signed(100 * change.high)})"
+        if change.said in ("held", "not told apart") else ""
+    )  # fmt: skip
+
+
 def _against(at: Sequence[Comparison]) -> str:
     return " ".join(f"Against {_other(one)}: {_told(one)}." for one in at)
 
 
 def _other(one: Comparison) -> str:
-    named = one.against == "the start"
-    return one.against if named else f"{one.against}, step {one.other_step:,}"
+    return one.against if one.against == START else f"{one.against}, step {one.other_step:,}"
 
 
 def _told(one: Comparison) -> str:
     change = one.change
+    if change.identical:
+        return f"the same{_on_all(one)}"
     bounds = f"({signed(100 * change.low)} to {signed(100 * change.high)})"
+    seeds = "" if max(change.seeds) < 2 else f" over {_seeds(change.seeds)}"
     if change.said == "not told apart":
         wide = 100 * (change.high - change.low)
-        return f"not told apart, {points(change.value)} {bounds}, an interval of {wide:.1f} points"
-    return f"{_word(one)}, {points(change.value)} {bounds}"
+        text = f"not told apart, {points(change.value)} {bounds}, an interval of {wide:.1f} points"
+        return text + seeds
+    return f"{_word(one)}, {points(change.value)} {bounds}{seeds}"
+
+
+def _seeds(seeds: tuple[int, int]) -> str:
+    mine, theirs = seeds
+    if mine == theirs:
+        return f"{counted(mine, 'seed')} each"
+    return f"{counted(mine, 'seed')} against {theirs:,}"
 
 
 def _word(one: Comparison) -> str:
@@ -323,21 +322,6 @@ def _left_out(
         f"Not compared with {listed(names)}: no evaluation there on the same set within the same "
         "budget, or no interval."
     ]
-
-
-def _same_sets(
-    select: str | None, one: Evaluation, other: Evaluation
-) -> list[tuple[Evaluation, Evaluation]]:
-    """The evaluations of both on each set, without the one that selects beside others."""
-    mine = [one, *(each for each in one.others if each.set != select)]
-    theirs = {each.set: each for each in (other, *other.others)}
-    return [(each, theirs[each.set]) for each in mine if each.set in theirs]
-
-
-def _near(other: Subject, step: int) -> Evaluation | None:
-    """The evaluation of another run after as many steps, else the nearest one behind its start."""
-    rows = [one for one in other.run.evals if one.step > 0]
-    return min(rows, key=lambda one: (abs(one.step - step), one.step), default=None)
 
 
 def _where(end: str, one: Evaluation) -> str:

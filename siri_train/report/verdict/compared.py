@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
+from siri_train.monitor.question_records import QuestionRecord
 from siri_train.report.data import Evaluation
-from siri_train.statistics.paired import paired_test
+from siri_train.statistics.paired import Paired, paired_test
 
+from .seeds import same_place
 from .subject import Subject
 
 HELD = 0.02
@@ -18,8 +20,10 @@ HELD = 0.02
 ALPHA = 0.05
 DRAWS, FLIPS = 1000, 4000
 """Draws of the paired test: a verdict has many tests."""
+DRAWS_OF_SEEDS = 10_000
+"""Draws where the scatter between few seeds is in the interval: Student's t has long tails."""
 
-Said = Literal["rose", "fell", "held", "not told apart"]
+Said = Literal["rose", "fell", "the same", "held", "not told apart"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Difference:
         p_value: of no difference; after `corrected` Holm's.
         paired: question by question; else from the two intervals.
         questions: how many, where that is known.
+        identical: whether every question has the same result on both sides.
+        seeds: how many of each side the accuracies are means of.
     """
 
     value: float
@@ -41,10 +47,14 @@ class Difference:
     p_value: float
     paired: bool
     questions: int | None
+    identical: bool = False
+    seeds: tuple[int, int] = (1, 1)
 
     @property
     def said(self) -> Said:
         """The difference in words: "rose" and "fell" are claims, "held" excludes a larger fall."""
+        if self.identical:
+            return "the same"
         if self.p_value < ALPHA and self.low > 0:
             return "rose"
         if self.p_value < ALPHA and self.high < 0:
@@ -74,11 +84,14 @@ def difference(
     budget: int,
     *,
     quick: bool = False,
+    tries: int = 1,
 ) -> Difference | None:
     """``one`` less ``two`` at a budget.
 
     Paired by question where both runs recorded the same questions; else from the two intervals
-    (the MOVER method), which is wider as it does not know that the questions are the same.
+    (the MOVER method), which is wider as it does not know that the questions are the same. Of
+    several seeds it is the difference of the means over seeds, and what other seeds would give is
+    in the interval.
 
     Args:
         subject: the run of ``one``.
@@ -87,6 +100,8 @@ def difference(
         two: an evaluation on the same set.
         budget: tokens.
         quick: with fewer draws, for one of many candidates.
+        tries: how many evaluations ``two`` is the best of, by the same questions: interval and
+            p-value allow for the choice (Bonferroni).
 
     Returns:
         None where an accuracy or an interval is unknown, or the sets differ.
@@ -94,25 +109,55 @@ def difference(
     a, b = accuracy_at(one, budget), accuracy_at(two, budget)
     if a is None or b is None or one.set != two.set:
         return None
-    records = [run.records.get((of.step, of.set)) for run, of in ((subject, one), (other, two))]
-    first, second = records
-    if (
-        first is not None
-        and second is not None
-        and first.fingerprint == second.fingerprint
-        and budget in first.budgets
-        and budget in second.budgets
-    ):
+    sides = [same_place(run, of) for run, of in ((subject, one), (other, two))]
+    seeds = len(sides[0]), len(sides[1])
+    records = [[run.records.get((of.step, of.set)) for run, of in side] for side in sides]
+    shares = _shares(records, budget)
+    if shares is not None:
+        mine, theirs = shares
         test = paired_test(
-            first.shares(first.budgets.index(budget)),
-            second.shares(second.budgets.index(budget)),
-            draws=DRAWS // 4 if quick else DRAWS,
-            flips=FLIPS // 4 if quick else FLIPS,
+            mine,
+            theirs,
+            draws=DRAWS // 4 if quick else DRAWS if max(seeds) < 2 else DRAWS_OF_SEEDS,
+            flips=FLIPS // 4 if quick else FLIPS * min(tries, 10),
         )
         if abs(test.difference - (a[0] - b[0])) < 1e-6:  # the two files agree
-            low, high = _not_empty(test.low, test.high, test.difference, a, b)
-            return Difference(test.difference, low, high, test.p_value, True, test.questions)
-    return _unpaired(a, b, one.questions)
+            same = all(row == mine[0] for row in [*mine, *theirs])
+            low, high = (0.0, 0.0) if same else _not_empty(test, a, b)
+            found = Difference(
+                test.difference, low, high, test.p_value, True, test.questions, same, seeds
+            )
+            return _chosen(found, tries)
+    unpaired = _unpaired(a, b, one.questions, seeds)
+    return None if unpaired is None else _chosen(unpaired, tries)
+
+
+def _shares(
+    records: Sequence[Sequence[QuestionRecord | None]], budget: int
+) -> tuple[list[list[float]], list[list[float]]] | None:
+    """``[seeds][questions]`` of both sides; None where not all have the same questions."""
+    known = [one for side in records for one in side if one is not None]
+    if not known or len(known) < sum(map(len, records)):
+        return None
+    if len({one.fingerprint for one in known}) > 1 or len({len(one.ids) for one in known}) > 1:
+        return None
+    if not all(budget in one.budgets for one in known):
+        return None
+    first, second = (
+        [one.shares(one.budgets.index(budget)) for one in side if one is not None]
+        for side in records
+    )
+    return first, second
+
+
+def _chosen(found: Difference, tries: int) -> Difference:
+    """Wider, and with a larger p-value, where the other side is the best of several."""
+    if tries <= 1 or found.identical:
+        return found
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - 0.025 / tries) / normal.inv_cdf(0.975)
+    low, high = (found.value + wider * (end - found.value) for end in (found.low, found.high))
+    return replace(found, low=low, high=high, p_value=min(1.0, tries * found.p_value))
 
 
 def corrected(found: Sequence[Difference]) -> list[Difference]:
@@ -133,7 +178,9 @@ def corrected(found: Sequence[Difference]) -> list[Difference]:
 Known = tuple[float, "tuple[float, float] | None"]
 
 
-def _unpaired(a: Known, b: Known, questions: int | None) -> Difference | None:
+def _unpaired(
+    a: Known, b: Known, questions: int | None, seeds: tuple[int, int] = (1, 1)
+) -> Difference | None:
     (p, of_p), (q, of_q) = a, b
     if of_p is None or of_q is None:
         return None
@@ -148,12 +195,14 @@ def _unpaired(a: Known, b: Known, questions: int | None) -> Difference | None:
     else:
         normal = NormalDist()
         p_value = 2 * (1 - normal.cdf(abs(value) / side * normal.inv_cdf(0.975)))
-    return Difference(value, low, high, p_value, False, questions)
+    return Difference(value, low, high, p_value, False, questions, False, seeds)
 
 
-def _not_empty(low: float, high: float, value: float, a: Known, b: Known) -> tuple[float, float]:
+def _not_empty(test: Paired, a: Known, b: Known) -> tuple[float, float]:
     """The bootstrap of answers that are all the same is empty: then the wider interval counts."""
-    if high > low:
-        return low, high
+    if test.high > test.low:
+        return test.low, test.high
     wide = _unpaired(a, b, None)
-    return (low, high) if wide is None else (min(wide.low, value), max(wide.high, value))
+    if wide is None:
+        return test.low, test.high
+    return min(wide.low, test.difference), max(wide.high, test.difference)

@@ -17,6 +17,8 @@ MUCH_TRUNCATED = 0.5
 """More than this share is odd."""
 LEAST_TEACHING = 0.1
 """A smaller share of the groups that teach, in the mean over the last cycle, is odd."""
+LITTLE_TEACHING = 0.3
+"""A smaller share is good only where most of the others are all right: the task is learned."""
 MOST_DRIFT, MOST_RATIO = 0.05, 10.0
 """Largest KL between sampler and trainer before an update, in nats, and largest ratio."""
 
@@ -35,17 +37,20 @@ def truncation(subject: Subject) -> Finding:
     most = max(rows, key=lambda row: row[1])
     figures = {"last_cycle": mean, "most": most[1], "most_at": most[0], "end": rows[-1][1]}
     text = (
-        f"The cap truncated {per_cent(mean)} of the responses in the {_part(subject)}, most at "
-        f"step {most[0]:,} ({per_cent(most[1])}), {per_cent(rows[-1][1])} at the last step."
+        f"The cap truncated {per_cent(mean)} of the responses in the {_part(subject)}, and "
+        f"{per_cent(rows[-1][1])} at the last step. The largest share is {per_cent(most[1])}, "
+        f"at step {most[0]:,}."
     )
     if mean > MOST_TRUNCATED:
         text += " Nearly every response is truncated: raise schedule.min_len."
         return Finding("truncation", "bad", "Nearly all responses are truncated", text, figures)
     if mean > MUCH_TRUNCATED:
-        text += " More than half of the responses earn nothing, whatever they say."
-        title = f"{per_cent(mean)} truncated, which is much"
+        text += " A response that is truncated before its answer earns nothing."
+        title = f"{per_cent(mean)} of the responses truncated, which is much"
         return Finding("truncation", "unclear", title, text, figures)
-    return Finding("truncation", "good", f"{per_cent(mean)} truncated", text, figures)
+    return Finding(
+        "truncation", "good", f"{per_cent(mean)} of the responses truncated", text, figures
+    )
 
 
 def groups(subject: Subject) -> Finding:
@@ -66,15 +71,23 @@ def groups(subject: Subject) -> Finding:
     mean = _mean(late)
     figures = {"last_cycle": mean, "all_right": right, "end": rows[-1][1]}
     text = (
-        f"{per_cent(mean)} of the groups in the {_part(subject)} had right and wrong answers, "
-        f"{per_cent(right)} only right ones; the others teach nothing."
+        f"In the {_part(subject)} {per_cent(mean)} of the groups had right and wrong answers, "
+        f"{per_cent(right)} only right and {per_cent(max(0.0, 1 - mean - right))} only wrong ones. "
+        "A group whose answers are all alike teaches nothing."
     )
     if mean < LEAST_TEACHING:
         reason = "harder" if right > 0.5 else "easier"
         text += f" The questions are too {'easy' if right > 0.5 else 'hard'}: take {reason} ones."
         title = f"Few groups teach: {per_cent(mean)}"
         return Finding("groups", "bad", title, text, figures)
-    return Finding("groups", "good", f"{per_cent(mean)} of the groups teach", text, figures)
+    title = f"{per_cent(mean)} of the groups teach"
+    if mean < LITTLE_TEACHING and right < 0.5:
+        text += " Many questions are too hard: take easier ones, or a larger rollout.group_size."
+        title = f"Only {title}"
+        return Finding("groups", "unclear", title, text, figures)
+    if mean < LITTLE_TEACHING:
+        title += f", {per_cent(right)} are all right already"
+    return Finding("groups", "good", title, text, figures)
 
 
 def mismatch(subject: Subject) -> Finding:
@@ -98,10 +111,10 @@ def mismatch(subject: Subject) -> Finding:
     }
     said = []
     if drift:
-        said.append(f"the largest KL between them was {figure(worst)} nats (step {at:,})")
+        said.append(f"at most {figure(worst)} nats apart (KL, step {at:,})")
     if ratio:
-        said.append(f"the largest ratio of a token {figure(most)} (step {at_ratio:,})")
-    text = "Before any update " + ", ".join(said) + "."
+        said.append(f"the largest ratio of one token is {figure(most)} (step {at_ratio:,})")
+    text = f"Their probabilities of the sampled tokens: {'; '.join(said)}."
     if worst > MOST_DRIFT or most > MOST_RATIO:
         text += " They run different weights, precisions or code; see docs/rollouts.md."
         title = "Sampler and trainer disagree"

@@ -40,10 +40,10 @@ def length(subject: Subject) -> Finding:
         shortest = min(cycles.caps[np.isfinite(cycles.caps)])
         title = "Length did not answer to the cap: the cap never bound"
         text = (
-            f"At no step were {100 * BINDS:.0f} % of the responses truncated. The mean response "
-            f"has {tokens(lengths[-1] if lengths else None)} tokens at the end, the shortest cap "
-            f"is {shortest:,.0f}. A cap that truncates nothing teaches nothing: lower "
-            "schedule.min_len."
+            f"At no step was more than {100 * BINDS:.0f} % of the responses truncated. "
+            f"The mean response has {tokens(lengths[-1] if lengths else None)} tokens at the end, "
+            f"the shortest cap is {shortest:,.0f}. A cap that truncates nothing teaches nothing: "
+            "lower schedule.min_len."
         )
         figures = {"shortest_cap": float(shortest), "bound": False}
         return Finding(_KEY, "unclear", title, text, figures)
@@ -78,17 +78,17 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
         "p_value_by_cycle": [one and one[1] for one in found.cycles],
     }
     how = (
-        f"Over {counted(cycles.whole, 'whole cycle')} the correlation of length and cap is "
-        f"largest with the length {counted(found.lag, 'step')} later "
-        f"({found.lags[0]} to {found.lags[1]}): {found.correlation:.2f}"
+        f"Over {counted(cycles.whole, 'whole cycle')} length moves most like the cap of "
+        f"{counted(found.lag, 'step')} before (95 % range: {found.lags[0]} to {found.lags[1]}): "
+        f"correlation {found.correlation:.2f}"
     )
     chance = (
-        f" (noise with the same autocorrelation reaches that in {100 * found.p_value:.2g} % of "
-        f"tries: p = {found.p_value:.2g})"
+        f". By luck alone, lengths that wander as these do reach that in "
+        f"{100 * found.p_value:.2g} % of tries"
     )
     swing = (
-        f" Mean length is {tokens(short)} tokens where the cap so many steps before was in its "
-        f"lowest quarter, {tokens(long)} where it was in its highest."
+        f" Mean length is {tokens(short)} tokens where that cap was in its lowest quarter, "
+        f"{tokens(long)} where it was in its highest."
     )
     if cycles.whole < 2:
         text = f"{how}. One cycle cannot tell an answer to the cap from learning.{swing}"
@@ -102,17 +102,20 @@ def _told(found: Following, cycles: Cycles, caps: Floats, lengths: Floats) -> Fi
             "Length did not follow the cap" if apart
             else "It is not clear whether length followed the cap"
         )  # fmt: skip
-        text = f"{how}{chance}; claimed is what has {CLOSE} or more and p below {ALPHA}.{swing}"
+        text = (
+            f"{how}{chance}. “Followed” is said of {CLOSE} or more that luck reaches in less than "
+            f"{100 * ALPHA:.0f} % of tries.{swing}"
+        )
         return Finding(_KEY, "bad" if apart else "unclear", title, text, figures)
     last = _last_followed(found)
     figures["last_cycle_followed"] = last
     by_cycle = "; ".join(
-        f"cycle {place} " + ("unknown" if one is None else f"{one[0]:.2f}")
+        ("unknown" if one is None else f"{one[0]:.2f}") + f" in cycle {place}"
         for place, one in enumerate(found.cycles, start=1)
     )
-    text = f"{how}{chance}.{swing} By cycle: {by_cycle}."
+    text = f"{how}{chance}.{swing} Correlation by cycle: {by_cycle}."
     if last is not None and last < cycles.whole and found.cycles[-1] is not None:
-        text += f" Cycle {last} is the last in which it followed (p below {ALPHA_CYCLE})."
+        text += f" Cycle {last} is the last in which it followed."
         title = f"Length followed the cap until cycle {last} of {cycles.whole}"
         return Finding(_KEY, "unclear", title, text, figures)
     title = (

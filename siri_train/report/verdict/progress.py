@@ -44,6 +44,12 @@ def progress(subject: Subject) -> Finding:
     else:
         title = f"Not finished: {done:,}{of} steps"
         text = f"The run has done {done:,}{of} steps; what follows is about these."
+        if steps is None:
+            title = f"{counted(done, 'step')} done; whether that is all is not known"
+            text = (
+                f"The run has done {counted(done, 'step')}. config.yaml, which says how many it "
+                "is to do, or summary.json, which a run writes at its end, is missing."
+            )
     damaged = bool(lacking or subject.notes)
     if lacking:
         text += f" metrics.jsonl lacks {counted(lacking, 'step')} of them."

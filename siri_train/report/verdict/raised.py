@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from siri_train.report.data import number
+from siri_train.report.alarm_episodes import episodes
 
 from .subject import Subject
 from .types import Finding
@@ -31,7 +31,7 @@ class Kind:
 
 
 def kinds(subject: Subject) -> list[Kind]:
-    """The alarms by name, in the order in which they were raised first.
+    """The alarms by name, in the order in which they were raised first; those of all seeds.
 
     Rows without a state (of older versions) are raises; such an alarm goes on if the last step
     raised it.
@@ -40,25 +40,16 @@ def kinds(subject: Subject) -> list[Kind]:
         subject: the run.
     """
     found: dict[str, Kind] = {}
-    for row in subject.run.alarms:
-        name, step = row.get("alarm") or row.get("name"), number(row.get("step"))
-        if not isinstance(name, str) or step is None:
-            continue
-        kind = found.setdefault(name, Kind(name, []))
-        state = row.get("state")
-        if state == "cleared":
-            kind.ongoing = False
-            continue
-        kind.told = "; ".join(str(row[key]) for key in ("cause", "action") if row.get(key))
-        if state == "ongoing":
-            kind.ongoing = True
-            since = number(row.get("since"))
-            if not kind.raised and since is not None:  # its first row is lost
-                kind.raised.append(int(since))
-            continue
-        kind.raised.append(int(step))
-        kind.ongoing = state == "raised" or step >= subject.done - 1
-    return [kind for kind in found.values() if kind.raised]
+    for member in subject.members:
+        for one in episodes(member.run.alarms):
+            kind = found.setdefault(one.name, Kind(one.name, []))
+            kind.raised.append(one.since)
+            kind.told = one.text or kind.told
+            if one.old:
+                kind.ongoing |= one.last >= member.done - 1
+            else:
+                kind.ongoing |= one.until is None
+    return sorted(found.values(), key=lambda kind: min(kind.raised))
 
 
 def alarms(subject: Subject) -> Finding:
@@ -80,24 +71,35 @@ def alarms(subject: Subject) -> Finding:
     first = min(found, key=lambda kind: min(kind.raised))
     going = [kind for kind in found if kind.ongoing]
     count = sum(len(kind.raised) for kind in found)
-    text = (
-        f"{counted(count, 'alarm')} of {counted(len(found), 'kind')}; the first is {first.name} at "
-        f"step {min(first.raised):,}."
-    )
-    title = f"{counted(count, 'alarm')}, none at the end"
+    text = f"The first is {first.name} at step {min(first.raised):,}."
+    if count > len(found):
+        text = f"They are of {counted(len(found), 'kind')}. {text}"
+    title = f"{counted(count, 'alarm')} raised, none goes on at the end"
+    if count == 1:
+        title = "1 alarm raised, it is over at the end"
     if going:
         text += f" At the end {'goes' if len(going) == 1 else 'go'} on: "
         text += f"{listed([kind.name for kind in going])}."
-        title = f"{counted(count, 'alarm')}, {len(going):,} at the end"
+        title = f"{counted(count, 'alarm')} raised, "
+        title += (
+            f"{len(going):,} {'goes' if len(going) == 1 else 'go'} on at the end" if count > 1
+            else "it goes on at the end"
+        )  # fmt: skip
     details = [
-        f"{kind.name}: raised {counted(len(kind.raised), 'time')}, {_steps(kind.raised)}"
-        f"{', goes on at the end' if kind.ongoing else ''}. {kind.told}".strip()
+        f"{kind.name}: raised {_steps(kind.raised)}"
+        f"{', goes on at the end' if kind.ongoing else ''}. {_sentence(kind.told)}".strip()
         for kind in found
     ]
     return Finding(_KEY, "bad" if going else "unclear", title, text, figures, tuple(details))
 
 
+def _sentence(text: str) -> str:
+    return text if not text or text.endswith(".") else f"{text}."
+
+
 def _steps(raised: list[int]) -> str:
+    if len(raised) == 1:
+        return f"at step {raised[0]:,}"
     if min(raised) == max(raised):
-        return f"step {raised[0]:,}"
-    return f"steps {min(raised):,} to {max(raised):,}"
+        return f"{counted(len(raised), 'time')} at step {raised[0]:,}"
+    return f"{counted(len(raised), 'time')}, at steps {min(raised):,} to {max(raised):,}"

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from siri_train.report.data import Evaluation
+from siri_train.report.data import Evaluation, number
 
-from .compared import ALPHA, Difference, accuracy_at, corrected, difference
+from .compared import ALPHA, accuracy_at, corrected, difference
+from .names import Names
 from .subject import Subject, at_step, of_set
 from .types import Ship
 from .words import counted, listed, per_cent, tokens
@@ -23,79 +24,124 @@ _NAME = re.compile(r"step_([0-9]{1,15})")
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """An evaluated checkpoint.
+
+    Args:
+        run: whose it is; of several seeds one.
+        whole: its evaluation.
+    """
+
+    run: Subject
+    whole: Evaluation
+
+    @property
+    def one(self) -> Evaluation:
+        """The evaluation on the set that selects."""
+        return of_set(self.whole, self.run.select)
+
+    @property
+    def length(self) -> float:
+        """Mean response tokens; infinite where that is unknown."""
+        return self.one.tokens if self.one.tokens is not None else float("inf")
+
+    @property
+    def there(self) -> bool:
+        """Whether it is on disk."""
+        return self.whole.step in kept(self.run.run.folder)
+
+    def at(self, budget: int) -> float | None:
+        """Its accuracy at a budget on the set that selects.
+
+        Args:
+            budget: tokens.
+        """
+        found = accuracy_at(self.one, budget)
+        return None if found is None else found[0]
+
+
+@dataclass(frozen=True)
 class Choice:
     """A checkpoint that was chosen at a budget.
 
     Args:
-        one: its evaluation on the set that selects.
-        best: that of the highest accuracy.
+        one: the checkpoint.
+        best: the one of the highest accuracy.
         budget: tokens at which both were compared.
         among: how many candidates.
         alike: how many of them are not told apart from the best one, itself among them.
+        kept_as_best: whether it is taken, and no shorter one, as the run names it its best.
     """
 
-    one: Evaluation
-    best: Evaluation
+    one: Candidate
+    best: Candidate
     budget: int
     among: int
     alike: int
+    kept_as_best: bool = False
 
 
-def ship(subject: Subject, others: Sequence[Subject]) -> tuple[tuple[Ship, ...], str]:
+def ship(subject: Subject, others: Sequence[Subject], names: Names) -> tuple[tuple[Ship, ...], str]:
     """The checkpoints for a strong and a cheap model, and why there is none.
 
     Strong is the highest accuracy at the largest budget, cheap that at the smallest. Of checkpoints
     that are not told apart from the best one and less than `NEAR` below it, the one with the
-    fewest tokens is taken. Candidates are the evaluated checkpoints that are still on disk; if none
-    is, all that were evaluated. The figures are those of the set that selects (``eval.select``).
-    With one budget, cheap is the shortest at most `CHEAPER` below the best one.
+    fewest tokens is taken; of a run whose cap never moves the best one itself, where the run names
+    it its best (``checkpoint.best``). Candidates are the evaluated checkpoints that are still on
+    disk, of all seeds; if none is, all that were evaluated. The figures are those of the set that
+    selects (``eval.select``). With one budget, cheap is the shortest at most `CHEAPER` below the
+    best one.
 
     Args:
         subject: the run.
         others: of the same folder; named where one is better.
+        names: of checkpoints.
 
     Returns:
         At most two, and a sentence where there is none.
     """
-    trained = [one for one in subject.run.evals if one.step > 0]
-    rated = [one for one in trained if of_set(one, subject.select).best is not None]
+    trained = [Candidate(member, one) for member in subject.members
+               for one in member.run.evals if one.step > 0]  # fmt: skip
+    rated = [one for one in trained if one.one.best is not None]
     if not rated:
         why = "no checkpoint was evaluated after the first step"
-        return (), f"No checkpoint to recommend: {why} (eval.every, eval.at_start)."
-    if not any(of_set(one, subject.select).best for one in rated):
+        return (), (
+            f"No checkpoint to recommend: {why} (eval.every says after how many steps one is)."
+        )
+    if not any(one.one.best for one in rated):
         return (), "No checkpoint to recommend: none that was evaluated gave a right answer."
-    there = kept(subject.run.folder)
-    candidates = [one for one in rated if one.step in there] or rated
-    full = of_set(candidates[-1], subject.select).budgets[-1]
-    low = of_set(candidates[-1], subject.select).budgets[0]
-    strong = _choose(subject, candidates, full)
-    cheap = _choose(subject, candidates, low) if low < full else _shortest(subject, candidates)
+    candidates = [one for one in rated if one.there] or rated
+    full, low = candidates[-1].one.budgets[-1], candidates[-1].one.budgets[0]
+    strong = _choose(candidates, full)
+    cheap = _choose(candidates, low) if low < full else _shortest(candidates)
     found = []
     for purpose, choice in (("strong", strong), ("cheap", cheap)):
         if choice is None:
             continue
-        step = choice.one.step
-        whole = next(one for one in candidates if one.step == step)
+        run, whole = choice.one.run, choice.one.whole
+        step = whole.step
         shown = accuracy_at(whole, choice.budget)
-        why = _why(subject, purpose, choice, whole, low < full)
-        why += _better_start(subject, whole, choice.budget)
-        why += _better_elsewhere(subject, whole, others, choice.budget)
-        if step in there:
-            why += _better_gone(subject, choice, rated, there)
-            command = _command(subject.run.folder, step)
-            path: str | None = str(subject.run.folder / "checkpoints" / there[step])
+        why = _why(purpose, choice, low < full)
+        why += _better_start(run, whole, choice.budget)
+        why += _better_elsewhere(run, whole, others, choice.budget)
+        path: str | None = None
+        command = ""
+        if choice.one.there:
+            why += _better_gone(choice, rated)
+            command = _command(run.run.folder, step)
+            path = str(run.run.folder / "checkpoints" / kept(run.run.folder)[step])
             if not command:
                 why += " It loads as it is; to export it, checkpoints/manifest.json is missing."
         else:
-            command, path = "", None
             why += (
-                f" Step {step:,} is not on disk any more: checkpoint.best keeps the most accurate "
-                "checkpoint, checkpoint.lag_window the shortest behind an end."
+                f" Step {step:,} is not on disk any more. For the next run: checkpoint.best keeps "
+                "the most accurate checkpoint, checkpoint.lag_window the shortest behind an end."
             )
+        name = ", ".join(names.of(run, step)) or f"step {step:,}"
         found.append(
             Ship(
                 purpose=purpose,  # type: ignore[arg-type]
-                checkpoint=_named(subject, step),
+                checkpoint=f"{run.label}: {name}" if subject.seeds else name,
                 step=step,
                 path=path,
                 command=command,
@@ -128,81 +174,81 @@ def kept(folder: Path) -> dict[int, str]:
     return {int(match[1]): name for match, name in sorted(named, key=lambda pair: pair[1]) if match}
 
 
-def _choose(subject: Subject, candidates: Sequence[Evaluation], budget: int) -> Choice | None:
-    rows = []
-    for whole in candidates:
-        one = of_set(whole, subject.select)
-        value = accuracy_at(one, budget)
-        if value is not None:
-            rows.append((value[0], one))
+def _choose(candidates: Sequence[Candidate], budget: int) -> Choice | None:
+    rows = [(value, one) for one in candidates if (value := one.at(budget)) is not None]
     if not rows:
         return None
-    best_value, best = max(rows, key=lambda row: (row[0], -_length(row[1]), -row[1].step))
-    alike = [
-        (value, one)
-        for value, one in rows
-        if one is best or _not_apart(difference(subject, best, subject, one, budget, quick=True))
-    ]
+    best_value, best = max(rows, key=lambda row: (row[0], -row[1].length, -row[1].whole.step))
+    alike = [(value, one) for value, one in rows if one is best or _not_apart(best, one, budget)]
     near = [one for value, one in alike if best_value - value < NEAR]
-    chosen = min(near, key=lambda one: (_length(one), one.step))
-    return Choice(chosen, best, budget, len(rows), len(alike))
+    chosen = min(near, key=lambda one: (one.length, one.whole.step))
+    named = best.run.run.manifest.get("best")
+    is_best = isinstance(named, dict) and number(named.get("step")) == best.whole.step
+    kept_as_best = best.run.run.control and is_best and _is_metric(best.run, best.one, budget)
+    return Choice(
+        best if kept_as_best else chosen, best, budget, len(rows), len(alike), kept_as_best
+    )
 
 
-def _shortest(subject: Subject, candidates: Sequence[Evaluation]) -> Choice | None:
+def _is_metric(run: Subject, one: Evaluation, budget: int) -> bool:
+    """Whether checkpoint.best is about this budget."""
+    low = run.setting("checkpoint", "best") == "accuracy_low_budget"
+    return budget == one.budgets[0 if low else -1]
+
+
+def _shortest(candidates: Sequence[Candidate]) -> Choice | None:
     """With one budget: the shortest that is not much below the best."""
-    best = _choose(subject, candidates, of_set(candidates[-1], subject.select).budgets[-1])
+    best = _choose(candidates, candidates[-1].one.budgets[-1])
     if best is None:
         return None
-    top = accuracy_at(best.best, best.budget)
-    rows = []
-    for whole in candidates:
-        one = of_set(whole, subject.select)
-        value = accuracy_at(one, best.budget)
-        if value is not None and top is not None and value[0] >= top[0] - CHEAPER:
-            rows.append(one)
-    chosen = min(rows, key=lambda one: (_length(one), one.step))
+    top = best.best.at(best.budget) or 0.0
+    rows = [one for one in candidates
+            if (value := one.at(best.budget)) is not None and value >= top - CHEAPER]  # fmt: skip
+    chosen = min(rows, key=lambda one: (one.length, one.whole.step))
     return Choice(chosen, best.best, best.budget, best.among, len(rows))
 
 
-def _not_apart(change: Difference | None) -> bool:
+def _not_apart(best: Candidate, one: Candidate, budget: int) -> bool:
+    change = difference(best.run, best.one, one.run, one.one, budget, quick=True)
     return change is not None and not (change.p_value < ALPHA and change.low > 0)
 
 
-def _length(one: Evaluation) -> float:
-    return one.tokens if one.tokens is not None else float("inf")
-
-
-def _why(subject: Subject, purpose: str, choice: Choice, whole: Evaluation, several: bool) -> str:
-    chosen, best = choice.one, choice.best
-    value, top = accuracy_at(chosen, choice.budget), accuracy_at(best, choice.budget)
-    assert value is not None and top is not None
+def _why(purpose: str, choice: Choice, several: bool) -> str:
+    chosen, best = choice.one.one, choice.best.one
+    value, top = choice.one.at(choice.budget), choice.best.at(choice.budget)
     on = f" on the set {chosen.set}" if chosen.set is not None else ""
     within = f"within {choice.budget:,} tokens"
     of = counted(choice.among, "evaluated checkpoint")
+    step = f"step {best.step:,}"
+    if choice.best.run is not choice.one.run:
+        step = f"{choice.best.run.label}, {step}"
     if not several and purpose == "cheap":
         text = (
-            f"The shortest of {choice.alike:,} of {of} at most {100 * CHEAPER:.0f} points below "
-            f"the best{on} (step {best.step:,}, {per_cent(top[0])}): {per_cent(value[0])}, "
-            f"{tokens(chosen.tokens)} tokens."
+            f"Of {of}, {choice.alike:,} {'is' if choice.alike == 1 else 'are'} at most "
+            f"{100 * CHEAPER:.0f} points below the best{on} ({step}, {per_cent(top)}); this is the "
+            f"shortest of them: {per_cent(value)}, {tokens(chosen.tokens)} tokens."
         )
-    elif chosen is best:
+    elif choice.one is choice.best:
         text = (
-            f"The highest accuracy {within}{on} of {of}: {per_cent(value[0])}, "
+            f"The highest accuracy {within}{on} of {of}: {per_cent(value)}, "
             f"{tokens(chosen.tokens)} tokens."
         )
-        if choice.alike > 1:
+        if choice.kept_as_best:
+            text += " The run has kept it as its best."
+        elif choice.alike > 1:
             others = choice.alike - 1
-            none = "none of them is" if others > 1 else "it is not"
+            each = "each" if others > 1 else "it"
             text += (
-                f" {counted(others, 'other')} cannot be told apart from it; {none} both shorter "
-                f"and less than {100 * NEAR:.0f} point below."
+                f" {counted(others, 'other')} cannot be told apart from it, but {each} is no "
+                f"shorter, or {100 * NEAR:.0f} point or more below."
             )
     else:
         text = (
-            f"{per_cent(value[0])} {within}{on} with {tokens(chosen.tokens)} tokens. The highest "
-            f"of {of} is step {best.step:,}: {per_cent(top[0])} with {tokens(best.tokens)} tokens; "
+            f"{per_cent(value)} right {within}{on}, {tokens(chosen.tokens)} tokens a response. The "
+            f"highest of {of} is {step}: {per_cent(top)}, {tokens(best.tokens)} tokens; "
             f"the two cannot be told apart, and this one is shorter."
         )
+    whole = choice.one.whole
     if whole.set != chosen.set:
         shown = accuracy_at(whole, choice.budget)
         if shown is not None:
@@ -247,46 +293,27 @@ def _better_elsewhere(
     return f" More accurate within {budget:,} tokens {be} the last step of {listed(said)}."
 
 
-def _better_gone(
-    subject: Subject, choice: Choice, rated: Sequence[Evaluation], there: dict[int, str]
-) -> str:
+def _better_gone(choice: Choice, rated: Sequence[Candidate]) -> str:
     """A checkpoint that was better and is not kept."""
-    gone = []
-    for whole in rated:
-        one = of_set(whole, subject.select)
-        value = accuracy_at(one, choice.budget)
-        if whole.step not in there and value is not None:
-            gone.append((value[0], one))
-    top = accuracy_at(choice.best, choice.budget)
+    gone = [(value, one) for one in rated
+            if not one.there and (value := one.at(choice.budget)) is not None]  # fmt: skip
+    top = choice.best.at(choice.budget)
     if not gone or top is None:
         return ""
-    most, one = max(gone, key=lambda row: (row[0], -row[1].step))
-    change = difference(subject, one, subject, choice.best, choice.budget)
+    most, one = max(gone, key=lambda row: (row[0], -row[1].whole.step))
+    change = difference(one.run, one.one, choice.best.run, choice.best.one, choice.budget)
     better = change is not None and change.said == "rose"
-    if most - top[0] < NEAR and not better:
+    if most - top < NEAR and not better:
         return ""
     if better:
         said = f"was better there ({per_cent(most)})"
     else:
         said = f"has more there ({per_cent(most)}, not told apart from the best one kept)"
-    return f" Step {one.step:,} {said} and is not on disk; checkpoint.best keeps such a one."
-
-
-def _named(subject: Subject, step: int) -> str:
-    """The names of a checkpoint in the manifest, or its step."""
-    names = [
-        str(name)
-        for name, entry in subject.run.manifest.items()
-        if isinstance(entry, dict) and entry.get("step") == step
-    ]
-    cycles = subject.run.manifest.get("cycles")
-    if not names:
-        names = [
-            f"{entry.get('which')} of cycle {entry.get('cycle')}"
-            for entry in (cycles if isinstance(cycles, list) else [])
-            if isinstance(entry, dict) and entry.get("step") == step
-        ]
-    return ", ".join(names) or f"step {step:,}"
+    whose = "" if one.run is choice.one.run else f" of {one.run.label}"
+    return (
+        f" Step {one.whole.step:,}{whose} {said} and is not on disk; checkpoint.best keeps such a "
+        "one."
+    )
 
 
 def _command(folder: Path, step: int) -> str:

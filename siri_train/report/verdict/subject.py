@@ -1,23 +1,14 @@
-"""Which run of a folder is judged, and with which others it is compared."""
+"""A run, or several seeds of one method, as the verdict looks at it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
-from siri_train.monitor.question_records import QuestionRecord, read_question_records
-from siri_train.report.data import Evaluation, Run, RunFolder, number, read_run_folder
-
-DEEPEST = 3
-"""Folders below the given one that are looked at."""
-MOST = 100
-"""Runs that are read besides those of the folder."""
-_FILES = ("metrics.jsonl", "eval.jsonl")
-_NO_RUNS = ("checkpoints", "rollouts", "export", "sft", "sft_stage", "server", "tensorboard")
+from siri_train.monitor.question_records import QuestionRecord
+from siri_train.report.data import Evaluation, Run, number
 
 Records = Mapping[tuple[int | None, "str | None"], QuestionRecord]
 
@@ -32,6 +23,8 @@ class Subject:
         settings: its config.yaml; empty where it is missing or damaged.
         records: its evaluations question by question, by step and set.
         notes: on damaged files.
+        seeds: where several runs of one method with different seeds are judged as one, each of
+            them; ``run`` then has the first one's metrics and the means of all evaluations.
     """
 
     run: Run
@@ -39,22 +32,33 @@ class Subject:
     settings: Mapping[str, Any] = field(default_factory=dict)
     records: Records = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    seeds: tuple[Subject, ...] = ()
+
+    @property
+    def members(self) -> tuple[Subject, ...]:
+        """The runs that it stands for: its seeds, else itself."""
+        return self.seeds or (self,)
 
     @property
     def done(self) -> int:
-        """Steps that the logs know to be done."""
+        """Steps that the logs know to be done; of several seeds the fewest."""
+        if self.seeds:
+            return min(one.done for one in self.seeds)
         steps = [row["step"] + 1 for row in self.run.metrics[-1:]]
         return max([*steps, *(one.step for one in self.run.evals[-1:]), 0])
 
     @property
     def described(self) -> str:
-        """The label, with the cap where it never moves."""
+        """The label, with the cap where it never moves, and the number of seeds."""
         caps = {number(row.get("cap")) for row in self.run.metrics} - {None}
+        more = []
         if self.run.control and len(caps) == 1:
             cap = f"{caps.pop():.0f}"
-            if cap not in self.label:
-                return f"{self.label} (constant cap {cap})"
-        return self.label
+            if not re.search(rf"(?<!\d){cap}(?!\d)", self.label):
+                more.append(f"constant cap {cap}")
+        if self.seeds:
+            more.append(f"{len(self.seeds)} seeds")
+        return f"{self.label} ({', '.join(more)})" if more else self.label
 
     @property
     def select(self) -> str | None:
@@ -101,50 +105,6 @@ class Subject:
         return sorted(found)
 
 
-def subjects(folder: RunFolder) -> tuple[Subject, list[Subject]]:
-    """The run that is judged, and the others in its folder.
-
-    The first whose cap moves is judged; without one the first that has records.
-
-    Args:
-        folder: as it was read; runs deeper in it (``controls/`` of a demo) are read here. The arms
-            of an ablation are means of seeds, which have no questions to pair: the first seed of
-            each is read instead.
-    """
-    notes = {id(run): folder.notes for run in folder.runs}
-    runs: list[Run] = []
-    if folder.several:
-        for run in folder.runs:
-            own, told = _read(run.folder)
-            if own is not None:
-                seed = f", {run.folder.name}" if run.name != run.folder.name else ""
-                own = replace(own, name=f"{run.name}{seed}")
-                notes[id(own)] = told
-                runs.append(own)
-    runs = runs or list(folder.runs)
-    known = {run.folder.resolve() for run in runs}
-    for path in _deeper(folder.folder, known) if not folder.several else ():
-        own, told = _read(path)
-        if own is not None:
-            notes[id(own)] = told
-            runs.append(own)
-    filled = [run for run in runs if run.metrics or run.evals]
-    runs = filled or runs[:1]
-    first = next((run for run in runs if not run.control), runs[0])
-    labels = _labels(folder.folder, runs)
-    made = [
-        Subject(
-            run,
-            labels[id(run)],
-            _settings(run.config),
-            _records(run.folder),
-            tuple(note for note in notes[id(run)] if _of_damage(note)),
-        )
-        for run in [first, *(run for run in runs if run is not first)]
-    ]
-    return made[0], made[1:]
-
-
 def at_step(run: Run, step: int) -> Evaluation | None:
     """The evaluation after ``step`` steps; of several the last.
 
@@ -163,71 +123,3 @@ def of_set(one: Evaluation, name: str | None) -> Evaluation:
         name: of the set; None: the first.
     """
     return next((other for other in (one, *one.others) if other.set == name), one)
-
-
-def _read(path: Path) -> tuple[Run | None, list[str]]:
-    """The run that a folder itself holds, and notes on its files."""
-    try:
-        read = read_run_folder(path)
-    except OSError:
-        return None, []
-    own = [run for run in read.runs if run.folder.resolve() == path.resolve()]
-    return (own[0] if own else None), read.notes
-
-
-def _deeper(folder: Path, known: set[Path]) -> list[Path]:
-    """Run folders below ``folder`` that are not known yet."""
-    found: list[Path] = []
-    level = [folder]
-    for _ in range(DEEPEST):
-        below: list[Path] = []
-        for parent in level:
-            try:
-                inner = [path for path in sorted(parent.iterdir()) if path.is_dir()]
-            except OSError:
-                continue
-            below += [
-                path
-                for path in inner
-                if not path.is_symlink() and path.name not in _NO_RUNS and path.name[:1] != "."
-            ]
-        found += [path for path in below if any((path / name).is_file() for name in _FILES)]
-        level = below
-    return [path for path in found if path.resolve() not in known][:MOST]
-
-
-def _labels(folder: Path, runs: list[Run]) -> dict[int, str]:
-    """A label a run: its own where only one has it, else where it lies in the folder."""
-    own = [run.label for run in runs]
-    names = {}
-    for run in runs:
-        label = run.label
-        if own.count(label) > 1:
-            try:
-                place = run.folder.relative_to(folder).as_posix()
-            except ValueError:
-                place = str(run.folder)
-            label = f"{label} (the folder itself)" if place == "." else place
-        names[id(run)] = label
-    return names
-
-
-def _settings(config: str | None) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(config or "")
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _records(folder: Path) -> dict[tuple[int | None, str | None], QuestionRecord]:
-    try:
-        return {(one.step, one.set): one for one in read_question_records(folder)}
-    except OSError:
-        return {}
-
-
-def _of_damage(note: str) -> bool:
-    """Whether a file is not whole; a last line that is being written is no damage."""
-    lost = "left out" in note or "could not be read" in note
-    return lost and "half-written" not in note

@@ -7,7 +7,8 @@ import textwrap
 from .types import Finding, Verdict
 
 MARKS = {"good": "[+]", "bad": "[!]", "unclear": "[?]", "missing": "[ ]"}
-"""Before each finding: good, bad, the figures do not decide, not judged."""
+"""Before each finding: good, bad, mixed or not decided by the figures, not judged."""
+LEGEND = "[+] good  [!] bad  [?] mixed, or not decided by the figures  [ ] not judged"
 _JOINED = "\xa0"
 _COLOURS = {"good": "32", "bad": "31", "unclear": "33", "missing": "2"}
 
@@ -25,16 +26,15 @@ def verdict_text(verdict: Verdict, width: int = 80, colour: bool = False) -> str
     """
     width = max(width, 40)
     of = "" if verdict.steps is None else f" of {verdict.steps:,}"
-    lines = [*_wrapped(f"{_plain(verdict.run)}: {verdict.state}, {verdict.step:,}{of} steps",
-                       width)]  # fmt: skip
+    state = f"{verdict.state}, " if verdict.steps is not None or verdict.state == "finished" else ""
+    lines = [*_wrapped(f"{_plain(verdict.run)}: {state}{verdict.step:,}{of} steps", width)]
     if verdict.others:
         lines += _wrapped(f"Compared with {', '.join(map(_plain, verdict.others))}.", width)
     for one in verdict.findings:
         if one.key != "state" or one.status != "good":
             lines += ["", *_finding(one, width, colour)]
     lines += ["", *_shipped(verdict, width)]
-    lines += ["", *_wrapped("[+] good  [!] bad  [?] the figures do not decide it  [ ] not judged",
-                            width)]  # fmt: skip
+    lines += ["", *_wrapped(LEGEND, width)]
     return "\n".join(lines)
 
 

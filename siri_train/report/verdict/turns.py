@@ -8,6 +8,7 @@ from typing import Any
 from siri_train.report.data import number
 
 from .cycles import cycles_of
+from .names import Names
 from .subject import Subject, of_set
 from .types import Finding, Status
 from .words import counted, tokens
@@ -87,15 +88,17 @@ def find_turns(subject: Subject) -> list[Turn]:
     return found
 
 
-def turns(subject: Subject) -> Finding:
+def turns(subject: Subject, names: Names) -> Finding:
     """The finding.
 
     Args:
         subject: the run.
+        names: of checkpoints.
     """
     if cycles_of(subject) is None and not subject.ends("siri-low"):
-        return Finding(_KEY, "missing", "Turns of the length: the cap did not move",
-                       "Without cycles there is no compressed end to look behind.")  # fmt: skip
+        title = "Where responses were shortest: not judged, the cap did not move"
+        text = "Without cycles there is no compressed end to look behind."
+        return Finding(_KEY, "missing", title, text)
     found = find_turns(subject)
     lows = [one for one in found if one.name == "siri-low"]
     highs = [one for one in found if one.name == "siri-high"]
@@ -105,13 +108,15 @@ def turns(subject: Subject) -> Finding:
             "It takes two evaluations behind a compressed end: set eval.every to a fraction of the "
             "cycle."
         )
-        return Finding(_KEY, "missing", "Turns of the length: not measured", text, figures)
+        return Finding(
+            _KEY, "missing", "Where responses were shortest: not measured", text, figures
+        )
     last = lows[-1]
-    details = [_line(one) for one in found]
+    details = [_line(one) for one in found if one not in (last, *highs[-1:])]
     named = _of_manifest(subject)
     status: Status = "good"
     text = _line(last)
-    text += " " + _manifest(last, named, subject)
+    text += " " + _kept(last, named, subject, names)
     if highs:
         text += f" {_line(highs[-1])}"
     title = (
@@ -122,11 +127,14 @@ def turns(subject: Subject) -> Finding:
         first, until = (step - last.end for step in last.flat)
         title = f"Responses were shortest {first:,} to {counted(until, 'step')} behind the"
         title += f" compressed end (the same within {100 * FLAT:.0f} %)"
-    if last.open and last.step == last.last and last.flat[0] == last.flat[1]:
+    if last.step == last.last and last.flat[0] == last.flat[1]:
         status = "unclear"
-        title = "Responses were still getting shorter at the last evaluation"
+        title = (
+            "Responses were still getting shorter at the last evaluation" if last.open
+            else "Responses were shortest only at the next expanded end"
+        )  # fmt: skip
     if named:
-        figures["siri_low_measured"] = named
+        figures["kept"] = named
     return Finding(_KEY, status, title, text, figures, tuple(details))
 
 
@@ -134,7 +142,7 @@ def _line(one: Turn) -> str:
     what, kind = ("shortest", "compressed") if one.name == "siri-low" else ("longest", "expanded")
     text = (
         f"Behind the {kind} end at step {one.end:,} held-out responses were {what} at step "
-        f"{one.step:,} (lag {one.lag:,}): {tokens(one.tokens)} tokens"
+        f"{one.step:,} {_later(one)}: {tokens(one.tokens)} tokens"
     )
     if one.at_end is not None and one.lag:
         text += f", {tokens(one.at_end)} at the end itself"
@@ -143,25 +151,32 @@ def _line(one: Turn) -> str:
     return text + "."
 
 
-def _manifest(last: Turn, named: dict[str, int], subject: Subject) -> str:
+def _later(one: Turn) -> str:
+    return f"({counted(one.lag, 'step')} later)" if one.lag else "(that end itself)"
+
+
+def _kept(last: Turn, named: dict[str, int], subject: Subject, names: Names) -> str:
+    """Which checkpoint the run has kept by measurement."""
     step = named.get(str(last.end))
     window = subject.count("checkpoint", "lag_window")
     if step is None:
         return (
-            "The manifest names no siri-low-measured for this end." if window or named
-            else "No checkpoint is kept for it by measurement: checkpoint.lag_window is the key."
+            "No checkpoint is named by measurement for this end yet." if window or named
+            else "The run keeps no checkpoint by measured length: set checkpoint.lag_window to "
+            "the steps behind each end in which to look for the shortest."
         )  # fmt: skip
+    name = ", ".join(names.of(subject, step)) or names.shown("siri-low-measured")
     if step == last.step:
-        return f"It is the manifest's siri-low-measured (step {step:,})."
+        return f"It is kept as {name} (step {step:,})."
     looked = f" within {counted(window, 'step')}" if window else ""
     if last.flat[0] <= step <= last.flat[1]:
         return (
-            f"The manifest's siri-low-measured is step {step:,}: of checkpoints of the same length"
-            f"{looked} it takes the most accurate."
+            f"Kept is step {step:,} ({name}): of checkpoints of the same length{looked} the most "
+            "accurate one is taken."
         )
     return (
-        f"The manifest's siri-low-measured is step {step:,}, which is not where responses were "
-        f"shortest: it is the best of the checkpoints that were kept{looked}."
+        f"Kept is step {step:,} ({name}), where responses were not shortest: it is the best of the "
+        f"checkpoints that were saved{looked}."
     )
 
 

@@ -11,8 +11,9 @@ from .words import per_cent, tokens
 Status = Literal["good", "bad", "unclear", "missing"]
 State = Literal["finished", "unfinished"]
 
-SCHEMA = 1
-"""Version of the JSON; a key may be added without another number."""
+SCHEMA = 2
+"""Version of the JSON; a key may be added without another number. Since 2 a difference may be "the
+same", and the figures of "turns" have "kept"."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ class Ship:
     def named(self) -> str:
         """Its names with its step."""
         step = f"step {self.step:,}"
-        return step if self.checkpoint == step else f"{self.checkpoint} ({step})"
+        return self.checkpoint if self.checkpoint.endswith(step) else f"{self.checkpoint} ({step})"
 
     @property
     def facts(self) -> str:
         """Accuracy with its interval, budget and length in words."""
-        told = per_cent(self.accuracy)
+        told = f"{per_cent(self.accuracy)} right" if self.accuracy is not None else "unknown"
         if self.accuracy_interval is not None:
             low, high = self.accuracy_interval
             told += f" ({100 * low:.1f} to {100 * high:.1f})"
