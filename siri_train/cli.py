@@ -293,7 +293,10 @@ def _tokens(arguments: argparse.Namespace) -> int:
     from siri_train.config.paths import user_path
     from siri_train.terminal.lines import terminal_width
 
-    found = tables([user_path(run, "tokens") for run in arguments.runs], arguments.words)
+    folders = [user_path(run, "tokens") for run in arguments.runs]
+    found, lacking = tables(folders, arguments.words)
+    for line in lacking:
+        print(f"siri-train tokens: left out: {line}", file=sys.stderr)
     written = json.dumps(as_json(found), indent=2) if arguments.json else ""
     print(written or encodable(tokens_text(found, terminal_width())))
     return 0
