@@ -222,7 +222,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         for name in ("eval.json", "eval_questions.jsonl"):
             check_file(checkpoint / name, "eval")
     row = grade_checkpoint(checkpoint, arguments.recipe, arguments.overrides)
-    print(encodable(evaluation_table(row, terminal_width()), sys.stderr), file=sys.stderr)
+    print(encodable(evaluation_table(row, terminal_width(sys.stderr)), sys.stderr), file=sys.stderr)
     print(json.dumps(row, indent=2), flush=True)
     return 0
 
@@ -293,21 +293,22 @@ def _tokens(arguments: argparse.Namespace) -> int:
     from siri_train.config.paths import user_path
     from siri_train.terminal.lines import terminal_width
 
-    found = tables([user_path(run, "tokens") for run in arguments.runs], arguments.words)
+    folders = [user_path(run, "tokens") for run in arguments.runs]
+    found, lacking = tables(folders, arguments.words)
+    for line in lacking:
+        print(f"siri-train tokens: left out: {line}", file=sys.stderr)
     written = json.dumps(as_json(found), indent=2) if arguments.json else ""
     print(written or encodable(tokens_text(found, terminal_width())))
     return 0
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
-    import math
-    import shutil
-
     from siri_train.config.base import ConfigError
     from siri_train.config.paths import check_file, user_path
     from siri_train.config.recipe import load_config
     from siri_train.files import replace_text
-    from siri_train.report.schedule_plot import plot_svg, plot_text
+    from siri_train.report.schedule_plot import caps_text, plot_svg, plot_text
+    from siri_train.terminal.lines import broken, terminal_width
 
     try:
         config = load_config(arguments.recipe, arguments.overrides)
@@ -322,16 +323,15 @@ def _schedule(arguments: argparse.Namespace) -> int:
     else:
         path = check_file(user_path(config.run_dir, "output") / "schedule.svg", "output")
     schedule, steps = config.schedule.build(), config.train.steps
-    width = max(24, min(100, shutil.get_terminal_size((100, 24)).columns))  # the plot's least
+    width = max(24, min(100, terminal_width()))  # the plot's least
     print(encodable(plot_text(schedule, steps, width, 16)))
-    span = min(steps, schedule.cycle) if schedule.periodic else steps
-    eighths = range(0, span + 1, math.ceil(span / 8))
-    print("step  " + "".join(f"{t:>8}" for t in eighths))
-    print("cap   " + "".join(f"{schedule(t):>8}" for t in eighths))
-    if schedule.forecast:
-        print(schedule.forecast)
+    print(f"\n{caps_text(schedule, steps, width)}")
+    said = [schedule.forecast] if schedule.forecast else []
     if schedule.kind.reward is not None:
-        print(f"the cap does not move: the phases act through the reward {schedule.kind.reward}")
+        reward = schedule.kind.reward
+        said.append(f"the cap does not move: the phases act through the reward {reward}")
+    for text in said:
+        print(encodable(broken(text, width)))
     replace_text(path.resolve(), plot_svg(schedule, steps))  # a link stays one
     print(f"plot: {path}")
     return 0
@@ -365,8 +365,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from siri_train.commands.doctor import doctor
+    from siri_train.terminal.lines import broken, terminal_width
 
-    print(doctor())
+    print(encodable(broken(doctor(), terminal_width())))
     return 0
 
 

@@ -10,7 +10,7 @@ from siri_train.ablate.result import Result, reference_name, require_free, resul
 from siri_train.ablate.runs import carry_out, check_unchanged
 from siri_train.ablate.table import explained, matched, table
 from siri_train.commands.output import encodable
-from siri_train.terminal.lines import terminal_width, words
+from siri_train.terminal.lines import broken, terminal_width, words
 from siri_train.trainer.lock import run_lock
 from siri_train.trainer.signals import stop_request
 
@@ -49,7 +49,7 @@ def ablate(
     sets_of(plan, named)
     reference_name(plan, against)
     if dry_run:
-        print(encodable(outline(plan)))
+        print(encodable(broken(outline(plan), terminal_width())))
         return 0
     if show:
         check_unchanged(plan.runs)

@@ -26,7 +26,7 @@ from siri_train.model import demo_model
 from siri_train.monitor.progress import duration
 from siri_train.report import changes, summary_table, write_report
 from siri_train.report.data import ABOUT
-from siri_train.terminal.lines import terminal_width, words
+from siri_train.terminal.lines import broken, terminal_width, words
 from siri_train.trainer.lock import NAME, run_lock
 from siri_train.trainer.signals import stop_request
 
@@ -114,7 +114,7 @@ def _demo(out: Path, seed: int) -> list[dict[str, Any]]:
     runs = [Run(c.run_dir, c.run_dir.name, seed, c) for c in (siri, *controls.values())]
     _require_free(runs)
     check_unchanged(runs)
-    print(_introduction(siri, list(controls)), flush=True)
+    _say(broken(_introduction(siri, list(controls)), terminal_width()))
     plan = Plan(RECIPE, [], out, [seed], "steps", None, [], runs)
     with stop_request() as stop, _told(runs):
         failed = carry_out(plan, min(JOBS, os.cpu_count() or 1), stop, _say)

@@ -40,34 +40,54 @@ class Table:
     responses: int = 0
 
 
-def tables(folders: Sequence[Path], words: Sequence[str] = ()) -> list[Table]:
-    """The counts of all runs.
+def tables(folders: Sequence[Path], words: Sequence[str] = ()) -> tuple[list[Table], list[str]]:
+    """The counts of all runs that have some.
 
     Args:
         folders: of runs, or of folders that hold runs.
         words: those to look at; none: the groups that the runs counted, else the paper's. What a
             run did not count is counted on the texts in its ``rollouts``.
 
+    Returns:
+        The tables, at least one; and a line for each run, or words of a run, without counts.
+
     Raises:
-        ConfigError: no such folder, no run in it, an empty word, or neither counts nor texts.
+        ConfigError: no such folder, an empty word, or no run that has counts or texts.
     """
     for word in words:
         if not any(map(str.isalnum, word)):
             raise ConfigError(
                 f"--words: {word!r} is no word; takes words and phrases with commas between"
             )
-    found = []
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{shown(folder)} is not a folder; takes a run's folder")
-        runs = [run for run in _runs(folder) if run.metrics or (run.folder / "rollouts").is_dir()]
+    found: list[Table] = []
+    lacking: list[str] = []
+    for folder in folders:
+        runs = [run for run in _runs(folder) if run.folder != folder or _has_records(run)]
         if not runs:
-            raise ConfigError(
+            lacking.append(
                 f"{shown(folder)} holds no run (metrics.jsonl and rollouts/ are missing); "
                 "give the folder of a run, or of a demo"
             )
-        found += [table for run in runs for table in _of_run(run, words)]
-    return found
+        for run in runs:
+            try:
+                found += _of_run(run, words, lacking)
+            except _WithoutCountsError as error:
+                lacking.append(str(error))
+    if not found:
+        more = f" ({len(lacking) - 1} more without counts)" if len(lacking) > 1 else ""
+        raise ConfigError(lacking[0] + more)
+    return found, lacking
+
+
+class _WithoutCountsError(Exception):
+    """A run that has neither counts nor texts: its folder, the reason, the remedy."""
+
+
+def _has_records(run: Run) -> bool:
+    return bool(run.metrics) or (run.folder / "rollouts").is_dir()
 
 
 def _runs(folder: Path) -> list[Run]:
@@ -79,7 +99,8 @@ def _runs(folder: Path) -> list[Run]:
     return [run for path in seeds for run in read_run_folder(path).runs]
 
 
-def _of_run(run: Run, words: Sequence[str]) -> list[Table]:
+def _of_run(run: Run, words: Sequence[str], lacking: list[str]) -> list[Table]:
+    """A run's tables; a line joins ``lacking`` where only some of the words have counts."""
     rows = counted(run.metrics)
     there = _words_of(run, groups_of(rows))
     if not words:
@@ -89,7 +110,15 @@ def _of_run(run: Run, words: Sequence[str]) -> list[Table]:
     known = {word: by_word[word.casefold()] for word in spaced if word.casefold() in by_word}
     more = {word: (word,) for word in spaced if word not in known}
     found = [_from_metrics(run, rows, list(known.values()))] if known else []
-    return found + ([_from_texts(run, more)] if more else [])
+    if not more:
+        return found
+    try:
+        return [*found, _from_texts(run, more)]
+    except _WithoutCountsError as error:
+        if not found:
+            raise
+        lacking.append(str(error))
+        return found
 
 
 def _words_of(run: Run, names: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -125,10 +154,15 @@ def _from_texts(run: Run, groups: Mapping[str, Sequence[str]]) -> Table:
         cap = next((text["cap"] for text in texts if "cap" in text), row.get("cap"))
         rows.append({"step": step, **facts, "cap": cap, **_counts(counter, texts)})
     if not rows:
-        raise ConfigError(
-            f"{shown(run.folder)}: metrics.jsonl has no counts of these words, and "
-            "rollouts/ holds no responses to count them in; set monitor.rollouts_every in the "
-            "recipe of the next run"
+        raise _WithoutCountsError(
+            f"{shown(run.folder)}: metrics.jsonl has no counts of {', '.join(groups)}, and "
+            "rollouts/ holds no responses to count them in; "
+            + (
+                "set monitor.rollouts_every, or name the words in monitor.token_groups, in the "
+                "recipe of the next run"
+                if run.metrics
+                else "it has no steps yet"
+            )
         )
     return Table(str(run.folder), "rollouts", rows, len(run.metrics), responses)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from siri_train.files import shown
 from siri_train.report.data import read_run_folder
 from siri_train.report.verdict import judge
 from siri_train.report.verdict.text import verdict_text
+from siri_train.terminal.lines import terminal_width
 
 _FILES = ("config.yaml", "metrics.jsonl", "eval.jsonl", "summary.json")
 _WIDEST = 100
@@ -40,6 +40,6 @@ def told(folder: Path, as_json: bool) -> str:
     if as_json:
         return json.dumps(verdict.to_json(), indent=2, allow_nan=False)
     terminal = sys.stdout.isatty()
-    width = min(shutil.get_terminal_size((80, 24)).columns, _WIDEST) if terminal else 80
+    width = min(terminal_width(), _WIDEST)
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return verdict_text(verdict, width, colour=terminal and not plain)

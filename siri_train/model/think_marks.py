@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from siri_train.rewards.extract import THINK_CLOSE, THINK_OPEN, ThinkMode
+from siri_train.rewards.special_tokens import decode_keeping, kept_tokens
 
 _HALF_PAIRS = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 # In byte-level vocabularies a mark may be one token only together with the blank before it.
@@ -28,11 +29,7 @@ def decode_responses(tokenizer: Any, responses: Sequence[Sequence[int]]) -> list
     Returns:
         One text for each response, without halves of surrogate pairs, which no file can hold.
     """
-    special = _special_tokens(tokenizer)
-    kept = {token for token, text in special.items() if _is_mark(text)}
-    dropped = special.keys() - kept if kept else frozenset()
-    wanted = [[token for token in map(int, ids) if token not in dropped] for ids in responses]
-    texts = [tokenizer.decode(ids, skip_special_tokens=not kept) for ids in wanted]
+    texts = decode_keeping(tokenizer, responses, kept_tokens(tokenizer))
     return [text if text.isascii() else text.translate(_HALF_PAIRS) for text in texts]
 
 
@@ -100,16 +97,3 @@ def _can_write(tokenizer: Any, text: str, rows: int | None) -> bool:
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _special_tokens(tokenizer: Any) -> dict[int, str]:
-    """Id to content of every token that decoding may drop."""
-    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    found = {int(i): str(token) for i, token in added.items() if getattr(token, "special", False)}
-    ids = getattr(tokenizer, "all_special_ids", None) or []
-    texts = getattr(tokenizer, "all_special_tokens", None) or []
-    return {**dict(zip(map(int, ids), map(str, texts), strict=False)), **found}
-
-
-def _is_mark(text: str) -> bool:
-    return text.strip() in (THINK_OPEN, THINK_CLOSE, "{", "}") or "\\boxed" in text

@@ -30,7 +30,8 @@ class WordCounter:
 
     Args:
         groups: name of a group to its words or phrases. A word matches whole words only, whatever
-            the case ("wait" in "Wait," but not in "waiting"); the parts of a phrase may be
+            the case ("wait" in "Wait," but not in "waiting"); one that begins or ends with a mark
+            may touch a letter there ("</think>" in "7</think>So"). The parts of a phrase may be
             separated by any white space. Of words that overlap the first counts, of those that
             begin together the longest. The default is the paper's words.
 
@@ -62,5 +63,11 @@ def _pattern(name: str, words: Sequence[str]) -> re.Pattern[str]:
             f"groups[{name!r}]: got {words!r}; takes a list of words, none of them empty"
         )
     spaced = sorted({" ".join(word.split()) for word in words}, key=len, reverse=True)
-    parts = [r"\s+".join(map(re.escape, word.split())) for word in spaced]
-    return re.compile(r"(?<!\w)(?:" + "|".join(parts) + r")(?!\w)", re.IGNORECASE)
+    return re.compile("|".join(map(_bounded, spaced)), re.IGNORECASE)
+
+
+def _bounded(word: str) -> str:
+    """A word that no letter goes on where it begins or ends with one itself."""
+    before = r"(?<!\w)" if re.match(r"\w", word) else ""
+    behind = r"(?!\w)" if re.match(r"\w", word[-1]) else ""
+    return before + r"\s+".join(map(re.escape, word.split())) + behind

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from siri_train.monitor.figures import Figure
 from siri_train.monitor.sparkline import ASCII, BLOCKS, History, sparkline
-from siri_train.terminal.lines import cut, shortened
+from siri_train.terminal.lines import cut, shortened, words
 
 _SHARE = 0.008
 """Drawing takes at most this share of the time; a state that would take more is not drawn."""
 _BAR, _LEAST_LINE = 30, 6
+_SHORT = 20
+"""Columns below which there is a short form: what fits whole, the others are left out."""
 
 
 class LiveDisplay:
@@ -97,19 +99,39 @@ class LiveDisplay:
             width: of the terminal.
         """
         mark = "…" if self.fancy else "..."
-        lines = [self._bar(width, mark)]
+        if width < _SHORT:
+            return self._short(width, mark)
+        tail = self._tail(width)
+        lines = [self._bar(tail, width, mark)]
         first, *rest = self.notes or [""]
-        if first:
-            lines.append(Text(cut(first, width, mark), style="dim"))
+        below = [self.time_left] if self.time_left not in tail else []
+        lines += [Text(one, style="dim") for one in _rows([*below, first], width, mark)]
         lines += self._table(width, mark)
-        return lines + [Text(cut(note, width, mark), style="red") for note in rest if note]
+        return lines + [Text(one, style="red") for one in _rows(rest, width, mark)]
 
-    def _bar(self, width: int, mark: str) -> Text:
-        tail = f"{self.unit} {self.done}/{self.total}".lstrip()
+    def _short(self, width: int, mark: str) -> list[Text]:
+        """How far it is, the first note and the figures that fit whole, and the alarms."""
+        said = [_fitting([*self._counts(), ""], width)]
+        said += [_fitting([note, ""], width) for note in self.notes[:1]]
+        for name, figure in self.figures.items():
+            said.append(_fitting([f"{name} {figure.text}", _numbered(name, figure), ""], width))
+        lines = [Text(one) for one in said if one]
+        return lines + [Text(one, style="red") for one in _rows(self.notes[1:], width, mark)]
+
+    def _counts(self) -> list[str]:
+        """How far it is, the longest form first."""
+        share = 100 * min(self.done, self.total) // max(self.total, 1)
+        whole = f"{self.unit} {self.done}/{self.total}".lstrip()
+        return [whole, f"{self.done}/{self.total}", f"{share} %"]
+
+    def _tail(self, width: int) -> str:
+        tail = _fitting(self._counts(), width)
         for more in (self.time_left, self.doing):
             if more and cell_len(tail) + 2 + cell_len(more) <= width:
                 tail += f"  {more}"
-        tail = cut(tail, width, mark)
+        return tail
+
+    def _bar(self, tail: str, width: int, mark: str) -> Text:
         room = width - cell_len(tail) - 2
         label = shortened(self.label, max(room, 0), mark) if room >= 4 else ""
         room -= cell_len(label) + 2
@@ -130,12 +152,19 @@ class LiveDisplay:
             if name in self.figures
         }
         scale = max((cell_len(end) for both in ends.values() for end in both), default=0)
+        if names + 2 + texts > width:  # the columns are given up, and units where they must
+            return [
+                Text(
+                    cut(_fitting([f"{name} {one.text}", _numbered(name, one)], width), width, mark)
+                )
+                for name, one in self.figures.items()
+            ]
         room = width - names - texts - 4
         scaled = room - 2 * scale - 2 >= _LEAST_LINE
         lines = []
         for name, figure in self.figures.items():
             start = f"{name:<{names}}  {figure.text:>{texts}}"
-            line = Text(cut(start, width, mark))
+            line = Text(start)
             line.stylize("dim", 0, min(len(name), len(line)))
             past = self.history.get(name)
             drawn = room - (2 * scale + 2 if scaled else 0)
@@ -162,3 +191,20 @@ class LiveDisplay:
         if width < self._width:
             self.console.clear()
         self._width = width
+
+
+def _fitting(forms: Sequence[str], width: int) -> str:
+    """The first that fits, else the last."""
+    return next((form for form in forms if cell_len(form) <= width), forms[-1])
+
+
+def _numbered(name: str, figure: Figure) -> str:
+    """A figure without its unit, but for a per cent sign."""
+    number, *unit = figure.text.split(" ")
+    return f"{name} {number}{' %' if unit[:1] == ['%'] else ''}"
+
+
+def _rows(notes: Sequence[str], width: int, mark: str) -> list[str]:
+    """Notes as rows, broken between words."""
+    rows = [row for note in notes if note for row in words("", note, width)]
+    return [cut(row, width, mark) for row in rows]

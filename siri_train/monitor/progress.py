@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from siri_train.terminal.encodable import encodable
-from siri_train.terminal.lines import LOG_WIDTH, joined
+from siri_train.terminal.lines import joined, log_width
 
 if TYPE_CHECKING:
     from siri_train.monitor.figures import Figure
@@ -65,8 +65,8 @@ class Progress:
     """Shows ``label  step/total  ETA``, figures and notes.
 
     In a terminal it is drawn in place (``live.py``); elsewhere it is a line now and then, broken
-    between figures where it is longer than 79 columns. The time between them is ``every`` at
-    first, later a hundredth of the time so far, at most a minute.
+    between figures where it is longer than :func:`siri_train.terminal.lines.log_width`. The time
+    between them is ``every`` at first, later a hundredth of the time so far, at most a minute.
 
     Args:
         label: what is running.
@@ -120,7 +120,7 @@ class Progress:
             return
         head = "  ".join(p for p in (self._counted(), *notes[:1], eta) if p)
         parts = [f"{name} {figure.text}" for name, figure in (figures or {}).items()]
-        say([*joined(head, parts, LOG_WIDTH), *(f"    {note}" for note in notes[1:] if note)])
+        say([*joined(head, parts, log_width()), *(f"    {note}" for note in notes[1:] if note)])
 
     def status(self, text: str) -> None:
         """Show what is being done between two updates; as seldom as :meth:`update` prints."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,6 +13,7 @@ from siri_train.monitor.backtrack import BACKTRACK, GROUPS, WordCounter
 from siri_train.monitor.token_pieces import token_pieces
 from siri_train.monitor.token_transitions import TokenTransitions
 from siri_train.monitor.word_automaton import BEGIN, WordAutomaton
+from siri_train.rewards.special_tokens import decode_keeping, kept_tokens
 
 Counts = NDArray[np.int64]
 Rates = dict[str, dict[str, float | None]]
@@ -26,10 +27,10 @@ class TokenGroups:
 
     What each token of the vocabulary does to the search is a table that is made once
     (:mod:`siri_train.monitor.token_transitions`). So words are found however they are split into
-    tokens, and nothing is decoded. The counts are those of ``text`` on the decoded responses,
-    with two exceptions: a special token ends a word and is none, and a tokenizer that does not
-    show its vocabulary, or whose tokens look different at the end of a text, has its responses
-    decoded after all.
+    tokens, and nothing is decoded. The counts are those of ``text`` on the decoded responses: a
+    special token that the text drops, or an id that no token has, is not there, and a word goes on
+    across it. One that a group names counts. A tokenizer that does not show its vocabulary, or
+    whose tokens look different at the end of a text, has its responses decoded after all.
 
     Args:
         tokenizer: of the model whose responses are counted.
@@ -48,7 +49,8 @@ class TokenGroups:
         self.text = WordCounter(self.groups)
         self._tokenizer = tokenizer
         self._words = (*self.groups.values(), BACKTRACK)
-        pieces = token_pieces(tokenizer)
+        self._kept = _kept(tokenizer, self._words)
+        pieces = token_pieces(tokenizer, self._kept)
         self._transitions = (
             None if pieces is None else TokenTransitions(WordAutomaton(self._words), pieces)
         )
@@ -78,8 +80,7 @@ class TokenGroups:
 
     def _in_texts(self, responses: Sequence[Sequence[int]]) -> Counts:
         every = WordCounter({str(i): words for i, words in enumerate(self._words)})
-        decode = self._tokenizer.decode
-        texts = (decode(list(ids), skip_special_tokens=True) for ids in responses)
+        texts = decode_keeping(self._tokenizer, responses, self._kept)
         found = [list(every.counts(text).values()) for text in texts]
         return np.array(found, np.int64).reshape(len(responses), len(self._words))
 
@@ -132,18 +133,24 @@ def unwritable(tokenizer: Any, groups: Mapping[str, Sequence[str]]) -> list[tupl
         (group, word) of each.
     """
     found = []
+    kept = _kept(tokenizer, groups.values())
     for name, words in groups.items():
         for word in words:
             ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
-            back = tokenizer.decode(list(ids), skip_special_tokens=True)
+            (back,) = decode_keeping(tokenizer, [ids], kept)
             if not WordCounter({name: [word]}).counts(back)[name]:
                 found.append((name, word))
-    pieces = token_pieces(tokenizer) if found else None
+    pieces = token_pieces(tokenizer, kept) if found else None
     if pieces is None:
         return found
     # A word may still stand within a token, as in a mark of the template.
     held = TokenTransitions(WordAutomaton([[word] for _, word in found]), pieces).found_at_all()
     return [one for place, one in enumerate(found) if place not in held]
+
+
+def _kept(tokenizer: Any, groups: Iterable[Sequence[str]]) -> set[int]:
+    """The special tokens that count: those that the text keeps, and those that a group names."""
+    return kept_tokens(tokenizer, chain.from_iterable(groups))
 
 
 def _counts(tables: TokenTransitions, responses: Sequence[Sequence[int]]) -> Counts:
@@ -158,8 +165,8 @@ def _counts(tables: TokenTransitions, responses: Sequence[Sequence[int]]) -> Cou
     ids = np.full(int(lengths.sum()) + len(responses), end, np.int32)
     inside = np.ones(len(ids), bool)
     inside[ends] = False
-    ids[inside] = np.fromiter(chain.from_iterable(responses), np.int32, int(lengths.sum()))
-    np.minimum(ids, end, out=ids)  # an id that no token has is no part of a word
+    given = np.fromiter(chain.from_iterable(responses), np.int32, int(lengths.sum()))
+    ids[inside] = np.minimum(given, tables.no_token, out=given)
     kinds = tables.bytes_joined(ids, tables.kinds[ids])
 
     places = np.flatnonzero(kinds >= tables.dull)

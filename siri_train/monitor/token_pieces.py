@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+from siri_train.rewards.special_tokens import special_tokens
 
 _LOST = "\ufffd"
 """Decoding shows it for bytes that are no whole character."""
@@ -20,13 +22,15 @@ class Pieces:
     """A vocabulary's tokens as they stand in the middle of a text.
 
     Args:
-        texts: by id. Special tokens and ids that no token has are ``None``.
-        partial: by id, the bytes of the tokens that begin or end within a character, and of all
-            single bytes to which a vocabulary falls back.
+        texts: by id. Special tokens that a text drops, and ids that no token has, are empty; the
+            last is such an id.
+        partial: by id, the bytes of the tokens that begin or end within a character, of all
+            single bytes to which a vocabulary falls back, and of what a text drops: bytes around
+            it touch.
         strict: whether bytes that are no text together show as nothing but lost bytes.
     """
 
-    texts: list[str | None]
+    texts: list[str]
     partial: dict[int, bytes]
     strict: bool
 
@@ -38,7 +42,7 @@ class Pieces:
         return raw.decode(errors="replace")
 
 
-def token_pieces(tokenizer: Any) -> Pieces | None:
+def token_pieces(tokenizer: Any, kept: Collection[int] = ()) -> Pieces | None:
     """The text of every token, whatever the kind of tokenizer: what it adds behind another token.
 
     A token that is decoded alone may look different: SentencePiece drops its blank, WordPiece
@@ -46,20 +50,19 @@ def token_pieces(tokenizer: Any) -> Pieces | None:
 
     Args:
         tokenizer: a transformers tokenizer.
+        kept: special tokens whose text counts; the others have none.
 
     Returns:
         None where the tokenizer does not show its vocabulary, or joins tokens in a way of its own.
     """
     try:
         vocabulary = dict(tokenizer.get_vocab())
-        special = set(map(int, tokenizer.all_special_ids))
+        special = special_tokens(tokenizer).keys() | set(map(int, tokenizer.all_special_ids))
     except (AttributeError, NotImplementedError, TypeError, ValueError):
         return None
-    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    special |= {int(i) for i, token in added.items() if getattr(token, "special", False)}
     by_id = {int(i): token for token, i in vocabulary.items()}
-    ids = sorted(by_id.keys() - special)
-    texts: list[str | None] = [None] * (max(by_id, default=-1) + 1)
+    ids = sorted(by_id.keys() - (special - set(kept)))
+    texts = [""] * (max(by_id, default=-1) + 2)
     anchor = _anchor(tokenizer, by_id, ids)
     if anchor is None:
         return None
@@ -81,6 +84,7 @@ def token_pieces(tokenizer: Any) -> Pieces | None:
     strict = any(_BYTE.fullmatch(by_id[i]) for i in partial)
     if strict:
         partial |= {i: raw for i in ids if _BYTE.fullmatch(by_id[i]) and (raw := _bytes(by_id[i]))}
+    partial |= dict.fromkeys(set(range(len(texts))).difference(ids), b"")
     return Pieces(texts, partial, strict)
 
 

@@ -25,7 +25,9 @@ class TokenTransitions:
         pieces: the vocabulary.
 
     Attributes:
-        kinds: [ids + 1] int32: the kind of every id; the last is the end of a response.
+        kinds: [ids + 2] int32: the kind of every id, of an id that no token has, and of the end
+            of a response.
+        no_token: the id that no token has.
         dull: how many kinds are dull; these come first.
         next: [kinds, states] int32: the state behind a token.
         fixed: [kinds] int32: the same where it is one for all states, else -1.
@@ -43,18 +45,16 @@ class TokenTransitions:
         self._pieces = pieces
         self.next: Ints = np.empty((0, 0), np.int32)
         texts = [
-            "" if text is None else pieces.joined([i]) if i in pieces.partial else text
+            pieces.joined([i]) if i in pieces.partial else text
             for i, text in enumerate(pieces.texts)
         ]
         strings = _collapsed(automaton, texts)
-        for i, text in enumerate(pieces.texts):
-            if text is None:  # a special token, which is no word and ends the word before it
-                strings[i] = (OTHER,)
         kinds = np.array(self._kinds_of([*strings, (OTHER,)]), np.int32)
         self._sort(kinds)
+        self.no_token = len(strings) - 1
+        self.stays = int(self.kinds[self.no_token])
         self.is_partial = np.zeros(len(kinds), bool)
         self.is_partial[list(pieces.partial)] = True
-        self.stays = self._kinds_of([()])[0]
         self._freeze()
 
     def found_at_all(self) -> set[int]:
@@ -68,7 +68,7 @@ class TokenTransitions:
         return groups
 
     def bytes_joined(self, ids: Ints, kinds: Ints) -> Ints:
-        """The kinds of tokens where some begin or end within a character.
+        """The kinds of tokens where some begin or end within a character, or are dropped.
 
         Neighbours of that sort are taken together: the first gets the kind of all, the others
         change nothing.
@@ -80,11 +80,11 @@ class TokenTransitions:
         places = np.flatnonzero(self.is_partial[ids])
         if not len(places):
             return kinds
-        bounds = np.flatnonzero(np.diff(places) > 1) + 1
-        for run in np.split(places, bounds) if len(bounds) + 1 < len(places) else ():
-            if len(run) > 1:
-                kinds[run[1:]] = self.stays
-                kinds[run[0]] = self._kind_of_run(tuple(ids[run].tolist()))
+        bounds = np.concatenate([[0], np.flatnonzero(np.diff(places) > 1) + 1, [len(places)]])
+        for run in np.flatnonzero(np.diff(bounds) > 1).tolist():
+            first, behind = places[bounds[run]], places[bounds[run + 1] - 1] + 1
+            kinds[first + 1 : behind] = self.stays
+            kinds[first] = self._kind_of_run(tuple(ids[first:behind].tolist()))
         self._freeze()
         return kinds
 

@@ -15,7 +15,7 @@ from siri_train.monitor.progress import Progress, say
 from siri_train.monitor.run_logs import is_number
 from siri_train.monitor.time_left import TimeLeft
 from siri_train.schedule import LengthSchedule
-from siri_train.terminal.lines import LOG_WIDTH, joined, terminal_width, words
+from siri_train.terminal.lines import joined, log_width, terminal_width, words
 
 _NAMED = 3
 
@@ -147,7 +147,7 @@ class TrainingProgress(Progress):
         return f"{phase}, cycle {cycle}{of}"
 
     def _width(self) -> int:
-        return terminal_width() if self.tty else LOG_WIDTH
+        return terminal_width() if self.tty else log_width()
 
 
 def alarm_line(ongoing: Iterable[Ongoing], found: Sequence[Mapping[str, Any]] = ()) -> str:

@@ -99,14 +99,14 @@ class WordAutomaton:
         """The state behind a character, and the groups of the words that are certain with it."""
         in_word, active = state
         is_word = self._letters.is_word(kind)
-        begun = {} if in_word else self._starting.get(kind, {})
+        begun = {} if in_word and is_word else self._starting.get(kind, {})
         ended: list[int] = []
         groups = []
         of = dict(active)
         for group in sorted(of.keys() | begun.keys()):
             starts: list[_Start] = []
             for items, matched in of.get(group, ()):
-                complete = not is_word and any(at == len(self._words[w]) for w, at in items)
+                complete = any(self._ends(w, at, is_word) for w, at in items)
                 starts.append((self._advanced(items, kind), matched or complete))
                 if complete:  # later places lie within this word
                     break
@@ -117,6 +117,11 @@ class WordAutomaton:
             if starts:
                 groups.append((group, tuple(start for start in starts if start[0] or start[1])))
         return (is_word, tuple(groups)), ended
+
+    def _ends(self, word: int, at: int, is_word: bool) -> bool:
+        """Whether all of a word has been read, and the character behind it does not go on."""
+        elements = self._words[word]
+        return at == len(elements) and not (is_word and self._letters.is_word(elements[-1]))
 
     def _advanced(self, items: frozenset[_Item], kind: int) -> frozenset[_Item]:
         found = set()

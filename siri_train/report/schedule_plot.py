@@ -8,9 +8,11 @@ that names the marks would have stayed here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ..schedule import LengthSchedule
+from ..terminal.lines import broken
 from .markup import fill
 from .scale import ticks
 from .svg import Chart, Line, render
@@ -25,7 +27,8 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
         schedule: what to plot.
         steps: the curve runs from step 0 to ``steps``.
         width: characters of a line, at least 24.
-        height: lines of the plot, at least 5. One more line below it names the marks.
+        height: lines of the plot, at least 5. Below it the marks are named, on one line where it
+            is long enough.
 
     Returns:
         Lines without colour codes: caps at the left, steps below, ``▼`` where siri-low is taken and
@@ -41,8 +44,14 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
     if top == bottom:
         top, bottom = top + 1, top - 1  # a flat line in the middle
     middle = (top + bottom) / 2
-    margin = len(f"{top:,}") + 2
-    columns, rows = width - margin, height - 2
+    rows = height - 2
+    names = {0: f"{top:,}", rows - 1: f"{bottom:,}"}
+    if schedule.lowest == schedule.max_len:
+        names = {rows // 2: f"{schedule.max_len:,}"}
+    elif rows >= 5 and rows % 2:
+        names[rows // 2] = f"{middle:,.0f}" if middle == int(middle) else f"{middle:,.1f}"
+    margin = max(map(len, names.values())) + 2
+    columns = width - margin
     cells = [[0] * columns for _ in range(rows)]
     dots = 4 * rows - 1
 
@@ -61,11 +70,6 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
     for taken, sign in ((low, "▼"), (high, "▲")):
         for step in taken:
             grid[level(_shown_at(schedule, step)) // 4][round(step / steps * (columns - 1))] = sign
-    names = {0: f"{top:,}", rows - 1: f"{bottom:,}"}
-    if schedule.lowest == schedule.max_len:
-        names = {rows // 2: f"{schedule.max_len:,}"}
-    elif rows >= 5 and rows % 2:
-        names[rows // 2] = f"{middle:,.0f}" if middle == int(middle) else f"{middle:,.1f}"
     lines = []
     for index, row in enumerate(grid):
         name = names.get(index, "")
@@ -82,8 +86,29 @@ def plot_text(schedule: LengthSchedule, steps: int, width: int = 76, height: int
             free = start + len(text) + 1
     lines.append(" " * (margin - 1) + "└" + "".join(axis))
     lines.append("".join(under).rstrip())
-    lines.append(" " * margin + _marks_text(low, high))
+    lines.append(broken(" " * margin + _marks_text(low, high), width))
     return "\n".join(lines).rstrip()
+
+
+def caps_text(schedule: LengthSchedule, steps: int, width: int) -> str:
+    """The cap at nine steps at most, from the first to the end of a cycle, as rows under a title.
+
+    Args:
+        schedule: what to show.
+        steps: of the run.
+        width: columns; where they are too few, further rows stand below.
+    """
+    span = min(steps, schedule.cycle) if schedule.periodic else steps
+    eighths = range(0, span + 1, math.ceil(span / 8))
+    cells = [(f"{step:,}", f"{schedule(step):,}") for step in eighths]
+    each = max(max(map(len, pair)) for pair in cells) + 2
+    count = max((width - len("step")) // each, 1)
+    rows = ["cap (tokens) by step"]
+    for first in range(0, len(cells), count):
+        for name, place in (("step", 0), ("cap", 1)):
+            part = cells[first : first + count]
+            rows.append(f"{name:<4}" + "".join(f"{pair[place]:>{each}}" for pair in part))
+    return "\n".join(rows)
 
 
 def plot_svg(schedule: LengthSchedule, steps: int) -> str:

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import re
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
 LOG_WIDTH = 79
-"""Columns of a line in a log, so that a window of 80 shows it whole."""
+"""Columns of a line in a log, so that a window of 80 shows it whole; sentences are no longer."""
+_WITHOUT = 80
+_PART = re.compile(r" *[^ ]+")
 
 
-def terminal_width() -> int:
-    """Columns of the terminal, or what COLUMNS says; 80 where there is none."""
-    return max(shutil.get_terminal_size((80, 24)).columns, 1)
+def terminal_width(stream: Any = None) -> int:
+    """Columns of what is printed: what COLUMNS says, else the terminal's, else 80.
+
+    Every table and every text of the commands asks here, in a pipe as in a terminal.
+
+    Args:
+        stream: where it is printed; default: standard output.
+    """
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        columns = 0
+    if columns < 1:
+        try:
+            columns = os.get_terminal_size((stream or sys.stdout).fileno()).columns
+        except (AttributeError, OSError, ValueError):  # no stream, closed, no terminal
+            columns = 0
+    return columns if columns > 0 else _WITHOUT
+
+
+def log_width() -> int:
+    """Columns of a line that a run prints where nothing is drawn in place: one is left free."""
+    return max(terminal_width() - 1, 1)
 
 
 def joined(head: str, parts: Sequence[str], width: int, between: str = "  ") -> list[str]:
@@ -51,6 +76,26 @@ def words(head: str, text: str, width: int) -> list[str]:
         width: columns.
     """
     return joined(head, text.split(), width, " ")
+
+
+def broken(text: str, width: int) -> str:
+    """Lines broken between words where they are too long; blanks between words stay.
+
+    Args:
+        text: lines. What is broken off stands below, four columns further in.
+        width: columns. A word that is longer has a line of its own.
+    """
+    lines = []
+    for line in text.split("\n"):
+        now, indent = "", " " * (len(line) - len(line.lstrip(" ")) + 4)
+        for part in _PART.findall(line) if cell_len(line) > width else [line]:
+            if now.strip() and cell_len(now + part) > width:
+                lines.append(now)
+                now = indent + part.lstrip(" ")
+            else:
+                now += part
+        lines.append(now)
+    return "\n".join(lines)
 
 
 def shortened(text: str, width: int, mark: str = "…") -> str:

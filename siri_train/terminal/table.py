@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 from siri_train.terminal.encodable import encodable
-from siri_train.terminal.lines import shortened
+from siri_train.terminal.lines import shortened, words
 
 _LEAST = 8
 """Columns that a shortened name keeps at least."""
@@ -29,7 +29,7 @@ def aligned(
     the first ``keys`` columns; no cell is broken and no column left out. Where these are too long
     for that, or it would make more than three tables, rows are numbered and named once. Names that
     are longer than a line are shortened in their middle, and the whole names stand below the
-    tables. Where even that does not fit, each row is a list of its cells.
+    tables. Where even that does not fit, each row is a list of its cells, broken between words.
 
     Args:
         head: of the columns.
@@ -42,8 +42,10 @@ def aligned(
     """
     lines = [_cells(line, width is not None) for line in [head, *body]]
     widths = _widths(lines)
-    if width is None or _total(widths) <= width or len(widths) <= keys:
+    if width is None or _total(widths) <= width:
         return _drawn(lines, range(len(widths)), left)
+    if len(widths) <= keys:
+        return _listed(lines, keys, width)
     room = width - _total([*widths[:keys], max(widths[keys:])]) + sum(widths[:keys])
     fits = sum(widths[:keys]) <= room
     if not fits or len(_blocks(widths, keys, breaks, width)) > _MOST:
@@ -55,8 +57,9 @@ def aligned(
     names: list[str] = []
     if not fits:
         if room < keys * _LEAST:
-            return _listed(lines, keys)
-        lines, names = _with_short_names(lines, keys, room)
+            return _listed(lines, keys, width)
+        lines, told = _with_short_names(lines, keys, room)
+        names = [line for name, whole in told.items() for line in words(f"{name}:", whole, width)]
         widths = _widths(lines)
     blocks = _blocks(widths, keys, breaks, width)
     tables = [_drawn(lines, [*range(keys), *block], left) for block in blocks]
@@ -94,7 +97,7 @@ def _blocks(widths: Sequence[int], keys: int, breaks: Sequence[int], width: int)
 
 def _with_short_names(
     lines: Sequence[Sequence[str]], keys: int, room: int
-) -> tuple[list[list[str]], list[str]]:
+) -> tuple[list[list[str]], dict[str, str]]:
     """The lines with names of at most ``room`` columns together, and what each stands for."""
     allowed = list(_widths(lines)[:keys])
     while sum(allowed) > room:
@@ -113,17 +116,18 @@ def _with_short_names(
             line[place] = name
             if name != whole:
                 told[name] = whole
-    return short, [f"{name}: {whole}" for name, whole in told.items()]
+    return short, told
 
 
-def _listed(lines: Sequence[Sequence[str]], keys: int) -> str:
+def _listed(lines: Sequence[Sequence[str]], keys: int, width: int) -> str:
     head, *body = lines
     blocks = []
     for line in body:
-        first = [cell for cell in line[:keys] if cell]
-        rest = [f"  {title}: {cell}" for title, cell in zip(head[keys:], line[keys:], strict=True)]
-        blocks.append("\n".join([*first, *rest]))
-    return "\n\n".join(blocks or [", ".join(head)])
+        rows = [row for cell in line[:keys] if cell for row in words("", cell, width)]
+        for title, cell in zip(head[keys:], line[keys:], strict=True):
+            rows += words(f"  {title}:", cell, width)
+        blocks.append("\n".join(rows))
+    return "\n\n".join(blocks or ["\n".join(words("", ", ".join(head), width))])
 
 
 def _drawn(lines: Sequence[Sequence[str]], columns: Sequence[int], left: Sequence[int]) -> str:

@@ -76,7 +76,7 @@ def test_schedule_shows_the_papers_cosine(
     assert main(["schedule", "--svg", "cap.svg"]) == 0
     out = capsys.readouterr().out
     # reference values of the paper's 640-step cosine at 0, 80, 160, 240, 320, ...
-    for cap in ("16384", "15184", "12288", "9392", "8192"):
+    for cap in ("16,384", "15,184", "12,288", "9,392", "8,192"):
         assert cap in out
     assert Path("cap.svg").read_text().lstrip().startswith("<svg")
 

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,9 +110,52 @@ def test_no_encoding_crashes_it_and_no_line_is_too_wide(clock: Clock, encoding: 
         shown.stop()
         screen = Screen(width).feed(text().lstrip("\ufeff").replace("\ufeff", ""))
         assert max(map(cell_len, screen.lines)) <= width
-        assert len([line for line in screen.lines if line]) == 3 + len(KEYS)  # no line was broken
-        if width >= 41:
+        drawn = [line.plain.rstrip() for line in shown.lines(width)]
+        assert [line for line in screen.lines if line] == [line for line in drawn if line]
+        if width >= 20:
             assert any("step 2/1920" in line for line in screen.lines)
+
+
+def test_every_width_shows_whole_numbers_and_breaks_no_line(clock: Clock) -> None:
+    """At 20 columns and more every figure with its number; below, those that fit."""
+    seed = time.time_ns()
+    rng = random.Random(seed)
+    names = ["grad-norm-spike", "entropy-collapse", "length-explosion"]
+    for width in range(10, 201):
+        encoding = rng.choice(["utf-8", "utf-8", "ascii", "cp1252"])
+        label = "".join(rng.choice("ab-数学" if encoding == "utf-8" else "ab-") for _ in range(30))
+        shown, text = display(width, encoding, label[: rng.randint(1, 30)])
+        for step in range(3):
+            clock.now += 10
+            found = figures(row(step, rng), [evaluation(step, None, rng.random(), 9.0)])
+            alarms = f"alarms: {', '.join(f'{name} (new)' for name in rng.sample(names, 2))}"
+            notes = ["compression, cycle 1 of 3", rng.choice(["", alarms])]
+            shown.show(step, "ETA 12 h 03 min", notes, found)
+            shown.status("sampled 3/2048")
+        shown.stop()
+        screen = Screen(width).feed(text())
+        lines = [line for line in screen.lines if line]
+        said = " ".join(lines)
+        assert max(map(cell_len, lines)) <= width, (seed, width)
+        drawn = [line.plain.rstrip() for line in shown.lines(width)]
+        assert lines == [line for line in drawn if line], (seed, width)
+        assert ("2/1920" in said) and (notes[1] in said or width < 30), (seed, width)
+        if width < 20:
+            for name, figure in found.items():
+                number = figure.text.split(" ")[0]
+                forms = (f"{name} {figure.text}", f"{name} {number}", f"{name} {number} %")
+                there = [line for line in lines if line.startswith(f"{name} ")]
+                assert all(line in forms for line in there), (seed, width, there)
+                assert there or cell_len(forms[1]) > width - 2, (seed, width, name)
+            continue
+        assert "step 2/1920" in said and "ETA 12 h 03 min" in said, (seed, width)
+        assert "compression, cycle 1 of 3" in said, (seed, width)
+        for name, figure in found.items():
+            number = figure.text.split(" ")[0]
+            (line,) = [line for line in lines if line.startswith(f"{name} ")]
+            assert number in line.split(), (seed, width, line)
+            if width >= 35:
+                assert figure.text in line, (seed, width, line)
 
 
 def test_what_is_printed_stays_above_it(clock: Clock) -> None:

@@ -109,9 +109,10 @@ def test_a_dumb_terminal_gets_lines() -> None:
 
 def drawn(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
     """What a display with and without figures sends to a terminal with this environment."""
-    with terminal() as written:
+    # The terminal's own settings are undone first, so that none is left behind.
+    with terminal() as written, monkeypatch.context() as patch:
         for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+            patch.setenv(name, value)
         for shown in ({"cap": Figure(5, "5 tokens"), "length": Figure(4.5, "4")}, None):
             progress = Progress("a [long] name " + "x" * 20, 3)
             for done in (1, 2, 3):

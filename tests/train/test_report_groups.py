@@ -121,7 +121,7 @@ def test_page_and_tokens_command_say_the_same(seed: int, tmp_path: Path) -> None
         row[key] = odd
     del rng.choice(rows)["token_groups"]
     jsonl(tmp_path / "metrics.jsonl", rows)
-    command = as_json(tables([tmp_path]))["runs"][0]["groups"]
+    command = as_json(tables([tmp_path])[0])["runs"][0]["groups"]
     panels = group_values(read_run_folder(tmp_path))
     assert {panel["group"] for panel in panels} == set(GROUPS), seed
     for panel in panels:

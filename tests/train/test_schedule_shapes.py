@@ -50,7 +50,7 @@ def test_savings_and_plots_of_every_shape(schedule, steps):
     assert schedule.tokens_saved(steps) == steps * schedule.max_len - sum(caps)
     assert schedule.mean(steps) == pytest.approx(sum(caps) / steps)
     plot = plot_text(schedule, steps, 60, 9)
-    assert len(plot.splitlines()) <= 10 and max(map(len, plot.splitlines())) <= 60 + 24
+    assert len(plot.splitlines()) <= 12 and max(map(len, plot.splitlines())) <= 60
     assert plot_svg(schedule, steps).startswith("<svg")
 
 

@@ -29,7 +29,12 @@ def blocks(text: str) -> tuple[list[list[list[str]]], dict[str, str]]:
     """The tables of a text, their rule left out, and what shortened names stand for."""
     parts = [part.splitlines() for part in text.split("\n\n")]
     tables = [part for part in parts if part[0].startswith("|")]
-    named = [line for part in parts if part not in tables for line in part]
+    named: list[str] = []
+    for line in (line for part in parts if part not in tables for line in part):
+        if line.startswith("    "):  # goes on
+            named[-1] += f" {line.strip()}"
+        else:
+            named.append(line)
     whole = dict(line.split(": ", 1) for line in named)
     return [[cells(one) for place, one in enumerate(t) if place != 1] for t in tables], whole
 
@@ -102,8 +107,8 @@ def test_names_that_would_look_alike_are_numbered() -> None:
 
 def test_a_list_where_no_table_fits() -> None:
     text = aligned(["name", "accuracy"], [["one", "61.0 % (58.0 to 64.0)"]], (0,), 20)
-    assert text == "one\n  accuracy: 61.0 % (58.0 to 64.0)"
-    assert aligned(["name", "accuracy"], [], (0,), 10) == "name, accuracy"
+    assert text == "one\n  accuracy: 61.0 %\n    (58.0 to 64.0)"
+    assert aligned(["name", "accuracy"], [], (0,), 16) == "name, accuracy"
 
 
 def test_a_terminal_without_plus_minus_has_straight_columns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_lines_fit_with_the_longest_names(tmp_path: Path) -> None:
     rows = [row(step, rng) for step in range(80)]
     for one in rows:
         one["token_groups"]["n" * 64] = {key: 1234.567 for key in KEYS}
-    text = tokens_text(tables([write(tmp_path / "r", rows)]), 80)
+    text = tokens_text(tables([write(tmp_path / "r", rows)])[0], 80)
     lines = text.splitlines()[1:]  # the first is the folder
     assert max(map(len, lines)) <= 80, max(lines, key=len)
 
@@ -218,7 +219,7 @@ def test_old_run_is_counted_in_its_texts(tmp_path: Path) -> None:
     keep(run, 2, [old("so. maybe not sure", 0.0, 20)])
     with (run / "rollouts" / "step_000002.jsonl").open("a") as file:
         file.write('{"response": 3}\nnonsense\n[]\n')
-    (found,) = tables([run])
+    (found,), _ = tables([run])
     assert (found.source, found.responses, len(found.rows)) == ("rollouts", 4, 2)
     assert "4 responses of 2 steps" in tokens_text([found], 80)
     pooled = pool(found.rows, "compression")
@@ -226,7 +227,7 @@ def test_old_run_is_counted_in_its_texts(tmp_path: Path) -> None:
     assert pooled["wait"]["right"].per_1k == 200.0 and pooled["wait"]["wrong"].per_1k == 0.0
     assert pooled["hold_on"]["all"].count == 1
     assert pooled["hold_on"]["right"].count == pooled["hold_on"]["wrong"].count == 0
-    (asked,) = tables([run], ["not  sure", "maybe"])
+    (asked,), _ = tables([run], ["not  sure", "maybe"])
     assert {name: rates["wrong"].count for name, rates in pool(asked.rows).items()} == {
         "not sure": 1,
         "maybe": 1,
@@ -237,11 +238,11 @@ def test_words_that_were_counted_come_from_the_metrics(tmp_path: Path) -> None:
     rng = random.Random(2)
     run = write(tmp_path / "run", [row(step, rng) for step in range(4)])
     keep(run, 0, [old("maybe", 1.0, 10) | {"right": False, "cap": 400, "question": "q"}])
-    counts, texts = tables([run], ["Wait", "maybe"])
+    (counts, texts), _ = tables([run], ["Wait", "maybe"])
     assert list(pool(counts.rows)) == ["wait"] and counts.source == "metrics.jsonl"
     assert pool(texts.rows)["maybe"]["wrong"].count == 1  # by ``right``, not by the reward
     (run / "config.yaml").write_text("monitor: {token_groups: {wait: [hmm]}}\n")
-    assert [table.source for table in tables([run], ["wait", "hmm"])] == [
+    assert [table.source for table in tables([run], ["wait", "hmm"])[0]] == [
         "metrics.jsonl",
         "rollouts",
     ]
@@ -264,14 +265,44 @@ def test_errors_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         main(["tokens", str(run), "--words", "a,,b"])
 
 
+def test_a_run_without_counts_leaves_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = time.time_ns()
+    rng = random.Random(seed)
+    names = [f"run{i}" for i in range(rng.randint(2, 5))]
+    without = set(rng.sample(names, rng.randint(1, len(names) - 1)))
+    for name in names:
+        rows = [row(step, rng) for step in range(4)]
+        if name in without:
+            rows = [{"step": 0, "phase": "compression", "cap": 4}] * rng.randint(0, 2)
+        write(tmp_path / "all" / name, rows)
+    for given in (["all"], [f"all/{name}" for name in names]):
+        status = main(["tokens", *(str(tmp_path / one) for one in given)])
+        out, error = capsys.readouterr()
+        assert status == 0, (seed, error)
+        headed = [line for line in out.splitlines() if line.startswith(str(tmp_path))]
+        assert headed == [str(tmp_path / "all" / name) for name in names if name not in without]
+        told = error.splitlines()
+        assert len(told) == len(without), (seed, told)
+        for name, line in zip(sorted(without), told, strict=True):
+            assert line.startswith("siri-train tokens: left out: ")
+            assert str(tmp_path / "all" / name) in line, seed
+    kept = sorted(set(names) - without)[0]
+    assert main(["tokens", str(tmp_path / "all" / kept), "--words", "wait,perhaps"]) == 0
+    error = capsys.readouterr().err
+    assert "no counts of perhaps" in error and "monitor.token_groups" in error
+    assert main(["tokens", str(tmp_path / "all" / min(without))]) == 1
+
+
 def test_a_folder_of_runs_gives_a_table_a_run(tmp_path: Path) -> None:
     rng = random.Random(2)
     for name in ("siri", "constant"):
         write(tmp_path / "demo" / name, [row(step, rng) for step in range(3)])
     other = write(tmp_path / "other", [row(0, rng)])
-    names = [Path(table.run).name for table in tables([tmp_path / "demo", other])]
+    names = [Path(table.run).name for table in tables([tmp_path / "demo", other])[0]]
     assert names == ["siri", "constant", "other"]
-    assert [one["run"] for one in as_json(tables([other]))["runs"]] == [str(other)]
+    assert [one["run"] for one in as_json(tables([other])[0])["runs"]] == [str(other)]
 
 
 def test_run_of_the_demo_writes_what_the_command_reads(tiny: Any) -> None:
@@ -282,7 +313,7 @@ def test_run_of_the_demo_writes_what_the_command_reads(tiny: Any) -> None:
     )  # fmt: skip
     folder = train(config)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-    (from_metrics,) = tables([folder])
+    (from_metrics,), _ = tables([folder])
     for one in rows:
         path = folder / "rollouts" / f"step_{one['step']:06d}.jsonl"
         kept = [json.loads(line) for line in path.open(encoding="utf-8")]
@@ -309,10 +340,10 @@ def test_an_ablation_gives_a_table_a_seed(seed: int, tmp_path: Path) -> None:
     seeds = [tmp_path / arm / f"seed-{n}" for arm in ("a", "b") for n in range(3)]
     for folder in seeds:
         write(folder, [row(step, rng) for step in range(4)])
-    found = tables([tmp_path])
+    found, _ = tables([tmp_path])
     assert [table.run for table in found] == [str(folder) for folder in seeds]
     for table, folder in zip(found, seeds, strict=True):
-        assert table == tables([folder])[0]
+        assert table == tables([folder])[0][0]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
