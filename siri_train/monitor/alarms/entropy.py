@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from siri_train.config.alarms import AlarmsConfig
-from siri_train.monitor.alarms.history import column
+from siri_train.monitor.alarms.history import column, median
 from siri_train.monitor.alarms.registry import Raised, Record, alarm
 from siri_train.monitor.alarms.trends import (
     WINDOW,
@@ -13,7 +13,6 @@ from siri_train.monitor.alarms.trends import (
     earlier,
     learned,
     mean,
-    median,
     moves,
     window,
 )
@@ -31,7 +30,8 @@ _LATELY = 50
     "and accuracy no longer rises: the responses to a question are all alike",
     action="raise loss.entropy_coef or loss.clip_high, or resume from a checkpoint before the fall",
     limits=("entropy_collapse", "learned"),
-    clear_after=5,
+    window=10,
+    covers=("entropy-out-of-band", "reward-plateau"),
 )
 def _collapse(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     start, now = _start(history), mean(window(row, history, _SHORT), "entropy")
@@ -49,7 +49,8 @@ def _collapse(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> R
     action="lower train.lr, loss.entropy_coef or loss.clip_high, or resume from a checkpoint "
     "before the rise",
     limits=("entropy_blowup",),
-    clear_after=5,
+    window=10,
+    covers=("entropy-out-of-band",),
 )
 def _blowup(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     start, now = _start(history), mean(window(row, history, _SHORT), "entropy")
@@ -64,13 +65,13 @@ def _blowup(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Rai
     action="a jump: resume from a checkpoint before it; a drift: change loss.entropy_coef or "
     "loss.clip_high before it becomes a collapse or a blow-up",
     limits=("entropy_band", "learned"),
-    clear_after=5,
+    window=10,
 )
 def _out_of_band(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     now = mean(window(row, history, _SHORT), "entropy")
     if now is None or _collapse(row, history, limits) or _blowup(row, history, limits):
         return None
-    for low, high, when in _bands(row, history, now):
+    for low, high, when in _bands(row, history):
         was = f"was {high:.3g}" if low == high else f"lay between {low:.3g} and {high:.3g}"
         knows = learned(row, history, limits.learned)
         # Where a task is learned entropy is next to nothing, and so is twice of it.
@@ -88,15 +89,11 @@ def _start(history: Sequence[Record]) -> float | None:
     return median(first) if len(history) >= 2 * WINDOW and len(first) >= WINDOW // 2 else None
 
 
-def _bands(
-    row: Record, history: Sequence[Record], now: float
-) -> Iterator[tuple[float, float, str]]:
+def _bands(row: Record, history: Sequence[Record]) -> Iterator[tuple[float, float, str]]:
     """Least and largest mean of a few steps: shortly before, at like points, or a while ago."""
-    end = len(history) + 1
     # At first entropy falls fast, by learning.
-    if len(history) >= 2 * WINDOW and not _swings(row, history, now):
-        before = history[max(0, end - 3 * _SHORT) : max(0, end - 2 * _SHORT)]
-        yield from _band(before, "20 steps ago")
+    if len(history) >= 2 * WINDOW:
+        yield from _shortly_before(row, history)
     if moves(row):
         for rows in earlier(row, history)[:1]:
             yield from _band(rows, "at the same place of the last cycle")
@@ -107,17 +104,27 @@ def _bands(
             yield from _band(rows, f"until {_GAP} steps ago")
 
 
-def _swings(row: Record, history: Sequence[Record], now: float) -> bool:
-    """Whether the cap moves, and entropy, which moves with it, was about there in the cycle before.
+def _shortly_before(row: Record, history: Sequence[Record]) -> Iterator[tuple[float, float, str]]:
+    """The mean of a few steps until 20 ago, moved as far as the cap moved it since.
 
-    In the first cycle nobody knows yet how far it falls with the cap.
+    Entropy moves with the cap. How far shows the same stretch of the cycle before. In the first
+    cycle nobody knows that yet: it may fall from there, and rise to what it was before.
     """
-    if not moves(row):
-        return False
-    end, found = max(0, len(history) + 1 - 2 * _SHORT), cycle_of(row, history)
-    span = end if found is None else found[1] - found[0]
-    seen = list(_band(history[max(0, end - span) : end], ""))
-    return bool(seen) and (found is None or seen[0][0] <= 2 * now) and now <= seen[0][1]
+    end = len(history) + 1
+    for least, _, when in _band(
+        history[max(0, end - 3 * _SHORT) : end - 2 * _SHORT], "20 steps ago"
+    ):
+        if not moves(row):
+            yield least, least, when
+            continue
+        like = earlier(row, history, 3 * _SHORT)[:1]
+        parts = [mean(rows[at : at + _SHORT], "entropy") for rows in like for at in (0, 2 * _SHORT)]
+        if len(parts) == 2 and parts[0] and parts[1]:
+            moved = parts[1] / parts[0]
+            yield least * min(1.0, moved), least * max(1.0, moved), when
+        elif cycle_of(row, history) is None:
+            seen = list(_band(history[: end - 2 * _SHORT], ""))
+            yield 0.0, seen[0][1], when
 
 
 def _band(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str]]:
