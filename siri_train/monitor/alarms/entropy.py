@@ -61,7 +61,7 @@ def _blowup(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Rai
 
 @alarm(
     "entropy-out-of-band",
-    cause="entropy is {now:.3g} nats per token; {when} it {was}",
+    cause="entropy is {now:.3g} nats per token; {than}",
     action="a jump: resume from a checkpoint before it; a drift: change loss.entropy_coef or "
     "loss.clip_high before it becomes a collapse or a blow-up",
     limits=("entropy_band", "learned"),
@@ -71,15 +71,14 @@ def _out_of_band(row: Record, history: Sequence[Record], limits: AlarmsConfig) -
     now = mean(window(row, history, _SHORT), "entropy")
     if now is None or _collapse(row, history, limits) or _blowup(row, history, limits):
         return None
-    for low, high, when in _bands(row, history):
-        was = f"was {high:.3g}" if low == high else f"lay between {low:.3g} and {high:.3g}"
+    for low, high, than in _bands(row, history, now):
         knows = learned(row, history, limits.learned)
         # Where a task is learned entropy is next to nothing, and so is twice of it.
         if now > limits.entropy_band * high and not (knows and now < _NOWHERE):
-            return Raised(now, now=now, was=was, when=when)
+            return Raised(now, now=now, than=than)
         # Entropy falls as a policy learns: less than this, or with rising accuracy, is usual.
         if 1.5 * limits.entropy_band * now < low and not (knows or _rising(row, history)):
-            return Raised(now, now=now, was=was, when=when)
+            return Raised(now, now=now, than=than)
     return None
 
 
@@ -89,49 +88,69 @@ def _start(history: Sequence[Record]) -> float | None:
     return median(first) if len(history) >= 2 * WINDOW and len(first) >= WINDOW // 2 else None
 
 
-def _bands(row: Record, history: Sequence[Record]) -> Iterator[tuple[float, float, str]]:
-    """Least and largest mean of a few steps: shortly before, at like points, or a while ago."""
+def _bands(
+    row: Record, history: Sequence[Record], now: float
+) -> Iterator[tuple[float, float, str]]:
+    """Least and largest usual mean of a few steps, and in words why they are.
+
+    They are those of shortly before, those at like points, or those of a while ago.
+    """
     # At first entropy falls fast, by learning.
     if len(history) >= 2 * WINDOW:
-        yield from _shortly_before(row, history)
+        yield from _shortly_before(row, history, now)
     if moves(row):
         for rows in earlier(row, history)[:1]:
-            yield from _band(rows, "at the same place of the last cycle")
+            yield from _named(rows, "at the same place of the last cycle")
     else:
         end = len(history) - _GAP
         rows = list(history[max(0, end - _SPAN) : max(0, end)])
         if len(rows) >= _SPAN // 2:
-            yield from _band(rows, f"until {_GAP} steps ago")
+            yield from _named(rows, f"until {_GAP} steps ago")
 
 
-def _shortly_before(row: Record, history: Sequence[Record]) -> Iterator[tuple[float, float, str]]:
+def _shortly_before(
+    row: Record, history: Sequence[Record], now: float
+) -> Iterator[tuple[float, float, str]]:
     """The mean of a few steps until 20 ago, moved as far as the cap moved it since.
 
-    Entropy moves with the cap. How far shows the same stretch of the cycle before. In the first
-    cycle nobody knows that yet: it may fall from there, and rise to what it was before.
+    Entropy moves with the cap. How far shows the same stretch of the cycle before; it may do so
+    earlier or later than there, within what the cycle has seen. In the first cycle nobody knows
+    yet: it may fall from there, and rise to what it was before.
     """
-    end = len(history) + 1
-    for least, _, when in _band(
-        history[max(0, end - 3 * _SHORT) : end - 2 * _SHORT], "20 steps ago"
-    ):
-        if not moves(row):
-            yield least, least, when
-            continue
+    end = len(history) + 1 - 2 * _SHORT
+    when = f"{2 * _SHORT} steps ago"
+    before = mean(history[max(0, end - _SHORT) : end], "entropy")
+    cycle = cycle_of(row, history)
+    span = end if cycle is None else cycle[1] - cycle[0]
+    seen = _means(history[max(0, end - span) : end])
+    if before is None or not seen:
+        return
+    if not moves(row):
+        yield before, before, f"{when} it was {before:.3g}"
+    elif cycle is None:
+        yield 0.0, max(seen), f"until {when} it was {max(seen):.3g} at most"
+    elif not min(seen) <= 2 * now <= 2 * max(seen):
         like = earlier(row, history, 3 * _SHORT)[:1]
-        parts = [mean(rows[at : at + _SHORT], "entropy") for rows in like for at in (0, 2 * _SHORT)]
-        if len(parts) == 2 and parts[0] and parts[1]:
-            moved = parts[1] / parts[0]
-            yield least * min(1.0, moved), least * max(1.0, moved), when
-        elif cycle_of(row, history) is None:
-            seen = list(_band(history[: end - 2 * _SHORT], ""))
-            yield 0.0, seen[0][1], when
+        then = [mean(rows[at : at + _SHORT], "entropy") for rows in like for at in (0, 2 * _SHORT)]
+        if len(then) == 2 and then[0] and then[1]:
+            moved = then[1] / then[0]
+            than = (
+                f"{when} it was {before:.3g}, and the last cycle moved it {moved:.2g} times there"
+            )
+            yield before * min(1.0, moved), before * max(1.0, moved), than
 
 
-def _band(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str]]:
-    parts = [mean(rows[i : i + _SHORT], "entropy") for i in range(0, len(rows), _SHORT)]
-    values = [part for part in parts if part is not None]
+def _named(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str]]:
+    values = _means(rows)
     if values:
-        yield min(values), max(values), when
+        low, high = min(values), max(values)
+        yield low, high, f"{when} it lay between {low:.3g} and {high:.3g}"
+
+
+def _means(rows: Sequence[Record]) -> list[float]:
+    """Means of a few steps each."""
+    parts = [mean(rows[i : i + _SHORT], "entropy") for i in range(0, len(rows), _SHORT)]
+    return [part for part in parts if part is not None]
 
 
 def _rising(row: Record, history: Sequence[Record]) -> bool:

@@ -31,6 +31,7 @@ _SIGMAS = 2.5
     "all-zero-rewards",
     cause="no response of this step was right",
     action="easier questions, a supervised stage first, or check reward.verifier on rollouts/",
+    covers=("few-informative-groups",),
 )
 def _none_right(row: Record, history: Sequence[Record]) -> Raised | None:
     if row.get("truncated_frac") == 1.0 or row.get("groups_all_zero") != 1.0:
@@ -44,7 +45,13 @@ def _none_right(row: Record, history: Sequence[Record]) -> Raised | None:
     "wrong ({wrong:.0%}): their advantages are 0{why}; {other} questions would teach more",
     action="take other questions, raise rollout.group_size, or leave such groups out with "
     "rollout.oversample (docs/dynamic-sampling.md)",
-    limits=("groups_without_signal", "held_out_learned", "accuracy_scatter", "truncated"),
+    limits=(
+        "groups_without_signal",
+        "learned",
+        "held_out_learned",
+        "accuracy_scatter",
+        "truncated",
+    ),
     window=20,
     covers=("all-zero-rewards", "few-informative-groups", "reward-plateau"),
 )
