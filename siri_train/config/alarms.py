@@ -97,8 +97,8 @@ class AlarmsConfig(Section):
     """entropy-blowup: this many times the run's first entropies."""
     entropy_band: Times = 2.0
     """entropy-out-of-band: this many times more than at the same place of the last cycle, than 20
-    steps ago (and than all of the last cycle) or, where the cap stays, than 100 steps ago; or 1.5
-    times as many times less."""
+    steps ago (and than all of the last cycle, and than it moved there) or, where the cap stays,
+    than 100 steps ago; or 1.5 times as many times less."""
 
     # reward
     plateau_steps: int = Field(200, ge=20, le=2000)
@@ -119,4 +119,5 @@ class AlarmsConfig(Section):
     groups_without_signal: Share = 0.7
     """groups-without-signal: share of groups all right or all wrong, as a mean over 20 steps."""
     held_out_learned: Share = 0.94
-    """groups-without-signal: held-out accuracy from which groups that are all right are fine."""
+    """groups-without-signal: held-out accuracy, as a mean of 6 to 12 evaluations, from which groups
+    that are all right are fine."""

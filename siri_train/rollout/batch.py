@@ -103,6 +103,12 @@ class RolloutBatch:
         kept = sum(len(c.token_ids) for group in self.seen for c in group.completions)
         return kept + self.tokens_discarded
 
+    @property
+    def missing(self) -> int:
+        """Groups with different rewards that dynamic sampling wanted and did not find."""
+        informative = sum(group.informative for group in self.groups)
+        return max(0, self.wanted - informative) if self.dynamic else 0
+
     def counts(self) -> dict[str, int]:
         """How many groups were trained on and left out: keys of a record of metrics."""
         return {
@@ -110,6 +116,7 @@ class RolloutBatch:
             "groups_failed": len(self.failures),
             "groups_dropped": len(self.dropped),
             "groups_surplus": self.surplus,
+            "groups_missing": self.missing,
             "tokens_discarded": self.tokens_discarded,
             "rollout_retries": self.retries,
         }
@@ -134,8 +141,8 @@ class RolloutBatch:
         if unjudged > limits.unjudged * len(grades):
             raised = Raised(unjudged, unjudged=unjudged, answers=len(grades))
             found.append(ANSWERS_NOT_JUDGED.entry(raised))
-        informative = sum(group.informative for group in self.groups)
-        if self.dynamic and informative < self.wanted:
+        if self.missing:
+            informative = self.wanted - self.missing
             raised = Raised(informative, informative=informative, wanted=self.wanted)
             found.append(FEW_INFORMATIVE_GROUPS.entry(raised))
         return found

@@ -29,7 +29,7 @@ METRIC_KEYS = (
     "token_groups", "tokens", "tokens_right", "tokens_wrong",
     "rollout_tokens_per_s", "train_tokens_per_s", "time_rollout",
     "time_train", "peak_memory_gb", "ranks", "skipped_updates", "groups", "groups_failed",
-    "groups_dropped", "groups_surplus", "tokens_discarded", "rollout_retries",
+    "groups_dropped", "groups_surplus", "groups_missing", "tokens_discarded", "rollout_retries",
 )  # fmt: skip
 """Every key of a record, in the order they are written. The keys that only some losses have
 (``UpdateStats.extra``) follow."""

@@ -128,6 +128,29 @@ def found(run: Run, stride: int = 1, limits: AlarmsConfig = LIMITS) -> dict[str,
     return first
 
 
+def raised(run: Run, stride: int = 1) -> dict[str, int]:
+    """The alarms that a run raises, each with the first step; at every ``stride``-th row.
+
+    Other than `found`, it leaves out what an alarm that is on tells already.
+    """
+    rows, evals = run
+    state, written, waiting = AlarmState(), [], list(evals)
+    slim = [kept(row) for row in rows]
+    for at, row in enumerate(rows):
+        while waiting and waiting[0]["step"] <= row["step"]:
+            one, seen = waiting.pop(0), evals[: len(evals) - len(waiting) - 1]
+            true = alarms.check_evaluation(one, seen, LIMITS, slim[:at])
+            written += state.update(max(0, one["step"] - 1), true, "evaluation")
+        if (at + 1) % stride == 0:
+            seen = evals[: len(evals) - len(waiting)]
+            true = alarms.check(row, slim[max(0, at - MOST_ROWS) : at], LIMITS, seen)
+            written += state.update(row["step"], true)
+    first: dict[str, int] = {}
+    for line in written:
+        first.setdefault(line["alarm"], line["step"])
+    return first
+
+
 def replayed(
     run: Run, limits: AlarmsConfig = LIMITS, state: AlarmState | None = None, start: int = 0
 ) -> list[Row]:

@@ -66,7 +66,7 @@ def test_a_continued_run_writes_the_alarms_of_one_without_a_break(tiny: Any) -> 
     def sometimes(row: Any, history: Any) -> Raised | None:
         return Raised(row["step"], n=row["step"]) if row["step"] in (0, 2) else None
 
-    @alarm("held", cause="{n} of {count}", action="look", on="evaluation")
+    @alarm("held", cause="{n} of {count}", action="look", on="evaluation", clear_after=1)
     def held(row: Any, evaluations: Any) -> Raised | None:
         found = Raised(row["step"], n=row["step"], count=len(evaluations))
         return found if row["step"] in (2, 4, 6) else None

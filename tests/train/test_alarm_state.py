@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,14 @@ from siri_train.monitor.alarms.state import STATES, AlarmState
 from siri_train.registry import names as registry
 
 QUIET = {"fast": 1, "slow": 4, "slower": 9, "held": 1, "held-slow": 2}
+COVERED = {"one": 3, "other": 2, "held-one": 2, "under": 4}
+"""More alarms, which cover each other or are covered."""
+COVERS = {
+    "one": ("other", "under"),
+    "other": ("one",),
+    "held-one": ("under", "one"),
+    "slow": ("under",),
+}
 
 
 def at(name: str) -> Any:
@@ -34,7 +43,7 @@ def drawn_alarms() -> Iterator[None]:
     """Only alarms that the rows themselves turn on."""
     before = [(one, dict(one.data)) for one in registry._ALL]
     ALARMS.data = {}
-    for name, clear_after in QUIET.items():
+    for name, clear_after in {**QUIET, **COVERED}.items():
         register(
             name,
             cause="at step {step} after {rows} rows",
@@ -42,6 +51,7 @@ def drawn_alarms() -> Iterator[None]:
             check=at(name),
             on="evaluation" if name.startswith("held") else "step",
             clear_after=clear_after,
+            covers=COVERS.get(name, ()),
         )
     # Something else than a row raises these; of the second a row shows it.
     register("event", cause="{what}", action="none")
@@ -58,8 +68,10 @@ class Run:
     def __init__(self, seed: int, steps: int) -> None:
         rng = random.Random(seed)
         self.steps, self.every = steps, rng.choice([1, 3, 5])
-        names = [name for name in QUIET if not name.startswith("held")]
-        often = {name: rng.choice([0.05, 0.3, 0.8, 1.0]) for name in QUIET}
+        both = {**QUIET, **COVERED}
+        names = [name for name in both if not name.startswith("held")]
+        held = [name for name in both if name.startswith("held")]
+        often = {name: rng.choice([0.05, 0.3, 0.8, 1.0]) for name in both}
         self.rows = [
             {"step": n, "true": " ".join(m for m in names if rng.random() < often[m])}
             for n in range(steps)
@@ -67,7 +79,7 @@ class Run:
         self.evals = [
             {
                 "step": n,
-                "true": " ".join(m for m in ("held", "held-slow") if rng.random() < often[m]),
+                "true": " ".join(m for m in held if rng.random() < often[m]),
             }
             for n in range(0, steps + 1, self.every)
         ]
@@ -153,6 +165,51 @@ def test_a_flickering_alarm_is_raised_once() -> None:
     assert [raised.count(name) for name in ("slower", "often", "fast")] == [1, 1, 38]
 
 
+def test_one_alarm_tells_what_another_covers() -> None:
+    """At no time are two on of which one covers the other; what nothing covers is on while true."""
+    first = int(time.time())
+    for seed in range(first, first + 12):
+        run = Run(seed, 80)
+        on: set[str] = set()
+        for row in run.go(AlarmState(), 0, 80):
+            name = row["alarm"]
+            if row["state"] == "cleared":
+                on.remove(name)
+            elif row["state"] == "raised":
+                assert name not in on, seed
+                assert not [other for other in on if name in COVERS.get(other, ())], (seed, row)
+                on.add(name)
+        covered = {name for names in COVERS.values() for name in names}
+        true = set(run.rows[-1]["true"].split())
+        assert true - covered <= on, seed
+
+
+def entry(name: str) -> dict[str, Any]:
+    return ALARMS[name].entry(Raised(1, step=1, rows=1))
+
+
+def states(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(row["alarm"], row["state"]) for row in rows]
+
+
+def test_a_covering_alarm_takes_over_and_of_two_equals_the_first_tells() -> None:
+    state = AlarmState()
+    assert states(state.update(1, [entry("under")])) == [("under", "raised")]
+    both = [entry("under"), entry("slow")]
+    assert states(state.update(2, both)) == [("under", "cleared"), ("slow", "raised")]
+    for step in range(3, 7):  # slow is on for four quiet steps more
+        assert ("under", "raised") not in states(state.update(step, [entry("under")]))
+    assert states(state.update(7, [entry("under")])) == [("under", "raised")]
+    state = AlarmState()
+    assert states(state.update(1, both)) == [("slow", "raised")]  # at once: one row
+    state = AlarmState()
+    equals = [entry("one"), entry("other")]
+    assert states(state.update(1, equals[::-1])) == [("other", "raised")]
+    assert states(state.update(2, equals[:1])) == []  # other is on, and quiet for a step
+    assert states(state.update(3, equals[:1])) == [("other", "cleared")]
+    assert states(state.update(4, equals)) == [("one", "raised")]
+
+
 def test_a_step_does_not_end_an_alarm_about_evaluations_nor_the_other_way_round() -> None:
     state = AlarmState()
     held, fast = ({**ALARMS[name].entry(Raised(1, step=1, rows=1))} for name in ("held", "fast"))
@@ -200,9 +257,17 @@ def test_a_damaged_row_ends_no_resume() -> None:
     assert [one.quiet for one in state.ongoing()] == [2]
 
 
-@pytest.mark.parametrize("clear_after", [0, -1, MOST_QUIET + 1])
+@pytest.mark.parametrize("clear_after", [-1, -7, MOST_QUIET + 1])
 def test_clear_after_has_bounds(clear_after: int) -> None:
     with pytest.raises(ValueError, match="clear_after"):
         register("x", cause="", action="", check=at("x"), clear_after=clear_after)
     with pytest.raises(ValueError, match="without check and shown 1"):
         register("x", cause="", action="", clear_after=2)
+
+
+def test_an_alarm_is_over_after_twice_its_window() -> None:
+    for window, on, quiet in ((1, "step", 20), (1, "evaluation", 3), (15, "step", 30),
+                              (3, "evaluation", 6), (500, "step", MOST_QUIET)):  # fmt: skip
+        one = register(f"x{window}{on}", cause="", action="", check=at("x"), on=on, window=window)
+        assert one.clear_after == quiet
+    assert register("event-x", cause="", action="", window=9).clear_after == 1

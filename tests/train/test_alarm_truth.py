@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import DRAW
-from tests.train.alarm_runs import Run, found, of_rldoctor, of_rlprobe
+from tests.train.alarm_runs import Run, of_rldoctor, of_rlprobe, raised
 
 SEEDS = range(20)
 
@@ -98,9 +98,9 @@ def rlprobe_run(scenario: str, seed: int, steps: int = 500) -> Run:
 
 def judge(truth: Truth, run: Run, scenario: str) -> list[str]:
     """Complaints: the scenario's alarm is not raised, or one that is not true of it."""
-    raised = set(found(run, 1 if scenario in EVERY_ROW else 10))
-    missed = {truth.alarm} - raised - {None}
-    false = raised - {truth.alarm, *truth.also}
+    told = set(raised(run, 1 if scenario in EVERY_ROW else 10))
+    missed = {truth.alarm} - told - {None}
+    false = told - {truth.alarm, *truth.also}
     return [f"missed {name}" for name in missed] + [f"false {name}" for name in false]
 
 
@@ -123,27 +123,22 @@ def test_every_scenario_has_its_alarm_or_a_reason() -> None:
         assert (truth.alarm is None) == bool(truth.why or scenario == "healthy"), scenario
 
 
-LUCKY = "saturated_groups"
-"""Its held-out accuracy is 92.5 %, with noise of 1.2 points. In one run of 20 the evaluations lie
-so high that held-out questions look learned as well, and then there is nothing to raise."""
-
-
-def without_luck(wrong: dict[str, list[str]]) -> dict[str, list[str]]:
-    missed = ["missed groups-without-signal"]
-    return {k: v for k, v in wrong.items() if not (k.startswith(LUCKY) and v == missed)}
-
-
 def test_scenarios_of_the_day() -> None:
     seed = random.Random(DRAW).randrange(1000, 10**6)
-    assert without_luck(complaints(RLDOCTOR, rldoctor_run, [seed])) == {}
+    assert complaints(RLDOCTOR, rldoctor_run, [seed]) == {}
     assert complaints(RLPROBE, rlprobe_run, [seed]) == {}
 
 
 @pytest.mark.slow
 def test_rldoctor_over_20_seeds() -> None:
-    wrong = complaints(RLDOCTOR, rldoctor_run, SEEDS)
-    assert without_luck(wrong) == {}
-    assert len(wrong) <= 1
+    assert complaints(RLDOCTOR, rldoctor_run, SEEDS) == {}
+
+
+@pytest.mark.slow
+def test_saturated_groups_over_200_more_seeds() -> None:
+    """Held-out accuracy is 92.5 % there, and scatters by 2 points about it: no luck may decide."""
+    some = {"saturated_groups": RLDOCTOR["saturated_groups"]}
+    assert complaints(some, rldoctor_run, range(20, 220)) == {}
 
 
 @pytest.mark.slow

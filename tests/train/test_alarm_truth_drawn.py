@@ -9,10 +9,9 @@ import pytest
 
 from tests.conftest import DRAW
 from tests.train.alarm_draws import FAULTS, draw, draw_learned, draw_steady, draw_swinging
-from tests.train.alarm_runs import evaluation, found
+from tests.train.alarm_runs import evaluation, found, raised
 
 TODAY = random.Random(DRAW).randrange(10**3, 10**6)
-HELD_OUT = {"accuracy-decay", "accuracy-not-recovered", "reward-hacking"}
 
 
 def missed(fault: str, seeds: range) -> list[tuple[int, bool]]:
@@ -40,10 +39,22 @@ def test_nothing_is_raised_on_healthy_runs_of_the_day() -> None:
 
 def test_entropy_may_swing_with_the_cap() -> None:
     """A factor of 3 to 5, as in the demo: 35 of 40 draws raised it when steps were only held
-    against those 20 before. It may fall below a third of like points, which is one."""
-    told = {seed: found(draw_swinging(seed), 5) for seed in range(TODAY, TODAY + 14)}
-    raised = [seed for seed, names in told.items() if any(n.startswith("entropy") for n in names)]
-    assert len(raised) <= 3, told
+    against those 20 before, 3 of 300 while the fall of a cycle and that of learning were one."""
+    seeds = range(TODAY, TODAY + 14)
+    assert {seed: names for seed in seeds if (names := found(draw_swinging(seed), 2))} == {}
+
+
+@pytest.mark.slow
+def test_entropy_may_swing_over_500_seeds() -> None:
+    assert {seed: names for seed in range(500) if (names := found(draw_swinging(seed), 2))} == {}
+
+
+@pytest.mark.parametrize("fault", ["reward decay", "held-out decay"])
+def test_a_fall_of_accuracy_is_told_once(fault: str) -> None:
+    """Reward, training's accuracy and held-out accuracy fall together there."""
+    told = {seed: set(raised(draw(seed, fault), 5)) for seed in range(TODAY, TODAY + 4)}
+    assert [seed for seed in told if {"reward-decay", "accuracy-decay"} <= told[seed]] == [], told
+    assert any(told.values()), told
 
 
 def test_entropy_may_fall_fast_while_a_run_begins_to_learn() -> None:
@@ -96,8 +107,7 @@ def test_healthy_runs_over_200_seeds() -> None:
 @pytest.mark.parametrize("scatter", [0.0, 0.02])
 def test_scatter_between_evaluations_is_no_decay(scatter: float) -> None:
     learned = {seed: found(draw_learned(seed, scatter), 20) for seed in range(100)}
-    assert sum(bool(HELD_OUT & set(names)) for names in learned.values()) == 0
-    assert sum(bool(names) for names in learned.values()) <= 2
+    assert {seed: names for seed, names in learned.items() if names} == {}
     steady = {seed: found(draw_steady(seed, scatter), 20) for seed in range(100)}
     # Nothing rises any more, and there is room: a plateau, and nothing else.
     assert {name for names in steady.values() for name in names} <= {"reward-plateau"}

@@ -24,6 +24,7 @@ _LOOKS = 3
     "resume from the checkpoint before the compression",
     on="evaluation",
     limits=("accuracy_drop", "accuracy_sigmas", "accuracy_scatter"),
+    covers=("accuracy-decay", "reward-decay"),
 )
 def _not_recovered(
     row: Record,
@@ -45,6 +46,8 @@ def _not_recovered(
     action="take the checkpoint of before; lower train.lr, or add loss.kl_coef",
     on="evaluation",
     limits=("accuracy_drop", "accuracy_sigmas", "accuracy_scatter"),
+    window=3,
+    covers=("reward-decay",),
 )
 def _decay(
     row: Record,
@@ -68,6 +71,8 @@ def _decay(
     "checkpoint of before",
     on="evaluation",
     limits=("accuracy_drop", "accuracy_sigmas", "accuracy_scatter"),
+    window=3,
+    covers=("accuracy-decay", "accuracy-not-recovered"),
 )
 def _hacking(
     row: Record,

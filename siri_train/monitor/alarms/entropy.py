@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from siri_train.config.alarms import AlarmsConfig
-from siri_train.monitor.alarms.history import column
+from siri_train.monitor.alarms.history import column, median
 from siri_train.monitor.alarms.registry import Raised, Record, alarm
 from siri_train.monitor.alarms.trends import (
     WINDOW,
@@ -13,7 +13,6 @@ from siri_train.monitor.alarms.trends import (
     earlier,
     learned,
     mean,
-    median,
     moves,
     window,
 )
@@ -31,7 +30,8 @@ _LATELY = 50
     "and accuracy no longer rises: the responses to a question are all alike",
     action="raise loss.entropy_coef or loss.clip_high, or resume from a checkpoint before the fall",
     limits=("entropy_collapse", "learned"),
-    clear_after=5,
+    window=10,
+    covers=("entropy-out-of-band", "reward-plateau"),
 )
 def _collapse(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     start, now = _start(history), mean(window(row, history, _SHORT), "entropy")
@@ -49,7 +49,8 @@ def _collapse(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> R
     action="lower train.lr, loss.entropy_coef or loss.clip_high, or resume from a checkpoint "
     "before the rise",
     limits=("entropy_blowup",),
-    clear_after=5,
+    window=10,
+    covers=("entropy-out-of-band",),
 )
 def _blowup(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     start, now = _start(history), mean(window(row, history, _SHORT), "entropy")
@@ -60,25 +61,24 @@ def _blowup(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Rai
 
 @alarm(
     "entropy-out-of-band",
-    cause="entropy is {now:.3g} nats per token; {when} it {was}",
+    cause="entropy is {now:.3g} nats per token; {than}",
     action="a jump: resume from a checkpoint before it; a drift: change loss.entropy_coef or "
     "loss.clip_high before it becomes a collapse or a blow-up",
     limits=("entropy_band", "learned"),
-    clear_after=5,
+    window=10,
 )
 def _out_of_band(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     now = mean(window(row, history, _SHORT), "entropy")
     if now is None or _collapse(row, history, limits) or _blowup(row, history, limits):
         return None
-    for low, high, when in _bands(row, history, now):
-        was = f"was {high:.3g}" if low == high else f"lay between {low:.3g} and {high:.3g}"
+    for low, high, than in _bands(row, history, now):
         knows = learned(row, history, limits.learned)
         # Where a task is learned entropy is next to nothing, and so is twice of it.
         if now > limits.entropy_band * high and not (knows and now < _NOWHERE):
-            return Raised(now, now=now, was=was, when=when)
+            return Raised(now, now=now, than=than)
         # Entropy falls as a policy learns: less than this, or with rising accuracy, is usual.
         if 1.5 * limits.entropy_band * now < low and not (knows or _rising(row, history)):
-            return Raised(now, now=now, was=was, when=when)
+            return Raised(now, now=now, than=than)
     return None
 
 
@@ -91,40 +91,66 @@ def _start(history: Sequence[Record]) -> float | None:
 def _bands(
     row: Record, history: Sequence[Record], now: float
 ) -> Iterator[tuple[float, float, str]]:
-    """Least and largest mean of a few steps: shortly before, at like points, or a while ago."""
-    end = len(history) + 1
+    """Least and largest usual mean of a few steps, and in words why they are.
+
+    They are those of shortly before, those at like points, or those of a while ago.
+    """
     # At first entropy falls fast, by learning.
-    if len(history) >= 2 * WINDOW and not _swings(row, history, now):
-        before = history[max(0, end - 3 * _SHORT) : max(0, end - 2 * _SHORT)]
-        yield from _band(before, "20 steps ago")
+    if len(history) >= 2 * WINDOW:
+        yield from _shortly_before(row, history, now)
     if moves(row):
         for rows in earlier(row, history)[:1]:
-            yield from _band(rows, "at the same place of the last cycle")
+            yield from _named(rows, "at the same place of the last cycle")
     else:
         end = len(history) - _GAP
         rows = list(history[max(0, end - _SPAN) : max(0, end)])
         if len(rows) >= _SPAN // 2:
-            yield from _band(rows, f"until {_GAP} steps ago")
+            yield from _named(rows, f"until {_GAP} steps ago")
 
 
-def _swings(row: Record, history: Sequence[Record], now: float) -> bool:
-    """Whether the cap moves, and entropy, which moves with it, was about there in the cycle before.
+def _shortly_before(
+    row: Record, history: Sequence[Record], now: float
+) -> Iterator[tuple[float, float, str]]:
+    """The mean of a few steps until 20 ago, moved as far as the cap moved it since.
 
-    In the first cycle nobody knows yet how far it falls with the cap.
+    Entropy moves with the cap. How far shows the same stretch of the cycle before; it may do so
+    earlier or later than there, within what the cycle has seen. In the first cycle nobody knows
+    yet: it may fall from there, and rise to what it was before.
     """
+    end = len(history) + 1 - 2 * _SHORT
+    when = f"{2 * _SHORT} steps ago"
+    before = mean(history[max(0, end - _SHORT) : end], "entropy")
+    cycle = cycle_of(row, history)
+    span = end if cycle is None else cycle[1] - cycle[0]
+    seen = _means(history[max(0, end - span) : end])
+    if before is None or not seen:
+        return
     if not moves(row):
-        return False
-    end, found = max(0, len(history) + 1 - 2 * _SHORT), cycle_of(row, history)
-    span = end if found is None else found[1] - found[0]
-    seen = list(_band(history[max(0, end - span) : end], ""))
-    return bool(seen) and (found is None or seen[0][0] <= 2 * now) and now <= seen[0][1]
+        yield before, before, f"{when} it was {before:.3g}"
+    elif cycle is None:
+        yield 0.0, max(seen), f"until {when} it was {max(seen):.3g} at most"
+    elif not min(seen) <= 2 * now <= 2 * max(seen):
+        like = earlier(row, history, 3 * _SHORT)[:1]
+        then = [mean(rows[at : at + _SHORT], "entropy") for rows in like for at in (0, 2 * _SHORT)]
+        if len(then) == 2 and then[0] and then[1]:
+            moved = then[1] / then[0]
+            than = (
+                f"{when} it was {before:.3g}, and the last cycle moved it {moved:.2g} times there"
+            )
+            yield before * min(1.0, moved), before * max(1.0, moved), than
 
 
-def _band(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str]]:
-    parts = [mean(rows[i : i + _SHORT], "entropy") for i in range(0, len(rows), _SHORT)]
-    values = [part for part in parts if part is not None]
+def _named(rows: Sequence[Record], when: str) -> Iterator[tuple[float, float, str]]:
+    values = _means(rows)
     if values:
-        yield min(values), max(values), when
+        low, high = min(values), max(values)
+        yield low, high, f"{when} it lay between {low:.3g} and {high:.3g}"
+
+
+def _means(rows: Sequence[Record]) -> list[float]:
+    """Means of a few steps each."""
+    parts = [mean(rows[i : i + _SHORT], "entropy") for i in range(0, len(rows), _SHORT)]
+    return [part for part in parts if part is not None]
 
 
 def _rising(row: Record, history: Sequence[Record]) -> bool:

@@ -16,7 +16,6 @@ _LEAST_ROWS = 160  # ten of warm-up, a hundred to compare with, fifty that are c
     "non-finite-gradient",
     cause="the gradient was infinite or NaN; the update was skipped",
     action="lower train.lr or train.grad_clip; look for infinite log-probs in rollouts/",
-    clear_after=10,
 )
 def _non_finite_gradient(row: Record, history: Sequence[Record]) -> Raised | None:
     skipped = row.get("skipped_updates")
@@ -29,7 +28,7 @@ def _non_finite_gradient(row: Record, history: Sequence[Record]) -> Raised | Non
     "not finite",
     action="resume from the checkpoint before (--resume PATH) with a lower train.lr; look for "
     "infinite log-probs in rollouts/",
-    clear_after=10,
+    covers=("non-finite-gradient",),
 )
 def _non_finite_loss(row: Record, history: Sequence[Record]) -> Raised | None:
     loss = row.get("loss")
@@ -43,7 +42,6 @@ def _non_finite_loss(row: Record, history: Sequence[Record]) -> Raised | None:
     cause="{times:g} times the median of the last {count} steps ({typical:.3g})",
     action="often the step before a collapse: lower train.lr or resume before this step",
     limits=("grad_norm_spike",),
-    clear_after=10,
 )
 def _grad_norm_spike(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     norms = sorted(norm for norm in column(history[-50:], "grad_norm") if norm)
@@ -63,7 +61,7 @@ def _grad_norm_spike(row: Record, history: Sequence[Record], limits: AlarmsConfi
     "the run's first hundred steps, and still grows",
     action="lower train.lr; see whether entropy, clip_frac_high or rollout_kl grow with it",
     limits=("grad_norm_creep",),
-    clear_after=20,
+    window=50,
 )
 def _grad_norm_creep(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     found = _growth(row, history)
@@ -83,7 +81,7 @@ def _grad_norm_creep(row: Record, history: Sequence[Record], limits: AlarmsConfi
     action="read groups_all_zero and groups_all_one; check train.lr, loss and advantage, and "
     "whether the policy has collapsed (entropy)",
     limits=("grad_norm_vanishing",),
-    clear_after=20,
+    window=50,
 )
 def _grad_norm_vanishing(
     row: Record, history: Sequence[Record], limits: AlarmsConfig
@@ -99,7 +97,7 @@ def _grad_norm_vanishing(
     cause="the clip acts on {share:.0%} of the trained tokens, in the median of the last 10 steps",
     action="lower train.lr or train.mini_batches, or set wider bounds of its clip",
     limits=("clip_frac",),
-    clear_after=10,
+    window=10,
 )
 def _clip_saturation(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     rows = newest(row, history, 10)

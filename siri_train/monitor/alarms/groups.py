@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from siri_train.config.alarms import AlarmsConfig
-from siri_train.monitor.alarms.held_out import mean_accuracy, points
+from siri_train.monitor.alarms.held_out import Point, assumed, mean_accuracy, points
 from siri_train.monitor.alarms.history import number
 from siri_train.monitor.alarms.registry import Raised, Record, alarm
-from siri_train.monitor.alarms.trends import learned, mean, window
+from siri_train.monitor.alarms.trends import cycle_of, finished_before, learned, mean, moves, window
 from siri_train.monitor.alarms.truncation import mostly
 
 _LONG = 40
@@ -16,14 +18,20 @@ _LONG = 40
 _TRUNCATED = 0.4
 """Share of truncated responses above which these, and not the questions, are why groups are wrong:
 a cap that is down for a while does that, and other alarms are about truncation."""
-_EVALUATIONS = 6
-"""Evaluations that say whether held-out questions are learned or being learned."""
+_EVALUATIONS, _LEAST, _MOST = 12, 6, 50
+"""Newest evaluations among which those are looked for at which training was learned already, how
+many of these must be there, and how many of a cycle are looked at."""
+_RECENT = 3
+"""Evaluations whose mean is held against that of as many before: whether accuracy rises."""
+_SIGMAS = 2.5
+"""Standard errors beyond which held-out accuracy is surely below that of training, or rises."""
 
 
 @alarm(
     "all-zero-rewards",
     cause="no response of this step was right",
     action="easier questions, a supervised stage first, or check reward.verifier on rollouts/",
+    covers=("few-informative-groups",),
 )
 def _none_right(row: Record, history: Sequence[Record]) -> Raised | None:
     if row.get("truncated_frac") == 1.0 or row.get("groups_all_zero") != 1.0:
@@ -37,8 +45,15 @@ def _none_right(row: Record, history: Sequence[Record]) -> Raised | None:
     "wrong ({wrong:.0%}): their advantages are 0{why}; {other} questions would teach more",
     action="take other questions, raise rollout.group_size, or leave such groups out with "
     "rollout.oversample (docs/dynamic-sampling.md)",
-    limits=("groups_without_signal", "held_out_learned", "accuracy_scatter", "truncated"),
-    clear_after=20,
+    limits=(
+        "groups_without_signal",
+        "learned",
+        "held_out_learned",
+        "accuracy_scatter",
+        "truncated",
+    ),
+    window=20,
+    covers=("all-zero-rewards", "few-informative-groups", "reward-plateau"),
 )
 def without_signal(
     row: Record,
@@ -92,17 +107,46 @@ def _as_good_as_learned(
 ) -> bool:
     """Whether held-out questions are answered too, or will be: then there is nothing to complain.
 
-    Without evaluations nobody knows, and right answers are what a run is for.
+    An evaluation is held against training just before it, and all of them together, so neither a
+    lucky one nor a compressed model, which is worse at both, decides. Without enough evaluations
+    nobody knows, and right answers are what a run is for.
     """
-    some = points(evaluations, number(row, "step"))
     rows = window(row, history, _LONG)
-    if len(some) < _EVALUATIONS or not rows:
-        return True
     alike = (mean(rows, "groups_all_one") or 0.0) + (mean(rows, "groups_all_zero") or 0.0)
     if alike < limits.groups_without_signal:
         return True
-    lately, before = some[-_EVALUATIONS // 2 :], some[-_EVALUATIONS : -_EVALUATIONS // 2]
-    # The third best: two lucky ones say nothing, and compressed models are a bit worse.
-    good = sorted(point.accuracy for point in some[-_EVALUATIONS:])[-3]
-    rising = mean_accuracy(lately) > mean_accuracy(before) + limits.accuracy_scatter
-    return good >= limits.held_out_learned or rising
+    some = _while_learned(row, history, limits, evaluations)
+    if len(some) < _LEAST:
+        return True
+    sigma = assumed([point for _, point in some], limits.accuracy_scatter)
+    gap = statistics.fmean(share - point.accuracy for share, point in some)
+    level = mean_accuracy([point for _, point in some])
+    room = gap > _SIGMAS * sigma / math.sqrt(len(some)) and level < limits.held_out_learned
+    lately, before = some[-_RECENT:], some[-2 * _RECENT : -_RECENT]
+    rise = mean_accuracy([p for _, p in lately]) - mean_accuracy([p for _, p in before])
+    return not room or rise > _SIGMAS * sigma * math.sqrt(2 / _RECENT)
+
+
+def _while_learned(
+    row: Record,
+    history: Sequence[Record],
+    limits: AlarmsConfig,
+    evaluations: Sequence[Record],
+) -> list[tuple[float, Point]]:
+    """The newest evaluations at which training was learned, with training's accuracy before each.
+
+    Where the cap moves they are those of a whole cycle at least, since compressed models are worse:
+    none before training has been learned for so long.
+    """
+    now = int(number(row, "step") or 0)
+    some = points(evaluations, now)
+    count = _EVALUATIONS
+    if moves(row):
+        cycle = cycle_of(row, history)
+        begin = now - (cycle[1] - cycle[0]) if cycle else 0
+        if cycle is None or (finished_before(begin, row, history) or 0.0) < limits.learned:
+            return []
+        count = max(count, sum(point.step > begin for point in some))
+    newest = some[-count:][:: 1 + count // _MOST]
+    pairs = [(finished_before(point.step, row, history), point) for point in newest]
+    return [(share, point) for share, point in pairs if share and share >= limits.learned]

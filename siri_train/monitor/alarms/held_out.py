@@ -70,6 +70,16 @@ def mean_accuracy(some: Sequence[Point]) -> float:
     return sum(point.accuracy for point in some) / len(some)
 
 
+def assumed(some: Sequence[Point], scatter: float) -> float:
+    """The standard deviation of one evaluation about the truth, without a look at the values.
+
+    Args:
+        some: evaluations of one run.
+        scatter: between evaluations, beyond their intervals.
+    """
+    return math.hypot(max((point.error for point in some), default=0.0), scatter)
+
+
 def spread(some: Sequence[Point], scatter: float) -> float:
     """The standard deviation of one evaluation about the truth, with all that shakes it.
 
@@ -81,14 +91,13 @@ def spread(some: Sequence[Point], scatter: float) -> float:
         The larger of what is assumed and what second differences of the evaluations show: trends
         do not count.
     """
-    error = max((point.error for point in some), default=0.0)
-    assumed = math.hypot(error, scatter)
+    least = assumed(some, scatter)
     values = [point.accuracy for point in some]
     bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
     if len(bends) < 6:
-        return assumed
+        return least
     # The median: fast learning at first, or one jump, is no scatter.
-    return max(assumed, statistics.median(bends) / _MEDIAN_OF_NORMAL / math.sqrt(6))
+    return max(least, statistics.median(bends) / _MEDIAN_OF_NORMAL / math.sqrt(6))
 
 
 def positions(some: Sequence[Point]) -> list[tuple[str, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,12 +52,12 @@ def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def median(values: Sequence[float]) -> float | None:
-    """The upper median, None of nothing.
+    """The median, the mean of the two middle ones of an even number; None of nothing.
 
     Args:
         values: finite numbers, in any order.
     """
-    return sorted(values)[len(values) // 2] if values else None
+    return statistics.median(values) if values else None
 
 
 def start(history: Sequence[Mapping[str, Any]], most: int = 100) -> Sequence[Mapping[str, Any]]:

@@ -36,7 +36,8 @@ _PARTS = 48
     action="read rollouts/ for responses that do not end; raise schedule.max_len, or start from a "
     "model that ends its responses",
     limits=("pinned", "truncated"),
-    clear_after=5,
+    window=50,
+    covers=("truncation-rising", "length-explosion"),
 )
 def _pinned(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     rows = window(row, history, _patience(row, history))
@@ -72,6 +73,7 @@ def _patience(row: Record, history: Sequence[Record]) -> int:
     "schedule.min_len; a policy that stays short needs a longer schedule.cycle, or "
     "loss.entropy_coef in expansion",
     limits=("tracking_correlation", "tracking_gain", "learned"),
+    window=50,
 )
 def _not_tracking(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     found = cycle_of(row, history)
@@ -128,7 +130,7 @@ def _best_lag(caps: list[float], lengths: list[float]) -> tuple[int, float, floa
     action="read rollouts/ for padding and repetition; pay for short answers (docs/rewards.md), or "
     "lower schedule.max_len",
     limits=("length_explosion", "accuracy_drop"),
-    clear_after=5,
+    window=20,
 )
 def _explosion(
     row: Record,
@@ -163,7 +165,8 @@ def _explosion(
     action="answers get short faster than the policy learns to be brief: raise schedule.min_len or "
     "schedule.cycle, lower what the reward pays for short answers",
     limits=("length_shrink", "accuracy_drop"),
-    clear_after=5,
+    window=20,
+    covers=("reward-decay", "accuracy-decay", "accuracy-not-recovered", "reward-plateau"),
 )
 def shorter_and_worse(
     row: Record,

@@ -20,7 +20,7 @@ _USUAL_KL, _USUAL_PROBE = 0.005, 0.001
     action="compare probe_logprob_diff; set rollout.engine=transformers to see which of the two is "
     "off, loss.old_logprobs=recompute and loss.rollout_correction to live with it",
     limits=("rollout_kl", "rollout_ratio"),
-    clear_after=10,
+    covers=("sampler-drift",),
 )
 def _sampler_mismatch(
     row: Record, history: Sequence[Record], limits: AlarmsConfig
@@ -39,7 +39,7 @@ def _sampler_mismatch(
     action="compare probe_logprob_diff; take a sampler of the trainer's precision, or set "
     "loss.old_logprobs=recompute and loss.rollout_correction to live with it",
     limits=("rollout_kl_drift",),
-    clear_after=20,
+    window=30,
 )
 def _sampler_drift(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     first = [abs(kl) for kl in column(start(history), "rollout_kl")]
@@ -59,6 +59,7 @@ def _sampler_drift(row: Record, history: Sequence[Record], limits: AlarmsConfig)
     action="look at the engine's weight sync and dtype; rollout.probe.threshold is where the run "
     "would stop",
     limits=("probe_growth",),
+    window=50,
 )
 def _sync_probe(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     first = column(history[:200], "probe_logprob_diff")

@@ -15,7 +15,7 @@ from siri_train.monitor.alarms.trends import mean, window
     "the last 10 steps: the policy has left it",
     action="raise loss.kl_coef, lower train.lr, or resume from a checkpoint before the rise",
     limits=("ref_kl",),
-    clear_after=5,
+    window=10,
 )
 def _drift(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     now = mean(window(row, history, 10), "ref_kl")

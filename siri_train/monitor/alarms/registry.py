@@ -18,6 +18,9 @@ from siri_train.registry import Registry
 Record = Mapping[str, Any]
 Kind = Literal["step", "evaluation"]
 
+LEAST_QUIET: Mapping[Kind, int] = {"step": 20, "evaluation": 3}
+"""Looks that find nothing before an alarm is over, at least: steps or evaluations."""
+
 
 class Raised:
     """An alarm is raised.
@@ -53,8 +56,13 @@ class Alarm:
         on: the records that are looked at: ``step`` for those of ``metrics.jsonl``,
             ``evaluation`` for those of ``eval.jsonl``.
         limits: the keys of ``monitor.alarms`` that it reads.
-        clear_after: looks in a row that must find nothing before the alarm is over; more than 1
-            for a check that would else flicker.
+        window: the newest records that a look takes together, about.
+        clear_after: looks in a row that must find nothing before the alarm is over. 0: twice the
+            window, and `LEAST_QUIET` at least, so that noise about a threshold does not raise the
+            alarm again and again; 1 where a run that continues could not count them.
+        covers: names of alarms that then say nothing new. None of them is raised while this one
+            is on, and this one ends those that are on when it is raised. Of two that cover each
+            other the first one tells.
         shown: without a check, whether a row of ``metrics.jsonl`` shows that the alarm was true
             at its step. A run that continues asks it.
     """
@@ -65,16 +73,21 @@ class Alarm:
     check: Check | None = None
     on: Kind = "step"
     limits: tuple[str, ...] = ()
-    clear_after: int = 1
+    window: int = 1
+    clear_after: int = 0
+    covers: tuple[str, ...] = ()
     shown: Callable[[Record, AlarmsConfig], bool] | None = None
 
     def __post_init__(self) -> None:
         # A run that continues looks again at the rows before it.
         most = 1 if self.check is None and self.shown is None else MOST_QUIET
+        if self.clear_after == 0:
+            quiet = min(most, max(LEAST_QUIET[self.on], 2 * self.window))
+            object.__setattr__(self, "clear_after", quiet)
         if not 1 <= self.clear_after <= most:
             raise ValueError(
                 f"alarm {self.name}: clear_after: got {self.clear_after}; takes a whole number "
-                f"from 1 to {MOST_QUIET}, without check and shown 1"
+                f"from 1 to {MOST_QUIET} or 0, without check and shown 1"
             )
 
     def look(
@@ -128,7 +141,9 @@ def register(
     check: Check | None = None,
     on: Kind = "step",
     limits: tuple[str, ...] = (),
-    clear_after: int = 1,
+    window: int = 1,
+    clear_after: int = 0,
+    covers: tuple[str, ...] = (),
     shown: Callable[[Record, AlarmsConfig], bool] | None = None,
 ) -> Alarm:
     """Add an alarm to `ALARMS`.
@@ -140,13 +155,15 @@ def register(
         check: see `Alarm`.
         on: see `Alarm`.
         limits: see `Alarm`.
+        window: see `Alarm`.
         clear_after: see `Alarm`.
+        covers: see `Alarm`.
         shown: see `Alarm`.
 
     Returns:
         The entry.
     """
-    ALARMS[name] = Alarm(name, cause, action, check, on, limits, clear_after, shown)
+    ALARMS[name] = Alarm(name, cause, action, check, on, limits, window, clear_after, covers, shown)
     return ALARMS[name]
 
 
@@ -157,7 +174,9 @@ def alarm(
     action: str,
     on: Kind = "step",
     limits: tuple[str, ...] = (),
-    clear_after: int = 1,
+    window: int = 1,
+    clear_after: int = 0,
+    covers: tuple[str, ...] = (),
 ) -> Callable[[Check], Check]:
     """Decorator of a check of the newest record: adds it to `ALARMS`.
 
@@ -167,7 +186,9 @@ def alarm(
         action: see `Alarm`.
         on: see `Alarm`.
         limits: see `Alarm`.
+        window: see `Alarm`.
         clear_after: see `Alarm`.
+        covers: see `Alarm`.
 
     Returns:
         The decorator, which leaves the function as it is.
@@ -181,7 +202,9 @@ def alarm(
             check=check,
             on=on,
             limits=limits,
+            window=window,
             clear_after=clear_after,
+            covers=covers,
         )
         return check
 

@@ -30,7 +30,7 @@ from siri_train.monitor.alarms.truncation import mostly, rising
     action="if held-out accuracy has stopped too, end the run here, or change what it learns from: "
     "harder or easier questions, a larger rollout.group_size, train.lr, loss.entropy_coef",
     limits=("plateau_steps", "plateau_gain", "learned", "groups_without_signal"),
-    clear_after=20,
+    window=50,
 )
 def _plateau(
     row: Record,
@@ -73,7 +73,8 @@ def _plateau(
     "{before:.3g}",
     action="resume from a checkpoint before the fall; lower train.lr",
     limits=("reward_decay", "truncated", "truncation_rise"),
-    clear_after=5,
+    window=20,
+    covers=("accuracy-decay", "reward-plateau"),
 )
 def _decay(
     row: Record,

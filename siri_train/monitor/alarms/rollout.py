@@ -21,7 +21,6 @@ PROMPTS_FAILED = register(
     "prompts-failed",
     cause="the engine could not answer {count} of the step's questions; {question}: {reason}",
     action="they were left out with their whole groups; look for the reason in the engine's log",
-    clear_after=10,
     shown=lambda row, limits: bool(row.get("groups_failed")),
 )
 """The engine could not finish a response; the whole group was left out."""
@@ -31,7 +30,6 @@ NON_FINITE_LOGPROBS = register(
     cause="the sampler's log-probs were not finite; the batch was thrown away and sampled again "
     "after the weights had been handed over once more",
     action="if it comes back, check the engine's dtype and its weight sync",
-    clear_after=10,
     shown=lambda row, limits: bool(row.get("rollout_retries")),
 )
 """A batch was sampled again."""
@@ -43,7 +41,6 @@ ANSWERS_NOT_JUDGED = register(
     action="they were left out of their groups; raise reward.workers or reward.batch_timeout, and "
     "look for long boxes in rollouts/",
     limits=("unjudged",),
-    clear_after=10,
     shown=_unjudged,
 )
 """More answers without a verdict than a few."""
@@ -53,5 +50,6 @@ FEW_INFORMATIVE_GROUPS = register(
     cause="only {informative} groups had rewards that differ, {wanted} were wanted",
     action="raise rollout.oversample or rollout.max_rounds, or take questions that are neither too "
     "easy nor too hard",
+    shown=lambda row, limits: bool(row.get("groups_missing")),
 )
 """Dynamic sampling found fewer groups than it wanted."""

@@ -132,11 +132,14 @@ class AlarmState:
         Returns:
             The new rows of ``alarms.jsonl``.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         true = {alarm["alarm"]: alarm for alarm in reversed(found)}  # of two the first counts
         for name, alarm in reversed(true.items()):
             one = self._on.get(name)
             if one is None:
+                if any(name in _covers(other) for other in self._on):
+                    continue
+                rows = self._without(_covers(name), step, rows)
                 one = self._on[name] = _ongoing({**alarm, "step": step}, step)
                 rows.append(one.row(step, "raised"))
             one.quiet = 0
@@ -153,6 +156,26 @@ class AlarmState:
             if one.quiet >= (entry.clear_after if entry else 1):
                 rows.append(self._on.pop(name).row(step, "cleared"))
         return rows
+
+    def _without(
+        self, covered: Sequence[str], step: int, rows: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """End alarms that another one now tells; the rows with their ends.
+
+        An alarm of the same look has not been told yet, and leaves no row.
+        """
+        for name in covered:
+            one = self._on.pop(name, None)
+            new = [row for row in rows if row["alarm"] == name and row["state"] == "raised"]
+            rows = [row for row in rows if row["alarm"] != name]
+            if one is not None and not new:
+                rows.append(one.row(step, "cleared"))
+        return rows
+
+
+def _covers(name: str) -> Sequence[str]:
+    entry = ALARMS.get(name)
+    return entry.covers if entry is not None else ()
 
 
 def _ongoing(record: Mapping[str, Any], since: int) -> Ongoing:

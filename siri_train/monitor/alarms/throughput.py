@@ -21,7 +21,7 @@ _SECONDS = 600.0
     action="look for another program on the machine, a hot or slowed GPU, a full key-value cache "
     "(rollout.vllm), a growing process (peak_memory_gb)",
     limits=("throughput",),
-    clear_after=20,
+    window=30,
 )
 def _throughput_decay(
     row: Record, history: Sequence[Record], limits: AlarmsConfig
@@ -51,7 +51,7 @@ def _throughput_decay(
     "vocabulary, in the median of the last 20 steps: the kernel is slower than it could be",
     action="raise train.tail, or see why the policy's entropy is high",
     limits=("dense_rows",),
-    clear_after=20,
+    window=20,
 )
 def _many_recomputed_tokens(
     row: Record, history: Sequence[Record], limits: AlarmsConfig

@@ -20,7 +20,7 @@ _BETTER = 0.05  # accuracy: one that has grown by this has not lost what it need
     "last 5 steps ({before:.0%} at the start)",
     action="read rollouts/; raise rollout.temperature or lower train.lr, or resume before it began",
     limits=("repetitive", "repetitive_growth"),
-    clear_after=10,
+    window=5,
 )
 def _repetition(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     shares = column(newest(row, history, 5), "repetitive_frac")
@@ -39,6 +39,7 @@ def _repetition(row: Record, history: Sequence[Record], limits: AlarmsConfig) ->
     "expansion, and accuracy has not grown: the model has stopped to check itself",
     action="take an earlier checkpoint; raise schedule.min_len or lengthen schedule.cycle",
     limits=("wait_words",),
+    window=50,
 )
 def _wait_words_gone(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     first = history[:20]
@@ -63,7 +64,7 @@ def _wait_words_gone(row: Record, history: Sequence[Record], limits: AlarmsConfi
     action="required is for a model that closes its thoughts with </think>, none for one that does "
     "not mark them; optional takes both",
     limits=("think_mismatch",),
-    clear_after=5,
+    window=5,
 )
 def _wrong_think_setting(
     row: Record, history: Sequence[Record], limits: AlarmsConfig

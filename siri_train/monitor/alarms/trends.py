@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,12 +134,31 @@ def learned(row: Record, history: Sequence[Record], share: float) -> bool:
         history: the rows before it, oldest first.
         share: of right answers, among responses that finished, from which they are.
     """
-    rows = window(row, history) or [*history, row]
-    finished = mean(rows, "accuracy_finished")
-    value = mean(rows, "accuracy") if finished is None else finished
+    value = _finished(window(row, history) or [*history, row])
     return value is not None and value >= share
 
 
-def median(values: Sequence[float]) -> float:
-    """The median of at least one number."""
-    return statistics.median(values)
+def finished_before(step: int, row: Record, history: Sequence[Record]) -> float | None:
+    """The share of right answers among training's finished responses, before an evaluation.
+
+    Args:
+        step: steps done at the evaluation.
+        row: the newest row.
+        history: the rows before it, oldest first.
+
+    Returns:
+        The mean of the `WINDOW` steps before; None where they are not all there.
+    """
+    newest = number(row, "step")
+    if newest is None:
+        return None
+    back = int(newest) - step  # rows behind the last one before the evaluation, less the newest
+    end = len(history) - back
+    if not WINDOW <= end <= len(history):
+        return None
+    return _finished(history[end - WINDOW : end])
+
+
+def _finished(rows: Sequence[Record]) -> float | None:
+    finished = mean(rows, "accuracy_finished")
+    return mean(rows, "accuracy") if finished is None else finished

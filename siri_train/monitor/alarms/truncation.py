@@ -18,6 +18,8 @@ _SHORT = 10
     "reward is {reward:.3g}",
     action="raise schedule.min_len, or start from a model that answers shorter",
     limits=("truncated",),
+    window=10,
+    covers=("truncation-rising", "pinned-at-cap", "length-explosion", "reward-decay"),
 )
 def _mostly_truncated(
     row: Record, history: Sequence[Record], limits: AlarmsConfig
@@ -35,7 +37,8 @@ def _mostly_truncated(
     action="read rollouts/ for responses that do not end; raise schedule.max_len, or pay for short "
     "answers (docs/rewards.md)",
     limits=("truncation_rise", "truncated"),
-    clear_after=5,
+    window=20,
+    covers=("length-explosion", "reward-decay"),
 )
 def rising(row: Record, history: Sequence[Record], limits: AlarmsConfig) -> Raised | None:
     """Whether more responses are truncated than at like points before; see the alarm.
