@@ -139,7 +139,8 @@ def _read_run(folder: Path, prefix: str, notes: list[str], room: int) -> Run:
             f"{prefix}checkpoints/manifest.json is missing, so no siri-low or siri-high "
             "checkpoint is marked by it."
         )
-    run.samples, run.recorded = read_samples(folder / "rollouts", prefix, notes, room)
+    found = read_samples(folder / "rollouts", prefix, notes, room)
+    run.samples, run.recorded, run.parts = found
     return run
 
 

@@ -55,6 +55,8 @@ class Run:
     """Responses of the steps that the page shows."""
     recorded: int = 0
     """Steps whose responses the run has kept."""
+    parts: int = 0
+    """Of the steps in `samples`, those with a part of their responses alone."""
     seeds: int = 1
     """Runs whose mean this is."""
 
