@@ -12,9 +12,6 @@ from .alarm_episodes import name_of
 from .readers import number
 from .records import Evaluation, Run
 
-MOST_ARMS = 12
-"""Arms on a page: more curves in a chart cannot be told apart."""
-
 
 def seeds_by_arm(folder: Path) -> dict[str, list[Path]]:
     """The folders ``ARM/seed-N`` and ``ARM/MEMBER/seed-N`` of an ablation, by arm.

@@ -9,9 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from .data import Run, RunFolder, number
+from .many import limit
 from .markup import clean
+from .samples import evenly
 
 Values = dict[str, Any]
+
+WHOLE_PLACES = 20_000
+"""Steps of all runs whose tokens and seconds the page holds one by one."""
+THINNED_PLACES = 10_000
+"""Of more steps those that it holds."""
 
 
 def spent(run: Run) -> Values:
@@ -47,6 +54,10 @@ def axes(folder: RunFolder) -> Values:
         named checkpoints the charts show; ``kinds``: the axes that at least one run has.
     """
     runs = [{"label": str(clean(run.label)), **spent(run)} for run in folder.runs]
+    most = limit([len(one["steps"]) for one in runs], WHOLE_PLACES, THINNED_PLACES)
+    for one in runs if most else ():  # between two places that are kept a run goes on evenly
+        for key in ("steps", "tokens", "seconds"):
+            one[key] = one[key] and evenly(one[key], most or 2)
     kinds = [key for key in ("tokens", "seconds") if any(one[key] for one in runs)]
     shaded = (
         place

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .arms import MOST_ARMS, averaged, seeds_by_arm
+from .arms import averaged, seeds_by_arm
 from .latest import latest_rows
+from .many import MOST_RUNS
 from .readers import Row, interval, number, read_json, read_rows, read_text
 from .records import Evaluation, Run, RunFolder
 from .samples import SAMPLE_BYTES, read_samples
@@ -20,6 +21,8 @@ ABOUT = "about.txt"
 """Beside ``summary.json``: a paragraph a line, shown at the top of the page."""
 LONGEST_ABOUT = 4000
 """Characters of it."""
+CHOOSE = "To choose the runs of a page: siri-train compare RUN RUN --page FILE."
+"""Said where a folder holds too many."""
 
 
 __all__ = ["Evaluation", "Run", "RunFolder", "interval", "number", "read_run_folder", "series"]
@@ -55,6 +58,10 @@ def read_run_folder(folder: Path) -> RunFolder:
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name not in ("checkpoints", "rollouts") and _holds_run(path)
     ]
+    if len(inner) > MOST_RUNS:
+        left = ", ".join(path.name for path in inner[MOST_RUNS:])
+        notes.append(f"More than {MOST_RUNS} runs; left out: {left}. {CHOOSE}")
+        inner = inner[:MOST_RUNS]
     room = SAMPLE_BYTES // max(1, len(inner))
     runs = [_read_run(path, f"{path.name}/", notes, room) for path in inner]
     if not inner or _holds_run(folder):
@@ -89,9 +96,9 @@ def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
     }
     runs = []
     seeds_of: list[str] = []
-    for arm, seeds in list(begun.items())[:MOST_ARMS]:
+    for arm, seeds in list(begun.items())[:MOST_RUNS]:
         missing: list[str] = []
-        room = SAMPLE_BYTES // min(len(begun), MOST_ARMS)
+        room = SAMPLE_BYTES // min(len(begun), MOST_RUNS)
         read = [
             _read_run(path, f"{arm}/{path.name}/", missing, room if path is seeds[0] else 0)
             for path in seeds
@@ -105,9 +112,9 @@ def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
         "seed. A seed has a page and a verdict of its own: siri-train report with its folder. The "
         "tests between arms are in ablate.md."
     )
-    if len(begun) > MOST_ARMS:
-        left = ", ".join(list(begun)[MOST_ARMS:])
-        notes.insert(0, f"More than {MOST_ARMS} arms; left out: {left}.")
+    if len(begun) > MOST_RUNS:
+        left = ", ".join(list(begun)[MOST_RUNS:])
+        notes.insert(0, f"More than {MOST_RUNS} arms; left out: {left}. {CHOOSE}")
     runs.sort(key=lambda run: run.control)
     about = (read_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
     summary = [row for run in runs for row in latest_rows(run)]

@@ -7,10 +7,14 @@ from typing import Any
 from siri_train.statistics.pareto import front
 
 from .checkpoint_names import shown_name
-from .data import Evaluation, RunFolder
+from .data import Evaluation, Run, RunFolder
+from .samples import evenly
 from .table import accuracy_text
 
 Values = dict[str, Any]
+
+MOST_LINES = 600
+"""Lines of the table; with more it leaves out smaller budgets, then checkpoints without a name."""
 
 
 def evaluations(folder: RunFolder) -> Values | None:
@@ -25,7 +29,8 @@ def evaluations(folder: RunFolder) -> Values | None:
 
     Returns:
         ``head``, (text, class) of each column, and ``lines``, each with its ``cells`` and whether
-        it is ``dominated``. None without evaluations.
+        it is ``dominated``, and ``more``, the number of lines that were left out. None without
+        evaluations.
     """
     firsts = [(run, first) for run in folder.runs for first in run.evals]
     found = [(run, one) for run, first in firsts for one in (first, *first.others)]
@@ -34,9 +39,15 @@ def evaluations(folder: RunFolder) -> Values | None:
     named = any(one.set is not None for _, one in found)
     on_front = _on_front([one for _, one in found])
     lines = []
+    total = sum(len(one.budgets) for _, one in found)
+    largest_only = total > MOST_LINES
+    if largest_only:
+        found = _fewer(found, on_front)
     for run, one in found:
         for place, budget in enumerate(one.budgets):
             largest = place == len(one.budgets) - 1
+            if largest_only and not largest:
+                continue
             state = on_front.get(id(one)) if largest else None
             cells = [run.label, shown_name(folder, run, one)]
             cells += [one.set or ""] if named else []
@@ -46,7 +57,21 @@ def evaluations(folder: RunFolder) -> Values | None:
     head = [("run", ""), ("name", ""), *([("set", "")] if named else [])]
     names = ("steps", "budget", "accuracy", "mean tokens", "truncated", "backtracks / 1k")
     head += [(name, "n") for name in names]
-    return {"head": [*head, ("front", "")], "lines": lines}
+    return {"head": [*head, ("front", "")], "lines": lines, "more": total - len(lines)}
+
+
+def _fewer(
+    found: list[tuple[Run, Evaluation]], on_front: dict[int, bool]
+) -> list[tuple[Run, Evaluation]]:
+    """Those with a name or on a front, the last of each run, and others evenly apart."""
+    last = {id(run): id(one) for run, one in found}
+    kept = {
+        id(one) for run, one in found
+        if one.name or on_front.get(id(one)) or last[id(run)] == id(one)
+    }  # fmt: skip
+    others = [one for _, one in found if id(one) not in kept]
+    kept |= {id(one) for one in evenly(others, max(MOST_LINES - len(kept), 2))}
+    return [(run, one) for run, one in found if id(one) in kept]
 
 
 def _numbers(one: Evaluation, place: int) -> list[str]:

@@ -24,10 +24,12 @@ from .charts import Figure, colours, figures, quiet, spots
 from .checkpoint_names import measured
 from .cost_tables import cost_tables
 from .data import Run, RunFolder, number, read_run_folder
-from .embedded import embedded
+from .embedded import embedded, kept_values
 from .evaluations import evaluations
-from .front import front_table
+from .front import front_table, placed
 from .group_dots import group_pictures
+from .many import MOST_SHOWN, folded
+from .many import said as said_of_many
 from .markup import data_block, fill, fingerprint
 from .pareto import close_up, plane
 from .questions import all_records
@@ -77,6 +79,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     """
     charts, missing = figures(folder)
     notes = list(folder.notes)
+    kept, hidden = kept_values(charts), folded(folder)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
     judged = judge(folder)
@@ -124,6 +127,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         measured=measured(folder),
         seeds=any(run.seeds > 1 for run in folder.runs),
         outside=_outside(folder),
+        spots_more=_spots_left(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
         budget_more=max(len(compared_methods) - MOST_DRAWN, 0),
@@ -135,11 +139,19 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         most_ends=MOST_ENDS,
         costs=cost_tables(folder, chosen),
         runs=[
-            {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
+            {
+                "index": index,
+                "label": run.label,
+                "css": chosen[run.name],
+                "evals": bool(run.evals),
+                "folded": index in hidden,
+            }
             for index, run in enumerate(folder.runs)
         ],
         figures=[_figure(one, f"chart-{index}") for index, one in enumerate(charts)],
-        smooth=max([line.window for one in charts for line in one.chart.lines], default=0),
+        smooth=0 if kept else max((n.window for c in charts for n in c.chart.lines), default=0),
+        many=said_of_many(folder, kept),
+        most_shown=MOST_SHOWN,
         data=data_block(drawn),
         axes=drawn["axes"]["kinds"],
         samples=cards(folder),
@@ -196,9 +208,15 @@ def _planes(folder: RunFolder) -> tuple[list[Markup], bool]:
     if not named and not any(path for _, path in paths):
         return [], False
     sizes = ((720, 440, "plane-a"), (360, 360, "plane-b"))
-    drawn = [plane(paths, named, *size) for size in sizes]
+    drawn = [plane(paths, named, *size, hidden=folded(folder)) for size in sizes]
     wanted = len(close_up(named) or named)
     return drawn, any(str(one).count('class="label big') < wanted for one in drawn)
+
+
+def _spots_left(folder: RunFolder) -> int:
+    """The evaluations that have no point of their own in the plane."""
+    drawn = sum(len(path) for _, path in spots(folder)[0])
+    return max(len(placed(folder)) - drawn, 0)
 
 
 def _outside(folder: RunFolder) -> str:

@@ -96,6 +96,7 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
     """
     if len(points) <= most:
         return list(points)
+    most = max(most, 2)
     size = math.ceil(2 * len(points) / most)
     kept: list[Point] = []
     for start in range(0, len(points), size):

@@ -15,11 +15,11 @@ from siri_train.commands.compare import compare
 from siri_train.commands.compare_text import comparison_text
 from siri_train.report import write_report
 from siri_train.report.alarm_lanes import alarm_list
-from siri_train.report.arms import MOST_ARMS
 from siri_train.report.charts import colours
 from siri_train.report.data import read_run_folder
+from siri_train.report.many import MOST_RUNS
 from siri_train.report.questions import all_records, by_evaluation
-from siri_train.report.several import MOST_RUNS, read_several
+from siri_train.report.several import read_several
 from tests.train.browser import BROWSER, browser
 from tests.train.report_content import write_run
 from tests.train.report_page import check, evaluation, jsonl, make_demo
@@ -52,7 +52,10 @@ def test_runs_over_the_limit_are_named(tmp_path):
     paths = runs_in(tmp_path, [f"r{i:02d}" for i in range(MOST_RUNS + 2)])
     folder = read_several(paths, "t")
     assert len(folder.runs) == MOST_RUNS
-    assert folder.notes[0] == "More than 12 runs; left out: r12, r13."
+    left = ", ".join(f"r{i:02d}" for i in range(MOST_RUNS, MOST_RUNS + 2))
+    assert folder.notes[0] == f"More than {MOST_RUNS} runs; left out: {left}."
+    note = read_run_folder(tmp_path).notes[0]
+    assert note.startswith(folder.notes[0]) and "siri-train compare" in note
 
 
 def test_compare_writes_one_page(tmp_path, capsys):
@@ -181,12 +184,13 @@ def test_the_questions_of_one_seed_are_not_those_of_the_mean(tmp_path, seed):
 
 def test_many_arms_are_limited_and_the_rest_named(tmp_path):
     folder = tmp_path / "abl"
-    for arm in range(MOST_ARMS + 3):
+    for arm in range(MOST_RUNS + 3):
         jsonl(folder / f"arm{arm:02d}" / "seed-0" / "metrics.jsonl",
               metrics(random.Random(arm), 5, 4))  # fmt: skip
     page = check(write_report(folder))
-    assert len(page.data["axes"]["runs"]) == MOST_ARMS
-    assert re.search("More than 12 arms; left out: arm12, arm13, arm14", page.text)
+    assert len(page.data["axes"]["runs"]) == MOST_RUNS
+    left = ", ".join(f"arm{place:02d}" for place in range(MOST_RUNS, MOST_RUNS + 3))
+    assert f"More than {MOST_RUNS} arms; left out: {left}." in page.text
 
 
 @pytest.mark.slow
