@@ -97,6 +97,8 @@ def _evaluation(found: Sequence[Evaluation]) -> Evaluation:
         accuracy=tuple(accuracy),
         intervals=tuple(intervals),
         tokens=_known([one.tokens for one in same]),
+        seconds=_known([one.seconds for one in same]),
+        sampled=_known([one.sampled for one in same]),
         tokens_at=_places([one.tokens_at for one in same]),
         truncated=_places([one.truncated for one in same]),
         backtrack=_known([one.backtrack for one in same]),

@@ -191,6 +191,8 @@ def _evaluation(row: Row) -> Evaluation:
         questions=None if questions is None else int(questions),
         samples=None if count is None else int(count),
         set=of_set if isinstance(of_set := row.get("set"), str) else None,
+        seconds=number(row.get("seconds")),
+        sampled=number(row.get("tokens_sampled")),
         others=tuple(others),
     )
 

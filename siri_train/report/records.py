@@ -26,6 +26,10 @@ class Evaluation:
     questions: int | None = None
     samples: int | None = None
     set: str | None = None
+    seconds: float | None = None
+    """Of sampling and grading; None in records of older versions."""
+    sampled: float | None = None
+    """Response tokens sampled."""
     others: tuple[Evaluation, ...] = ()
     """The same evaluation on the other sets, where sets have names."""
 
