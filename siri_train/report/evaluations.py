@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from siri_train.statistics.pareto import front
 
 from .checkpoint_names import shown_name
 from .data import Evaluation, Run, RunFolder
+from .eval_sets import EvalSet
 from .samples import evenly
 from .table import accuracy_text
 
@@ -17,15 +19,16 @@ MOST_LINES = 600
 """Lines of the table; with more it leaves out smaller budgets, then checkpoints without a name."""
 
 
-def evaluations(folder: RunFolder) -> Values | None:
+def evaluations(folder: RunFolder, asked: Sequence[EvalSet] | None = None) -> Values | None:
     """The table for the page's template: a line for each evaluation, set and budget.
 
     At the largest budget a checkpoint is on the Pareto front of its set, or dominated: another
-    one, of any run, has at most as many tokens and at least the same accuracy, and is better in
-    one of the two.
+    one, of any run that was asked the same, has at most as many tokens and at least the same
+    accuracy, and is better in one of the two.
 
     Args:
         folder: as it was read.
+        asked: its runs by what they were asked; None: all the same.
 
     Returns:
         ``head``, (text, class) of each column, and ``lines``, each with its ``cells`` and whether
@@ -37,7 +40,10 @@ def evaluations(folder: RunFolder) -> Values | None:
     if not found:
         return None
     named = any(one.set is not None for _, one in found)
-    on_front = _on_front([one for _, one in found])
+    on_front: dict[int, bool] = {}
+    for places in [one.runs for one in asked] if asked else [range(len(folder.runs))]:
+        own = {id(folder.runs[place]) for place in places}
+        on_front |= _on_front([one for run, one in found if id(run) in own])
     lines = []
     total = sum(len(one.budgets) for _, one in found)
     largest_only = total > MOST_LINES
