@@ -6,15 +6,15 @@ the data have gaps and notes name the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .arms import averaged, seeds_by_arm
+from .arms import averaged, seeds_by_arm, uneven
 from .latest import latest_rows
 from .many import MOST_RUNS
 from .readers import Row, interval, number, read_json, read_rows, read_text
-from .records import Evaluation, Run, RunFolder
+from .records import SEEDS, Evaluation, Run, RunFolder
 from .samples import SAMPLE_BYTES, read_samples
 
 ABOUT = "about.txt"
@@ -29,8 +29,36 @@ __all__ = ["Evaluation", "Run", "RunFolder", "interval", "number", "read_run_fol
 
 
 def series(rows: list[Row], key: str) -> list[tuple[float, float | None]]:
-    """(step, value) of one metric over the steps; None where a record has no finite value."""
-    return [(float(row["step"]), number(row.get(key))) for row in rows]
+    """(step, value) of one metric over the steps; None where a record has no finite value.
+
+    Args:
+        rows: of ``metrics.jsonl``, by step, or a mean of several; see `over`.
+        key: of the metric.
+    """
+    return over(rows, lambda row: number(row.get(key)))
+
+
+def over(
+    rows: Sequence[Row], value: Callable[[Row], float | None]
+) -> list[tuple[float, float | None]]:
+    """(step, value) of something that records say.
+
+    Of a mean over seeds there is a gap before each step from which it is over other than as many
+    seeds as before, at half a step: `running_mean` does not look over it.
+
+    Args:
+        rows: of ``metrics.jsonl``, by step, or a mean of several.
+        value: of a record; None where it has none.
+    """
+    found: list[tuple[float, float | None]] = []
+    before: object = None
+    for row in rows:
+        count = row.get(SEEDS)
+        if found and count != before:
+            found.append((row["step"] - 0.5, None))
+        before = count
+        found.append((float(row["step"]), value(row)))
+    return found
 
 
 def read_run_folder(folder: Path) -> RunFolder:
@@ -106,6 +134,7 @@ def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
         notes += missing[:3]
         runs.append(averaged(arm, read))
         seeds_of.append(f"{arm} {len(seeds)}")
+        notes += uneven(runs[-1])
     said = (
         "An ablation: each curve is the mean of an arm's seeds (" + ", ".join(seeds_of) + "), the "
         "bars of an accuracy are the range of its seeds, and responses are of each arm's first "

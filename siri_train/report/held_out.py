@@ -28,7 +28,9 @@ def held_out_chart(folder: RunFolder, chosen: dict[str, str]) -> tuple[Chart, st
         for budget in [budgets[-1], *budgets[:1]] if few and len(budgets) > 1 else budgets[-1:]:
             points: list[Point] = []
             bars = []
-            for one in run.evals:
+            for one in [*run.evals, *run.partial]:
+                if one in run.partial:  # over other seeds: a point that nothing is joined to
+                    points.append((one.step - 0.5, None))
                 if budget in one.budgets:
                     place = one.budgets.index(budget)
                     points.append((float(one.step), one.accuracy[place]))

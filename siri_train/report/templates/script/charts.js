@@ -33,7 +33,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
   one.means = () => lines.map((line) => {
     if (line.mean) return line.mean;  // of all steps, where the page has not all of them
     const window = line.window && state.window !== null ? state.window : line.window;
-    return smooth(line.y, window);
+    return smooth(line.y, window, line.steps);
   });
   one.drawn = one.means();
   one.place = () => { for (const line of lines) line.at = placesOf(line.run, line.x); };
@@ -186,6 +186,12 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     const said = lines.map((_, index) => index).filter((index) => found[index] >= 0
       && (chart.lanes || Math.abs(lines[index].at[found[index]] - near) <= reach));
     const far = (index) => Math.abs(lines[index].y[found[index]] - level);
+    /* Over how many seeds a mean is, where that is not all of them. */
+    const over = (line, i) => {
+      const {seeds, counts} = data.axes.runs[line.run] ?? {};
+      const count = counts && counts[Math.max(atMost(counts.map(([step]) => step), line.steps[i]), 0)][1];
+      return chart.x === 'step' && count < seeds ? ` (${count} of ${seeds} seeds)` : '';
+    };
     const close = new Set(level === undefined || chart.lanes ? said.slice(0, MOST_SAID)
       : [...said].sort((a, b) => far(a) - far(b)).slice(0, MOST_SAID));
     said.filter((index) => close.has(index)).forEach((index) => {
@@ -196,7 +202,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       const mean = one.drawn[index] === line.y ? ''
         : ` (mean ${show(one.drawn[index][i], chart.unit)})`;
       const where = onSteps && line.steps[i] === near ? '' : `, ${chart.x} ${fixed(line.steps[i], 0)}`;
-      say(line.label + where, show(line.y[i], chart.unit) + mean);
+      say(line.label + where, show(line.y[i], chart.unit) + mean + over(line, i));
     });
     if (said.length > close.size) say(`${said.length - close.size} more`, 'farther from the pointer');
     if (chart.lanes && found.every((i) => i < 0)) say('no alarm');
