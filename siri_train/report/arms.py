@@ -10,10 +10,7 @@ from typing import Any
 
 from .alarm_episodes import name_of
 from .readers import number
-from .records import Evaluation, Run
-
-MOST_ARMS = 12
-"""Arms on a page: more curves in a chart cannot be told apart."""
+from .records import SEEDS, Evaluation, Run
 
 
 def seeds_by_arm(folder: Path) -> dict[str, list[Path]]:
@@ -38,9 +35,12 @@ def averaged(name: str, runs: Sequence[Run]) -> Run:
         runs: of its seeds, at least one.
 
     Returns:
-        The means of all numbers that are finite; of an accuracy the interval is the range of the
-        seeds. Alarms keep their seed's name: one that a seed clears may hold in another. Words, the
-        configuration and responses are those of the first.
+        The means of all numbers that are finite, over the seeds that have the step: `Run.counts`
+        says how many, and curves are broken where that changes, so that a seed's end is no jump of
+        the mean. ``evals`` are those that all seeds have, ``partial`` the others; if none is of
+        all, ``evals`` has each. Of an accuracy the interval is the range of the seeds. Alarms keep
+        their seed's name: one that a seed clears may hold in another. Words, the configuration and
+        responses are those of the first.
     """
     first = runs[0]
     if len(runs) == 1:
@@ -53,16 +53,49 @@ def averaged(name: str, runs: Sequence[Run]) -> Run:
     for run in runs:
         for one in run.evals:
             evals.setdefault((one.step, one.name), []).append(one)
+    begun = sum(bool(run.evals) for run in runs)
+    keys = sorted(evals, key=lambda key: (key[0], key[1] or ""))
+    whole = [key for key in keys if len(evals[key]) == begun] or keys
     return replace(
         first,
         name=name,
         seeds=len(runs),
-        metrics=[{**_mean(rows[step]), "step": step} for step in sorted(rows)],
-        evals=[_evaluation(evals[key]) for key in sorted(evals, key=lambda k: (k[0], k[1] or ""))],
+        metrics=[
+            {**_mean(rows[step]), "step": step, SEEDS: len(rows[step])} for step in sorted(rows)
+        ],
+        evals=[_evaluation(evals[key]) for key in whole],
+        partial=[_evaluation(evals[key]) for key in keys if key not in whole],
         alarms=[
             {**row, "alarm": f"{name_of(row)} ({run.name})"} for run in runs for row in run.alarms
         ],
     )
+
+
+def uneven(run: Run) -> list[str]:
+    """Where a mean is not over all of its seeds, in sentences.
+
+    Args:
+        run: see `averaged`.
+    """
+    counts, lines = run.counts, []
+    if any(count != run.seeds for _, count in counts):
+        ends = [*(step - 1 for step, _ in counts[1:]), run.metrics[-1]["step"]]
+        parts = [
+            f"{count} from step {start:,} to {end:,}"
+            for (start, count), end in zip(counts, ends, strict=True)
+        ]
+        more = f", and {len(parts) - 6} stretches more" if len(parts) > 6 else ""
+        lines.append(
+            f"{run.name}: not all of its {run.seeds} seeds have the same steps. Curves are means "
+            f"over {', '.join(parts[:6])}{more}; they are broken where the number changes."
+        )
+    if run.partial:
+        steps = ", ".join(f"{step:,}" for step in sorted({one.step for one in run.partial})[:6])
+        lines.append(
+            f"{run.name}: evaluations that not all of its seeds have are points of their own and "
+            f"in no figure: after {steps} steps."
+        )
+    return lines
 
 
 def _order(path: Path) -> tuple[str, int]:
@@ -100,6 +133,8 @@ def _evaluation(found: Sequence[Evaluation]) -> Evaluation:
         accuracy=tuple(accuracy),
         intervals=tuple(intervals),
         tokens=_known([one.tokens for one in same]),
+        seconds=_known([one.seconds for one in same]),
+        sampled=_known([one.sampled for one in same]),
         tokens_at=_places([one.tokens_at for one in same]),
         truncated=_places([one.truncated for one in same]),
         backtrack=_known([one.backtrack for one in same]),

@@ -9,9 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from .data import Run, RunFolder, number
+from .many import limit
 from .markup import clean
+from .samples import evenly
 
 Values = dict[str, Any]
+
+WHOLE_PLACES = 20_000
+"""Steps of all runs whose tokens and seconds the page holds one by one."""
+THINNED_PLACES = 10_000
+"""Of more steps those that it holds."""
 
 
 def spent(run: Run) -> Values:
@@ -42,11 +49,16 @@ def axes(folder: RunFolder) -> Values:
         folder: as it was read.
 
     Returns:
-        ``runs``: see `spent`, in their order, each with its ``label``; ``phases``: the place of
+        ``runs``: see `spent`, in their order, each with its ``label``, and ``seeds`` and ``counts``
+        of a mean that is not over all its seeds everywhere; ``phases``: the place of
         the run whose phases and
         named checkpoints the charts show; ``kinds``: the axes that at least one run has.
     """
-    runs = [{"label": str(clean(run.label)), **spent(run)} for run in folder.runs]
+    runs = [{"label": str(clean(run.label)), **spent(run), **_seeds(run)} for run in folder.runs]
+    most = limit([len(one["steps"]) for one in runs], WHOLE_PLACES, THINNED_PLACES)
+    for one in runs if most else ():  # between two places that are kept a run goes on evenly
+        for key in ("steps", "tokens", "seconds"):
+            one[key] = one[key] and evenly(one[key], most or 2)
     kinds = [key for key in ("tokens", "seconds") if any(one[key] for one in runs)]
     shaded = (
         place
@@ -54,6 +66,13 @@ def axes(folder: RunFolder) -> Values:
         if any(row.get("phase") in ("compression", "expansion") for row in run.metrics)
     )
     return {"runs": runs, "phases": next(shaded, 0), "kinds": ["step", *kinds]}
+
+
+def _seeds(run: Run) -> Values:
+    """Of a mean that is not of all seeds everywhere: over how many, from each of some steps on."""
+    counts = run.counts
+    uneven = any(count != run.seeds for _, count in counts)
+    return {"seeds": run.seeds, "counts": counts} if uneven else {}
 
 
 def _sum(row: dict[str, Any], key: str, more: str) -> float | None:

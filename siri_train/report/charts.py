@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from siri_train.statistics.pareto import front
+
 from .alarm_lanes import alarm_chart
 from .checkpoint_names import measured, point_name
 from .data import Evaluation, Run, RunFolder, interval, number, series
@@ -11,7 +13,10 @@ from .entropy_band import WINDOW, entropy_band, outside
 from .group_charts import group_charts
 from .held_out import ends_chart, held_out_chart
 from .lengths import length_map
+from .many import MOST_BANDS, MOST_FAINT, folded
 from .pareto import Spot
+from .run_looks import colours
+from .samples import evenly
 from .scale import running_mean, show
 from .specs import SPECS, Spec
 from .svg import Chart, Line, extent
@@ -19,6 +24,8 @@ from .table import COLOUR, accuracy_text, css_of
 
 __all__ = ["SPECS", "Figure", "colours", "ends", "figures", "phases", "quiet", "spots"]
 
+MOST_SPOTS = 600
+"""Points of the accuracy-length plane; of more, those on the front and others evenly apart."""
 MOST_MAPS = 4
 """Runs whose lengths have a map."""
 _CYCLED = ("compression", "expansion")
@@ -36,7 +43,7 @@ class Figure:
 
 def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
     """The charts that the folder has data for, and the titles of the charts without data."""
-    spans, marks = phases(folder), ends(folder)
+    spans, marks, closed = phases(folder), ends(folder), folded(folder)
     result: list[Figure] = []
     missing: list[str] = []
     chosen = colours(folder)
@@ -57,6 +64,9 @@ def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
     if lanes is not None:
         candidates.insert(3, (lanes, True))
     for (chart, text), optional in candidates:
+        if closed and not chart.y_names:
+            lines = [replace(line, folded=line.run in closed) for line in chart.lines]
+            chart = replace(chart, lines=lines)
         if extent(chart) is None:
             missing += [] if optional else [chart.title]
             continue
@@ -116,14 +126,6 @@ def _whole(folder: RunFolder) -> list[Span]:
     return [(min(steps), max(steps) + 1, "whole", "")] if steps else []
 
 
-def colours(folder: RunFolder) -> dict[str, str]:
-    """Run name to colour class: SIRI blue, a control grey, further runs in colours of their own."""
-    others = iter(["siri", *(f"alt{i}" for i in range(1, 8))] * len(folder.runs))
-    alone = all(run.control for run in folder.runs)
-    grey = next((run.name for run in folder.runs if run.control and not alone), None)
-    return {run.name: "control" if run.name == grey else next(others) for run in folder.runs}
-
-
 def phases(folder: RunFolder) -> list[Span]:
     """Compression and expansion phases of the first run that has them."""
     for run in folder.runs:
@@ -175,6 +177,7 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
     for run in folder.runs:
         path = [_spot(folder, one, run, chosen[run.name]) for one in run.evals]
         paths.append((chosen[run.name], [spot for spot in path if spot is not None]))
+    paths = _thinned(paths)
     named = []
     places = {run.name: place for place, run in enumerate(folder.runs)}
     for row in folder.summary:
@@ -202,6 +205,19 @@ def spots(folder: RunFolder) -> tuple[list[tuple[str, list[Spot]]], list[Spot]]:
     return paths, named
 
 
+def _thinned(paths: list[tuple[str, list[Spot]]]) -> list[tuple[str, list[Spot]]]:
+    every = [spot for _, path in paths for spot in path]
+    if len(every) <= MOST_SPOTS:
+        return paths
+    best = {id(every[k]) for k in front([(one.tokens, one.accuracy) for one in every])}
+    most = max(MOST_SPOTS // len(paths), 2)
+    thin = []
+    for css, path in paths:
+        kept = best | {id(spot) for spot in evenly(path, most)}
+        thin.append((css, [spot for spot in path if id(spot) in kept]))
+    return thin
+
+
 def _spot(folder: RunFolder, one: Evaluation, run: Run, css: str) -> Spot | None:
     if one.tokens is None or one.best is None:
         return None
@@ -213,6 +229,7 @@ def _spot(folder: RunFolder, one: Evaluation, run: Run, css: str) -> Spot | None
 def _length(folder: RunFolder) -> tuple[Chart, str]:
     """The cap and how long responses are under it."""
     chosen, several = colours(folder), len(folder.runs) > 1
+    bands = len(folder.runs) <= MOST_BANDS
     lines = []
     for place, run in enumerate(folder.runs):
         css, prefix = chosen[run.name], f"{run.label} " if several else ""
@@ -221,7 +238,7 @@ def _length(folder: RunFolder) -> tuple[Chart, str]:
         lines.append(
             Line(
                 f"{prefix}mean", series(run.metrics, "response_len_mean"), css,
-                band=() if css == "control" else band, window=1, run=place,
+                band=band if bands and css != "control" else (), window=1, run=place,
             )
         )  # fmt: skip
         lines.append(
@@ -231,9 +248,14 @@ def _length(folder: RunFolder) -> tuple[Chart, str]:
             )
         )  # fmt: skip
     text = (
-        "Dashed: the cap on response tokens at each step. Solid: the mean response; the band runs "
-        "from the median to the 95th percentile. Shaded background: compression. Length usually "
-        "follows the cap with a delay. Where the band touches the cap, responses are truncated."
+        "Thin dashes: the cap on response tokens at each step. In colour: the mean response"
+        + (
+            "; the band runs from the median to the 95th percentile. Where it touches the cap, "
+            "responses are truncated. "
+            if bands
+            else f". More than {MOST_BANDS} runs have no bands. "
+        )
+        + "Shaded background: compression. Length usually follows the cap with a delay."
     )
     return Chart("Cap and response length", lines, "tokens"), text
 
@@ -251,7 +273,12 @@ def _maps(folder: RunFolder) -> list[tuple[Chart, str]]:
         chart = length_map(run, place, title, chosen[run.name])
         if chart is not None:
             found.append((chart, text))
-    return found[:MOST_MAPS]
+    more = len(found) - MOST_MAPS
+    if more > 0:
+        found = found[:MOST_MAPS]
+        chart, text = found[-1]
+        found[-1] = chart, f"{text} {more} more runs have recorded lengths and have no map here."
+    return found
 
 
 def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
@@ -290,7 +317,12 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
                 )
             )  # fmt: skip
     if averaged:
-        text += f" Faint: single steps. Strong: their mean over {averaged} steps."
+        text += (
+            f" Faint: single steps. Strong: their mean over {averaged} steps."
+            if len(folder.runs) <= MOST_FAINT
+            else f" Curves are means over {averaged} steps; the values under the pointer are those "
+            "of single steps."
+        )
     unit, ceiling = spec.unit, spec.ceiling
     if unit == "share":  # written as a share of the groups, or as their number
         biggest = max([y for line in lines for _, y in line.points if y is not None], default=0.0)

@@ -12,6 +12,8 @@ from .scale import show
 Values = dict[str, Any]
 
 _NONE = "–"
+NOT_RECORDED = "not recorded"
+"""Of evaluations whose records are of a version that did not write their cost."""
 
 
 def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
@@ -35,6 +37,14 @@ def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
     control = best_control(folder)
     money = ["money"] if paid else []
     point = ["tokens / point", "s / point", *(["money / point"] if paid else [])]
+    evaluated = [one for one in found if one.evals.count]
+    together = {
+        "head": ["run", "part", "tokens", "seconds", unit, *money],
+        "lines": [
+            {"css": chosen[one.run.name], "cells": [one.run.label, part, *cells]}
+            for one in evaluated for part, cells in _parts(one, paid)
+        ],
+    }  # fmt: skip
     runs = {
         "head": ["run", "steps", "tokens", "sampling", "updates", unit, *money, "gained",
                  *point],
@@ -62,6 +72,7 @@ def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
     reached = [_reached(one, paid) for one in found] if control is not None else []
     return {
         "runs": runs,
+        "together": together if evaluated else None,
         "phases": phases if any(len(one.phases) > 1 for one in found) else None,
         "control": control[1].label if control is not None else "",
         "goal": f"{100 * (control[1].evals[-1].best or 0):.1f} %" if control is not None else "",
@@ -71,14 +82,54 @@ def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:
 
 
 def _amounts(cost: Cost, paid: bool) -> list[str]:
-    hours = f"{cost.hours:,.3g}" if cost.hours < 1000 else f"{cost.hours:,.0f}"
     cells = [
         _NONE if cost.unknown("tokens") else show(cost.tokens, "tokens"),
         *(_NONE if cost.unknown(key) else _time(getattr(cost, name))
           for key, name in zip(TIMES, ("rollout", "train"), strict=True)),
-        _NONE if cost.unknown(*TIMES) else hours,
+        _NONE if cost.unknown(*TIMES) else _hours(cost.hours),
     ]  # fmt: skip
     return [*cells, *([_NONE if cost.unknown(*TIMES) else _money(cost.money)] if paid else [])]
+
+
+def _parts(one: RunCost, paid: bool) -> list[tuple[str, list[str]]]:
+    """Training, evaluations and their sum; a sum with an unknown part is unknown too."""
+    train, evals = one.whole, one.evals
+    timed = not train.unknown(*TIMES)
+    amounts: list[tuple[str, list[float | None]]] = [
+        (
+            "training",
+            [
+                None if train.unknown("tokens") else train.tokens,
+                train.seconds if timed else None,
+                train.hours if timed else None,
+                train.money if timed else None,
+            ],
+        ),
+        (f"{evals.count} evaluations", [evals.tokens, evals.seconds, evals.hours, evals.money]),
+    ]
+    sums = [
+        None if None in pair else sum(value or 0.0 for value in pair)
+        for pair in zip(*(values for _, values in amounts), strict=True)
+    ]
+    return [
+        (part, _written(values, paid, NOT_RECORDED if part != "training" else _NONE))
+        for part, values in [*amounts, ("together", sums)]
+    ]
+
+
+def _written(values: list[float | None], paid: bool, none: str) -> list[str]:
+    tokens, seconds, hours, money = values
+    cells = [
+        none if tokens is None else show(tokens, "tokens"),
+        none if seconds is None else _time(seconds),
+        none if hours is None else _hours(hours),
+    ]
+    priceless = _NONE if hours is not None else none
+    return [*cells, *([priceless if money is None else _money(money)] if paid else [])]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.3g}" if hours < 1000 else f"{hours:,.0f}"
 
 
 def _each(cost: Cost, gained: float | None, paid: bool) -> list[str]:
@@ -109,8 +160,9 @@ def _reached(one: RunCost, paid: bool) -> str:
 def _notes(found: list[RunCost], paid: bool, unit: str) -> list[str]:
     notes = [
         "Tokens are response tokens sampled in training, also those thrown away. Hours are seconds "
-        "of sampling and updates times the processes of the run; evaluations, checkpoints and the "
-        "supervised stage are in none of these figures, as their times are not recorded."
+        "of sampling and updates times the processes of the run. Evaluations are in the table of "
+        "training and evaluation alone; checkpoints and the supervised stage are in no figure, as "
+        "their times are not recorded."
     ]
     if unit == "hours":
         notes.append("An hour is one of a GPU; of a run without a GPU it is one of a process.")

@@ -78,6 +78,25 @@ class Cost:
 
 
 @dataclass
+class EvalCost:
+    """The cost of a run's evaluations.
+
+    Attributes:
+        count: of them.
+        tokens: response tokens that they sampled; None if an evaluation did not record its own.
+        seconds: that they took; None as above.
+        hours: of all GPUs, or processes, together.
+        money: ``hours`` times the price; None without a price or seconds.
+    """
+
+    count: int = 0
+    tokens: float | None = None
+    seconds: float | None = None
+    hours: float | None = None
+    money: float | None = None
+
+
+@dataclass
 class RunCost:
     """The cost of a run.
 
@@ -85,6 +104,7 @@ class RunCost:
         run: as it was read.
         price: of an hour of a GPU or process; None if the recipe names none.
         whole: over all steps.
+        evals: of its evaluations, which are not in ``whole``.
         phases: by phase of the schedule; steps without one are in ``whole`` alone.
         gained: accuracy of the last evaluation less that of the start, at the largest budget.
         changes: by phase, the sum of the changes of accuracy over its stretches of steps; a
@@ -97,6 +117,7 @@ class RunCost:
     run: Run
     price: float | None
     whole: Cost = field(default_factory=Cost)
+    evals: EvalCost = field(default_factory=EvalCost)
     phases: dict[str, Cost] = field(default_factory=dict)
     gained: float | None = None
     changes: dict[str, float] = field(default_factory=dict)
@@ -160,6 +181,7 @@ def device(run: Run) -> str:
 def _cost(run: Run, wanted: float | None, start: Evaluation | None) -> RunCost:
     cost = RunCost(run, price(run))
     cost.whole = until(run, run.metrics[-1]["step"] + 1, cost.price)
+    cost.evals = _of_evaluations(run, cost.price)
     cost.ranks = all(number(row.get("ranks")) is not None for row in run.metrics)
     for row in run.metrics:
         phase = row.get("phase")
@@ -179,6 +201,22 @@ def _cost(run: Run, wanted: float | None, start: Evaluation | None) -> RunCost:
         reached = next((o for o in run.evals if o.best is not None and o.best >= wanted), None)
         if reached is not None:
             cost.reached = (until(run, reached.step, cost.price), reached)
+    return cost
+
+
+def _of_evaluations(run: Run, of_price: float | None) -> EvalCost:
+    ranks = max((number(row.get("ranks")) or 1 for row in run.metrics), default=1)
+    cost = EvalCost(count=len(run.evals))
+    tokens = [one.sampled for one in run.evals]
+    seconds = [one.seconds for one in run.evals]
+    known = [value for value in tokens if value is not None]
+    if len(known) == len(tokens):
+        cost.tokens = sum(known)
+    known = [value for value in seconds if value is not None]
+    if len(known) == len(seconds):
+        cost.seconds = sum(known)
+        cost.hours = cost.seconds * max(ranks, 1) / 3600
+        cost.money = None if of_price is None else cost.hours * of_price
     return cost
 
 

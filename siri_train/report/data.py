@@ -6,28 +6,59 @@ the data have gaps and notes name the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .arms import MOST_ARMS, averaged, seeds_by_arm
+from .arms import averaged, seeds_by_arm, uneven
 from .latest import latest_rows
+from .many import MOST_RUNS
 from .readers import Row, interval, number, read_json, read_rows, read_text
-from .records import Evaluation, Run, RunFolder
+from .records import SEEDS, Evaluation, Run, RunFolder
 from .samples import SAMPLE_BYTES, read_samples
 
 ABOUT = "about.txt"
 """Beside ``summary.json``: a paragraph a line, shown at the top of the page."""
 LONGEST_ABOUT = 4000
 """Characters of it."""
+CHOOSE = "To choose the runs of a page: siri-train compare RUN RUN --page FILE."
+"""Said where a folder holds too many."""
 
 
 __all__ = ["Evaluation", "Run", "RunFolder", "interval", "number", "read_run_folder", "series"]
 
 
 def series(rows: list[Row], key: str) -> list[tuple[float, float | None]]:
-    """(step, value) of one metric over the steps; None where a record has no finite value."""
-    return [(float(row["step"]), number(row.get(key))) for row in rows]
+    """(step, value) of one metric over the steps; None where a record has no finite value.
+
+    Args:
+        rows: of ``metrics.jsonl``, by step, or a mean of several; see `over`.
+        key: of the metric.
+    """
+    return over(rows, lambda row: number(row.get(key)))
+
+
+def over(
+    rows: Sequence[Row], value: Callable[[Row], float | None]
+) -> list[tuple[float, float | None]]:
+    """(step, value) of something that records say.
+
+    Of a mean over seeds there is a gap before each step from which it is over other than as many
+    seeds as before, at half a step: `running_mean` does not look over it.
+
+    Args:
+        rows: of ``metrics.jsonl``, by step, or a mean of several.
+        value: of a record; None where it has none.
+    """
+    found: list[tuple[float, float | None]] = []
+    before: object = None
+    for row in rows:
+        count = row.get(SEEDS)
+        if found and count != before:
+            found.append((row["step"] - 0.5, None))
+        before = count
+        found.append((float(row["step"]), value(row)))
+    return found
 
 
 def read_run_folder(folder: Path) -> RunFolder:
@@ -55,6 +86,10 @@ def read_run_folder(folder: Path) -> RunFolder:
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name not in ("checkpoints", "rollouts") and _holds_run(path)
     ]
+    if len(inner) > MOST_RUNS:
+        left = ", ".join(path.name for path in inner[MOST_RUNS:])
+        notes.append(f"More than {MOST_RUNS} runs; left out: {left}. {CHOOSE}")
+        inner = inner[:MOST_RUNS]
     room = SAMPLE_BYTES // max(1, len(inner))
     runs = [_read_run(path, f"{path.name}/", notes, room) for path in inner]
     if not inner or _holds_run(folder):
@@ -89,9 +124,9 @@ def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
     }
     runs = []
     seeds_of: list[str] = []
-    for arm, seeds in list(begun.items())[:MOST_ARMS]:
+    for arm, seeds in list(begun.items())[:MOST_RUNS]:
         missing: list[str] = []
-        room = SAMPLE_BYTES // min(len(begun), MOST_ARMS)
+        room = SAMPLE_BYTES // min(len(begun), MOST_RUNS)
         read = [
             _read_run(path, f"{arm}/{path.name}/", missing, room if path is seeds[0] else 0)
             for path in seeds
@@ -99,15 +134,16 @@ def _read_arms(folder: Path, arms: dict[str, list[Path]]) -> RunFolder:
         notes += missing[:3]
         runs.append(averaged(arm, read))
         seeds_of.append(f"{arm} {len(seeds)}")
+        notes += uneven(runs[-1])
     said = (
         "An ablation: each curve is the mean of an arm's seeds (" + ", ".join(seeds_of) + "), the "
         "bars of an accuracy are the range of its seeds, and responses are of each arm's first "
         "seed. A seed has a page and a verdict of its own: siri-train report with its folder. The "
         "tests between arms are in ablate.md."
     )
-    if len(begun) > MOST_ARMS:
-        left = ", ".join(list(begun)[MOST_ARMS:])
-        notes.insert(0, f"More than {MOST_ARMS} arms; left out: {left}.")
+    if len(begun) > MOST_RUNS:
+        left = ", ".join(list(begun)[MOST_RUNS:])
+        notes.insert(0, f"More than {MOST_RUNS} arms; left out: {left}. {CHOOSE}")
     runs.sort(key=lambda run: run.control)
     about = (read_text(folder / ABOUT) or "")[:LONGEST_ABOUT]
     summary = [row for run in runs for row in latest_rows(run)]
@@ -139,7 +175,8 @@ def _read_run(folder: Path, prefix: str, notes: list[str], room: int) -> Run:
             f"{prefix}checkpoints/manifest.json is missing, so no siri-low or siri-high "
             "checkpoint is marked by it."
         )
-    run.samples, run.recorded = read_samples(folder / "rollouts", prefix, notes, room)
+    found = read_samples(folder / "rollouts", prefix, notes, room)
+    run.samples, run.recorded, run.parts = found
     return run
 
 
@@ -183,6 +220,8 @@ def _evaluation(row: Row) -> Evaluation:
         questions=None if questions is None else int(questions),
         samples=None if count is None else int(count),
         set=of_set if isinstance(of_set := row.get("set"), str) else None,
+        seconds=number(row.get("seconds")),
+        sampled=number(row.get("tokens_sampled")),
         others=tuple(others),
     )
 

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from siri_train.statistics.pareto import front
 
 from .checkpoint_names import shown_name
-from .data import Evaluation, RunFolder
+from .data import Evaluation, Run, RunFolder
+from .eval_sets import EvalSet
+from .samples import evenly
 from .table import accuracy_text
 
 Values = dict[str, Any]
 
+MOST_LINES = 600
+"""Lines of the table; with more it leaves out smaller budgets, then checkpoints without a name."""
 
-def evaluations(folder: RunFolder) -> Values | None:
+
+def evaluations(folder: RunFolder, asked: Sequence[EvalSet] | None = None) -> Values | None:
     """The table for the page's template: a line for each evaluation, set and budget.
 
     At the largest budget a checkpoint is on the Pareto front of its set, or dominated: another
-    one, of any run, has at most as many tokens and at least the same accuracy, and is better in
-    one of the two.
+    one, of any run that was asked the same, has at most as many tokens and at least the same
+    accuracy, and is better in one of the two.
 
     Args:
         folder: as it was read.
+        asked: its runs by what they were asked; None: all the same.
 
     Returns:
         ``head``, (text, class) of each column, and ``lines``, each with its ``cells`` and whether
-        it is ``dominated``. None without evaluations.
+        it is ``dominated``, and ``more``, the number of lines that were left out. None without
+        evaluations.
     """
     firsts = [(run, first) for run in folder.runs for first in run.evals]
     found = [(run, one) for run, first in firsts for one in (first, *first.others)]
     if not found:
         return None
     named = any(one.set is not None for _, one in found)
-    on_front = _on_front([one for _, one in found])
+    on_front: dict[int, bool] = {}
+    for places in [one.runs for one in asked] if asked else [range(len(folder.runs))]:
+        own = {id(folder.runs[place]) for place in places}
+        on_front |= _on_front([one for run, one in found if id(run) in own])
     lines = []
+    total = sum(len(one.budgets) for _, one in found)
+    largest_only = total > MOST_LINES
+    if largest_only:
+        found = _fewer(found, on_front)
     for run, one in found:
         for place, budget in enumerate(one.budgets):
             largest = place == len(one.budgets) - 1
+            if largest_only and not largest:
+                continue
             state = on_front.get(id(one)) if largest else None
             cells = [run.label, shown_name(folder, run, one)]
             cells += [one.set or ""] if named else []
@@ -46,7 +63,21 @@ def evaluations(folder: RunFolder) -> Values | None:
     head = [("run", ""), ("name", ""), *([("set", "")] if named else [])]
     names = ("steps", "budget", "accuracy", "mean tokens", "truncated", "backtracks / 1k")
     head += [(name, "n") for name in names]
-    return {"head": [*head, ("front", "")], "lines": lines}
+    return {"head": [*head, ("front", "")], "lines": lines, "more": total - len(lines)}
+
+
+def _fewer(
+    found: list[tuple[Run, Evaluation]], on_front: dict[int, bool]
+) -> list[tuple[Run, Evaluation]]:
+    """Those with a name or on a front, the last of each run, and others evenly apart."""
+    last = {id(run): id(one) for run, one in found}
+    kept = {
+        id(one) for run, one in found
+        if one.name or on_front.get(id(one)) or last[id(run)] == id(one)
+    }  # fmt: skip
+    others = [one for _, one in found if id(one) not in kept]
+    kept |= {id(one) for one in evenly(others, max(MOST_LINES - len(kept), 2))}
+    return [(run, one) for run, one in found if id(one) in kept]
 
 
 def _numbers(one: Evaluation, place: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from siri_train.statistics.pareto import front, hypervolume, hypervolume_interval
@@ -68,7 +69,10 @@ def nadir(points: list[Placed]) -> tuple[float, float]:
 
 
 def front_table(
-    folder: RunFolder, chosen: dict[str, str], known: dict[str, Records] | None = None
+    folder: RunFolder,
+    chosen: dict[str, str],
+    known: dict[str, Records] | None = None,
+    runs: Collection[int] | None = None,
 ) -> Values | None:
     """The two tables beside the plane.
 
@@ -76,12 +80,13 @@ def front_table(
         folder: as it was read.
         chosen: the runs' colour classes by name.
         known: its records of questions, if they were read already.
+        runs: places of the runs that compare, see `siri_train.report.eval_sets`; None: all.
 
     Returns:
         ``points`` of the front by tokens, ``volumes`` of the runs, the largest first, and the
         ``reference`` in words; None without a point.
     """
-    points = placed(folder)
+    points = [one for one in placed(folder) if runs is None or one.run in runs]
     if not points:
         return None
     reference = nadir(points)
@@ -108,7 +113,8 @@ def front_table(
         )
         for one in {(one.run, one.one.step): one for one in on_front(points)}.values()
     ]
-    alone = _of_summary_alone(folder)
+    # which questions these answered is not known: they go with runs that are all of one set
+    alone = _of_summary_alone(folder) if runs is None else []
     shown += alone
     best = sorted((shown[k] for k in front([place for place, _ in shown])), key=lambda one: one[0])
     return {

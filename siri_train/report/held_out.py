@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .data import Evaluation, Run, RunFolder, number
+from .many import MOST_BARS
 from .scale import Point
 from .svg import Chart, Line
 from .table import accuracy_text
@@ -18,20 +19,23 @@ def held_out_chart(folder: RunFolder, chosen: dict[str, str]) -> tuple[Chart, st
         chosen: the runs' colour classes by name.
     """
     several = len(folder.runs) > 1
+    few = len(folder.runs) <= MOST_BARS
     lines = []
     both = False
     for order, run in enumerate(folder.runs):
         css, prefix = chosen[run.name], f"{run.label} " if several else ""
         budgets = sorted({budget for one in run.evals for budget in one.budgets})
-        for budget in [budgets[-1], *budgets[:1]] if len(budgets) > 1 else budgets:
+        for budget in [budgets[-1], *budgets[:1]] if few and len(budgets) > 1 else budgets[-1:]:
             points: list[Point] = []
             bars = []
-            for one in run.evals:
+            for one in [*run.evals, *run.partial]:
+                if one in run.partial:  # over other seeds: a point that nothing is joined to
+                    points.append((one.step - 0.5, None))
                 if budget in one.budgets:
                     place = one.budgets.index(budget)
                     points.append((float(one.step), one.accuracy[place]))
                     bounds = one.intervals[place]
-                    if bounds and one.accuracy[place] is not None:
+                    if few and bounds and one.accuracy[place] is not None:
                         bars.append((float(one.step), *bounds))
             low = len(budgets) > 1 and budget == budgets[0]
             both = both or low
@@ -42,9 +46,15 @@ def held_out_chart(folder: RunFolder, chosen: dict[str, str]) -> tuple[Chart, st
                 )
             )  # fmt: skip
     text = (
-        "Accuracy on held-out questions after so many steps, with its interval. “At N”: with at "
-        "most N response tokens."
+        "Accuracy on held-out questions after so many steps"
+        + (", with its interval. " if few else ". ")
+        + "“At N”: with at most N response tokens."
     )
+    if not few:
+        text += (
+            f" Of more than {MOST_BARS} runs only the largest budget is drawn; intervals and other "
+            "budgets are in the table of all evaluated checkpoints."
+        )
     if both:
         text += (
             " Hollow: the same responses truncated at the smallest budget; a response that has "

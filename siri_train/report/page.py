@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,16 @@ from .charts import Figure, colours, figures, quiet, spots
 from .checkpoint_names import measured
 from .cost_tables import cost_tables
 from .data import Run, RunFolder, number, read_run_folder
-from .embedded import embedded
+from .embedded import embedded, kept_values
+from .eval_sets import EvalSet, eval_sets
 from .evaluations import evaluations
-from .front import front_table
+from .front import front_table, placed
 from .group_dots import group_pictures
+from .many import MOST_SHOWN, folded
+from .many import said as said_of_many
 from .markup import data_block, fill, fingerprint
-from .pareto import close_up, plane
-from .questions import all_records
+from .pareto import Spot, close_up, plane
+from .questions import Records, all_records
 from .responses import browsed, cards, left_out
 from .script import script as joined_script
 from .script import style as joined_style
@@ -77,6 +81,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     """
     charts, missing = figures(folder)
     notes = list(folder.notes)
+    kept, hidden = kept_values(charts), folded(folder)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
     judged = judge(folder)
@@ -100,7 +105,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     budgets = budget_chart(folder, compared_methods)
     chosen, found, drawn = colours(folder), browsed(folder), embedded(folder, charts)
     headings, rows = table_rows(folder.summary, chosen if folder.several else None)
-    planes, nameless = _planes(folder)
+    asked = eval_sets(folder, records)
     return fill(
         "page.html",
         policy=policy,
@@ -119,33 +124,42 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
         rows=rows,
         alarms=alarm_list(folder),
         notes=list(dict.fromkeys(notes)),
-        planes=planes,
-        nameless=nameless,
         measured=measured(folder),
         seeds=any(run.seeds > 1 for run in folder.runs),
-        outside=_outside(folder),
+        fronts=_fronts(folder, chosen, records, asked),
+        sets=asked if len(asked) > 1 else [],
+        spots_more=_spots_left(folder),
         budgets=budget_pictures(budgets) if budgets is not None else [],
         budget_lines=budgets.lines if budgets is not None else [],
         budget_more=max(len(compared_methods) - MOST_DRAWN, 0),
         budget_every=every_budget(compared_methods),
-        budget_best=budget_table(compared_methods) if budgets is not None else [],
-        front=front_table(folder, chosen, records),
+        budget_best=budget_table(compared_methods)
+        if budgets is not None and len(asked) < 2
+        else [],
         groups=group_pictures(folder),
         quiet=[*quiet(folder), *_unsaid(folder)],
         most_ends=MOST_ENDS,
         costs=cost_tables(folder, chosen),
         runs=[
-            {"index": index, "label": run.label, "css": chosen[run.name], "evals": bool(run.evals)}
+            {
+                "index": index,
+                "label": run.label,
+                "css": chosen[run.name],
+                "evals": bool(run.evals),
+                "folded": index in hidden,
+            }
             for index, run in enumerate(folder.runs)
         ],
         figures=[_figure(one, f"chart-{index}") for index, one in enumerate(charts)],
-        smooth=max([line.window for one in charts for line in one.chart.lines], default=0),
+        smooth=0 if kept else max((n.window for c in charts for n in c.chart.lines), default=0),
+        many=said_of_many(folder, kept),
+        most_shown=MOST_SHOWN,
         data=data_block(drawn),
         axes=drawn["axes"]["kinds"],
         samples=cards(folder),
         responses=None if found is None else data_block(found),
         left_out=left_out(folder),
-        evaluations=evaluations(folder),
+        evaluations=evaluations(folder, asked),
         configs=_configs(folder.runs),
         when=_when(folder),
     )
@@ -187,23 +201,49 @@ def _facts(folder: RunFolder) -> str:
     return " · ".join(said) or "Nothing recorded yet."
 
 
-def _planes(folder: RunFolder) -> tuple[list[Markup], bool]:
-    """The accuracy-length plane for wide and for narrow screens, and whether names are left out.
+def _fronts(
+    folder: RunFolder, chosen: dict[str, str], records: dict[str, Records], asked: Sequence[EvalSet]
+) -> list[Values]:
+    """A plane and its tables for each set of runs that compare; empty without evaluations.
 
-    Empty without evaluations.
+    ``planes`` are for wide and for narrow screens; ``nameless``: whether they leave names out.
     """
     paths, named = spots(folder)
-    if not named and not any(path for _, path in paths):
-        return [], False
-    sizes = ((720, 440, "plane-a"), (360, 360, "plane-b"))
-    drawn = [plane(paths, named, *size) for size in sizes]
-    wanted = len(close_up(named) or named)
-    return drawn, any(str(one).count('class="label big') < wanted for one in drawn)
+    hidden, found = folded(folder), []
+    for place_of, one in enumerate(asked if len(asked) > 1 else [None]):
+        runs = range(len(folder.runs)) if one is None else one.runs
+        own = [paths[place] for place in runs]
+        labels = [spot for spot in named if one is None or spot.run in runs]
+        if not labels and not any(path for _, path in own):
+            continue
+        drawn = [
+            plane(
+                own, labels, width, high, f"plane-{kind}{place_of or ''}", runs=runs, hidden=hidden
+            )
+            for width, high, kind in ((720, 440, "a"), (360, 360, "b"))
+        ]
+        wanted = len(close_up(labels) or labels)
+        found.append(
+            {
+                "title": "" if one is None else one.text,
+                "names": ", ".join(folder.runs[place].label for place in runs),
+                "planes": drawn,
+                "nameless": any(str(each).count('class="label big') < wanted for each in drawn),
+                "outside": _outside(labels),
+                "front": front_table(folder, chosen, records, None if one is None else runs),
+            }
+        )
+    return found
 
 
-def _outside(folder: RunFolder) -> str:
+def _spots_left(folder: RunFolder) -> int:
+    """The evaluations that have no point of their own in the plane."""
+    drawn = sum(len(path) for _, path in spots(folder)[0])
+    return max(len(placed(folder)) - drawn, 0)
+
+
+def _outside(named: Sequence[Spot]) -> str:
     """The checkpoints that the plane leaves out, in words."""
-    _, named = spots(folder)
     shown = close_up(named)
     left = [spot.tip for spot in named if shown and spot not in shown]
     more = f"; and {len(left) - 4:,} more" if len(left) > 4 else ""

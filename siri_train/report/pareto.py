@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -11,6 +11,7 @@ from markupsafe import Markup
 from siri_train.statistics.pareto import front
 
 from .markup import coordinate, fill
+from .run_looks import marker
 from .scale import rounded, show, text_width, ticks
 from .svg import FONT
 
@@ -52,6 +53,9 @@ def plane(
     width: int,
     height: int,
     ident: str,
+    *,
+    runs: Sequence[int] | None = None,
+    hidden: Collection[int] = (),
 ) -> Markup:
     """Accuracy against mean response tokens as one ``<svg>``.
 
@@ -62,6 +66,8 @@ def plane(
         width: of the view box.
         height: of the view box.
         ident: unique in the page.
+        runs: the place on the page of each path's run; None: they are all there, in order.
+        hidden: places of runs that are there unseen, until they are switched on.
 
     Raises:
         ValueError: if there is no spot at all.
@@ -132,8 +138,10 @@ def plane(
         arrows = [_arrow(one, two) for one, two in zip(places, places[1:], strict=False)]
         drawn.append(
             {
-                "run": run,
+                "run": run if runs is None else runs[run],
+                "folded": (run if runs is None else runs[run]) in hidden,
                 "css": css,
+                "marker": marker(css),
                 "corners": corners if len(places) > 1 else "",
                 "arrows": [arrow for arrow in arrows if arrow],
                 "spots": [

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .readers import Row, number
 
+SEEDS = " seeds"
+"""Key of a mean's rows: of how many seeds it is. No metric has a name with a blank."""
 CONTROL_NAMES = ("constant", "constant-cap", "control", "baseline")
 
 
@@ -26,6 +28,10 @@ class Evaluation:
     questions: int | None = None
     samples: int | None = None
     set: str | None = None
+    seconds: float | None = None
+    """Of sampling and grading; None in records of older versions."""
+    sampled: float | None = None
+    """Response tokens sampled."""
     others: tuple[Evaluation, ...] = ()
     """The same evaluation on the other sets, where sets have names."""
 
@@ -55,8 +61,22 @@ class Run:
     """Responses of the steps that the page shows."""
     recorded: int = 0
     """Steps whose responses the run has kept."""
+    parts: int = 0
+    """Of the steps in `samples`, those with a part of their responses alone."""
     seeds: int = 1
     """Runs whose mean this is."""
+    partial: list[Evaluation] = field(default_factory=list)
+    """Of a mean: evaluations that not all of its seeds have, where others have all."""
+
+    @property
+    def counts(self) -> list[tuple[int, int]]:
+        """(first step, seeds) of each stretch of steps that the same number of seeds has."""
+        found: list[tuple[int, int]] = []
+        for row in self.metrics:
+            count = int(row.get(SEEDS, self.seeds))
+            if not found or found[-1][1] != count:
+                found.append((row["step"], count))
+        return found
 
     @property
     def caps(self) -> dict[int, float]:

@@ -73,17 +73,20 @@ def left_out(folder: RunFolder) -> str:
         folder: as it was read.
     """
     parts = [
-        f"{len(run.samples)} of {run.recorded:,} recorded steps"
+        f"{len(run.samples):,} of {run.recorded:,} recorded steps"
         + (f" of {run.label}" if len(folder.runs) > 1 else "")
         for run in folder.runs
         if len(run.samples) < run.recorded
     ]
-    if not parts:
+    cut = [run.label for run in folder.runs if run.parts]
+    if not parts and not cut:
         return ""
-    return (
-        f"To keep the page small it has the responses of {', '.join(parts)}, evenly apart, and of "
-        "these steps a part; the others are in rollouts/."
-    )
+    said = f"the responses of {', '.join(parts)}, evenly apart" if parts else ""
+    if cut:
+        whose = f" of {', '.join(cut)}" if len(cut) < len(folder.runs) else ""
+        said += ", and " if said else ""
+        said += f"of some steps{whose} only a part of the responses"
+    return f"To keep the page small it has {said}; the others are in rollouts/."
 
 
 def spans(row: Row) -> list[Span]:

@@ -21,7 +21,7 @@ _LEAST_STEPS = 24
 
 def read_samples(
     folder: Path, prefix: str, notes: list[str], room: int
-) -> tuple[list[tuple[int, list[Row]]], int]:
+) -> tuple[list[tuple[int, list[Row]]], int, int]:
     """Responses of all recorded steps, or of steps evenly apart where they are too many.
 
     The first and the last step are always among them.
@@ -33,12 +33,13 @@ def read_samples(
         room: bytes of text to take, about.
 
     Returns:
-        (step, rows) of the steps in order, and the number of recorded steps.
+        (step, rows) of the steps in order, the number of recorded steps, and how many of the steps
+        that are there have a part of their responses alone.
     """
     found = _recorded(folder)
     if not found:
         notes.append(f"{prefix}rollouts/ holds no responses, so no samples are shown.")
-        return [], 0
+        return [], 0, 0
     steps = sorted(found)
     sizes = {step: _size(found[step]) for step in steps}
     if sum(sizes.values()) > room:
@@ -46,12 +47,15 @@ def read_samples(
         steps = evenly(steps, max(room // usual, _LEAST_STEPS))
     share = room // len(steps)
     shown = []
+    parts = 0
     for step in steps:
-        rows = read_rows(found[step], f"{prefix}rollouts/", notes, SAMPLE_ROWS)
+        rows = read_rows(found[step], f"{prefix}rollouts/", notes, SAMPLE_ROWS + 1)
+        kept = rows[:SAMPLE_ROWS]
         if sizes[step] > share:
-            rows = _within(rows, share)
-        shown.append((step, rows))
-    return shown, len(found)
+            kept = _within(kept, share)
+        parts += len(kept) < len(rows)
+        shown.append((step, kept))
+    return shown, len(found), parts
 
 
 def evenly(values: list[Any], most: int) -> list[Any]:

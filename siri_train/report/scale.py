@@ -74,7 +74,17 @@ def show(value: float, unit: str, step: float | None = None) -> str:
 
 
 def running_mean(points: Sequence[Point], window: int) -> list[Point]:
-    """Centred mean over ``window`` points; gaps are left out of it and stay gaps."""
+    """Centred mean over ``window`` points; gaps are left out of it and stay gaps.
+
+    It does not look over a gap at half a step, see `siri_train.report.data.series`.
+    """
+    walls = [place for place, (x, y) in enumerate(points) if y is None and x % 1 == 0.5]
+    if walls:
+        parts, start = [], 0
+        for wall in (*walls, len(points)):
+            parts += running_mean(points[start:wall], window) + list(points[wall : wall + 1])
+            start = wall + 1
+        return parts
     half = window // 2
     result: list[Point] = []
     values = [y for _, y in points if y is not None]
@@ -96,6 +106,7 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
     """
     if len(points) <= most:
         return list(points)
+    most = max(most, 2)
     size = math.ceil(2 * len(points) / most)
     kept: list[Point] = []
     for start in range(0, len(points), size):

@@ -10,10 +10,8 @@ from siri_train.files import shown
 
 from .data import read_run_folder
 from .latest import latest_rows
+from .many import MOST_RUNS
 from .records import Run, RunFolder
-
-MOST_RUNS = 12
-"""Runs on a page: more curves in a chart cannot be told apart."""
 
 
 def read_several(folders: Sequence[Path], title: str) -> RunFolder:

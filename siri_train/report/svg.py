@@ -26,8 +26,10 @@ from typing import Any
 from markupsafe import Markup
 
 from .heat import Heat
+from .many import MOST_FAINT, PICTURE_LINES
 from .mark_names import anchors, extent_of, phase_names
 from .markup import coordinate, fill
+from .run_looks import marker
 from .scale import Point, rounded, show, text_width, thin, ticks
 
 FONT = 12.0
@@ -59,6 +61,7 @@ class Line:
             reader of the page may choose one; 0: never smoothed.
         run: the run's place in the folder, by which the page switches its curves on and off.
         words: one a point, shown in place of its value; empty: values are shown.
+        folded: there, but not drawn until the reader of the page switches it on.
     """
 
     label: str
@@ -72,6 +75,7 @@ class Line:
     window: int = 0
     run: int = 0
     words: Sequence[str] = ()
+    folded: bool = False
 
     @property
     def values(self) -> Sequence[Point]:
@@ -115,7 +119,9 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
     """((x low, x high), (y low, y high)) of everything in the chart, or None if it is empty."""
     xs: list[float] = []
     ys: list[float] = []
-    for line in chart.lines:
+    shown = [line for line in chart.lines if not line.folded] or chart.lines
+    xs += [x for line in chart.lines if line.folded for x, y in line.values if y is not None]
+    for line in shown:
         for x, y in (*line.points, *line.raw):
             if y is not None:
                 xs.append(x)
@@ -127,7 +133,7 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
     if chart.heat is not None:
         xs += [chart.heat.edges[0], chart.heat.edges[-1]]
         ys += [0.0, chart.heat.top]
-    if not xs:
+    if not ys:
         return None
     xs += [mark[0] for mark in chart.marks]
     xs += [x for span in chart.spans for x in span[:2]]
@@ -172,8 +178,9 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
     if chart.y_names:
         most = int(0.42 * width / text_width("n", FONT))
         y_texts = [cut(name, most) for name in chart.y_names]
-    end_labels = end_labels and len(chart.lines) <= MOST_ENDS
-    labels = [line.label for line in chart.lines if line.beside == "end"] if end_labels else []
+    shown = [line for line in chart.lines if not line.folded]
+    end_labels = end_labels and len(shown) <= MOST_ENDS
+    labels = [line.label for line in shown if line.beside == "end"] if end_labels else []
     left = max(text_width(text, FONT) for text in y_texts) + 12
     margin = max([text_width(text, FONT, bold=True) for text in labels], default=2.0) + 14
     right, bottom = width - min(margin, width * 0.36), height - 38.0
@@ -191,7 +198,9 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
     ]
     x_ticks = chart.x_ticks or ticks(x_low, x_high, 7 if width > 400 else 5)
     sides = anchors([px(x) for x, _, _ in chart.marks], right)
-    lines = [_drawn(line, px, py, 600 if width > 400 else 240) for line in chart.lines]
+    corners = (600 if width > 400 else 240) * PICTURE_LINES // max(len(shown), PICTURE_LINES)
+    faint = len({line.run for line in chart.lines}) <= MOST_FAINT
+    lines = [_drawn(line, px, py, corners, faint) for line in chart.lines]
     beside = list(_beside(chart, px, py, width)) if end_labels else []
     ends = list(_end_labels(chart, px, py, top, bottom, right, width)) if end_labels else []
     return fill(
@@ -230,6 +239,8 @@ def describe(chart: Chart) -> str:
     said = []
     for line in chart.lines:
         there = [y for _, y in line.points if y is not None]
+        if line.folded:
+            continue
         if line.label and there and line.words:
             said.append(f"{line.label}: {', '.join(dict.fromkeys(filter(None, line.words)))}.")
         elif line.label and there:
@@ -257,20 +268,30 @@ def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[i
     ]
 
 
-def _drawn(line: Line, px: Scale, py: Scale, most: int) -> Parts:
-    """A line for the template: corners of its curves as text, its spots as coordinates."""
+def _drawn(line: Line, px: Scale, py: Scale, most: int, faint: bool) -> Parts:
+    """A line for the template: corners of its curves as text, its spots as coordinates.
+
+    Of a folded line only the points are there, unseen: the script draws its curve.
+    """
     # a mean over many steps has no spikes to keep
     most = len(line.points) + 1 if line.look == "lane" else most  # its gaps are all wanted
     pieces = _pieces(line.points, px, py, most // 2 if line.window > 5 else most)
     spotted = line.look in ("dots", "rings")
+    if line.folded and not spotted:
+        return {**dict.fromkeys(("curves", "spots", "faint", "bands", "bars"), ()),
+                "css": line.css, "look": line.look, "spot": "dot", "marker": "",
+                "folded": True}  # fmt: skip
+    behind = line.raw if faint else ()
     return {
         "css": line.css,
         "look": "thread" if spotted else line.look,
         "spot": "ring" if line.look == "rings" else "dot",
+        "marker": marker(line.css),
+        "folded": line.folded,
         "curves": [_corners(piece) for piece in pieces if len(piece) > 1],
         # a point without a neighbour would be no curve at all
         "spots": [place for piece in pieces if spotted or len(piece) == 1 for place in piece],
-        "faint": [_corners(p) for p in _pieces(line.raw, px, py, most * 2 // 3) if len(p) > 1],
+        "faint": [_corners(p) for p in _pieces(behind, px, py, most * 2 // 3) if len(p) > 1],
         "bands": list(_bands(line, px, py)),
         "bars": [(px(x), py(low), py(high)) for x, low, high in line.bars],
     }
@@ -323,7 +344,7 @@ def _end_labels(
     ends = []
     for index, line in enumerate(chart.lines):
         there = [(x, y) for x, y in line.points if y is not None]
-        if line.beside == "end" and line.label and there:
+        if line.beside == "end" and line.label and there and not line.folded:
             ends.append((py(there[-1][1]), px(there[-1][0]), index, line))
     ends.sort(key=lambda end: end[0])
     gap = FONT + 2.5

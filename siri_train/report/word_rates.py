@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .data import Row, Run, RunFolder, number
+from .data import Row, Run, RunFolder, number, over
 from .scale import Point
 from .token_pooling import KEYS, pool
 
@@ -82,7 +82,7 @@ def over_steps(rows: Sequence[Row], group: str, kind: str) -> list[Point]:
         group: see `group_names`.
         kind: see `rate`.
     """
-    return [(float(row["step"]), rate(row, group, kind)) for row in rows]
+    return over(rows, lambda row: rate(row, group, kind))
 
 
 def by_phase(run: Run) -> dict[tuple[str, str, str], float]:

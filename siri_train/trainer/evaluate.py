@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -76,6 +77,7 @@ class Evaluation:
         Raises:
             EngineError: the engine failed.
         """
+        started = time.perf_counter()
         budgets, samples = self.config.budgets, self.config.eval.samples
         groups = self.engine.generate(
             [q.prompt_ids for q in self.questions],
@@ -103,7 +105,11 @@ class Evaluation:
         of = {name: graded.of(some) for name, some in places.items()}
         found = {name: figures(part, self.words) for name, part in of.items()}
         selecting = self.config.eval.select or next(iter(found))
-        row: dict[str, Any] = {"budgets": list(budgets), **found[selecting]}
+        cost = {
+            "seconds": time.perf_counter() - started,
+            "tokens_sampled": int(graded.lengths.sum()),
+        }
+        row: dict[str, Any] = {"budgets": list(budgets), **cost, **found[selecting]}
         if "" not in found:
             row |= {"set": selecting, "sets": found}
         return Evaluated(row, [self._record(name, places[name], of[name]) for name in of])

@@ -162,6 +162,9 @@ def test_named_sets_have_the_figures_of_evaluations_of_their_own() -> None:
     for name in ("easy", "hard"):
         mine = [answers for answers, of in zip(script, sets, strict=True) if of == name]
         alone = run(mine, [5, 30])
+        del alone["seconds"]
+        sampled = alone.pop("tokens_sampled")
+        assert sampled == pytest.approx(len(mine) * 3 * alone["tokens"]), (name, seed)
         assert {"budgets": [5, 30], **found.row["sets"][name]} == alone, (name, seed)
     easy = found.row["sets"]["easy"]
     assert {key: found.row[key] for key in easy} == easy

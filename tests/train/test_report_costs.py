@@ -15,6 +15,7 @@ from siri_train.report.cost_tables import cost_tables
 from siri_train.report.costs import costs, device, price
 from siri_train.report.data import Run, read_run_folder
 from siri_train.report.held_out import best_control
+from siri_train.report.scale import show
 from siri_train.report.several import read_several
 from tests.train.report_content import write_folder, write_run
 from tests.train.report_page import check, evaluation, jsonl
@@ -155,3 +156,48 @@ def test_runs_from_several_places_share_no_start(tmp_path: Path) -> None:
     assert [one.gained for one in costs(read_run_folder(tmp_path))][1] == pytest.approx(0.8)
     folder = read_several([tmp_path / "a", tmp_path / "b"], "t")
     assert [one.gained for one in costs(folder)][1] is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_evaluations_have_a_cost_of_their_own(seed: int, tmp_path: Path) -> None:
+    """Training and evaluations apart and together; what no record says is not recorded."""
+    rng = random.Random(seed)
+    ranks = rng.choice([1, 8])
+    write_folder(tmp_path, seed, price=2.0, ranks=ranks)
+    lost = {}
+    for path in sorted(tmp_path.glob("*/eval.jsonl")):
+        rows = [json.loads(line) for line in path.open()]
+        for row in rows:
+            row |= {"tokens_sampled": rng.randint(1, 10**6), "seconds": rng.uniform(0.1, 900)}
+        lost[path.parent.name] = rng.choice([None, "tokens_sampled", "seconds"])
+        if lost[path.parent.name]:
+            del rng.choice(rows)[lost[path.parent.name]]
+        jsonl(path, rows)
+    folder = read_run_folder(tmp_path)
+    tables = cost_tables(folder, {run.name: "siri" for run in folder.runs})
+    assert tables is not None
+    head, lines = tables["together"]["head"], tables["together"]["lines"]
+    assert len(lines) == 3 * len(folder.runs)
+    for place, one in enumerate(costs(folder)):
+        rows = rows_of(tmp_path, one.run.name, "eval.jsonl")
+        missing = lost[one.run.name]
+        known = {key: sum(row.get(key, 0) for row in rows) for key in ("tokens_sampled", "seconds")}
+        assert one.evals.tokens == (
+            None if missing == "tokens_sampled" else known["tokens_sampled"]
+        )
+        if missing == "seconds":
+            assert one.evals.seconds is None and one.evals.money is None, seed
+        else:
+            assert one.evals.hours == pytest.approx(known["seconds"] * ranks / 3600), seed
+            assert one.evals.money == pytest.approx(known["seconds"] * ranks / 1800), seed
+        cells = [dict(zip(head, line["cells"], strict=True)) for line in lines[3 * place :][:3]]
+        assert [one["part"] for one in cells] == [
+            "training", f"{len(rows)} evaluations", "together"
+        ]  # fmt: skip
+        for key, unknown in (("tokens", "tokens_sampled"), ("seconds", "seconds")):
+            for cell in cells[1:]:
+                assert (cell[key] == "not recorded") == (missing == unknown), (seed, cell)
+        if missing != "tokens_sampled":
+            both = one.whole.tokens + known["tokens_sampled"]
+            assert cells[2]["tokens"] == show(both, "tokens"), seed
+    check(write_report(tmp_path))

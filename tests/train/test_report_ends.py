@@ -15,7 +15,8 @@ from siri_train.report.checkpoint_names import shown_name
 from siri_train.report.data import read_run_folder
 from siri_train.report.entropy_band import entropy_band, outside
 from siri_train.report.held_out import ends_chart
-from siri_train.report.svg import extent
+from siri_train.report.many import MOST_SHOWN
+from siri_train.report.svg import MOST_ENDS, extent
 from siri_train.report.verdict import judge
 from tests.train.report_content import write_folder, write_run
 from tests.train.report_page import check, evaluation, jsonl, make_demo
@@ -197,6 +198,11 @@ def test_thirty_runs_stay_in_their_pictures(tmp_path: Path) -> None:
     assert min(float(str(attrs["y"])) for attrs in shown) >= 0
     legends = [str(attrs["class"]) for tag, attrs in page.tags
                if tag == "div" and str(attrs.get("class", "")).startswith("legend")]  # fmt: skip
-    assert legends and all("many" in css or "single" in css for css in legends)
     charts = page.data["charts"]
+    drawn = [sum(not line.get("folded") for line in chart["lines"]) for chart in charts]
+    assert len(legends) == len(charts) and min(drawn) <= MOST_SHOWN < MOST_ENDS < max(drawn)
+    for css, count in zip(legends, drawn, strict=True):
+        assert "single" in css or ("many" in css) == (count > MOST_ENDS)
+    assert page.data["folded"] and len(page.data["folded"]) == 30 - MOST_SHOWN
+    assert f"{MOST_SHOWN} of 30 runs are drawn when the page opens" in " ".join(page.text.split())
     assert max(len(chart["lines"]) for chart in charts) == 60  # nothing is left out of the data

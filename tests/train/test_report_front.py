@@ -13,8 +13,10 @@ import pytest
 from siri_train.report import write_report
 from siri_train.report.charts import colours
 from siri_train.report.data import read_run_folder
+from siri_train.report.eval_sets import eval_sets
 from siri_train.report.front import front_table, nadir, on_front, placed
 from siri_train.report.pareto import Spot, plane, steps
+from siri_train.report.questions import all_records
 from tests.train.report_content import write_folder
 from tests.train.report_page import check, evaluation, jsonl
 
@@ -135,3 +137,46 @@ def test_a_control_of_the_summary_alone_is_on_the_front_or_keeps_others_off(
     left = [one for one in on_front(placed(folder))
             if beaten or one.tokens < tokens or one.accuracy > accuracy]  # fmt: skip
     assert len(labels) == len(left) + (not beaten), seed
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fronts_are_of_runs_with_the_same_questions(seed: int, tmp_path: Path) -> None:
+    """By fingerprints, by the number of questions, or by the recipe: never across sets."""
+    rng = random.Random(seed)
+    by = rng.choice(["questions", "recipe", "fingerprint"])
+    kinds = rng.randint(2, 3)
+    of_run = {f"run{place}": place % kinds for place in range(rng.randint(kinds, 6))}
+    for name, kind in of_run.items():
+        rows = [evaluation(step, None, rng.randint(1, 9) / 10, rng.randint(9, 60))
+                for step in range(rng.randint(1, 6))]  # fmt: skip
+        counts = [rng.randint(0, 2) for _ in range(5)]
+        for row in rows:
+            row["questions"] = 400 + kind if by == "questions" else 400
+        jsonl(tmp_path / name / "eval.jsonl", rows)
+        source = kind if by == "recipe" else 0
+        (tmp_path / name / "config.yaml").write_text(f"data: {{eval: {{seed: {source}}}}}\n")
+        if by == "fingerprint":
+            jsonl(tmp_path / name / "eval_questions.jsonl", [
+                {"step": row["step"], "name": None, "set": None, "samples": 2, "budgets": [16, 32],
+                 "fingerprint": str(kind), "ids": list("abcde"), "right": [counts, counts],
+                 "tokens": [9.0] * 5} for row in rows])  # fmt: skip
+    folder = read_run_folder(tmp_path)
+    asked = eval_sets(folder, all_records(folder))
+    expected = [
+        tuple(place for place, run in enumerate(folder.runs) if of_run[run.name] == kind)
+        for kind in dict.fromkeys(of_run[run.name] for run in folder.runs)
+    ]
+    assert [one.runs for one in asked] == expected, (seed, by)
+    for one in asked:
+        own = [point for point in placed(folder) if point.run in one.runs]
+        table = front_table(folder, colours(folder), runs=one.runs)
+        assert table is not None and table["of"] == len(own), (seed, by)
+        assert len(table["points"]) == len({(p.run, p.one.step) for p in on_front(own)}), (seed, by)
+        assert table["reference"].startswith(f"{nadir(own)[0]:,.1f} tokens"), (seed, by)
+    page = check(write_report(tmp_path))
+    text = re.sub(r"\s+", " ", page.text)
+    assert f"{len(asked)} different sets of questions" in text
+    titles = sum(tag == "svg" and "plot" in str(attrs.get("class"))
+                 and "plane" in str(attrs.get("aria-labelledby"))
+                 for tag, attrs in page.tags)  # fmt: skip
+    assert titles == 2 * len(asked), (seed, by)

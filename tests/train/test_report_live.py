@@ -6,37 +6,22 @@ Skipped where no Chromium is installed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
 from siri_train.report import write_report
-from tests.train.browser import BROWSER, Page, browser
+from tests.train.browser import BROWSER
 from tests.train.open_page import choose, rows, show
 from tests.train.report_runs import make, pair
+from tests.train.silent_page import opened, silent
+
+__all__ = ["opened", "silent"]  # fixtures, which pytest finds by their names
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 TIP = "[...document.querySelectorAll('#tip b, #tip div')].map((one) => one.innerText)"
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture(autouse=True)
-def silent(page: Page) -> Iterator[None]:
-    """No test may leave a message in the console, nor fetch anything but files."""
-    page.messages.clear()
-    page.requests.clear()
-    page.size(1200)
-    yield
-    assert page.messages == []
-    assert all(one.startswith("file:") for one in page.requests)
 
 
 def spent(folder: Path, kind: str) -> list[float]:

@@ -7,32 +7,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 
 import pytest
 
-from tests.train.browser import BROWSER, Page, browser
+from tests.train.browser import BROWSER
 from tests.train.open_page import CHOOSE, choose, show
 from tests.train.report_runs import make
+from tests.train.silent_page import opened, silent
+
+__all__ = ["opened", "silent"]  # fixtures, which pytest finds by their names
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture(autouse=True)
-def silent(page: Page) -> Iterator[None]:
-    """No test may leave a message in the console, nor fetch anything but files."""
-    page.messages.clear()
-    page.requests.clear()
-    page.size(1200)
-    yield
-    assert page.messages == []
-    assert all(one.startswith("file:") for one in page.requests)
 
 
 def test_the_browser_finds_what_the_files_hold(page, tmp_path):

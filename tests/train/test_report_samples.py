@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 
 from siri_train.report import write_report
 from siri_train.report.axes import spent
+from siri_train.report.data import read_run_folder
 from siri_train.report.heat import LEVELS, Heat
 from siri_train.report.lengths import COLUMNS, length_map
 from siri_train.report.records import Run
-from siri_train.report.responses import shortened, spans
+from siri_train.report.responses import left_out, shortened, spans
 from siri_train.report.samples import (
     LONGEST_SAMPLE,
     SAMPLE_BYTES,
+    SAMPLE_ROWS,
     contrast,
     evenly,
     read_samples,
@@ -50,7 +53,7 @@ def test_responses_keep_within_their_room(tmp_path, seed):
         jsonl(tmp_path / f"step_{step:06d}.jsonl", rows)
     room = rng.choice([60_000, 300_000, 1_000_000])
     notes: list[str] = []
-    shown, recorded = read_samples(tmp_path, "", notes, room)
+    shown, recorded, parts = read_samples(tmp_path, "", notes, room)
     assert recorded == len(steps) and notes == []
     kept = [step for step, _ in shown]
     assert kept[0] == steps[0] and kept[-1] == steps[-1] and kept == sorted(kept)
@@ -61,12 +64,14 @@ def test_responses_keep_within_their_room(tmp_path, seed):
         written = [json.loads(line) for line in (tmp_path / f"step_{step:06d}.jsonl").open()]
         assert rows and all(row in written for row in rows)
         assert all(row in rows for row in contrast(written))
+        parts -= len(rows) < len(written)
+    assert parts == 0  # each step with a part was counted
 
 
 def test_all_steps_are_there_where_they_fit(tmp_path):
     folder = make(tmp_path / "run", 1)
-    shown, recorded = read_samples(folder / "rollouts", "", [], SAMPLE_BYTES)
-    assert [step for step, _ in shown] == [0, 20, 39] and recorded == 3
+    shown, recorded, parts = read_samples(folder / "rollouts", "", [], SAMPLE_BYTES)
+    assert [step for step, _ in shown] == [0, 20, 39] and (recorded, parts) == (3, 0)
     assert all(len(rows) == 12 for _, rows in shown)
     for step in range(200, 400):
         jsonl(folder / "rollouts" / f"step_{step:06d}.jsonl", [rollout("y" * 30_000)] * 16)
@@ -74,6 +79,26 @@ def test_all_steps_are_there_where_they_fit(tmp_path):
     assert page.stat().st_size < 2 * SAMPLE_BYTES
     text = " ".join(check(page).text.split())
     assert "of 203 recorded steps, evenly apart" in text
+
+
+@pytest.mark.parametrize("seed", [time.time_ns() + k for k in range(4)])
+def test_what_is_left_out_is_said_and_nothing_else(tmp_path, seed):
+    """Steps that are left out, and steps of which a part is shown, are two different things."""
+    rng = random.Random(seed)
+    folder = make(tmp_path / "run", 1)
+    assert left_out(read_run_folder(folder)) == ""
+    cut = rng.sample([0, 20, 39], rng.randint(1, 3))
+    for step in cut:
+        rows = [rollout("few")] * rng.randint(SAMPLE_ROWS + 1, SAMPLE_ROWS + 90)
+        jsonl(folder / "rollouts" / f"step_{step:06d}.jsonl", rows)
+    text = left_out(read_run_folder(folder))
+    assert "a part of the responses" in text and "recorded steps" not in text, (seed, text)
+    for step in range(200, 400):  # more steps than there is room for, each short enough
+        jsonl(folder / "rollouts" / f"step_{step:06d}.jsonl", [rollout("y" * 5_000)] * 4)
+    for step in cut:
+        jsonl(folder / "rollouts" / f"step_{step:06d}.jsonl", [rollout("few")])
+    text = left_out(read_run_folder(folder))
+    assert "recorded steps, evenly apart" in text, (seed, text)
 
 
 @pytest.mark.parametrize("row, grade", [

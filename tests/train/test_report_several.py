@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ from siri_train.commands.compare import compare
 from siri_train.commands.compare_text import comparison_text
 from siri_train.report import write_report
 from siri_train.report.alarm_lanes import alarm_list
-from siri_train.report.arms import MOST_ARMS
-from siri_train.report.charts import colours
+from siri_train.report.charts import colours, figures
 from siri_train.report.data import read_run_folder
+from siri_train.report.many import MOST_RUNS
 from siri_train.report.questions import all_records, by_evaluation
-from siri_train.report.several import MOST_RUNS, read_several
+from siri_train.report.several import read_several
 from tests.train.browser import BROWSER, browser
 from tests.train.report_content import write_run
 from tests.train.report_page import check, evaluation, jsonl, make_demo
@@ -52,7 +53,10 @@ def test_runs_over_the_limit_are_named(tmp_path):
     paths = runs_in(tmp_path, [f"r{i:02d}" for i in range(MOST_RUNS + 2)])
     folder = read_several(paths, "t")
     assert len(folder.runs) == MOST_RUNS
-    assert folder.notes[0] == "More than 12 runs; left out: r12, r13."
+    left = ", ".join(f"r{i:02d}" for i in range(MOST_RUNS, MOST_RUNS + 2))
+    assert folder.notes[0] == f"More than {MOST_RUNS} runs; left out: {left}."
+    note = read_run_folder(tmp_path).notes[0]
+    assert note.startswith(folder.notes[0]) and "siri-train compare" in note
 
 
 def test_compare_writes_one_page(tmp_path, capsys):
@@ -136,6 +140,43 @@ def test_an_arm_is_the_mean_of_its_seeds(tmp_path):
     assert "siri 3" in page.text and "mean of an arm's seeds" in page.text
 
 
+@pytest.mark.parametrize("seed", [time.time_ns() + k for k in range(4)])
+def test_a_seed_that_ends_is_no_jump_of_the_mean(tmp_path, seed):
+    """Each seed is flat at a level of its own, so any slope within a stretch would be false."""
+    rng = random.Random(seed)
+    levels = [rng.uniform(0, 9) for _ in range(rng.randint(2, 4))]
+    lengths = [rng.randint(41, 120) for _ in levels]
+    for place, (level, steps) in enumerate(zip(levels, lengths, strict=True)):
+        path = tmp_path / "arm" / f"seed-{place}"
+        make(path, place, steps, 20)
+        jsonl(path / "metrics.jsonl", [{**row, "grad_norm": level}
+                                       for row in metrics(rng, steps, 20)])  # fmt: skip
+        jsonl(path / "eval.jsonl", [evaluation(t, None, 0.1 * place, 20.0)
+                                    for t in range(0, steps + 1, 20)])  # fmt: skip
+    read = read_run_folder(tmp_path)
+    (run,) = read.runs
+    (chart,) = (one.chart for one in figures(read)[0] if one.chart.title == "Gradient norm")
+    (line,) = chart.lines
+    drawn = [(x, y) for x, y in line.points if y is not None]
+    assert [x for x, _ in drawn] == list(range(max(lengths))), seed
+    for x, y in drawn:  # the running mean too
+        alive = [level for level, steps in zip(levels, lengths, strict=True) if x < steps]
+        assert y == pytest.approx(sum(alive) / len(alive)), (seed, x)
+        assert dict(run.counts)[max(s for s, _ in run.counts if s <= x)] == len(alive), (seed, x)
+    gaps = {x for x, y in line.points if y is None}
+    assert gaps == {end - 0.5 for end in set(lengths) - {max(lengths)}}, seed
+    common = min(lengths) // 20
+    assert [one.step for one in run.evals] == [20 * k for k in range(common + 1)], seed
+    assert [one.step for one in run.partial] == [
+        20 * k for k in range(common + 1, max(lengths) // 20 + 1)
+    ], seed
+    page = check(write_report(tmp_path))
+    text = " ".join(page.text.split())
+    assert ("not all of its" in text) == (len(set(lengths)) > 1), seed
+    known = page.data["axes"]["runs"][0]
+    assert known.get("counts", [[0, len(levels)]]) == [list(one) for one in run.counts], seed
+
+
 def test_a_seed_that_has_not_begun_and_gaps_are_no_harm(tmp_path):
     folder = ablation(tmp_path / "abl", ["a", "b"], 2)
     shutil.rmtree(folder / "a" / "seed-1")
@@ -181,12 +222,13 @@ def test_the_questions_of_one_seed_are_not_those_of_the_mean(tmp_path, seed):
 
 def test_many_arms_are_limited_and_the_rest_named(tmp_path):
     folder = tmp_path / "abl"
-    for arm in range(MOST_ARMS + 3):
+    for arm in range(MOST_RUNS + 3):
         jsonl(folder / f"arm{arm:02d}" / "seed-0" / "metrics.jsonl",
               metrics(random.Random(arm), 5, 4))  # fmt: skip
     page = check(write_report(folder))
-    assert len(page.data["axes"]["runs"]) == MOST_ARMS
-    assert re.search("More than 12 arms; left out: arm12, arm13, arm14", page.text)
+    assert len(page.data["axes"]["runs"]) == MOST_RUNS
+    left = ", ".join(f"arm{place:02d}" for place in range(MOST_RUNS, MOST_RUNS + 3))
+    assert f"More than {MOST_RUNS} arms; left out: {left}." in page.text
 
 
 @pytest.mark.slow

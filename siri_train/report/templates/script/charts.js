@@ -1,4 +1,17 @@
 /* The charts over training. */
+const MOST_SAID = 14;  // lines of a tooltip
+/* Makes some parts of pictures stand out while their name is pointed at or has the focus. */
+const pick = (pictures, on, wanted) => {
+  for (const {svg} of pictures) {
+    const parts = all(svg, '[data-line], [data-run]');
+    for (const part of parts) part.classList.toggle('picked', on && wanted(part));
+    svg.classList.toggle('picking', on && parts.some((part) => part.matches('.picked:not(.off)')));
+  }
+};
+const pointed = (button, told) => {
+  for (const [kind, on] of [['pointerenter', true], ['focus', true], ['pointerleave', false],
+    ['blur', false]]) button.addEventListener(kind, () => told(on));
+};
 const moved = new Map();  // places of a list of steps on an axis, by axis, run and list
 const placesOf = (run, list) => {
   if (state.axis === 'step') return data.steps[list];
@@ -18,8 +31,9 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
   const runOf = (line) => line === null || !lines[line] ? data.axes.phases : lines[line].run;
   one.hidden = (line) => line.off || state.runs.has(line.run) || line.at === null;
   one.means = () => lines.map((line) => {
+    if (line.mean) return line.mean;  // of all steps, where the page has not all of them
     const window = line.window && state.window !== null ? state.window : line.window;
-    return smooth(line.y, window);
+    return smooth(line.y, window, line.steps);
   });
   one.drawn = one.means();
   one.place = () => { for (const line of lines) line.at = placesOf(line.run, line.x); };
@@ -45,7 +59,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     return [low === 0 ? 0 : Math.max(low - pad, least), Math.min(high + pad, most)];
   };
   one.show = () => {
-    const some = lines.some((line) => one.hidden(line));
+    const some = lines.some((line) => one.hidden(line) !== Boolean(line.folded));
     for (const drawing of pictures) {
       if (drawing.svg.closest(narrow.matches ? '.wide' : '.narrow')) continue;  // is not seen
       if (drawing.axis !== state.axis) { drawing.move(runs, runOf); drawing.touched = true; }
@@ -62,8 +76,15 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       if (part.matches('.key')) {
         part.setAttribute('aria-pressed', String(!one.hidden(line)));
         part.disabled = line.at === null;
+        part.classList.toggle('off', folded.size > 0 && state.runs.has(line.run));
       } else part.classList.toggle('off', one.hidden(line));
     });
+  };
+  /* The place of a curve that the picture at rest does not have. */
+  const added = (drawing, name, index) => {
+    const layer = all(drawing.svg, 'svg.data').at(-1);
+    const group = make('g', {class: name, 'data-line': index});
+    return layer.insertBefore(group, name === 'faint' ? layer.querySelector('.bars, .strong') : null);
   };
   /* Curves from the single values between two places: more than the picture at rest holds. */
   const curves = (drawing, x0, x1) => {
@@ -90,14 +111,19 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       end();
     };
     lines.forEach((line, index) => {
-      const group = (name) => drawing.svg.querySelector(`.${name}[data-line="${index}"]`);
+      const find = (name) => drawing.svg.querySelector(`.${name}[data-line="${index}"]`);
+      const group = (name) => find(name) ?? added(drawing, name, index);
       // dots are drawn already; a run that has not recorded this axis is not drawn
-      if (line.look === 'dots' || line.look === 'rings' || line.at === null) return;
+      if (line.look === 'dots' || line.look === 'rings') return;
+      if (one.hidden(line)) {
+        for (const name of ['faint', 'strong', 'spots']) find(name)?.replaceChildren();
+        return;
+      }
       const same = one.drawn[index] === line.y;
-      if (same) group('faint').replaceChildren();
+      if (same || !chart.faint) group('faint').replaceChildren();
       else write(group('faint'), 'faint', line, line.y);
       write(group('strong'), line.look, line, one.drawn[index]);
-      if (group('spots')) group('spots').replaceChildren();
+      group('spots').replaceChildren();
     });
   };
   /* Index of the value of a line that stands nearest to `want`, in view. */
@@ -141,7 +167,8 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     const guide = drawing.svg.querySelector('.guide');
     guide.setAttribute('x1', at); guide.setAttribute('x2', at); guide.classList.add('on');
     const onSteps = state.axis === 'step';
-    const reach = onSteps ? 0 : (drawing.view[1] - drawing.view[0]) / 60;
+    const reach = onSteps && !lines.some((line) => line.mean) ? 0
+      : (drawing.view[1] - drawing.view[0]) / 60;
     const head = document.createElement('b');
     head.textContent = onSteps ? `${chart.x} ${fixed(near, 0)}`
       : `${brief(near, near / 1000 || 1)} ${AXES[state.axis].short}`;
@@ -155,15 +182,29 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       }
       tip.append(row);
     };
-    lines.forEach((line, index) => {
+    /* Of many curves those nearest to the pointer. */
+    const said = lines.map((_, index) => index).filter((index) => found[index] >= 0
+      && (chart.lanes || Math.abs(lines[index].at[found[index]] - near) <= reach));
+    const far = (index) => Math.abs(lines[index].y[found[index]] - level);
+    /* Over how many seeds a mean is, where that is not all of them. */
+    const over = (line, i) => {
+      const {seeds, counts} = data.axes.runs[line.run] ?? {};
+      const count = counts && counts[Math.max(atMost(counts.map(([step]) => step), line.steps[i]), 0)][1];
+      return chart.x === 'step' && count < seeds ? ` (${count} of ${seeds} seeds)` : '';
+    };
+    const close = new Set(level === undefined || chart.lanes ? said.slice(0, MOST_SAID)
+      : [...said].sort((a, b) => far(a) - far(b)).slice(0, MOST_SAID));
+    said.filter((index) => close.has(index)).forEach((index) => {
+      const line = lines[index];
       const i = found[index];
       if (chart.lanes && i >= 0) say(line.label, line.words[i]);
-      if (chart.lanes || i < 0 || Math.abs(line.at[i] - near) > reach) return;
+      if (chart.lanes) return;
       const mean = one.drawn[index] === line.y ? ''
         : ` (mean ${show(one.drawn[index][i], chart.unit)})`;
-      const where = onSteps ? '' : `, ${chart.x} ${fixed(line.steps[i], 0)}`;
-      say(line.label + where, show(line.y[i], chart.unit) + mean);
+      const where = onSteps && line.steps[i] === near ? '' : `, ${chart.x} ${fixed(line.steps[i], 0)}`;
+      say(line.label + where, show(line.y[i], chart.unit) + mean + over(line, i));
     });
+    if (said.length > close.size) say(`${said.length - close.size} more`, 'farther from the pointer');
     if (chart.lanes && found.every((i) => i < 0)) say('no alarm');
     if (chart.heat && level !== undefined) {
       const {edges, width, shares, unit} = chart.heat;
@@ -216,9 +257,13 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     button.type = 'button';
     button.className = 'key';
     button.dataset.line = key.dataset.line;
-    button.setAttribute('aria-pressed', 'true');
+    const folds = state.runs.has(lines[Number(key.dataset.line)].run);
+    button.setAttribute('aria-pressed', String(!folds));
+    button.classList.toggle('off', folds);
     button.append(...key.childNodes);
     key.replaceWith(button);
+    pointed(button, (on) => pick(pictures, on,
+      (part) => part.dataset.line === button.dataset.line));
     button.addEventListener('click', () => {
       const line = lines[Number(button.dataset.line)];
       if (state.runs.has(line.run)) return;  // the whole run is off

@@ -21,8 +21,12 @@ const show = (value, unit, step) => {
 };
 
 /* The mean over `window` points around each, by running sums; a gap stays a gap. */
-const smooth = (values, window) => {
+const smooth = (values, window, steps) => {
   if (window < 2) return values;
+  // before a step at which a mean is over other seeds there is a gap at half a step
+  const wall = steps.findIndex((step, i) => values[i] === null && step % 1 === 0.5);
+  if (wall >= 0) return [...smooth(values.slice(0, wall), window, []), null,
+    ...smooth(values.slice(wall + 1), window, steps.slice(wall + 1))];
   const sums = [0], counts = [0];
   values.forEach((value, i) => {
     sums.push(sums[i] + (value ?? 0));

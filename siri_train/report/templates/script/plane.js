@@ -2,7 +2,7 @@
 const planes = all(document, '#plane svg.plot').map((svg) => {
   const drawing = picture(svg, 'percent');
   const words = new Map();
-  for (const title of all(svg, 'circle > title')) {
+  for (const title of all(svg, '.dot > title')) {
     const spot = title.parentNode;
     words.set(spot, title.textContent);
     spot.setAttribute('aria-label', title.textContent);

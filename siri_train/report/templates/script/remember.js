@@ -7,7 +7,9 @@ function remember() {
   for (const end of ['from', 'to'])
     if (state[end] !== null) said.set(end, String(Number(state[end].toPrecision(9))));
   if (field('smooth') && Number(field('smooth').value)) said.set('smooth', field('smooth').value);
-  for (const run of state.runs) said.append('off', data.axes.runs[run].label);
+  data.axes.runs.forEach(({label}, run) => {
+    if (state.runs.has(run) !== folded.has(run)) said.append(folded.has(run) ? 'on' : 'off', label);
+  });
   for (const {chart, lines} of figures)
     for (const line of lines) if (line.off) said.append('hide', `${chart.title}|${line.label}`);
   for (const [key, value] of chosenResponses()) said.set(`r-${key}`, value);
@@ -22,8 +24,10 @@ const recall = () => {
     return said.has(key) && said.get(key) !== '' && Number.isFinite(value) ? value : null;
   };
   if (said.get('axis')) onAxis(said.get('axis'));
-  const hidden = new Set(said.getAll('hide')), off = new Set(said.getAll('off'));
-  data.axes.runs.forEach((run, index) => switched(index, off.has(run.label)));
+  const hidden = new Set(said.getAll('hide'));
+  const [off, on] = ['off', 'on'].map((key) => new Set(said.getAll(key)));
+  data.axes.runs.forEach(({label}, run) =>
+    switched(run, folded.has(run) ? !on.has(label) : off.has(label)));
   for (const {chart, lines} of figures)
     for (const line of lines) line.off = hidden.has(`${chart.title}|${line.label}`);
   const share = amount('smooth');

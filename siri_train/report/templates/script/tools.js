@@ -10,12 +10,18 @@ const slid = (share) => {
   for (const one of figures) one.drawn = one.means();
   redraw();
 };
+const counted = () => {
+  if (field('shown')) field('shown').textContent =
+    `${data.axes.runs.length - state.runs.size} of ${data.axes.runs.length} shown`;
+};
 const switched = (run, off) => {
+  if (off === state.runs.has(run)) return;
   if (off) state.runs.add(run); else state.runs.delete(run);
   for (const button of all(document, `.tools [data-run="${run}"]`))
     button.setAttribute('aria-pressed', String(!off));
   for (const path of all(document, '#plane [data-run]'))
     if (Number(path.dataset.run) === run) path.classList.toggle('off', off);
+  counted();
 };
 if (tools) {
   tools.hidden = false;
@@ -36,10 +42,26 @@ if (tools) {
   field('to').addEventListener('change', typed);
   field('whole').addEventListener('click', () => range(null, null));
   if (field('axis')) field('axis').addEventListener('change', (event) => onAxis(event.target.value));
-  for (const button of all(tools, '[data-run]')) button.addEventListener('click', () => {
+  counted();
+  for (const button of all(tools, '[data-run]')) {
     const run = Number(button.dataset.run);
-    switched(run, !state.runs.has(run));
+    button.addEventListener('click', () => {
+      switched(run, !state.runs.has(run));
+      redraw();
+      remember();
+    });
+    pointed(button, (on) => {
+      for (const one of figures)
+        pick(one.pictures, on, (part) => one.lines[Number(part.dataset.line)]?.run === run);
+      pick(planes, on, (part) => Number(part.dataset.run) === run);
+    });
+  }
+  const choose = (id, off) => field(id)?.addEventListener('click', () => {
+    data.axes.runs.forEach((_, run) => switched(run, off(run)));
     redraw();
     remember();
   });
+  choose('all-runs', () => false);
+  choose('no-runs', () => true);
+  choose('first-runs', (run) => folded.has(run));
 }
