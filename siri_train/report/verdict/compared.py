@@ -100,8 +100,8 @@ def difference(
         two: an evaluation on the same set.
         budget: tokens.
         quick: with fewer draws, for one of many candidates.
-        tries: how many evaluations ``two`` is the best of, by the same questions: interval and
-            p-value allow for the choice (Bonferroni).
+        tries: how many evaluations one of the two is the best of, by the same questions: interval
+            and p-value allow for the choice (Bonferroni).
 
     Returns:
         None where an accuracy or an interval is unknown, or the sets differ.
@@ -151,7 +151,7 @@ def _shares(
 
 
 def _chosen(found: Difference, tries: int) -> Difference:
-    """Wider, and with a larger p-value, where the other side is the best of several."""
+    """Wider, and with a larger p-value, where one side is the best of several."""
     if tries <= 1 or found.identical:
         return found
     normal = NormalDist()

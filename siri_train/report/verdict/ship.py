@@ -301,7 +301,9 @@ def _better_gone(choice: Choice, rated: Sequence[Candidate]) -> str:
     if not gone or top is None:
         return ""
     most, one = max(gone, key=lambda row: (row[0], -row[1].whole.step))
-    change = difference(one.run, one.one, choice.best.run, choice.best.one, choice.budget)
+    change = difference(
+        one.run, one.one, choice.best.run, choice.best.one, choice.budget, tries=len(gone)
+    )
     better = change is not None and change.said == "rose"
     if most - top < NEAR and not better:
         return ""

@@ -22,7 +22,7 @@ class Finding:
 
     Args:
         key: which; stable, for programs.
-        status: "good", "bad", "unclear" (the figures do not decide it) or "missing" (there are no
+        status: "good", "bad", "unclear" (mixed, or not decided by the figures) or "missing" (no
             figures, or it does not apply to this run).
         title: the result in a few words.
         text: the result in sentences, with its figures.
