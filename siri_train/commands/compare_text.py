@@ -39,12 +39,18 @@ def comparison_text(found: Comparison, width: int | None = None) -> str:
     ]
     left = len(found.points) - len(_shown(found))
     if left:
-        more = said(f"{left} more evaluated checkpoints are dominated; --json lists them.")
+        one = left == 1
+        more = said(
+            f"{left} more evaluated checkpoint{' is' if one else 's are'} dominated; --json lists "
+            f"{'it' if one else 'them'}."
+        )
         blocks[-1] += f"\n{more}"
     blocks.append(
         said(
-            "Hypervolume: the mean, over all lengths up to the budget, of a run's best accuracy "
-            "with at most that length."
+            "dAcc/CR: relative gain of accuracy over the start, over the length relative to the "
+            "start's. Front: no other checkpoint is as accurate and shorter, or as short and more "
+            "accurate. Hypervolume: the mean, over all lengths up to the budget, of a run's best "
+            "accuracy with at most that length."
         )
     )
     blocks.append(_hypervolumes(found, width))

@@ -27,6 +27,7 @@ _ASKED = {
     "phase": "expansion - compression",
     "right": "right - wrong",
 }
+_UNITS = "Correlations are from -1 to 1; differences are per 1000 response tokens."
 
 
 def tokens_text(tables: Sequence[Table], width: int) -> str:
@@ -67,6 +68,7 @@ def _of_run(table: Table, width: int) -> str:
     ]
     if lines:
         blocks.append(aligned(["group", "moves", "by", "95 % interval"], lines, (0, 1), width, 2))
+        blocks[-1] += f"\n\n{_wrapped(_UNITS, width)}"
     return "\n\n".join([*blocks, _wrapped(_said(table, found), width)])
 
 

@@ -53,6 +53,21 @@ def numbers(group: str, row: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
+def of_phase(row: Mapping[str, Any]) -> dict[str, float]:
+    """The token groups of a step once more, under the name of its phase.
+
+    So a tracker has a curve for compression and one for expansion, as the page has:
+    ``train/compression/token_groups/wait/right``.
+
+    Args:
+        row: of ``metrics.jsonl``; nothing is given where the cap does not move.
+    """
+    phase, groups = row.get("phase"), row.get("token_groups")
+    if PHASES.get(str(phase), 0.0) == 0.0 or not isinstance(groups, dict):
+        return {}
+    return numbers(f"train/{phase}", {"token_groups": groups})
+
+
 def _flat(name: str, value: Any, budgets: Sequence[Any], interval: bool) -> dict[str, float]:
     if isinstance(value, bool) or is_number(value):
         return {name: float(value)}

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from siri_train.config.base import ConfigError
 from siri_train.config.run import MonitorConfig, RunConfig
-from siri_train.monitor.tracked_values import Histogram, Totals, histogram, numbers
+from siri_train.monitor.tracked_values import Histogram, Totals, histogram, numbers, of_phase
 
 INSTALL = "pip install 'siri-kernels[loggers]'"
 PACKAGES = {
@@ -117,7 +117,8 @@ class Trackers:
     def log(self, group: str, row: Mapping[str, Any], step: int) -> None:
         """Send the numbers of a record, and what the run has taken until then.
 
-        The names are those of :func:`siri_train.monitor.tracked_values.numbers`.
+        The names are those of :func:`siri_train.monitor.tracked_values.numbers`, and for the token
+        groups of a phase those of :func:`siri_train.monitor.tracked_values.of_phase`.
 
         Args:
             group: ``train`` or ``eval``.
@@ -127,7 +128,8 @@ class Trackers:
         if not self.opened:
             return
         totals = self.totals.add(row) if group == "train" else self.totals.values(group)
-        values = {**numbers(group, row), **totals}
+        phased = of_phase(row) if group == "train" else {}
+        values = {**numbers(group, row), **phased, **totals}
         self._each(lambda tracker: tracker.log(step, values))
         lengths = histogram(row)
         if lengths is not None:

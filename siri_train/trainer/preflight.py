@@ -28,9 +28,11 @@ from siri_train.model.ids import require_chat
 from siri_train.model.lora import check_lora
 from siri_train.model.policy import choose_device, max_positions, resolve_model_path
 from siri_train.monitor.alarms import require_known
+from siri_train.monitor.progress import say
 from siri_train.monitor.token_groups import unwritable
 from siri_train.monitor.trackers import require_packages
 from siri_train.rollout.build import check_engine
+from siri_train.terminal.lines import log_width, words
 from siri_train.trainer.reference_model import CheckedReference, check_reference
 
 
@@ -96,11 +98,11 @@ def preflight(config: RunConfig) -> Checked:
     if config.data.template == "chat":
         require_chat(tokenizer, config.data.system, config.data.instruction)
     for name, word in unwritable(tokenizer, config.monitor.token_groups):
-        print(
-            f"{config.name}: monitor.token_groups.{name}: the model's tokenizer cannot write "
-            f"{word!r}, so it is never counted; take it out, or spell it as the model does",
-            flush=True,
+        said = (
+            f"monitor.token_groups.{name}: the model's tokenizer cannot write {word!r}, so it is "
+            "never counted; take it out, or spell it as the model does"
         )
+        say(words(f"{config.name}:", said, log_width()))
     checked = Checked(
         train_questions=encode_questions(train, tokenizer, config.data),
         eval_questions=encode_questions(evaluation, tokenizer, config.data),

@@ -60,7 +60,8 @@ def more(folder: Path) -> None:
         trackers = ["monitor.tensorboard=true", "monitor.wandb=one", "monitor.trackio=two"]
         overrides = [f"output={folder / 'run'}", *trackers]
         opened = Trackers.open(parse_config(copy.deepcopy(TINY), overrides), 3)
-        opened.log("train", {"step": 3, "token_groups": GROUPS, "response_len_hist": LENGTHS}, 4)
+        row = {"step": 3, "phase": "expansion", "token_groups": GROUPS}
+        opened.log("train", {**row, "response_len_hist": LENGTHS}, 4)
         opened.log_alarms([RAISED], [], 4)
         opened.log_alarms([{**RAISED, "state": "cleared", "age": 1}], [], 5)
         assert len(opened.opened) == 3  # none was switched off
@@ -102,6 +103,7 @@ def test_tensorboard(folder: Path) -> None:
 def sent(folder: Path) -> set[str]:
     """The name of every number in the run's files, and of what was sent besides."""
     names = {"train/token_groups/wait/all", "train/token_groups/wait/right"}
+    names |= {f"train/expansion/token_groups/wait/{key}" for key in ("all", "right")}
     names |= {f"alarms/all-truncated{key}" for key in ("", "/value", "/age", "/since")}
     for file, group in (("metrics.jsonl", "train"), ("eval.jsonl", "eval")):
         for line in (folder / "run" / file).read_text().splitlines():

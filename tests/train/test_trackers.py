@@ -107,6 +107,27 @@ def collected() -> tuple[Tracker, list[tuple[Any, ...]]]:
     ), sent
 
 
+def test_token_groups_go_by_phase_and_correctness() -> None:
+    tracker, sent = collected()
+    opened = Trackers([tracker])
+    phases = [random.choice(["compression", "expansion", "constant"]) for _ in range(20)]
+    for step, phase in enumerate(phases):
+        groups = {"wait": {"all": random.random(), "right": random.random(), "wrong": None}}
+        opened.log("train", {"step": step, "phase": phase, "token_groups": groups}, step + 1)
+        (kind, _, values) = sent[-1]
+        assert kind == "log" and values["train/token_groups/wait/all"] == groups["wait"]["all"]
+        named = {
+            name: value
+            for name, value in values.items()
+            if name.startswith(("train/compression/", "train/expansion/"))
+        }
+        wanted = {
+            f"train/{phase}/token_groups/wait/{key}": groups["wait"][key]
+            for key in ("all", "right")
+        }
+        assert named == ({} if phase == "constant" else wanted), phases
+
+
 def test_alarms_are_one_while_they_are_true() -> None:
     tracker, sent = collected()
     trackers = Trackers([tracker], known=["old"])
