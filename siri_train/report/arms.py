@@ -38,7 +38,7 @@ def averaged(name: str, runs: Sequence[Run]) -> Run:
         The means of all numbers that are finite, over the seeds that have the step: `Run.counts`
         says how many, and curves are broken where that changes, so that a seed's end is no jump of
         the mean. ``evals`` are those that all seeds have, ``partial`` the others; if none is of
-        all, ``evals`` has each. Of an accuracy the interval is the range of the seeds. Alarms keep
+        all, ``evals`` has each. An accuracy's interval is the range of the seeds. Alarms keep
         their seed's name: one that a seed clears may hold in another. Words, the configuration and
         responses are those of the first.
     """

@@ -18,7 +18,7 @@ Values = dict[str, Any]
 WHOLE_PLACES = 20_000
 """Steps of all runs whose tokens and seconds the page holds one by one."""
 THINNED_PLACES = 10_000
-"""Of more steps those that it holds."""
+"""The steps that it holds where there are more."""
 
 
 def spent(run: Run) -> Values:
@@ -69,7 +69,7 @@ def axes(folder: RunFolder) -> Values:
 
 
 def _seeds(run: Run) -> Values:
-    """Of a mean that is not of all seeds everywhere: over how many, from each of some steps on."""
+    """For a mean that is not of all seeds everywhere: over how many, from each of some steps on."""
     counts = run.counts
     uneven = any(count != run.seeds for _, count in counts)
     return {"seeds": run.seeds, "counts": counts} if uneven else {}

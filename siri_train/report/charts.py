@@ -13,7 +13,7 @@ from .entropy_band import WINDOW, entropy_band, outside
 from .group_charts import group_charts
 from .held_out import ends_chart, held_out_chart
 from .lengths import length_map
-from .many import MOST_BANDS, MOST_FAINT, folded
+from .many import MOST_BANDS, MOST_FAINT, waiting
 from .pareto import Spot
 from .run_looks import colours
 from .samples import evenly
@@ -43,7 +43,7 @@ class Figure:
 
 def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
     """The charts that the folder has data for, and the titles of the charts without data."""
-    spans, marks, closed = phases(folder), ends(folder), folded(folder)
+    spans, marks, closed = phases(folder), ends(folder), waiting(folder)
     result: list[Figure] = []
     missing: list[str] = []
     chosen = colours(folder)
@@ -65,7 +65,7 @@ def figures(folder: RunFolder) -> tuple[list[Figure], list[str]]:
         candidates.insert(3, (lanes, True))
     for (chart, text), optional in candidates:
         if closed and not chart.y_names:
-            lines = [replace(line, folded=line.run in closed) for line in chart.lines]
+            lines = [replace(line, waiting=line.run in closed) for line in chart.lines]
             chart = replace(chart, lines=lines)
         if extent(chart) is None:
             missing += [] if optional else [chart.title]

@@ -13,7 +13,7 @@ Values = dict[str, Any]
 
 _NONE = "–"
 NOT_RECORDED = "not recorded"
-"""Of evaluations whose records are of a version that did not write their cost."""
+"""The cell of evaluations whose records are of a version that did not write their cost."""
 
 
 def cost_tables(folder: RunFolder, chosen: dict[str, str]) -> Values | None:

@@ -43,7 +43,7 @@ def over(
 ) -> list[tuple[float, float | None]]:
     """(step, value) of something that records say.
 
-    Of a mean over seeds there is a gap before each step from which it is over other than as many
+    A mean over seeds has a gap before each step from which it is over other than as many
     seeds as before, at half a step: `running_mean` does not look over it.
 
     Args:

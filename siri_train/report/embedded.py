@@ -8,7 +8,7 @@ from typing import Any
 from .axes import axes
 from .charts import Figure
 from .data import RunFolder
-from .many import MOST_FAINT, THINNED_VALUES, WHOLE_VALUES, folded, limit
+from .many import MOST_FAINT, THINNED_VALUES, WHOLE_VALUES, limit, waiting
 from .scale import Point, thin
 from .svg import Line
 
@@ -42,7 +42,7 @@ def embedded(folder: RunFolder, charts: Sequence[Figure]) -> Values:
                     "x": steps.setdefault(at, len(steps)),
                     "y": _values(values),
                     **({"mean": _means(line, at)} if thinned else {}),
-                    **({"folded": True} if line.folded else {}),
+                    **({"waiting": True} if line.waiting else {}),
                     **({"words": list(line.words)} if line.words else {}),
                     "band": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.band],
                     "bars": [[_short(x), _rounded(a), _rounded(b)] for x, a, b in line.bars],
@@ -65,7 +65,7 @@ def embedded(folder: RunFolder, charts: Sequence[Figure]) -> Values:
         "steps": list(steps),
         "charts": drawn,
         "axes": axes(folder),
-        "folded": sorted(folded(folder)),
+        "waiting": sorted(waiting(folder)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Bounds that keep a page of many long runs small and quick: what is folded and what is thinned.
+"""Bounds that keep a page of many long runs small and quick: runs that wait, curves that are thin.
 
 Nothing is left out without a word: `said` tells the reader what the page shows of what there is.
 """
@@ -22,7 +22,7 @@ MOST_BARS = 6
 """Runs whose held-out accuracy is drawn with intervals, and at the smallest budget too."""
 WHOLE_VALUES = 300_000
 """Values that a page holds with all their steps."""
-THINNED_VALUES = 100_000
+THINNED_VALUES = 90_000
 """Values of a page that would hold more."""
 LEAST_VALUES = 40
 """Values that a curve keeps in any case."""
@@ -30,7 +30,7 @@ PICTURE_LINES = 8
 """Curves that are drawn with as many corners as they need; more curves share these corners."""
 
 
-def folded(folder: RunFolder) -> frozenset[int]:
+def waiting(folder: RunFolder) -> frozenset[int]:
     """The places of the runs that are not shown when the page opens.
 
     Shown are the best control, then those that are the most accurate in their last evaluation; of
@@ -70,14 +70,14 @@ def limit(lengths: Sequence[int], whole: int, thinned: int) -> int | None:
 
 
 def said(folder: RunFolder, kept: int | None) -> list[str]:
-    """What the page folds and thins, in sentences.
+    """Sentences on the runs that the page does not draw at first, and on thinned curves.
 
     Args:
         folder: as it was read.
         kept: values of a curve after thinning; None: all.
     """
     lines = []
-    hidden = folded(folder)
+    hidden = waiting(folder)
     if hidden:
         count = len(folder.runs)
         lines.append(

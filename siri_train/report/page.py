@@ -30,7 +30,7 @@ from .eval_sets import EvalSet, eval_sets
 from .evaluations import evaluations
 from .front import front_table, placed
 from .group_dots import group_pictures
-from .many import MOST_SHOWN, folded
+from .many import MOST_SHOWN, waiting
 from .many import said as said_of_many
 from .markup import data_block, fill, fingerprint
 from .pareto import Spot, close_up, plane
@@ -81,7 +81,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
     """
     charts, missing = figures(folder)
     notes = list(folder.notes)
-    kept, hidden = kept_values(charts), folded(folder)
+    kept, hidden = kept_values(charts), waiting(folder)
     if missing:
         notes.append("No values, so no chart: " + ", ".join(missing) + ".")
     judged = judge(folder)
@@ -146,7 +146,7 @@ def build_page(folder: RunFolder, state: str = "", every: float = 0.0, compariso
                 "label": run.label,
                 "css": chosen[run.name],
                 "evals": bool(run.evals),
-                "folded": index in hidden,
+                "waiting": index in hidden,
             }
             for index, run in enumerate(folder.runs)
         ],
@@ -209,7 +209,7 @@ def _fronts(
     ``planes`` are for wide and for narrow screens; ``nameless``: whether they leave names out.
     """
     paths, named = spots(folder)
-    hidden, found = folded(folder), []
+    hidden, found = waiting(folder), []
     for place_of, one in enumerate(asked if len(asked) > 1 else [None]):
         runs = range(len(folder.runs)) if one is None else one.runs
         own = [paths[place] for place in runs]

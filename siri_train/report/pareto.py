@@ -139,7 +139,7 @@ def plane(
         drawn.append(
             {
                 "run": run if runs is None else runs[run],
-                "folded": (run if runs is None else runs[run]) in hidden,
+                "waiting": (run if runs is None else runs[run]) in hidden,
                 "css": css,
                 "marker": marker(css),
                 "corners": corners if len(places) > 1 else "",

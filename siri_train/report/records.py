@@ -29,7 +29,7 @@ class Evaluation:
     samples: int | None = None
     set: str | None = None
     seconds: float | None = None
-    """Of sampling and grading; None in records of older versions."""
+    """Time of sampling and grading; None in records of older versions."""
     sampled: float | None = None
     """Response tokens sampled."""
     others: tuple[Evaluation, ...] = ()
@@ -62,11 +62,11 @@ class Run:
     recorded: int = 0
     """Steps whose responses the run has kept."""
     parts: int = 0
-    """Of the steps in `samples`, those with a part of their responses alone."""
+    """The steps in `samples` with a part of their responses alone."""
     seeds: int = 1
     """Runs whose mean this is."""
     partial: list[Evaluation] = field(default_factory=list)
-    """Of a mean: evaluations that not all of its seeds have, where others have all."""
+    """For a mean: evaluations that not all of its seeds have, where others have all."""
 
     @property
     def counts(self) -> list[tuple[int, int]]:

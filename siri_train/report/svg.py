@@ -61,7 +61,7 @@ class Line:
             reader of the page may choose one; 0: never smoothed.
         run: the run's place in the folder, by which the page switches its curves on and off.
         words: one a point, shown in place of its value; empty: values are shown.
-        folded: there, but not drawn until the reader of the page switches it on.
+        waiting: there, but not drawn until the reader of the page switches it on.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Line:
     window: int = 0
     run: int = 0
     words: Sequence[str] = ()
-    folded: bool = False
+    waiting: bool = False
 
     @property
     def values(self) -> Sequence[Point]:
@@ -119,8 +119,8 @@ def extent(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]] | No
     """((x low, x high), (y low, y high)) of everything in the chart, or None if it is empty."""
     xs: list[float] = []
     ys: list[float] = []
-    shown = [line for line in chart.lines if not line.folded] or chart.lines
-    xs += [x for line in chart.lines if line.folded for x, y in line.values if y is not None]
+    shown = [line for line in chart.lines if not line.waiting] or chart.lines
+    xs += [x for line in chart.lines if line.waiting for x, y in line.values if y is not None]
     for line in shown:
         for x, y in (*line.points, *line.raw):
             if y is not None:
@@ -178,7 +178,7 @@ def render(chart: Chart, width: int, height: int, ident: str, end_labels: bool =
     if chart.y_names:
         most = int(0.42 * width / text_width("n", FONT))
         y_texts = [cut(name, most) for name in chart.y_names]
-    shown = [line for line in chart.lines if not line.folded]
+    shown = [line for line in chart.lines if not line.waiting]
     end_labels = end_labels and len(shown) <= MOST_ENDS
     labels = [line.label for line in shown if line.beside == "end"] if end_labels else []
     left = max(text_width(text, FONT) for text in y_texts) + 12
@@ -239,7 +239,7 @@ def describe(chart: Chart) -> str:
     said = []
     for line in chart.lines:
         there = [y for _, y in line.points if y is not None]
-        if line.folded:
+        if line.waiting:
             continue
         if line.label and there and line.words:
             said.append(f"{line.label}: {', '.join(dict.fromkeys(filter(None, line.words)))}.")
@@ -271,23 +271,23 @@ def _cells(heat: Heat | None, px: Scale, py: Scale, most: float) -> list[tuple[i
 def _drawn(line: Line, px: Scale, py: Scale, most: int, faint: bool) -> Parts:
     """A line for the template: corners of its curves as text, its spots as coordinates.
 
-    Of a folded line only the points are there, unseen: the script draws its curve.
+    A line that waits has only its points, unseen: the script draws its curve.
     """
     # a mean over many steps has no spikes to keep
     most = len(line.points) + 1 if line.look == "lane" else most  # its gaps are all wanted
     pieces = _pieces(line.points, px, py, most // 2 if line.window > 5 else most)
     spotted = line.look in ("dots", "rings")
-    if line.folded and not spotted:
+    if line.waiting and not spotted:
         return {**dict.fromkeys(("curves", "spots", "faint", "bands", "bars"), ()),
                 "css": line.css, "look": line.look, "spot": "dot", "marker": "",
-                "folded": True}  # fmt: skip
+                "waiting": True}  # fmt: skip
     behind = line.raw if faint else ()
     return {
         "css": line.css,
         "look": "thread" if spotted else line.look,
         "spot": "ring" if line.look == "rings" else "dot",
         "marker": marker(line.css),
-        "folded": line.folded,
+        "waiting": line.waiting,
         "curves": [_corners(piece) for piece in pieces if len(piece) > 1],
         # a point without a neighbour would be no curve at all
         "spots": [place for piece in pieces if spotted or len(piece) == 1 for place in piece],
@@ -344,7 +344,7 @@ def _end_labels(
     ends = []
     for index, line in enumerate(chart.lines):
         there = [(x, y) for x, y in line.points if y is not None]
-        if line.beside == "end" and line.label and there and not line.folded:
+        if line.beside == "end" and line.label and there and not line.waiting:
             ends.append((py(there[-1][1]), px(there[-1][0]), index, line))
     ends.sort(key=lambda end: end[0])
     gap = FONT + 2.5

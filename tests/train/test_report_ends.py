@@ -199,10 +199,10 @@ def test_thirty_runs_stay_in_their_pictures(tmp_path: Path) -> None:
     legends = [str(attrs["class"]) for tag, attrs in page.tags
                if tag == "div" and str(attrs.get("class", "")).startswith("legend")]  # fmt: skip
     charts = page.data["charts"]
-    drawn = [sum(not line.get("folded") for line in chart["lines"]) for chart in charts]
+    drawn = [sum(not line.get("waiting") for line in chart["lines"]) for chart in charts]
     assert len(legends) == len(charts) and min(drawn) <= MOST_SHOWN < MOST_ENDS < max(drawn)
     for css, count in zip(legends, drawn, strict=True):
         assert "single" in css or ("many" in css) == (count > MOST_ENDS)
-    assert page.data["folded"] and len(page.data["folded"]) == 30 - MOST_SHOWN
+    assert page.data["waiting"] and len(page.data["waiting"]) == 30 - MOST_SHOWN
     assert f"{MOST_SHOWN} of 30 runs are drawn when the page opens" in " ".join(page.text.split())
     assert max(len(chart["lines"]) for chart in charts) == 60  # nothing is left out of the data

@@ -14,7 +14,7 @@ import pytest
 
 from siri_train.report import write_report
 from siri_train.report.data import read_run_folder
-from siri_train.report.many import LEAST_VALUES, MOST_SHOWN, folded, limit
+from siri_train.report.many import LEAST_VALUES, MOST_SHOWN, limit, waiting
 from siri_train.report.markup import source
 from siri_train.report.records import Run, RunFolder
 from siri_train.report.run_looks import COLOURS, PATTERNS, colours
@@ -98,13 +98,13 @@ def test_a_limit_keeps_short_lists_whole_and_all_within_the_bound(seed: int) -> 
 def test_the_most_accurate_are_shown_first(tmp_path: Path, seed: int) -> None:
     count = random.Random(seed).randint(MOST_SHOWN + 1, 30)
     folder = read_run_folder(write(tmp_path, seed, count, 8, 4))
-    hidden = folded(folder)
+    hidden = waiting(folder)
     best = [run.evals[-1].best or 0.0 for run in folder.runs]
     shown = set(range(count)) - hidden
     assert len(shown) == MOST_SHOWN
     assert min(best[k] for k in shown) >= max(best[k] for k in hidden), seed
     few = read_run_folder(write(tmp_path / "few", seed, MOST_SHOWN, 4, 2))
-    assert folded(few) == frozenset()
+    assert waiting(few) == frozenset()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -157,7 +157,7 @@ def test_the_reader_picks_runs_and_points_at_their_names(tmp_path: Path) -> None
     rng = random.Random(SEEDS[0])
     count = MOST_SHOWN + rng.randint(2, 8)
     path = write_report(write(tmp_path, SEEDS[0], count, 60, 20))
-    hidden = folded(read_run_folder(tmp_path))
+    hidden = waiting(read_run_folder(tmp_path))
     drawn = """[...document.querySelectorAll('figure[data-chart]')]
       .find((one) => one.querySelector('h3').textContent === 'Entropy')
       .querySelectorAll('.wide .strong:not(.off) polyline').length"""

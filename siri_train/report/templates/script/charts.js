@@ -59,7 +59,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     return [low === 0 ? 0 : Math.max(low - pad, least), Math.min(high + pad, most)];
   };
   one.show = () => {
-    const some = lines.some((line) => one.hidden(line) !== Boolean(line.folded));
+    const some = lines.some((line) => one.hidden(line) !== Boolean(line.waiting));
     for (const drawing of pictures) {
       if (drawing.svg.closest(narrow.matches ? '.wide' : '.narrow')) continue;  // is not seen
       if (drawing.axis !== state.axis) { drawing.move(runs, runOf); drawing.touched = true; }
@@ -76,7 +76,7 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
       if (part.matches('.key')) {
         part.setAttribute('aria-pressed', String(!one.hidden(line)));
         part.disabled = line.at === null;
-        part.classList.toggle('off', folded.size > 0 && state.runs.has(line.run));
+        part.classList.toggle('off', waiting.size > 0 && state.runs.has(line.run));
       } else part.classList.toggle('off', one.hidden(line));
     });
   };
@@ -257,9 +257,9 @@ const figures = all(document, 'figure[data-chart]').map((figure) => {
     button.type = 'button';
     button.className = 'key';
     button.dataset.line = key.dataset.line;
-    const folds = state.runs.has(lines[Number(key.dataset.line)].run);
-    button.setAttribute('aria-pressed', String(!folds));
-    button.classList.toggle('off', folds);
+    const waits = state.runs.has(lines[Number(key.dataset.line)].run);
+    button.setAttribute('aria-pressed', String(!waits));
+    button.classList.toggle('off', waits);
     button.append(...key.childNodes);
     key.replaceWith(button);
     pointed(button, (on) => pick(pictures, on,

@@ -8,7 +8,7 @@ function remember() {
     if (state[end] !== null) said.set(end, String(Number(state[end].toPrecision(9))));
   if (field('smooth') && Number(field('smooth').value)) said.set('smooth', field('smooth').value);
   data.axes.runs.forEach(({label}, run) => {
-    if (state.runs.has(run) !== folded.has(run)) said.append(folded.has(run) ? 'on' : 'off', label);
+    if (state.runs.has(run) !== waiting.has(run)) said.append(waiting.has(run) ? 'on' : 'off', label);
   });
   for (const {chart, lines} of figures)
     for (const line of lines) if (line.off) said.append('hide', `${chart.title}|${line.label}`);
@@ -27,7 +27,7 @@ const recall = () => {
   const hidden = new Set(said.getAll('hide'));
   const [off, on] = ['off', 'on'].map((key) => new Set(said.getAll(key)));
   data.axes.runs.forEach(({label}, run) =>
-    switched(run, folded.has(run) ? !on.has(label) : off.has(label)));
+    switched(run, waiting.has(run) ? !on.has(label) : off.has(label)));
   for (const {chart, lines} of figures)
     for (const line of lines) line.off = hidden.has(`${chart.title}|${line.label}`);
   const share = amount('smooth');

@@ -6,8 +6,8 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const all = (root, what) => [...root.querySelectorAll(what)];
 const field = (id) => document.getElementById(id);
 // `from` and `to` are places on the axis, null: its ends; `runs`: those switched off
-const folded = new Set(data.folded);  // runs that are not drawn when the page opens
-const state = {axis: 'step', from: null, to: null, window: null, runs: new Set(folded)};
+const waiting = new Set(data.waiting);  // runs that are not drawn when the page opens
+const state = {axis: 'step', from: null, to: null, window: null, runs: new Set(waiting)};
 const narrow = matchMedia('(max-width: 560px)');
 
 const make = (name, attributes, text) => {

@@ -63,5 +63,5 @@ if (tools) {
   });
   choose('all-runs', () => false);
   choose('no-runs', () => true);
-  choose('first-runs', (run) => folded.has(run));
+  choose('first-runs', (run) => waiting.has(run));
 }
