@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from siri_train.files import printable
+
 from .types import Finding, Verdict
 
 MARKS = {"good": "[+]", "bad": "[!]", "unclear": "[?]", "missing": "[ ]"}
@@ -27,9 +29,9 @@ def verdict_text(verdict: Verdict, width: int = 80, colour: bool = False) -> str
     width = max(width, 40)
     of = "" if verdict.steps is None else f" of {verdict.steps:,}"
     state = f"{verdict.state}, " if verdict.steps is not None or verdict.state == "finished" else ""
-    lines = [*_wrapped(f"{_plain(verdict.run)}: {state}{verdict.step:,}{of} steps", width)]
+    lines = [*_wrapped(f"{printable(verdict.run)}: {state}{verdict.step:,}{of} steps", width)]
     if verdict.others:
-        lines += _wrapped(f"Compared with {', '.join(map(_plain, verdict.others))}.", width)
+        lines += _wrapped(f"Compared with {', '.join(map(printable, verdict.others))}.", width)
     for one in verdict.findings:
         if one.key != "state" or one.status != "good":
             lines += ["", *_finding(one, width, colour)]
@@ -40,37 +42,37 @@ def verdict_text(verdict: Verdict, width: int = 80, colour: bool = False) -> str
 
 def _finding(one: Finding, width: int, colour: bool) -> list[str]:
     mark = MARKS[one.status]
-    title = _wrapped(_plain(one.title), width - 4) or [""]
+    title = _wrapped(printable(one.title), width - 4) or [""]
     if colour:
         mark = f"\x1b[{_COLOURS[one.status]}m{mark}\x1b[0m"
         title = [f"\x1b[1m{line}\x1b[0m" for line in title]
     lines = [f"{mark} {title[0]}", *(f"    {line}" for line in title[1:])]
-    lines += _wrapped(_plain(one.text), width, "    ")
+    lines += _wrapped(printable(one.text), width, "    ")
     for detail in one.details:
-        lines += _wrapped(_plain(detail), width, "    - ", "      ")
+        lines += _wrapped(printable(detail), width, "    - ", "      ")
     return lines
 
 
 def _shipped(verdict: Verdict, width: int) -> list[str]:
     if not verdict.ship:
-        return _wrapped(_plain(verdict.advice or "No checkpoint to recommend."), width)
+        return _wrapped(printable(verdict.advice or "No checkpoint to recommend."), width)
     lines: list[str] = []
     same = verdict.same
     for one in verdict.ship[:1] if same else verdict.ship:
         purpose = "Strong and cheap model" if same else f"{one.purpose.capitalize()} model"
         lines += [""] if lines else []
-        lines += _wrapped(f"{purpose}: {_plain(one.named)}", width)
-        lines += _wrapped(_plain(one.facts), width, "    ")
-        lines += _wrapped(_plain(one.why), width, "    ")
+        lines += _wrapped(f"{purpose}: {printable(one.named)}", width)
+        lines += _wrapped(printable(one.facts), width, "    ")
+        lines += _wrapped(printable(one.why), width, "    ")
         if same:
             cheap = verdict.ship[1]
             lines += _wrapped(
-                f"As the cheap one: {cheap.facts}. {_plain(cheap.why)}", width, "    "
+                f"As the cheap one: {cheap.facts}. {printable(cheap.why)}", width, "    "
             )
         if one.path is not None:
-            lines.append(f"    path: {_plain(one.path)}")
+            lines.append(f"    path: {printable(one.path)}")
         if one.command:
-            lines.append(f"    {_plain(one.command)}")
+            lines.append(f"    {printable(one.command)}")
     return lines
 
 
@@ -83,8 +85,3 @@ def _wrapped(text: str, width: int, first: str = "", rest: str | None = None) ->
         break_on_hyphens=False,
     )
     return [line.replace(_JOINED, " ") for line in lines]
-
-
-def _plain(text: str) -> str:
-    """Without characters that control a terminal: names of folders may hold any."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
