@@ -82,7 +82,7 @@ def sentences(out: Path, summary: Sequence[Entry], named: str | None) -> list[st
     count = len(next(iter(of.values())).ids)
     said.append(
         f"In brackets: 95 % intervals, paired on the same {count} test questions. One run of each: "
-        "what other seeds give is not in them (`python -m bench demo`)."
+        "what other seeds give is not in them; python -m bench demo measures it."
     )
     return said
 
