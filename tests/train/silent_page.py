@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +26,23 @@ def silent(page: Page) -> Iterator[None]:
     yield
     assert page.messages == []
     assert all(one.startswith("file:") for one in page.requests)
+
+
+def work_to_open(page: Page, path: Path, width: int) -> float:
+    """Open a report of a run.
+
+    Args:
+        page: of a browser that has opened nothing yet.
+        path: of the report.
+        width: of the window, in pixels.
+
+    Returns:
+        Seconds of processor time until it is live: not by the clock, as other programs may have
+        the machine.
+    """
+    page.size(width)
+    page.call("Performance.enable")
+    page.open(path.as_uri())
+    page.wait("document.documentElement.classList.contains('live')")
+    known = page.call("Performance.getMetrics")["metrics"]
+    return float({one["name"]: one["value"] for one in known}["ProcessTime"])
