@@ -138,16 +138,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
         config = halting(config, arguments.halt_on)
     if arguments.dry_run:
-        from siri_train.commands.dry_run import dry_run
+        from siri_train.commands.dry_run import dry_run, options
 
-        print(
-            dry_run(
-                config,
-                ranks=arguments.ranks,
-                memory_gb=arguments.gpu_memory,
-                rates_from=arguments.rates,
-            )
-        )
+        print(dry_run(config, **options(arguments)))
         return 0
     from siri_train.train import train
 

@@ -38,7 +38,7 @@ from bench.workloads.step_model import (
     two_micro_batches,
 )
 from siri_kernels import linear_logprob, policy_loss, take_backward_stats
-from siri_train.commands.memory_estimate import Sizes, estimate
+from siri_train.plan.memory import Sizes, estimate
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import TrainConfig

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from siri_train.checkpoint.retention import ends
-from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
 from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
-from siri_train.model.policy import choose_device
+from siri_train.plan.checks import Looked, look, offline
+from siri_train.plan.gpus import gpu_of
+from siri_train.plan.memory import GB, Memory, Sizes, estimate
+from siri_train.plan.questions import ASSUMED
 from siri_train.trainer.memory_check import advice
-from siri_train.trainer.preflight import model_config, preflight
 
 USABLE = 0.9
 """Share of a GPU's memory that a run may plan with. CUDA, NCCL and fragmentation take the rest."""
@@ -46,37 +49,57 @@ class Rates:
     where: Path
 
 
+def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of :func:`dry_run` from those of ``siri-train train``.
+
+    Args:
+        arguments: the command line.
+    """
+    return {
+        "ranks": arguments.ranks,
+        "memory_gb": arguments.gpu_memory,
+        "rates_from": arguments.rates,
+        "gpu_name": arguments.gpu,
+    }
+
+
 def dry_run(
     config: RunConfig,
     *,
     ranks: int | None = None,
     memory_gb: float | None = None,
     rates_from: str | None = None,
+    gpu_name: str | None = None,
 ) -> str:
     """The resolved configuration, memory per rank, tokens a step and expected hours.
 
-    All checks before a run are made. The text is YAML: everything after the configuration is a
+    Every check is made that this machine allows, without a network. The text is YAML: everything after the configuration is a
     comment.
 
     Args:
         config: the recipe.
         ranks: processes that would share the model; default: torchrun's, else 1.
-        memory_gb: of one GPU, in 10**9 bytes; default: of this machine's GPU, if it has one.
+        memory_gb: of one GPU, in 10**9 bytes; default: that of ``gpu_name``, else of this machine's
+            GPU, if it has one.
         rates_from: folder of a run whose ``metrics.jsonl`` has measured rates; default: the
             recipe's own, if it has been started.
+        gpu_name: the GPU to plan for, see :func:`siri_train.plan.gpus.gpu_of`.
 
     Raises:
-        ConfigError: as :func:`siri_train.trainer.preflight.preflight`; or ``rates_from`` has no
-            rates.
+        ConfigError: as :func:`siri_train.plan.checks.look`; an unknown GPU; or ``rates_from`` has
+            no rates.
     """
-    checked = preflight(config)
+    offline()
+    known = None if gpu_name is None else gpu_of(gpu_name)
+    looked = look(config)
     ranks = ranks or _ranks_of_torchrun()
-    device = choose_device(config.device)
-    if memory_gb is None and device.type == "cuda":
-        memory_gb = torch.cuda.get_device_properties(device).total_memory / GB
+    if memory_gb is None and known is not None:
+        memory_gb = known.memory_gb
+    if memory_gb is None and torch.cuda.is_available() and config.device != "cpu":
+        memory_gb = torch.cuda.get_device_properties(0).total_memory / GB
     gpu = memory_gb is not None
-    sizes = Sizes.of(model_config(config, checked.start))
-    other = checked.reference.config if checked.reference is not None else None
+    sizes = Sizes.of(looked.model)
+    other = looked.reference
     memory = estimate(
         config,
         sizes,
@@ -92,12 +115,30 @@ def dry_run(
             "of a run that has one"
         )
     lines = [
-        f"{len(checked.train_questions)} training and {len(checked.eval_questions)} held-out "
-        "questions",
+        *describe_questions(looked),
         *describe_memory(config, sizes, memory, ranks, memory_gb),
-        *describe_time(config, rates, len(checked.eval_questions)),
+        *describe_time(config, rates, looked.questions.held_out),
     ]
     return "\n".join([config.to_yaml(), *(f"# {line}".rstrip() for line in lines)])
+
+
+def describe_questions(looked: Looked) -> list[str]:
+    """How many questions there are, and what could not be checked here.
+
+    Args:
+        looked: the result of the checks.
+    """
+    asked = looked.questions
+    train = "an unknown number of" if asked.train is None else str(asked.train)
+    sets = ", ".join(f"{name} {count}" for name, count in asked.evaluation.items() if name)
+    lines = [
+        f"{train} training and {asked.held_out} held-out questions{f' ({sets})' if sets else ''}"
+    ]
+    if asked.assumed:
+        lines.append(f"assumed: {ASSUMED} questions each in {', '.join(asked.assumed)}")
+    if looked.not_checked:
+        lines += ["", "not checked here:", *(f"  {line}" for line in looked.not_checked)]
+    return lines
 
 
 def describe_memory(

@@ -167,10 +167,13 @@ def _train(sub: argparse.ArgumentParser) -> None:
         "--ranks", type=kinds.positive, help="processes; default: torchrun's, else 1"
     )
     planned.add_argument(
+        "--gpu", metavar="NAME", help="as h100, h200, a100-80, 4090; default: this machine's"
+    )
+    planned.add_argument(
         "--gpu-memory",
         type=kinds.gigabytes,
         metavar="GB",
-        help="of one GPU; default: this machine's",
+        help="of one GPU; default: as --gpu has it",
     )
     rates = planned.add_argument(
         "--rates",

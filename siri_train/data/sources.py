@@ -67,27 +67,43 @@ def read_sources(sources: Sequence[SourceConfig], default_split: str, key: str) 
     """
     questions: list[Question] = []
     for number, source in enumerate(sources):
-        named = f"{key}.{number}"
-        try:
-            read = _read(source, default_split, named)
-        except MissingDataError as error:
-            raise ConfigError(f"{named}.path: {' '.join(str(error).splitlines())}") from error
-        except (DataError, ConfigError) as error:
-            text = " ".join(str(error).splitlines())
-            if source.format == "answers" and _PROBLEM.search(text):
-                text += "; problems of HumanEval or MBPP need format=code"
-            raise ConfigError(f"{named}: {text}") from error
-        except OSError as error:
-            raise ConfigError(f"{named}.path: {explained(error)}") from error
-        except ImportError as error:
-            if source.required:
-                raise ConfigError(f"{named}: {source.kind}: {error}") from error
-            print(f"data: {source.kind} {source.task} left out: {error}", flush=True)
-            continue
-        questions += [replace(q, set=source.name) for q in read] if source.name else read
+        questions += read_source(source, default_split, f"{key}.{number}")
     if not questions:
         raise ConfigError(f"{key}: the sources hold no question; add one that does")
     return questions
+
+
+def read_source(source: SourceConfig, default_split: str, named: str) -> list[Question]:
+    """The questions of one source.
+
+    Args:
+        source: an entry of the recipe's ``data.train`` or ``data.eval``.
+        default_split: for folders and hub sets where it names no split.
+        named: the source in the recipe, as ``data.train.0``, for messages.
+
+    Returns:
+        Its questions; none, with a notice, where it is not required and a package is missing.
+
+    Raises:
+        ConfigError: see :func:`read_sources`.
+    """
+    try:
+        read = _read(source, default_split, named)
+    except MissingDataError as error:
+        raise ConfigError(f"{named}.path: {' '.join(str(error).splitlines())}") from error
+    except (DataError, ConfigError) as error:
+        text = " ".join(str(error).splitlines())
+        if source.format == "answers" and _PROBLEM.search(text):
+            text += "; problems of HumanEval or MBPP need format=code"
+        raise ConfigError(f"{named}: {text}") from error
+    except OSError as error:
+        raise ConfigError(f"{named}.path: {explained(error)}") from error
+    except ImportError as error:
+        if source.required:
+            raise ConfigError(f"{named}: {source.kind}: {error}") from error
+        print(f"data: {source.kind} {source.task} left out: {error}", flush=True)
+        return []
+    return [replace(q, set=source.name) for q in read] if source.name else read
 
 
 def read_evaluation(config: RunConfig) -> list[Question]:

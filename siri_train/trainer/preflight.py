@@ -67,7 +67,7 @@ def preflight(config: RunConfig) -> Checked:
     """
     device = choose_device(config.device)
     check_screen(config, device)
-    _check_rollout(config)
+    check_rollout(config)
     if config.model.lora is not None and config.model.lora.dropout:
         print(
             f"{config.name}: model.lora.dropout={config.model.lora.dropout} holds in the "
@@ -79,14 +79,13 @@ def preflight(config: RunConfig) -> Checked:
     train = read_sources(config.data.train, "train", "data.train")
     evaluation = read_evaluation(config)
     check_data(train, evaluation, config.reward)
-    longest = max(config.schedule.max_len, *config.budgets)
-    key = "eval.budgets" if longest > config.schedule.max_len else "schedule.max_len"
+    longest, key = longest_response(config)
     check_positions(config.model, config.data.max_prompt_len, longest, key)
-    start = _supervised_folder(config)
+    start = supervised_folder(config)
     found = start if config.sft is not None and (start / "config.json").is_file() else None
     if found is None:
         refuse_half_done(config)
-    tokenizer, rows = _checked_model(config, found)
+    tokenizer, rows = checked_model(config, found)
     check_engine(config, model_config(config, found), device)
     shipped = config.model.path in demo_model.START_FOLDERS
     if config.sft is not None and found is None and not shipped:
@@ -110,15 +109,19 @@ def preflight(config: RunConfig) -> Checked:
         tokenizer=tokenizer,
         reference=check_reference(config, found, tokenizer),
     )
-    _refuse_unknown_tokens(checked, rows)
+    refuse_unknown_tokens(checked, rows)
     check_think(config, tokenizer, checked.train_questions, model_config(config, found))
     return checked
 
 
-def _checked_model(config: RunConfig, start: Path | None) -> tuple[Any, int | None]:
+def checked_model(config: RunConfig, start: Path | None) -> tuple[Any, int | None]:
     """The tokenizer of the model that training starts from, and its embedding's rows.
 
     Adapters start from the base model, but the tokenizer is that of the supervised start.
+
+    Args:
+        config: the recipe.
+        start: the supervised stage's checkpoint if there is one.
 
     Raises:
         ConfigError: see :func:`siri_train.model.folder.check_model` and
@@ -173,8 +176,11 @@ def check_screen(config: RunConfig, device: torch.device) -> None:
         raise ConfigError(f"{error} (in a recipe: null or auto)") from error
 
 
-def _check_rollout(config: RunConfig) -> None:
+def check_rollout(config: RunConfig) -> None:
     """Refuse what several processes cannot do together.
+
+    Args:
+        config: the recipe.
 
     Raises:
         ConfigError: asynchronous rollouts under torchrun, where sampling gathers the weights that
@@ -198,6 +204,16 @@ def _check_rollout(config: RunConfig) -> None:
         )
 
 
+def longest_response(config: RunConfig) -> tuple[int, str]:
+    """Tokens of the longest response of a run, and the key that asks for it.
+
+    Args:
+        config: the recipe.
+    """
+    longest = max(config.schedule.max_len, *config.budgets)
+    return longest, "eval.budgets" if longest > config.schedule.max_len else "schedule.max_len"
+
+
 def check_positions(model: ModelConfig, prompt: int, response: int, key: str) -> None:
     """Refuse responses that would run over the model's positions.
 
@@ -210,7 +226,21 @@ def check_positions(model: ModelConfig, prompt: int, response: int, key: str) ->
     Raises:
         ConfigError: naming ``key``, the tokens needed and what fits.
     """
-    positions = max_positions(model)
+    require_positions(max_positions(model), prompt, response, key)
+
+
+def require_positions(positions: int | None, prompt: int, response: int, key: str) -> None:
+    """Refuse responses that would run over a number of positions.
+
+    Args:
+        positions: of the model; None: it has no bound.
+        prompt: tokens of the longest prompt.
+        response: tokens of the longest response.
+        key: names the response's length, for the message.
+
+    Raises:
+        ConfigError: naming ``key``, the tokens needed and what fits.
+    """
     if positions is not None and prompt + response > positions:
         raise ConfigError(
             f"{key}: data.max_prompt_len ({prompt}) + the longest response ({response}) = "
@@ -231,15 +261,26 @@ def model_config(config: RunConfig, start: Path | None) -> Any:
     return load_config(start or resolve_model_path(config.model), "model.path")
 
 
-def _supervised_folder(config: RunConfig) -> Path:
-    """Where ``siri-train sft`` writes and ``siri-train train`` looks for the supervised start."""
+def supervised_folder(config: RunConfig) -> Path:
+    """Where ``siri-train sft`` writes and ``siri-train train`` looks for the supervised start.
+
+    Args:
+        config: the recipe.
+    """
     return config.run_dir / "sft"
 
 
-def _refuse_unknown_tokens(checked: Checked, rows: int | None) -> None:
+def refuse_unknown_tokens(checked: Checked, rows: int | None) -> None:
     """Refuse prompts without a known token, and tokens that the embedding has no row for.
 
     A tokenizer may know marks of a multimodal model that the model at hand does not have.
+
+    Args:
+        checked: the questions and the tokenizer.
+        rows: of the embedding; None: not known, and nothing is refused.
+
+    Raises:
+        ConfigError: naming the question.
     """
     if rows is None:
         return

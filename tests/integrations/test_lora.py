@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train.commands.memory_estimate import Sizes
+from siri_train.plan.memory import Sizes
 from siri_train.config.base import ConfigError
 from siri_train.model import lora
 from siri_train.model.policy import load_policy

@@ -10,7 +10,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import peak_bytes
-from siri_train.commands.memory_estimate import Sizes, estimate
+from siri_train.plan.memory import Sizes, estimate
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import RunConfig
 from siri_train.model import fsdp

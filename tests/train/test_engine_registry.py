@@ -18,7 +18,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.engines import EngineSpec
 from siri_train.config.reference import reference
 from siri_train.train import train
-from siri_train.trainer.preflight import _check_rollout
+from siri_train.trainer.preflight import check_rollout
 from tests.snippets import snippets
 
 SOURCE = Path(engines.__file__).parents[1]
@@ -91,7 +91,7 @@ def test_pages_and_doctor_name_it(plain: Any, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_it_cannot_do_is_refused(tiny: Any, plain: Any) -> None:
     with pytest.raises(ConfigError, match="the engine plain cannot .*=transformers or vllm-server"):
-        _check_rollout(tiny("rollout.engine=plain", "rollout.asynchronous=true"))
+        check_rollout(tiny("rollout.engine=plain", "rollout.asynchronous=true"))
     with pytest.raises(ConfigError, match="did you mean plain"):
         tiny("rollout.engine=plane")
 

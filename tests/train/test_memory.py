@@ -22,7 +22,7 @@ from siri_train.commands.dry_run import (
     measured_rates,
     verdict,
 )
-from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
+from siri_train.plan.memory import GB, Memory, Sizes, estimate
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config, parse_config
 from siri_train.config.run import RunConfig

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from bench.memory import peak_bytes
 from siri_train.commands.dry_run import dry_run
-from siri_train.commands.memory_estimate import Sizes, estimate
+from siri_train.plan.memory import Sizes, estimate
 from siri_train.config.base import ConfigError
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import load_config, parse_config
