@@ -112,6 +112,23 @@ def seed(text: str) -> int:
     return _whole(text, 0, 2**32 - 1)  # values.SEED_MAX, which is slow to import
 
 
+def price(text: str) -> float:
+    """Money per hour.
+
+    Raises:
+        ArgumentTypeError: not a number within the bounds of ``monitor.price_per_gpu_hour``.
+    """
+    try:
+        value = float(text) if text.isascii() else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e6:  # NaN is not between either
+        raise argparse.ArgumentTypeError(
+            f"got {_short(text)}; takes money from 0 to 1000000, as 2.5"
+        )
+    return value
+
+
 def gigabytes(text: str) -> float:
     """Gigabytes of 10**9 bytes.
 

@@ -1,52 +1,28 @@
-"""``siri-train train --dry-run``: what would run, the memory it takes, and for how long."""
+"""``siri-train train --dry-run``: what would run, its memory, its hours and their price."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
-from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from siri_train.checkpoint.retention import ends
-from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
-from siri_train.plan.checks import Looked, look, offline
-from siri_train.plan.gpus import gpu_of
-from siri_train.plan.memory import GB, Memory, Sizes, estimate
-from siri_train.plan.questions import ASSUMED
-from siri_train.trainer.memory_check import advice
-
-USABLE = 0.9
-"""Share of a GPU's memory that a run may plan with. CUDA, NCCL and fragmentation take the rest."""
-
-
-_MEASURED = ("tokens", "time_rollout", "time_train", "response_len_mean", "cap")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Measured times of a run: medians over its steps.
-
-    Args:
-        rollout: seconds of sampling per response token.
-        train: seconds of everything else in a step per response token.
-        filled: mean response length as a share of the cap.
-        steps: how many steps were measured.
-        where: the run's folder.
-    """
-
-    rollout: float
-    train: float
-    filled: float
-    steps: int
-    where: Path
+from siri_train.plan.build import plan, share_of
+from siri_train.plan.checks import look, offline
+from siri_train.plan.gpus import Gpu, gpu_of, matching
+from siri_train.plan.memory import GB, Sizes, estimate
+from siri_train.plan.rates import measured_rates
+from siri_train.plan.text import (
+    describe_batch,
+    describe_memory,
+    describe_questions,
+    describe_time,
+    plan_text,
+)
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -60,6 +36,9 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory_gb": arguments.gpu_memory,
         "rates_from": arguments.rates,
         "gpu_name": arguments.gpu,
+        "gpus_per_node": arguments.gpus_per_node,
+        "price": arguments.price,
+        "mean_length": arguments.mean_length,
     }
 
 
@@ -70,11 +49,14 @@ def dry_run(
     memory_gb: float | None = None,
     rates_from: str | None = None,
     gpu_name: str | None = None,
+    gpus_per_node: int = 8,
+    price: float | None = None,
+    mean_length: str | None = None,
 ) -> str:
-    """The resolved configuration, memory per rank, tokens a step and expected hours.
+    """The resolved configuration, memory per rank, tokens a step, hours and money.
 
-    Every check is made that this machine allows, without a network. The text is YAML: everything after the configuration is a
-    comment.
+    Every check is made that this machine allows, without a network. The text is YAML: everything
+    after the configuration is a comment.
 
     Args:
         config: the recipe.
@@ -83,30 +65,32 @@ def dry_run(
             GPU, if it has one.
         rates_from: folder of a run whose ``metrics.jsonl`` has measured rates; default: the
             recipe's own, if it has been started.
-        gpu_name: the GPU to plan for, see :func:`siri_train.plan.gpus.gpu_of`.
+        gpu_name: the GPU to plan for, see :func:`siri_train.plan.gpus.gpu_of`; default: this
+            machine's.
+        gpus_per_node: GPUs of one machine.
+        price: money per GPU hour; default: the recipe's.
+        mean_length: mean response length, see :func:`siri_train.plan.build.share_of`.
 
     Raises:
-        ConfigError: as :func:`siri_train.plan.checks.look`; an unknown GPU; or ``rates_from`` has
-            no rates.
+        ConfigError: as :func:`siri_train.plan.checks.look`; an unknown GPU; a length that is none;
+            or ``rates_from`` has no rates.
     """
     offline()
-    known = None if gpu_name is None else gpu_of(gpu_name)
+    known = _this_gpu(config) if gpu_name is None else gpu_of(gpu_name)
+    share = None if mean_length is None else share_of(config, mean_length)
     looked = look(config)
     ranks = ranks or _ranks_of_torchrun()
-    if memory_gb is None and known is not None:
-        memory_gb = known.memory_gb
-    if memory_gb is None and torch.cuda.is_available() and config.device != "cpu":
-        memory_gb = torch.cuda.get_device_properties(0).total_memory / GB
-    gpu = memory_gb is not None
+    if memory_gb is None:
+        memory_gb = _this_memory(config) if known is None else known.memory_gb
     sizes = Sizes.of(looked.model)
-    other = looked.reference
+    reference = None if looked.reference is None else Sizes.of(looked.reference)
     memory = estimate(
         config,
         sizes,
         ranks=ranks,
-        gpu=gpu,
+        gpu=memory_gb is not None,
         memory_gb=memory_gb,
-        reference=None if other is None else Sizes.of(other),
+        reference=reference,
     )
     rates = measured_rates(Path(rates_from) if rates_from else config.run_dir)
     if rates_from and rates is None:
@@ -114,128 +98,33 @@ def dry_run(
             f"--rates: {rates_from}/metrics.jsonl has no finished step; give the folder "
             "of a run that has one"
         )
-    lines = [
-        *describe_questions(looked),
-        *describe_memory(config, sizes, memory, ranks, memory_gb),
-        *describe_time(config, rates, looked.questions.held_out),
-    ]
+    held_out = looked.questions.graded(config) / config.eval.samples
+    lines = describe_questions(looked)
+    if known is None or rates is not None:
+        lines += describe_memory(config, sizes, memory, ranks, memory_gb)
+        lines += describe_time(config, rates, held_out)
+    else:
+        planned = plan(
+            config, ranks=ranks, gpu=known, memory_gb=memory_gb, gpus_per_node=gpus_per_node,
+            price=price, share=share, graded=looked.questions.graded(config), sizes=sizes,
+            reference=reference,
+        )  # fmt: skip
+        lines += describe_memory(config, sizes, memory, ranks, None)
+        lines += [*describe_batch(config), *plan_text(planned)]
     return "\n".join([config.to_yaml(), *(f"# {line}".rstrip() for line in lines)])
 
 
-def describe_questions(looked: Looked) -> list[str]:
-    """How many questions there are, and what could not be checked here.
-
-    Args:
-        looked: the result of the checks.
-    """
-    asked = looked.questions
-    train = "an unknown number of" if asked.train is None else str(asked.train)
-    sets = ", ".join(f"{name} {count}" for name, count in asked.evaluation.items() if name)
-    lines = [
-        f"{train} training and {asked.held_out} held-out questions{f' ({sets})' if sets else ''}"
-    ]
-    if asked.assumed:
-        lines.append(f"assumed: {ASSUMED} questions each in {', '.join(asked.assumed)}")
-    if looked.not_checked:
-        lines += ["", "not checked here:", *(f"  {line}" for line in looked.not_checked)]
-    return lines
+def _this_memory(config: RunConfig) -> float | None:
+    """Memory of this machine's GPU in 10**9 bytes; None: it has none, or the recipe wants none."""
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / GB
 
 
-def describe_memory(
-    config: RunConfig, sizes: Sizes, memory: Memory, ranks: int, memory_gb: float | None
-) -> list[str]:
-    """The estimate as a table of GB with the verdict below.
-
-    Args:
-        config: the recipe.
-        sizes: of its model.
-        memory: of one rank.
-        ranks: how many there are.
-        memory_gb: of a GPU, in 10**9 bytes; None: no verdict.
-    """
-    where = f"each of {ranks} ranks" if ranks > 1 else "one process"
-    phases = {
-        "training": memory.training,
-        "optimiser": memory.optimizer,
-        "rollout": memory.rollout,
-    }
-    lines = [
-        "",
-        f"{sizes.parameters / 1e6:.2f} M parameters; GB on {where}, micro-batches of "
-        f"{config.train.token_budget} tokens",
-        f"{'':<28}" + "".join(f"{name:>11}" for name in phases),
-    ]
-    for name in dict.fromkeys(key for parts in phases.values() for key in parts):
-        values = [parts.get(name, 0) for parts in phases.values()]
-        if any(values):
-            lines.append(
-                f"{name:<28}" + "".join(f"{v / GB:11.3f}" if v else f"{'':>11}" for v in values)
-            )
-    totals = [sum(parts.values()) for parts in phases.values()]
-    lines += [
-        f"{'together':<28}" + "".join(f"{total / GB:11.3f}" for total in totals),
-        f"logits: never stored; the log-prob head keeps {memory.logits_saved / GB:.3f} GB, eager "
-        f"PyTorch would keep about {memory.logits_eager / GB:.3f}",
-    ]
-    if memory_gb is not None:
-        lines.append(verdict(config, memory, memory_gb))
-    return lines
-
-
-def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
-    """Whether the run fits, or the key to change.
-
-    Args:
-        config: the recipe.
-        memory: of one rank.
-        memory_gb: of a GPU, in 10**9 bytes.
-    """
-    usable = USABLE * memory_gb
-    need = memory.peak / GB
-    if need <= usable:
-        return f"fits: {need:.1f} GB of {usable:.1f} usable ({memory_gb:.0f} GB)"
-    totals = memory.totals
-    key = engines.engine_of(config).memory_key
-    value = None if key is None else attrgetter(key)(config)
-    hint = advice(config)
-    lowest = value is None or (isinstance(value, int) and value == 1)
-    if totals["rollout"] == memory.peak and not lowest:
-        hint = f"lower {key} ({value})"
-    return f"does NOT fit: {need:.1f} GB, {usable:.1f} usable ({memory_gb:.0f} GB); {hint}"
-
-
-def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -> list[str]:
-    """Tokens of a step and, where rates have been measured, hours of the whole run.
-
-    Args:
-        config: the recipe.
-        rates: seconds a token; None where no step has been measured.
-        eval_questions: held-out questions.
-    """
-    responses = config.rollout.prompts * config.rollout.group_size
-    schedule = config.schedule.build()
-    low, high = schedule.lowest, schedule.max_len
-    lines = [
-        "",
-        f"{responses} responses a step in {config.train.mini_batches} updates; tokens at most "
-        + " to ".join(f"{responses * cap / 1e6:.3g} M" for cap in sorted({low, high})),
-        *([f"schedule: {schedule.forecast}"] if schedule.forecast else []),
-    ]
-    if rates is None:
-        return [
-            *lines,
-            "hours: unknown until a step has been measured (run a few with train.steps=2, or give "
-            "a run on the same hardware: --rates FOLDER)",
-        ]
-    rollout, train, evaluation = expected_hours(config, rates, eval_questions)
-    most = "" if config.train.max_tokens is None else "at most "  # as it may end earlier
-    return [
-        *lines,
-        f"expected {rollout + train + evaluation:.2f} h for {most}{config.train.steps} steps: "
-        f"sampling {rollout:.2f}, training {train:.2f}, evaluation {evaluation:.2f}",
-        f"from {rates.steps} steps of {rates.where}: {1 / rates.rollout:.0f} tokens/s sampled, "
-        f"{1 / rates.train:.0f} trained, {rates.filled:.0%} of the cap used",
-    ]
+def _this_gpu(config: RunConfig) -> Gpu | None:
+    """This machine's GPU, if it is a known one."""
+    memory_gb = _this_memory(config)
+    return None if memory_gb is None else matching(torch.cuda.get_device_name(0), memory_gb)
 
 
 def _ranks_of_torchrun() -> int:
@@ -246,68 +135,3 @@ def _ranks_of_torchrun() -> int:
             "processes, or none"
         )
     return int(text)
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e18
-
-
-def measured_rates(run_dir: Path) -> Rates | None:
-    """Medians over the last 50 steps in a run's ``metrics.jsonl``; None where there are none.
-
-    Damaged records and steps without tokens are left out.
-    """
-    path = run_dir / "metrics.jsonl"
-    if not path.is_file():
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    rows = []
-    for line in lines[-50:]:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # a run that is being written, or was killed
-        if isinstance(row, dict) and all(_positive(row.get(key)) for key in _MEASURED):
-            rows.append(row)
-    if not rows:
-        return None
-    return Rates(
-        rollout=statistics.median(row["time_rollout"] / row["tokens"] for row in rows),
-        train=statistics.median(row["time_train"] / row["tokens"] for row in rows),
-        filled=statistics.median(row["response_len_mean"] / row["cap"] for row in rows),
-        steps=len(rows),
-        where=run_dir,
-    )
-
-
-def expected_hours(
-    config: RunConfig, rates: Rates, eval_questions: int
-) -> tuple[float, float, float]:
-    """Hours of the whole run, if responses fill the same share of the cap as measured.
-
-    Args:
-        config: the recipe.
-        rates: seconds a token, and the measured share of the cap.
-        eval_questions: held-out questions.
-
-    Returns:
-        Hours of sampling, of training and of evaluation.
-    """
-    schedule = config.schedule.build()
-    steps = config.train.steps
-    responses = config.rollout.prompts * config.rollout.group_size
-    tokens = rates.filled * responses * steps * schedule.mean(steps)
-    evaluated = {steps, *ends(schedule, steps, config.checkpoint.lag, steps)}
-    if config.eval.every:
-        evaluated |= set(range(config.eval.every, steps, config.eval.every))
-    evaluated |= {0} if config.eval.at_start else set()
-    graded = len(evaluated) * eval_questions * config.eval.samples
-    length = rates.filled * config.budgets[-1]
-    return (
-        tokens * rates.rollout / 3600,
-        tokens * rates.train / 3600,
-        graded * length * rates.rollout / 3600,
-    )

@@ -160,7 +160,8 @@ def _train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--dry-run",
         action="store_true",
-        help="only show the resolved configuration, memory per rank, tokens a step, expected hours",
+        help="only show the plan: resolved configuration, memory per rank, hours, money; no data, "
+        "weights, GPU or network needed",
     )
     planned = sub.add_argument_group("what --dry-run plans for")
     planned.add_argument(
@@ -174,6 +175,20 @@ def _train(sub: argparse.ArgumentParser) -> None:
         type=kinds.gigabytes,
         metavar="GB",
         help="of one GPU; default: as --gpu has it",
+    )
+    planned.add_argument(
+        "--gpus-per-node", type=kinds.positive, default=8, metavar="N", help="default: %(default)s"
+    )
+    planned.add_argument(
+        "--price",
+        type=kinds.price,
+        metavar="MONEY",
+        help="of a GPU hour; default: monitor.price_per_gpu_hour",
+    )
+    planned.add_argument(
+        "--mean-length",
+        metavar="SHARE|TOKENS",
+        help="mean response, as 50%% of the cap or 8000 tokens at the largest; default: assumed",
     )
     rates = planned.add_argument(
         "--rates",

@@ -46,8 +46,8 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train with SIRI; run again to continue",
             (
                 (
-                    "siri-train train siri-1.5b --dry-run --ranks 8 --gpu-memory 80",
-                    "plan: memory and hours on 8 GPUs of 80 GB",
+                    "siri-train train siri-1.5b --dry-run --ranks 8 --gpu h100",
+                    "plan: memory, hours and money on 8 H100",
                 ),
                 ("siri-train train smollm2-135m train.steps=3", "three steps on a CPU"),
                 (

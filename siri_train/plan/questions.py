@@ -61,6 +61,17 @@ class Questions:
     evaluation: dict[str, int]
     assumed: tuple[str, ...] = ()
 
+    def graded(self, config: RunConfig) -> int:
+        """Responses of one evaluation.
+
+        Args:
+            config: the recipe; a set may have a number of samples of its own.
+        """
+        own = {s.name or "": getattr(s, "samples", None) for s in config.data.eval}
+        return sum(
+            n * (own.get(name) or config.eval.samples) for name, n in self.evaluation.items()
+        )
+
     @property
     def held_out(self) -> int:
         """Held-out questions of all sets together."""
@@ -107,8 +118,9 @@ def read_what_is_here(config: RunConfig, *, only_missing: bool = False) -> Read:
             if lacking is None and not only_missing:
                 questions = read_source(source, split, named)
                 count = len(questions)
-            elif lacking is not None:
+            else:
                 count = known_rows(source, split)
+            if lacking is not None:
                 read.not_here.append(lacking)
             if key == "train":
                 read.train += questions
@@ -131,7 +143,7 @@ def known_rows(source: SourceConfig, default_split: str) -> int | None:
         source: an entry of ``data.train`` or ``data.eval``.
         default_split: where the source names none.
     """
-    if source.kind == "reasoning_gym":
+    if source.kind in ("reasoning_gym", "embedded"):
         return source.size
     known = known_set(source)
     if known is None:

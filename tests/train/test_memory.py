@@ -13,22 +13,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from bench.memory import peak_bytes
 from siri_kernels.linear_logprob.screen.quantise import screened_weight
-from siri_train.commands.dry_run import (
-    Rates,
-    describe_memory,
-    describe_time,
-    dry_run,
-    expected_hours,
-    measured_rates,
-    verdict,
-)
-from siri_train.plan.memory import GB, Memory, Sizes, estimate
+from siri_train.commands.dry_run import dry_run
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config, parse_config
 from siri_train.config.run import RunConfig
 from siri_train.model.attention import prepare
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy
+from siri_train.plan.memory import GB, Memory, Sizes, estimate
+from siri_train.plan.rates import Rates, expected_hours, measured_rates
+from siri_train.plan.text import describe_memory, describe_time, verdict
 from siri_train.train import train, update
 from siri_train.trainer.optimizer import make_optimizer
 from tests.train.conftest import TINY

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siri_train.commands.dry_run import Rates, describe_time, expected_hours
+from siri_train.plan.rates import Rates, expected_hours
+from siri_train.plan.text import describe_time
 from siri_train.schedule import LengthSchedule
 from tests.train.schedules import drawn_of_all, row_of
 
