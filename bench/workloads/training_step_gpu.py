@@ -38,13 +38,13 @@ from bench.workloads.step_model import (
     two_micro_batches,
 )
 from siri_kernels import linear_logprob, policy_loss, take_backward_stats
-from siri_train.plan.memory import Sizes, estimate
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import TrainConfig
 from siri_train.model.attention import attention_backend, prepare
 from siri_train.model.packing import micro_batches
 from siri_train.model.policy import Policy, apply_liger
+from siri_train.plan.memory import Sizes, estimate
 from siri_train.trainer.optimizer import make_optimizer, step_if_finite
 
 

@@ -25,7 +25,7 @@ from siri_train.plan.training_time import Machines
 
 @dataclass(frozen=True)
 class Assumed:
-    """What a plan takes for granted, because only a run can measure it.
+    """Values that a plan takes for granted, because only a run can measure them.
 
     Args:
         share: mean response length over the cap: low, middle, high.
@@ -75,7 +75,7 @@ class Hours:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes.
+    """The result: memory, hours, money and disk space of a run.
 
     Args:
         model: where its shape is from.
@@ -136,14 +136,8 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Of all checkpoints that are kept at the end."""
+        """Bytes of all checkpoints that are kept at the end."""
         return self.checkpoints * self.checkpoint_bytes
-
-    def __str__(self) -> str:
-        """The plan as ``--dry-run`` prints it."""
-        from siri_train.plan.text import plan_text
-
-        return "\n".join(plan_text(self))
 
 
 def plan(
@@ -219,7 +213,7 @@ def plan(
 
 
 def assumptions(config: RunConfig, share: float | None = None) -> Assumed:
-    """What a plan assumes about lengths.
+    """The lengths that a plan assumes.
 
     Args:
         config: the recipe.

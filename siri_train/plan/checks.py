@@ -38,7 +38,7 @@ from siri_train.trainer.reference_model import check_reference
 
 @dataclass(frozen=True)
 class Looked:
-    """What the checks found.
+    """The findings of the checks.
 
     Args:
         questions: how many there are, or are known or assumed to be.
@@ -88,7 +88,7 @@ def offline() -> None:
 
 
 def _missing(config: RunConfig) -> dict[str, str]:
-    """What is not here, by part of the recipe: a line each, with the remedy."""
+    """Things that are not here, by part of the recipe: a line each, with the remedy."""
     found = {}
     path = config.model.path
     if not _model_is_here(config):
@@ -184,14 +184,26 @@ def _model_is_here(config: RunConfig) -> bool:
 
 
 def _is_here(name: str) -> bool:
-    """Whether a path exists; a text that is no hub id counts, so that its error is told."""
+    """Whether a path exists; a text that is no hub id counts, so that its error comes up."""
     path = Path(name)
     try:
         there = path.exists() or path.is_symlink()
     except OSError:
         return True
     hub_id = len(path.parts) == 2 and not name.startswith((".", "/", "models/", "runs/"))
-    return there or not hub_id
+    return there or not hub_id or in_cache(name)
+
+
+def in_cache(name: str) -> bool:
+    """Whether the hub's cache on this machine holds a model's configuration and tokenizer.
+
+    Args:
+        name: a hub id.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("config.json", "tokenizer_config.json")
+    return all(isinstance(try_to_load_from_cache(name, file), str) for file in files)
 
 
 def _lacks(module: str) -> bool:
@@ -211,7 +223,7 @@ def _skeleton(model: Any) -> Any:
 
 
 def config_of(name: str, key: str = "model.path") -> Any:
-    """The configuration of a model that is a folder here, or whose shape is known.
+    """The configuration of a model that is a folder here, in the hub's cache, or of a known shape.
 
     Args:
         name: a folder or a hub id.
@@ -220,4 +232,5 @@ def config_of(name: str, key: str = "model.path") -> Any:
     Raises:
         ConfigError: it is neither.
     """
-    return load_config(name, key) if Path(name).exists() else known_config(name, key)
+    here = Path(name).exists() or (name.count("/") == 1 and in_cache(name))
+    return load_config(name, key) if here else known_config(name, key)

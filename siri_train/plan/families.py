@@ -36,15 +36,6 @@ def known_models() -> list[str]:
     return sorted(set(names), key=str.lower)
 
 
-def is_known(name: str) -> bool:
-    """Whether the shape of a hub id is packaged; upper and lower case are the same.
-
-    Args:
-        name: a hub id, OWNER/MODEL.
-    """
-    return name.lower() in _shapes()
-
-
 def known_config(name: str, key: str = "model.path") -> Any:
     """The configuration of a known model (transformers' ``PretrainedConfig``), without a download.
 

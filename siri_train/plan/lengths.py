@@ -1,7 +1,7 @@
 """Response lengths of a step: an assumption, because only a run can measure them.
 
-The mean is a share of the cap. Around it lengths are log-normal and cut at the cap, as those of
-reasoning models are: a median well below the mean and a tail that the cap cuts.
+The mean is a share of the cap. Around it lengths are log-normal, as those of reasoning
+models are: a median well below the mean and a tail that the cap truncates.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def quantiles(share: float, count: int, spread: float = SPREAD) -> list[float]:
     """``count`` lengths for the distribution, ascending, in caps, whose mean is ``share``.
 
     Args:
-        share: mean length over cap; 1: all responses are cut.
+        share: mean length over cap; 1: all responses are truncated.
         count: how many, at least 1.
         spread: standard deviation of the logarithm of a length.
     """

@@ -60,7 +60,7 @@ class Phase:
 
     @property
     def hours(self) -> float:
-        """Of the whole phase."""
+        """Hours of the whole phase."""
         return self.steps * self.step / 3600
 
 

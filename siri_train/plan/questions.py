@@ -80,7 +80,7 @@ class Questions:
 
 @dataclass
 class Read:
-    """What could be read.
+    """The result of reading the sources.
 
     Args:
         train, evaluation: the questions of the sources that are here.

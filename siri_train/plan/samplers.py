@@ -31,14 +31,6 @@ def flag(config: RunConfig, name: str) -> str | None:
     return None
 
 
-def _count(config: RunConfig, *names: str) -> int:
-    for name in names:
-        text = flag(config, name)
-        if text is not None and text.isascii() and text.isdigit() and int(text):
-            return int(text)
-    return 1
-
-
 def tensor_parallel(config: RunConfig, sizes: Sizes, gpu: Gpu) -> int:
     """GPUs of one server engine: what its flags say, else the fewest that hold model and sequence.
 
@@ -61,7 +53,7 @@ def server_gpus(config: RunConfig, sizes: Sizes, machines: Machines) -> int:
     """GPUs of the recipe's vLLM server; 0: its engine is in the trainer's process.
 
     Args:
-        config: the recipe. Of a server that it names by its address one whole machine is assumed.
+        config: the recipe. A server that it names by its address is taken for one whole machine.
         sizes: of its model.
         machines: the trainer's.
     """
@@ -116,7 +108,7 @@ def sampler_of(config: RunConfig, sizes: Sizes, machines: Machines) -> Sampler:
 
 
 def sampler_problem(config: RunConfig, sizes: Sizes, gpu: Gpu) -> str | None:
-    """What vLLM would refuse at its start, with the key to change; None: nothing.
+    """The reason for which vLLM would not start, with the key to change; None: there is none.
 
     Its share of a GPU must hold the weights and the cache of one longest sequence.
 

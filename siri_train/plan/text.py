@@ -9,6 +9,7 @@ from siri_train.config.run import RunConfig
 from siri_train.plan.build import Plan
 from siri_train.plan.checks import Looked
 from siri_train.plan.fitting import MOST_RANKS, USABLE
+from siri_train.plan.lengths import truncated
 from siri_train.plan.memory import GB, Memory, Sizes
 from siri_train.plan.questions import ASSUMED
 from siri_train.plan.rates import Rates, expected_hours
@@ -238,7 +239,8 @@ def _why(plan: Plan) -> list[str]:
         )
     empty = f"{last.rollout.idle:.0%} of its places x time is empty"
     return [
-        f"assumed: {given}; prompts of {plan.assumed.prompt:.0f} tokens",
+        f"assumed: {given}, and {truncated(middle):.0%} of them reach it; prompts of "
+        f"{plan.assumed.prompt:.0f} tokens",
         "low: vLLM as fast as its benchmarks; high: as slow as in trainers of early 2025, whose "
         "published runs the model meets within 27 %",
         "which of these a run is near has not been measured (docs/plan.md); --rates FOLDER of a "

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from siri_train.plan.memory import Sizes
 from siri_train.config.base import ConfigError
 from siri_train.model import lora
 from siri_train.model.policy import load_policy
+from siri_train.plan.memory import Sizes
 from siri_train.rollout.vllm.weight_sync import named_weights
 from siri_train.train import train
 from tests.torchrun import torchrun

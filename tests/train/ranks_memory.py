@@ -10,13 +10,13 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import peak_bytes
-from siri_train.plan.memory import Sizes, estimate
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import RunConfig
 from siri_train.model import fsdp
 from siri_train.model.attention import prepare
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy, token_logprobs
+from siri_train.plan.memory import Sizes, estimate
 from siri_train.train import update
 from siri_train.trainer.optimizer import make_optimizer
 from tests.train.conftest import TINY

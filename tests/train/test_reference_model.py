@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from bench.memory import peak_bytes
 from siri_train.commands.dry_run import dry_run
-from siri_train.plan.memory import Sizes, estimate
 from siri_train.config.base import ConfigError
 from siri_train.config.loss import LossConfig
 from siri_train.config.recipe import load_config, parse_config
@@ -22,6 +21,7 @@ from siri_train.model.attention import prepare
 from siri_train.model.demo_model import START_FOLDER
 from siri_train.model.packing import Sample
 from siri_train.model.policy import Policy
+from siri_train.plan.memory import Sizes, estimate
 from siri_train.train import train, update
 from siri_train.trainer.optimizer import make_optimizer
 from siri_train.trainer.reference_model import Reference
