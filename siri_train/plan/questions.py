@@ -33,7 +33,7 @@ class KnownSet:
 
 
 KNOWN = (
-    KnownSet("deepscaler", r"deepscaler", {"": 40315}),
+    KnownSet("deepscaler", r"deepscaler", {"": 40315, "validation": 512}),
     KnownSet("aime24", r"aime(20)?24", {"": 30}),
     KnownSet("aime25", r"aime(20)?25", {"": 30}),
     KnownSet("amc23", r"amc(20)?23", {"": 40}),
@@ -44,7 +44,8 @@ KNOWN = (
     KnownSet("mbpp", r"mbpp", {"train": 374, "test": 500, "validation": 90}),
 )
 """Questions of public sets: DeepScaleR-Preview and the rest as their own cards count them; the AMC
-set is that of AMC 2022 and 2023 with 83 questions, amc23 the one with 40."""
+set is that of AMC 2022 and 2023 with 83 questions, amc23 the one with 40. DeepScaleR has no
+validation split of its own: the packaged recipes set 512 of its questions aside."""
 
 
 @dataclass(frozen=True)
