@@ -94,7 +94,8 @@ def test_gpus_are_found_by_name_and_by_device() -> None:
     [
         ("hub:agentica-org/DeepScaleR-Preview-Dataset", {}, 40315),
         (["data/deepscaler/train.jsonl", "hub:x/y"], {"limit": 1000}, 1000),
-        ("data/deepscaler", {"split": "validation"}, 512), ("data/aime24.jsonl", {}, 30), ("data/AIME_2025.parquet", {"offset": 20}, 10),
+        ("data/deepscaler", {"split": "validation"}, 512),
+        ("data/aime24.jsonl", {}, 30), ("data/AIME_2025.parquet", {"offset": 20}, 10),
         ("data/amc.jsonl", {}, 83), ("data/amc23.jsonl", {}, 40), ("data/math-500.jsonl", {}, 500),
         ("hub:openai/gsm8k:main", {}, 1319), ("data/gsm8k", {"split": "train"}, 7473),
         ("data/mine.jsonl", {}, None),
