@@ -16,6 +16,7 @@ from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
 from siri_train.config import engines
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
+from siri_train.data.sources import responses_in_all
 from siri_train.model.policy import choose_device
 from siri_train.trainer.memory_check import advice
 from siri_train.trainer.preflight import model_config, preflight
@@ -95,7 +96,12 @@ def dry_run(
         f"{len(checked.train_questions)} training and {len(checked.eval_questions)} held-out "
         "questions",
         *describe_memory(config, sizes, memory, ranks, memory_gb),
-        *describe_time(config, rates, len(checked.eval_questions)),
+        *describe_time(
+            config,
+            rates,
+            len(checked.eval_questions),
+            responses_in_all(config, checked.eval_questions),
+        ),
     ]
     return "\n".join([config.to_yaml(), *(f"# {line}".rstrip() for line in lines)])
 
@@ -163,13 +169,19 @@ def verdict(config: RunConfig, memory: Memory, memory_gb: float) -> str:
     return f"does NOT fit: {need:.1f} GB, {usable:.1f} usable ({memory_gb:.0f} GB); {hint}"
 
 
-def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -> list[str]:
+def describe_time(
+    config: RunConfig,
+    rates: Rates | None,
+    eval_questions: int,
+    eval_responses: int | None = None,
+) -> list[str]:
     """Tokens of a step and, where rates have been measured, hours of the whole run.
 
     Args:
         config: the recipe.
         rates: seconds a token; None where no step has been measured.
         eval_questions: held-out questions.
+        eval_responses: see :func:`expected_hours`.
     """
     responses = config.rollout.prompts * config.rollout.group_size
     schedule = config.schedule.build()
@@ -186,7 +198,7 @@ def describe_time(config: RunConfig, rates: Rates | None, eval_questions: int) -
             "hours: unknown until a step has been measured (run a few with train.steps=2, or give "
             "a run on the same hardware: --rates FOLDER)",
         ]
-    rollout, train, evaluation = expected_hours(config, rates, eval_questions)
+    rollout, train, evaluation = expected_hours(config, rates, eval_questions, eval_responses)
     most = "" if config.train.max_tokens is None else "at most "  # as it may end earlier
     return [
         *lines,
@@ -243,7 +255,7 @@ def measured_rates(run_dir: Path) -> Rates | None:
 
 
 def expected_hours(
-    config: RunConfig, rates: Rates, eval_questions: int
+    config: RunConfig, rates: Rates, eval_questions: int, eval_responses: int | None = None
 ) -> tuple[float, float, float]:
     """Hours of the whole run, if responses fill the same share of the cap as measured.
 
@@ -251,6 +263,7 @@ def expected_hours(
         config: the recipe.
         rates: seconds a token, and the measured share of the cap.
         eval_questions: held-out questions.
+        eval_responses: to all of them in one evaluation; None: ``eval.samples`` to each.
 
     Returns:
         Hours of sampling, of training and of evaluation.
@@ -263,7 +276,9 @@ def expected_hours(
     if config.eval.every:
         evaluated |= set(range(config.eval.every, steps, config.eval.every))
     evaluated |= {0} if config.eval.at_start else set()
-    graded = len(evaluated) * eval_questions * config.eval.samples
+    if eval_responses is None:
+        eval_responses = eval_questions * config.eval.samples
+    graded = len(evaluated) * eval_responses
     length = rates.filled * config.budgets[-1]
     return (
         tokens * rates.rollout / 3600,

@@ -218,6 +218,15 @@ def test_refusals_name_the_key(recipe, overrides, machines, error):
         verl_options(recipe(*overrides), Machines(**{"gpus": 1, **machines}), **FILES)
 
 
+def test_one_number_of_samples_for_all_sets(recipe):
+    """verl has one val_kwargs.n: other numbers by set are refused, equal ones are taken."""
+    sets = "data.eval=[{kind: embedded, name: a, seed: 1, samples: %d}, {kind: embedded, name: b}]"
+    with pytest.raises(ConfigError, match=r"data.eval.N.samples: got a 4, b 2; verl samples all"):
+        verl_options(recipe(sets % 4, "eval.samples=2"), Machines(1), **FILES)
+    found = verl_options(recipe(sets % 2, "eval.samples=2"), Machines(1), **FILES)
+    assert found.values["actor_rollout_ref.rollout.val_kwargs.n"] == 2
+
+
 def test_a_key_that_nobody_reads_is_refused(recipe, monkeypatch):
     """So that one that recipes get later is not lost before somebody maps it."""
     from siri_train.integrations.verl import options
