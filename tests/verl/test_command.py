@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import re
 import shlex
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from siri_train.commands.parser import parse
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import RECIPES, load_config, parse_config
 from siri_train.config.run import RunConfig
+from siri_train.data.sources import EncodedQuestion
 from siri_train.integrations.verl import command
 from siri_train.integrations.verl.options import (
     ELSEWHERE,
@@ -30,14 +35,31 @@ ROOT = Path(__file__).parents[2]
 FILES = {"model": "m", "train_file": "t", "eval_file": "e"}
 
 
+def asked_for(name):
+    """Machines and --set of the command that the recipe's comment gives; else four GPUs."""
+    said = re.search(r"# verl +siri-train verl (.+)", (RECIPES / name).read_text())
+    if said is None:
+        return Machines(gpus=4), []
+    asked = parse(["verl", *shlex.split(said[1])])
+    assert asked.recipe == Path(name).stem
+    return Machines(gpus=asked.gpus, nodes=asked.nodes), asked.set
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
 def test_every_packaged_recipe_loads_in_verl(name):
     """Composed and validated by verl itself; then what verl will read, against the recipe."""
     config = load_config(name)
     config = config.model_copy(update={"output": "/tmp/run"})
-    machines = Machines(gpus=4)
+    machines, extra = asked_for(name)
     options = verl_options(config, machines, **FILES)
-    made = command.check_config(command.merged(options.values, ()))
+    words = command.merged(options.values, extra)
+    if config.model.lora is not None:  # verl looks for its sampler then, which is not here
+        assert "actor_rollout_ref.model.lora_rank=32" in words
+        with pytest.raises(ConfigError, match="vllm version None not supported"):
+            command.check_config(words)
+        return
+    made = command.check_config(words)
+    assert (made.trainer.n_gpus_per_node, made.trainer.nnodes) == (machines.gpus, machines.nodes)
     assert settings_of(made).schedule == config.schedule
     actor = omega_conf_to_dataclass(made.actor_rollout_ref.actor)
     assert type(actor).__name__ == "FSDPActorConfig" and actor.strategy == "fsdp2"
@@ -218,13 +240,23 @@ def test_refusals_name_the_key(recipe, overrides, machines, error):
         verl_options(recipe(*overrides), Machines(**{"gpus": 1, **machines}), **FILES)
 
 
-def test_one_number_of_samples_for_all_sets(recipe):
-    """verl has one val_kwargs.n: other numbers by set are refused, equal ones are taken."""
-    sets = "data.eval=[{kind: embedded, name: a, seed: 1, samples: %d}, {kind: embedded, name: b}]"
-    with pytest.raises(ConfigError, match=r"data.eval.N.samples: got a 4, b 2; verl samples all"):
-        verl_options(recipe(sets % 4, "eval.samples=2"), Machines(1), **FILES)
-    found = verl_options(recipe(sets % 2, "eval.samples=2"), Machines(1), **FILES)
-    assert found.values["actor_rollout_ref.rollout.val_kwargs.n"] == 2
+def test_sets_with_more_samples_are_repeated_in_the_file(recipe):
+    """verl has one val_kwargs.n: with it every question gets as many responses as here."""
+    draw = random.Random(seed := time.time_ns())
+    wanted = {name: draw.randint(1, 48) for name in "abc"}
+    sources = ", ".join(
+        f"{{kind: embedded, name: {name}, seed: {i}, size: {draw.randint(1, 5)}, samples: {n}}}"
+        for i, (name, n) in enumerate(wanted.items(), start=1)
+    )
+    config = recipe(f"data.eval=[{sources}]", "eval.samples=2")
+    found = verl_options(config, Machines(1), **FILES)
+    n = found.values["actor_rollout_ref.rollout.val_kwargs.n"]
+    asked = [EncodedQuestion(id="q", prompt_ids=(1,), answer="1", prompt="?", set=s) for s in "abc"]
+    rows = Counter(question.set for question in command.repeated(config, asked))
+    assert {name: n * rows[name] for name in "abc"} == wanted, f"seed {seed}: n = {n}"
+    more = {f"{name} {rows[name]} times" for name in "abc" if rows[name] > 1}
+    noted = [note for note in found.notes if note.startswith("data.eval.N.samples")]
+    assert bool(noted) == bool(more) and all(text in noted[0] for text in more), f"seed {seed}"
 
 
 def test_a_key_that_nobody_reads_is_refused(recipe, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 # siri-train reads these itself: for the data rows, the model folder and RunConfig's properties.
 ELSEWHERE = ("output", "data.train", "data.eval", "data.system", "data.instruction", "eval.budgets",
-             "model.path", "model.convert_from")  # fmt: skip
+             "eval.samples", "model.path", "model.convert_from")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,13 @@ def verl_options(
         for key, why in LEFT_OUT.items()
         if _get(config, key) != _get(defaults, key)
     ]
+    one = validation_samples(config)
+    sets = {name: config.samples_of(name) // one for name in config.data.set_names}
+    if more := ", ".join(f"{name} {times} times" for name, times in sets.items() if times > 1):
+        notes.append(
+            f"data.eval.N.samples: verl samples every held-out question {one} times, so questions "
+            f"are repeated in its file: {more}; means are over all of them"
+        )
     if config.train.lr_warmup_steps:
         notes.append("train.lr_warmup_steps: verl's first step has a learning rate of 0")
     return Options(values, notes)
@@ -327,27 +335,22 @@ def _rollout(config: RunConfig, machines: Machines) -> dict[str, Any]:
         f"{key}.max_model_len": config.data.max_prompt_len
         + max(config.schedule.max_len, *config.budgets),
         f"{key}.calculate_log_probs": True,
-        f"{key}.val_kwargs.n": _samples(config),
+        f"{key}.val_kwargs.n": validation_samples(config),
         f"{key}.val_kwargs.temperature": evaluation.temperature,
         f"{key}.val_kwargs.top_p": evaluation.top_p,
         f"{key}.val_kwargs.do_sample": evaluation.temperature > 0,
     }
 
 
-def _samples(config: RunConfig) -> int:
-    """Responses to each held-out question, of which verl has one number.
+def validation_samples(config: RunConfig) -> int:
+    """verl's ``val_kwargs.n``, one number for all sets: the largest that divides that of each set.
 
-    Raises:
-        ConfigError: sets with different numbers.
+    A question of a set with more samples is in the file of held-out questions several times.
+
+    Args:
+        config: the recipe; ``data.eval`` and ``eval.samples`` are used.
     """
-    found = {name: config.samples_of(name) for name in config.data.set_names or [""]}
-    if len(set(found.values())) > 1:
-        of = ", ".join(f"{name} {count}" for name, count in found.items())
-        raise ConfigError(
-            f"data.eval.N.samples: got {of}; verl samples all sets with one val_kwargs.n: give "
-            "every set the same number, or remove the key and set eval.samples"
-        )
-    return next(iter(found.values()))
+    return math.gcd(*(config.samples_of(name) for name in config.data.set_names or [""]))
 
 
 def _siri(config: RunConfig) -> dict[str, Any]:
