@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import shlex
@@ -238,6 +239,21 @@ def test_no_key_is_dropped_in_silence(key, field, recipe):
 def test_refusals_name_the_key(recipe, overrides, machines, error):
     with pytest.raises(ConfigError, match=error):
         verl_options(recipe(*overrides), Machines(**{"gpus": 1, **machines}), **FILES)
+
+
+def test_any_cycle_and_lag_has_an_interval_of_checkpoints(recipe):
+    """The one that a refusal names is taken, and what does not divide it is refused."""
+    draw = random.Random(seed := time.time_ns())
+    for cycle in (320, 480, 640, 2 * draw.randint(2, 400)):
+        lag = draw.randint(0, 2 * cycle)
+        keys = f"schedule.cycle={cycle}", f"checkpoint.lag={lag}", f"train.steps={3 * cycle}"
+        largest = math.gcd(cycle // 2, lag)
+        verl_options(recipe(*keys, f"checkpoint.every={largest}"), Machines(1), **FILES)
+        said = f", so of {largest}" if lag else f"half the cycle, {cycle // 2}"
+        with pytest.raises(ConfigError, match=f"checkpoint.every: got .*{said}:"):
+            every = f"checkpoint.every={cycle // 2 + 1}"
+            verl_options(recipe(*keys, every), Machines(1), **FILES)
+            pytest.fail(f"seed {seed}: {keys}")
 
 
 def test_sets_with_more_samples_are_repeated_in_the_file(recipe):
