@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import resource
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -239,6 +241,31 @@ def test_a_lag_of_half_a_cycle_gives_a_step_two_names(tiny: Any) -> None:
     assert (export(run, "siri-low-lagged") / "model.safetensors").read_bytes() == (
         run / "checkpoints" / "step_000004" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.costly
+@pytest.mark.draw(2, "runs")
+def test_any_lag_runs(tiny: Any) -> None:
+    """Up to beyond a cycle: the late checkpoint of each end, by name, cycle and step."""
+    draw = random.Random(seed := time.time_ns())
+    cycle, steps = draw.choice([2, 4, 6]), draw.randint(7, 9)
+    lag = draw.randint(1, steps + 1)
+    keys = f"schedule.cycle={cycle}", f"train.steps={steps}", f"checkpoint.lag={lag}"
+    run = train(tiny(*keys, "checkpoint.every=0"))
+    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
+    ends = {
+        (which, number + 1, end + late)
+        for name, first in (("siri-low", cycle // 2), ("siri-high", cycle))
+        for number, end in enumerate(range(first, steps + 1, cycle))
+        for which, late in ((name, 0), (f"{name}-lagged", lag))
+        if end + late <= steps
+    }
+    found = [(end["which"], end["cycle"], end["step"]) for end in manifest["cycles"]]
+    assert sorted(found) == sorted(ends), f"seed {seed}: {keys}"
+    assert list(checkpoints(run)) == sorted({steps, *(step for _, _, step in ends)}), f"seed {seed}"
+    for which in {which for which, _, _ in ends}:
+        newest = max(step for name, _, step in ends if name == which)
+        assert manifest[which]["step"] == newest, f"seed {seed}: {which}"
 
 
 @pytest.mark.draw(2, "runs")
