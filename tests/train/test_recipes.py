@@ -1,4 +1,4 @@
-"""The packaged recipes: the paper's values, a mark for every other one, and GPUs that are enough."""
+"""The packaged recipes: the paper's values, a mark for every other one, and enough memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 import yaml
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
+from siri_train.ablate.plan import Asked, build_plan
+from siri_train.ablate.presets import METHODS
 from siri_train.commands.dry_run import USABLE, verdict
 from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
 from siri_train.commands.parser import parse
@@ -118,7 +120,8 @@ def marks(name: str) -> dict[str, str]:
     """The comment beside each key of a recipe, without its ``#``."""
     lines = text(name).splitlines()
     return {
-        key: lines[line].partition(" # ")[2].strip() for key, line in leaves(yaml.compose(text(name)))
+        key: lines[line].partition(" # ")[2].strip()
+        for key, line in leaves(yaml.compose(text(name)))
     }
 
 
@@ -321,6 +324,14 @@ def test_any_cycle_of_the_paper_runs_with_any_lag(cycle: int) -> None:
         keys = [f"schedule.cycle={cycle}", f"checkpoint.lag={lag}"]
         config = load_config(draw.choice(FAMILY), keys)
         assert config.checkpoint.lag == lag and config.schedule.cycle == cycle, f"seed {seed}"
+    name, lag = draw.choice(FAMILY), draw.randint(1, 2000)
+    asked = Asked(
+        name, Path("x"), overrides=[f"checkpoint.lag={lag}"], methods=[draw.choice([*METHODS])],
+        vary=["schedule.cycle=320,480,640"],
+    )  # fmt: skip
+    assert len({run.config.schedule.cycle for run in build_plan(asked).runs}) == 3, (
+        f"seed {seed}: {asked}"
+    )
 
 
 def test_the_page_lists_every_recipe() -> None:

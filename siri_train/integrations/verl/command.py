@@ -18,12 +18,8 @@ from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.data.sources import EncodedQuestion, QuestionSampler
 from siri_train.files import replace_text
-from siri_train.integrations.verl.options import (
-    PLAIN_TEMPLATE,
-    Machines,
-    validation_samples,
-    verl_options,
-)
+from siri_train.integrations.verl.held_out import repeated
+from siri_train.integrations.verl.options import PLAIN_TEMPLATE, Machines, verl_options
 from siri_train.integrations.verl.settings import AGENT_LOOP, REWARD_MANAGER, settings_of
 from siri_train.model.chat_template import prompt_messages
 from siri_train.model.policy import resolve_model_path
@@ -69,9 +65,8 @@ def prepare(config: RunConfig, machines: Machines, extra: Sequence[str] = ()) ->
     check_prompts(config, checked, model)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "train.parquet", config, checked.train_questions, AGENT_LOOP)
-    write_rows(
-        folder / "eval.parquet", config, repeated(config, checked.eval_questions), "single_turn_agent"
-    )
+    held_out = repeated(config, checked.eval_questions)
+    write_rows(folder / "eval.parquet", config, held_out, "single_turn_agent")
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
     replace_text(folder / "command.sh", as_script(command))
     return Prepared(command, options.notes, composed)
@@ -231,20 +226,6 @@ def check_prompts(config: RunConfig, checked: Checked, model: str) -> None:
                 f"question {question.id}, {ids[:8]}... for {list(question.prompt_ids[:8])}...: it "
                 "always uses a chat template"
             )
-
-
-def repeated(config: RunConfig, questions: Sequence[EncodedQuestion]) -> list[EncodedQuestion]:
-    """The held-out questions as verl needs them, which samples all of them equally often.
-
-    Args:
-        config: the recipe, with the number of samples of each set.
-        questions: held-out questions.
-
-    Returns:
-        Each question as often as its set has more samples than ``validation_samples``.
-    """
-    one = validation_samples(config)
-    return [q for q in questions for _ in range(config.samples_of(q.set) // one)]
 
 
 def write_rows(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from siri_kernels.integrations import verl as kernels
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.integrations.verl.checkpoints import check_save_freq
+from siri_train.integrations.verl.held_out import samples_notes, validation_samples
 from siri_train.integrations.verl.settings import REWARD_MANAGER
 from siri_train.rewards import require_single
 
@@ -123,13 +123,7 @@ def verl_options(
         for key, why in LEFT_OUT.items()
         if _get(config, key) != _get(defaults, key)
     ]
-    one = validation_samples(config)
-    sets = {name: config.samples_of(name) // one for name in config.data.set_names}
-    if more := ", ".join(f"{name} {times} times" for name, times in sets.items() if times > 1):
-        notes.append(
-            f"data.eval.N.samples: verl samples every held-out question {one} times, so questions "
-            f"are repeated in its file: {more}; means are over all of them"
-        )
+    notes += samples_notes(config)
     if config.train.lr_warmup_steps:
         notes.append("train.lr_warmup_steps: verl's first step has a learning rate of 0")
     return Options(values, notes)
@@ -340,17 +334,6 @@ def _rollout(config: RunConfig, machines: Machines) -> dict[str, Any]:
         f"{key}.val_kwargs.top_p": evaluation.top_p,
         f"{key}.val_kwargs.do_sample": evaluation.temperature > 0,
     }
-
-
-def validation_samples(config: RunConfig) -> int:
-    """verl's ``val_kwargs.n``, one number for all sets: the largest that divides that of each set.
-
-    A question of a set with more samples is in the file of held-out questions several times.
-
-    Args:
-        config: the recipe; ``data.eval`` and ``eval.samples`` are used.
-    """
-    return math.gcd(*(config.samples_of(name) for name in config.data.set_names or [""]))
 
 
 def _siri(config: RunConfig) -> dict[str, Any]:
