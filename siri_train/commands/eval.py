@@ -18,7 +18,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
 from siri_train.config.run import RunConfig
 from siri_train.data.gate import check_data
-from siri_train.data.sources import encode_questions, read_evaluation
+from siri_train.data.sources import encode_questions, read_evaluation, responses_in_all
 from siri_train.files import replace_text
 from siri_train.model.folder import check_model
 from siri_train.model.ids import require_chat
@@ -90,7 +90,7 @@ def grade_checkpoint(
     policy = load_policy(model, device, named="eval")
     encoded = encode_questions(questions, policy.tokenizer, config.data)
     words = TokenGroups(policy.tokenizer, config.monitor.token_groups)
-    progress = Progress("eval", len(encoded) * config.eval.samples)
+    progress = Progress("eval", responses_in_all(config, encoded))
     with (
         closing(progress),
         closing(build_verifier(config.reward)) as verifier,

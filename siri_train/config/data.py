@@ -31,6 +31,9 @@ class SourceConfig(Section):
     name: SetName | None = None
     """``data.eval`` only: the set that the questions belong to. Sources of one name are one set;
     every set has figures of its own (docs/evaluation.md). null: all sources are one set."""
+    samples: int | None = Field(None, gt=0, le=2**16)
+    """``data.eval`` only: responses to each question, for a set that needs more or fewer than the
+    others; the same for all sources of a set. null: ``eval.samples``."""
     path: UserPath | list[UserPath] = ""
     """JSONL, Parquet, a folder with SPLIT.jsonl, or ``hub:NAME``; of a list, the first found."""
     split: Word | None = None
@@ -106,15 +109,35 @@ class DataConfig(Section):
                     f"train.{number}.name ({source.name}): only sources of data.eval form sets; "
                     "remove it"
                 )
+            if source.samples is not None:
+                raise ValueError(
+                    f"train.{number}.samples ({source.samples}): only sources of data.eval have "
+                    "samples; training takes rollout.group_size responses; remove it"
+                )
         unnamed = [i for i, source in enumerate(self.eval) if source.name is None]
         if unnamed and len(unnamed) < len(self.eval):
             raise ValueError(
                 f"eval.{unnamed[0]} has no name, but others have one: give every source of "
                 "data.eval a name, or none"
             )
+        first: dict[str | None, int] = {}
+        for number, source in enumerate(self.eval):
+            other = first.setdefault(source.name, number)
+            if source.samples != self.eval[other].samples:
+                values = [_shown(self.eval[i].samples) for i in (number, other)]
+                where = f"the set {source.name}" if source.name else "one set (none has a name)"
+                raise ValueError(
+                    f"eval.{number}.samples ({values[0]}) and eval.{other}.samples ({values[1]}) "
+                    f"are of {where}, which has one number of samples: give both the same, or "
+                    "names of their own"
+                )
         return self
 
     @property
     def set_names(self) -> list[str]:
         """The names of the evaluation sets, in the order of ``eval``; empty without names."""
         return list(dict.fromkeys(source.name for source in self.eval if source.name is not None))
+
+
+def _shown(samples: int | None) -> str:
+    return "null" if samples is None else str(samples)

@@ -106,7 +106,8 @@ class EvalConfig(Section):
     every: StepsOrNone = 40
     """Steps between evaluations; 0: only at the start, the cycle's ends and the end."""
     samples: int = Field(1, gt=0, le=2**16)
-    """Responses per question; also the largest k of pass@k."""
+    """Responses per question; also the largest k of pass@k. ``data.eval.N.samples`` is another
+    number for a set."""
     temperature: float = Field(1.0, ge=0, le=100)
     """0: greedy; else at least 0.01."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -329,6 +330,18 @@ class RunConfig(Section):
         """Evaluation budgets in tokens, ascending; the last one is what is generated."""
         schedule = self.schedule.build()  # a constant cap may lie below schedule.min_len
         return sorted(set(self.eval.budgets or [schedule.min_len, schedule.max_len]))
+
+    def samples_of(self, name: str) -> int:
+        """Responses to each held-out question of a set.
+
+        Args:
+            name: of the set; empty where sets have no names.
+
+        Raises:
+            KeyError: no source of ``data.eval`` has the name.
+        """
+        own = {source.name or "": source.samples for source in self.data.eval}[name]
+        return self.eval.samples if own is None else own
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML, which ``load_config`` reads back unchanged."""

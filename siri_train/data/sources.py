@@ -126,6 +126,16 @@ def read_evaluation(config: RunConfig) -> list[Question]:
     return questions
 
 
+def responses_in_all(config: RunConfig, questions: Sequence[EncodedQuestion]) -> int:
+    """The responses that one evaluation samples.
+
+    Args:
+        config: the recipe; ``data.eval`` and ``eval.samples`` are used.
+        questions: its held-out questions.
+    """
+    return sum(config.samples_of(question.set) for question in questions)
+
+
 def _read(source: SourceConfig, default_split: str, named: str) -> list[Question]:
     progress = Notice(f"{named}.size", "questions made", source.size)
     if source.kind == "embedded":

@@ -68,7 +68,7 @@ class Questions:
         Args:
             config: the recipe; a set may have a number of samples of its own.
         """
-        own = {s.name or "": getattr(s, "samples", None) for s in config.data.eval}
+        own = {s.name or "": s.samples for s in config.data.eval}
         return sum(
             n * (own.get(name) or config.eval.samples) for name, n in self.evaluation.items()
         )

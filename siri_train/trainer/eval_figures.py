@@ -39,21 +39,6 @@ class Graded:
     lengths: NDArray[np.int64]
     words: Counts
 
-    def of(self, places: Sequence[int]) -> Graded:
-        """The responses to some of the questions."""
-        samples = self.lengths.shape[1]
-        return Graded(
-            self.budgets,
-            self.right[:, places],
-            self.correct[:, places],
-            self.truncated[:, places],
-            self.unjudged[places],
-            self.lengths[places],
-            self.words.reshape(-1, samples, self.words.shape[1])[places].reshape(
-                -1, self.words.shape[1]
-            ),
-        )
-
 
 def figures(graded: Graded, groups: TokenGroups) -> dict[str, Any]:
     """The figures of a set as in ``eval.jsonl``, without its budgets.

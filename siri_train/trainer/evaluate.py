@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,10 +37,15 @@ class Evaluated(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Grades ``eval.samples`` responses to every held-out question; the seed never changes.
+    """Grades responses to every held-out question; the seed never changes.
+
+    A question has ``eval.samples`` responses, or those that its set asks for
+    (``data.eval.N.samples``). All sets are sampled in one call: where they differ, a prompt is put
+    several times with as many responses as divide all numbers.
 
     Args:
-        config: the recipe; ``eval``, its budgets, ``reward.think`` and ``seed`` are used.
+        config: the recipe; ``data.eval``, ``eval``, its budgets, ``reward.think`` and ``seed`` are
+            used.
         questions: held-out questions.
         engine: samples the responses.
         policy: whose end-of-sequence set and tokenizer are used.
@@ -78,12 +84,15 @@ class Evaluation:
             EngineError: the engine failed.
         """
         started = time.perf_counter()
-        budgets, samples = self.config.budgets, self.config.eval.samples
+        budgets = self.config.budgets
+        samples = [self.config.samples_of(question.set) for question in self.questions]
+        each = math.gcd(*samples)
+        owners = [place for place, n in enumerate(samples) for _ in range(n)]
         groups = self.engine.generate(
-            [q.prompt_ids for q in self.questions],
+            [self.questions[place].prompt_ids for place in owners[::each]],
             SamplingParams(
                 max_tokens=budgets[-1],
-                n=samples,
+                n=each,
                 temperature=self.config.eval.temperature,
                 top_p=self.config.eval.top_p,
                 stop_token_ids=self.policy.eos_ids,
@@ -97,25 +106,32 @@ class Evaluation:
         if any(completion.cancelled for completion in completions):
             return None
         texts = self.policy.decode([c.token_ids for c in completions])
-        golds = [question.answer for question in self.questions for _ in range(samples)]
-        graded = self._graded(completions, self._grades(completions, texts, golds))
+        grades = self._grades(completions, texts, owners)
         places: dict[str, list[int]] = {}
         for place, question in enumerate(self.questions):
             places.setdefault(question.set, []).append(place)
-        of = {name: graded.of(some) for name, some in places.items()}
+        of = {}
+        for name in places:
+            own = [i for i, place in enumerate(owners) if self.questions[place].set == name]
+            mine = {budget: [at[i] for i in own] for budget, at in grades.items()}
+            of[name] = self._graded(
+                [completions[i] for i in own], mine, self.config.samples_of(name)
+            )
         found = {name: figures(part, self.words) for name, part in of.items()}
         selecting = self.config.eval.select or next(iter(found))
         cost = {
             "seconds": time.perf_counter() - started,
-            "tokens_sampled": int(graded.lengths.sum()),
+            "tokens_sampled": sum(len(completion.token_ids) for completion in completions),
         }
         row: dict[str, Any] = {"budgets": list(budgets), **cost, **found[selecting]}
         if "" not in found:
             row |= {"set": selecting, "sets": found}
         return Evaluated(row, [self._record(name, places[name], of[name]) for name in of])
 
-    def _graded(self, completions: Sequence[Completion], at: dict[int, list[Grade]]) -> Graded:
-        shape = len(self.questions), self.config.eval.samples
+    def _graded(
+        self, completions: Sequence[Completion], at: dict[int, list[Grade]], samples: int
+    ) -> Graded:
+        shape = len(completions) // samples, samples
         grades = list(at.values())
         return Graded(
             budgets=list(at),
@@ -142,13 +158,16 @@ class Evaluation:
         )
 
     def _grades(
-        self, completions: Sequence[Completion], texts: Sequence[str], golds: Sequence[str]
+        self, completions: Sequence[Completion], texts: Sequence[str], owners: Sequence[int]
     ) -> dict[int, list[Grade]]:
-        """The grades at each budget; every text is decoded and graded once."""
+        """The grades at each budget, by response; every text is decoded and graded once.
+
+        ``owners`` are the places of the questions that were responded to.
+        """
         reward = self.config.reward
+        golds = [self.questions[place].answer for place in owners]
         opened = thinking(
-            self.policy.tokenizer,
-            [q.prompt_ids for q in self.questions for _ in range(self.config.eval.samples)],
+            self.policy.tokenizer, [self.questions[place].prompt_ids for place in owners]
         )
         responses = [
             Response(text, completion.finish_reason, inside)

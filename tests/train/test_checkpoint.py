@@ -210,38 +210,6 @@ def test_saving_reports_any_error_as_its_own(
 
 
 @pytest.mark.draw(2, "runs")
-def test_lagged_checkpoints(tiny: Any) -> None:
-    run = train(
-        tiny("schedule.cycle=8", "train.steps=10", "checkpoint.lag=2", "checkpoint.every=0")
-    )
-    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
-    assert {k: v["step"] for k, v in manifest.items() if k != "cycles"} == {
-        "siri-low": 4, "siri-low-lagged": 6, "siri-high": 8, "siri-high-lagged": 10,
-    }  # fmt: skip
-    assert [end["cycle"] for end in manifest["cycles"]] == [1, 1, 1, 1]
-    assert list(checkpoints(run)) == [4, 6, 8, 10]
-
-
-@pytest.mark.draw(2, "runs")
-def test_a_lag_of_half_a_cycle_gives_a_step_two_names(tiny: Any) -> None:
-    run = train(tiny("train.steps=6", "checkpoint.lag=2", "checkpoint.every=0"))
-    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
-    assert {k: v["step"] for k, v in manifest.items() if k != "cycles"} == {
-        "siri-low": 6, "siri-high": 4, "siri-low-lagged": 4, "siri-high-lagged": 6,
-    }  # fmt: skip
-    assert [(end["which"], end["cycle"], end["step"]) for end in manifest["cycles"]] == [
-        ("siri-low", 1, 2), ("siri-high", 1, 4), ("siri-low-lagged", 1, 4), ("siri-low", 2, 6),
-        ("siri-high-lagged", 1, 6),
-    ]  # fmt: skip
-    names = [json.loads(line)["name"] for line in (run / "eval.jsonl").read_text().splitlines()]
-    assert names[-3:] == ["siri-low", "siri-high", "siri-low"]  # of two names the end's own
-    assert list(checkpoints(run)) == [2, 4, 6]
-    assert (export(run, "siri-low-lagged") / "model.safetensors").read_bytes() == (
-        run / "checkpoints" / "step_000004" / "model.safetensors"
-    ).read_bytes()
-
-
-@pytest.mark.draw(2, "runs")
 def test_the_best_by_metric_is_kept(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best of given evaluations stays, among equal ones the shorter; before training none."""
     given = iter([(0.9, 50), (0.3, 40), (0.5, 40), (0.5, 40), (0.5, 30), (0.4, 9)])

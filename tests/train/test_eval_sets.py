@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
 from siri_train.data.gate import check_data
 from siri_train.data.questions import Question
-from siri_train.data.sources import read_evaluation
+from siri_train.data.sources import read_evaluation, responses_in_all
 from siri_train.monitor.question_records import (
     FILE,
     QuestionRecord,
@@ -42,6 +43,15 @@ TWO = [
         ({}, ["eval.select=dev"], "no source has a name"),
         ({"eval": [{"kind": "embedded", "name": "a/b"}]}, (), "takes the name of a set"),
         ({"eval": [{"kind": "embedded", "name": ""}]}, (), "takes the name of a set"),
+        ({"train": [{"kind": "embedded", "samples": 4}]}, (), "train.0.samples (4): only sources"),
+        ({"eval": [{**TWO[0], "samples": 0}]}, (), "data.eval.0.samples"),
+        ({"eval": TWO}, ["data.eval.2.samples=4"], "eval.2.samples (4) and eval.0.samples (null)"),
+        ({"eval": TWO}, ["data.eval.0.samples=4", "data.eval.2.samples=2"], "the set test, which"),
+        (
+            {"eval": [{"kind": "embedded"}, {"kind": "embedded", "samples": 2}]},
+            (),
+            "eval.1.samples (2) and eval.0.samples (null) are of one set",
+        ),
     ],
 )
 def test_what_a_recipe_may_not_say(data: dict, overrides: list[str], said: str) -> None:
@@ -56,6 +66,18 @@ def test_sources_of_one_name_are_one_set() -> None:
     assert [q.set for q in questions] == ["test"] * 6 + ["validation"] * 5 + ["test"] * 4
     assert config.data.set_names == ["test", "validation"]
     assert all(not q.set for q in read_evaluation(parse_config({}, ["data.eval.0.size=3"])))
+    again = parse_config(config.model_dump(mode="json"), [])
+    assert again.data == config.data
+
+
+def test_a_set_may_have_its_own_number_of_samples() -> None:
+    own = ["data.eval.0.samples=4", "data.eval.2.samples=4"]
+    config = parse_config({"data": {"eval": TWO}}, [*own, "eval.samples=3"])
+    assert (config.samples_of("test"), config.samples_of("validation")) == (4, 3)
+    questions = [SimpleNamespace(set=question.set) for question in read_evaluation(config)]
+    assert responses_in_all(config, questions) == 10 * 4 + 5 * 3  # type: ignore[arg-type]
+    alone = parse_config({}, ["data.eval.0.samples=2", "eval.samples=9"])
+    assert alone.samples_of("") == 2 and parse_config({}, ["eval.samples=9"]).samples_of("") == 9
     again = parse_config(config.model_dump(mode="json"), [])
     assert again.data == config.data
 
@@ -137,7 +159,8 @@ def test_records_without_an_evaluation_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_continued_writes_the_same_records(tiny: Any, tmp_path: Path) -> None:
-    sets = f"data.eval={TWO}".replace("'", '"')
+    own = [{**TWO[0], "samples": 3}, TWO[1], {**TWO[2], "samples": 3}]
+    sets = f"data.eval={own}".replace("'", '"')
     whole = train(tiny(f"output={tmp_path / 'whole'}", sets, "train.steps=4", "eval.every=1"))
     folder = train(tiny(f"output={tmp_path / 'parts'}", sets, "train.steps=2", "eval.every=1"))
     # Killed after the records of an evaluation, before its row; and in the middle of a line.

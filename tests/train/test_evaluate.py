@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ import pytest
 from siri_train.config.recipe import parse_config
 from siri_train.data.sources import EncodedQuestion
 from siri_train.monitor.token_groups import TokenGroups
+from siri_train.report.eval_table import evaluation_table
 from siri_train.rewards import make_verifier
 from siri_train.rollout import Completion, SamplingParams
+from siri_train.statistics.pass_at_k import doubled
 from siri_train.trainer.evaluate import Evaluated, Evaluation
 
 
@@ -24,6 +27,7 @@ class Scripted:
 
     def __init__(self, script: list[list[tuple[int, bool]]]) -> None:
         self.script = script
+        self.left = [list(answers) for answers in script]
 
     def generate(
         self,
@@ -32,15 +36,24 @@ class Scripted:
         progress: object = None,
         cancelled: object = None,
     ) -> list[list[Completion]]:
-        return [
-            [
-                Completion([int(right)] * (length - 1) + [2], [0.0] * length, "stop")
-                if length <= params.max_tokens
-                else Completion([int(right)] * params.max_tokens, [0.0] * length, "length")
-                for length, right in answers
-            ]
-            for answers in self.script
-        ]  # fmt: skip
+        """Prompt ``(1, place)``: the next answers in line to the question at this place."""
+        found = []
+        for _, place in prompts:  # type: ignore[attr-defined]
+            answers, self.left[place] = (
+                self.left[place][: params.n],
+                self.left[place][params.n :],
+            )
+            assert len(answers) == params.n
+            found.append(
+                [
+                    Completion([int(right)] * (length - 1) + [2], [0.0] * length, "stop")
+                    if length <= params.max_tokens
+                    else Completion([int(right)] * params.max_tokens, [0.0] * length, "length")
+                    for length, right in answers
+                ]
+            )
+        assert not any(self.left), "every answer is asked for once"
+        return found
 
     def sync(self) -> None: ...
 
@@ -55,12 +68,20 @@ def evaluated(
     sets: Sequence[str] = (),
     select: str | None = None,
 ) -> Evaluated:
-    """The evaluation of scripted answers; ``sets`` names the set of each question."""
+    """The evaluation of scripted answers; ``sets`` names the set of each question.
+
+    The first question's number of answers is ``eval.samples``; a set with another has its own.
+    """
     questions = [
-        EncodedQuestion(f"q{i}", (1,), "7", f"question {i}", set=sets[i] if sets else "")
+        EncodedQuestion(f"q{i}", (1, i), "7", f"question {i}", set=sets[i] if sets else "")
         for i in range(len(script))
     ]
-    sources = [{"kind": "embedded", "name": name} for name in dict.fromkeys(sets)]
+    counts = {name: len(answers) for name, answers in zip(sets, script, strict=False)}
+    sources: list[dict[str, Any]] = [
+        {"kind": "embedded", "name": name}
+        | ({"samples": counts[name]} if counts[name] != len(script[0]) else {})
+        for name in dict.fromkeys(sets)
+    ]
     config = parse_config(
         {"data": {"eval": sources}, "eval": {"select": select}} if sets else {},
         [
@@ -171,6 +192,41 @@ def test_named_sets_have_the_figures_of_evaluations_of_their_own() -> None:
     other = evaluated(script, [5, 30], sets=sets, select="hard").row
     assert other["set"] == "hard" and other["sets"] == found.row["sets"]
     assert {key: other[key] for key in easy} == other["sets"]["hard"]
+
+
+def test_sets_with_other_numbers_of_samples() -> None:
+    """1 to 5 sets of unequal sizes: each as if it were evaluated alone, from one call."""
+    seed = random.SystemRandom().randrange(2**32)
+    rng = random.Random(seed)
+    names = [f"set{i}" for i in range(rng.randrange(1, 6))]
+    samples = {name: rng.choice([1, 2, 3, 4, 6, 8]) for name in names}
+    chance = {name: rng.random() for name in names}
+    sets = [*names, *(rng.choice(names) for _ in range(40))]
+    script = [
+        [(rng.randrange(1, 40), rng.random() < chance[name]) for _ in range(samples[name])]
+        for name in sets
+    ]
+    found = evaluated(script, [5, 30], sets=sets)
+    for record in found.records:
+        name = record.set
+        assert name is not None and record.samples == samples[name], seed
+        mine = [answers for answers, of in zip(script, sets, strict=True) if of == name]
+        alone = run(mine, [5, 30])
+        del alone["seconds"], alone["tokens_sampled"]
+        assert {"budgets": [5, 30], **found.row["sets"][name]} == alone, (name, seed)
+    sampled = sum(min(length, 30) for answers in script for length, _ in answers)
+    assert found.row["tokens_sampled"] == sampled, seed
+    text = evaluation_table(found.row)
+    for name in names:
+        (line, _) = (line for line in text.splitlines() if line.startswith(f"| {name} "))
+        assert f"{sets.count(name)} x {samples[name]} |" in line, (text, seed)
+        lacking = {*_columns(text)} - {*doubled(samples[name])}
+        assert line.count(" - |") == len(lacking), (text, seed)
+
+
+def _columns(text: str) -> list[int]:
+    """The k of the columns pass@k."""
+    return [int(k) for k in re.findall(r"pass@(\d+)", text.splitlines()[0])]
 
 
 def test_records_give_the_figures_again() -> None:

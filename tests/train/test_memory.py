@@ -139,7 +139,7 @@ DISTILL_7B = qwen(3584, 18944, 28, 28, 4, 152064)
     [
         ("siri-1.5b.yaml", DISTILL_1_5B, 1_777_088_000, 8, 80),
         ("siri-7b.yaml", DISTILL_7B, 7_615_616_512, 16, 80),
-        ("siri-1.5b-h200.yaml", DISTILL_1_5B, 1_777_088_000, 1, 141),
+        ("siri-1.5b-1gpu.yaml", DISTILL_1_5B, 1_777_088_000, 1, 80),
     ],
 )
 def test_the_papers_recipes_fit(
@@ -173,7 +173,7 @@ def test_what_does_not_fit_names_the_key() -> None:
     alone = estimate(config, shape, ranks=1)
     assert alone.training["weights"] == 4 * shape.parameters
     assert "does NOT fit" in verdict(config, alone, 80)
-    crowded = load_config("siri-7b.yaml", ["rollout.batch_rows=64"])
+    crowded = load_config("siri-7b.yaml", ["rollout.engine=transformers", "rollout.batch_rows=64"])
     text = verdict(crowded, estimate(crowded, shape, ranks=16), 80)
     assert "does NOT fit" in text and "rollout.batch_rows (64)" in text
     stored = load_config(

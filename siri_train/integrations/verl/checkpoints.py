@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def check_save_freq(
         )
     if ends:
         half = schedule.cycle // 2
-        also = f" and of the lag, {lag}" if lag else ""
+        also = f" and of the lag, {lag}, so of {math.gcd(half, lag)}" if lag else ""
         raise ConfigError(
             f"{key}: got {every}; takes a divisor of half the cycle, {half}{also}: verl saves at "
             "multiples of it only, and siri-low and siri-high lie there"

@@ -18,6 +18,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.data.sources import EncodedQuestion, QuestionSampler
 from siri_train.files import replace_text
+from siri_train.integrations.verl.held_out import repeated
 from siri_train.integrations.verl.options import PLAIN_TEMPLATE, Machines, verl_options
 from siri_train.integrations.verl.settings import AGENT_LOOP, REWARD_MANAGER, settings_of
 from siri_train.model.chat_template import prompt_messages
@@ -64,7 +65,8 @@ def prepare(config: RunConfig, machines: Machines, extra: Sequence[str] = ()) ->
     check_prompts(config, checked, model)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "train.parquet", config, checked.train_questions, AGENT_LOOP)
-    write_rows(folder / "eval.parquet", config, checked.eval_questions, "single_turn_agent")
+    held_out = repeated(config, checked.eval_questions)
+    write_rows(folder / "eval.parquet", config, held_out, "single_turn_agent")
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
     replace_text(folder / "command.sh", as_script(command))
     return Prepared(command, options.notes, composed)

@@ -13,6 +13,7 @@ from siri_kernels.integrations import verl as kernels
 from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.integrations.verl.checkpoints import check_save_freq
+from siri_train.integrations.verl.held_out import samples_notes, validation_samples
 from siri_train.integrations.verl.settings import REWARD_MANAGER
 from siri_train.rewards import require_single
 
@@ -60,7 +61,7 @@ ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 # siri-train reads these itself: for the data rows, the model folder and RunConfig's properties.
 ELSEWHERE = ("output", "data.train", "data.eval", "data.system", "data.instruction", "eval.budgets",
-             "model.path", "model.convert_from")  # fmt: skip
+             "eval.samples", "model.path", "model.convert_from")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def verl_options(
         for key, why in LEFT_OUT.items()
         if _get(config, key) != _get(defaults, key)
     ]
+    notes += samples_notes(config)
     if config.train.lr_warmup_steps:
         notes.append("train.lr_warmup_steps: verl's first step has a learning rate of 0")
     return Options(values, notes)
@@ -327,7 +329,7 @@ def _rollout(config: RunConfig, machines: Machines) -> dict[str, Any]:
         f"{key}.max_model_len": config.data.max_prompt_len
         + max(config.schedule.max_len, *config.budgets),
         f"{key}.calculate_log_probs": True,
-        f"{key}.val_kwargs.n": evaluation.samples,
+        f"{key}.val_kwargs.n": validation_samples(config),
         f"{key}.val_kwargs.temperature": evaluation.temperature,
         f"{key}.val_kwargs.top_p": evaluation.top_p,
         f"{key}.val_kwargs.do_sample": evaluation.temperature > 0,
