@@ -14,6 +14,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.run import RunConfig
 from siri_train.integrations.verl.checkpoints import check_save_freq
 from siri_train.integrations.verl.settings import REWARD_MANAGER
+from siri_train.integrations.verl.validation import validation_samples
 from siri_train.rewards import require_single
 
 # A ratio is at most exp(20) = 4.9e8, so this dual clip never acts; verl has no switch for it.
@@ -327,27 +328,11 @@ def _rollout(config: RunConfig, machines: Machines) -> dict[str, Any]:
         f"{key}.max_model_len": config.data.max_prompt_len
         + max(config.schedule.max_len, *config.budgets),
         f"{key}.calculate_log_probs": True,
-        f"{key}.val_kwargs.n": _samples(config),
+        f"{key}.val_kwargs.n": validation_samples(config),
         f"{key}.val_kwargs.temperature": evaluation.temperature,
         f"{key}.val_kwargs.top_p": evaluation.top_p,
         f"{key}.val_kwargs.do_sample": evaluation.temperature > 0,
     }
-
-
-def _samples(config: RunConfig) -> int:
-    """Responses to each held-out question, of which verl has one number.
-
-    Raises:
-        ConfigError: sets with different numbers.
-    """
-    found = {name: config.samples_of(name) for name in config.data.set_names or [""]}
-    if len(set(found.values())) > 1:
-        of = ", ".join(f"{name} {count}" for name, count in found.items())
-        raise ConfigError(
-            f"data.eval.N.samples: got {of}; verl samples all sets with one val_kwargs.n: give "
-            "every set the same number, or remove the key and set eval.samples"
-        )
-    return next(iter(found.values()))
 
 
 def _siri(config: RunConfig) -> dict[str, Any]:
