@@ -265,12 +265,12 @@ def _compare(arguments: argparse.Namespace) -> int:
         from siri_train.config.paths import check_file
 
         page = check_file(user_path(arguments.page, "--page"), "--page")
-        note = write_comparison(folders, arguments.set, page)
+        note = write_comparison(folders, arguments.set, page, arguments.start)
         if note:
             print(f"siri-train compare: {note}", file=sys.stderr)
         print(page)
         return 0
-    found = compare(folders, arguments.set)
+    found = compare(folders, arguments.set, arguments.start)
     if arguments.json:
         print(json.dumps(as_json(found), indent=2))
     else:

@@ -13,13 +13,16 @@ from siri_train.report.page import build_page
 from siri_train.report.several import read_several
 
 
-def write_comparison(folders: Sequence[Path], wanted: str | None, page: Path) -> str:
+def write_comparison(
+    folders: Sequence[Path], wanted: str | None, page: Path, start: Path | None = None
+) -> str:
     """Write the page of several runs, with the comparison question by question where there is one.
 
     Args:
         folders: of runs, or of folders that hold runs.
         wanted: the evaluation set; None: the first.
         page: the file, which is replaced.
+        start: see :func:`siri_train.commands.compare.compare`.
 
     Returns:
         Why the page has no comparison question by question; empty where it has one. Runs that
@@ -39,7 +42,7 @@ def write_comparison(folders: Sequence[Path], wanted: str | None, page: Path) ->
         )
     reason = ""
     try:
-        text = comparison_text(compare(folders, wanted))
+        text = comparison_text(compare(folders, wanted, start))
     except ConfigError as error:
         text, reason = "", str(error).removeprefix("compare: ")
         found.notes.insert(0, f"No comparison question by question: {reason}")

@@ -41,7 +41,18 @@ def compare(sub: argparse.ArgumentParser) -> None:
         help="folder of a run, of runs, or of a checkpoint that eval has graded",
     )
     kinds.completed(runs, "run")
-    sub.add_argument("--set", metavar="NAME", help="the evaluation set; default: the first")
+    sub.add_argument(
+        "--set",
+        metavar="NAME",
+        help="one evaluation set; default: a table of all, then the first in detail",
+    )
+    start = sub.add_argument(
+        "--start",
+        type=kinds.path,
+        metavar="FOLDER",
+        help="graded model that training began from, for dAcc/CR of graded checkpoints",
+    )
+    kinds.completed(start, "folder")
     how = sub.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="every checkpoint and number as JSON")
     how.add_argument(

@@ -9,7 +9,7 @@ from siri_train.statistics.pareto import front
 from .alarm_lanes import alarm_chart
 from .checkpoint_names import measured, point_name
 from .data import Evaluation, Run, RunFolder, interval, number, series
-from .entropy_band import WINDOW, entropy_band, outside
+from .entropy_band import WINDOW, Seen, seen
 from .group_charts import group_charts
 from .held_out import ends_chart, held_out_chart
 from .lengths import length_map
@@ -305,9 +305,10 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
                 points, behind = running_mean(raw, window), raw  # type: ignore[assignment]
             name = " ".join(filter(None, [run.label if several else "", label]))
             look = "dashed" if index else "line"
-            band = entropy_band(run.metrics) if key == "entropy" else None
-            if band is not None:
-                text += _of_band(run, band, several, "Shaded:" not in text)
+            means = seen(run.metrics) if key == "entropy" else None
+            band = None if means is None else means.of_cycle
+            if means is not None and band is not None:
+                text += _of_band(run, means, band, several, "Shaded:" not in text)
             # a lone curve is named by the title above it
             lines.append(
                 Line(
@@ -330,9 +331,9 @@ def _from_spec(spec: Spec, folder: RunFolder) -> tuple[Chart, str]:
     return Chart(spec.title, lines, unit, ceiling=ceiling, from_floor=spec.from_floor), text
 
 
-def _of_band(run: Run, band: tuple[float, float], several: bool, first: bool) -> str:
+def _of_band(run: Run, means: Seen, band: tuple[float, float], several: bool, first: bool) -> str:
     """The entropy's band in words, and how much of the run left it; the first says what it is."""
-    below, above, steps = outside(run.metrics, band)
+    below, above, steps = means.outside()
     whose = f" of {run.label}" if several else ""
     low, high = show(band[0], "number"), show(band[1], "number")
     left = f"{below:,} of the {steps:,} steps behind that cycle lie below it and {above:,} above"

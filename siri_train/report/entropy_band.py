@@ -46,6 +46,11 @@ class Seen(NamedTuple):
         pairs = zip(self.steps, self.means, strict=True)
         return [(step, mean) for step, mean in pairs if step >= self.first]
 
+    @property
+    def of_cycle(self) -> tuple[float, float] | None:
+        """The band where the cap moves; None under a constant cap."""
+        return self.band if self.part == "cycle" else None
+
     def outside(self) -> tuple[int, int, int]:
         """How many later steps lie (below, above) the band, and how many there are."""
         values = [mean for _, mean in self.later]
@@ -75,47 +80,14 @@ def seen(rows: list[Row]) -> Seen:
     behind = sum(step >= first for step in steps)
     if len(settled) < _LEAST or behind < WINDOW:
         return Seen(part, first, steps, values, None)
-    band = band_around(min(settled), max(settled), sum(settled) / len(settled))
+    band = _band_around(min(settled), max(settled), sum(settled) / len(settled))
     return Seen(part, first, steps, values, band)
 
 
-def entropy_band(rows: list[Row]) -> tuple[float, float] | None:
-    """The band of a run whose cap moves.
-
-    Args:
-        rows: of ``metrics.jsonl``, by step.
-
-    Returns:
-        (low, high) in nats; None under a constant cap, with too few values, or while the first
-        cycle lasts: there is nothing to compare it with.
-    """
-    found = seen(rows)
-    return found.band if found.part == "cycle" else None
-
-
-def band_around(least: float, most: float, mean: float) -> tuple[float, float]:
-    """The band of the entropies seen in a first cycle.
-
-    Args:
-        least: the smallest of them, in nats.
-        most: the largest.
-        mean: their mean.
-
-    Returns:
-        (low, high) in nats.
-    """
+def _band_around(least: float, most: float, mean: float) -> tuple[float, float]:
+    """(low, high) in nats around the least, the most and the mean of a first cycle."""
     room = max(_WIDER * (most - least), _AT_LEAST * mean)
     return max(least - room, _LOWEST * least), most + room
-
-
-def outside(rows: list[Row], band: tuple[float, float]) -> tuple[int, int, int]:
-    """How many steps behind the first cycle lie (below, above) a band, and how many there are.
-
-    Args:
-        rows: as `entropy_band` takes them.
-        band: (low, high) in nats.
-    """
-    return seen(rows)._replace(band=band).outside()
 
 
 def _first_cycle(rows: list[Row]) -> int | None:

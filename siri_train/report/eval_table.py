@@ -32,7 +32,7 @@ def evaluation_table(row: dict[str, Any], width: int | None = None) -> str:
             passed = [one["pass_at"].get(str(k)) for k in ks]
             cells += ["-" if at is None else f"{100 * at[i]:.1f} %" for at in passed]
             cells += [f"{one['tokens_at'][i]:,.1f}", f"{100 * one['truncated_frac'][i]:.1f} %"]
-            body.append([*cells, f"{one['questions']:,} x {one['samples']}"])
+            body.append([*cells, f"{one['questions']:,} x {one.get('samples', row['samples'])}"])
     named = bool(sets)
     places = (1 + named, head.index("mean tokens"))
     return aligned(head, body, (0,) if named else (), width, keys=1 + named, breaks=places)

@@ -161,13 +161,17 @@ def test_sets_and_the_one_that_selects(tmp_path: Path, rng: np.random.Generator)
         found = compare([tmp_path / "siri"], name)
         assert found.record.set == (name or "aime")
     by = {(one.step, one.set): one for one in written}
-    (low,) = [c for c in as_json(found)["runs"][0]["checkpoints"] if c["step"] == 60]
+    values = as_json(compare([tmp_path / "siri"]))
+    (low,) = [c for c in values["runs"][0]["checkpoints"] if c["step"] == 60]
     gains = [
         max(np.mean(by[60, s].shares()) / np.mean(by[0, s].shares()) - 1, 0)
         for s in ("aime", "math")
     ]
     rates = [np.mean(by[60, s].tokens) / np.mean(by[0, s].tokens) for s in ("aime", "math")]
     assert low["gain_per_length"] == pytest.approx(sum(gains) / sum(rates))
+    alone = next(c for c in as_json(found)["runs"][0]["checkpoints"] if c["step"] == 60)
+    assert alone["gain_per_length"] == pytest.approx(gains[1] / rates[1]), "--set: of it alone"
+    assert "table" not in as_json(found) and values["table"]["selecting"] == ["validation"]
     with pytest.raises(ConfigError, match="--set gsm: siri has no such set; it has aime, math, v"):
         compare([tmp_path / "siri"], "gsm")
 

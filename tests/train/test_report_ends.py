@@ -13,7 +13,7 @@ from siri_train.report import write_report
 from siri_train.report.charts import colours, ends, figures, quiet
 from siri_train.report.checkpoint_names import shown_name
 from siri_train.report.data import read_run_folder
-from siri_train.report.entropy_band import entropy_band, outside
+from siri_train.report.entropy_band import seen
 from siri_train.report.held_out import ends_chart
 from siri_train.report.many import MOST_SHOWN
 from siri_train.report.svg import MOST_ENDS, extent
@@ -92,26 +92,26 @@ def test_the_band_is_that_of_the_first_cycle(seed: int) -> None:
     for k, (t, _) in enumerate(kept):
         near = [v for _, v in kept[max(0, k - 2) : k + 3]]
         means[t] = sum(near) / len(near)
-    seen = [mean for t, mean in means.items() if size / 4 <= t < size]
-    room = max((max(seen) - min(seen)) / 2, 0.15 * sum(seen) / len(seen))
-    low, high = entropy_band(rows) or pytest.fail("no band")
-    least = max(min(seen) - room, min(seen) / 3)  # where the room would reach down to nothing
-    assert (low, high) == pytest.approx((least, max(seen) + room)), seed
+    settled = [mean for t, mean in means.items() if size / 4 <= t < size]
+    room = max((max(settled) - min(settled)) / 2, 0.15 * sum(settled) / len(settled))
+    low, high = seen(rows).of_cycle or pytest.fail("no band")
+    least = max(min(settled) - room, min(settled) / 3)  # where the room would reach down to nothing
+    assert (low, high) == pytest.approx((least, max(settled) + room)), seed
     later = [mean for t, mean in means.items() if t >= size]
-    below, above, steps = outside(rows, (low, high))
+    below, above, steps = seen(rows).outside()
     assert steps == len(later) and below == sum(v < low for v in later), seed
     assert above == sum(v > high for v in later), seed
-    assert entropy_band(rows[:size]) is None  # nothing to compare with the first cycle
-    assert entropy_band([{**row, "phase": "constant"} for row in rows]) is None
+    assert seen(rows[:size]).of_cycle is None  # nothing to compare with the first cycle
+    assert seen([{**row, "phase": "constant"} for row in rows]).of_cycle is None
 
 
 def test_the_band_is_shaded_over_the_whole_run(tmp_path: Path) -> None:
     write_run(tmp_path, "cosine", random.Random(SEEDS[0]))
     folder = read_run_folder(tmp_path)
     figure = next(one for one in figures(folder)[0] if one.chart.title == "Entropy")
-    band = entropy_band(folder.runs[0].metrics)
+    band = seen(folder.runs[0].metrics).of_cycle
     assert band and figure.chart.lines[0].band == [(0.0, *band), (59.0, *band)]
-    below, above, steps = outside(folder.runs[0].metrics, band)
+    below, above, steps = seen(folder.runs[0].metrics).outside()
     told = f"{below} of the {steps} steps behind that cycle lie below it and {above} above"
     assert told in figure.text
     assert "stuck" not in figure.text
@@ -124,7 +124,7 @@ def test_the_verdict_and_the_chart_have_one_band(seed: int, tmp_path: Path) -> N
     write_run(tmp_path, "cosine", rng, steps=rng.randint(2, 4) * cycle, cycle=cycle)
     folder = read_run_folder(tmp_path)
     finding = next(one for one in judge(folder).findings if one.key == "entropy")
-    band = entropy_band(folder.runs[0].metrics)
+    band = seen(folder.runs[0].metrics).of_cycle
     assert finding.figures["band"] == pytest.approx(band), seed
 
 

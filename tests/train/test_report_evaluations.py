@@ -114,12 +114,12 @@ def test_eval_writes_what_compare_reads(
         assert printed == json.loads((checkpoint / "eval.json").read_text())
         assert "| a " in shown.err and "| pass@2 |" in shown.err
     found = compare(saved, "b")
-    assert [len(point.record.ids) for point in found.points] == [5, 5]
-    assert [point.step for point in found.points] == [int(path.name[5:]) for path in saved]
+    assert [len(point.record.ids) for point in found.points] == [5, 5, 5]  # and the run's start
+    assert [point.step for point in found.points] == [0, *(int(path.name[5:]) for path in saved)]
     accuracy = [point.accuracy for point in found.points]
-    assert accuracy[1] == pytest.approx(printed["sets"]["b"]["accuracy"][-1])
+    assert accuracy[2] == pytest.approx(printed["sets"]["b"]["accuracy"][-1])
     # The run has evaluated the same checkpoint with the same seed.
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
-    at = {one["step"]: one for one in rows}[found.points[1].step]
+    at = {one["step"]: one for one in rows}[found.points[2].step]
     assert at["sets"]["b"]["accuracy"] == printed["sets"]["b"]["accuracy"]
     compare([folder, *saved])  # a run beside its checkpoints

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from fractions import Fraction
 from itertools import combinations, product
+from math import comb
 
 import numpy as np
 import pytest
@@ -174,3 +175,22 @@ def test_means_of_pass_at_k_over_questions() -> None:
 def test_what_pass_at_k_refuses(n: int, c: int, k: int) -> None:
     with pytest.raises(ValueError, match="takes c from 0 to n and k from 1 to n"):
         pass_at_k(n, c, k)
+
+
+@pytest.mark.parametrize("n", [1, 2, 64, 1024])
+def test_pass_at_every_k_equals_exact_fractions(n: int) -> None:
+    """With drawn counts, for every k up to n: no binomial overflows or cancels."""
+    seed = random.SystemRandom().randrange(2**32)
+    rng = random.Random(seed)
+    right = [0, n, *(rng.randrange(n + 1) for _ in range(4))]
+    ks = range(1, n + 1)
+    found = mean_pass_at(n, right, ks)
+    wrong = {c: Fraction(1) for c in right}
+    for k, value in zip(ks, found, strict=True):
+        for c in wrong:  # after k - 1 wrong answers the next is wrong with this chance
+            wrong[c] *= Fraction(max(n - c - k + 1, 0), n - k + 1)
+        if k in (1, 2, n // 2, n - 1, n) or rng.random() < 0.1:
+            exact = 1 - sum(wrong[c] for c in right) / len(right)
+            assert value == pytest.approx(float(exact), rel=1e-12, abs=1e-14), (n, k, seed)
+            direct = [1 - Fraction(comb(n - c, k), comb(n, k)) for c in right]
+            assert sum(direct) / len(right) == exact

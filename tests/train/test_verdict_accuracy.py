@@ -129,6 +129,11 @@ def test_named_sets_and_the_one_that_selects(tmp_path: Path) -> None:
     by_set = {each["set"]: each["said"] for each in one.figures["comparisons"]}
     assert by_set == {"one": "rose", "two": "rose"}
     assert "rose by 60.0 points" in one.title and any("set two" in line for line in one.details)
+    assert one.text.startswith("Held-out questions of the set one answered right:")
+    assert (
+        "Checkpoints are chosen on pick (200 questions) and reported on the others; the judgement "
+        "is on one (200 questions)." in one.text
+    )
 
 
 def test_without_evaluations_or_with_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from siri_train.report.charts import figures
 from siri_train.report.data import read_run_folder
-from siri_train.report.entropy_band import WINDOW, entropy_band, outside, seen
+from siri_train.report.entropy_band import WINDOW, seen
 from tests.train.report_page import jsonl
 from tests.train.verdict_runs import found, write_metrics
 
@@ -49,14 +49,14 @@ def test_the_chart_and_the_verdict_say_the_same(seed: int, tmp_path: Path) -> No
         read = read_run_folder(folder)
         rows = read.runs[0].metrics
         finding = found(folder)[1]["entropy"]
-        band = entropy_band(rows)
+        band = seen(rows).of_cycle
         assert (finding.status == "missing") == (band is None), (seed, place, finding.text)
         charts = [one for one in figures(read)[0] if one.chart.title == "Entropy"]
         if band is None:
             assert not any("Shaded" in one.text for one in charts), (seed, place)
             continue
         assert finding.figures["band"] == list(band), (seed, place)
-        counts = outside(rows, band)
+        counts = seen(rows).outside()
         assert finding.figures["steps_below_above_of"] == list(counts), (seed, place)
         share = 1 - (counts[0] + counts[1]) / counts[2]
         assert f"inside at {100 * share:.0f} %" in finding.text, (seed, place)

@@ -61,7 +61,8 @@ def accuracy(subject: Subject, found: Sequence[Comparison], others: Sequence[Sub
             title = f"Accuracy {value}, nothing to compare with"
             text = f"{_where(first, main)}: {value}. There is nothing to compare it with."
         return Finding(_KEY, "missing", title, text, figures, tuple(details))
-    text = f"{_right(evaluated)} {_how_to_read(subject, found)}"
+    judged = " ".join(filter(None, [_right(evaluated), _sets(subject, evaluated[0][1])]))
+    text = f"{judged} {_how_to_read(subject, found)}"
     title = "Accuracy " + "; ".join([*_headline(at, subject), *_losses(at, found)])
     return Finding(_KEY, _status(at, found), title, text, figures, tuple(details), _table(found))
 
@@ -72,7 +73,32 @@ def _right(evaluated: Sequence[tuple[str, Evaluation]]) -> str:
     for end, one in evaluated:
         values = [f"{_value(one, budget)} within {budget:,} tokens" for budget in budgets(one)]
         parts.append(f"at the {end} (step {one.step:,}) {listed(values)}")
-    return f"Held-out questions answered right: {'; '.join(parts)}."
+    name = evaluated[0][1].set
+    of = "" if name is None else f" of the set {name}"
+    return f"Held-out questions{of} answered right: {'; '.join(parts)}."
+
+
+def _sets(subject: Subject, one: Evaluation) -> str:
+    """Where sets have names: which one chooses checkpoints, and which one is reported."""
+    if one.set is None:
+        return ""
+    chooses = next((each for each in (one, *one.others) if each.set == subject.select), one)
+    if chooses is not one:
+        return (
+            f"Checkpoints are chosen on {_counted_set(chooses)} and reported on the others; "
+            f"the judgement is on {_counted_set(one)}."
+        )
+    if not one.others:
+        return ""
+    return (
+        f"Checkpoints are chosen on {_counted_set(one)}, too, so a chosen one looks better there "
+        "than it is (eval.select names another set)."
+    )
+
+
+def _counted_set(one: Evaluation) -> str:
+    questions = "" if one.questions is None else f" ({counted(one.questions, 'question')})"
+    return f"{one.set}{questions}"
 
 
 def _how_to_read(subject: Subject, found: Sequence[Comparison]) -> str:
