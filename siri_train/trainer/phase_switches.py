@@ -15,7 +15,7 @@ PENALTY = "overlong_penalty"
 
 
 def switch_metrics(loss: LossConfig, phase: str, batch: RolloutBatch) -> dict[str, float | None]:
-    """What the overlong filter and the overlong shaping did in a step.
+    """Metrics of the overlong filter and the overlong shaping of a step.
 
     Args:
         loss: the recipe's section.
@@ -45,12 +45,13 @@ def switch_metrics(loss: LossConfig, phase: str, batch: RolloutBatch) -> dict[st
 
 
 def notices(config: RunConfig) -> list[str]:
-    """What is allowed in a recipe, but probably not meant: one line each.
+    """Settings that a recipe may have, but that are probably not meant: one line each.
 
     Args:
         config: the recipe.
     """
-    loss, said = config.loss, []
+    loss = config.loss
+    said: list[str] = []
     if config.schedule.build().constant:
         return said
     if loss.at("compression").overlong_filter:
