@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from siri_train.ablate.plan import Asked, build_plan
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import parse_config
 from siri_train.config.run import RunConfig
+from siri_train.config.yaml_core import write_yaml
 from siri_train.schedule import SHAPES
 from siri_train.train import train
 from siri_train.trainer.phase_switches import notices
@@ -263,6 +265,16 @@ def test_what_it_does_not_take_is_one_line(case: int) -> None:
         config_of(*given)
     assert said in str(refusal.value), SAID
     assert "\n" not in str(refusal.value)
+
+
+def test_an_ablation_varies_a_switch(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(write_yaml(copy.deepcopy(TINY)))
+    vary = ["loss.expansion.overlong_filter=true,false"]
+    plan = build_plan(Asked(str(recipe), tmp_path / "out", vary=vary))
+    found = {run.config.loss.own("expansion").overlong_filter for run in plan.runs}
+    assert found == {True, False}
+    assert all(run.config.loss.compression is None for run in plan.runs)
 
 
 def test_what_is_probably_not_meant_is_said_at_the_start(tmp_path: Path, capsys: Any) -> None:
