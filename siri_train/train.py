@@ -18,6 +18,7 @@ from siri_train.model.policy import Policy
 from siri_train.trainer.lock import run_lock
 from siri_train.trainer.memory_check import out_of_memory_named
 from siri_train.trainer.optimizer import set_learning_rate, step_if_finite
+from siri_train.trainer.phase_switches import switch_metrics
 from siri_train.trainer.reference_model import Reference
 from siri_train.trainer.run import Run
 from siri_train.trainer.signals import stop_request
@@ -64,13 +65,16 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
             rewards = rollouts.grade(batch)
 
             # 3. Advantage: relative to the other responses to the same question (GRPO).
+            phase = run.schedule.phase(step)
+            scale = config.loss.own(phase).advantage_scale
             advantages = group_advantages(
-                rewards, config.rollout.group_size, **config.advantage.options()
+                rewards, config.rollout.group_size, **config.advantage.options(scale)
             ).advantages
 
-            # 4. to 6. Log-prob, loss, update: below. Truncated responses take part.
+            # 4. to 6. Log-prob, loss, update: below. Truncated responses take part, unless
+            # loss.overlong_filter takes them out.
             started = time.perf_counter()
-            objective = config.loss.at(run.schedule.phase(step))
+            objective = config.loss.at(phase)
             samples = samples_of(batch.pairs, advantages)
             selected = run.select_steps(batch, samples)  # advantage.sas: not all of their tokens
             set_learning_rate(run.optimizer, step, config.train)
@@ -83,7 +87,7 @@ def train(config: RunConfig, resume: str = "auto") -> Path:
                     temperature=temperature, constant_length=config.schedule.max_len,
                     seed=run.seed(step), reference=run.reference,
                 )  # fmt: skip
-            stats.extra |= selected
+            stats.extra |= selected | switch_metrics(config.loss, phase, batch)
             rollouts.wait()  # asynchronous: the next batch is sampled from the weights until here
             probed = run.sync_engine(step)
             run.finish_step(batch, stats, time.perf_counter() - started, probed)

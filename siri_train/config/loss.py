@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from siri_train.config.base import Section
+from siri_train.config.phases import PHASES, AdvantageScale, PhaseLossConfig
 from siri_train.config.values import OneOf, UserPath
 
 if TYPE_CHECKING:  # torch comes with it, which reading a recipe does without
     from siri_kernels.policy_loss import RolloutCorrection
 
-PHASES = ("compression", "expansion")
-"""Phases of a schedule whose loss can have values of its own."""
 START = "start"
 """``loss.reference``: the model that the run began from."""
 
@@ -66,7 +65,7 @@ class AdvantageConfig(Section):
 
     baseline: Literal["mean", "leave_one_out", "none"] = "mean"
     """Subtracted from a reward: the mean of its group, the mean of the others, or nothing."""
-    scale: Literal["group_std", "batch_std", "none"] = "group_std"
+    scale: AdvantageScale = "group_std"
     """The difference is divided by the standard deviation of its group, by that of the step, or
     by nothing."""
     eps: float = Field(1e-6, ge=0, le=1)
@@ -74,9 +73,14 @@ class AdvantageConfig(Section):
     sas: SasConfig | None = None
     """Step-level advantage selection; null: every token has the advantage of its response."""
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of ``group_advantages``."""
-        return self.model_dump(exclude={"sas"})
+    def options(self, scale: AdvantageScale | None = None) -> dict[str, Any]:
+        """Keyword arguments of ``group_advantages``.
+
+        Args:
+            scale: of the step's phase (``loss.PHASE.advantage_scale``); None: as elsewhere.
+        """
+        options = self.model_dump(exclude={"sas"})
+        return options if scale is None else options | {"scale": scale}
 
 
 class RolloutCorrectionConfig(Section):
@@ -103,17 +107,6 @@ class RolloutCorrectionConfig(Section):
         from siri_kernels.policy_loss import RolloutCorrection
 
         return RolloutCorrection(self.mode, self.level, high=self.high, low=self.low)
-
-
-class PhaseLossConfig(Section):
-    """Values of ``loss`` that hold in one phase of the schedule; null: the same as elsewhere."""
-
-    clip_low: float | None = Field(None, ge=0, le=20)
-    """See ``loss.clip_low``."""
-    clip_high: float | None = Field(None, ge=0, le=1e3)
-    """See ``loss.clip_high``."""
-    entropy_coef: float | None = Field(None, ge=0, le=1e3)
-    """See ``loss.entropy_coef``."""
 
 
 class LossConfig(Section):
@@ -167,6 +160,10 @@ class LossConfig(Section):
     skip_zero_advantage: bool = True
     """Leave sequences whose advantage is exactly 0 out of forward and backward; the denominator
     still includes them. Has an effect only where entropy_coef and kl_coef are 0."""
+    overlong_filter: bool = False
+    """Truncated responses count nowhere in the loss: not in its sum, not in its denominator (DAPO).
+    Their rewards stay in the mean and deviation of their groups. In compression they are what
+    compresses: see docs/losses.md."""
 
     compression: PhaseLossConfig | None = None
     """Other values while the cap compresses; null: none. Without phases (a constant cap) they have
@@ -257,11 +254,19 @@ class LossConfig(Section):
         Args:
             phase: of the schedule: ``"compression"``, ``"expansion"`` or ``"constant"``.
         """
-        own = getattr(self, phase) if phase in PHASES else None
-        if own is None:
-            return self
-        given = {name: value for name, value in own if value is not None}
-        return self.model_copy(update=given)
+        fields = type(self).model_fields
+        own = self.own(phase)
+        given = {name: value for name, value in own if name in fields and value is not None}
+        return self.model_copy(update=given) if given else self
+
+    def own(self, phase: str) -> PhaseLossConfig:
+        """The switches of a phase; of one that has none, a section without any.
+
+        Args:
+            phase: of the schedule: ``"compression"``, ``"expansion"`` or ``"constant"``.
+        """
+        found = getattr(self, phase) if phase in PHASES else None
+        return PhaseLossConfig() if found is None else found
 
     @property
     def heaviest(self) -> LossConfig:

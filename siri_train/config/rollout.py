@@ -207,3 +207,8 @@ class RolloutConfig(Section):
     def dynamic(self) -> bool:
         """Whether groups whose rewards are all equal are dropped and others sampled instead."""
         return self.oversample > 1 or self.max_rounds > 1
+
+    @property
+    def plain(self) -> RolloutConfig:
+        """The same without dynamic sampling."""
+        return self.model_copy(update={"oversample": 1.0, "max_rounds": 1})

@@ -16,6 +16,7 @@ from siri_train.config.data import DataConfig
 from siri_train.config.loss import AdvantageConfig, LossConfig
 from siri_train.config.method import DEFAULT_REWARD, RewardConfig, ScheduleConfig
 from siri_train.config.model import ModelConfig
+from siri_train.config.phases import PHASES, require_phase_fits
 from siri_train.config.plugins import Plugin
 from siri_train.config.rollout import RolloutConfig
 from siri_train.config.values import (
@@ -297,6 +298,18 @@ class RunConfig(Section):
                 require_fit(name, options, schedule.lowest, schedule.max_len)
             except ValueError as error:
                 raise ValueError(f"reward.{error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _switches_fit(self) -> RunConfig:
+        for phase in PHASES:
+            require_phase_fits(
+                phase,
+                self.loss.own(phase),
+                dynamic=self.rollout.dynamic,
+                shortest=self.schedule.build().lowest,
+                reward=self.reward.function,
+            )
         return self
 
     @model_validator(mode="after")

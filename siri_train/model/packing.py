@@ -28,6 +28,7 @@ class Sample:
         rollout_logprobs: as the sampler reported them, where ``old_logprobs`` are recomputed.
         loss_weights: weight of each token in the supervised loss.
         zeroed: tokens of the response whose advantage is 0 instead; empty: none.
+        truncated: ended by the cap; ``loss.overlong_filter`` takes it out of the loss.
     """
 
     prompt_ids: Sequence[int]
@@ -37,6 +38,7 @@ class Sample:
     rollout_logprobs: Sequence[float] = field(default=(), repr=False)
     loss_weights: Sequence[float] = field(default=(), repr=False)
     zeroed: Sequence[bool] = field(default=(), repr=False)
+    truncated: bool = False
 
     @property
     def length(self) -> int:

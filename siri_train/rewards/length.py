@@ -145,6 +145,17 @@ def _check_laser(options: Options) -> None:
             )
 
 
+def overlong_share(tokens: int, cap: int, buffer: int) -> float:
+    """Where a length lies on DAPO's ramp: 0 up to cap - buffer tokens, then linear, 1 at the cap.
+
+    Args:
+        tokens: of the response.
+        cap: the longest possible response, in tokens.
+        buffer: tokens of the ramp.
+    """
+    return min(max((tokens - (cap - buffer)) / buffer, 0.0), 1.0)
+
+
 def overlong(group: RewardGroup) -> list[float]:
     """1 for a right answer, ``wrong`` for another, less a ramp over the last ``buffer`` tokens.
 
@@ -161,7 +172,7 @@ def overlong(group: RewardGroup) -> list[float]:
         raise ValueError(f"options.buffer: got {buffer}; takes at most the step's cap, {cap}")
 
     def reward(r: JudgedResponse, right: bool) -> float:
-        share = min(max((r.tokens - (cap - buffer)) / buffer, 0.0), 1.0)
+        share = overlong_share(r.tokens, cap, buffer)
         return float((1.0 if right else wrong) - penalty * share)
 
     return _each(group, reward)

@@ -70,6 +70,7 @@ class Collector:
         *,
         cancelled: Callable[[], bool],
         resync: bool = True,
+        dynamic: bool = True,
     ) -> RolloutBatch | None:
         """Sample and grade the batch of one step.
 
@@ -85,6 +86,8 @@ class Collector:
             cancelled: called between decoding steps; once true, sampling ends.
             resync: whether the weights may be sent to the engine once more when its log-probs are
                 not finite.
+            dynamic: False: this step is sampled as if the recipe had no dynamic sampling, from the
+                first of its questions.
 
         Returns:
             The batch; None where ``cancelled`` became true on any rank.
@@ -93,7 +96,7 @@ class Collector:
             EngineError: the engine failed, or every question failed.
             NonFiniteLogprobs: log-probs are not finite; with ``resync`` also the second time.
         """
-        rollout = self.config
+        rollout = self.config if dynamic else self.config.plain
         batch = RolloutBatch(step, cap, wanted=rollout.prompts, dynamic=rollout.dynamic)
         waiting = list(enumerate(questions))
         for number in range(rollout.max_rounds):
@@ -109,7 +112,7 @@ class Collector:
                 stop_token_ids=self.stop_ids,
                 seed=seed + number * _APART,
             )
-            found = self._sample(asked, params, batch, missing, cancelled, resync)
+            found = self._sample(asked, params, batch, missing, cancelled, resync, rollout)
             if found is None:
                 return None
             found.settle(batch, missing)
@@ -155,10 +158,11 @@ class Collector:
         missing: int,
         cancelled: Callable[[], bool],
         resync: bool,
+        rollout: RolloutConfig,
     ) -> _Round | None:
         """One round, repeated once where log-probs are not finite; None where cancelled."""
         while True:
-            found = _Round(self, asked, batch.step, batch.cap, missing)
+            found = _Round(self, rollout, asked, batch.step, batch.cap, missing)
             started = time.perf_counter()
             try:
                 answers = self.engine.generate(
@@ -212,6 +216,7 @@ class _Round:
     """
 
     collector: Collector
+    rollout: RolloutConfig
     asked: list[tuple[int, EncodedQuestion]]
     step: int
     cap: int
@@ -229,11 +234,11 @@ class _Round:
         With several ranks it may not: each knows its own part only, and groups are picked
         afterwards.
         """
-        return self.collector.config.oversample > 1 and distributed.world_size() == 1
+        return self.rollout.oversample > 1 and distributed.world_size() == 1
 
     @property
     def in_order(self) -> bool:
-        return self.collector.config.keep == "in_order"
+        return self.rollout.keep == "in_order"
 
     def on_finish(self, index: int, completion: Completion) -> None:
         """Add a response that is done; the last one of a group makes the group whole."""
@@ -241,7 +246,7 @@ class _Round:
         part.append(completion)
         if completion.finish_reason == "abort":
             self.failed[index] = completion.error or _NO_REASON
-        elif index not in self.failed and len(part) == self.collector.config.group_size:
+        elif index not in self.failed and len(part) == self.rollout.group_size:
             self.whole[index] = self._graded([Group(*self.asked[index], part)])[0]
         else:
             return
@@ -261,7 +266,7 @@ class _Round:
             elif not lost:
                 new.append(index)
         groups = [Group(*self.asked[index], list(answers[index])) for index in new]
-        if self.collector.config.dynamic:  # the rewards decide which groups are kept
+        if self.rollout.dynamic:  # the rewards decide which groups are kept
             self._graded(groups)
         self.whole |= dict(zip(new, groups, strict=True))
 
@@ -284,7 +289,7 @@ class _Round:
 
     def _kept(self) -> tuple[list[int], list[int]]:
         """Indices of the groups to train on and of those to drop, as far as is known by now."""
-        dynamic = self.collector.config.dynamic
+        dynamic = self.rollout.dynamic
         kept: list[int] = []
         dropped: list[int] = []
         order = range(len(self.asked)) if self.in_order else list(self.whole)

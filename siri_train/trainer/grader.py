@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from siri_train.config.loss import LossConfig
 from siri_train.config.run import RewardConfig
 from siri_train.data.sources import EncodedQuestion
 from siri_train.model.think_marks import thinking
 from siri_train.rewards import Grade, Response, Verifier, grade_responses
+from siri_train.rewards.length import overlong_share
 from siri_train.rollout.engine import Completion
 from siri_train.schedule import LengthSchedule
 from siri_train.trainer.question_memory import QuestionMemory
@@ -19,7 +21,8 @@ from siri_train.trainer.question_memory import QuestionMemory
 class Grader:
     """1 if the answer in the response, truncated at the cap, is right, else 0 (SIRI 3.1).
 
-    Another ``reward.function`` gives other rewards, from whole groups.
+    Another ``reward.function`` gives other rewards, from whole groups. In a phase with
+    ``overlong_buffer`` DAPO's ramp is taken from whatever the function gives.
 
     Args:
         tokenizer: tells which prompts end inside a thinking block.
@@ -28,6 +31,7 @@ class Grader:
         group_size: responses to each question.
         schedule: has the phase of a step.
         memory: what the reward function knows of questions.
+        loss: the recipe's section ``loss``, for the ramp of a phase.
     """
 
     tokenizer: Any
@@ -36,6 +40,7 @@ class Grader:
     group_size: int
     schedule: LengthSchedule
     memory: QuestionMemory
+    loss: LossConfig
 
     def __call__(
         self,
@@ -50,8 +55,9 @@ class Grader:
             step: the 0-based step.
             cap: the longest possible response, in tokens.
         """
+        phase = self.schedule.phase(step)
         opened = thinking(self.tokenizer, [q.prompt_ids for _, (q, _) in responses])
-        return grade_responses(
+        grades = grade_responses(
             [
                 Response(text, completion.finish_reason, inside, len(completion.token_ids))
                 for (text, (_, completion)), inside in zip(responses, opened, strict=True)
@@ -66,7 +72,16 @@ class Grader:
             questions=[question.prompt for _, (question, _) in responses],
             cap=cap,
             step=step,
-            phase=self.schedule.phase(step),
+            phase=phase,
             shortest=self.schedule.min_len,
             known=[self.memory.of(q) for _, (q, _) in responses[:: self.group_size]],
         )
+        ramp = self.loss.own(phase).ramp
+        if ramp is None:
+            return grades
+        buffer, height = ramp
+        lengths = [len(completion.token_ids) for _, (_, completion) in responses]
+        return [  # a reward that is NaN stays so
+            replace(grade, reward=grade.reward - height * overlong_share(length, cap, buffer))
+            for grade, length in zip(grades, lengths, strict=True)
+        ]

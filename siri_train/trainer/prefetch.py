@@ -167,11 +167,22 @@ class Rollouts:
         if REWARDS[reward.function].shape is not None:
             settings["phase"] = self.schedule.phase(step)
             settings["shortest"] = self.schedule.min_len
+        own = self.config.loss.own(self.schedule.phase(step))
+        if own.ramp is not None:
+            settings["overlong"] = list(own.ramp)
+        if own.dynamic_sampling is False:
+            settings["dynamic_sampling"] = False
         return settings
 
     def _sample(self, step: int, **options: Any) -> RolloutBatch | None:
+        own = self.config.loss.own(self.schedule.phase(step))
         batch = self.collect(
-            step, self.schedule(step), self.questions(step), self.seed(step), **options
+            step,
+            self.schedule(step),
+            self.questions(step),
+            self.seed(step),
+            dynamic=own.dynamic_sampling is not False,
+            **options,
         )
         if batch is not None and self.config.rollout.asynchronous:
             self.grade(batch)  # before another thread grades the next batch, beside the update

@@ -33,6 +33,7 @@ from siri_train.monitor.token_groups import unwritable
 from siri_train.monitor.trackers import require_packages
 from siri_train.rollout.build import check_engine
 from siri_train.terminal.lines import log_width, words
+from siri_train.trainer.phase_switches import notices
 from siri_train.trainer.reference_model import CheckedReference, check_reference
 
 
@@ -74,6 +75,8 @@ def preflight(config: RunConfig) -> Checked:
             "supervised stage; RL trains without dropout, as its sampler samples",
             flush=True,
         )
+    for said in notices(config):
+        say(words(f"{config.name}:", said, log_width()))
     require_packages(config.monitor)
     require_known(config.monitor.halt_on)
     train = read_sources(config.data.train, "train", "data.train")

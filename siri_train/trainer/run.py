@@ -123,7 +123,7 @@ class Run:
         ahead = config.rollout.asynchronous and self.start_step + 1 < config.train.steps
         self.engine = opened.enter_context(closing(build_engine(config, policy, ahead=ahead)))
         size = config.rollout.group_size
-        reward = (self.verifier, config.reward, size, self.schedule, self.memory)
+        reward = (self.verifier, config.reward, size, self.schedule, self.memory, config.loss)
         collect = Collector(
             self.engine,
             config.rollout,

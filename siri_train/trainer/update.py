@@ -51,8 +51,8 @@ class MiniBatch:
 
     Args:
         samples: those that need a gradient, at least one.
-        denominator: what the loss divides by. It is computed over all responses of the mini-batch,
-            of all ranks, so the gradient does not depend on how they are packed into
+        denominator: what the loss divides by. It is computed over all counted responses of the
+            mini-batch, of all ranks, so the gradient does not depend on how they are packed into
             micro-batches.
     """
 
@@ -65,7 +65,8 @@ def mini_batches(
 ) -> Iterator[MiniBatch]:
     """Shuffle a step's responses and split them into mini-batches of equal size.
 
-    One in which no response needs a gradient is left out.
+    One in which no response needs a gradient is left out. Which responses a mini-batch has does
+    not depend on ``loss.overlong_filter``: those that it takes out are missing in theirs.
 
     Args:
         samples: the step's responses, the same on every rank.
@@ -78,7 +79,7 @@ def mini_batches(
     random.Random(seed).shuffle(order)
     bounds = [len(order) * n // count for n in range(count + 1)]
     for start, end in itertools.pairwise(bounds):
-        mini = [samples[i] for i in order[start:end]]
+        mini = counted([samples[i] for i in order[start:end]], loss)
         needed = needing_gradient(mini, loss)
         if needed:
             yield MiniBatch(needed, _denominator(mini, loss.aggregation, constant_length))
@@ -100,19 +101,29 @@ def samples_of(
             completion.logprobs,
             advantage,
             rollout_logprobs=completion.logprobs,
+            truncated=completion.truncated,
         )
         for (question, completion), advantage in zip(pairs, advantages.tolist(), strict=True)
     ]
 
 
+def counted(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
+    """The samples that the loss and its denominator are about.
+
+    Those that are truncated are not, with ``loss.overlong_filter``.
+    """
+    return [s for s in samples if not (loss.overlong_filter and s.truncated)]
+
+
 def needing_gradient(samples: Sequence[Sample], loss: LossConfig) -> list[Sample]:
-    """The samples that can have a gradient.
+    """The samples that can have a gradient: of those that are counted.
 
     Those whose advantage is exactly zero (groups all right or all wrong) have none, unless the
     loss has an entropy or a KL term. They stay in the denominators.
     """
+    samples = counted(samples, loss)
     if not loss.skip_zero_advantage or loss.entropy_coef != 0 or loss.kl_coef != 0:
-        return list(samples)
+        return samples
     return [s for s in samples if s.advantage != 0]
 
 

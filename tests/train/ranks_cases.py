@@ -60,6 +60,14 @@ def some_zeroed() -> list[Sample]:
     return batch
 
 
+def some_truncated() -> list[Sample]:
+    """`samples`, of which the longer half is truncated."""
+    batch = samples(24)
+    for sample in batch:
+        sample.truncated = len(sample.response_ids) > 10
+    return batch
+
+
 def random_plan(
     lengths: list[int], token_budget: int, *, ranks: int = 1, at_least: int = 1
 ) -> list[list[list[int]]]:
@@ -123,6 +131,11 @@ def cases(count: int | None = None) -> list[Case]:
         made.append(
             (f"zeroed {micro_batches} False", LossConfig(), micro_batches, False, some_zeroed())
         )
+    for aggregation in AGGREGATIONS:  # truncated responses are not counted
+        loss = LossConfig(aggregation=aggregation, overlong_filter=True, entropy_coef=0.01)
+        for micro_batches in (1, 3):
+            name = f"filter {aggregation} {micro_batches} False"
+            made.append((name, loss, micro_batches, False, some_truncated()))
     if count is not None:
         made = random.Random(os.environ["SIRI_TEST_DRAW"]).sample(made, count)
     one = [s for s in samples(24) if s.advantage][:1]

@@ -82,7 +82,7 @@ def test_gradient_is_the_same_on_any_ranks_micro_batches_and_packing(folder: Pat
     alone = ranks.gradients(None)
     two = load(folder, 0, "gradients")
     other = load(folder, 1, "gradients")
-    assert len(alone) == 3 * 2 * 2 * 2 + 2 + 2 + 1
+    assert len(alone) == 3 * 2 * 2 * 2 + 2 + 2 + 3 * 2 + 1
     assert len(two) == (len(alone) if (folder / "slow0.pt").exists() else 6 + 1)
     for name in two:
         first = name.rsplit(" ", 2)[0] + " 1 False" if name != "one sequence" else name

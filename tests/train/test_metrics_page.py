@@ -19,9 +19,11 @@ from siri_train.rollout.batch import RolloutBatch
 from siri_train.train import train
 from siri_train.trainer import sas
 from siri_train.trainer.metrics import METRIC_KEYS
+from siri_train.trainer.phase_switches import MASKED, PENALTY
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRICS = (DOCS / "metrics.md").read_text(encoding="utf-8")
+SWITCHES = (MASKED, PENALTY)
 ALARMS = (DOCS / "alarms.md").read_text(encoding="utf-8")
 
 
@@ -62,7 +64,7 @@ def test_page_has_the_keys_that_only_some_losses_write() -> None:
 
     assert _extra_metrics(LossConfig()) == []
     every = LossConfig(kl_coef=0.1, off_policy_threshold=1.0)
-    assert keys_of("metrics.jsonl", 1) == [*_extra_metrics(every), sas.METRIC]
+    assert keys_of("metrics.jsonl", 1) == [*_extra_metrics(every), sas.METRIC, *SWITCHES]
 
 
 def test_null_is_where_the_page_says_so(run: Path) -> None:

@@ -185,6 +185,14 @@ def test_no_key_is_dropped_in_silence(key, field, recipe):
         ),
         (["model.lora={dropout: 0.1}"], {}, "model.lora.dropout: got 0.1"),
         (["monitor.wandb=a", "monitor.trackio=b"], {}, "verl has one project"),
+        (["loss.overlong_filter=true"], {}, "loss.overlong_filter: got True"),
+        (["loss.expansion.overlong_filter=true"], {}, "loss.expansion.overlong_filter: got True"),
+        (["loss.compression.overlong_buffer=4"], {}, "loss.compression.overlong_buffer: got 4"),
+        (
+            ["loss.compression.advantage_scale=batch_std"],
+            {},
+            "loss.compression.advantage_scale: got 'batch_std'",
+        ),
     ],
 )
 def test_refusals_name_the_key(recipe, overrides, machines, error):

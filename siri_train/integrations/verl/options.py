@@ -53,6 +53,7 @@ ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "advantage.scale": (("group_std", "none"), "verl has norm_adv_by_std_in_grpo alone"),
     "advantage.eps": ((1e-6,), "verl does not give it to estimators"),
     "rollout.vllm.tensor_parallel_size": ((1,), "set it by --set"),
+    "loss.overlong_filter": ((False,), "verl has no filter of truncated responses"),
     "monitor.halt_on_alarm": ((False,), "the alarms are part of siri-train's loop"),
     "monitor.halt_on": (([],), "the alarms are part of siri-train's loop"),
     "model.lora.dropout": ((None, 0.0), "verl's LoRA on FSDP has none"),
