@@ -62,7 +62,8 @@ def _made(
     card_file: Path,
 ) -> list[str]:
     folder = user_path(arguments.to, "--to")
-    said, texts = [], {}
+    said: list[str] = []
+    texts: dict[Path, str] = {}
     card: dict[str, Any] = {
         "name": entry.name,
         "licence": entry.licence,
@@ -164,7 +165,7 @@ def _told(entry: KnownSet, split: str, about: dict[str, Any], sources: list[str]
 
 
 def _by_hand(entry: KnownSet, arguments: argparse.Namespace) -> str:
-    """What to do without a network."""
+    """The end of a message: the way without a network."""
     if any(not source.startswith(HUB) for source in arguments.source):
         return ""
     files = list(entry.files.values())
@@ -192,7 +193,7 @@ def listing(to: str, as_json: bool) -> str:
         as_json: as JSON instead of lines.
     """
     folder = user_path(to, "--to")
-    found = []
+    found: list[dict[str, Any]] = []
     for entry in KNOWN.values():
         files = where_it_lies(entry, folder)
         found.append(

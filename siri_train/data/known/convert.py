@@ -225,11 +225,11 @@ def leave_out_unusable(found: Converted, verifier: Verifier) -> None:
     for place, (question, _) in enumerate(found.kept):
         groups.setdefault(strict_key(question), []).append(place)
     refused: dict[int, tuple[str, str]] = {}
-    for places in (group for group in groups.values() if len(group) > 1):
-        first, *others = [found.kept[place][0] for place in places]
+    for same in (group for group in groups.values() if len(group) > 1):
+        first, *others = [found.kept[place][0] for place in same]
         if not all(same_answer(first, other, verifier) for other in others):
             said = ", ".join(dict.fromkeys(f"{q.answer!r:.40}" for q in (first, *others)))
-            refused |= {place: ("question with two answers", said) for place in places}
+            refused |= {place: ("question with two answers", said) for place in same}
     found.sieve(refused)
 
 

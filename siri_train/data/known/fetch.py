@@ -30,7 +30,7 @@ _OTHER_SPLITS = ("test", "train", "validation")
 
 @dataclass
 class Read:
-    """What was read.
+    """Rows, and the sources that they came from.
 
     Attributes:
         rows: for each of our splits the rows, in order.

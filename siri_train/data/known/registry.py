@@ -6,12 +6,11 @@ Imports nothing of the project, so that messages about a missing file can name t
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class KnownSet:
+class KnownSet(NamedTuple):
     """A public set.
 
     Attributes:
@@ -47,7 +46,7 @@ class KnownSet:
     answer_after: str | None = None
     code: bool = False
     training: bool = False
-    validation: int = field(default=0)
+    validation: int = 0
 
     @property
     def several(self) -> bool:
