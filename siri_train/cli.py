@@ -296,37 +296,20 @@ def _tokens(arguments: argparse.Namespace) -> int:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
-    from siri_train.config.base import ConfigError
-    from siri_train.config.paths import check_file, user_path
-    from siri_train.config.recipe import load_config
-    from siri_train.files import replace_text
-    from siri_train.report.schedule_plot import caps_text, plot_svg, plot_text
-    from siri_train.terminal.lines import broken, terminal_width
+    from siri_train.commands.schedule import show_schedule
 
-    try:
-        config = load_config(arguments.recipe, arguments.overrides)
-    except ConfigError as error:
-        if "must hold one sequence" not in str(error):
-            raise
-        # a plot packs no sequences: a cap above train.token_budget is shown
-        roomy = [*arguments.overrides, f"train.token_budget={2**26}"]
-        config = load_config(arguments.recipe, roomy)
-    if arguments.svg is not None:
-        path = check_file(user_path(arguments.svg, "--svg"), "--svg")
-    else:
-        path = check_file(user_path(config.run_dir, "output") / "schedule.svg", "output")
-    schedule, steps = config.schedule.build(), config.train.steps
-    width = max(24, min(100, terminal_width()))  # the plot's least
-    print(encodable(plot_text(schedule, steps, width, 16)))
-    print(f"\n{caps_text(schedule, steps, width)}")
-    said = [schedule.forecast] if schedule.forecast else []
-    if schedule.kind.reward is not None:
-        reward = schedule.kind.reward
-        said.append(f"the cap does not move: the phases act through the reward {reward}")
-    for text in said:
-        print(encodable(broken(text, width)))
-    replace_text(path.resolve(), plot_svg(schedule, steps))  # a link stays one
-    print(f"plot: {path}")
+    show_schedule(arguments.recipe, arguments.overrides, arguments.svg)
+    return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from siri_train.commands.data import get, listing
+
+    if arguments.action == "list":
+        print(encodable(listing(arguments.to, arguments.json)))
+        return 0
+    for line in get(arguments):
+        print(encodable(line))
     return 0
 
 
@@ -383,6 +366,7 @@ _RUN = {
     "eval": _eval,
     "compare": _compare,
     "tokens": _tokens,
+    "data": _data,
     "export": _export,
     "convert": _convert,
     "completion": _completion,

@@ -102,6 +102,11 @@ def positive(text: str) -> int:
     return _whole(text, 1, 1_000_000)
 
 
+def count(text: str) -> int:
+    """A whole number from 0 to a million."""
+    return _whole(text, 0, 1_000_000)
+
+
 def port(text: str) -> int:
     """A port of this machine, or 0 for any free one."""
     return _whole(text, 0, 65535)

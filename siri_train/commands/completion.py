@@ -196,6 +196,9 @@ _COMPLETERS: dict[str, Callable[[str], list[str]]] = {
     "override": overrides,
     "folder": folders,
     "run": runs,
+    "data file": lambda prefix: _paths(
+        prefix, lambda path: path.suffix in (".jsonl", ".json", ".parquet", ".csv", ".gz")
+    ),
     "resume": lambda prefix: ["auto", "never", *folders(prefix)],
     "method": methods,
     "alarm": alarms,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from siri_train import __version__
 from siri_train.commands import arguments as kinds
 from siri_train.commands import run_arguments as runs
+from siri_train.commands.data_arguments import data
 from siri_train.commands.screen import COMMANDS, GROUPS
 
 _PROG = "siri-train"
@@ -354,6 +355,7 @@ _ARGUMENTS = {
     "eval": _eval,
     "compare": runs.compare,
     "tokens": runs.tokens,
+    "data": data,
     "export": runs.export,
     "convert": _convert,
     "completion": _completion,

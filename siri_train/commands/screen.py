@@ -141,7 +141,15 @@ GROUPS: dict[str, dict[str, Command]] = {
             ),
         ),
     },
-    "models": {
+    "models and data": {
+        "data": Command(
+            "public sets of questions by name, as files that recipes read",
+            (
+                ("siri-train data get aime24", "from the hub, into data/aime24.jsonl"),
+                ("siri-train data get math500 --from test.jsonl", "from a file: no network"),
+                ("siri-train data list", "the known sets, and which are there"),
+            ),
+        ),
         "export": Command(
             "copy a checkpoint out of a run, without trainer state",
             (

@@ -92,8 +92,8 @@ def check_questions(questions: Sequence[Question], key: str, verifier: Verifier)
     """
     notices = check_programs(questions, key, verifier)
     boxed = [question for question in questions if question.form == "box"]
-    refuse(key, _damaged(boxed), len(questions))
-    refuse(key, _unmeetable(boxed, verifier), len(questions))
+    refuse(key, damaged(boxed), len(questions))
+    refuse(key, unmeetable(boxed, verifier), len(questions))
     pairs = list(_repeated(questions))
     refuse(key, _contradictions(pairs, verifier), len(questions))
     if pairs:
@@ -102,7 +102,7 @@ def check_questions(questions: Sequence[Question], key: str, verifier: Verifier)
             f"{key}: {len(pairs)} of {len(questions)} questions repeat an earlier one but for "
             f"blanks, case or punctuation (the first: {place(again)} repeats {place(first)})"
         )
-        differ = [pair for pair in pairs if not _same_answer(*pair, verifier)]
+        differ = [pair for pair in pairs if not same_answer(*pair, verifier)]
         if differ:
             first, again = differ[0]
             notices.append(
@@ -174,7 +174,15 @@ def check_think(
         raise ConfigError(problem)
 
 
-def _damaged(questions: Sequence[Question]) -> Iterator[tuple[Question, str]]:
+def damaged(questions: Sequence[Question]) -> Iterator[tuple[Question, str]]:
+    """Questions with a text that lost a backslash, or a control character in the answer.
+
+    Args:
+        questions: of the form ``"box"``.
+
+    Yields:
+        Each such question, and what is wrong with it.
+    """
     for question in questions:
         texts = {"question": question.prompt, "solution": question.solution or ""}
         for name, text in {"answer": question.answer, **texts}.items():
@@ -186,10 +194,16 @@ def _damaged(questions: Sequence[Question]) -> Iterator[tuple[Question, str]]:
                 break
 
 
-def _unmeetable(
-    questions: Sequence[Question], verifier: Verifier
-) -> Iterator[tuple[Question, str]]:
-    """Gold answers for which even a response that boxes the gold would get reward 0."""
+def unmeetable(questions: Sequence[Question], verifier: Verifier) -> Iterator[tuple[Question, str]]:
+    """Questions for which even a response that boxes the gold answer would get reward 0.
+
+    Args:
+        questions: of the form ``"box"``.
+        verifier: that grades the responses.
+
+    Yields:
+        Each such question, and why.
+    """
     answers = [_boxed_by_a_response(question.answer) for question in questions]
     verdicts = verifier.verdicts(
         [(answer, question.answer) for answer, question in zip(answers, questions, strict=True)]
@@ -234,7 +248,7 @@ def _contradictions(
     # Texts that differ in case or punctuation may have different answers: 5! and 5.
     same = [(a, b) for a, b in pairs if strict_key(a) == strict_key(b)]
     for first, again in same:
-        if not _same_answer(first, again, verifier):
+        if not same_answer(first, again, verifier):
             yield (
                 again,
                 f"the question of {place(first)} again, with another answer: "
@@ -242,7 +256,14 @@ def _contradictions(
             )
 
 
-def _same_answer(one: Question, two: Question, verifier: Verifier) -> bool:
+def same_answer(one: Question, two: Question, verifier: Verifier) -> bool:
+    """Whether the gold answers of two questions are equal.
+
+    Args:
+        one: a question.
+        two: another.
+        verifier: that grades the responses; not asked where the texts are the same.
+    """
     if one.answer == two.answer or "code" in (one.form, two.form):
         return one.answer == two.answer
     pairs = [

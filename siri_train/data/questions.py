@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from siri_train.data.damage import invisible
 from siri_train.data.fields import Messages, is_chat, read_chat, read_field, read_text, stripped
+from siri_train.data.known.registry import get_hint
 from siri_train.data.row_files import HUB, expanded, rows_of
 from siri_train.data.rows import (
     DataError,
@@ -290,8 +291,10 @@ def find_first(paths: Sequence[str | os.PathLike[str]]) -> str:
             return text
         tried.append(text)
     if len(tried) == 1:
-        raise MissingDataError(describe_missing(Path(tried[0])))
-    raise MissingDataError(f"none of these exists: {', '.join(tried)}; give one that does")
+        missing = Path(tried[0])
+        raise MissingDataError(f"{describe_missing(missing)}{get_hint(missing)}")
+    hint = next(filter(None, (get_hint(Path(text)) for text in tried)), "")
+    raise MissingDataError(f"none of these exists: {', '.join(tried)}; give one that does{hint}")
 
 
 def _question(
