@@ -107,8 +107,8 @@ def page(result: Row) -> str:
         *main_table(result, "published"),
         "## Recorded lengths", "",
         "The demo run's histograms, each step's cap scaled to that of the point; correlation "
-        f"within a question {real['within']:.2f} (the start: {real['within_at_the_start']:.2f}), between "
-        f"epochs {real['epochs']:.2f}, both measured.", "",
+        f"within a question {real['within']:.2f} (the start: {real['within_at_the_start']:.2f}), "
+        f"between epochs {real['epochs']:.2f}, both measured.", "",
         *main_table(result, "recorded"),
         "## One step ahead", "",
         "Some GPUs only sample and the others only train, at the same time; groups divided in "

@@ -152,7 +152,7 @@ def test_balanced_blocks_hold_as_many_questions() -> None:
     order = dealt([9, 1, 1, 1, 8, 7, 2, 3], [0, 4, 8], True)
     assert sorted(order) == list(range(8))
     costs = [9, 1, 1, 1, 8, 7, 2, 3]
-    assert [sum(costs[i] for i in order[a : a + 4]) for a in (0, 4)] == [16, 16]
+    assert [sum(costs[i] for i in order[a : a + 4]) for a in (0, 4)] == [15, 17]
     assert order[0] == 0 and order[4] == 4
     assert dealt([1, 2], [0, 1, 2], False) == [1, 0]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -64,12 +66,20 @@ def test_divided_groups_are_the_same_on_any_number_of_ranks(
     assert alone == sample()
     assert [len(group) for group in alone] == [4, 4, 4]
     assert len({tuple(ids) for ids in alone[0]}) > 1  # the parts have seeds of their own
-    mine: list[list[Any]] = []
-    for rank in range(2):
-        monkeypatch.setattr(distributed, "world_size", lambda: 2)
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(distributed, "gather", lambda value: [mine.append(value) or [], []])
-        sample()
-    parts = [part for own in mine for part in own]
-    together = [[c.token_ids.tolist() for part in parts for c in part[index]] for index in range(3)]
-    assert together == alone
+    own, slots, barrier = threading.local(), [None, None], threading.Barrier(2, timeout=60)
+
+    def gather(value: Any) -> list[Any]:
+        slots[own.rank] = value
+        barrier.wait()
+        return list(slots)
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: own.rank)
+    monkeypatch.setattr(distributed, "gather", gather)
+
+    def rank(number: int) -> list[list[list[int]]]:
+        own.rank = number
+        return sample()
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(rank, range(2))) == [alone, alone]
