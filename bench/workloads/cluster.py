@@ -90,7 +90,8 @@ def arm(
         config: of a step.
     """
     draws = [draw_step(model, point, config, seed) for seed in range(seeds)]
-    rows, base = [], []
+    rows: list[dict[str, Any]] = []
+    base: list[float] = []
     for policy in policies:
         steps = [simulate(draw, policy, config, clock, ranks) for draw in draws]
         whole = [_whole(step, clock) for step in steps]
