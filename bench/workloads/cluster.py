@@ -228,7 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """``python -m bench cluster``: write ``cluster.json``, ``cluster.md`` and ``cluster.svg``.
+    """``python -m bench cluster``: write the result, its page and its plot.
 
     Raises:
         SystemExit: fewer than 2 seeds.

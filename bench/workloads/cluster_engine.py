@@ -36,7 +36,7 @@ class Job:
 
 @dataclass
 class Usage:
-    """What a rank did.
+    """The work of a rank.
 
     Attributes:
         seconds: until its last response ended.

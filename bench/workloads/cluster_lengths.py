@@ -49,6 +49,11 @@ def censored_mean(median: float, sigma: float, cap: float) -> float:
 def median_for(mean: float, sigma: float, cap: float) -> float:
     """The median whose censored mean at ``cap`` is ``mean``, by bisection.
 
+    Args:
+        mean: in tokens.
+        sigma: standard deviation of the log.
+        cap: where lengths are truncated.
+
     Raises:
         ValueError: no median gives it.
     """
@@ -84,7 +89,7 @@ class Lengths:
 
     Attributes:
         name: for the page.
-        quantiles: for each of `POINTS`: normal scores -> tokens, not yet cut at the cap.
+        quantiles: for each of `POINTS`: normal scores -> tokens, not yet truncated.
         within: correlation of the scores of two responses to one question.
         epochs: correlation of a question's score in two epochs.
     """

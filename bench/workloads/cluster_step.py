@@ -81,7 +81,7 @@ def draw_step(model: Lengths, point: int, config: RolloutConfig, seed: int) -> D
 
 
 def _cost(tokens: float) -> float:
-    """What a response takes of an engine: its steps, and the keys and values it reads."""
+    """A response's use of an engine: its steps, and the keys and values it reads."""
     return tokens + tokens**2 / 8192
 
 
@@ -138,7 +138,7 @@ POLICIES = (
 
 @dataclass
 class Step:
-    """What a simulated step took.
+    """Times and shares of a simulated step.
 
     Attributes:
         rollout: seconds until the slowest rank has its last response, over all rounds.

@@ -12,7 +12,7 @@ Deal = Literal["questions", "responses"]
 
 @dataclass(frozen=True)
 class Part:
-    """What one engine samples in one call.
+    """The questions and responses of one call of an engine.
 
     Args:
         first: the first of its questions.
