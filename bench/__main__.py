@@ -46,6 +46,8 @@ COMMANDS = {
                         "--device cuda --dtype bfloat16"),
     "rollout": Command("bench.workloads.rollout", "sampling on a CPU beside padded generate",
                        "--rows 8 --name rollout_8"),
+    "cluster": Command("bench.workloads.cluster", "ranks simulated: waiting by cap and phase",
+                       "--seeds 6"),
     "demo": Command("bench.workloads.demo", "siri-train demo over several seeds", "--seeds 0 1 2"),
     "recheck": Command("bench.workloads.recheck", "does wait fall and return with the cap",
                        "--seeds 0 1 2"),

@@ -164,10 +164,20 @@ def main_first() -> Iterator[None]:
             barrier()
 
 
-def share(count: int) -> slice:
-    """This rank's contiguous part of ``count`` items; the parts differ by one item at most."""
-    size, number = world_size(), rank()
+def share_of(count: int, number: int, size: int) -> slice:
+    """A rank's contiguous part of ``count`` items; the parts differ by one item at most.
+
+    Args:
+        count: all items.
+        number: the rank.
+        size: the number of ranks.
+    """
     return slice(count * number // size, count * (number + 1) // size)
+
+
+def share(count: int) -> slice:
+    """This rank's :func:`share_of` ``count`` items."""
+    return share_of(count, rank(), world_size())
 
 
 def spread(

@@ -186,6 +186,9 @@ class RolloutConfig(Section):
     shards: int = Field(0, ge=0, le=2**16)
     """Questions are sampled in this many parts, each with a seed of its own and shared among the
     ranks; a run draws the same responses on any number of ranks that divides it. 0: one a rank."""
+    deal: Literal["questions", "responses"] = "questions"
+    """The unit divided into ``shards``. questions: whole groups. responses: groups too, so that all
+    ranks get some responses to a long question and finish closer together; other samples."""
     oversample: float = Field(1.0, ge=1, le=1000)
     """Dynamic sampling (DAPO): sample this many times as many questions as groups are wanted, drop
     groups whose rewards are all equal, and stop when enough of the others are complete. 1 and

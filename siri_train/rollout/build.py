@@ -62,5 +62,5 @@ def build_engine(config: RunConfig, policy: Policy, *, ahead: bool = False) -> E
     if shards == 1:
         return engine
     if spec.own_weights:  # whole after a sync: nothing has to be gathered around sampling
-        return SharedEngine(engine, shards, nullcontext)
-    return SharedEngine(engine, shards, lambda: fsdp.gathered(policy.model))
+        return SharedEngine(engine, shards, nullcontext, by=config.rollout.deal)
+    return SharedEngine(engine, shards, lambda: fsdp.gathered(policy.model), by=config.rollout.deal)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from siri_train import distributed
+from siri_train.rollout.dealing import Deal, deal
 from siri_train.rollout.engine import Completion, Engine, EngineError, SamplingParams
 
 # The difference between the seeds of two parts. Seeds of two steps differ by less.
@@ -19,14 +20,15 @@ _APART = 0x9E37_79B1
 class SharedEngine:
     """Share the questions of every call among the ranks; every rank gets all responses.
 
-    The questions are split into ``shards`` contiguous parts, and part p is sampled with the seed
-    ``seed + p * constant``. So the responses depend on ``shards`` and not on the number of ranks.
+    The responses are dealt to ``shards`` parts, and part p is sampled with the seed
+    ``seed + p * constant``. So they depend on ``shards`` and ``by``, not on the number of ranks.
 
     Args:
         engine: this rank's own.
         shards: how many parts; must be a multiple of the ranks.
         around: a context manager entered around sampling. Where the engine samples from the
             trainer's own sharded weights, it gathers them on this rank.
+        by: ``rollout.deal``, see :func:`siri_train.rollout.dealing.deal`.
 
     Raises:
         ValueError: ``shards`` is not a multiple of the number of ranks.
@@ -37,13 +39,15 @@ class SharedEngine:
         engine: Engine,
         shards: int,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        *,
+        by: Deal = "questions",
     ) -> None:
         if shards < 1 or shards % distributed.world_size():
             raise ValueError(
                 f"rollout.shards must be a multiple of the {distributed.world_size()} ranks, "
                 f"got {shards}"
             )
-        self.engine, self.shards, self.around = engine, shards, around
+        self.engine, self.shards, self.around, self.by = engine, shards, around, by
 
     def sync(self) -> None:
         """Make this rank's engine use the current weights."""
@@ -84,20 +88,26 @@ class SharedEngine:
                 return None
             return lambda index, completion: on_finish(first + index, completion)
 
+        dealt = deal(len(prompts), params.n, self.shards, self.by)
+        sizes = [(part.last - part.first) * part.responses for part in dealt]
+
         def sample(parts: Sequence[int]) -> list[list[list[Completion]]]:
             done = []
-            for part in parts:
-                first = len(prompts) * part // self.shards
-                last = len(prompts) * (part + 1) // self.shards
-                own = dataclasses.replace(params, seed=params.seed + part * _APART)
+            for number in parts:
+                part = dealt[number]
+                seed = params.seed + number * _APART
+                own = dataclasses.replace(params, n=part.responses, seed=seed)
                 groups = []
-                if last > first:
+                if part.last > part.first:
                     groups = self.engine.generate(
-                        prompts[first:last], own, on_finish=shifted(first), cancelled=cancelled
+                        prompts[part.first : part.last],
+                        own,
+                        on_finish=shifted(part.first),
+                        cancelled=cancelled,
                     )
                 done.append([[_compact(c) for c in group] for group in groups])
                 if progress is not None:
-                    progress(last * params.n, len(prompts) * params.n)
+                    progress(sum(sizes[: number + 1]), len(prompts) * params.n)
             return done
 
         def guarded(parts: Sequence[int]) -> list[Any]:
@@ -108,10 +118,13 @@ class SharedEngine:
 
         with self.around():
             parts = distributed.spread(guarded, range(self.shards))
-        for part in parts:
-            if isinstance(part, EngineError):
-                raise part
-        return [[_plain(c) for c in group] for part in parts for group in part]
+        results: list[list[Completion]] = [[] for _ in prompts]
+        for part, sampled in zip(dealt, parts, strict=True):
+            if isinstance(sampled, EngineError):
+                raise sampled
+            for index, group in enumerate(sampled, start=part.first):
+                results[index] += [_plain(c) for c in group]
+        return results
 
 
 def _compact(completion: Completion) -> Completion:

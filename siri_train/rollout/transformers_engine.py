@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from siri_train.rollout.dealing import response_order, to_admit
 from siri_train.rollout.engine import (
     CANCELLED,
     Completion,
@@ -97,10 +98,7 @@ class TransformersEngine:
             EngineError: out of memory; the message says what to lower.
         """
         check_prompts(prompts)
-        owners = [index for index in range(len(prompts)) for _ in range(params.n)]
-        # Prompts of similar length together: less left padding. Longest first: their answers tend
-        # to be long too, and should not be the last to start. Ties keep the order of the questions.
-        owners.sort(key=lambda index: -len(prompts[index]))
+        owners = response_order([len(prompt) for prompt in prompts], params.n)
         run = _Run(self, prompts, owners, params)
         results: list[list[Completion]] = [[] for _ in prompts]
         finished = 0
@@ -181,8 +179,8 @@ class _Run:
             The responses that finished.
         """
         unfinished = 0 if self.batch is None else self.batch.unfinished
-        if self.waiting and unfinished < self.batch_size:
-            free = min(self.batch_size - unfinished, len(self.waiting))
+        free = to_admit(unfinished, len(self.waiting), self.batch_size)
+        if free:
             return self._admit([self.waiting.popleft() for _ in range(free)])
         assert self.batch is not None
         batch = self.batch

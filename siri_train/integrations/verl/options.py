@@ -31,6 +31,7 @@ LEFT_OUT = {
     "rollout.vllm.sleep_level": "verl decides",
     "rollout.probe": "verl has none",
     "rollout.server": "verl starts servers of its own",
+    "rollout.deal": "verl deals responses to its workers itself",
     "rollout.shards": "verl draws other samples than siri-train",
     "loss.skip_zero_advantage": "it saves time here and changes no result",
     "train.rehearse": "verl has none",
