@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TypeVar
@@ -70,7 +71,13 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    store = fresh_store(timeout)
+    if store is None:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout)
     _LEFT.append(dist.group.WORLD)
     try:
         if is_main():
@@ -82,6 +89,72 @@ def session(device: str, timeout_minutes: float = 60.0) -> Iterator[None]:
         leave(wait=0)
         raise
     leave()
+
+
+def fresh_store(timeout: datetime.timedelta) -> Any:
+    """A store for this launch of the ranks alone, or None where torchrun keeps none over restarts.
+
+    torchrun's agent has one store for all launches of its ranks (``--max-restarts``). The addresses
+    that killed ranks have left there make the ranks of the next launch wait for the dead (PyTorch
+    issue 135712). So the keys of a launch get a prefix of their own, which rank 0 draws. A rank
+    must not take the prefix of a former launch: it sends rank 0 a word that it has just drawn, and
+    takes the prefix that comes back with this word. Only a rank 0 that runs now can answer so,
+    because torchrun ends all old ranks before it starts new ones. Rank 0 answers until each of them
+    has given the prefix back.
+
+    Args:
+        timeout: longest wait for all ranks.
+
+    Returns:
+        A ``torch.distributed.PrefixStore``, the same for all ranks; None without torchrun's store.
+
+    Raises:
+        RuntimeError: the others did not answer in time, or torchrun's store has gone.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
+    mine = uuid.uuid4().hex
+    if number > 0:
+        store.set(f"siri_train/word/{number}", mine)
+        prefix = _answer(store, number, mine, timeout)
+        store.set(f"siri_train/heard/{number}", prefix)
+        return dist.PrefixStore(f"siri_train/{prefix}", store)
+    until = time.monotonic() + timeout.total_seconds()
+    waiting: dict[int, str] = dict.fromkeys(range(1, size), "")
+    while waiting:
+        for other, answered in list(waiting.items()):
+            word = _read(store, f"siri_train/word/{other}")
+            if word != answered:
+                store.set(f"siri_train/answer/{other}", f"{word} {mine}")
+                waiting[other] = word
+            elif word and _read(store, f"siri_train/heard/{other}") == mine:
+                del waiting[other]
+        _pause(until, f"ranks {', '.join(map(str, waiting))} of {size}")
+    return dist.PrefixStore(f"siri_train/{mine}", store)
+
+
+def _answer(store: Any, number: int, word: str, timeout: datetime.timedelta) -> str:
+    """The prefix that rank 0 has sent back with ``word``."""
+    until = time.monotonic() + timeout.total_seconds()
+    while True:
+        echoed, _, prefix = _read(store, f"siri_train/answer/{number}").partition(" ")
+        if echoed == word:
+            return prefix
+        _pause(until, "rank 0")
+
+
+def _read(store: Any, key: str) -> str:
+    """A key's text, "" where there is none; ``get`` would wait for it."""
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def _pause(until: float, missing: str) -> None:
+    if time.monotonic() > until:
+        raise RuntimeError(f"distributed: no word from {missing} in distributed.timeout_minutes")
+    time.sleep(0.01)
 
 
 def rank() -> int:
