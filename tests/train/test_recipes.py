@@ -16,11 +16,13 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from siri_train.ablate.plan import Asked, build_plan
 from siri_train.ablate.presets import METHODS
-from siri_train.commands.dry_run import USABLE, verdict
-from siri_train.commands.memory_estimate import GB, Memory, Sizes, estimate
 from siri_train.commands.parser import parse
 from siri_train.config.recipe import RECIPES, load_config
 from siri_train.config.run import RunConfig
+from siri_train.plan.fitting import USABLE
+from siri_train.plan.gpus import gpu_of
+from siri_train.plan.memory import GB, Memory, Sizes, estimate
+from siri_train.plan.text import verdict
 
 FAMILY = sorted(path.stem for path in RECIPES.glob("siri-*.yaml"))
 
@@ -259,14 +261,14 @@ def test_the_commands_in_the_comments_are_commands(name: str) -> None:
     ranks, gpu = planned(name)
     seen = set()
     for words in commands(name):
-        words = " ".join(words).replace(" --gpu h100", " --gpu-memory 80").split()
         asked = parse(words)
         seen.add(asked.command)
         if asked.command in ("train", "verl"):
             assert asked.recipe == name
             load_config(asked.recipe, getattr(asked, "overrides", []))
         if asked.command == "train" and asked.dry_run:
-            assert (asked.ranks or 1, asked.gpu_memory) == (ranks, gpu)
+            memory = gpu_of(asked.gpu).memory_gb if asked.gpu else asked.gpu_memory
+            assert (asked.ranks or 1, memory) == (ranks, gpu)
         if asked.command == "verl":
             assert asked.gpus * asked.nodes == ranks
         if asked.command == "eval":

@@ -15,7 +15,6 @@ from siri_train.config.run import RunConfig
 from siri_train.integrations.verl.checkpoints import check_save_freq
 from siri_train.integrations.verl.held_out import samples_notes, validation_samples
 from siri_train.integrations.verl.settings import REWARD_MANAGER
-from siri_train.integrations.verl.validation import validation_samples
 from siri_train.rewards import require_single
 
 # A ratio is at most exp(20) = 4.9e8, so this dual clip never acts; verl has no switch for it.
