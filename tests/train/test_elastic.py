@@ -267,7 +267,7 @@ def wait_for(ready: Any, seconds: float, what: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut", [False, True], ids=["whole head", "head cut by vocabulary"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole head", "sharded head"])
 def test_four_ranks_are_one_process(tmp_path: Path, cut: bool) -> None:
     """FSDP2 over four ranks, packed rows, rollouts by shards; a run that one process then ends."""
     model = AutoModelForCausalLM.from_pretrained(demo_model.START_FOLDER)
