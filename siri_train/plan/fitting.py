@@ -17,7 +17,7 @@ from siri_train.config.model import LoraConfig
 from siri_train.config.run import RunConfig
 from siri_train.plan.gpus import Gpu
 from siri_train.plan.memory import GB, Memory, Sizes, estimate
-from siri_train.plan.samplers import sampler_problem
+from siri_train.plan.samplers import SEVERAL_GPUS, sampler_problem
 
 USABLE = 0.9
 """Share of a GPU's memory that a run may plan with. CUDA, NCCL and fragmentation take the rest."""
@@ -189,7 +189,7 @@ def _server_needed(config: RunConfig, sizes: Sizes, gpu: Gpu) -> int | None:
     """GPUs of an engine, where one GPU cannot hold vLLM's weights; None: it can, or must not."""
     spec = engines.engine_of(config)
     problem = sampler_problem(config, sizes, gpu)
-    if problem is None or (spec.in_process and "vllm-server" not in problem):
+    if problem is None or (spec.in_process and SEVERAL_GPUS not in problem):
         return None
     for gpus in (1, 2, 4, 8, 16):
         tried = apply(apply(config, "rollout.engine=vllm-server"), _tensor_setting(gpus))

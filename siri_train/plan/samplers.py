@@ -107,6 +107,10 @@ def sampler_of(config: RunConfig, sizes: Sizes, machines: Machines) -> Sampler:
     return Sampler(ranks, 1, config.rollout.batch_rows, None, True, width)
 
 
+SEVERAL_GPUS = "with several GPUs an engine"
+"""In the reason that :func:`sampler_problem` gives where one GPU cannot hold an engine."""
+
+
 def sampler_problem(config: RunConfig, sizes: Sizes, gpu: Gpu) -> str | None:
     """The reason for which vLLM would not start, with the key to change; None: there is none.
 
@@ -147,5 +151,5 @@ def sampler_problem(config: RunConfig, sizes: Sizes, gpu: Gpu) -> str | None:
         )
     return (
         f"one GPU cannot hold vLLM's weights and one sequence ({whole / GB:.0f} GB): set "
-        "rollout.engine=vllm-server, with several GPUs an engine"
+        f"rollout.engine=vllm-server, {SEVERAL_GPUS}"
     )

@@ -145,9 +145,9 @@ def test_hours_and_memory_move_as_they_must() -> None:
             "h100",
         ),
         ("siri-7b", ["rollout.engine=vllm"], 1, "h100"),
-        ("siri-7b", ["rollout.batch_rows=256"], 16, "h100"),
+        ("siri-7b", ["rollout.engine=transformers", "rollout.batch_rows=256"], 16, "h100"),
         ("siri-7b", ["model.path=deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", *VLLM], 16, "h100"),
-        ("siri-1.5b", ["rollout.batch_rows=4"], 1, "4090"),
+        ("siri-1.5b", ["rollout.engine=transformers", "rollout.batch_rows=4"], 1, "4090"),
     ],
 )
 def test_what_does_not_fit_says_what_to_change(
@@ -205,12 +205,15 @@ def test_mean_length_is_a_share_or_tokens() -> None:
     assert short < long
 
 
+ONE_SET = "eval.select=null"  # without names there is one set, and no validation set beside it
+
+
 def test_an_unknown_source_is_assumed_and_said(tmp_path: Path) -> None:
     from siri_train.commands.dry_run import dry_run
 
     config = load_config(
         "siri-1.5b",
-        ["data.eval=[{kind: file, path: mine.jsonl}]", f"output={tmp_path / 'run'}"],
+        ["data.eval=[{kind: file, path: mine.jsonl}]", ONE_SET, f"output={tmp_path / 'run'}"],
     )
     text = dry_run(config, ranks=8, gpu_name="h100")
     assert f"{ASSUMED} questions each in data.eval.0" in text
@@ -218,7 +221,7 @@ def test_an_unknown_source_is_assumed_and_said(tmp_path: Path) -> None:
     # What is here and wrong is still refused.
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"question": "1+1?", "answer": ""}\n')
-    wrong = load_config("siri-1.5b", [f"data.eval=[{{kind: file, path: {bad}}}]"])
+    wrong = load_config("siri-1.5b", [f"data.eval=[{{kind: file, path: {bad}}}]", ONE_SET])
     with pytest.raises(ConfigError, match=r"data\.eval\.0: .*bad\.jsonl.*holds no answer"):
         dry_run(wrong, ranks=8, gpu_name="h100")
     far = load_config("siri-1.5b", ["model.path=Qwen/Qwen2.5-Math-1.5B"])
