@@ -98,6 +98,8 @@ def matching(title: str, memory_gb: float) -> Gpu | None:
     fits = [
         gpu
         for gpu in _ALL
-        if gpu.name.partition("-")[0] in words and abs(memory_gb / gpu.memory_gb - 1) < 0.15
+        if gpu.name.partition("-")[0] in words
+        and ("pcie" in words) == gpu.name.endswith("-pcie")
+        and abs(memory_gb / gpu.memory_gb - 1) < 0.15
     ]
     return fits[0].with_memory(memory_gb) if fits else None

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from siri_train.checkpoint.retention import ends
+from siri_train.config.rollout import RolloutConfig
 from siri_train.config.run import RunConfig
 from siri_train.plan.efficiency import Efficiency
 from siri_train.plan.memory import Sizes
@@ -136,9 +137,10 @@ def phases(
     low, high = min(caps), max(caps)
     count = _GRID if high > low else 1
     grid = [low + (high - low) * i / max(1, count - 1) for i in range(count)]
-    known = [
-        step_time(
-            config,
+
+    def on_grid(rollout: RolloutConfig) -> list[StepTime]:
+        return [step_time(
+            config.model_copy(update={"rollout": rollout}),
             sizes,
             machines,
             cap=cap,
@@ -146,14 +148,18 @@ def phases(
             prompt=prompt,
             speed=speed,
             reference=reference,
-        )  # fmt: skip
-        for cap in grid
-    ]
+        ) for cap in grid]  # fmt: skip
+
+    known = on_grid(config.rollout)
+    plain = None  # of phases that switch dynamic sampling off
     responses = config.rollout.prompts * config.rollout.group_size
     found = []
     for first, behind, name in schedule.phases(steps):
         mine = caps[first:behind]
-        at = [_between(grid, known, cap) for cap in mine]
+        times = known
+        if config.rollout.dynamic and config.loss.own(name).dynamic_sampling is False:
+            times = plain = plain or on_grid(config.rollout.plain)
+        at = [_between(grid, times, cap) for cap in mine]
         both = [max(a, b) if config.rollout.asynchronous else a + b for a, b in at]
         found.append(
             Phase(

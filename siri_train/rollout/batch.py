@@ -160,11 +160,15 @@ def fingerprint(
         questions: drawn for the step.
     """
     keys = ("prompts", "group_size", "temperature", "top_p", "top_k", "oversample", "max_rounds")
+    # Older checkpoints have none of these. One process without shards has a single one.
+    usual = {"deal": ("questions",), "keep": ("in_order",), "shards": (0, 1)}
+    others = {key: getattr(rollout, key) for key in usual}
     return {
         "step": step,
         "cap": cap,
         "questions": [question.id for question in questions],
         **{key: getattr(rollout, key) for key in keys},
+        **{key: value for key, value in others.items() if value not in usual[key]},
     }
 
 

@@ -164,6 +164,10 @@ class Rollouts:
         settings = fingerprint(step, self.schedule(step), self.config.rollout, self.questions(step))
         if reward.function != DEFAULT:  # older checkpoints name none
             settings["reward"] = {"function": reward.function, "options": reward.options}
+        usual = type(reward)()
+        for key in ("verifier", "think", "truncated"):  # the saved batch is graded
+            if getattr(reward, key) != getattr(usual, key):
+                settings[key] = getattr(reward, key)
         if REWARDS[reward.function].shape is not None:
             settings["phase"] = self.schedule.phase(step)
             settings["shortest"] = self.schedule.min_len

@@ -72,7 +72,8 @@ def test_the_ranks_of_a_launch_meet_each_other_and_no_dead_ones() -> None:
             }  # fmt: skip
             ours, theirs = fork.Pipe()
             delay = draw.choice([0.0, 0.0, 0.1])
-            process = fork.Process(target=member, args=(environment, delay, theirs))
+            arguments = (environment, delay, theirs)
+            process = fork.Process(target=member, args=arguments, daemon=True)
             process.start()
             ranks.append((process, ours))
         if dies := draw.random() < 0.4:
@@ -96,7 +97,7 @@ def test_a_rank_without_the_others_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     for number, missing in ((0, "ranks 1, 2 of 3"), (2, "rank 0")):
         monkeypatch.setenv("RANK", str(number))
         with pytest.raises(RuntimeError, match=f"no word from {missing}"):
-            distributed.fresh_store(datetime.timedelta(seconds=0.2))
+            distributed.fresh_store(datetime.timedelta(seconds=2))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     assert distributed.fresh_store(datetime.timedelta(seconds=1)) is None
 
@@ -123,6 +124,27 @@ def once(*args, **kwargs):
 
 
 method.update = once
+'''
+
+
+WAITS = '''
+"""A plug-in: the ranks wait in their third update until the test has killed a node."""
+import time
+from pathlib import Path
+
+import siri_train.train as method
+
+update, calls = method.update, []
+
+
+def held(*args, **kwargs):
+    calls.append(1)
+    while len(calls) >= 3 and not Path(__file__).with_name("go").exists():
+        time.sleep(0.02)
+    return update(*args, **kwargs)
+
+
+method.update = held
 '''
 
 
@@ -204,6 +226,9 @@ def agents() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 def kill_tree(agent: subprocess.Popen[bytes]) -> None:
     """SIGKILL for a process and its children at the same time, as when a machine loses power."""
+    if agent.poll() is not None:  # its number may be another process's now
+        return
+    os.kill(agent.pid, signal.SIGSTOP)  # it starts no further rank
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
     below = children.read_text().split() if children.exists() else []
     for pid in (agent.pid, *map(int, below)):
@@ -219,8 +244,9 @@ def test_a_run_goes_on_without_a_node_that_died(
     tmp_path: Path, agents: list[subprocess.Popen[bytes]]
 ) -> None:
     """Two nodes of one rank, of which one is lost: torchrun goes on with the other one."""
-    steps = 12
-    path = recipe(tmp_path, 2, train={"steps": steps, "lr": 1e-4}, schedule={"cycle": 12})
+    steps = 6
+    path = recipe(tmp_path, 2, train={"steps": steps, "lr": 1e-4}, schedule={"cycle": 6})
+    (tmp_path / "waits.py").write_text(WAITS)
     train(load_config(path, [f"output={tmp_path / 'alone'}"]))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -232,8 +258,9 @@ def test_a_run_goes_on_without_a_node_that_died(
         # The second node may come a minute later under load; a dead one is noticed in seconds.
         "--rdzv-conf", "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=5",
         "-m", "siri_train", "train", str(path), f"output={tmp_path / 'run'}",
+        "plugins=[waits]",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     with open(tmp_path / "said.txt", "wb") as said:
         for _ in range(2):  # the first one keeps the store
             agents.append(
@@ -241,9 +268,9 @@ def test_a_run_goes_on_without_a_node_that_died(
             )
             wait_for(lambda: listening(port), 300, "torchrun's store")
         both = tmp_path / "run" / "metrics.jsonl"
-        wait_for(lambda: both.exists() and len(rows_so_far(both)) >= 2, 900, "two steps")
-        assert {row["ranks"] for row in rows_so_far(both)} <= {1, 2}
+        wait_for(lambda: any(row["ranks"] == 2 for row in rows_so_far(both)), 900, "step of both")
         kill_tree(agents[1])
+        (tmp_path / "go").touch()
         assert agents[0].wait(timeout=1800) == 0, (tmp_path / "said.txt").read_text()
     ranks = [row["ranks"] for row in rows(tmp_path / "run")]
     assert ranks[-1] == 1 and 2 in ranks, ranks
@@ -251,7 +278,8 @@ def test_a_run_goes_on_without_a_node_that_died(
 
 
 def rows_so_far(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if "\n" in line]
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def listening(port: int) -> bool:

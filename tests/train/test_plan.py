@@ -19,7 +19,7 @@ from siri_train.plan import lengths
 from siri_train.plan.build import Plan, plan, share_of
 from siri_train.plan.families import known_config, known_models
 from siri_train.plan.fitting import apply, fits, least_ranks, needed
-from siri_train.plan.gpus import GPUS, gpu_of
+from siri_train.plan.gpus import GPUS, gpu_of, matching
 from siri_train.plan.memory import Sizes
 from siri_train.plan.questions import ASSUMED
 from siri_train.plan.text import plan_text
@@ -235,3 +235,24 @@ def test_a_server_has_gpus_of_its_own() -> None:
     assert made.server_gpus == 8 and made.gpus == 16
     assert made.gpu_hours[1] == pytest.approx(16 * made.hours[1].whole)
     assert "a rollout server of 8 more" in shown(made)
+
+
+def test_a_phase_without_dynamic_sampling_samples_less() -> None:
+    """In the plan as in the run; the other phase takes what it took."""
+    both = plan(load_config("siri-1.5b", ["rollout.oversample=2"]), ranks=8)
+    keys = ["rollout.oversample=2", "loss.expansion.dynamic_sampling=false"]
+    one = plan(load_config("siri-1.5b", keys), ranks=8)
+    usual = plan(load_config("siri-1.5b"), ranks=8)
+    for a, b, c in zip(*(p.hours[1].phases for p in (both, one, usual)), strict=True):
+        assert b.rollout == pytest.approx(c.rollout if b.name == "expansion" else a.rollout)
+        assert a.rollout > 1.5 * c.rollout
+
+
+def test_cards_of_one_name_are_told_apart() -> None:
+    for title, memory, name in (
+        ("NVIDIA H100 80GB HBM3", 85.0, "h100"), ("NVIDIA H100 PCIe", 85.0, "h100-pcie"),
+        ("NVIDIA A100-SXM4-40GB", 42.4, "a100-40"), ("NVIDIA H200", 150.7, "h200"),
+    ):  # fmt: skip
+        found = matching(title, memory)
+        assert found is not None and found.name == name, title
+    assert matching("NVIDIA A100-PCIE-40GB", 42.4) is None  # its sheet is not in the table

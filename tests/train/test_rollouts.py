@@ -251,3 +251,16 @@ def test_shards_may_be_ended_early_too(tiny: Any, tmp_path: Path) -> None:
     metrics = rows(run / "metrics.jsonl")
     assert all(row["groups"] == 4 for row in metrics)
     assert any(row["groups_surplus"] for row in metrics)
+
+
+def test_all_that_decides_a_batch_is_in_its_fingerprint(tiny: Any) -> None:
+    """A key of ``rollout`` that changes the draw makes a saved batch another one."""
+    from siri_train.rollout.batch import fingerprint
+
+    usual = fingerprint(3, 40, tiny().rollout, [])
+    for key, value, same in (
+        ("deal", "responses", False), ("keep", "first_done", False), ("shards", 2, False),
+        ("shards", 1, True), ("temperature", 0.7, False), ("batch_rows", 3, True),
+    ):  # fmt: skip
+        found = fingerprint(3, 40, tiny(f"rollout.{key}={value}").rollout, [])
+        assert (found == usual) == same, key
