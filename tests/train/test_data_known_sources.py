@@ -1,0 +1,76 @@
+"""``siri-train data get`` on folders with configurations, and on sources that are damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siri_train.cli import main
+from siri_train.rewards import ExactVerifier
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, and the verifier that needs no processes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("siri_train.commands.data._verifier", lambda: (ExactVerifier(), "exact"))
+
+
+def rows_in(file: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+
+
+def parquet(file: str, rows: list[dict[str, Any]]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    tables = pytest.importorskip("pyarrow.parquet")
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    tables.write_table(pyarrow.Table.from_pylist(rows), file)
+
+
+def gsm8k_rows(config: str, split: str, number: int = 3) -> list[dict[str, Any]]:
+    return [{"question": f"{config} {split} {n}?", "answer": f"#### {n}"} for n in range(number)]
+
+
+@pytest.mark.parametrize("main_folder", ["main", "data", "main in two parts"])
+def test_one_configuration_of_a_folder_is_read(main_folder: str) -> None:
+    """openai/gsm8k has ``main/`` and ``socratic/``; a copy with one configuration has ``data/``."""
+    config = main_folder.split()[0]
+    for split in ("train", "test"):
+        rows = gsm8k_rows(config, split)
+        parts = [rows[:2], rows[2:]] if "parts" in main_folder else [rows]
+        for n, part in enumerate(parts):
+            parquet(f"in/{config}/{split}-{n:05}-of-{len(parts):05}.parquet", part)
+        if config == "main":
+            parquet(f"in/socratic/{split}-00000-of-00001.parquet", gsm8k_rows("socratic", split))
+    assert main(["data", "get", "gsm8k", "--from", "in"]) == 0
+    for split in ("train", "test"):
+        asked = [row["question"] for row in rows_in(f"data/gsm8k/{split}.jsonl")]
+        assert asked == [row["question"] for row in gsm8k_rows(config, split)]
+
+
+@pytest.mark.parametrize(
+    "name, folders",
+    [
+        ("gsm8k", ["other", "socratic"]),
+        ("gsm8k", ["socratic"]),
+        ("gsm8k", ["data", "socratic"]),
+        ("aime25", ["AIME2025-I", "AIME2025-II"]),
+    ],
+)
+def test_a_folder_of_other_configurations_is_refused(
+    name: str, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in folders:
+        for split in ("train", "test"):
+            rows = gsm8k_rows(folder, split)
+            if name != "gsm8k":
+                rows = [{**row, "answer": row["answer"][-1]} for row in rows]
+            parquet(f"in/{folder}/{split}-00000-of-00001.parquet", rows)
+    assert main(["data", "get", name, "--from", "in"]) == 1
+    error = capsys.readouterr().err
+    assert f"is in {', '.join(folders)}" in error and error.count("\n") == 1
+    assert f"--from in/{folders[0]}" in error and not Path("data").exists()
+    assert main(["data", "get", name, "--from", f"in/{folders[0]}"]) == 0
