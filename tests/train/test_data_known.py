@@ -117,14 +117,6 @@ def test_every_kind_of_file(kind: str) -> None:
     assert [row["answer"] for row in rows_in("data/aime25.jsonl")] == ["0", "1", "2"]
 
 
-def test_an_address_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(lines("there.jsonl", [FORMS["aime25"]]))
-    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda address, timeout: path.open("rb"))
-    address = "https://example.org/a/test.jsonl"
-    assert main(["data", "get", "aime25", "--from", address]) == 0
-    assert card("data/aime25.card.json")["read"][0]["source"] == address
-
-
 def test_the_hub_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two configurations of a mirror, whose only split has another name than the set's own."""
     asked = []

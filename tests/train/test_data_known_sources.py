@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +78,70 @@ def test_a_folder_of_other_configurations_is_refused(
     assert f"is in {', '.join(folders)}" in error and error.count("\n") == 1
     assert f"--from in/{folders[0]}" in error and not Path("data").exists()
     assert main(["data", "get", name, "--from", f"in/{folders[0]}"]) == 0
+
+
+@contextmanager
+def served(answer: bytes) -> Iterator[str]:
+    """The address of a server of this machine that sends these bytes and hangs up."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/a/test.jsonl"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+BODY = b"".join(b'{"problem": "Find $a$ of %d.", "answer": "%d"}\n' % (n, n) for n in range(4))
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNK = b"%x\r\n%s\r\n" % (len(BODY), BODY)
+
+
+@pytest.mark.parametrize(
+    "head, body",
+    [
+        (b"Content-Length: %d\r\n" % len(BODY), BODY),
+        (b"Transfer-Encoding: chunked\r\n", CHUNK + b"0\r\n\r\n"),
+        (b"", BODY),
+    ],
+)
+def test_an_address_is_read(head: bytes, body: bytes) -> None:
+    with served(OK + head + b"\r\n" + body) as address:
+        assert main(["data", "get", "aime25", "--from", address]) == 0
+    assert [row["answer"] for row in rows_in("data/aime25.jsonl")] == ["0", "1", "2", "3"]
+    about = json.loads(Path("data/aime25.card.json").read_text(encoding="utf-8"))
+    assert about["read"][0]["source"] == address
+
+
+LINE = BODY.index(b"\n") + 1
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (OK + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY[:LINE], f"{LINE} of {len(BODY)}"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK, "cannot be downloaded"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK[:LINE], "cannot be downloaded"),
+        (b"no answer\r\n\r\n", "cannot be downloaded"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "404"),
+        (b"", "cannot be downloaded"),
+    ],
+)
+def test_a_download_that_ends_early_is_refused(
+    answer: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cut behind a whole line, so that what arrived could be read."""
+    with served(answer) as address:
+        assert main(["data", "get", "aime25", "--from", address]) == 1
+    error = capsys.readouterr().err
+    assert address in error and said in error and error.count("\n") == 1
+    assert not Path("data").exists()

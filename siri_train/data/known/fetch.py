@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import email.message
 import gzip
 import hashlib
+import http.client
 import json
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -213,9 +214,26 @@ def _downloaded(address: str) -> Iterator[Path]:
                 file.open("wb") as out,
             ):
                 shutil.copyfileobj(answer, out)
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            raise DataError(f"{address}: cannot be downloaded: {error}") from error
+                told = _length(answer.headers)
+        # A chunked answer that ends early is an HTTPException, no OSError.
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DataError(
+                f"{address}: cannot be downloaded: {error or type(error).__name__}; try again, or "
+                "download it another way and give the file"
+            ) from error
+        size = file.stat().st_size
+        if told is not None and size != told:
+            raise DataError(
+                f"{address}: the download ended early: {size} of {told} bytes; try again, or "
+                "download it another way and give the file"
+            )
         yield file
+
+
+def _length(headers: email.message.Message) -> int | None:
+    """The number of bytes that a server announced; None: it did not."""
+    told = headers.get("Content-Length", "")
+    return int(told) if told.isdecimal() and "Transfer-Encoding" not in headers else None
 
 
 def file_sha256(file: Path) -> str:
