@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +16,9 @@ from typing import Any
 import pytest
 
 from siri_train.cli import main
+from siri_train.data.known.fetch import read_set
+from siri_train.data.known.registry import KNOWN
+from siri_train.data.rows import DataError
 from siri_train.rewards import ExactVerifier
 
 
@@ -145,3 +151,35 @@ def test_a_download_that_ends_early_is_refused(
     error = capsys.readouterr().err
     assert address in error and said in error and error.count("\n") == 1
     assert not Path("data").exists()
+
+
+def test_a_damaged_gz_is_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cut anywhere, or with packed bytes flipped: the checksum, at the latest, tells."""
+    seed = time.time_ns()
+    draw = random.Random(seed)
+    rows = [{"problem": f"Find $a$ of {draw.random()}.", "answer": str(n)} for n in range(30)]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    whole = gzip.compress(text)
+    damaged = [whole[: draw.randrange(2, len(whole))] for _ in range(10)]
+    for _ in range(60):
+        other = bytearray(whole)
+        for place in draw.sample(range(10, len(whole)), draw.randint(1, 4)):
+            other[place] ^= draw.randrange(1, 256)
+        damaged.append(bytes(other))
+    file = Path("test.jsonl.gz")
+    kinds = set()
+    for packed in damaged:
+        file.write_bytes(packed)
+        try:
+            read_set(KNOWN["aime25"], [str(file)])
+        except DataError as error:
+            assert "test.jsonl.gz: cannot be unpacked" in str(error), (seed, packed.hex())
+            kinds.add(type(error.__cause__).__name__)
+        else:
+            # A flipped bit that the format does not use changes no byte of the text.
+            with gzip.open(file) as handle:
+                assert handle.read() == text, (seed, packed.hex())
+    assert {"EOFError", "error"} <= kinds, (seed, kinds)
+    file.write_bytes(whole[:-9])
+    assert main(["data", "get", "aime25", "--from", str(file)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1 and not Path("data").exists()

@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ def _rows_of_file(file: Path) -> list[Row]:
             try:
                 with gzip.open(file, "rb") as packed, inner.open("wb") as out:
                     shutil.copyfileobj(packed, out)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:  # cut, or other bytes than written
                 raise DataError(f"{file}: cannot be unpacked: {error}; copy it again") from error
             rows = _rows_of_file(inner)
         return [row._replace(where=row.where.replace(str(inner), str(file))) for row in rows]
