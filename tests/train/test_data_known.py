@@ -242,7 +242,7 @@ def test_a_training_set_passes_the_checks_before_a_run() -> None:
     assert about["read"] == len(rows) == about["written"] + sum(about["left_out"].values())
     train = load_questions("data/deepscaler", split="train")
     apart = load_questions("data/deepscaler", split="validation")
-    assert len(apart) == 5 and len(train) + 5 == about["written"]
+    assert len(apart) == 5 and len(train) + 5 == about["written"], seed
     check_data(train, apart, RewardConfig(verifier="exact"))
     check_data(train, load_questions("data/aime24.jsonl"), RewardConfig(verifier="exact"))
 
@@ -261,6 +261,29 @@ def test_the_same_question_falls_on_the_same_side() -> None:
         assert main([*words, "--to", to]) == 0
         sides.append({row["answer"] for row in rows_in(f"{to}/deepscaler/validation.jsonl")})
     assert len(sides[0]) == 9 and sides[0] == sides[1] == sides[2], seed
+
+
+def test_held_out_questions_move_no_other_to_validation() -> None:
+    """Some drawn from either side become a test set's: the rest of both sides stays as it was."""
+    seed = time.time_ns()
+    draw = random.Random(seed)
+    rows = [{"problem": f"Case {n}: $x + {draw.random()}$?", "answer": str(n)} for n in range(60)]
+    lines("in.jsonl", rows)
+    words = ["data", "get", "deepscaler", "--from", "in.jsonl", "--validation", "20", "--force"]
+    assert main(words) == 0
+    before = [rows_in(f"data/deepscaler/{split}.jsonl") for split in ("train", "validation")]
+    assert [len(side) for side in before] == [40, 20]
+    for _ in range(3):
+        gone = [draw.sample(side, draw.randint(1, 15)) for side in before]
+        held = [{**row, "question": row["question"].upper()} for row in sum(gone, [])]
+        lines("data/math500.jsonl", held)
+        assert main(words) == 0
+        for split, side, less in zip(("train", "validation"), before, gone, strict=True):
+            left = [row for row in side if row not in less]
+            assert rows_in(f"data/deepscaler/{split}.jsonl") == left, seed
+    lines("data/math500.jsonl", before[1])
+    assert main(words) == 1  # no validation question is left
+    assert rows_in("data/deepscaler/validation.jsonl") == left, seed
 
 
 def test_an_equal_file_stays_and_another_needs_force(capsys: pytest.CaptureFixture[str]) -> None:
