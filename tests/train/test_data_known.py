@@ -19,7 +19,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.data import SourceConfig
 from siri_train.config.method import RewardConfig
 from siri_train.data.gate import check_data
-from siri_train.data.known import fetch, write
+from siri_train.data.known import fetch
 from siri_train.data.known.registry import KNOWN, get_hint
 from siri_train.data.problems import load_problems
 from siri_train.data.questions import find_first, load_questions
@@ -299,22 +299,6 @@ def test_an_equal_file_stays_and_another_needs_force(capsys: pytest.CaptureFixtu
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path("data").iterdir()}
     assert main([*words, "--force"]) == 0
     assert rows_in("data/aime25.jsonl")[0]["answer"] == "8"
-
-
-def test_an_interrupted_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for split in ("train", "test"):
-        lines(f"in/{split}.jsonl", [{"question": f"In {split}?", "answer": "#### 7"}])
-    really, seen = write.replace_text, []
-
-    def interrupted(path: Path, text: str) -> None:
-        seen.append(path)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        really(path, text)
-
-    monkeypatch.setattr(write, "replace_text", interrupted)
-    assert main(["data", "get", "gsm8k", "--from", "in"]) == 130
-    assert [path for path in Path("data").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
