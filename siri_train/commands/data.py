@@ -75,7 +75,7 @@ def _made(
         for split, rows in read.rows.items():
             if not rows:
                 continue
-            found, about = _converted(entry, arguments, rows, verifier, folder)
+            found, chosen, about = _converted(entry, arguments, rows, verifier, folder)
             about |= {"read": len(rows), "expected": entry.expected.get(split), "verifier": name}
             about["left_out"] = {reason: len(w) for reason, w in found.left_out.items()}
             about["left_out_rows"] = {r: w[:_NAMED] for r, w in found.left_out.items()}
@@ -86,9 +86,8 @@ def _made(
             if not found.kept:
                 raise DataError(f"no row is left of {len(rows)}; {'; '.join(said)}")
             if entry.validation:
-                number = entry.validation if arguments.validation is None else arguments.validation
-                train, apart = rules.set_apart(found, number)
-                parts = {"train": train, **({"validation": apart} if number else {})}
+                train, apart = rules.set_apart(found, chosen)
+                parts = {"train": train, **({"validation": apart} if chosen else {})}
             else:
                 parts = {split: [row for _, row in found.kept]}
             about["written"] = sum(len(part) for part in parts.values())
@@ -107,10 +106,11 @@ def _converted(
     rows: list[Any],
     verifier: Verifier,
     folder: Path,
-) -> tuple[rules.Converted, dict[str, Any]]:
-    """The rows of a split, and what the card says about them."""
+) -> tuple[rules.Converted, frozenset[str], dict[str, Any]]:
+    """The rows of a split, which of them are for validation, and what the card says about them."""
+    chosen: frozenset[str] = frozenset()
     if entry.code:
-        return rules.convert_code(rows), {"columns": "as they are (format: code)"}
+        return rules.convert_code(rows), chosen, {"columns": "as they are (format: code)"}
     given = {
         "question": arguments.question_field,
         "answer": arguments.answer_field,
@@ -122,11 +122,14 @@ def _converted(
     about: dict[str, Any] = {"columns": {k: v for k, v in vars(columns).items() if v is not None}}
     if entry.training:
         rules.leave_out_repeats(found, verifier)
+        if entry.validation:
+            number = entry.validation if arguments.validation is None else arguments.validation
+            chosen = rules.choose_apart(found, number)
         there = _held_out(folder)
         about["held_out"] = rules.leave_out_held_out(found, there) | {
             name: None for name in HELD_OUT if name not in there
         }
-    return found, about
+    return found, chosen, about
 
 
 def _held_out(folder: Path) -> dict[str, list[Question]]:

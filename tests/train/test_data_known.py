@@ -19,7 +19,7 @@ from siri_train.config.base import ConfigError
 from siri_train.config.data import SourceConfig
 from siri_train.config.method import RewardConfig
 from siri_train.data.gate import check_data
-from siri_train.data.known import fetch, write
+from siri_train.data.known import fetch
 from siri_train.data.known.registry import KNOWN, get_hint
 from siri_train.data.problems import load_problems
 from siri_train.data.questions import find_first, load_questions
@@ -115,14 +115,6 @@ def test_every_kind_of_file(kind: str) -> None:
         lines(file / "test.jsonl", rows)
     assert main(["data", "get", "aime25", "--from", str(file)]) == 0
     assert [row["answer"] for row in rows_in("data/aime25.jsonl")] == ["0", "1", "2"]
-
-
-def test_an_address_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(lines("there.jsonl", [FORMS["aime25"]]))
-    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda address, timeout: path.open("rb"))
-    address = "https://example.org/a/test.jsonl"
-    assert main(["data", "get", "aime25", "--from", address]) == 0
-    assert card("data/aime25.card.json")["read"][0]["source"] == address
 
 
 def test_the_hub_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +242,7 @@ def test_a_training_set_passes_the_checks_before_a_run() -> None:
     assert about["read"] == len(rows) == about["written"] + sum(about["left_out"].values())
     train = load_questions("data/deepscaler", split="train")
     apart = load_questions("data/deepscaler", split="validation")
-    assert len(apart) == 5 and len(train) + 5 == about["written"]
+    assert len(apart) == 5 and len(train) + 5 == about["written"], seed
     check_data(train, apart, RewardConfig(verifier="exact"))
     check_data(train, load_questions("data/aime24.jsonl"), RewardConfig(verifier="exact"))
 
@@ -271,6 +263,29 @@ def test_the_same_question_falls_on_the_same_side() -> None:
     assert len(sides[0]) == 9 and sides[0] == sides[1] == sides[2], seed
 
 
+def test_held_out_questions_move_no_other_to_validation() -> None:
+    """Some drawn from either side become a test set's: the rest of both sides stays as it was."""
+    seed = time.time_ns()
+    draw = random.Random(seed)
+    rows = [{"problem": f"Case {n}: $x + {draw.random()}$?", "answer": str(n)} for n in range(60)]
+    lines("in.jsonl", rows)
+    words = ["data", "get", "deepscaler", "--from", "in.jsonl", "--validation", "20", "--force"]
+    assert main(words) == 0
+    before = [rows_in(f"data/deepscaler/{split}.jsonl") for split in ("train", "validation")]
+    assert [len(side) for side in before] == [40, 20]
+    for _ in range(3):
+        gone = [draw.sample(side, draw.randint(1, 15)) for side in before]
+        held = [{**row, "question": row["question"].upper()} for row in sum(gone, [])]
+        lines("data/math500.jsonl", held)
+        assert main(words) == 0
+        for split, side, less in zip(("train", "validation"), before, gone, strict=True):
+            left = [row for row in side if row not in less]
+            assert rows_in(f"data/deepscaler/{split}.jsonl") == left, seed
+    lines("data/math500.jsonl", before[1])
+    assert main(words) == 1  # no validation question is left
+    assert rows_in("data/deepscaler/validation.jsonl") == left, seed
+
+
 def test_an_equal_file_stays_and_another_needs_force(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data", "get", "aime25", "--from", lines("in.jsonl", [FORMS["aime25"]])]
     assert main(words) == 0
@@ -284,22 +299,6 @@ def test_an_equal_file_stays_and_another_needs_force(capsys: pytest.CaptureFixtu
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path("data").iterdir()}
     assert main([*words, "--force"]) == 0
     assert rows_in("data/aime25.jsonl")[0]["answer"] == "8"
-
-
-def test_an_interrupted_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for split in ("train", "test"):
-        lines(f"in/{split}.jsonl", [{"question": f"In {split}?", "answer": "#### 7"}])
-    really, seen = write.replace_text, []
-
-    def interrupted(path: Path, text: str) -> None:
-        seen.append(path)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        really(path, text)
-
-    monkeypatch.setattr(write, "replace_text", interrupted)
-    assert main(["data", "get", "gsm8k", "--from", "in"]) == 130
-    assert [path for path in Path("data").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ No row disappears without a word: each that is left out is counted by its reason
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -276,33 +277,57 @@ def leave_out_held_out(found: Converted, sets: Mapping[str, Sequence[Question]])
     return {name: names.count(name) for name in sets}
 
 
-def set_apart(found: Converted, number: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Divide a set into training and validation rows by a hash of the question alone.
+def choose_apart(found: Converted, number: int) -> frozenset[str]:
+    """Choose the validation questions of a set by a hash of the question alone.
 
-    The same question in another spelling, order or version of the set falls on the same side. A
-    question whose text stands twice is never set apart.
+    Order and spelling of the questions never matter. Another version of the set may move some:
+    of those with the smallest hashes one more may come, or one go. Call it before
+    :func:`leave_out_held_out`, so that a question of a test set takes none of the training side.
+    A question whose text stands twice is never chosen.
 
     Args:
         found: rows of the set.
-        number: of validation rows.
+        number: of questions.
 
     Returns:
-        Training rows and validation rows, each in the order of the set.
+        Keys of the questions, for :func:`set_apart`.
 
     Raises:
         DataError: there are no more questions than that.
     """
     keys = [loose_key(question) for question, _ in found.kept]
-    if number and number >= len(found.kept):
+    if keys and number >= len(keys):
         raise DataError(
-            f"--validation: got {number}, but there are {len(found.kept)} questions; give less"
+            f"--validation: got {number}, but there are {len(keys)} questions; give less"
         )
-    counts: dict[str, int] = {}
-    for key in keys:
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter(keys)
     single = [key for key in keys if counts[key] == 1]
-    apart = set(sorted(single, key=lambda key: hashlib.sha256(key.encode()).digest())[:number])
+    return frozenset(sorted(single, key=lambda key: hashlib.sha256(key.encode()).digest())[:number])
+
+
+def set_apart(
+    found: Converted, apart: Collection[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Divide a set into training and validation rows.
+
+    Args:
+        found: rows of the set. A chosen question that is no longer there makes the validation
+            set smaller, and changes nothing else.
+        apart: of :func:`choose_apart`.
+
+    Returns:
+        Training rows and validation rows, each in the order of the set.
+
+    Raises:
+        DataError: one of both would be empty, though questions were chosen.
+    """
     sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    for key, (_, row) in zip(keys, found.kept, strict=True):
-        sides[key in apart].append(row)
+    for question, row in found.kept:
+        sides[loose_key(question) in apart].append(row)
+    if apart and not all(sides):
+        empty = "training" if not sides[0] else "validation"
+        raise DataError(
+            f"--validation: of {len(apart)} questions to set apart {len(sides[1])} are left and "
+            f"{len(sides[0])} to train on, so the {empty} set is empty; give another number"
+        )
     return sides

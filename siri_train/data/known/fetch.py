@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import email.message
 import gzip
 import hashlib
+import http.client
 import json
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,11 +22,14 @@ from urllib.parse import urlparse
 from siri_train.data.known.registry import KnownSet
 from siri_train.data.row_files import HUB, expanded, rows_of
 from siri_train.data.rows import SUFFIXES, DataError, MissingDataError, Row, read_rows
+from siri_train.files import shown
 
 _PATIENCE = 60.0
 """Seconds without a byte after which an address counts as dead."""
 _MBPP = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601)}
 """Task numbers of MBPP's splits; the others are ``train``. Source: MBPP's README."""
+_ONLY_CONFIG = "data"
+"""The hub's folder for the files of a data set that has one configuration."""
 _OTHER_SPLITS = ("test", "train", "validation")
 
 
@@ -105,7 +110,7 @@ def _from_hub(entry: KnownSet, source: str, found: Read) -> None:
 def _from_folder(entry: KnownSet, folder: Path, found: Read) -> None:
     for ours, theirs in entry.splits.items():
         names = dict.fromkeys(name for name in (ours, theirs, entry.name) if name)
-        files = next(filter(None, (_files_of(folder, name) for name in names)), [])
+        files = next(filter(None, (_files_of(entry, folder, name) for name in names)), [])
         data = sorted(path for path in folder.iterdir() if _is_data(path))
         if not files and not ours and len(data) == 1:
             files = data
@@ -119,10 +124,25 @@ def _from_folder(entry: KnownSet, folder: Path, found: Read) -> None:
             found.add(ours, _rows_of_file(file), str(file), file_sha256(file))
 
 
-def _files_of(folder: Path, split: str) -> list[Path]:
+def _files_of(entry: KnownSet, folder: Path, split: str) -> list[Path]:
     whole = [p for p in sorted(folder.iterdir()) if _is_data(p) and p.name.split(".")[0] == split]
-    parts = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"*/{split}-*.parquet"))
-    return whole[:1] or parts
+    if files := whole[:1] or sorted(folder.glob(f"{split}-*.parquet")):
+        return files
+    # A copy of a repository has a folder for each configuration, and these hold the same questions.
+    inner = sorted({path.parent for path in folder.glob(f"*/{split}-*.parquet")})
+    if entry.config is not None and folder / entry.config in inner:
+        inner = [folder / entry.config]
+    other = entry.config is not None and any(
+        path.name not in (entry.config, _ONLY_CONFIG) for path in inner
+    )
+    if len(inner) > 1 or other:
+        there = ", ".join(path.name for path in inner)
+        wanted = f", not in {entry.config}" if entry.config is not None else ""
+        raise DataError(
+            f"{folder}: the split {split!r} is in {there}{wanted}; takes one configuration of "
+            f"{entry.name}: give its folder, --from {shown(inner[0])}"
+        )
+    return [file for path in inner for file in sorted(path.glob(f"{split}-*.parquet"))]
 
 
 def _is_data(path: Path) -> bool:
@@ -166,7 +186,7 @@ def _rows_of_file(file: Path) -> list[Row]:
             try:
                 with gzip.open(file, "rb") as packed, inner.open("wb") as out:
                     shutil.copyfileobj(packed, out)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:  # cut, or other bytes than written
                 raise DataError(f"{file}: cannot be unpacked: {error}; copy it again") from error
             rows = _rows_of_file(inner)
         return [row._replace(where=row.where.replace(str(inner), str(file))) for row in rows]
@@ -195,9 +215,26 @@ def _downloaded(address: str) -> Iterator[Path]:
                 file.open("wb") as out,
             ):
                 shutil.copyfileobj(answer, out)
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            raise DataError(f"{address}: cannot be downloaded: {error}") from error
+                told = _length(answer.headers)
+        # A chunked answer that ends early is an HTTPException, no OSError.
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DataError(
+                f"{address}: cannot be downloaded: {error or type(error).__name__}; try again, or "
+                "download it another way and give the file"
+            ) from error
+        size = file.stat().st_size
+        if told is not None and size != told:
+            raise DataError(
+                f"{address}: the download ended early: {size} of {told} bytes; try again, or "
+                "download it another way and give the file"
+            )
         yield file
+
+
+def _length(headers: email.message.Message) -> int | None:
+    """The number of bytes that a server announced; None: it did not."""
+    told = headers.get("Content-Length", "")
+    return int(told) if told.isdecimal() and "Transfer-Encoding" not in headers else None
 
 
 def file_sha256(file: Path) -> str:

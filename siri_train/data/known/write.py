@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from siri_train.data.known.fetch import file_sha256
 from siri_train.data.rows import DataError
 from siri_train.files import replace_text, shown
 
@@ -25,7 +26,10 @@ def write_set(
 ) -> list[Path]:
     """Write the files of a set, then its card.
 
-    On an error or an interrupt the files that were not there before are removed again.
+    All are written beside their places first: an error there changes nothing. Then the old card
+    goes and each file takes its name, the card last, so that no card describes other files than
+    those that are there. On an error in between the files that were not there before are removed
+    again.
 
     Args:
         texts: file -> text.
@@ -47,29 +51,60 @@ def write_set(
             f"{', '.join(shown(file) for file in other)}: there already, with another content; "
             "--force replaces it, --to FOLDER writes elsewhere"
         )
-    fresh = [file for file in (*new, card_file) if not file.exists()]
+    card["written"] = [
+        {
+            "file": file.name,
+            "sha256": hashlib.sha256(_bytes(text)).hexdigest(),
+            "rows": text.count("\n"),
+        }
+        for file, text in texts.items()
+    ]
+    parts = dict(new)
+    if new or _told(card_file) != card:
+        day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+        parts[card_file] = json.dumps({**card, "date": day}, indent=1, ensure_ascii=False) + "\n"
+    fresh = [file for file in parts if not file.exists()]
+    aside = {file: file.with_name(f".{file.name}.new") for file in parts}
     try:
-        for file, text in new.items():
-            replace_text(file, text)
-        card["written"] = [
-            {"file": file.name, "sha256": file_sha256(file), "rows": text.count("\n")}
-            for file, text in texts.items()
-        ]
-        if new or _told(card_file) != card:
-            day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-            text = json.dumps({**card, "date": day}, indent=1, ensure_ascii=False)
-            replace_text(card_file, text + "\n")
+        for file, text in parts.items():
+            replace_text(aside[file], text)
     except BaseException:
-        for file in fresh:
-            with suppress(OSError):  # the first error is the one to tell
-                file.unlink(missing_ok=True)
+        _remove(aside.values())
+        raise
+    try:
+        if new:
+            card_file.unlink(missing_ok=True)
+        for file in parts:
+            _move(aside[file], file)
+    except BaseException:
+        _remove([*aside.values(), *fresh])
         raise
     return list(new)
 
 
+def _move(aside: Path, file: Path) -> None:
+    """Give a file its name; an error names that, not the temporary one."""
+    try:
+        os.replace(aside, file)
+    except OSError as error:
+        error.filename, error.filename2 = str(file), None
+        raise
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        with suppress(OSError):  # the first error is the one to tell
+            file.unlink(missing_ok=True)
+
+
+def _bytes(text: str) -> bytes:
+    """A text as ``replace_text`` writes it."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _holds(file: Path, text: str) -> bool:
     try:
-        return file.read_bytes() == text.encode("utf-8", "backslashreplace")
+        return file.read_bytes() == _bytes(text)
     except OSError:
         return False
 
