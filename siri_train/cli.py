@@ -142,6 +142,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
         print(dry_run(config, **options(arguments)))
         return 0
+    from siri_train.commands.arguments import refuse_without_dry_run
+
+    refuse_without_dry_run(arguments)
     from siri_train.train import train
 
     train(config, arguments.resume)

@@ -7,6 +7,7 @@ import difflib
 import re
 from typing import NoReturn
 
+from siri_train.config.base import ConfigError
 from siri_train.files import printable
 
 
@@ -170,3 +171,22 @@ def path(text: str) -> str:
 def completed(action: argparse.Action, kind: str) -> None:
     """Mark what completes an argument: a name in ``siri_train.commands.completion``."""
     action.completed_by = kind  # type: ignore[attr-defined]
+
+
+def refuse_without_dry_run(arguments: argparse.Namespace) -> None:
+    """Refuse what only the plan reads, where a run would start and take no notice of it.
+
+    Args:
+        arguments: of ``siri-train train`` without ``--dry-run``.
+
+    Raises:
+        ConfigError: naming the first of the arguments, and what starts several processes.
+    """
+    for name in ("ranks", "gpu", "gpu_memory", "price", "mean_length", "rates"):
+        value = getattr(arguments, name)
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{flag}: got {str(value)[:40]} without --dry-run; it is for the plan alone: add "
+                "--dry-run, or leave it out (torchrun --nproc-per-node N starts N processes)"
+            )

@@ -93,6 +93,8 @@ def dry_run(
         reference=reference,
     )
     rates = measured_rates(Path(rates_from) if rates_from else config.run_dir)
+    if rates_from and not Path(rates_from).is_dir():
+        raise ConfigError(f"--rates: there is no folder {rates_from}; give the folder of a run")
     if rates_from and rates is None:
         raise ConfigError(
             f"--rates: {rates_from}/metrics.jsonl has no finished step; give the folder "

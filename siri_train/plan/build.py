@@ -19,7 +19,7 @@ from siri_train.plan.gpus import Gpu, gpu_of
 from siri_train.plan.memory import GB, Memory, Sizes
 from siri_train.plan.phases import Phase, StepTime, evaluation_seconds, evaluations, phases
 from siri_train.plan.questions import read_what_is_here
-from siri_train.plan.samplers import sampler_problem, server_gpus
+from siri_train.plan.samplers import engine_gpus, sampler_problem, server_gpus
 from siri_train.plan.training_time import Machines
 
 
@@ -82,6 +82,7 @@ class Plan:
         sizes: of the model.
         machines: the GPUs of the trainer.
         server_gpus: GPUs of a rollout server besides.
+        engine_gpus: GPUs of one engine of that server.
         memory: of one rank.
         problem: why it does not fit; None: it fits.
         change: what would make it fit; None: it fits, or nothing was found.
@@ -99,6 +100,7 @@ class Plan:
     sizes: Sizes
     machines: Machines
     server_gpus: int
+    engine_gpus: int
     memory: Memory
     problem: str | None
     change: Change | None
@@ -199,6 +201,7 @@ def plan(
         sizes=sizes,
         machines=machines,
         server_gpus=server_gpus(config, sizes, machines),
+        engine_gpus=engine_gpus(config, sizes, machines),
         memory=memory,
         problem=problem,
         change=change,

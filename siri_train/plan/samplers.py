@@ -49,6 +49,23 @@ def tensor_parallel(config: RunConfig, sizes: Sizes, gpu: Gpu) -> int:
     return next((n for n in (1, 2, 4, 8, 16) if whole / n <= room), 32)
 
 
+def engine_gpus(config: RunConfig, sizes: Sizes, machines: Machines) -> int:
+    """GPUs of one engine of the recipe's vLLM server.
+
+    Args:
+        config: the recipe. Where the server has an address and the weights (bfloat16) would fill
+            more than half of a GPU's share, its whole machine is one engine, as the comments of the
+            packaged recipes start it.
+        sizes: of its model.
+        machines: the trainer's; the server's GPUs are the same.
+    """
+    tensor = tensor_parallel(config, sizes, machines.gpu)
+    crowded = 2 * 2 * sizes.parameters > _share(config) * machines.gpu.memory_gb * GB
+    if config.rollout.server.url is not None and (tensor > 1 or crowded):
+        return max(tensor, machines.per_node)
+    return tensor
+
+
 def server_gpus(config: RunConfig, sizes: Sizes, machines: Machines) -> int:
     """GPUs of the recipe's vLLM server; 0: its engine is in the trainer's process.
 
@@ -59,7 +76,7 @@ def server_gpus(config: RunConfig, sizes: Sizes, machines: Machines) -> int:
     """
     if engines.engine_of(config).in_process:
         return 0
-    tensor = tensor_parallel(config, sizes, machines.gpu)
+    tensor = engine_gpus(config, sizes, machines)
     if config.rollout.server.url is not None:
         return max(tensor, machines.per_node)
     listed = config.rollout.server.gpus
@@ -92,7 +109,7 @@ def sampler_of(config: RunConfig, sizes: Sizes, machines: Machines) -> Sampler:
     spec, gpu, ranks = engines.engine_of(config), machines.gpu, machines.ranks
     width = 2 if config.sampler_dtype == "bfloat16" else 4
     if not spec.in_process:
-        tensor = tensor_parallel(config, sizes, gpu)
+        tensor = engine_gpus(config, sizes, machines)
         held = cache_bytes(sizes, gpu, _share(config), tensor)
         seqs = _number(flag(config, "--max-num-seqs")) or _SERVER_SEQUENCES
         count = max(1, server_gpus(config, sizes, machines) // tensor)
@@ -130,10 +147,10 @@ def sampler_problem(config: RunConfig, sizes: Sizes, gpu: Gpu) -> str | None:
         if whole / tensor_parallel(config, sizes, gpu) <= room:
             return None
         least = next((n for n in (1, 2, 4, 8, 16) if whole / n <= room), 32)
-        return (
-            "the server cannot hold the weights and one sequence: set "
-            f'rollout.server.args=[--tensor-parallel-size, "{least}"]'
-        )
+        way = f'set rollout.server.args=[--tensor-parallel-size, "{least}"]'
+        if config.rollout.server.url is not None:
+            way = f"start it with --tensor-parallel-size {least}"
+        return f"the server cannot hold the weights and one sequence: {way}"
     if spec.section is None:
         return None
     own = getattr(config.rollout, spec.section)

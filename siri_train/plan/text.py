@@ -187,7 +187,10 @@ def plan_text(plan: Plan) -> list[str]:
     nodes = f", {machines.nodes} machines" if machines.nodes > 1 else ""
     where = f"{machines.ranks} x {machines.gpu.title}{nodes}"
     if plan.server_gpus:
-        where += f" and a rollout server of {plan.server_gpus} more"
+        where += (
+            f" and a rollout server of {plan.server_gpus} more, {plan.engine_gpus} an engine "
+            "(tensor parallel)"
+        )
     lines = ["", *describe_fit(plan)]
     if not plan.fits:
         return [*lines, "hours: not estimated until it fits"]

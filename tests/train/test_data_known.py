@@ -193,6 +193,14 @@ def test_problems_of_programs_stay_as_they_are() -> None:
     assert main(["data", "get", "mbpp", "--from", lines("mbpp.jsonl", rows)]) == 0
     for split in ("prompt", "test", "validation", "train"):
         assert len(load_problems("data/mbpp", split=split)) == 2
+    # The same from the folder that holds this file alone.
+    folder = Path("clone")
+    folder.mkdir()
+    Path(lines("mbpp.jsonl", rows)).rename(folder / "mbpp.jsonl")
+    assert main(["data", "get", "mbpp", "--from", str(folder), "--to", "other"]) == 0
+    for split in ("train", "validation", "test"):
+        ours, theirs = (Path(to, "mbpp", f"{split}.jsonl") for to in ("data", "other"))
+        assert ours.read_bytes() == theirs.read_bytes(), split
     row = {
         "task_id": "HumanEval/0",
         "prompt": "def one(n):\n",

@@ -186,7 +186,9 @@ def near(run: Path, reference: Path, steps: int, begin: Path) -> None:
         for key in ("tokens", "reward_mean", "cap", "phase", "groups_all_zero"):
             assert ours[key] == pytest.approx(theirs[key]), key
         for key in ("loss", "grad_norm", "entropy"):
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-6), key
+            want = theirs[key]  # None: nothing went through the model
+            near_it = None if want is None else pytest.approx(want, rel=1e-3, abs=1e-6)
+            assert ours[key] == near_it, key
 
 
 @pytest.mark.slow
@@ -268,7 +270,11 @@ def test_a_run_goes_on_without_a_node_that_died(
             )
             wait_for(lambda: listening(port), 300, "torchrun's store")
         both = tmp_path / "run" / "metrics.jsonl"
-        wait_for(lambda: any(row["ranks"] == 2 for row in rows_so_far(both)), 900, "step of both")
+
+        def together() -> bool:  # the checkpoint of the first of two steps is then whole
+            return sum(row["ranks"] == 2 for row in rows_so_far(both)) >= 2
+
+        wait_for(together, 900, "two steps of both")
         kill_tree(agents[1])
         (tmp_path / "go").touch()
         assert agents[0].wait(timeout=1800) == 0, (tmp_path / "said.txt").read_text()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from siri_train.cli import main
 from siri_train.config.base import ConfigError
 from siri_train.config.recipe import load_config
 from siri_train.config.run import RunConfig
@@ -256,3 +257,24 @@ def test_cards_of_one_name_are_told_apart() -> None:
         found = matching(title, memory)
         assert found is not None and found.name == name, title
     assert matching("NVIDIA A100-PCIE-40GB", 42.4) is None  # its sheet is not in the table
+
+
+def test_a_server_with_an_address_is_one_engine_where_a_gpu_is_crowded() -> None:
+    """So a faster GPU with more memory is never planned as the slower one."""
+    hours = []
+    for gpu in ("h100", "h200", "b200"):
+        made = plan(load_config("siri-70b"), ranks=32, gpu=gpu)
+        assert (made.server_gpus, made.engine_gpus) == (8, 8)
+        assert "8 an engine" in shown(made)
+        hours.append(made.hours[1].whole)
+    assert hours == sorted(hours, reverse=True)
+    url = ["rollout.engine=vllm-server", "rollout.server.url=http://a:1"]
+    assert plan(load_config("siri-1.5b", url), ranks=8).engine_gpus == 1
+
+
+def test_what_only_the_plan_reads_is_refused_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, value in (("--ranks", "8"), ("--gpu", "h100"), ("--price", "2")):
+        assert main(["train", "siri-1.5b", flag, value]) == 1
+        assert f"{flag}: got {value} without --dry-run" in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "siri-1.5b", "--dry-run", "--gpu", "h100", "--rates", "nowhere"]) == 1
+    assert "--rates: there is no folder nowhere" in capsys.readouterr().err
