@@ -273,7 +273,7 @@ def test_a_server_with_an_address_is_one_engine_where_a_gpu_is_crowded() -> None
 
 
 def test_what_only_the_plan_reads_is_refused_without_it(capsys: pytest.CaptureFixture[str]) -> None:
-    for flag, value in (("--ranks", "8"), ("--gpu", "h100"), ("--price", "2")):
+    for flag, value in (("--ranks", "8"), ("--gpu", "h100"), ("--price", "2.5")):
         assert main(["train", "siri-1.5b", flag, value]) == 1
         assert f"{flag}: got {value} without --dry-run" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "siri-1.5b", "--dry-run", "--gpu", "h100", "--rates", "nowhere"]) == 1

@@ -39,7 +39,9 @@ def test_nothing_that_fell_is_called_good(seed: int, tmp_path: Path) -> None:
     """Each place that lost is named in the title, with its budget, points and other run."""
     rng = np.random.default_rng(seed)
     statuses = set()
-    for place in range(12):
+    for place in range(100):
+        if place >= 12 and len(statuses) > 1:
+            break
         folder = tmp_path / str(place)
         drawn(folder, rng)
         one = found(folder)[1]["accuracy"]
