@@ -7,7 +7,6 @@ import difflib
 import re
 from typing import NoReturn
 
-from siri_train.config.base import ConfigError
 from siri_train.files import printable
 
 
@@ -182,6 +181,8 @@ def refuse_without_dry_run(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: naming the first of the arguments, and what starts several processes.
     """
+    from siri_train.config.base import ConfigError  # pydantic, which completion does without
+
     for name in ("ranks", "gpu", "gpu_memory", "price", "mean_length", "rates"):
         value = getattr(arguments, name)
         if value is not None:
