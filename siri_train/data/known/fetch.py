@@ -108,14 +108,13 @@ def _from_hub(entry: KnownSet, source: str, found: Read) -> None:
 
 
 def _from_folder(entry: KnownSet, folder: Path, found: Read) -> None:
-    whole = [path for path in folder.iterdir() if _is_data(path)]
-    if entry.name == "mbpp" and len(whole) == 1 and whole[0].name.split(".")[0] == entry.name:
-        _from_file(entry, whole[0], str(whole[0]), found)  # all splits, told apart by task number
+    data = sorted(path for path in folder.iterdir() if _is_data(path))
+    if entry.name == "mbpp" and len(data) == 1 and data[0].name.split(".")[0] == entry.name:
+        _from_file(entry, data[0], str(data[0]), found)  # all splits, told apart by task number
         return
     for ours, theirs in entry.splits.items():
         names = dict.fromkeys(name for name in (ours, theirs, "" if ours else entry.name) if name)
         files = next(filter(None, (_files_of(entry, folder, name) for name in names)), [])
-        data = sorted(path for path in folder.iterdir() if _is_data(path))
         if not files and not ours and len(data) == 1:
             files = data
         if not files:
